@@ -1,0 +1,1 @@
+"""DeepSpeed JSON files: ZeRO, precision, offload, communication. README.md says which to take."""

@@ -1,0 +1,68 @@
+"""The command `umt`: thin subcommands, each imported when it is called. `umt --help` loads no torch."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from umt_ds import __version__
+from umt_ds.errors import UmtError
+
+# subcommand → (module, one line of help); the module's `command` is a click command of that name
+_COMMANDS = {
+    "train": ("umt_ds.cli.train", "Train a run: umt train stage1/b16_k710 run_dir=… key=value …"),
+    "config": ("umt_ds.cli.config", "Show a run's resolved configuration, or compare two."),
+    "report": ("umt_ds.cli.report", "Make pictures and one HTML page of a run."),
+}
+
+
+class _Lazy(click.Group):
+    """Knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--local_rank", type=int, hidden=True, help="The deepspeed launcher adds it; the environment says the same."
+)
+@click.version_option(__version__, prog_name="umt")
+def umt(local_rank: int | None) -> None:
+    """Pretraining of video foundation models: Unmasked Teacher on DeepSpeed.
+
+    \b
+    For example:
+      umt config stage1/b16_k710
+      umt train demo/stage1 run_dir=runs/mine --ranks 2
+      torchrun --nproc-per-node 8 -m umt_ds train stage1/b16_k710
+      umt report runs/mine
+    """
+
+
+def main() -> None:
+    """Run a command; errors that users can act on end with one message and their exit code."""
+    try:
+        umt(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except UmtError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

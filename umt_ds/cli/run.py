@@ -1,0 +1,153 @@
+"""One rank of a training job, wired together."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from umt_ds.config.batching import RunPlan, plan_run
+from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json, precision_of, zero_stage_of
+from umt_ds.config.schema import RunConfig
+from umt_ds.config.show import as_tree, as_yaml
+from umt_ds.distributed.collectives import barrier
+from umt_ds.distributed.job import Job, start_job
+from umt_ds.engine.checkpoint import CheckpointStore, Resume, read_tensors, versions
+from umt_ds.engine.deepspeed import build_engine
+from umt_ds.engine.loop import train
+from umt_ds.engine.protocol import Ended
+from umt_ds.engine.report import Report, start_logging
+from umt_ds.engine.stop import Stop
+from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, MachineError
+from umt_ds.tasks.build import build_loader, build_task, count_samples
+from umt_ds.tasks.initial import read_weights
+
+log = logging.getLogger("umt")
+
+
+def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int:
+    """Train until the schedule ends or a stop is agreed; the exit code. Every rank calls it."""
+    with start_job() as job:
+        run = _open_folder(config, job)
+        stop = Stop(run, world=job.world, device=job.device, stop_at=config.stop_at)
+        try:
+            return _train(config, job, run, stop, allow_config_change)
+        except Exception as error:
+            log.error("%s", error)
+            raise
+        finally:
+            stop.close()
+
+
+def _train(config: RunConfig, job: Job, run: Path, stop: Stop, allow_config_change: bool) -> int:
+    settings = load_deepspeed_json(config.engine)
+    precision = precision_of(settings)
+    plan = plan_run(config, world=job.world.size, num_samples=count_samples(config))
+    loader = build_loader(config, plan, job.world)
+    task = build_task(config, device=job.device, precision=precision)
+    fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}
+    store = CheckpointStore(run, world=job.world, config=config, fingerprints=fingerprints, device=job.device)
+    resume = store.plan_resume(allow_config_change=allow_config_change)
+    sentence = _load_initial(task, config, resume)
+    _write_facts(run, config, plan, settings, job)
+    _announce(config, job, plan, precision, zero_stage_of(settings), sentence)
+    # workers start before DeepSpeed does: a fork copies less, and the first batch is ready with the engine
+    loader.start(resume.progress.step)
+    engine = build_engine(task, config, plan, settings)
+    report = Report(
+        run, world=job.world, device=job.device, config=config, plan=plan, flops_per_view=task.flops_per_view
+    )
+    try:
+        progress = store.load(engine, resume)
+        ended, progress = train(
+            task,
+            engine,
+            loader,
+            store,
+            report,
+            stop,
+            progress=progress,
+            plan=plan,
+            cadence=config.cadence,
+            seed=config.seed,
+        )
+        store.save(
+            engine, progress
+        )  # nothing where the loop just did; a finished run that is started again keeps its own
+    finally:
+        loader.close()
+        report.close()
+        engine.close()
+    log.info("%s at step %d of %d: %s", ended.value, progress.step, plan.total_steps, run)
+    return EXIT_DONE if ended is Ended.FINISHED else EXIT_STOPPED
+
+
+def _load_initial(task: object, config: RunConfig, resume: Resume) -> str:
+    """Weights into the module, before DeepSpeed copies them: the four cases, and a sentence about it."""
+    from umt_ds.tasks.image_text import ImageTextTask
+    from umt_ds.tasks.stage1 import Stage1Task
+
+    assert isinstance(task, (Stage1Task, ImageTextTask))
+    if resume.folder is not None:
+        task.module.load_state_dict(dict(read_tensors(resume.folder, "weight")), strict=True)
+        return resume.sentence
+    weights = config.init.weights
+    if weights is not None:
+        return (
+            f"{resume.sentence} with weights from {weights}: {task.load_weights(read_weights(weights), str(weights))}"
+        )
+    return f"{resume.sentence} from scratch"
+
+
+def _open_folder(config: RunConfig, job: Job) -> Path:
+    run = config.folder
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot make the run folder {run}: {error}", hint="choose another run_dir") from error
+    barrier()
+    start_logging(run, job.world)
+    return run
+
+
+def _write_facts(run: Path, config: RunConfig, plan: RunPlan, settings: dict[str, object], job: Job) -> None:
+    """RUN/config.yaml and RUN/deepspeed.json: what this run really runs with."""
+    if not job.world.is_first:
+        return
+    texts = {
+        "config.yaml": as_yaml(as_tree(config)),
+        "deepspeed.json": json.dumps(complete_deepspeed_json(settings, config, plan), indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        partial = run / f"{name}.partial"
+        partial.write_text(text)
+        os.replace(partial, run / name)
+
+
+def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage: int, sentence: str) -> None:
+    log.info("run %s in %s", config.name, config.folder)
+    log.info("%s", ", ".join(f"{name} {number}" for name, number in versions().items()))
+    log.info(
+        "%d rank(s) on %s (%s), %s, ZeRO %d; %d draws a step = %d micro × %d ranks × %d accumulation",
+        job.world.size,
+        job.device.type,
+        torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "gloo",
+        precision,
+        stage,
+        plan.draws_per_step,
+        plan.micro,
+        plan.world,
+        plan.accumulation,
+    )
+    log.info(
+        "%d steps (%d an epoch), warm-up %d, peak lr %.3g, min lr %.3g",
+        plan.total_steps,
+        plan.steps_per_epoch,
+        plan.warmup_steps,
+        plan.peak_lr,
+        plan.min_lr,
+    )
+    log.info("%s", sentence)

@@ -1,0 +1,63 @@
+"""`umt train`: resolve the configuration, start the ranks if asked to, train."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from umt_ds.config.load import load_run
+from umt_ds.config.schema import RunConfig
+from umt_ds.config.show import as_tree, as_yaml
+from umt_ds.errors import ConfigError
+
+
+@click.command("train")
+@click.argument("name")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--ranks", type=click.IntRange(1), default=None, help="Start that many ranks on this machine.")
+@click.option("--allow-config-change", is_flag=True, help="Resume although numbers of the experiment changed.")
+@click.option("--dry-run", is_flag=True, help="Check the configuration and the data, print the plan, train nothing.")
+def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_config_change: bool, dry_run: bool) -> None:
+    """Train run NAME (a shipped one such as stage1/b16_k710, or a YAML file), with settings overridden.
+
+    Started again with the same run_dir it resumes from the newest checkpoint. Exit codes: 0 the schedule is
+    done, 75 stopped and resumable (SIGTERM, SIGUSR1, RUN/stop, stop_at), 2 bad configuration, 1 anything else.
+
+    \b
+    For example:
+      umt train demo/stage1 run_dir=runs/mine --ranks 2 stop_at=40
+      umt train stage1/b16_k710 data.sources.k710.shards=/data/k710 task.teacher.weights=clip_b16.pt
+      torchrun --nproc-per-node 8 -m umt_ds train stage1/l16_k710 batch.micro=32
+      deepspeed --module umt_ds train stage1/b16_k710
+    """
+    config = load_run(name, overrides)
+    if dry_run:
+        return _print_plan(config, ranks or 1)
+    started_by_launcher = "RANK" in os.environ or "SLURM_STEP_ID" in os.environ
+    if ranks is not None and started_by_launcher:
+        raise ConfigError("--ranks starts ranks, but a launcher has already done so", hint="leave --ranks away")
+    if ranks is not None and ranks > 1:
+        from umt_ds.distributed.local import run_local_ranks
+
+        # the children read the same words; run_dir is made absolute by nobody, so the folder stays the same
+        words = [sys.executable, "-m", "umt_ds", "train", name, *overrides]
+        words += ["--allow-config-change"] if allow_config_change else []
+        sys.exit(run_local_ranks(words, ranks))
+    from umt_ds.cli.run import run_training
+
+    sys.exit(run_training(config, allow_config_change=allow_config_change))
+
+
+def _print_plan(config: RunConfig, world: int) -> None:
+    """What would happen, without a process group or a device."""
+    from umt_ds.config.batching import plan_run
+    from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json
+    from umt_ds.data.records import load_manifest
+
+    samples = {name: load_manifest(source.shards).num_samples for name, source in config.data.sources.items()}
+    plan = plan_run(config, world=world, num_samples=sum(samples.values()))
+    settings = complete_deepspeed_json(load_deepspeed_json(config.engine), config, plan)
+    click.echo(as_yaml(as_tree(config)))
+    click.echo(as_yaml({"samples": samples, "plan": vars(plan), "deepspeed": settings}))

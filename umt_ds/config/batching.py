@@ -1,0 +1,79 @@
+"""The arithmetic of a run, computed once: accumulation, steps, learning rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from umt_ds.config.schema import RunConfig
+from umt_ds.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Derived numbers of a run. One step draws `draws_per_step` clips and shows `views_per_step` views."""
+
+    world: int
+    micro: int  # draws per rank and micro-batch
+    accumulation: int
+    draws_per_step: int
+    views_per_step: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    peak_lr: float
+    min_lr: float
+
+
+def accumulation_of(global_draws: int, micro: int, world: int) -> int:
+    """Micro-batches per step: global = micro × world × accumulation. Raises ConfigError if it does not divide."""
+    per_micro_step = micro * world
+    if global_draws % per_micro_step == 0:
+        return global_draws // per_micro_step
+    low = global_draws // per_micro_step * per_micro_step
+    near = " or ".join(str(n) for n in (low, low + per_micro_step) if n > 0)
+    fits = [m for m in range(micro, 0, -1) if global_draws % (m * world) == 0]
+    micro_hint = f", or batch.micro={fits[0]}" if fits else ""
+    raise ConfigError(
+        f"batch.global={global_draws} is not a multiple of micro × world = {micro} × {world} = {per_micro_step}",
+        hint=f"nearest batch.global: {near}{micro_hint}",
+    )
+
+
+def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
+    """All derived numbers. `num_samples` counts the samples of all sources: an epoch is that many draws.
+
+    Steps per epoch are rounded down and the schedule lasts a whole number of steps, as in the published
+    code (SPEC 5). Raises ConfigError where nothing would be trained.
+    """
+    batch, optim, schedule = config.batch, config.optim, config.schedule
+    views = batch.global_ * config.data.num_sample
+    steps_per_epoch = num_samples // batch.global_
+    if schedule.steps is not None:
+        total, warmup = schedule.steps, schedule.warmup_steps or 0
+    else:
+        assert schedule.epochs is not None  # the schema demands one of the two
+        if steps_per_epoch == 0:
+            raise ConfigError(
+                f"batch.global={batch.global_} is larger than the data ({num_samples} samples): an epoch has no step",
+                hint="make batch.global smaller, or give schedule.steps (and null schedule.epochs)",
+            )
+        total = int(schedule.epochs * steps_per_epoch)
+        warmup = int((schedule.warmup_epochs or 0) * steps_per_epoch)
+    if warmup >= total:
+        raise ConfigError(
+            f"warm-up ({warmup} steps) is not shorter than the run ({total} steps)",
+            hint="shorten schedule.warmup_*",
+        )
+    scale = views / 256 if optim.lr_rule == "per_256" else 1.0
+    return RunPlan(
+        world=world,
+        micro=batch.micro,
+        accumulation=accumulation_of(batch.global_, batch.micro, world),
+        draws_per_step=batch.global_,
+        views_per_step=views,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total,
+        warmup_steps=warmup,
+        peak_lr=optim.lr * scale,
+        min_lr=optim.min_lr * scale,
+    )

@@ -1,0 +1,267 @@
+"""What a run YAML may say: frozen pydantic models, unknown keys forbidden.
+
+Every number has one home. Defaults live here, recipe values in `umt_ds/configs`, derived numbers in
+`batching.py`. Each field says whether a change makes it another experiment: `NUMBERS` lists the key
+paths that do, everything else is about running (see ARCHITECTURE: two hashes per checkpoint).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and a key that is not declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+
+
+# ---------------------------------------------------------------- models
+
+
+class TowerConfig(Section):
+    """A CLIP image tower by its numbers (open_clip's VisionTransformer with a class token)."""
+
+    image_size: int = Field(gt=0)
+    patch_size: int = Field(gt=0)
+    width: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    out_width: int = Field(gt=0)
+    quick_gelu: bool = True
+
+    @model_validator(mode="after")
+    def _divides(self) -> TowerConfig:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+    def open_clip_config(self) -> dict[str, Any]:
+        """The same numbers in the words of open_clip's model configs."""
+        return {
+            "embed_dim": self.out_width,
+            "quick_gelu": self.quick_gelu,
+            "vision_cfg": {
+                "image_size": self.image_size,
+                "patch_size": self.patch_size,
+                "width": self.width,
+                "layers": self.layers,
+                "head_width": self.width // self.heads,
+            },
+        }
+
+
+class StudentConfig(Section):
+    """The space-time ViT that is trained (SPEC 1.1)."""
+
+    preset: Literal["pocket", "tiny", "vit_b16", "vit_l16"] = "vit_b16"
+    frames: int = Field(8, gt=0, description="frames per clip the model sees")
+    image_size: int = Field(224, gt=0)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    checkpoint_blocks: int = Field(0, ge=0, description="first n blocks recompute their activations")
+
+
+class TeacherConfig(Section):
+    """The frozen CLIP tower that is imitated (SPEC 2)."""
+
+    preset: str = Field("clip_b16", description="clip_b16, clip_l14, an open_clip model name, or `custom` with tower")
+    tower: TowerConfig | None = None
+    weights: Path | Literal["random"] = Field(description="weight file or run folder; `random` to try things out")
+    image_size: int | None = Field(None, gt=0, description="side the teacher sees; default: the preset's")
+    layers: int = Field(6, gt=0, description="K: the last K blocks are aligned")
+    interval: float = Field(1.0, gt=0, description="distance between aligned blocks")
+    pixels: Literal["imagenet", "clip"] = Field(
+        "imagenet", description="mean and std of the teacher's input; all published weights use imagenet"
+    )
+    norm: Literal["l2", "none"] = "l2"
+
+    @model_validator(mode="after")
+    def _custom(self) -> TeacherConfig:
+        if (self.preset == "custom") != (self.tower is not None):
+            raise ValueError("preset: custom and tower belong together")
+        return self
+
+
+class MaskConfig(Section):
+    """Which tokens the student sees (SPEC 3)."""
+
+    kind: Literal["semantic", "random", "tube"] = "semantic"
+    ratio: float = Field(0.8, ge=0, lt=1, description="part of the tokens that is removed")
+
+
+class Stage1Config(Section):
+    """Masked video distillation from a frozen teacher (UMT section 3.1)."""
+
+    kind: Literal["stage1"]
+    student: StudentConfig = StudentConfig()
+    teacher: TeacherConfig
+    mask: MaskConfig = MaskConfig()
+    loss: Literal["l2", "mse", "smooth_l1"] = "l2"
+
+
+class ClipTextConfig(Section):
+    """open_clip's text tower by its numbers (its own BPE vocabulary)."""
+
+    width: int = Field(128, gt=0)
+    layers: int = Field(2, gt=0)
+    heads: int = Field(4, gt=0)
+    context_length: int = Field(32, gt=1)
+
+
+class ImageTextConfig(Section):
+    """Contrastive training of a CLIP on single frames with captions: makes the demo's own teacher."""
+
+    kind: Literal["image_text"]
+    tower: TowerConfig
+    text: ClipTextConfig = ClipTextConfig()
+    pixels: Literal["imagenet", "clip"] = Field("imagenet", description="mean and std of the image tower's input")
+
+
+TaskConfig = Annotated[Stage1Config | ImageTextConfig, Field(discriminator="kind")]
+
+# ---------------------------------------------------------------- data
+
+
+class FramesConfig(Section):
+    """How the frames of a clip are chosen from those stored (SPEC 6.2). The count is the task's."""
+
+    policy: Literal["sparse", "dense"] = "sparse"
+    stride: int = Field(1, gt=0, description="dense only: distance between frames")
+
+
+class SourceConfig(Section):
+    """One folder of shards written by umt-data, or indexed by it."""
+
+    shards: Path
+    weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size")
+    frames: FramesConfig = FramesConfig()
+
+
+class AugmentConfig(Section):
+    """What happens to the pixels of a training clip (SPEC 6.3)."""
+
+    crop: Literal["multi_scale", "center"] = "multi_scale"
+    flip: bool = True
+    color_jitter: float = Field(0.0, ge=0)
+
+
+class DataConfig(Section):
+    """Where clips come from and how they are read."""
+
+    sources: dict[str, SourceConfig] = Field(min_length=1)
+    augment: AugmentConfig = AugmentConfig()
+    num_sample: int = Field(1, gt=0, description="augmented views per drawn clip (repeated augmentation)")
+    window: int = Field(16, gt=0, description="shards that are shuffled together")
+    workers: int = Field(4, ge=0, description="loader processes per rank")
+    max_bad_rate: float = Field(0.01, ge=0, le=1, description="stop when more draws than this need a substitute")
+    skip_draws: tuple[tuple[int, int], ...] = Field((), description="draw ranges [a, b) to replace, e.g. after a NaN")
+
+
+# ---------------------------------------------------------------- optimisation
+
+
+class BatchConfig(Section):
+    """`global` clips are drawn for one optimiser step, `micro` at a time on each rank."""
+
+    global_: int = Field(alias="global", gt=0)
+    micro: int = Field(gt=0)
+
+
+class OptimConfig(Section):
+    """AdamW (SPEC 5). With lr_rule per_256 lr and min_lr are per 256 views of the global batch."""
+
+    lr: float = Field(gt=0)
+    lr_rule: Literal["per_256", "absolute"]
+    min_lr: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
+
+
+class ScheduleConfig(Section):
+    """Length of the run: in epochs of all sources together, or in optimiser steps."""
+
+    epochs: float | None = Field(None, gt=0)
+    warmup_epochs: float | None = Field(None, ge=0)
+    steps: int | None = Field(None, gt=0)
+    warmup_steps: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> ScheduleConfig:
+        in_epochs = (self.epochs is not None) and self.steps is None and self.warmup_steps is None
+        in_steps = (self.steps is not None) and self.epochs is None and self.warmup_epochs is None
+        if not (in_epochs or in_steps):
+            raise ValueError("give epochs and warmup_epochs, or steps and warmup_steps (null the other pair)")
+        return self
+
+
+class EngineConfig(Section):
+    """The DeepSpeed JSON owns ZeRO, precision, offload and communication; this names it."""
+
+    deepspeed: str = Field(description="a file of ds_configs/, or a path")
+    deepspeed_set: dict[str, bool | int | float | str] = Field(
+        {}, description="overrides in the JSON by dotted key, e.g. {zero_optimization.stage: 2}"
+    )
+
+
+class CadenceConfig(Section):
+    """How often things happen, in optimiser steps."""
+
+    log: int = Field(20, gt=0)
+    save: int = Field(1000, gt=0)
+    keep: int = Field(3, gt=0, description="newest checkpoints kept")
+
+
+class InitConfig(Section):
+    """Where weights come from when the run folder has no checkpoint of its own."""
+
+    resume_from: Path | None = Field(None, description="another run or checkpoint folder: continue it, state and all")
+    weights: Path | None = Field(None, description="weights only: a file, checkpoint or run folder")
+
+
+class ReportConfig(Section):
+    """Where the log goes besides the console and metrics.jsonl."""
+
+    tensorboard: bool = True
+    wandb: str | None = Field(None, description="W&B project name")
+
+
+class RunConfig(Section):
+    """One run, whole."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    run_dir: Path | None = Field(None, description="run folder; default: runs/NAME")
+    seed: int = Field(0, ge=0)
+    task: TaskConfig
+    data: DataConfig
+    batch: BatchConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    engine: EngineConfig
+    cadence: CadenceConfig = CadenceConfig()
+    init: InitConfig = InitConfig()
+    report: ReportConfig = ReportConfig()
+    stop_at: int | None = Field(None, gt=0, description="stop, resumable, after this step")
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: `run_dir`, or runs/NAME under the current directory."""
+        return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+
+# Key paths whose change makes another experiment. Paths of weights and shards are not among them: what
+# lies there is compared by content (fingerprints in the checkpoint manifest).
+NUMBERS = ("seed", "task", "data", "batch.global", "optim", "schedule")
+RUNNING_INSIDE_NUMBERS = (
+    "task.teacher.weights",
+    "task.student.checkpoint_blocks",
+    "data.workers",
+    "data.max_bad_rate",
+    "data.sources.*.shards",
+)

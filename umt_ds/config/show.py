@@ -1,0 +1,61 @@
+"""A resolved configuration as text, as a difference, and as the two hashes a checkpoint carries."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from typing import Any
+
+import yaml
+
+from umt_ds.config.schema import NUMBERS, RUNNING_INSIDE_NUMBERS, RunConfig
+
+
+def as_tree(config: RunConfig) -> dict[str, Any]:
+    """Plain JSON types, keys as users write them."""
+    tree: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
+    return tree
+
+
+def as_yaml(tree: dict[str, Any]) -> str:
+    """YAML in the order of the schema."""
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"batch.micro": 64, …}`: leaves by key path (lists and empty mappings are leaves)."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return leaves
+
+
+def diff_lines(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
+    """`key: left → right` for each leaf that differs."""
+    a, b = flatten(left), flatten(right)
+    absent = object()
+    lines = []
+    for key in sorted(a.keys() | b.keys()):
+        x, y = a.get(key, absent), b.get(key, absent)
+        if x != y:
+            lines.append(f"{key}: {'–' if x is absent else x} → {'–' if y is absent else y}")
+    return lines
+
+
+def numbers_of(config: RunConfig) -> dict[str, Any]:
+    """The leaves whose change makes another experiment."""
+    return {key: value for key, value in flatten(as_tree(config)).items() if is_number(key)}
+
+
+def is_number(key: str) -> bool:
+    """Does the key path belong to the experiment (True) or to running it (False)?"""
+    inside = any(key == top or key.startswith(f"{top}.") for top in NUMBERS)
+    return inside and not any(fnmatch.fnmatch(key, pattern) for pattern in RUNNING_INSIDE_NUMBERS)
+
+
+def config_hash(leaves: dict[str, Any]) -> str:
+    """A short hash of leaves, independent of their order."""
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()[:16]

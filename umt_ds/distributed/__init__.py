@@ -1,0 +1,1 @@
+"""Ranks and collectives on plain torch.distributed; nothing here knows DeepSpeed."""

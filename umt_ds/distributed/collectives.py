@@ -1,0 +1,62 @@
+"""Small agreements between ranks. Every rank calls each of them, always."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def active() -> bool:
+    """Is there a process group with more than one rank?"""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """True on every rank if it is true on one."""
+    return bool(reduce_max([int(flag)], device)[0])
+
+
+def reduce_max(values: Sequence[int], device: torch.device) -> list[int]:
+    """Element-wise maximum over the ranks."""
+    return _reduce(torch.tensor(list(values), dtype=torch.int64, device=device), dist.ReduceOp.MAX)
+
+
+def reduce_sum(values: Sequence[int], device: torch.device) -> list[int]:
+    """Element-wise sum over the ranks (int64, wraps modulo 2^64 as two's complement)."""
+    return _reduce(torch.tensor(list(values), dtype=torch.int64, device=device), dist.ReduceOp.SUM)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Mean over the ranks of an fp32 tensor."""
+    if active():
+        values = values.clone()
+        dist.all_reduce(values, op=dist.ReduceOp.SUM)
+        values /= dist.get_world_size()
+    return values
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if active():
+        dist.barrier()
+
+
+T = TypeVar("T")
+
+
+def broadcast_object(value: T, source: int = 0) -> T:
+    """`value` of rank `source` on every rank (small picklable objects among our own processes)."""
+    box = [value]
+    if active():
+        dist.broadcast_object_list(box, src=source)
+    return box[0]
+
+
+def _reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType) -> list[int]:
+    if active():
+        dist.all_reduce(tensor, op=op)
+    return [int(value) for value in tensor.tolist()]

@@ -1,0 +1,74 @@
+"""The one way into and out of a process group."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from umt_ds.distributed.collectives import barrier
+from umt_ds.distributed.world import World, find_world
+from umt_ds.errors import MachineError
+
+log = logging.getLogger("umt")
+START_TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A started process group, and the device of this rank."""
+
+    world: World
+    device: torch.device
+
+
+@contextmanager
+def start_job() -> Iterator[Job]:
+    """Join the process group (NCCL on GPUs, gloo on CPUs; also alone, so that there is one code path).
+
+    On a clean exit all ranks meet at a barrier and collect garbage before the group is destroyed:
+    DeepSpeed engines that outlive the group abort the interpreter in about one run of five.
+    """
+    world = find_world()
+    device = _device(world)
+    os.environ.update(
+        RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank),
+        MASTER_ADDR=world.master_addr, MASTER_PORT=str(world.master_port),
+    )  # fmt: skip
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=START_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise MachineError(
+            f"rank {world.rank} of {world.size} could not join the group at "
+            f"{world.master_addr}:{world.master_port}: {error}",
+            hint="are all ranks running, and can they reach that address?",
+        ) from error
+    try:
+        yield Job(world, device)
+        gc.collect()
+        barrier()
+    finally:
+        gc.collect()
+        dist.destroy_process_group()
+
+
+def _device(world: World) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    # one visible device per task is how Slurm's --gpus-per-task binds them
+    index = world.local_rank if count > 1 else 0
+    if index >= count:
+        raise MachineError(
+            f"local rank {world.local_rank} has no GPU: {count} are visible", hint="start one process per GPU"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

@@ -1,0 +1,329 @@
+"""Checkpoints that know neither world size nor ZeRO stage, appear whole or not at all, and resume exactly.
+
+    RUN/checkpoints/step-00012000/weight-00000.safetensors      fp32 weights, names dealt over the ranks
+                                  exp_avg-00000.safetensors      AdamW's first moments
+                                  exp_avg_sq-00000.safetensors   AdamW's second moments
+                                  manifest.json                  step, digests, config, hashes of the files
+    RUN/checkpoints/LATEST                                       name of the newest one
+
+No pickle and no DeepSpeed file: plain tensors by parameter name. A frozen teacher is not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from umt_ds.config.schema import RunConfig
+from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
+from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
+from umt_ds.distributed.world import World
+from umt_ds.engine.deepspeed import STATE_KINDS, Engine, StateKind
+from umt_ds.engine.manifest import (
+    CHECKPOINTS,
+    LATEST,
+    MANIFEST,
+    CheckpointManifest,
+    checkpoint_folders,
+    read_checkpoint_manifest,
+    resolve_checkpoint,
+)
+from umt_ds.engine.protocol import Progress
+from umt_ds.errors import CheckpointError, UmtError
+
+log = logging.getLogger("umt")
+_Action = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Resume:
+    """How a run starts: from the checkpoint in `folder` (state and all), or fresh where it is None."""
+
+    folder: Path | None
+    manifest: CheckpointManifest | None
+    sentence: str  # what the log says about it
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(**self.manifest.progress) if self.manifest else Progress()
+
+
+class CheckpointStore:
+    """The checkpoints of one run. Every rank calls every method."""
+
+    def __init__(
+        self, run: Path, *, world: World, config: RunConfig, fingerprints: Mapping[str, str], device: torch.device
+    ) -> None:
+        self.run = run
+        self._world = world
+        self._config = config
+        self._fingerprints = dict(fingerprints)
+        self._device = device
+        self._saved_step: int | None = None
+
+    # ------------------------------------------------------------ start
+
+    def plan_resume(self, *, allow_config_change: bool = False) -> Resume:
+        """Which of the cases applies: my own checkpoint, or `init.resume_from`, or fresh.
+
+        Rank 0 looks and checks; all ranks get its answer. A damaged newest checkpoint is reported and the
+        one before it is taken; if none is left, CheckpointError (never a silent fresh start).
+        """
+
+        found: Resume | UmtError | None = None
+        if self._world.is_first:
+            try:
+                found = self._find_resume(allow_config_change)
+            except UmtError as error:  # every rank must hear of it, or the others wait for ever
+                found = error
+        answer = broadcast_object(found)
+        if isinstance(answer, UmtError):
+            raise answer
+        assert answer is not None  # rank 0 found one or the other
+        return answer
+
+    def _find_resume(self, allow_config_change: bool) -> Resume:
+        own = checkpoint_folders(self.run)
+        source = self._config.init.resume_from
+        if own:
+            folder, manifest = self._newest_whole(own)
+            sentence = f"resuming this run at step {manifest.step}"
+        elif source is not None:
+            folder, manifest = self._newest_whole([resolve_checkpoint(source)])
+            sentence = f"continuing {source} at step {manifest.step} (init.resume_from)"
+        else:
+            return Resume(None, None, "starting at step 0")
+        self._compare_config(manifest, allow_config_change)
+        return Resume(folder, manifest, f"{sentence}, from {folder}")
+
+    def _newest_whole(self, folders: list[Path]) -> tuple[Path, CheckpointManifest]:
+        problems = []
+        for folder in folders:
+            try:
+                manifest = read_checkpoint_manifest(folder)
+                verify_files(folder, manifest)
+                return folder, manifest
+            except CheckpointError as error:
+                problems.append(error)
+                log.error("checkpoint refused: %s", error.what)
+        raise CheckpointError(
+            f"no usable checkpoint: {problems[0].what}",
+            hint="restore the damaged file; or move the checkpoints away to start again from the beginning",
+        )
+
+    def _compare_config(self, manifest: CheckpointManifest, allow_change: bool) -> None:
+        """Only a change of *numbers* (or of what they refer to) needs leave; any change is logged."""
+        mine = {**numbers_of(self._config), **{f"content of {k}": v for k, v in self._fingerprints.items()}}
+        then = RunConfig.model_validate(manifest.config)
+        theirs = {**numbers_of(then), **{f"content of {k}": v for k, v in manifest.fingerprints.items()}}
+        changed = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
+        lines = [f"{key}: {theirs.get(key)} → {mine.get(key)}" for key in changed]
+        if lines and not allow_change:
+            raise CheckpointError(
+                f"the checkpoint at step {manifest.step} belongs to another experiment: " + "; ".join(lines),
+                hint="undo the change, or choose another run_dir, or accept it with --allow-config-change",
+            )
+        for line in lines:
+            log.warning("changed since the checkpoint: %s", line)
+        now, before = flatten(as_tree(self._config)), flatten(manifest.config)
+        for key in sorted(now.keys() | before.keys()):
+            if now.get(key) != before.get(key) and key not in changed:
+                log.info("changed since the checkpoint (running only): %s: %s → %s", key, before.get(key), now.get(key))
+
+    def load(self, engine: Engine, resume: Resume) -> Progress:
+        """Put moments, step counter and loss scale into an engine whose module already has the weights."""
+        if resume.folder is None or resume.manifest is None:
+            return Progress()
+        engine.reset_moments(steps=resume.progress.step - resume.progress.skipped)
+        for kind in STATE_KINDS:
+            stored = dict(read_tensors(resume.folder, kind))
+            for name in engine.names():
+                engine.write_state(kind, name, stored[name])
+        engine.write_loss_scale(resume.manifest.loss_scale)
+        self._saved_step = resume.progress.step if resume.folder.parent == self.run / CHECKPOINTS else None
+        return resume.progress
+
+    # ------------------------------------------------------------ save
+
+    def save(self, engine: Engine, progress: Progress) -> Path:
+        """Write `step-N.partial/`, agree that it is whole, rename it, move LATEST, prune.
+
+        Raises CheckpointError on every rank if one rank could not write; older checkpoints stay.
+        """
+        final = self.run / CHECKPOINTS / f"step-{progress.step:08d}"
+        if self._saved_step == progress.step:
+            return final
+        partial = final.with_name(final.name + ".partial")
+        self._together("prepare", final, lambda: self._prepare(partial))
+        written: dict[str, dict[str, object]] = {}
+        self._together("write", final, lambda: written.update(self._write_own(partial, engine)))
+        files = _gather_files(written)
+        manifest = self._manifest(engine, progress, files)
+        self._together("commit", final, lambda: self._commit(partial, final, manifest))
+        self._saved_step = progress.step
+        return final
+
+    def _together(self, what: str, final: Path, action: _Action) -> None:
+        """Do it on every rank; if it failed on one, fail on all. Collectives inside `action` are complete
+        on every rank before any rank can raise an OSError (see `_write_own`)."""
+        problem: OSError | SafetensorError | None = None
+        try:
+            action()
+        except (OSError, SafetensorError) as error:
+            problem = error
+            log.error("rank %d could not %s checkpoint %s: %s", self._world.rank, what, final.name, error)
+        if any_rank(problem is not None, self._device):
+            kept = checkpoint_folders(self.run)
+            free = shutil.disk_usage(self.run).free / 2**30 if self.run.exists() else 0.0
+            raise CheckpointError(
+                f"checkpoint {final.name} was not written ({problem or 'another rank failed'})",
+                hint=f"last good checkpoint: {kept[0] if kept else 'none'}; {free:.1f} GiB free on {self.run}: "
+                "free some space and start the same command again",
+            ) from problem
+
+    def _prepare(self, partial: Path) -> None:
+        if self._world.is_first:
+            for left_over in partial.parent.glob("step-*.partial"):
+                shutil.rmtree(left_over)
+            partial.mkdir(parents=True)
+
+    def _write_own(self, partial: Path, engine: Engine) -> dict[str, dict[str, object]]:
+        """This rank's share of the names, one file a kind. Gathering is collective, so it comes first:
+        an error of the disk is kept until all kinds are gathered."""
+        written: dict[str, dict[str, object]] = {}
+        problem: OSError | SafetensorError | None = None
+        for kind in STATE_KINDS:
+            share = {
+                name: tensor.detach().to("cpu", copy=True).contiguous()
+                for position, (name, tensor) in enumerate(engine.read_state(kind))
+                if position % self._world.size == self._world.rank
+            }
+            if not share or problem is not None:
+                continue
+            path = partial / f"{kind}-{self._world.rank:05d}.safetensors"
+            try:
+                save_file(share, path)
+                written[path.name] = {"bytes": path.stat().st_size, "sha256": _sync_and_hash(path)}
+            except (OSError, SafetensorError) as error:
+                problem = error
+        if problem is not None:
+            raise problem
+        return written
+
+    def _manifest(self, engine: Engine, progress: Progress, files: dict[str, dict[str, object]]) -> CheckpointManifest:
+        tree = as_tree(self._config)
+        numbers = numbers_of(self._config)
+        running = {key: value for key, value in flatten(tree).items() if key not in numbers}
+        return CheckpointManifest(
+            step=progress.step,
+            progress=asdict(progress),
+            config=tree,
+            numbers_hash=config_hash(numbers),
+            running_hash=config_hash(running),
+            fingerprints=self._fingerprints,
+            files=files,
+            world=self._world.size,
+            zero_stage=engine.stage,
+            precision=engine.precision,
+            loss_scale=engine.read_loss_scale(),
+            versions=versions(),
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _commit(self, partial: Path, final: Path, manifest: CheckpointManifest) -> None:
+        """Rank 0 makes the checkpoint real: manifest, fsync, rename, LATEST, prune."""
+        if not self._world.is_first:
+            return
+        with (partial / MANIFEST).open("w") as out:
+            out.write(manifest.to_json())
+            out.flush()
+            os.fsync(out.fileno())
+        _sync_folder(partial)
+        if final.exists():  # a damaged checkpoint of the same step, refused when this run started
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        latest = final.parent / LATEST
+        pointer = latest.with_name(LATEST + ".partial")
+        pointer.write_text(final.name + "\n")
+        os.replace(pointer, latest)
+        _sync_folder(final.parent)
+        for old in checkpoint_folders(self.run)[self._config.cadence.keep :]:
+            shutil.rmtree(old)
+
+
+# ---------------------------------------------------------------- files
+
+
+def read_tensors(folder: Path, kind: StateKind) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of one kind in a checkpoint, fp32 on the CPU. Raises CheckpointError on a bad file."""
+    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                    yield name, file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}", hint="use the checkpoint before it") from error
+
+
+def verify_files(folder: Path, manifest: CheckpointManifest) -> None:
+    """Sizes and sha256 of all tensor files. Raises CheckpointError naming the first that is wrong."""
+    for name, stated in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder.name}: file {name} is missing")
+        if path.stat().st_size != stated["bytes"]:
+            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes instead of {stated['bytes']}")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != stated["sha256"]:
+                raise CheckpointError(f"{folder.name}: {name} was altered (sha256 differs)")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the bits of a run."""
+    packages = ("umt_ds", "torch", "deepspeed", "numpy", "simplejpeg")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except ModuleNotFoundError:
+            found[package] = "not installed"
+    return {"python": platform.python_version(), **found}
+
+
+def _sync_and_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _gather_files(own: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    """What all ranks wrote."""
+    import torch.distributed as dist
+
+    parts: list[dict[str, dict[str, object]]] = [own]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        parts = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, own)
+    barrier()
+    return {name: entry for part in parts for name, entry in sorted(part.items())}

@@ -1,0 +1,279 @@
+"""The one door to DeepSpeed (quirks seen with 0.19.8).
+
+The engine behind this door trains at ZeRO stages 0 to 3 in fp32, bf16 and fp16, tells the gradient norm at
+each of them, never applies a step with a non-finite gradient, and gives and takes the full training state
+by parameter name, so that checkpoints know neither world size nor stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from umt_ds.batch import Losses
+from umt_ds.config.batching import RunPlan
+from umt_ds.config.deepspeed_json import Precision, complete_deepspeed_json, precision_of, zero_stage_of
+from umt_ds.config.schema import RunConfig
+from umt_ds.engine.optim import build_adamw
+from umt_ds.engine.protocol import Task
+from umt_ds.errors import ConfigError
+
+StateKind = Literal["weight", "exp_avg", "exp_avg_sq"]
+STATE_KINDS: tuple[StateKind, ...] = ("weight", "exp_avg", "exp_avg_sq")
+_LOSS_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[str, Any]) -> Engine:
+    """Wrap the task's module. The process group must be open; weights must be loaded already."""
+    deepspeed = _import_deepspeed()
+    small = [name for name, p in task.module.named_parameters() if p.ndim == 0]
+    assert not small, f"DeepSpeed cannot hold 0-dimensional parameters: {small}"
+    if zero_stage_of(settings) == 0 and settings.get("data_types", {}).get("grad_accum_dtype"):
+        raise ConfigError("data_types.grad_accum_dtype is not supported at ZeRO stage 0", hint="remove it")
+    optimizer = build_adamw(task.parameter_groups(config.optim), config.optim)
+    complete = complete_deepspeed_json(settings, config, plan)
+    stage, precision = zero_stage_of(settings), precision_of(settings)
+    if _is_plain(stage, precision):
+        complete["gradient_clipping"] = 0.0  # done by the engine below, which needs the norm anyway
+    wrapped, *_ = deepspeed.initialize(model=task.module, optimizer=optimizer, config=complete)
+    return Engine(wrapped, optimizer, precision=precision, stage=stage, clip_grad=config.optim.clip_grad)
+
+
+def _is_plain(stage: int, precision: Precision) -> bool:
+    """Stage 0 in fp32 is the bare optimizer: DeepSpeed tells no norm and would apply a NaN."""
+    return stage == 0 and precision == "fp32"
+
+
+def _import_deepspeed() -> Any:
+    """Import quietly, and on a CPU without the shared-memory op, which would need a compiler and 30 s."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19.8 calls collectives by names that torch 2.14 calls deprecated, at every step
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed.*is deprecated")
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    if not torch.cuda.is_available():
+        # DeepSpeed refuses fp16 on CPUs without native support; torch emulates it, slowly but rightly
+        get_accelerator().is_fp16_supported = lambda: True
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+    return deepspeed
+
+
+class Engine:
+    """A module that DeepSpeed trains."""
+
+    def __init__(
+        self,
+        wrapped: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        precision: Precision,
+        stage: int,
+        clip_grad: float | None,
+    ) -> None:
+        self._wrapped = wrapped
+        self._adamw = optimizer
+        self.precision = precision
+        self.stage = stage
+        self._clip_grad = clip_grad
+        self._norm = torch.zeros((), device=wrapped.device)
+        self._applied = True
+        self._own_parameters = dict(wrapped.module.named_parameters())
+        self.reset_moments(steps=0)
+
+    # ------------------------------------------------------------ training
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._wrapped.device)
+
+    def __call__(self, inputs: Any) -> Losses:
+        losses: Losses = self._wrapped(inputs)
+        return losses
+
+    def set_lr(self, lr: float) -> None:
+        """Write the learning rate of the coming step into each group (times the group's `lr_scale`)."""
+        for group in self._wrapped.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward of one micro-batch; DeepSpeed divides by the accumulation and averages over the ranks."""
+        self._wrapped.backward(loss)
+
+    def step(self) -> None:
+        """After each micro-batch; the weights move at the last one of the step."""
+        if not self._wrapped.is_gradient_accumulation_boundary():
+            self._wrapped.step()
+            return
+        plain = _is_plain(self.stage, self.precision)
+        if plain:
+            self._clip_plain()
+        self._wrapped.step()
+        if not plain:
+            norm = self._wrapped.get_global_grad_norm()
+            self._norm = torch.as_tensor(norm, dtype=torch.float32, device=self.device).reshape(())
+            self._applied = bool(self._wrapped.was_step_applied())
+
+    def _clip_plain(self) -> None:
+        """Norm, clipping and the finite check where DeepSpeed has none."""
+        parameters = list(self._own_parameters.values())
+        self._norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None).float()
+        self._applied = bool(torch.isfinite(self._norm))
+        if not self._applied:
+            for parameter in parameters:
+                parameter.grad = None  # AdamW leaves parameters without gradient alone
+        elif self._clip_grad is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, self._norm)
+
+    def grad_norm(self) -> Tensor:
+        """Norm of the whole gradient of the last step before clipping, fp32 scalar; inf or NaN if it was not finite."""
+        return self._norm
+
+    def step_applied(self) -> bool:
+        """Did the last full step move the weights? False when its gradient was not finite."""
+        return self._applied
+
+    @property
+    def module(self) -> nn.Module:
+        """The trained module itself (under ZeRO-3 its parameters are partitioned)."""
+        module: nn.Module = self._wrapped.module
+        return module
+
+    def close(self) -> None:
+        """Let go of DeepSpeed's references, before the process group is destroyed."""
+        self._wrapped.destroy()
+        del self._wrapped, self._adamw, self._own_parameters
+
+    # ------------------------------------------------------------ state by name
+
+    def names(self) -> list[str]:
+        """Names of all trained parameters, in the module's order, the same on all ranks."""
+        return [name for name, parameter in self._own_parameters.items() if parameter.requires_grad]
+
+    def read_state(self, kind: StateKind) -> Iterator[tuple[str, Tensor]]:
+        """Full fp32 tensors by parameter name, one at a time. All ranks call it and consume it whole."""
+        for name in self.names():
+            yield name, self._read(self._own_parameters[name], kind)
+
+    def write_state(self, kind: StateKind, name: str, value: Tensor) -> None:
+        """Set the full fp32 tensor of one parameter. All ranks call it, with the same value."""
+        from deepspeed import utils as state
+
+        parameter = self._own_parameters[name]
+        value = value.to(self.device, torch.float32)
+        match self.stage, kind:
+            case 0, _:
+                self._master_state(parameter, kind).copy_(value)
+                if kind == "weight":
+                    parameter.data.copy_(value)
+            case 3, "weight":
+                state.safe_set_local_fp32_param(parameter, _own_partition(parameter, value))
+            case 3, _:
+                state.safe_set_local_optimizer_state(parameter, _own_partition(parameter, value), kind)
+            case _, "weight":
+                state.safe_set_full_fp32_param(parameter, value)
+            case _:
+                state.safe_set_full_optimizer_state(parameter, value, kind)
+
+    def _read(self, parameter: nn.Parameter, kind: StateKind) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self.stage == 0:
+            return self._master_state(parameter, kind)
+        full: Tensor = (
+            safe_get_full_fp32_param(parameter) if kind == "weight" else safe_get_full_optimizer_state(parameter, kind)
+        )
+        return full.float()
+
+    def _master_state(self, parameter: nn.Parameter, kind: StateKind) -> Tensor:
+        """Stage 0: the fp32 tensor itself, where DeepSpeed's mixed-precision wrapper or AdamW keeps it."""
+        master = parameter
+        if self.precision != "fp32":
+            wrapper = self._wrapped.optimizer
+            for low, high in zip(wrapper.fp16_groups, wrapper.fp32_groups, strict=True):
+                for candidate, held in zip(low, high, strict=True):
+                    if candidate is parameter:
+                        master = held
+        if kind == "weight":
+            weight: Tensor = master.data
+            return weight
+        moment: Tensor = self._adamw.state[master][kind]
+        return moment
+
+    def reset_moments(self, *, steps: int) -> None:
+        """Create zero moments and set AdamW's step counter.
+
+        Done before the first step for two reasons: a loaded checkpoint needs somewhere to put its moments,
+        and DeepSpeed links the moments to the parameters after the first *group's* step, so that it would
+        never find the other groups'. At stage 0 with bf16 or fp16 it also undoes a step that DeepSpeed's
+        wrapper takes at construction.
+        """
+        with torch.no_grad():
+            for leaf in self._leaves():
+                self._adamw.state[leaf] = {
+                    "step": torch.tensor(float(steps), dtype=torch.float32, device=leaf.device),
+                    "exp_avg": torch.zeros_like(leaf),
+                    "exp_avg_sq": torch.zeros_like(leaf),
+                }
+        if self.stage in (1, 2):
+            self._wrapped.optimizer._hp_optimizer_states_linked = False
+            self._wrapped.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _leaves(self) -> list[Tensor]:
+        """The tensors that AdamW really steps: flat fp32 partitions, or masters, or the parameters."""
+        zero = self._wrapped.optimizer
+        match self.stage:
+            case 0 if _is_plain(self.stage, self.precision):
+                return [p for p in self._own_parameters.values() if p.requires_grad]
+            case 0:
+                return [master for group in zero.fp32_groups for master in group]
+            case 1 | 2 if hasattr(zero, "fp32_groups_flat_partition"):
+                return list(zero.fp32_groups_flat_partition)  # BF16_Optimizer: stage 1, fp32 accumulation
+            case 1 | 2:
+                return list(zero.single_partition_of_fp32_groups)
+            case _:
+                return list(zero.fp32_partitioned_groups_flat)
+
+    # ------------------------------------------------------------ loss scale
+
+    def read_loss_scale(self) -> dict[str, float] | None:
+        """The state of fp16's dynamic loss scale; None in other precisions."""
+        scaler = self._loss_scaler()
+        if scaler is None:
+            return None
+        return {name: getattr(scaler, name) for name in _LOSS_SCALE_FIELDS if hasattr(scaler, name)}
+
+    def write_loss_scale(self, state: dict[str, float] | None) -> None:
+        """Restore what `read_loss_scale` gave (ignored where there is none)."""
+        scaler = self._loss_scaler()
+        for name, value in (state or {}).items():
+            if scaler is not None and hasattr(scaler, name):
+                setattr(scaler, name, value)
+
+    def _loss_scaler(self) -> Any:
+        if self.precision != "fp16":
+            return None
+        wrapper = self._wrapped.optimizer
+        return wrapper.loss_scaler if hasattr(wrapper, "loss_scaler") else wrapper.loss_scale_config
+
+
+def _own_partition(parameter: Any, value: Tensor) -> Tensor:
+    """ZeRO-3: this rank's equal part of a full tensor, the last part padded with zeros.
+
+    DeepSpeed's setter of full tensors fails where the size is not a multiple of the world size.
+    """
+    size = parameter.ds_tensor.numel()
+    padded = value.new_zeros(size * dist.get_world_size())
+    padded[: value.numel()] = value.flatten()
+    return padded[size * dist.get_rank() :][:size]

@@ -1,0 +1,68 @@
+"""What the engine asks of a task, and what the loop passes around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Protocol
+
+from torch import nn
+
+from umt_ds.batch import Batch
+from umt_ds.config.schema import OptimConfig
+
+
+class Task(Protocol):
+    """What to learn. A new task is a new file in `tasks/`; nothing in the engine changes for it."""
+
+    @property
+    def module(self) -> nn.Module:
+        """All that DeepSpeed wraps; `module(inputs) → Losses`. A frozen teacher is not inside."""
+
+    @property
+    def flops_per_view(self) -> float:
+        """Arithmetic of one training view, teacher included (2 FLOP a multiply-add)."""
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Content hashes of what the run depends on besides config and data, such as teacher weights."""
+
+    def prepare(self, batch: Batch, step: int) -> Any:
+        """Inputs of the module, made without gradient (teacher, mask, device transfer)."""
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """AdamW parameter groups; a group's `lr_scale` multiplies the schedule."""
+
+
+class BatchSource(Protocol):
+    """What the loop asks of a loader."""
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """This rank's micro-batches of optimiser step `step`, in order."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Everything about where a run stands; all of it is in a checkpoint's manifest.
+
+    `digest` and `mask_digest` are sums mod 2^64 over all draws since step 0, over all ranks: two runs
+    that agree on them have seen the same clips, in the same steps, under the same masks.
+    """
+
+    step: int = 0
+    draws: int = 0
+    digest: int = 0
+    mask_digest: int = 0
+    skipped: int = 0  # steps that the optimiser did not apply (fp16 overflow)
+    substituted: int = 0  # draws that showed a substitute
+
+    def next(self, draws_per_step: int) -> Progress:
+        return replace(self, step=self.step + 1, draws=self.draws + draws_per_step)
+
+
+class Ended(Enum):
+    """Why the loop returned."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"

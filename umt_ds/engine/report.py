@@ -1,0 +1,174 @@
+"""What a run tells: a console line, one JSON object a logged step, TensorBoard, W&B."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from umt_ds.config.batching import RunPlan
+from umt_ds.config.schema import RunConfig
+from umt_ds.distributed.collectives import mean_over_ranks, reduce_max
+from umt_ds.distributed.world import World
+from umt_ds.engine.protocol import Progress
+from umt_ds.engine.schedule import lr_at
+from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
+
+log = logging.getLogger("umt")
+METRICS = "metrics.jsonl"
+
+
+def start_logging(run: Path, world: World) -> None:
+    """Rank 0 logs to the console (stderr) and RUN/log.txt; the others only say what is wrong, with their rank."""
+    log.handlers.clear()
+    log.propagate = False
+    prefix = "" if world.is_first else f"[rank {world.rank}] "
+    formatter = logging.Formatter(f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if world.is_first:
+        handlers.append(logging.FileHandler(run / "log.txt"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        log.addHandler(handler)
+    log.setLevel(logging.INFO if world.is_first else logging.WARNING)
+
+
+class Report:
+    """Writes the record of each logged step. Every rank calls it; rank 0 writes."""
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        world: World,
+        device: torch.device,
+        config: RunConfig,
+        plan: RunPlan,
+        flops_per_view: float,
+    ) -> None:
+        self._world, self._device, self._plan = world, device, plan
+        self._flops_per_view = flops_per_view
+        self._peak, self._peak_source = peak_flops(device)
+        self._attempt = 0
+        self._file = None
+        self._writer: Any = None
+        self._wandb: Any = None
+        if not world.is_first:
+            return
+        path = run / METRICS
+        self._attempt = 1 + max((r.get("attempt", 0) for r in read_records(path)), default=0)
+        _end_last_line(path)
+        self._file = path.open("a", buffering=1)  # a whole line a write: a killed run leaves whole records
+        if config.report.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(run / "tb"))
+        if config.report.wandb:
+            self._wandb = _start_wandb(config, run)
+
+    def step(self, progress: Progress, losses: dict[str, Tensor], grad_norm: Tensor, lap: Lap, digest: int) -> None:
+        """Log the step that ended at `progress`. `losses` are fp32 scalars of this rank, `digest` is global."""
+        names = sorted(losses)
+        means = mean_over_ranks(torch.stack([losses[name].float() for name in names])).tolist()
+        slowest_ms = reduce_max([int(lap.data_s * 1000)], self._device)[0]
+        if not self._world.is_first:
+            return
+        views_per_s = lap.steps * self._plan.views_per_step / max(lap.seconds, 1e-9)
+        per_device = views_per_s / self._world.size
+        record = {
+            "step": progress.step,
+            "draws": progress.draws,
+            "epoch": round(progress.step / max(1, self._plan.steps_per_epoch), 4),
+            **dict(zip(names, means, strict=True)),
+            "lr": lr_at(progress.step - 1, self._plan),
+            "grad_norm": float(grad_norm),
+            "clips_per_s": round(views_per_s, 3),
+            "clips_per_s_per_device": round(per_device, 3),
+            "data_stall_percent": round(100 * slowest_ms / 1000 / max(lap.seconds, 1e-9), 2),
+            "mfu_percent": round(100 * per_device * self._flops_per_view / self._peak, 2),
+            "gflops_per_clip": round(self._flops_per_view / 1e9, 3),
+            "peak_memory_gib": round(peak_memory_gib(self._device), 3),
+            "bad_samples": progress.substituted,
+            "skipped_steps": progress.skipped,
+            "digest": f"{digest:016x}",
+            "digest_total": f"{progress.digest:016x}",
+            "mask_digest_total": f"{progress.mask_digest:016x}",
+            "attempt": self._attempt,
+        }
+        self._write(record)
+        log.info("%s", self._line(record, [name for name in names if name != "loss"]))
+
+    def scores(self, progress: Progress, scores: dict[str, float]) -> None:
+        """Log evaluation results."""
+        if self._world.is_first and scores:
+            self._write({"step": progress.step, "attempt": self._attempt, **scores})
+            log.info("step %d | %s", progress.step, " ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+
+    def _line(self, record: dict[str, Any], parts: list[str]) -> str:
+        detail = " ".join(f"{name} {record[name]:.4f}" for name in parts)
+        return (
+            f"step {record['step']}/{self._plan.total_steps} | loss {record['loss']:.4f}"
+            + (f" ({detail})" if detail else "")
+            + f" | lr {record['lr']:.2e} | grad {record['grad_norm']:.3g}"
+            f" | {record['clips_per_s']:.1f} clips/s | data {record['data_stall_percent']:.0f} %"
+            f" | mfu {record['mfu_percent']:.0f} % | mem {record['peak_memory_gib']:.1f} GiB"
+            f" | digest {record['digest'][:8]}"
+        )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(record) + "\n")
+        numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
+        if self._writer is not None:
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, record["step"])
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=record["step"])
+
+    def close(self) -> None:
+        """Flush everything."""
+        for sink in (self._file, self._writer):
+            if sink is not None:
+                sink.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All whole records of a metrics file, in the order written; a half-written last line is passed over."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def read_metrics(run: Path) -> dict[int, dict[str, Any]]:
+    """The training record of each logged step: of steps that ran twice (after a kill), the later one."""
+    records = (r for r in read_records(run / METRICS) if "digest" in r)
+    return {record["step"]: record for record in records}
+
+
+def _end_last_line(path: Path) -> None:
+    """A killed run may leave half a line; the next record must not continue it."""
+    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        with path.open("a") as out:
+            out.write("\n")
+
+
+def _start_wandb(config: RunConfig, run: Path) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        log.warning("report.wandb is set, but wandb is not installed: pip install umt_ds[wandb]")
+        return None
+    return wandb.init(project=config.report.wandb, name=config.name, dir=str(run), resume="allow", id=run.name)

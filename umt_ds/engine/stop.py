@@ -1,0 +1,50 @@
+"""Stopping: one mechanism, whoever asks. All ranks leave at the same step, with a checkpoint.
+
+Asked by SIGTERM, SIGUSR1 or SIGINT to any rank, by the file RUN/stop (which a batch shell can touch for
+all ranks at once), or by the setting `stop_at`. A second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from umt_ds.distributed.collectives import any_rank
+from umt_ds.distributed.world import World
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stop:
+    """Collects wishes to stop. Make one in the main process before loader workers start."""
+
+    def __init__(self, run: Path, *, world: World, device: torch.device, stop_at: int | None = None) -> None:
+        self._file = run / "stop"
+        self._world = world
+        self._device = device
+        self._stop_at = stop_at
+        self._signal: int | None = None
+        if world.is_first:
+            self._file.unlink(missing_ok=True)  # a wish of an earlier job
+        self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            os._exit(128 + number)
+        self._signal = number
+
+    def agreed(self, step: int) -> bool:
+        """Does any rank want to stop after `step`? The same answer on every rank."""
+        wanted = self._signal is not None or step == self._stop_at
+        if self._world.is_first:
+            wanted = wanted or self._file.exists()
+        return any_rank(wanted, self._device)
+
+    def close(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

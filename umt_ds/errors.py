@@ -1,0 +1,56 @@
+"""What can go wrong for a user, a data set or a machine, in the user's words and with the next step.
+
+`assert` is for our own bugs; these types are for everything else. The exit code of a command says
+which kind it was: 0 done, 1 anything else, 2 bad configuration, 75 stopped and resumable.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_BAD_CONFIG = 2
+EXIT_STOPPED = 75  # EX_TEMPFAIL: a scheduler may start the same command again
+
+
+class UmtError(Exception):
+    """An error that a user can act on: what happened and where, then `hint`, what to do about it."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  hint: {self.hint}" if self.hint else self.what
+
+
+class ConfigError(UmtError):
+    """The configuration, or a combination of settings, cannot be run."""
+
+    exit_code = EXIT_BAD_CONFIG
+
+
+class DataError(UmtError):
+    """A shard, an index, a manifest or an annotation file is missing, damaged or inconsistent."""
+
+
+class DecodeError(DataError):
+    """One video or image cannot be decoded; costs that sample and never the run."""
+
+
+class CheckpointError(UmtError):
+    """A checkpoint is missing, incomplete, altered, or belongs to another configuration."""
+
+
+class WeightsError(UmtError):
+    """A weight file cannot be read or does not fit the model."""
+
+
+class MachineError(UmtError):
+    """The environment lacks something: a device, a package, disk space, a peer process."""
+
+
+class NonFiniteError(UmtError):
+    """Loss or gradient became NaN or infinite. Exit code 1, never 75: a restart would meet it again."""

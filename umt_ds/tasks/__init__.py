@@ -1,0 +1,1 @@
+"""What to learn: one file a task. `build.build_task` chooses by `task.kind`."""

@@ -1,0 +1,195 @@
+"""Stage 1: the student learns from its few visible tokens what a frozen CLIP teacher says about them.
+
+Per micro-batch: the teacher looks (no gradient), its class-token attention draws the mask, its features of
+the kept tokens are the targets; the student embeds the kept tokens alone, and K decoders are compared with
+K teacher layers. Source: UMT section 3.1; SPEC sections 1 to 5.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from umt_ds.batch import Batch, Losses
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.schema import OptimConfig, Stage1Config, TeacherConfig
+from umt_ds.engine.optim import decay_groups
+from umt_ds.errors import ConfigError
+from umt_ds.losses.alignment import AlignmentLoss, alignment_loss
+from umt_ds.masking import MaskPlan, keep_digest
+from umt_ds.models.alignment import AlignmentModel
+from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
+from umt_ds.models.presets import vit_size
+from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.models.vit import VideoViT, drop_path_noise
+from umt_ds.tasks.initial import read_weights, state_fingerprint
+from umt_ds.weights.load import load_strict
+from umt_ds.weights.published import student_state, teacher_state
+
+log = logging.getLogger("umt")
+
+# The dtype a frozen model runs in; the student's is DeepSpeed's business.
+COMPUTE_DTYPE: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Stage1Inputs:
+    """pixels u8 [B,T,H,W,3], keep i64 [B,V], targets f32 [K,B,V,C], drop_noise f32 [depth,2,B] or None."""
+
+    pixels: Tensor
+    keep: Tensor
+    targets: Tensor
+    drop_noise: Tensor | None
+    digest: Tensor
+
+
+class Stage1Module(AlignmentModel):
+    """The student with its loss: what DeepSpeed wraps. Names as in published checkpoints."""
+
+    def __init__(self, encoder: VideoViT, *, teacher: Teacher, loss: AlignmentLoss, settings: TeacherConfig) -> None:
+        super().__init__(
+            encoder,
+            out_width=teacher.out_width,
+            layers=settings.layers,
+            interval=settings.interval,
+            norm=settings.norm,
+        )
+        self.loss: AlignmentLoss = loss
+
+    def forward(self, inputs: Stage1Inputs) -> Losses:  # type: ignore[override]
+        """Alignment loss of one micro-batch."""
+        student = super().forward(inputs.pixels, inputs.keep, inputs.drop_noise)
+        loss = alignment_loss(student, inputs.targets, kind=self.loss)
+        return Losses(loss, {"uta": loss.detach()}, inputs.digest)
+
+
+class Stage1Task:
+    """Satisfies `engine.protocol.Task`."""
+
+    def __init__(self, config: Stage1Config, *, seed: int, device: torch.device, precision: Precision) -> None:
+        self._config, self._seed, self._device = config, seed, device
+        student = config.student
+        size = vit_size(student.preset)
+        self._teacher, teacher_hash = load_teacher(config.teacher)
+        self._fingerprints = {"teacher": teacher_hash}
+        self._frames = student.frames
+        self._grid = _common_grid(student.image_size, size.patch, self._teacher)
+        self._mask = MaskPlan(config.mask.kind, config.mask.ratio)
+        if config.mask.kind == "semantic" and not self._teacher.has_class_token:
+            raise ConfigError(
+                f"mask.kind=semantic needs a teacher with a class token; {config.teacher.preset} has none",
+                hint="task.mask.kind=tube or random, or a CLIP teacher",
+            )
+        torch.manual_seed(seed)  # the student's initial weights: the same on every rank
+        encoder = VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks)
+        self._module = Stage1Module(encoder, teacher=self._teacher, loss=config.loss, settings=config.teacher)
+        self._teacher.to(device, COMPUTE_DTYPE[precision])
+
+    @property
+    def module(self) -> Stage1Module:
+        return self._module
+
+    @property
+    def teacher(self) -> Teacher:
+        return self._teacher
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        return self._fingerprints
+
+    @property
+    def flops_per_view(self) -> float:
+        """Student forward and backward, and the teacher's forward."""
+        patches = self._grid[0] * self._grid[1]
+        visible = self._mask.visible(self._frames, patches)
+        student = student_flops_per_clip(
+            self._module.encoder.size,
+            visible=visible,
+            layers=self._config.teacher.layers,
+            out_width=self._teacher.out_width,
+        )
+        teacher = teacher_flops_per_clip(
+            self._teacher.size,
+            frames=self._frames,
+            patches=patches,
+            layers=self._config.teacher.layers,
+            out_width=self._teacher.out_width,
+            kept=visible // self._frames if self._mask.equal_frames else None,
+        )
+        return student.forward_backward + teacher.forward
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        return decay_groups(self._module, optim.weight_decay)
+
+    def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
+        """Start from a published or own stage-1 student; decoders may be absent. Returns what was loaded."""
+        named = student_state(state)
+        has_decoders = any(key.startswith("clip_decoder.") for key in named)
+        return str(load_strict(self._module, named, where=where, ignore=() if has_decoders else ("clip_decoder.",)))
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch, step: int) -> Stage1Inputs:
+        """Teacher, mask and targets of one micro-batch, on the device."""
+        batch = batch.to(self._device)
+        look = self._teacher.attend(batch.pixels)
+        keep = self._mask.keep(
+            look.attention,
+            seed=self._seed,
+            step=step,
+            slots=batch.slots,
+            frames=self._frames,
+            patches=self._grid[0] * self._grid[1],
+        )
+        encoder = self._module.encoder
+        noise = None
+        if encoder.drop_path > 0:
+            noise = drop_path_noise(self._seed, step, batch.slots, encoder.size.depth)
+        return Stage1Inputs(
+            pixels=batch.pixels,
+            keep=keep,
+            targets=look.targets(keep, equal_frames=self._mask.equal_frames),
+            drop_noise=noise,
+            digest=keep_digest(keep, step=step, slots=batch.slots),
+        )
+
+
+def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
+    """The teacher and a fingerprint of its weights. Raises WeightsError where file and model do not fit."""
+    state = None
+    if config.weights == "random":
+        log.info("the teacher has random weights (task.teacher.weights=random): for trying things out")
+    else:
+        assert not isinstance(config.weights, str)
+        state = teacher_state(read_weights(config.weights))
+    teacher = build_teacher(
+        config.preset if config.tower is None else config.tower.open_clip_config(),
+        layers=config.layers,
+        interval=config.interval,
+        norm=config.norm,
+        pixels=config.pixels,
+        image_size=config.image_size,
+        state=state,
+    )
+    return teacher, state_fingerprint(teacher.state_dict())
+
+
+def _common_grid(image_size: int, patch: int, teacher: Teacher) -> tuple[int, int]:
+    """Patches per column and row, the same for student and teacher."""
+    side = image_size // patch
+    if image_size % patch or teacher.grid != (side, side):
+        wanted = teacher.size.patch * side
+        raise ConfigError(
+            f"student ({image_size} px, patch {patch}) and teacher (patch {teacher.size.patch}) see different grids: "
+            f"{side} x {side} and {teacher.grid[0]} x {teacher.grid[1]}",
+            hint=f"task.teacher.image_size={wanted} gives the teacher {side} x {side} patches",
+        )
+    return teacher.grid
