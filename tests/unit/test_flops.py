@@ -1,0 +1,77 @@
+"""The FLOP count against the table of PEERS.md 3.2 (GFLOP per clip of 8 x 224 x 224), within 0.5 %."""
+
+from __future__ import annotations
+
+import pytest
+
+from umt_ds.models.flops import ClipFlops, student_flops_per_clip, teacher_flops_per_clip
+from umt_ds.models.presets import StudentPreset, VitSize, vit_size
+
+CLIP_B16 = VitSize(width=768, depth=12, heads=12, patch=16)
+CLIP_L14 = VitSize(width=1024, depth=24, heads=16, patch=14)
+G = 1e9
+
+
+def student(
+    preset: StudentPreset, out_width: int, embedded: int | None = 1568, visible: int = 320
+) -> ClipFlops:
+    size = vit_size(preset)
+    return student_flops_per_clip(size, visible=visible, layers=6, out_width=out_width, embedded=embedded)
+
+
+def teacher(size: VitSize, out_width: int, frames: int = 8, kept: int | None = None) -> ClipFlops:
+    return teacher_flops_per_clip(size, frames=frames, patches=196, layers=6, out_width=out_width, kept=kept)
+
+
+@pytest.mark.parametrize(
+    ("preset", "out_width", "blocks", "embed", "heads", "forward", "both"),
+    [("vit_b16", 512, 58.1, 1.85, 1.51, 61.5, 182.6), ("vit_l16", 768, 203.3, 2.47, 3.02, 208.8, 624.0)],
+)
+def test_student(
+    preset: StudentPreset,
+    out_width: int,
+    blocks: float,
+    embed: float,
+    heads: float,
+    forward: float,
+    both: float,
+) -> None:
+    flops = student(preset, out_width)
+    assert flops.blocks / G == pytest.approx(blocks, rel=5e-3)
+    assert flops.patch_embed / G == pytest.approx(embed, rel=5e-3)
+    assert flops.heads / G == pytest.approx(heads, rel=5e-3)
+    assert flops.forward / G == pytest.approx(forward, rel=5e-3)
+    assert flops.forward_backward / G == pytest.approx(both, rel=5e-3)
+
+
+@pytest.mark.parametrize(("preset", "embed"), [("vit_b16", 0.38), ("vit_l16", 0.50)])
+def test_student_embeds_visible_patches_only(preset: StudentPreset, embed: float) -> None:
+    assert student(preset, 512, embedded=None).patch_embed / G == pytest.approx(embed, abs=0.006)
+
+
+@pytest.mark.parametrize(("preset", "out_width", "both"), [("vit_b16", 512, 1098.7), ("vit_l16", 768, 3618)])
+def test_student_without_masking(preset: StudentPreset, out_width: int, both: float) -> None:
+    assert student(preset, out_width, visible=1568).forward_backward / G == pytest.approx(both, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "out_width", "blocks", "embed", "heads", "clip"),
+    [(CLIP_B16, 512, 34.9, 0.23, 0.92, 288.4), (CLIP_L14, 768, 122.8, 0.24, 1.85, 999.1)],
+)
+def test_teacher(
+    size: VitSize, out_width: int, blocks: float, embed: float, heads: float, clip: float
+) -> None:
+    frame = teacher(size, out_width, frames=1)
+    assert frame.blocks / G == pytest.approx(blocks, rel=5e-3)
+    assert frame.patch_embed / G == pytest.approx(embed, abs=5e-3)
+    assert frame.heads / G == pytest.approx(heads, abs=6e-3)
+    assert teacher(size, out_width).forward / G == pytest.approx(clip, rel=5e-3)
+
+
+def test_the_last_block_on_kept_tokens_saves_what_it_should() -> None:
+    """Per token and layer 12·2·d² in Linears; the last block does keys twice and values once for all 197."""
+    saved = teacher(CLIP_B16, 512, frames=1).blocks - teacher(CLIP_B16, 512, frames=1, kept=40).blocks
+    linears = 2 * 768**2 * (12 * 197 - 3 * 197 - 10 * 40)
+    attention = 4 * 197 * 768 * (197 - 40)
+    assert saved == pytest.approx(linears + attention)
+    assert teacher(CLIP_B16, 512, frames=1, kept=40).heads / G == pytest.approx(0.19, abs=5e-3)

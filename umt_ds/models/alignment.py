@@ -1,0 +1,82 @@
+"""The student of stage 1: a video transformer and one small decoder for each aligned layer.
+
+State-dict keys are those of the published pretraining checkpoints (SPEC 1.4).
+
+Shapes: B clips, V visible tokens, D width, K aligned layers, C width of the teacher's output.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from umt_ds.models.layers import NORM_EPS, initialise_linear
+from umt_ds.models.vit import VideoViT, VitOutput, tap_layers
+
+FeatureNorm = Literal["l2", "none"]
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """Divide by the L2 norm over the last axis, in fp32 and without an epsilon (as published)."""
+    wide = features.float()
+    unit: Tensor = wide / wide.norm(dim=-1, keepdim=True)
+    return unit
+
+
+class AlignmentDecoder(nn.Module):
+    """Linear, then LayerNorm: student width to teacher width. (The paper says the reverse: SPEC 9.1.)"""
+
+    def __init__(self, *, width: int, out_width: int, eps: float = NORM_EPS) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, out_width)
+        self.norm = nn.LayerNorm(out_width, eps=eps)
+        self.apply(initialise_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,V,D] to [B,V,C]."""
+        out: Tensor = self.norm(self.head(x))
+        return out
+
+
+class AlignmentModel(nn.Module):
+    """Encoder, and decoder k for the k-th tapped block in ascending order.
+
+    norm: "l2" makes each output token a unit vector, "none" leaves it as the decoder made it.
+    decoder_eps: of the decoders' LayerNorm; 1e-6 in stage 1, 1e-5 in stage 2.
+    """
+
+    def __init__(
+        self,
+        encoder: VideoViT,
+        *,
+        out_width: int,
+        layers: int = 6,
+        interval: float = 1.0,
+        norm: FeatureNorm = "l2",
+        decoder_eps: float = NORM_EPS,
+    ) -> None:
+        super().__init__()
+        self.taps = tap_layers(encoder.size.depth, layers, interval)
+        self.norm: FeatureNorm = norm
+        self.encoder = encoder
+        self.clip_decoder = nn.ModuleList(
+            AlignmentDecoder(width=encoder.size.width, out_width=out_width, eps=decoder_eps) for _ in range(layers)
+        )
+
+    def forward(self, pixels: Tensor, keep: Tensor | None = None, drop_noise: Tensor | None = None) -> Tensor:
+        """Features to compare with the teacher's: [K,B,V,C], fp32 if norm is "l2". Inputs as `VideoViT`."""
+        return self.decode(self.encode(pixels, keep, drop_noise), pixels, keep)
+
+    def encode(self, pixels: Tensor, keep: Tensor | None = None, drop_noise: Tensor | None = None) -> VitOutput:
+        """The encoder's normed last tokens [B,V,D] and normed taps [K,B,V,D]."""
+        output: VitOutput = self.encoder(pixels, keep=keep, taps=self.taps, drop_noise=drop_noise)
+        return output
+
+    def decode(self, output: VitOutput, pixels: Tensor, keep: Tensor | None) -> Tensor:
+        """The decoders' features [K,B,V,C] for the taps of a pass over the same pixels and kept tokens."""
+        # The position table a second time: the paper does not mention it, the published weights expect it.
+        placed = output.taps + self.encoder.positions_of(pixels, keep, like=output.taps)
+        features = torch.stack([decoder(x) for decoder, x in zip(self.clip_decoder, placed, strict=True)])
+        return unit_length(features) if self.norm == "l2" else features

@@ -1,0 +1,194 @@
+"""The parts of the student: patch embedding of visible patches, attention, MLP, block.
+
+Parameter names and arithmetic are those of the published checkpoints (SPEC 1.2 and 1.4).
+
+Shapes: B clips, T frames, h x w patches per frame, N = T·h·w tokens, V visible tokens, p patch side, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from umt_ds.errors import ConfigError
+
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """Mean and standard deviation of the RGB channels, for values in 0 … 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = PixelStatistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CLIP = PixelStatistics(
+    mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)  # open_clip.constants
+
+
+@lru_cache(maxsize=16)
+def _scale_and_shift(statistics: PixelStatistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    """value·scale + shift = (value/255 - mean) / std; f32 [3] each. Kept: a copy each step would sync."""
+    with torch.inference_mode(False):
+        std = torch.tensor(statistics.std, dtype=torch.float64)
+        shift = -torch.tensor(statistics.mean, dtype=torch.float64) / std
+        return (1 / (255 * std)).float().to(device), shift.float().to(device)
+
+
+def normalise(pixels: Tensor, statistics: PixelStatistics) -> Tensor:
+    """Raw uint8 pixels [..., 3] to f32 of the same shape: /255, minus mean, by standard deviation."""
+    scale, shift = _scale_and_shift(statistics, pixels.device)
+    return torch.addcmul(shift, pixels.float(), scale)
+
+
+def patch_view(pixels: Tensor, patch: int) -> Tensor:
+    """The pixels seen as a grid of patches, nothing copied.
+
+    uint8 [B,T,H,W,3] → [B,T,h,w,p,p,3]; float [B,3,T,H,W] → [B,T,h,w,3,p,p].
+    Raises ConfigError where H or W is no multiple of the patch.
+    """
+    raw = pixels.dtype == torch.uint8
+    height, width = pixels.shape[2:4] if raw else pixels.shape[3:5]
+    if height % patch or width % patch:
+        raise ConfigError(
+            f"frames of {height} x {width} pixels cannot be cut into patches of {patch} x {patch}",
+            hint="choose a frame size that is a multiple of the patch size",
+        )
+    if raw:
+        cut = torch.unflatten(torch.unflatten(pixels, 3, (-1, patch)), 2, (-1, patch))  # [B,T,h,p,w,p,3]
+        return cut.permute(0, 1, 2, 4, 3, 5, 6)
+    cut = torch.unflatten(torch.unflatten(pixels, 4, (-1, patch)), 3, (-1, patch))  # [B,3,T,h,p,w,p]
+    return cut.permute(0, 2, 3, 5, 1, 4, 6)
+
+
+def take_patches(grid: Tensor, keep: Tensor | None) -> Tensor:
+    """The patches `keep` i64 [B,V] (t·h·w + y·w + x) of a patch view [B,T,h,w,…], or all: [B,V,…]."""
+    if keep is None:
+        return grid.flatten(1, 3)
+    rows, cols = grid.shape[2:4]
+    clip = torch.arange(grid.shape[0], device=keep.device)[:, None]
+    return grid[clip, keep // (rows * cols), keep // cols % rows, keep % cols]
+
+
+class PatchProjection(nn.Conv3d):
+    """A Conv3d whose stride is its kernel, applied to patches already cut out: one matrix product."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Patches [..., 3·p·p] in the order (channel, row, column) to tokens [..., D]."""
+        return F.linear(input, self.weight.flatten(1), self.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Pixels to tokens, for the visible patches only: the others are neither normalised nor embedded."""
+
+    def __init__(self, *, width: int, patch: int, statistics: PixelStatistics = IMAGENET) -> None:
+        super().__init__()
+        self.patch = patch
+        self.statistics = statistics
+        kernel = (1, patch, patch)
+        self.proj = PatchProjection(3, width, kernel_size=kernel, stride=kernel)
+
+    def grid(self, pixels: Tensor) -> tuple[int, int, int]:
+        """(T, h, w): frames and patches per side of a clip in either layout."""
+        frames, rows, cols = patch_view(pixels, self.patch).shape[1:4]
+        return frames, rows, cols
+
+    def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+        """uint8 [B,T,H,W,3] (normalised here) or float [B,3,T,H,W]; keep i64 [B,V] or None → [B,V,D]."""
+        patches = take_patches(patch_view(pixels, self.patch), keep)
+        if patches.dtype == torch.uint8:
+            patches = normalise(patches, self.statistics).movedim(-1, 2)  # [B,V,3,p,p]
+        tokens: Tensor = self.proj(patches.flatten(2).to(self.proj.weight.dtype))
+        return tokens
+
+
+class BiasedLinear(nn.Linear):
+    """A bias-free Linear that is handed its bias. Called as a module, so ZeRO-3 gathers the weight."""
+
+    def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[..., D] to [..., out], plus bias [out]."""
+        return F.linear(input, self.weight, bias)
+
+
+class Attention(nn.Module):
+    """Joint space-time self-attention with biases for queries and values; the key bias is fixed to zero."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = BiasedLinear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,V,D] to [B,V,D]."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        qkv = self.qkv(x, bias).unflatten(-1, (3, self.heads, -1))  # [B,V,3,heads,D/heads]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B,heads,V,D/heads] each
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two Linears with exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,V,D] to [B,V,D]."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+def drop_path(branch: Tensor, *, keep_rate: float, noise: Tensor | None) -> Tensor:
+    """Drop a residual branch [B,V,D] for some clips and scale it by 1/keep_rate for the rest (as timm does).
+
+    noise: uniform f32 [B]; a clip keeps its branch where its number is below keep_rate. None: all keep it.
+    """
+    if noise is None:
+        return branch
+    scale = (noise < keep_rate)[:, None, None].to(branch.dtype) / keep_rate  # [B,1,1]
+    dropped: Tensor = branch * scale
+    return dropped
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block with keyed drop path."""
+
+    def __init__(self, *, width: int, heads: int, mlp_ratio: float, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.keep_rate = 1.0 - drop_rate
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """[B,V,D] to [B,V,D]. noise f32 [2,B]: drop path draws of attention and MLP; None drops nothing."""
+        attention_noise, mlp_noise = (None, None) if noise is None else noise.unbind(0)
+        x = x + drop_path(self.attn(self.norm1(x)), keep_rate=self.keep_rate, noise=attention_noise)
+        return x + drop_path(self.mlp(self.norm2(x)), keep_rate=self.keep_rate, noise=mlp_noise)
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """For `Module.apply`: xavier-uniform weights and zero biases of each Linear; all else stays as made.
+
+    That is LayerNorm at 1 and 0, the patch projection at torch's Conv3d default, q_bias and v_bias at 0
+    (SPEC 1.2).
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

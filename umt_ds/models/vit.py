@@ -1,0 +1,130 @@
+"""The video transformer of every task: it sees the visible patches only and knows nothing of the objective.
+
+Shapes: B clips, T frames, N tokens of the whole clip, V visible tokens, D width, K tapped blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from umt_ds.errors import ConfigError
+from umt_ds.kernels.philox import Purpose, uniform
+from umt_ds.models.layers import IMAGENET, NORM_EPS, Block, PatchEmbed, PixelStatistics, initialise_linear
+from umt_ds.models.positions import PositionRule, position_table
+from umt_ds.models.presets import VitSize
+
+
+class VitOutput(NamedTuple):
+    """tokens [B,V,D]: the last block's output, normed. taps [K,B,V,D]: tapped outputs, by the same norm."""
+
+    tokens: Tensor
+    taps: Tensor
+
+
+def tap_layers(depth: int, layers: int, interval: float = 1.0) -> tuple[int, ...]:
+    """The blocks whose outputs are aligned, ascending: depth-1-floor(i·interval) for i in 0 … layers-1.
+
+    Student and teacher share the rule, so the k-th of one is paired with the k-th of the other (SPEC 1.2.4).
+    Raises ConfigError where that is fewer than `layers` different blocks.
+    """
+    taps = sorted({depth - 1 - math.floor(i * interval) for i in range(layers)})
+    if len(taps) != layers or layers < 1 or taps[0] < 0:
+        raise ConfigError(
+            f"{layers} layers at interval {interval} do not fit {depth} blocks",
+            hint=f"an interval of at least 1, and at most {depth} layers",
+        )
+    return tuple(taps)
+
+
+def drop_path_noise(seed: int, step: int, slots: Tensor, depth: int) -> Tensor:
+    """The drop path draws of one forward pass: f32 [depth,2,B], keyed by (seed, step, slots i64 [B])."""
+    noise = uniform(seed, step, slots, 2 * depth, Purpose.DROP_PATH)  # [B,2·depth]
+    return noise.t().reshape(depth, 2, -1)
+
+
+class VideoViT(nn.Module):
+    """A plain ViT with joint space-time attention over the visible tokens; no class token.
+
+    drop_path: rate of the last block, rising linearly from 0 at the first.
+    checkpoint_blocks: recompute the activations of the first n blocks in the backward pass.
+    final_norm: False leaves out `norm` (fine-tuned classifiers norm the pooled token instead).
+    """
+
+    def __init__(
+        self,
+        size: VitSize,
+        *,
+        drop_path: float = 0.0,
+        checkpoint_blocks: int = 0,
+        final_norm: bool = True,
+        positions: PositionRule = "sincos",
+        statistics: PixelStatistics = IMAGENET,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.drop_path = drop_path
+        self.checkpoint_blocks = checkpoint_blocks
+        self.positions: PositionRule = positions
+        self.patch_embed = PatchEmbed(width=size.width, patch=size.patch, statistics=statistics)
+        self.blocks = nn.ModuleList(
+            Block(width=size.width, heads=size.heads, mlp_ratio=size.mlp_ratio, drop_rate=rate)
+            for rate in torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
+        )
+        self.norm = nn.LayerNorm(size.width, eps=NORM_EPS) if final_norm else nn.Identity()
+        self.apply(initialise_linear)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        *,
+        keep: Tensor | None = None,
+        taps: Sequence[int] = (),
+        drop_noise: Tensor | None = None,
+    ) -> VitOutput:
+        """Embed the kept patches, run all blocks, norm the last output and each tapped one.
+
+        pixels: uint8 [B,T,H,W,3] or normalised float [B,3,T,H,W]. keep: i64 [B,V], sorted; None keeps all.
+        taps: ascending block numbers. drop_noise: f32 [depth,2,B] from `drop_path_noise`, for training.
+        Raises ValueError in training with drop path but without noise.
+        """
+        tokens = self.patch_embed(pixels, keep)
+        x = tokens + self.positions_of(pixels, keep, like=tokens)  # [B,V,D]
+        tapped = []
+        for index, block in enumerate(self.blocks):
+            noise = self._noise_of(index, drop_noise)
+            if index < self.checkpoint_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, noise, use_reentrant=False)
+            else:
+                x = block(x, noise)
+            if index in taps:
+                tapped.append(x)
+        stacked = torch.stack(tapped) if tapped else x.new_empty(0, *x.shape)
+        return VitOutput(tokens=self.norm(x), taps=self.norm(stacked))
+
+    def positions_of(self, pixels: Tensor, keep: Tensor | None, *, like: Tensor) -> Tensor:
+        """Position rows of the kept tokens, in the dtype of `like` (as published): [B,V,D], or all [N,D]."""
+        frames, rows, cols = self.patch_embed.grid(pixels)
+        table = position_table(
+            self.positions,
+            frames=frames,
+            rows=rows,
+            cols=cols,
+            width=self.size.width,
+            patch=self.size.patch,
+            device=pixels.device,
+        ).type_as(like)
+        return table if keep is None else table[keep]
+
+    def _noise_of(self, index: int, drop_noise: Tensor | None) -> Tensor | None:
+        """The draws [2,B] of one block; None where it drops nothing."""
+        if not self.training or self.drop_path == 0.0:
+            return None
+        if drop_noise is None:
+            raise ValueError("drop path in training needs drop_noise: see drop_path_noise(seed, step, slots, depth)")
+        return drop_noise[index]

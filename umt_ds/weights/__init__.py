@@ -1,0 +1,1 @@
+"""Weight files: reading them safely, fitting them strictly, translating what others published."""
