@@ -33,11 +33,17 @@ class Job:
 def start_job() -> Iterator[Job]:
     """Join the process group (NCCL on GPUs, gloo on CPUs; also alone, so that there is one code path).
 
-    On a clean exit all ranks meet at a barrier and collect garbage before the group is destroyed:
+    A group that is open already (a notebook, several runs in one process) is used and left open: DeepSpeed
+    cannot follow into a second one. On a clean exit all ranks meet at a barrier and collect garbage before the group is destroyed:
     DeepSpeed engines that outlive the group abort the interpreter in about one run of five.
     """
     world = find_world()
     device = _device(world)
+    if dist.is_initialized():
+        yield Job(world, device)
+        gc.collect()
+        barrier()
+        return
     os.environ.update(
         RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank),
         MASTER_ADDR=world.master_addr, MASTER_PORT=str(world.master_port),

@@ -1,0 +1,146 @@
+"""What the ranks of the distributed tests do (see support.ranks)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from umt_ds.batch import Losses
+from umt_ds.config.batching import RunPlan
+from umt_ds.config.load import load_run
+from umt_ds.config.schema import OptimConfig
+from umt_ds.distributed.job import start_job
+from umt_ds.engine.deepspeed import STATE_KINDS, Engine, build_engine
+from umt_ds.engine.optim import decay_groups
+from umt_ds.errors import UmtError
+
+WIDTH, MICRO, ACCUMULATION, LR = 16, 4, 2, 1e-2
+OPTIM = OptimConfig(lr=LR, lr_rule="absolute", clip_grad=0.1, weight_decay=0.05)
+
+
+class Toy(nn.Module):
+    """Odd sizes (33), a norm, biases: what partitions and decay groups trip over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(WIDTH, 33)
+        self.norm = nn.LayerNorm(33)
+        self.last = nn.Linear(33, 4)
+
+    def forward(self, x: Tensor) -> Losses:
+        y = self.last(self.norm(torch.tanh(self.first(x.to(self.first.weight.dtype))))).float()
+        return Losses((y**2).mean() + y.mean())
+
+
+def toy_rows(step: int, world: int) -> Tensor:
+    """The global batch of a step: f32 [world·accumulation·micro, width], the same whatever the world."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(world * ACCUMULATION * MICRO, WIDTH, generator=generator)
+
+
+@dataclass
+class _ToyTask:
+    module: nn.Module
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        return decay_groups(self.module, optim.weight_decay)
+
+
+@dataclass
+class _ToyConfig:
+    optim: OptimConfig
+
+
+def _engine(settings: dict[str, Any], world: int, module: nn.Module) -> Engine:
+    draws = MICRO * ACCUMULATION * world
+    plan = RunPlan(
+        world=world, micro=MICRO, accumulation=ACCUMULATION, draws_per_step=draws, views_per_step=draws,
+        steps_per_epoch=1, total_steps=100, warmup_steps=0, peak_lr=LR, min_lr=0.0,
+    )  # fmt: skip
+    return build_engine(_ToyTask(module), _ToyConfig(OPTIM), plan, settings)  # type: ignore[arg-type]
+
+
+def _step(engine: Engine, step: int, rank: int, world: int, *, poison: bool = False) -> list[float]:
+    engine.set_lr(LR)
+    rows = toy_rows(step, world) * (float("nan") if poison else 1.0)
+    loss = 0.0
+    for turn in range(ACCUMULATION):
+        losses = engine(rows[(turn * world + rank) * MICRO :][:MICRO])
+        engine.backward(losses.total)
+        engine.step()
+        loss += float(losses.total) / ACCUMULATION
+    total = torch.tensor(loss)
+    torch.distributed.all_reduce(total)
+    return [float(total) / world, float(engine.grad_norm())]
+
+
+def _weights(engine: Engine) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in engine.read_state("weight")}
+
+
+def curve(settings: dict[str, Any], steps: int) -> list[list[float]]:
+    """(loss, gradient norm) of each step of a toy run."""
+    with start_job() as job:
+        engine = _engine(settings, job.world.size, Toy())
+        result = [_step(engine, s, job.world.rank, job.world.size) for s in range(steps)]
+        engine.close()
+    return result
+
+
+def resumed_equals_unbroken(settings: dict[str, Any]) -> bool:
+    """Three steps, state out by name, a new engine, state in, three more: every bit as in six steps."""
+    with start_job() as job:
+        rank, world = job.world.rank, job.world.size
+        unbroken = _engine(settings, world, Toy())
+        for step in range(3):
+            _step(unbroken, step, rank, world)
+        saved = {kind: {n: t.clone() for n, t in unbroken.read_state(kind)} for kind in STATE_KINDS}
+        scale = unbroken.read_loss_scale()
+        module = Toy()
+        module.load_state_dict(saved["weight"])
+        resumed = _engine(settings, world, module)
+        resumed.reset_moments(steps=3)
+        for kind in STATE_KINDS:
+            for name, value in saved[kind].items():
+                resumed.write_state(kind, name, value)
+        resumed.write_loss_scale(scale)
+        curves = [[_step(e, s, rank, world) for s in range(3, 6)] for e in (unbroken, resumed)]
+        same = curves[0] == curves[1]
+        for kind in STATE_KINDS:
+            theirs = dict(resumed.read_state(kind))
+            same = same and all(torch.equal(tensor, theirs[name]) for name, tensor in unbroken.read_state(kind))
+        unbroken.close()
+        resumed.close()
+    return same
+
+
+def poisoned_step(settings: dict[str, Any]) -> dict[str, bool]:
+    """A step with NaN in one rank's rows: what the engine says, and whether any weight moved."""
+    with start_job() as job:
+        rank, world = job.world.rank, job.world.size
+        engine = _engine(settings, world, Toy())
+        _step(engine, 0, rank, world)
+        before = _weights(engine)
+        _step(engine, 1, rank, world, poison=rank == world - 1)
+        said = {"applied": engine.step_applied(), "norm_is_finite": bool(torch.isfinite(engine.grad_norm()))}
+        after = _weights(engine)
+        _step(engine, 2, rank, world)
+        moved_on = any(not torch.equal(after[n], t) for n, t in _weights(engine).items())
+        unchanged = all(torch.equal(before[n], t) for n, t in after.items())
+        engine.close()
+    return {**said, "weights_unchanged": unchanged, "goes_on": moved_on}
+
+
+def train(name: str, overrides: list[str], allow_config_change: bool = False) -> dict[str, Any]:
+    """`umt train` on this rank; the exit code, or the error's type and text."""
+    from umt_ds.cli.run import run_training
+
+    try:
+        code = run_training(load_run(name, overrides), allow_config_change=allow_config_change)
+    except UmtError as error:
+        return {"code": error.exit_code, "error": type(error).__name__, "text": str(error)}
+    return {"code": code}

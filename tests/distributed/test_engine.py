@@ -1,0 +1,81 @@
+"""The DeepSpeed door on two gloo ranks, against plain torch on one: numbers, resume, NaN.
+
+One launch for all stages: starting two DeepSpeed ranks costs more than all the steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from distributed import calls
+from support.ranks import call, run_ranks
+
+WORLD, STEPS = 2, 20
+FP32: list[dict[str, Any]] = [{"zero_optimization": {"stage": stage}} for stage in range(4)]
+BF16 = [{**settings, "bf16": {"enabled": True}} for settings in FP32]
+FP16 = [{**FP32[2], "fp16": {"enabled": True, "initial_scale_power": 8}}]
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, list[Any]]:
+    """All calls in one launch; what rank 0 (and, where it matters, rank 1) returned."""
+    everything = {
+        "curve": [call("distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
+        "resumed": [call("distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
+        "poisoned": [call("distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
+    }
+    flat = run_ranks(WORLD, [c for group in everything.values() for c in group])
+    assert flat[0] == flat[1], "the ranks disagree"
+    rest = iter(flat[0])
+    return {name: [next(rest) for _ in group] for name, group in everything.items()}
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[list[float]]:
+    """The same run without DeepSpeed: one process, the whole batch, torch's AdamW and clipping."""
+    module = calls.Toy()
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+        lr=calls.LR,
+        betas=(0.9, 0.95),
+    )
+    curve = []
+    for step in range(STEPS):
+        losses = module(calls.toy_rows(step, WORLD))
+        optimizer.zero_grad()
+        losses.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 0.1)
+        optimizer.step()
+        curve.append([float(losses.total), float(norm)])
+    return curve
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_every_stage_gives_the_loss_and_norm_of_plain_torch_in_fp32(
+    stage: int, results: dict[str, list[Any]], plain: list[list[float]]
+) -> None:
+    assert plain[0][1] > 0.1, "clipping must be at work for this test to say something"
+    torch.testing.assert_close(torch.tensor(results["curve"][stage]), torch.tensor(plain), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_bf16_stays_near_plain_torch(stage: int, results: dict[str, list[Any]], plain: list[list[float]]) -> None:
+    losses = torch.tensor(results["curve"][4 + stage])[:, 0]
+    # bf16 keeps 8 bits: 4e-3 relative on activations near 1
+    torch.testing.assert_close(losses, torch.tensor(plain)[:, 0], rtol=5e-3, atol=5e-3)
+
+
+def test_state_by_name_resumes_every_stage_and_precision_bit_for_bit(results: dict[str, list[Any]]) -> None:
+    assert results["resumed"] == [True] * len(FP32 + BF16 + FP16)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_nan_on_one_rank_moves_no_weight_and_is_told(number: int, results: dict[str, list[Any]]) -> None:
+    told = results["poisoned"][number]
+    assert told == {"applied": False, "norm_is_finite": False, "weights_unchanged": True, "goes_on": True}
+
+

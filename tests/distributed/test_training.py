@@ -1,0 +1,126 @@
+"""`umt train` whole, on small shards: resume bit for bit, other world sizes and ZeRO stages, every ds_config."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.ranks import REPO, call, run_ranks
+from support.shards import picture, record, write_shards
+
+from umt_ds.engine.report import read_metrics
+
+STEPS, STOP = 6, 3
+DS_CONFIGS = sorted(path.name for path in (REPO / "ds_configs").glob("*.json"))
+
+
+def members(number: int) -> dict[str, bytes]:
+    noise = np.random.default_rng(number).integers(0, 256, (10, 48, 64, 3), dtype=np.uint8)
+    return {**record(number), **{f"{i:03d}.png": picture(image) for i, image in enumerate(noise)}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_shards(folder / "shards", (9, 9, 9), members=members)
+    return folder
+
+
+def overrides(folder: Path, run: str, *more: str) -> list[str]:
+    """demo/stage1 with a random teacher, drop path on, a few steps; micro 2 fits 1, 2 and 3 ranks."""
+    return [
+        f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}", "task.teacher.weights=random",
+        "task.student.drop_path=0.2", "data.workers=1", "batch.global=12", "batch.micro=2", "optim.clip_grad=0.05",
+        f"schedule.steps={STEPS}", "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=2",
+        "report.tensorboard=false", *more,
+    ]  # fmt: skip
+
+
+def train(folder: Path, run: str, *more: str) -> dict[str, Any]:
+    return call("distributed.calls:train", name="demo/stage1", overrides=overrides(folder, run, *more))
+
+
+def assert_same_run(one: Path, two: Path, *, rtol: float | None) -> None:
+    """Same steps, clips and masks; losses and norms equal bit for bit (rtol None) or to rounding."""
+    a, b = read_metrics(one), read_metrics(two)
+    assert sorted(a) == sorted(b) == list(range(1, STEPS + 1))
+    for step in a:
+        for exact in ("draws", "digest", "digest_total", "mask_digest_total", "lr"):
+            assert a[step][exact] == b[step][exact], f"step {step}: {exact}"
+        for number in ("loss", "grad_norm"):
+            if rtol is None:
+                assert a[step][number] == b[step][number], f"step {step}: {number}"
+            else:
+                assert a[step][number] == pytest.approx(b[step][number], rel=rtol), f"step {step}: {number}"
+
+
+def stored(run: Path) -> dict[str, torch.Tensor]:
+    from umt_ds.engine.checkpoint import read_tensors
+
+    newest = run / "checkpoints" / f"step-{STEPS:08d}"
+    return {f"{kind} {name}": t for kind in ("weight", "exp_avg", "exp_avg_sq") for name, t in read_tensors(newest, kind)}
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder: Path) -> dict[str, list[Any]]:
+    """One launch: an unbroken run, one that stops and resumes, and three steps with each ds_config."""
+    calls = {
+        "unbroken": train(folder, "unbroken"),
+        "stopped": train(folder, "resumed", f"stop_at={STOP}"),
+        "resumed": train(folder, "resumed"),
+        **{
+            name: train(folder, f"ds-{name}", f"engine.deepspeed={name}", "schedule.steps=3", "cadence.save=100")
+            for name in DS_CONFIGS
+        },
+    }
+    by_rank = run_ranks(2, list(calls.values()))
+    return dict(zip(calls, zip(*by_rank, strict=True), strict=True))
+
+
+def test_a_stopped_run_ends_with_75_on_every_rank_and_a_finished_one_with_0(two_ranks: dict[str, list[Any]]) -> None:
+    assert two_ranks["stopped"] == ({"code": 75}, {"code": 75})
+    assert two_ranks["resumed"] == two_ranks["unbroken"] == ({"code": 0}, {"code": 0})
+
+
+def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    assert_same_run(folder / "unbroken", folder / "resumed", rtol=None)
+    a, b = stored(folder / "unbroken"), stored(folder / "resumed")
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert {r["attempt"] for r in read_metrics(folder / "resumed").values()} == {1, 2}
+
+
+def test_the_teacher_is_in_no_checkpoint(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    names = {name.split()[1].split(".")[0] for name in stored(folder / "unbroken")}
+    assert names == {"encoder", "clip_decoder"}
+
+
+@pytest.mark.parametrize("name", DS_CONFIGS)
+def test_every_ds_config_trains_three_steps(name: str, folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    assert two_ranks[name] == ({"code": 0}, {"code": 0})
+    losses = [record["loss"] for record in read_metrics(folder / f"ds-{name}").values()]
+    assert len(losses) == 3
+    assert losses[2] < losses[0]  # at 3 steps of this recipe the loss has fallen from 1.97
+
+
+@pytest.mark.parametrize(("world", "stage"), [(1, 3), (3, 2)])
+def test_another_world_and_stage_see_the_same_clips_and_masks_and_the_same_losses_to_rounding(
+    world: int, stage: int, folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    run = folder / f"elastic-{world}"
+    shutil.copytree(folder / "resumed", run)
+    for late in (run / "checkpoints").glob("step-*"):  # back to where it stopped
+        if int(late.name[5:]) > STOP:
+            shutil.rmtree(late)
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for s, r in read_metrics(folder / "resumed").items() if s <= STOP)
+    )
+    more = [f"engine.deepspeed_set={{zero_optimization.stage: {stage}}}", "data.workers=2"]
+    results = run_ranks(world, [train(folder, run.name, *more)])
+    assert results == [[{"code": 0}]] * world
+    assert_same_run(folder / "unbroken", run, rtol=1e-5)
