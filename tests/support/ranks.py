@@ -1,6 +1,6 @@
 """Run functions on several ranks: a few processes that import once and then do one call after another.
 
-    results = run_ranks(2, [call("distributed.calls:train", overrides=[...]), ...])   # one process group for all
+    results = run_ranks(2, [call("tests.distributed.calls:train", overrides=[...]), ...])   # one process group for all
     results[rank][number] is what the call returned (JSON) on that rank
 
 A hang ends after `timeout_s` with the output of all ranks.
@@ -25,7 +25,7 @@ Call = dict[str, Any]
 
 
 def call(target: str, **arguments: Any) -> Call:
-    """A call of `module:function` with JSON arguments; modules are found below tests/."""
+    """A call of `module:function` with JSON arguments; modules are named from the repository's root."""
     return {"target": target, "arguments": arguments}
 
 
@@ -51,20 +51,21 @@ def run_ranks(world: int, calls: Sequence[Call], *, timeout_s: float = 300) -> l
 
 def environment() -> dict[str, str]:
     """For subprocesses of tests: the repository and tests importable, one thread each."""
-    path = os.pathsep.join([str(REPO), str(REPO / "tests")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _start(folder: Path, rank: int, world: int, port: int) -> subprocess.Popen[bytes]:
     env = {**environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with (folder / f"output-{rank}.txt").open("w") as output:
-        command = [sys.executable, "-m", "support.ranks", str(folder)]
+        command = [sys.executable, "-m", "tests.support.ranks", str(folder)]
         return subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
 
 
 def _outputs(folder: Path, world: int) -> str:
-    return "\n".join(f"--- rank {r}\n{(folder / f'output-{r}.txt').read_text()[-6000:]}" for r in range(world))
+    return "\n".join(
+        f"--- rank {r}\n{(folder / f'output-{r}.txt').read_text()[-6000:]}" for r in range(world)
+    )
 
 
 def _main(folder: Path) -> None:

@@ -1,0 +1,98 @@
+"""What travels through umt-data: a Listing of Clips; each Clip becomes a Sample or a Refusal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from umt_ds.errors import DataError
+
+Extra = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, slots=True)  # slots: a corpus has millions
+class Clip:
+    """One video (or a span of it) to decode."""
+
+    key: str
+    source: str  # path below the listing's root, with forward slashes
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+    label_name: str | None = None
+    span_s: tuple[float, float] | None = None  # where the clip lies, if the file is the whole video
+    extra: Extra = field(default_factory=dict)  # more fields of the sample's json
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A clip that became no sample, and why, in words a person understands."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip as it will lie in the tar: its members by suffix (`json`, `000.jpg`, …)."""
+
+    key: str
+    members: Mapping[str, bytes]
+
+
+Outcome = Sample | Refusal
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The clips of a corpus, and what was found beside them.
+
+    `left_out` are entries known to be no sample before anything is decoded: they go to bad.csv and do not
+    count against --max-bad. `about` goes into the manifest's options; `notes` are sentences for the user.
+    """
+
+    root: Path
+    clips: tuple[Clip, ...]
+    left_out: tuple[Refusal, ...] = ()
+    labels: tuple[str, ...] = ()
+    about: Mapping[str, object] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def first_in_order(self, limit: int | None = None) -> Listing:
+        """At most `limit` clips, in the order in which they are dealt to shards: by a hash of the key.
+
+        A fixed order makes the shards' bytes independent of who decodes what when; a hashed one makes each
+        shard, and the first n clips, a fair sample of the set, also where folders are classes.
+        Raises DataError where two clips have the same key.
+        """
+        counts = Counter(clip.key for clip in self.clips)
+        repeated = sorted(key for key, count in counts.items() if count > 1)
+        if repeated:
+            files = [clip.source for clip in self.clips if clip.key == repeated[0]]
+            raise DataError(
+                f"{len(repeated)} sample keys belong to several files; {repeated[0]!r} to {' and '.join(files)}",
+                hint="the key is the path without its extension: rename or remove one of them",
+            )
+        ordered = sorted(self.clips, key=lambda clip: hashlib.sha256(clip.key.encode()).digest())
+        return replace(self, clips=tuple(ordered[:limit]))
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """What decides the bytes of the shards."""
+
+    frames: int = 32  # per clip, evenly spread; shorter videos give each of their frames once
+    short_side: int = 256  # pixels; smaller videos are never enlarged
+    quality: int = 90  # JPEG
+    per_shard: int = 512  # clips
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the work is done; nothing here changes a byte of the shards."""
+
+    workers: int
+    timeout_s: float = 60.0  # per clip
+    max_bad: float = 0.01  # share of refused clips above which the command fails

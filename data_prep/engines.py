@@ -1,0 +1,83 @@
+"""Who decodes: for now the cores of this machine.
+
+A decoder may hang or crash on a file; here that costs this file and not the run, because each item is
+worked on in a process that is killed and replaced. Another engine (Slurm array, Ray) gives each of its
+tasks some of a plan's shards and calls `prepare.build_shards` there, which comes back to this module.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import TimeoutError as TookTooLong
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from umt_ds.errors import MachineError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Decoders leak (decord: a little with each reader), so a worker is replaced now and then.
+_ITEMS_PER_PROCESS = 1000
+# Items under way or waiting to be collected, per worker: enough that one slow item holds nobody up for long.
+_AHEAD = 16
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An item whose worker was killed or died, and why."""
+
+    reason: str
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, timeout_s: float
+) -> Generator[Result | Lost, None, None]:
+    """`work(item)` for each item, by `workers` processes, in the order of the items.
+
+    Results wait in memory for the slowest item before them, at most 16 a worker. What `work` raises is a
+    bug and is raised here. Processes are spawned, not forked: a fork would inherit torch and open readers.
+    """
+    # max_tasks counts per process; pebble starts the next one by itself
+    pool = ProcessPool(workers, max_tasks=_ITEMS_PER_PROCESS, context=multiprocessing.get_context("spawn"))
+    waiting = iter(items)
+    under_way: deque[ProcessFuture[Result]] = deque()
+    try:
+        while True:
+            for item in islice(waiting, workers * _AHEAD - len(under_way)):
+                under_way.append(pool.schedule(work, args=(item,), timeout=timeout_s))
+            if not under_way:
+                return
+            outcome = _outcome(under_way.popleft(), timeout_s)
+            yield outcome
+    finally:
+        pool.stop()  # type: ignore[no-untyped-call]  # (pebble 5.2)
+        pool.join()
+
+
+def _outcome(future: ProcessFuture[Result], timeout_s: float) -> Result | Lost:
+    try:
+        return future.result()
+    except TookTooLong:
+        return Lost(f"decoding took longer than {timeout_s:g} s and was stopped")
+    except ProcessExpired as error:
+        return Lost(f"the decoder crashed ({_cause(error.exitcode)})")
+    except BrokenProcessPool as error:
+        raise MachineError(
+            f"the worker processes cannot run: {error}",
+            hint="they ended before they got work: out of memory, or a broken installation",
+        ) from error
+
+
+def _cause(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    name = signal.Signals(-exitcode).name
+    return f"{name}, perhaps out of memory" if name == "SIGKILL" else name

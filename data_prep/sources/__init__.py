@@ -1,0 +1,1 @@
+"""Where clips come from: each module lists one kind of corpus as a `Listing`."""

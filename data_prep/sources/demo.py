@@ -1,0 +1,236 @@
+"""A small world to try everything on: coloured shapes that move over a background, rendered as mp4 files.
+
+What a clip shows (`appearance`: colour and shape) can be told from any single frame; what happens in it
+(`motion`) from no single frame, because position, size and angle are uniform in every motion class: only
+their change differs. Each motion is another one's film run backwards, and left is right in a mirror, so
+training on it must not flip.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from data_prep.clip import Clip, Listing, RunOptions
+from data_prep.engines import Lost, in_order
+from data_prep.labels import read_table
+from umt_ds.data.records import sample_key, write_json
+from umt_ds.data.video import write_mp4
+from umt_ds.errors import ConfigError, MachineError
+from umt_ds.keyed import Stream, permutation
+
+Split = Literal["train", "val"]
+
+FRAMES, FPS = 16, 10
+COLORS = {"red": (214, 48, 40), "green": (46, 160, 67), "blue": (42, 92, 220), "yellow": (240, 200, 30)}
+SHAPES = ("circle", "square", "triangle")
+BACKGROUNDS = ("plain", "striped", "checked")
+# change per clip of (x, y, size phase, angle), in widths, heights, size cycles and turns
+MOTIONS = {
+    "moves left": (-1, 0, 0, 0),
+    "moves right": (1, 0, 0, 0),
+    "moves up": (0, -1, 0, 0),
+    "moves down": (0, 1, 0, 0),
+    "grows": (0, 0, 1, 0),
+    "shrinks": (0, 0, -1, 0),
+    "turns clockwise": (0, 0, 0, 1),
+    "turns counterclockwise": (0, 0, 0, -1),
+}
+APPEARANCES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
+JOINT = tuple(f"{appearance} {motion}" for appearance in APPEARANCES for motion in MOTIONS)
+_PHRASES = (
+    "a {appearance} {motion} over a {background} background",
+    "over a {background} background, a {appearance} {motion}",
+    "there is a {appearance}; it {motion}. The background is {background}",
+    "a {appearance} that {motion} on a {background} background",
+)
+_VIDEOS, _CAPTIONS, _RECIPE = "videos", "captions.csv", "recipe.json"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that decides one clip. Position, size phase and angle at its start are in [0,1)."""
+
+    file: str
+    split: Split
+    color: str
+    shape: str
+    background: str
+    motion: str
+    caption: str
+    start: tuple[float, float, float, float]
+    speed: float  # what the motion changes, it changes by this much during the clip
+
+    @property
+    def appearance(self) -> str:
+        return f"{self.color} {self.shape}"
+
+
+def scenes(count: int, seed: int) -> list[Scene]:
+    """`count` scenes: every combination of appearance and motion equally often, each fifth one for validation."""
+    rounds = -(-count // len(JOINT))
+    order = [int(j) for r in range(rounds) for j in permutation(len(JOINT), seed, "demo", "round", r)]
+    return [_scene(number, joint, seed) for number, joint in enumerate(order[:count])]
+
+
+def _scene(number: int, joint: int, seed: int) -> Scene:
+    random = Stream(seed, "demo", number)
+    appearance, motion = APPEARANCES[joint // len(MOTIONS)], list(MOTIONS)[joint % len(MOTIONS)]
+    color, shape = appearance.split()
+    background = BACKGROUNDS[random.integer(len(BACKGROUNDS))]
+    phrase = _PHRASES[random.integer(len(_PHRASES))]
+    return Scene(
+        file=f"clip-{number:05d}.mp4",
+        split="val" if number % 5 == 4 else "train",
+        color=color,
+        shape=shape,
+        background=background,
+        motion=motion,
+        caption=phrase.format(appearance=appearance, motion=motion, background=background),
+        start=(random.uniform(), random.uniform(), random.uniform(), random.uniform()),
+        speed=random.uniform(0.5, 0.9),
+    )
+
+
+def render_demo(out: Path, *, count: int, seed: int, size: int, run: RunOptions) -> None:
+    """Write `out/videos/*.mp4` and `out/captions.csv`; what an interrupted run has rendered is kept.
+
+    Raises ConfigError if `out` holds a demo with another count, seed or size.
+    """
+    if count < 10 or size < 32 or size % 2:
+        raise ConfigError("a demo has at least 10 clips, and an even size of at least 32 pixels")
+    videos = out / _VIDEOS
+    videos.mkdir(parents=True, exist_ok=True)
+    _check_recipe(out / _RECIPE, {"clips": count, "seed": seed, "size": size})
+    world = scenes(count, seed)
+    missing = [scene for scene in world if not (videos / scene.file).is_file()]
+    results = in_order(partial(_render, videos, size), missing, workers=run.workers, timeout_s=run.timeout_s)
+    for result in tqdm(results, total=len(missing), unit="clip", desc="render", disable=not missing):
+        if isinstance(result, Lost):
+            raise MachineError(f"a demo clip could not be rendered: {result.reason}")
+    _write_captions(out / _CAPTIONS, world)
+
+
+def list_demo(out: Path, split: Split) -> Listing:
+    """The clips of one split of a rendered demo.
+
+    Beside the joint label each sample's json has `appearance`, `appearance_label`, `motion`, `motion_label`
+    and `background`; the manifest's options hold the lists of classes.
+    """
+    rows = [
+        row
+        for row in read_table(out / _CAPTIONS, needed=("file", "caption", "split"))
+        if row["split"] == split
+    ]
+    classes = {"appearance": list(APPEARANCES), "motion": list(MOTIONS), "background": list(BACKGROUNDS)}
+    return Listing(
+        root=out / _VIDEOS,
+        clips=tuple(_clip(row) for row in rows),
+        labels=JOINT,
+        about={"source": "demo", "split": split, "classes": classes},
+    )
+
+
+def _clip(row: dict[str, str]) -> Clip:
+    return Clip(
+        key=sample_key(row["file"]),
+        source=row["file"],
+        captions=(row["caption"],),
+        label=JOINT.index(row["label"]),
+        label_name=row["label"],
+        extra={
+            "appearance": row["appearance"],
+            "appearance_label": APPEARANCES.index(row["appearance"]),
+            "motion": row["motion"],
+            "motion_label": list(MOTIONS).index(row["motion"]),
+            "background": row["background"],
+        },
+    )
+
+
+def _check_recipe(path: Path, recipe: dict[str, int]) -> None:
+    if path.is_file() and (before := json.loads(path.read_text(encoding="utf-8"))) != recipe:
+        raise ConfigError(
+            f"{path.parent} holds a demo made with {before}, not {recipe}",
+            hint="choose another folder, or delete this one",
+        )
+    write_json(path, recipe)
+
+
+def _write_captions(path: Path, world: Sequence[Scene]) -> None:
+    partial_path = path.with_name(path.name + ".partial")
+    with partial_path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["file", "caption", "label", "appearance", "motion", "background", "split"])
+        for s in world:
+            label = f"{s.appearance} {s.motion}"
+            rows.writerow([s.file, s.caption, label, s.appearance, s.motion, s.background, s.split])
+    os.replace(partial_path, path)
+
+
+def _render(videos: Path, size: int, scene: Scene) -> None:
+    path = videos / scene.file
+    partial_path = path.with_name(path.name + ".partial")
+    write_mp4(partial_path, [draw(scene, number, size) for number in range(FRAMES)], fps=FPS)
+    os.replace(partial_path, path)
+
+
+def draw(scene: Scene, number: int, size: int) -> NDArray[np.uint8]:
+    """Frame `number` of a scene, u8 [size,size,3]. The world is a torus: what leaves on the left enters on
+    the right, so that a position tells nothing about the direction."""
+    moved = scene.speed * number / (FRAMES - 1)
+    x, y, phase, turns = (s + moved * c for s, c in zip(scene.start, MOTIONS[scene.motion], strict=True))
+    radius = size * (0.12 + 0.14 * (phase % 1.0))
+    pixel = np.arange(size) + 0.5
+    dx = (pixel[None, :] - x * size + size / 2) % size - size / 2  # [1,W], on the torus
+    dy = (pixel[:, None] - y * size + size / 2) % size - size / 2  # [H,1]
+    cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    u, v = (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius  # [H,W], in the shape's own frame
+    picture = _background(scene.background, size)
+    picture = _paint(picture, COLORS[scene.color], _outside(scene.shape, u, v) * radius)
+    # a white spot off the centre shows how the shape, a circle too, is turned
+    spot = np.hypot(u, v + 0.45) - 0.22
+    return np.rint(_paint(picture, (255, 255, 255), spot * radius)).astype(np.uint8)
+
+
+def _outside(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far outside a shape of radius 1 a point lies; negative inside."""
+    match shape:
+        case "circle":
+            return np.hypot(u, v) - 1
+        case "square":
+            return np.maximum(np.abs(u), np.abs(v)) - 0.85
+        case _:  # an upright triangle: below two slopes and above its base
+            return np.maximum(np.abs(u) * 0.866 - v * 0.5 - 0.6, v - 0.6)
+
+
+def _paint(
+    picture: NDArray[np.float64], color: tuple[int, int, int], distance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`color` where `distance` (pixels) is negative, with an edge one pixel soft."""
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    return picture * (1 - cover) + np.array(color, dtype=np.float64) * cover
+
+
+def _background(kind: str, size: int) -> NDArray[np.float64]:
+    """A grey picture [H,W,3], the same in every clip of its kind."""
+    stripe = np.arange(size) * 8 // size % 2
+    match kind:
+        case "striped":
+            pattern = np.broadcast_to(stripe[:, None], (size, size))
+        case "checked":
+            pattern = (stripe[:, None] + stripe[None, :]) % 2
+        case _:
+            pattern = np.zeros((size, size), dtype=np.int64)
+    return np.repeat((120.0 + 50.0 * pattern)[..., None], 3, axis=2)

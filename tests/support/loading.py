@@ -1,0 +1,80 @@
+"""What all ranks of a run see together, put together from one loader per rank: no process group needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tests.support.shards import noisy_frames, write_shards
+from umt_ds.batch import Batch
+from umt_ds.data.frames import FramePolicy
+from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.keyed import add_digests
+
+torch.set_num_threads(1)
+
+PLAN = LoaderPlan(seed=3, global_draws=12, micro=12, image_side=16, window=2, max_bad_rate=0.5)
+SPARSE = FramePolicy("sparse", 3)
+
+
+def spec(folder: Path, *, name: str = "tiny", weight: float | None = None) -> SourceSpec:
+    return SourceSpec(name, folder, SPARSE, weight)
+
+
+def global_batch(
+    folder: Path,
+    steps: range,
+    *,
+    world: int = 1,
+    accumulation: int = 1,
+    workers: int = 0,
+    plan: LoaderPlan = PLAN,
+) -> list[Batch]:
+    """What all ranks together see in each step: one batch, rows in slot order."""
+    micro = plan.global_draws // (world * accumulation)
+    parts: dict[int, list[Batch]] = {step: [] for step in steps}
+    for rank in range(world):
+        own = replace(
+            plan, micro=micro, world=world, accumulation=accumulation, rank=rank, num_workers=workers
+        )
+        loader = Loader([spec(folder)], own, label_field="label")
+        for step in steps:
+            got = list(loader.micro_batches(step))
+            assert len(got) == accumulation
+            parts[step] += got
+        loader.close()
+    return [joined(parts[step]) for step in steps]
+
+
+def joined(batches: list[Batch]) -> Batch:
+    order = torch.cat([b.slots for b in batches]).argsort()
+    keys = [key for b in batches for key in b.keys]
+    assert all(b.labels is not None for b in batches)
+    return Batch(
+        media="video",
+        pixels=torch.cat([b.pixels for b in batches])[order],
+        draws=torch.cat([b.draws for b in batches])[order],
+        slots=torch.cat([b.slots for b in batches])[order],
+        keys=tuple(keys[i] for i in order.tolist()),
+        digest=add_digests(*(b.digest for b in batches)),
+        substituted=sum(b.substituted for b in batches),
+        labels=torch.cat([b.labels for b in batches if b.labels is not None])[order],
+    )
+
+
+def consume(loader: Loader, steps: range) -> None:
+    for step in steps:
+        list(loader.micro_batches(step))
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    for name in ("pixels", "draws", "slots", "labels"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert (one.keys, one.digest, one.substituted) == (other.keys, other.digest, other.substituted)
+
+
+def write_noise(folder: Path) -> Path:
+    """40 samples of noise in 4 shards."""
+    return write_shards(folder, [11, 9, 12, 8], members=noisy_frames)

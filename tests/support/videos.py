@@ -1,0 +1,81 @@
+"""Tiny videos for tests, written with PyAV alone: frame n is flat grey, level 8 + 6 n, so a pixel tells the frame."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.clip import Sample
+
+FIRST_LEVEL, STEP = 8, 6
+
+
+def level(number: int) -> int:
+    """The grey level of frame `number`."""
+    return FIRST_LEVEL + STEP * number
+
+
+def frame_number(pixels: NDArray[np.uint8]) -> int:
+    """Which frame of a tiny video this is, from its mean level (lossy coding moves it by a level or two)."""
+    return round((float(pixels.mean()) - FIRST_LEVEL) / STEP)
+
+
+def write_video(
+    path: Path,
+    *,
+    frames: int = 12,
+    size: tuple[int, int] = (64, 48),
+    fps: int = 10,
+    rotation: int = 0,
+    pictures: Sequence[NDArray[np.uint8]] | None = None,
+) -> Path:
+    """A small H.264 file of `size` (width, height). `rotation`: a display matrix, degrees counter-clockwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    if pictures is None:
+        pictures = [np.full((height, width, 3), level(n), np.uint8) for n in range(frames)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            "libx264", rate=Fraction(fps), options={"crf": "8", "g": "5", "bf": "2"}
+        )
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_videos(folder: Path, count: int, *, frames: int = 12) -> Path:
+    """`count` videos v00.mp4, v01.mp4, …, every other one in a subfolder."""
+    for number in range(count):
+        write_video(folder / ("odd" if number % 2 else "") / f"v{number:02d}.mp4", frames=frames)
+    return folder
+
+
+def write_audio_only(path: Path) -> Path:
+    """An mp4 with a second of silence and no video stream."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, 16000, 1024):
+            silence = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
+            silence.sample_rate, silence.pts = 16000, start
+            container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    return path
+
+
+def pictures_of(sample: Sample) -> list[NDArray[np.uint8]]:
+    """The frames of a sample, decoded by Pillow."""
+    names = sorted(name for name in sample.members if name.endswith(".jpg"))
+    return [np.asarray(Image.open(io.BytesIO(sample.members[name]))) for name in names]

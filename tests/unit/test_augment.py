@@ -1,0 +1,170 @@
+"""Crop, resize, colour and flip, against hand-worked SPEC 6.3 numbers, PIL and torchvision."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import functional as tv
+
+from umt_ds.data.augment import (
+    ColorJitter,
+    Crop,
+    _recoloured,
+    centre_view,
+    crop_corners,
+    crop_sizes,
+    draw_crop,
+    training_view,
+)
+from umt_ds.errors import ConfigError
+from umt_ds.keyed import Stream
+
+
+@pytest.fixture(scope="module")
+def clip() -> NDArray[np.uint8]:
+    """Three frames of smooth noise, 60 x 90."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (3, 12, 18, 3), dtype=np.uint8)
+    return np.stack(
+        [np.asarray(Image.fromarray(f).resize((90, 60), Image.Resampling.BICUBIC)) for f in small]
+    )
+
+
+def test_crop_sizes_of_a_340x256_video() -> None:
+    # base 256: int(256·{1, .875, .75, .66}) = 256, 224, 192, 168; pairs at most one scale apart
+    expected = {
+        *[(256, 256), (224, 256), (256, 224), (224, 224), (192, 224)],
+        *[(224, 192), (192, 192), (168, 192), (192, 168), (168, 168)],
+    }
+    sizes = crop_sizes(340, 256, 224)
+    assert len(sizes) == 10
+    assert set(sizes) == expected
+
+
+def test_crop_sizes_within_three_pixels_of_the_side_snap_to_it() -> None:
+    # base 255: 255, 223, 191, 168 → 223 is 1 from 224; base 258: 258, 225, 193, 170 → 225 is 1 from 224
+    assert {w for w, _ in crop_sizes(300, 255, 224)} == {255, 224, 191, 168}
+    assert {w for w, _ in crop_sizes(300, 258, 224)} == {258, 224, 193, 170}
+    # base 259: int(226.6) = 226 is 2 away and snaps; base 260: 227 is 3 away and does not
+    assert {w for w, _ in crop_sizes(300, 259, 224)} == {259, 224, 194, 170}
+    assert {w for w, _ in crop_sizes(300, 260, 224)} == {260, 227, 195, 171}
+
+
+def test_a_crop_never_leaves_a_picture_slightly_smaller_than_the_side() -> None:
+    assert max(max(size) for size in crop_sizes(223, 300, 224)) == 223
+
+
+def test_the_thirteen_places_of_a_crop() -> None:
+    # 340x256, crop 224x192: room 116 and 64, steps 29 and 16
+    corners = {(0, 0), (116, 0), (0, 64), (116, 64), (58, 32)}
+    edges = {(0, 32), (116, 32), (58, 64), (58, 0)}
+    quarters = {(29, 16), (87, 16), (29, 48), (87, 48)}
+    assert set(crop_corners(340 - 224, 256 - 192)) == corners | edges | quarters
+    assert len(crop_corners(116, 64)) == 13
+    # a room of 7 has steps of 1: the far edge is 4, as published, not 7
+    assert max(x for x, _ in crop_corners(7, 7)) == 4
+
+
+def test_all_sizes_and_places_are_drawn_equally_often() -> None:
+    crops = Counter(draw_crop(340, 256, side=224, stream=Stream(0, i)) for i in range(13_000))
+    sizes = Counter((crop.width, crop.height) for crop in crops.elements())
+    assert len(sizes) == 10
+    assert all(1150 < count < 1450 for count in sizes.values())
+    places = {(c.left, c.top) for c in crops if (c.width, c.height) == (168, 168)}
+    assert len(places) == 13
+
+
+def test_training_view_is_exactly_pil_crop_then_resize(clip: NDArray[np.uint8]) -> None:
+    for i in range(20):
+        crop = draw_crop(90, 60, side=32, stream=Stream(0, i))
+        view = training_view(clip, side=32, stream=Stream(0, i))
+        box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+        for frame, shown in zip(clip, view, strict=True):
+            expected = Image.fromarray(frame).crop(box).resize((32, 32), Image.Resampling.BILINEAR)
+            assert np.array_equal(shown, np.asarray(expected))
+
+
+def test_every_frame_gets_the_same_crop_colour_and_flip(clip: NDArray[np.uint8]) -> None:
+    same = np.stack([clip[0]] * 4)
+    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
+    view = training_view(same, side=24, stream=Stream(3), flip=True, jitter=jitter)
+    assert all(np.array_equal(view[0], frame) for frame in view)
+
+
+def test_flip_mirrors_half_of_the_views_and_changes_nothing_else(clip: NDArray[np.uint8]) -> None:
+    mirrored = 0
+    for i in range(200):
+        plain = training_view(clip, side=16, stream=Stream(0, i))
+        view = training_view(clip, side=16, stream=Stream(0, i), flip=True)
+        if not np.array_equal(view, plain):
+            assert np.array_equal(view, plain[:, :, ::-1])
+            mirrored += 1
+    assert 70 < mirrored < 130
+
+
+def test_views_are_written_into_the_memory_that_is_given(clip: NDArray[np.uint8]) -> None:
+    out = np.zeros((3, 16, 16, 3), np.uint8)
+    view = training_view(clip, side=16, stream=Stream(0), out=out)
+    assert view is out
+    assert np.array_equal(out, training_view(clip, side=16, stream=Stream(0)))
+
+
+def test_centre_view_resizes_the_short_side_and_cuts_the_centre(clip: NDArray[np.uint8]) -> None:
+    # 90x60 → 48x32, then columns 8 … 40
+    view = centre_view(clip, side=32)
+    expected = Image.fromarray(clip[1]).resize((48, 32), Image.Resampling.BILINEAR).crop((8, 0, 40, 32))
+    assert np.array_equal(view[1], np.asarray(expected))
+    assert np.array_equal(training_view(clip, side=32, stream=Stream(0), crop="center"), view)
+
+
+@pytest.mark.parametrize("factor", [-0.3, -0.01, 0.0, 0.2, 0.5])
+def test_hue_agrees_with_torchvision(clip: NDArray[np.uint8], factor: float) -> None:
+    picture = Image.fromarray(clip[0])
+    assert np.array_equal(
+        np.asarray(_recoloured(picture, ("hue", factor))), np.asarray(tv.adjust_hue(picture, factor))
+    )
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 1.4])
+def test_brightness_contrast_and_saturation_agree_with_torchvision(
+    clip: NDArray[np.uint8], factor: float
+) -> None:
+    picture = Image.fromarray(clip[0])
+    assert np.array_equal(
+        np.asarray(_recoloured(picture, ("brightness", factor))),
+        np.asarray(tv.adjust_brightness(picture, factor)),
+    )
+    assert np.array_equal(
+        np.asarray(_recoloured(picture, ("contrast", factor))),
+        np.asarray(tv.adjust_contrast(picture, factor)),
+    )
+    assert np.array_equal(
+        np.asarray(_recoloured(picture, ("saturation", factor))),
+        np.asarray(tv.adjust_saturation(picture, factor)),
+    )
+
+
+def test_jitter_draws_factors_in_range_and_in_every_order() -> None:
+    jitter = ColorJitter(0.4, 0.3, 2.0, 0.1)
+    drawn = [jitter.draw(Stream(0, i)) for i in range(600)]
+    assert len({tuple(kind for kind, _ in ops) for ops in drawn}) == 24
+    by_kind = {kind: [dict(ops)[kind] for ops in drawn] for kind, _ in drawn[0]}
+    assert 0.6 <= min(by_kind["brightness"]) < 0.65
+    assert 1.35 < max(by_kind["brightness"]) <= 1.4
+    assert min(by_kind["saturation"]) >= 0  # not 1 - 2 = -1
+    assert -0.1 <= min(by_kind["hue"]) < -0.09
+
+
+def test_jitter_is_off_by_default_and_refuses_nonsense() -> None:
+    assert ColorJitter().draw(Stream(0)) == []
+    with pytest.raises(ConfigError, match="hue"):
+        ColorJitter(hue=0.7)
+
+
+def test_a_crop_is_a_value() -> None:
+    assert draw_crop(340, 256, side=224, stream=Stream(8)) == draw_crop(340, 256, side=224, stream=Stream(8))
+    assert isinstance(draw_crop(2, 2, side=224, stream=Stream(8)), Crop)

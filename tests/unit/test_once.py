@@ -1,0 +1,35 @@
+"""Evaluation reads every sample of a source exactly once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.shards import frame, key_of_sample, undecodable, write_shards
+from umt_ds.data.once import iterate_once
+from umt_ds.errors import DataError
+
+
+def test_every_sample_once_in_manifest_order_with_centre_frames(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path)
+    batches = list(
+        iterate_once(folder, num_frames=2, side=16, batch_size=4, label_fields=["label", "motion"])
+    )
+    assert [key for batch in batches for key in batch.keys] == [key_of_sample(n) for n in range(15)]
+    assert [len(batch.keys) for batch in batches] == [4, 4, 4, 3]
+    assert [n for batch in batches for n in batch.labels["label"].tolist()] == list(range(15))
+    assert set(batches[0].labels["motion"].tolist()) == {-1}
+    # six stored frames, two segments of three: their centres are frames 1 and 4
+    expected = np.stack([frame(5, 1, size=(16, 16)), frame(5, 4, size=(16, 16))])
+    assert np.array_equal(batches[1].pixels[1].numpy(), expected)
+
+
+def test_a_bad_clip_is_left_out_and_too_many_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_shards(tmp_path, members=undecodable(3))
+    read = iterate_once(folder, num_frames=2, side=16, batch_size=50, max_bad_rate=0.1)
+    assert next(read).keys == tuple(key_of_sample(n) for n in range(15) if n != 3)
+    assert "clip-0003" in caplog.text
+    with pytest.raises(DataError, match="1 of 15 samples are bad"):
+        list(iterate_once(folder, num_frames=2, side=16, batch_size=50, max_bad_rate=0.01))

@@ -1,0 +1,156 @@
+"""Reading shards: every byte checked, and what is wrong with a folder said at once and clearly."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.shards import flip_byte, key_of_sample, noisy_frames, png_frames, shift_index, write_shards
+from umt_ds.data.order import SampleRef
+from umt_ds.data.records import index_path
+from umt_ds.data.source import LocalFiles, ShardSource
+from umt_ds.errors import DataError, DecodeError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_shards(tmp_path / "shards")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Retries without waiting; the pauses that would have been made."""
+    pauses: list[float] = []
+    monkeypatch.setattr("umt_ds.data.source.time.sleep", pauses.append)
+    return pauses
+
+
+def test_members_come_back_as_written(folder: Path) -> None:
+    source = ShardSource(folder)
+    assert source.counts == (5, 4, 6)
+    ref = SampleRef(shard=1, row=2)  # sample 5 + 2
+    assert source.key(ref) == key_of_sample(7)
+    assert {m.suffix: source.read(ref, m) for m in source.members(ref)} == png_frames(7)
+
+
+def test_refs_name_every_sample_once_in_manifest_order(folder: Path) -> None:
+    source = ShardSource(folder)
+    assert [source.key(ref) for ref in source.refs()] == [key_of_sample(n) for n in range(15)]
+
+
+def test_open_files_and_indexes_stay_bounded(folder: Path) -> None:
+    source = ShardSource(folder, max_open=1)
+    before = len(os.listdir("/proc/self/fd"))
+    for ref in list(source.refs()) * 2:
+        source.read(ref, source.members(ref)[0])
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+    source.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_changed_bytes_are_a_bad_sample(folder: Path) -> None:
+    flip_byte(folder, shard=0, row=1, suffix="002.png")
+    source = ShardSource(folder)
+    ref = SampleRef(0, 1)
+    damaged = next(m for m in source.members(ref) if m.suffix == "002.png")
+    with pytest.raises(DecodeError, match=r"002\.png do not match their CRC"):
+        source.read(ref, damaged)
+
+
+def test_missing_shards_are_named_when_the_source_is_opened(folder: Path) -> None:
+    (folder / "tiny-000001.tar").unlink()
+    with pytest.raises(DataError, match=r"1 of 3 shards are missing: tiny-000001\.tar") as caught:
+        ShardSource(folder)
+    assert caught.value.hint is not None
+
+
+def test_a_truncated_tar_is_named_when_the_source_is_opened(folder: Path) -> None:
+    tar = folder / "tiny-000002.tar"
+    os.truncate(tar, tar.stat().st_size - 1024)
+    with pytest.raises(DataError, match=r"tiny-000002\.tar does not match its manifest: \d+ bytes on disk"):
+        ShardSource(folder)
+
+
+def test_a_missing_index_is_an_error_with_the_command_to_run(folder: Path) -> None:
+    index_path(folder / "tiny-000000.tar").unlink()
+    with pytest.raises(DataError, match="umt-data index"):
+        ShardSource(folder).members(SampleRef(0, 0))
+
+
+def test_an_index_that_is_not_the_one_of_its_tar_is_refused(folder: Path) -> None:
+    shift_index(folder, shard=0)
+    with pytest.raises(DataError, match="not the file that the manifest names"):
+        ShardSource(folder).members(SampleRef(0, 0))
+
+
+def test_an_index_of_another_tar_is_refused(folder: Path) -> None:
+    other = index_path(folder / "tiny-000001.tar").read_bytes()
+    index_path(folder / "tiny-000000.tar").write_bytes(other)
+    with pytest.raises(DataError, match="does not match"):
+        ShardSource(folder).members(SampleRef(0, 0))
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no manifest\.json"):
+        ShardSource(tmp_path)
+
+
+def test_a_passing_io_error_is_tried_again(
+    folder: Path, impatient: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([True, True, False])
+    real_pread = os.pread
+
+    def flaky(file: int, size: int, offset: int) -> bytes:
+        if next(failures, False):
+            raise OSError(5, "Input/output error")
+        return real_pread(file, size, offset)
+
+    monkeypatch.setattr(os, "pread", flaky)
+    files = LocalFiles(folder, max_open=2)
+    content = (folder / "tiny-000000.tar").read_bytes()
+    assert files.read("tiny-000000.tar", 100, 50) == content[100:150]
+    assert impatient == [0.1, 0.5]
+
+
+def test_a_lasting_io_error_stops_loudly_and_is_no_bad_sample(
+    folder: Path, impatient: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ShardSource(folder)
+    member = source.members(SampleRef(0, 0))[0]
+
+    def broken(file: int, size: int, offset: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(DataError, match=r"cannot be read \(4 tries\)") as caught:
+        source.read(SampleRef(0, 0), member)
+    assert not isinstance(caught.value, DecodeError)
+    assert len(impatient) == 3
+
+
+def test_a_tar_cut_while_the_run_reads_it_is_noticed(folder: Path) -> None:
+    source = ShardSource(folder)
+    member = source.members(SampleRef(2, 5))[-1]
+    os.truncate(folder / "tiny-000002.tar", member.offset + 3)
+    with pytest.raises(DataError, match="truncated or replaced while the run read it"):
+        source.read(SampleRef(2, 5), member)
+
+
+def test_the_fingerprint_changes_with_the_content(tmp_path: Path) -> None:
+    one, same = write_shards(tmp_path / "a"), write_shards(tmp_path / "b")
+    other = write_shards(tmp_path / "c", members=noisy_frames)
+    assert ShardSource(one).fingerprint == ShardSource(same).fingerprint
+    assert ShardSource(one).fingerprint != ShardSource(other).fingerprint
+
+
+def test_an_edited_manifest_is_refused(folder: Path) -> None:
+    path = folder / "manifest.json"
+    record = json.loads(path.read_text())
+    record["shards"][0]["samples"] = 4
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="edited by hand"):
+        ShardSource(folder)

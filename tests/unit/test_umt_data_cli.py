@@ -1,0 +1,195 @@
+"""umt-data as a user types it: quick help without torch, exit codes, clear words for wrong input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from data_prep.cli import main, umt_data
+from tests.support.videos import write_videos
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("folder", "kinetics", "demo", "verify", "index", "sheet", "stats")
+SMALL = ("--frames", "2", "--short-side", "16", "--workers", "1")
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended: exit code, results (stdout), everything else (stderr)."""
+
+    code: int
+    out: str
+    err: str
+
+
+Umt = Callable[..., Said]
+
+
+@pytest.fixture
+def umt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Umt:
+    """`umt-data WORDS…` in this process, which loads torch once for all tests."""
+
+    def run(*words: str | Path) -> Said:
+        monkeypatch.setattr(sys, "argv", ["umt-data", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return Said(int(caught.value.code or 0), said.out, said.err)
+
+    return run
+
+
+def umt_apart(*words: str | Path) -> Said:
+    """The same in a process of its own; stderr ends with the heavy modules that it loaded."""
+    code = (
+        "import sys\nfrom data_prep.cli import main\ntry:\n    main()\n"
+        "finally:\n    sys.stderr.write(str({'torch', 'numpy', 'av', 'webdataset'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    return write_videos(tmp_path / "videos", 2, frames=3)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_loads_neither_torch_nor_numpy_and_shows_an_example(command: str) -> None:
+    done = umt_apart(*([command, "--help"] if command else ["--help"]))
+    assert done.code == 0
+    assert "Example:" in done.out
+    assert f"umt-data {command}" in done.out
+    assert done.err == "set()"
+
+
+def test_help_answers_within_half_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        umt_apart("--help")
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(4)) < 0.5  # the best of four: the machine may be busy
+
+
+def test_every_command_is_tested_and_every_writer_has_a_dry_run() -> None:
+    assert set(umt_data.commands) == set(COMMANDS)
+    for name, command in umt_data.commands.items():
+        assert isinstance(command, click.Command)
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert ("--dry-run" in options) == (name not in ("verify", "stats"))
+
+
+def test_the_way_from_a_folder_to_a_checked_set(videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    done = umt_apart("folder", videos, out, *SMALL)
+    assert done.code == 0
+    assert done.out.startswith("set: 2 samples + 0 refused = 2 in all; ")
+    assert "2/2" in done.err  # the progress bar is not in the results
+    for command, words in {"verify": "all good", "stats": "2 samples", "sheet": "2 samples drawn"}.items():
+        done = umt_apart(command, out)
+        assert (done.code, "torch" in done.err) == (0, False)
+        assert words in done.out
+    assert (out / "sheet.png").exists()
+    again = umt_apart("folder", videos, out, *SMALL)
+    assert (again.code, "torch" in again.err) == (0, False)  # nothing was left to write
+
+
+@pytest.mark.parametrize(("max_bad", "code"), [("0.5", 0), ("0.2", 1)])
+def test_exit_code_says_whether_refusals_are_within_max_bad(
+    umt: Umt, videos: Path, tmp_path: Path, max_bad: str, code: int
+) -> None:
+    (videos / "zero.mp4").touch()
+    done = umt("folder", videos, tmp_path / "set", *SMALL, "--max-bad", max_bad)
+    assert done.code == code
+    assert "2 samples + 1 refused = 3 in all" in done.out
+    assert "1  file is empty (0 bytes)" in done.out
+    assert ("failed: 33.3%" in done.err) == bool(code)
+
+
+def test_missing_kinetics_rows_are_counted_apart(umt: Umt, videos: Path, tmp_path: Path) -> None:
+    (videos / "v00.mp4").rename(videos / "abcdefghijk_000001_000002.mp4")
+    csv = tmp_path / "k.csv"
+    csv.write_text(
+        "label,youtube_id,time_start,time_end,split\na,abcdefghijk,1,2,val\nb,zzzzzzzzzzz,3,4,val\n"
+    )
+    done = umt("kinetics", videos, tmp_path / "set", "--csv", csv, *SMALL, "--max-bad", "0")
+    assert done.code == 0
+    assert "1 samples + 0 refused + 1 left out before decoding = 2 in all" in done.out
+    assert (tmp_path / "set" / "bad.csv").read_text().splitlines()[1:] == [
+        "zzzzzzzzzzz_000003_000004,missing: no file for line 3"
+    ]
+
+
+def test_a_dry_run_writes_nothing(umt: Umt, videos: Path, tmp_path: Path) -> None:
+    for words in (("folder", videos, tmp_path / "set", *SMALL), ("demo", tmp_path / "demo")):
+        done = umt(*words, "--dry-run")
+        assert done.code == 0
+        assert "would" in done.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
+
+
+def test_damage_and_changed_options_are_told_by_the_exit_code(umt: Umt, videos: Path, tmp_path: Path) -> None:
+    umt("folder", videos, tmp_path / "set", *SMALL)
+    changed = umt("folder", videos, tmp_path / "set", *SMALL, "--quality", "80")
+    assert changed.code == 2
+    assert "quality 90 → 80" in changed.err
+    assert "hint: " in changed.err
+    tar = next((tmp_path / "set").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-512])
+    damaged = umt("verify", tmp_path / "set")
+    assert damaged.code == 1
+    assert "1 faults" in damaged.out
+
+
+WRONG = {
+    ("folder", "gone", "set"): (2, "does not exist"),
+    ("folder", "empty", "set"): (1, "no video below"),
+    ("folder", "videos", "set", "--captions", "gone.csv"): (2, "does not exist"),
+    ("folder", "videos", "set", "--captions", "columns.csv"): (1, "no column caption"),
+    ("folder", "videos", "set", "--captions", "binary.csv"): (1, "cannot be read as a UTF-8 csv"),
+    ("folder", "videos", "set", "--frames", "0"): (2, "not in the range"),
+    ("folder", "videos", "set", "--name", "a/b"): (2, "no file name"),
+    ("folder", "videos", "videos/v00.mp4"): (2, "is a file"),
+    ("kinetics", "videos", "set"): (2, "Missing option '--csv'"),
+    ("demo", "set", "--clips", "3"): (2, "at least 10 clips"),
+    ("verify", "videos"): (1, "holds no manifest.json"),
+    ("index", "videos"): (1, "no *.tar"),
+    ("stats", "gone"): (2, "does not exist"),
+    ("fold",): (2, "No such command"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_wrong_input_gives_one_clear_error(
+    umt: Umt, videos: Path, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "columns.csv").write_text("file,text\n")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
+    monkeypatch.chdir(tmp_path)
+    code, message = WRONG[words]
+    done = umt(*words)
+    assert done.code == code
+    assert message in done.err
+    assert not list(tmp_path.glob("set/*.tar"))
+
+
+def test_the_demo_is_made_whole_and_a_second_time_left_alone(umt: Umt, tmp_path: Path) -> None:
+    words = ("demo", tmp_path / "demo", "--clips", "10", "--size", "32", "--workers", "1")
+    first = umt(*words)
+    assert first.code == 0
+    assert first.out.splitlines()[0].startswith("demo-train: 8 samples + 0 refused = 8 in all")
+    assert first.out.splitlines()[1].startswith("demo-val: 2 samples + 0 refused = 2 in all")
+    assert umt(*words).out == first.out

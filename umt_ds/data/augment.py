@@ -1,0 +1,191 @@
+"""What happens to the pixels of a clip between decoding and the model: crop, resize, colour, flip.
+
+All frames of a clip are treated alike, and every choice comes from a keyed stream. Pixels stay uint8;
+the model normalises on its device. T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from umt_ds.errors import ConfigError
+from umt_ds.keyed import Stream
+
+CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
+
+Pixels = NDArray[np.uint8]
+CropKind = Literal["multi_scale", "center"]
+ColourOp = tuple[Literal["brightness", "contrast", "saturation", "hue"], float]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Strengths as in torchvision's ColorJitter: factor in [1 - s, 1 + s], hue shift in [-hue, hue] ≤ 0.5."""
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.brightness, self.contrast, self.saturation, self.hue) < 0 or self.hue > 0.5:
+            raise ConfigError(f"{self}: strengths must not be negative, and hue at most 0.5")
+
+    def draw(self, stream: Stream) -> list[ColourOp]:
+        """The operations that are on, with their factors, in a random order."""
+        ops: list[ColourOp] = []
+        if self.brightness:
+            ops.append(("brightness", stream.uniform(max(0.0, 1 - self.brightness), 1 + self.brightness)))
+        if self.contrast:
+            ops.append(("contrast", stream.uniform(max(0.0, 1 - self.contrast), 1 + self.contrast)))
+        if self.saturation:
+            ops.append(("saturation", stream.uniform(max(0.0, 1 - self.saturation), 1 + self.saturation)))
+        if self.hue:
+            ops.append(("hue", stream.uniform(-self.hue, self.hue)))
+        return sorted(ops, key=lambda _: stream.raw())
+
+
+NO_JITTER = ColorJitter()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a frame becomes a square: cut `crop`, resize to `size` (w, h), keep side x side at (left, top)."""
+
+    crop: Crop
+    size: tuple[int, int]
+    left: int = 0
+    top: int = 0
+
+
+def training_view(
+    frames: Pixels,
+    *,
+    side: int,
+    stream: Stream,
+    crop: CropKind = "multi_scale",
+    flip: bool = False,
+    jitter: ColorJitter = NO_JITTER,
+    out: Pixels | None = None,
+) -> Pixels:
+    """A random view of a clip: u8 [T,H,W,3] → u8 [T,side,side,3], written into `out` if given.
+
+    Crop and resize, colour jitter, then with `flip` a mirror image half of the time.
+    Source: SPEC 6.3, stage 1.
+    """
+    height, width = frames.shape[1:3]
+    match crop:
+        case "multi_scale":
+            placement = Placement(draw_crop(width, height, side=side, stream=stream), (side, side))
+        case "center":
+            placement = centred(width, height, side)
+        case _:
+            assert_never(crop)
+    colours = jitter.draw(stream)
+    mirrored = flip and stream.integer(2) == 1
+    return _render(frames, placement, side=side, colours=colours, mirrored=mirrored, out=out)
+
+
+def centre_view(frames: Pixels, *, side: int, out: Pixels | None = None) -> Pixels:
+    """The view for evaluation, without chance: u8 [T,H,W,3] → u8 [T,side,side,3]."""
+    placement = centred(frames.shape[2], frames.shape[1], side)
+    return _render(frames, placement, side=side, colours=(), mirrored=False, out=out)
+
+
+def centred(width: int, height: int, side: int) -> Placement:
+    """Short side to `side`, then the centre. Source: SPEC 6.3, validation (with PIL's bilinear filter)."""
+    short = min(width, height)
+    size = (side * width // short, side * height // short)
+    return Placement(Crop(0, 0, width, height), size, (size[0] - side) // 2, (size[1] - side) // 2)
+
+
+def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
+    """One of the 10 sizes at one of the 13 places, both uniform. Source: SPEC 6.3, GroupMultiScaleCrop."""
+    sizes = crop_sizes(width, height, side)
+    crop_width, crop_height = sizes[stream.integer(len(sizes))]
+    corners = crop_corners(width - crop_width, height - crop_height)
+    left, top = corners[stream.integer(len(corners))]
+    return Crop(left, top, crop_width, crop_height)
+
+
+def crop_sizes(width: int, height: int, side: int) -> list[tuple[int, int]]:
+    """The (width, height) pairs of neighbouring scales of the short side: 10 of 4 x 4.
+
+    A size within 3 pixels of `side` becomes `side`, which saves the resize. Never larger than the
+    picture, though: the published code pads with black there.
+    """
+    base = min(width, height)
+    exact = [int(base * scale) for scale in CROP_SCALES]
+    sizes = [side if abs(size - side) < 3 and side <= base else max(size, 1) for size in exact]
+    return [(w, h) for i, h in enumerate(sizes) for j, w in enumerate(sizes) if abs(i - j) <= 1]
+
+
+def crop_corners(free_width: int, free_height: int) -> Sequence[tuple[int, int]]:
+    """The 13 (left, top) places of a crop, on a grid of quarters of the room left around it."""
+    x, y = free_width // 4, free_height // 4
+    corners = [(0, 0), (4, 0), (0, 4), (4, 4), (2, 2)]
+    edge_middles = [(0, 2), (4, 2), (2, 4), (2, 0)]
+    quarters = [(1, 1), (3, 1), (1, 3), (3, 3)]
+    return [(column * x, row * y) for column, row in corners + edge_middles + quarters]
+
+
+def _render(
+    frames: Pixels,
+    place: Placement,
+    *,
+    side: int,
+    colours: Sequence[ColourOp],
+    mirrored: bool,
+    out: Pixels | None,
+) -> Pixels:
+    """The same treatment for every frame. u8 [T,H,W,3] → u8 [T,side,side,3]."""
+    out = np.empty((len(frames), side, side, 3), np.uint8) if out is None else out
+    for frame, target in zip(frames, out, strict=True):
+        picture = _resized(frame, place.crop, place.size)
+        for op in colours:
+            picture = _recoloured(picture, op)
+        if mirrored:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        target[...] = np.asarray(picture)[place.top : place.top + side, place.left : place.left + side]
+    return out
+
+
+def _resized(frame: Pixels, crop: Crop, size: tuple[int, int]) -> Image.Image:
+    """Crop first, then resize: the filter must not see pixels outside the crop. frame: u8 [H,W,3]."""
+    cut = frame[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    picture = Image.fromarray(cut)
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def _recoloured(picture: Image.Image, op: ColourOp) -> Image.Image:
+    """One colour operation, as torchvision does it on PIL pictures."""
+    kind, factor = op
+    match kind:
+        case "brightness":
+            return ImageEnhance.Brightness(picture).enhance(factor)
+        case "contrast":
+            return ImageEnhance.Contrast(picture).enhance(factor)
+        case "saturation":
+            return ImageEnhance.Color(picture).enhance(factor)
+        case "hue":
+            hue, saturation, value = picture.convert("HSV").split()
+            shifted = np.asarray(hue) + np.uint8(int(factor * 255) % 256)  # wraps around the circle
+            return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
+        case _:
+            assert_never(kind)

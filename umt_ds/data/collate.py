@@ -1,0 +1,61 @@
+"""From what each draw shows to one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from umt_ds.batch import Batch, Media, Tokens
+from umt_ds.keyed import add_digests
+
+Tokenize = Callable[[list[str]], Tokens]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one draw shows, besides its pixels."""
+
+    draw: int
+    key: str
+    digest: int
+    is_substitute: bool
+    label: int | None = None  # None where the run wants no labels
+    caption: str | None = None  # None where the run wants no text
+
+
+def collate(
+    shown: Sequence[Shown], pixels: Tensor, *, media: Media, step_start: int, tokenize: Tokenize | None
+) -> Batch:
+    """B = draws · views rows, the views of a draw side by side. pixels: u8 [draws,views,T,H,W,3].
+
+    `step_start` is the first draw of the optimiser step; slots count rows from there.
+    """
+    views = pixels.shape[1]
+    draws = torch.tensor([item.draw for item in shown])
+    slots = (draws - step_start).unsqueeze(1) * views + torch.arange(views)  # [draws,views]
+    return Batch(
+        media=media,
+        pixels=pixels.flatten(0, 1),
+        draws=draws.repeat_interleave(views),
+        slots=slots.flatten(),
+        keys=tuple(item.key for item in shown for _ in range(views)),
+        digest=add_digests(*(item.digest for item in shown)),
+        substituted=sum(item.is_substitute for item in shown),
+        text=_text(shown, views, tokenize),
+        labels=_labels(shown, views),
+    )
+
+
+def _text(shown: Sequence[Shown], views: int, tokenize: Tokenize | None) -> Tokens | None:
+    if tokenize is None:
+        return None
+    tokens = tokenize([item.caption for item in shown if item.caption is not None])
+    return Tokens(tokens.ids.repeat_interleave(views, 0), tokens.mask.repeat_interleave(views, 0))
+
+
+def _labels(shown: Sequence[Shown], views: int) -> Tensor | None:
+    labels = [item.label for item in shown if item.label is not None]
+    return torch.tensor(labels).repeat_interleave(views) if labels else None

@@ -1,0 +1,100 @@
+"""From the bytes of a sample's members to frames: uint8 [T,H,W,3], RGB.
+
+Everything that bytes can do wrong ends as DecodeError. Sizes are read before memory is reserved, so a
+picture or array that claims to be huge costs nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import simplejpeg
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from umt_ds.errors import DecodeError
+
+MAX_PICTURE_PIXELS = 1 << 26  # 67 million; the largest photographs in CC12M have about 50
+
+Frames = NDArray[np.uint8]
+
+# What Pillow's readers raise on damaged files; anything else is a bug of ours and goes through.
+_BAD_PICTURE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode_pictures(pictures: Sequence[bytes]) -> Frames:
+    """Encoded pictures of one size → u8 [T,H,W,3]. Raises DecodeError."""
+    frames = np.empty((len(pictures), *_picture_size(pictures[0]), 3), np.uint8)
+    for picture, frame in zip(pictures, frames, strict=True):
+        _decode_into(picture, frame)
+    return frames
+
+
+def decode_array(data: bytes) -> Frames:
+    """The bytes of a .npy file → u8 [T,H,W,3], without a copy and never unpickling. Raises DecodeError."""
+    file = io.BytesIO(data)
+    try:
+        version = npy.read_magic(file)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(file)
+    except (ValueError, SyntaxError, EOFError) as error:
+        raise DecodeError(f"not a .npy file: {error}") from error
+    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise DecodeError(f".npy holds {dtype} {shape}; clips are uint8 [T,H,W,3] in C order")
+    body = np.frombuffer(data, np.uint8, offset=file.tell())
+    if body.size != math.prod(shape):
+        raise DecodeError(f".npy says {shape} but holds {body.size} bytes")
+    return body.reshape(shape)
+
+
+def _decode_into(data: bytes, frame: Frames) -> None:
+    """One picture into `frame`, u8 [H,W,3]."""
+    if _picture_size(data) != frame.shape[:2]:
+        raise DecodeError(f"frames of one clip differ in size: {_picture_size(data)} and {frame.shape[:2]}")
+    if _is_jpeg(data):
+        try:
+            # the fast DCT is off by up to 89 levels: never use it
+            simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False, buffer=frame)
+            return
+        except ValueError:
+            pass  # CMYK, or damage that Pillow may still read: it has the last word
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            frame[...] = np.asarray(picture.convert("RGB"))
+    except _BAD_PICTURE as error:
+        raise DecodeError(f"picture cannot be decoded: {error}") from error
+
+
+def _picture_size(data: bytes) -> tuple[int, int]:
+    """(height, width) from the header, refused above MAX_PICTURE_PIXELS."""
+    try:
+        if _is_jpeg(data):
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        else:
+            with Image.open(io.BytesIO(data)) as picture:
+                width, height = picture.size
+    except UnidentifiedImageError as error:  # its message holds a memory address
+        raise DecodeError("not a picture in any known format") from error
+    except _BAD_PICTURE as error:
+        raise DecodeError(f"the header of the picture is damaged: {error}") from error
+    if height * width > MAX_PICTURE_PIXELS:
+        raise DecodeError(f"picture of {width} x {height} pixels is larger than any video frame")
+    return height, width
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return data[:2] == b"\xff\xd8"

@@ -1,0 +1,368 @@
+"""The shard contract: what lies in a folder of shards, and how to read it. Torch-free.
+
+    k710-train-000123.tar            plain WebDataset tar: KEY.000.jpg … KEY.031.jpg, KEY.json, KEY2.000.jpg, …
+    k710-train-000123.index.npz      where each member lies in the tar: offset, size, CRC-32
+    manifest.json                    the set: shards with counts and hashes, labels, options, fingerprint
+
+A sample is one clip. Its media are frames (`000.jpg` …), one array (`npy`, uint8 [T,H,W,3]), one whole
+video (`mp4`, `webm`, …) or one image (`jpg`, `png`, …: a clip of one frame). Any WebDataset tool reads
+the tars; the index only makes single members addressable, so that eight frames of 32 cost eight reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from umt_ds.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp")
+VIDEO_SUFFIXES = (
+    *("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "gif", "ts"),
+    *("flv", "wmv", "asf", "3gp", "ogv", "m2ts", "mts", "vob"),
+)
+_FRAME = re.compile(r"\d+\.(?:jpg|jpeg|png|webp)$")
+
+Media = Literal["frames", "npy", "video", "image", "none"]
+
+
+def sample_key(relative_path: str) -> str:
+    """The key of a clip: its relative path without extension, odd characters percent-encoded.
+
+    A dot would end the key for WebDataset, and a leading slash or `..` would leave the folder on
+    extraction: every character but letters, digits, `_`, `-` and `/` is encoded, dots included.
+    """
+    stem = os.path.splitext(relative_path.replace(os.sep, "/").strip("/"))[0]
+    return quote(stem, safe="/").replace(".", "%2E").replace("~", "%7E")
+
+
+def media_of(suffixes: Sequence[str]) -> Media:
+    """What kind of clip the member suffixes of one sample describe (`json`, `txt`, `cls` are not media)."""
+    lowered = [s.lower() for s in suffixes]
+    if any(_FRAME.match(s) for s in lowered):
+        return "frames"
+    if "npy" in lowered:
+        return "npy"
+    if any(s in VIDEO_SUFFIXES for s in lowered):
+        return "video"
+    if any(s in IMAGE_SUFFIXES for s in lowered):
+        return "image"
+    return "none"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file inside a tar: bytes [offset, offset + size), CRC-32 of them."""
+
+    suffix: str
+    offset: int
+    size: int
+    crc: int
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where each member of each sample lies. n samples, m members; members of sample i are
+    `starts[i] : starts[i+1]`, in tar order."""
+
+    tar_size: int
+    keys: NDArray[np.bytes_]  # [n]
+    starts: NDArray[np.int64]  # [n+1]
+    suffixes: NDArray[np.bytes_]  # [m]
+    offsets: NDArray[np.int64]  # [m]
+    sizes: NDArray[np.int64]  # [m]
+    crcs: NDArray[np.uint32]  # [m]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def key(self, row: int) -> str:
+        return bytes(self.keys[row]).decode()
+
+    def members(self, row: int) -> list[Member]:
+        """The members of sample `row`, in tar order."""
+        span = range(int(self.starts[row]), int(self.starts[row + 1]))
+        return [
+            Member(
+                bytes(self.suffixes[m]).decode(), int(self.offsets[m]), int(self.sizes[m]), int(self.crcs[m])
+            )
+            for m in span
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write as .npz beside the tar (`.partial`, then renamed); the same index gives the same bytes."""
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as out:
+            np.savez(
+                out,
+                tar_size=np.int64(self.tar_size),
+                keys=self.keys,
+                starts=self.starts,
+                suffixes=self.suffixes,
+                offsets=self.offsets,
+                sizes=self.sizes,
+                crcs=self.crcs,
+            )
+            _to_disk(out)
+        os.replace(partial, path)
+
+
+def index_path(tar: Path) -> Path:
+    """`x.tar` → `x.index.npz`."""
+    return tar.with_name(tar.name.removesuffix(".tar") + ".index.npz")
+
+
+def load_index(tar: Path) -> ShardIndex:
+    """Read the index of `tar` and check that it belongs to it.
+
+    Raises DataError where the tar or its index is missing or unreadable, or their sizes disagree.
+    """
+    path = index_path(tar)
+    if not tar.is_file():
+        raise DataError(f"shard {tar} is missing", hint=f"restore it, or run `umt-data index {tar.parent}`")
+    if not path.is_file():
+        raise DataError(f"shard {tar} has no index {path.name}", hint=f"run `umt-data index {tar.parent}`")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        index = ShardIndex(tar_size=int(arrays.pop("tar_size")), **arrays)
+        _check_lengths(index)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"index {path} cannot be read: {error}", hint=f"run `umt-data index {tar.parent} --force`"
+        ) from error
+    actual = tar.stat().st_size
+    if actual != index.tar_size:
+        raise DataError(
+            f"index {path.name} does not match its tar {tar}: {index.tar_size} bytes indexed, {actual} on disk",
+            hint="the tar was truncated or replaced: restore it, or run "
+            f"`umt-data index {tar.parent} --force` to index what is there now",
+        )
+    return index
+
+
+def _check_lengths(index: ShardIndex) -> None:
+    members = len(index.suffixes)
+    same = len(index.offsets) == len(index.sizes) == len(index.crcs) == members
+    if len(index.starts) != len(index.keys) + 1 or int(index.starts[-1]) != members or not same:
+        raise ValueError("its tables differ in length")
+
+
+def read_members(tar: Path, members: Iterable[Member]) -> dict[str, bytes]:
+    """The bytes of `members` of `tar`, by suffix. Raises DataError where they no longer match their CRC-32."""
+    found: dict[str, bytes] = {}
+    with tar.open("rb") as file:
+        for member in members:
+            file.seek(member.offset)
+            data = file.read(member.size)
+            if len(data) != member.size or zlib.crc32(data) != member.crc:
+                raise DataError(
+                    f"{tar}: member {member.suffix} at byte {member.offset} does not match its checksum",
+                    hint=f"copy or write the shard again; `umt-data verify {tar.parent}` lists all damage",
+                )
+            found[member.suffix] = data
+    return found
+
+
+def split_member_name(name: str) -> tuple[str, str]:
+    """WebDataset's rule: the key ends at the first dot of the last path part. (`a/b.000.jpg` → `a/b`, `000.jpg`)"""
+    folder, _, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), suffix
+
+
+def index_tar(tar: Path) -> ShardIndex:
+    """Scan a tar once and say where each member lies. Consecutive members with one key are one sample.
+
+    Raises DataError on a truncated or unreadable tar, a key that comes back later in the tar, or a
+    member name that leaves the folder (`..`, absolute).
+    """
+    size = tar.stat().st_size
+    keys: list[str] = []
+    starts: list[int] = []
+    members: list[Member] = []
+    seen: set[str] = set()
+    for name, member in _scan(tar):
+        key, suffix = split_member_name(name)
+        if not keys or keys[-1] != key:
+            if key in seen:
+                raise DataError(
+                    f"{tar}: sample key {key!r} occurs twice",
+                    hint="keys must be unique within a tar: rewrite it",
+                )
+            seen.add(key)
+            keys.append(key)
+            starts.append(len(members))
+        members.append(Member(suffix, member.offset, member.size, member.crc))
+    return ShardIndex(
+        tar_size=size,
+        keys=np.array([k.encode() for k in keys], dtype=np.bytes_),
+        starts=np.array([*starts, len(members)], dtype=np.int64),
+        suffixes=np.array([m.suffix.encode() for m in members], dtype=np.bytes_),
+        offsets=np.array([m.offset for m in members], dtype=np.int64),
+        sizes=np.array([m.size for m in members], dtype=np.int64),
+        crcs=np.array([m.crc for m in members], dtype=np.uint32),
+    )
+
+
+def _scan(tar: Path) -> Iterator[tuple[str, Member]]:
+    """Name and place of each regular file in `tar`, with its CRC."""
+    try:
+        with tarfile.open(tar, "r:") as archive, tar.open("rb") as raw:
+            for info in archive:
+                if not info.isreg():
+                    continue
+                _check_name(tar, info.name)
+                raw.seek(info.offset_data)
+                crc, left = 0, info.size
+                while left:
+                    chunk = raw.read(min(left, 1 << 20))
+                    if not chunk:
+                        raise DataError(
+                            f"{tar} is truncated inside {info.name}", hint="copy or write it again"
+                        )
+                    crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+                yield info.name, Member("", info.offset_data, info.size, crc)
+            _check_end(tar, archive, raw)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{tar} cannot be read as a tar: {error}", hint="copy or write it again") from error
+
+
+def _check_name(tar: Path, name: str) -> None:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise DataError(f"{tar}: member {name!r} points outside its folder; the tar is refused")
+    if any("\udc80" <= character <= "\udcff" for character in name):  # what tarfile makes of stray bytes
+        raise DataError(
+            f"{tar}: member name {name!r} is not UTF-8", hint="write the tar again with UTF-8 names"
+        )
+
+
+def _check_end(tar: Path, archive: tarfile.TarFile, raw: Any) -> None:
+    """A whole tar ends with zero blocks; one cut between two members would pass unnoticed without this."""
+    raw.seek(archive.offset)
+    tail = raw.read(512)
+    if len(tail) < 512 or tail.strip(b"\0"):
+        raise DataError(
+            f"{tar} has no end-of-archive block: it was cut off", hint="copy or write it again, then index it"
+        )
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard in the manifest. `sha256` is of the tar, `index_sha256` of the index file."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds. `fingerprint` changes whenever what a run would read changes."""
+
+    name: str
+    media: str
+    shards: tuple[ShardEntry, ...]
+    labels: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    tool: str = ""
+    format: int = FORMAT
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over shard names, counts and content hashes, and the label list (order matters)."""
+        content = [[s.file, s.samples, s.bytes, s.sha256] for s in self.shards]
+        text = json.dumps([content, list(self.labels)], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/manifest.json` (`.partial`, then renamed)."""
+        record = {**asdict(self), "num_samples": self.num_samples, "fingerprint": self.fingerprint}
+        write_json(folder / MANIFEST, record)
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read `folder/manifest.json`. Raises DataError where it is missing, damaged or of another format."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(
+            f"{folder} holds no {MANIFEST}: it is not a folder of finished shards",
+            hint=f"write shards with umt-data, or run `umt-data index {folder}` on tars from elsewhere",
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stated = record.pop("fingerprint")
+        record.pop("num_samples")
+        shards = tuple(ShardEntry(**entry) for entry in record.pop("shards"))
+        manifest = Manifest(shards=shards, labels=tuple(record.pop("labels")), **record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # ValueError: no JSON, or no UTF-8
+        raise DataError(
+            f"{path} is damaged: {error}", hint=f"run `umt-data index {folder} --force`"
+        ) from error
+    if manifest.format != FORMAT:
+        raise DataError(f"{path} has format {manifest.format}; this version reads {FORMAT}")
+    if manifest.fingerprint != stated:
+        raise DataError(
+            f"{path} was edited by hand: its fingerprint does not match its content",
+            hint=f"restore it, or run `umt-data index {folder} --force`",
+        )
+    for shard in manifest.shards:
+        if Path(shard.file).name != shard.file:
+            raise DataError(f"{path}: shard {shard.file!r} points outside its folder; the set is refused")
+    return manifest
+
+
+def write_json(path: Path, record: object) -> None:
+    """Write JSON that another process may read: `.partial`, then renamed."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as out:
+        out.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        _to_disk(out)
+    os.replace(partial, path)
+
+
+def _to_disk(file: IO[Any]) -> None:
+    """Before a rename: after a power cut the new name must not stand for an empty file."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shard_entries(tars: Iterable[Path]) -> tuple[ShardEntry, ...]:
+    """Manifest entries of finished (indexed) shards, in the order given."""
+    return tuple(
+        ShardEntry(
+            file=tar.name,
+            samples=len(load_index(tar)),
+            bytes=tar.stat().st_size,
+            sha256=sha256_of(tar),
+            index_sha256=sha256_of(index_path(tar)),
+        )
+        for tar in tars
+    )
