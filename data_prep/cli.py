@@ -131,9 +131,7 @@ def folder(
 @umt_data.command(short_help="Shards of Kinetics by its official csv.")
 @click.argument("videos", type=Folder)
 @click.argument("out", type=NewFolder)
-@click.option(
-    "--csv", type=File, required=True, help="Official csv: label,youtube_id,time_start,time_end,split."
-)
+@click.option("--csv", type=File, required=True, help="Official csv: label,youtube_id,time_start,time_end,split.")
 @_classes
 @_name
 @_limit
@@ -184,9 +182,7 @@ def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOpt
     from data_prep.sources.demo import FRAMES, list_demo, render_demo
 
     if dry_run:
-        click.echo(
-            f"would render {clips} clips of {size}x{size} in {out}/videos, then {out}/train and {out}/val"
-        )
+        click.echo(f"would render {clips} clips of {size}x{size} in {out}/videos, then {out}/train and {out}/val")
         return
     render_demo(out, count=clips, seed=seed, size=size, run=run)
     store = StoreOptions(frames=FRAMES, short_side=size, per_shard=128)
@@ -230,16 +226,12 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
         click.echo(f"would index {len(list(out.glob('*.tar')))} tars in {out}")
         return
     manifest = index_folder(out, force=force)
-    click.echo(
-        f"{manifest.name}: {manifest.num_samples:,} samples ({manifest.media}) in {len(manifest.shards)} shards"
-    )
+    click.echo(f"{manifest.name}: {manifest.num_samples:,} samples ({manifest.media}) in {len(manifest.shards)} shards")
 
 
 @umt_data.command(short_help="Draw a contact sheet.")
 @click.argument("out", type=Folder)
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: OUT/sheet.png]"
-)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="[default: OUT/sheet.png]")
 @click.option("--samples", default=24, type=_POSITIVE, help="At most so many, spread over the set.")
 @_dry_run
 def sheet(out: Path, output: Path | None, samples: int, dry_run: bool) -> None:
@@ -297,9 +289,7 @@ def _prepare(
     summary = prepare(listing, out, name=name, store=store, run=run)
     click.echo(_summary_text(summary))
     if summary.bad_share > run.max_bad:
-        click.echo(
-            f"failed: {summary.bad_share:.1%} of the clips were refused, more than --max-bad", err=True
-        )
+        click.echo(f"failed: {summary.bad_share:.1%} of the clips were refused, more than --max-bad", err=True)
         sys.exit(EXIT_FAILED)
 
 

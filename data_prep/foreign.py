@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_prep.manifest import STATE_FOLDER, tool
+from data_prep.progress import progress
 from data_prep.samples import samples_of
 from umt_ds.data.records import (
     MANIFEST,
@@ -37,7 +36,7 @@ def index_folder(folder: Path, *, force: bool = False) -> Manifest:
         raise DataError(f"{folder} is a set that umt-data has not finished", hint="give its command again")
     before = _manifest_before(folder)
     kinds: Counter[str] = Counter()
-    for tar in tqdm(tars, unit="tar", desc="index"):
+    for tar in progress(tars, unit="tar", desc="index"):
         if force or not _has_index(tar):
             index_tar(tar).save(index_path(tar))
         kinds.update(sample.media for sample in samples_of(tar))

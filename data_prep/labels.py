@@ -87,7 +87,5 @@ def _read_names(path: Path) -> tuple[str, ...]:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated or not names:
         what = f"names {repeated[0]!r} twice" if repeated else "is empty"
-        raise DataError(
-            f"class list {path} {what}", hint="one class name a line, in the order of the numbers"
-        )
+        raise DataError(f"class list {path} {what}", hint="one class name a line, in the order of the numbers")
     return tuple(names)

@@ -135,9 +135,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(
-            f"{path} is damaged: {error}", hint="delete it and give the same command again"
-        ) from error
+        raise DataError(f"{path} is damaged: {error}", hint="delete it and give the same command again") from error
     return record
 
 
@@ -160,9 +158,7 @@ def only_one_run(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(
-                f"another umt-data is working in {out}", hint="wait for it, or stop it"
-            ) from error
+            raise DataError(f"another umt-data is working in {out}", hint="wait for it, or stop it") from error
         yield
 
 

@@ -15,6 +15,7 @@ from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, 
 from data_prep.decode import decode_clip
 from data_prep.engines import Lost, in_order
 from data_prep.manifest import Done, Plan, Summary, finish, only_one_run, open_plan
+from data_prep.progress import progress
 from data_prep.stats import write_stats
 from data_prep.writer import disk_full_is_an_error, write_shard
 
@@ -48,7 +49,7 @@ def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Wo
     before = len(plan.listing.clips) - len(clips)
     with (
         closing(results),
-        tqdm(total=before + len(clips), initial=before, unit="clip", desc=plan.name) as bar,
+        progress(total=before + len(clips), initial=before, unit="clip", desc=plan.name) as bar,
     ):
         outcomes = _outcomes(clips, results, bar)
         for shard in shards:

@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_prep.decode import evenly_spread
+from data_prep.progress import progress
 from data_prep.samples import StoredSample, samples_of
 from umt_ds.data.records import (
     ShardEntry,
@@ -59,7 +58,7 @@ def verify(folder: Path, *, every: int = 10, frames: int = 3) -> Report:
     for tar in sorted(folder.glob("*.tar")):
         if tar.name not in listed:
             report.add("shard not in the manifest", tar.name)
-    for shard in tqdm(manifest.shards, unit="shard", desc="verify"):
+    for shard in progress(manifest.shards, unit="shard", desc="verify"):
         report.shards += 1
         index = _check_files(folder / shard.file, shard, report)
         if index is not None:
@@ -75,17 +74,13 @@ def _check_files(tar: Path, shard: ShardEntry, report: Report) -> ShardIndex | N
         report.add("shard or index missing or mismatched", error)
         return None
     if tar.stat().st_size != shard.bytes:
-        report.add(
-            "size differs from the manifest", f"{tar.name}: {tar.stat().st_size}, not {shard.bytes} bytes"
-        )
+        report.add("size differs from the manifest", f"{tar.name}: {tar.stat().st_size}, not {shard.bytes} bytes")
     elif sha256_of(tar) != shard.sha256:
         report.add("sha256 differs from the manifest", tar.name)
     if sha256_of(index_path(tar)) != shard.index_sha256:
         report.add("index sha256 differs from the manifest", index_path(tar).name)
     if len(index) != shard.samples:
-        report.add(
-            "count differs from the manifest", f"{tar.name}: {len(index)}, not {shard.samples} samples"
-        )
+        report.add("count differs from the manifest", f"{tar.name}: {len(index)}, not {shard.samples} samples")
     return index
 
 

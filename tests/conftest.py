@@ -1,14 +1,12 @@
-"""Tests import `support` and `distributed` from here, and find the shared folder of real inputs."""
+"""The folder of real inputs beside the repository."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS))
 SHARED = TESTS.parent.parent / "shared"
 
 

@@ -12,6 +12,7 @@ Randomness on the device is `umt_ds.kernels.philox`.
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ _TWO_64 = 1 << 64
 
 def key_of(seed: int, *path: int | str) -> int:
     """A 64-bit key for (seed, path): distinct paths give independent keys."""
-    text = "/".join([str(int(seed)), *(p if isinstance(p, str) else str(int(p)) for p in path)])
+    # JSON keeps 1 and "1", and "a/b" and "a", "b", apart
+    text = json.dumps([int(seed), *(part if isinstance(part, str) else int(part) for part in path)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

@@ -20,11 +20,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from data_prep.clip import Clip, Listing, RunOptions
 from data_prep.engines import Lost, in_order
 from data_prep.labels import read_table
+from data_prep.progress import progress
 from umt_ds.data.records import sample_key, write_json
 from umt_ds.data.video import write_mp4
 from umt_ds.errors import ConfigError, MachineError
@@ -116,7 +116,7 @@ def render_demo(out: Path, *, count: int, seed: int, size: int, run: RunOptions)
     world = scenes(count, seed)
     missing = [scene for scene in world if not (videos / scene.file).is_file()]
     results = in_order(partial(_render, videos, size), missing, workers=run.workers, timeout_s=run.timeout_s)
-    for result in tqdm(results, total=len(missing), unit="clip", desc="render", disable=not missing):
+    for result in progress(results, total=len(missing), unit="clip", desc="render", disable=not missing):
         if isinstance(result, Lost):
             raise MachineError(f"a demo clip could not be rendered: {result.reason}")
     _write_captions(out / _CAPTIONS, world)
@@ -128,11 +128,7 @@ def list_demo(out: Path, split: Split) -> Listing:
     Beside the joint label each sample's json has `appearance`, `appearance_label`, `motion`, `motion_label`
     and `background`; the manifest's options hold the lists of classes.
     """
-    rows = [
-        row
-        for row in read_table(out / _CAPTIONS, needed=("file", "caption", "split"))
-        if row["split"] == split
-    ]
+    rows = [row for row in read_table(out / _CAPTIONS, needed=("file", "caption", "split")) if row["split"] == split]
     classes = {"appearance": list(APPEARANCES), "motion": list(MOTIONS), "background": list(BACKGROUNDS)}
     return Listing(
         root=out / _VIDEOS,

@@ -83,9 +83,7 @@ def _by_name(videos: Sequence[str]) -> dict[Span | str, str]:
     return files
 
 
-def _match(
-    rows: Sequence[_Row], files: dict[Span | str, str], labels: Labels
-) -> tuple[list[Clip], list[Refusal]]:
+def _match(rows: Sequence[_Row], files: dict[Span | str, str], labels: Labels) -> tuple[list[Clip], list[Refusal]]:
     clips: list[Clip] = []
     left_out: list[Refusal] = []
     lines: dict[Span, list[int]] = defaultdict(list)
@@ -93,9 +91,7 @@ def _match(
         lines[row.span].append(row.line)
         cut, whole = files.get(row.span), files.get(row.span[0])
         if len(lines[row.span]) > 1:
-            left_out.append(
-                Refusal(_file_name(row.span), f"repeated: line {row.line} repeats {lines[row.span][0]}")
-            )
+            left_out.append(Refusal(_file_name(row.span), f"repeated: line {row.line} repeats {lines[row.span][0]}"))
         elif cut:
             clips.append(_clip(row, cut, sample_key(cut), labels))
         elif whole:
@@ -107,9 +103,7 @@ def _match(
     return clips, left_out
 
 
-def _clip(
-    row: _Row, source: str, key: str, labels: Labels, span_s: tuple[float, float] | None = None
-) -> Clip:
+def _clip(row: _Row, source: str, key: str, labels: Labels, span_s: tuple[float, float] | None = None) -> Clip:
     youtube_id, start, end = row.span
     return Clip(
         key=key,

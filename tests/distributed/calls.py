@@ -1,4 +1,4 @@
-"""What the ranks of the distributed tests do (see support.ranks)."""
+"""What the ranks of the distributed tests do (see tests.support.ranks)."""
 
 from __future__ import annotations
 

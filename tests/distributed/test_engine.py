@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from distributed import calls
-from support.ranks import call, run_ranks
+
+from tests.distributed import calls
+from tests.support.ranks import call, run_ranks
 
 WORLD, STEPS = 2, 20
 FP32: list[dict[str, Any]] = [{"zero_optimization": {"stage": stage}} for stage in range(4)]
@@ -22,9 +23,9 @@ FP16 = [{**FP32[2], "fp16": {"enabled": True, "initial_scale_power": 8}}]
 def results() -> dict[str, list[Any]]:
     """All calls in one launch; what rank 0 (and, where it matters, rank 1) returned."""
     everything = {
-        "curve": [call("distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
-        "resumed": [call("distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
-        "poisoned": [call("distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
+        "curve": [call("tests.distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
+        "resumed": [call("tests.distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
+        "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
     }
     flat = run_ranks(WORLD, [c for group in everything.values() for c in group])
     assert flat[0] == flat[1], "the ranks disagree"
@@ -50,7 +51,7 @@ def plain() -> list[list[float]]:
         losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 0.1)
         optimizer.step()
-        curve.append([float(losses.total), float(norm)])
+        curve.append([losses.total.item(), norm.item()])
     return curve
 
 
@@ -77,5 +78,3 @@ def test_state_by_name_resumes_every_stage_and_precision_bit_for_bit(results: di
 def test_a_nan_on_one_rank_moves_no_weight_and_is_told(number: int, results: dict[str, list[Any]]) -> None:
     told = results["poisoned"][number]
     assert told == {"applied": False, "norm_is_finite": False, "weights_unchanged": True, "goes_on": True}
-
-

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.ranks import REPO, call, run_ranks
-from support.shards import picture, record, write_shards
 
+from tests.support.ranks import REPO, call, run_ranks
+from tests.support.shards import picture, record, write_shards
 from umt_ds.engine.report import read_metrics
 
 STEPS, STOP = 6, 3
@@ -42,7 +42,7 @@ def overrides(folder: Path, run: str, *more: str) -> list[str]:
 
 
 def train(folder: Path, run: str, *more: str) -> dict[str, Any]:
-    return call("distributed.calls:train", name="demo/stage1", overrides=overrides(folder, run, *more))
+    return call("tests.distributed.calls:train", name="demo/stage1", overrides=overrides(folder, run, *more))
 
 
 def assert_same_run(one: Path, two: Path, *, rtol: float | None) -> None:
@@ -63,7 +63,9 @@ def stored(run: Path) -> dict[str, torch.Tensor]:
     from umt_ds.engine.checkpoint import read_tensors
 
     newest = run / "checkpoints" / f"step-{STEPS:08d}"
-    return {f"{kind} {name}": t for kind in ("weight", "exp_avg", "exp_avg_sq") for name, t in read_tensors(newest, kind)}
+    return {
+        f"{kind} {name}": t for kind in ("weight", "exp_avg", "exp_avg_sq") for name, t in read_tensors(newest, kind)
+    }
 
 
 @pytest.fixture(scope="module")

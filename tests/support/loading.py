@@ -36,9 +36,7 @@ def global_batch(
     micro = plan.global_draws // (world * accumulation)
     parts: dict[int, list[Batch]] = {step: [] for step in steps}
     for rank in range(world):
-        own = replace(
-            plan, micro=micro, world=world, accumulation=accumulation, rank=rank, num_workers=workers
-        )
+        own = replace(plan, micro=micro, world=world, accumulation=accumulation, rank=rank, num_workers=workers)
         loader = Loader([spec(folder)], own, label_field="label")
         for step in steps:
             got = list(loader.micro_batches(step))

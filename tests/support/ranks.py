@@ -63,9 +63,7 @@ def _start(folder: Path, rank: int, world: int, port: int) -> subprocess.Popen[b
 
 
 def _outputs(folder: Path, world: int) -> str:
-    return "\n".join(
-        f"--- rank {r}\n{(folder / f'output-{r}.txt').read_text()[-6000:]}" for r in range(world)
-    )
+    return "\n".join(f"--- rank {r}\n{(folder / f'output-{r}.txt').read_text()[-6000:]}" for r in range(world))
 
 
 def _main(folder: Path) -> None:

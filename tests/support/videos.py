@@ -42,9 +42,7 @@ def write_video(
     if pictures is None:
         pictures = [np.full((height, width, 3), level(n), np.uint8) for n in range(frames)]
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=Fraction(fps), options={"crf": "8", "g": "5", "bf": "2"}
-        )
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "8", "g": "5", "bf": "2"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         if rotation:
             stream.set_display_rotation(rotation)
@@ -66,9 +64,7 @@ def write_audio_only(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
         for start in range(0, 16000, 1024):
-            silence = av.AudioFrame.from_ndarray(
-                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
-            )
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             silence.sample_rate, silence.pts = 16000, start
             container.mux(stream.encode(silence))
         container.mux(stream.encode(None))

@@ -29,9 +29,7 @@ def clip() -> NDArray[np.uint8]:
     """Three frames of smooth noise, 60 x 90."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (3, 12, 18, 3), dtype=np.uint8)
-    return np.stack(
-        [np.asarray(Image.fromarray(f).resize((90, 60), Image.Resampling.BICUBIC)) for f in small]
-    )
+    return np.stack([np.asarray(Image.fromarray(f).resize((90, 60), Image.Resampling.BICUBIC)) for f in small])
 
 
 def test_crop_sizes_of_a_340x256_video() -> None:
@@ -124,15 +122,11 @@ def test_centre_view_resizes_the_short_side_and_cuts_the_centre(clip: NDArray[np
 @pytest.mark.parametrize("factor", [-0.3, -0.01, 0.0, 0.2, 0.5])
 def test_hue_agrees_with_torchvision(clip: NDArray[np.uint8], factor: float) -> None:
     picture = Image.fromarray(clip[0])
-    assert np.array_equal(
-        np.asarray(_recoloured(picture, ("hue", factor))), np.asarray(tv.adjust_hue(picture, factor))
-    )
+    assert np.array_equal(np.asarray(_recoloured(picture, ("hue", factor))), np.asarray(tv.adjust_hue(picture, factor)))
 
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 1.4])
-def test_brightness_contrast_and_saturation_agree_with_torchvision(
-    clip: NDArray[np.uint8], factor: float
-) -> None:
+def test_brightness_contrast_and_saturation_agree_with_torchvision(clip: NDArray[np.uint8], factor: float) -> None:
     picture = Image.fromarray(clip[0])
     assert np.array_equal(
         np.asarray(_recoloured(picture, ("brightness", factor))),

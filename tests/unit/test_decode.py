@@ -32,9 +32,7 @@ def npy(array: NDArray[np.generic]) -> bytes:
     return file.getvalue()
 
 
-def read_one(
-    folder: Path, members: dict[str, bytes], chosen: list[int], *, with_record: bool = False
-) -> Clip:
+def read_one(folder: Path, members: dict[str, bytes], chosen: list[int], *, with_record: bool = False) -> Clip:
     """Write one sample, read it back."""
     source = ShardSource(write_shards(folder, [1], members=lambda _: members))
     return read_clip(source, SampleRef(0, 0), choose=lambda _: chosen, with_record=with_record)
@@ -45,9 +43,7 @@ def test_pictures_decode_as_pillow_decodes_them(format: str) -> None:
     data = picture(SMOOTH, format=format)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     # both use the slow exact DCT; a level or two of difference is left to the JPEG libraries
-    assert np.abs(decode_pictures([data, data])[1].astype(int) - expected).max() <= (
-        2 if format == "JPEG" else 0
-    )
+    assert np.abs(decode_pictures([data, data])[1].astype(int) - expected).max() <= (2 if format == "JPEG" else 0)
 
 
 def test_jpegs_in_grey_and_cmyk_come_out_as_rgb() -> None:
@@ -72,9 +68,7 @@ def test_only_the_members_of_the_chosen_frames_are_read(tmp_path: Path) -> None:
 def test_a_sample_may_be_an_array_an_image_or_a_video(tmp_path: Path) -> None:
     stored = np.stack([frame(3, i, size=(32, 48)) for i in range(9)])
     assert np.array_equal(read_one(tmp_path / "a", {"npy": npy(stored)}, [0, 8]).frames, stored[[0, 8]])
-    image = read_one(
-        tmp_path / "b", {"jpg": picture(SMOOTH, format="PNG")}, [0, 0]
-    )  # the bytes say what it is
+    image = read_one(tmp_path / "b", {"jpg": picture(SMOOTH, format="PNG")}, [0, 0])  # the bytes say what it is
     assert np.array_equal(image.frames, np.stack([SMOOTH, SMOOTH]))
     video.write_mp4(tmp_path / "clip.mp4", list(stored), fps=10)
     shown = read_one(tmp_path / "c", {"mp4": (tmp_path / "clip.mp4").read_bytes()}, [2, 8])
@@ -137,9 +131,7 @@ def test_arrays_that_are_no_clip_are_bad_samples(damaged: bytes) -> None:
         ({"mp4": b"no video"}, "not a video container"),
     ],
 )
-def test_samples_without_a_usable_clip_are_bad(
-    tmp_path: Path, members: dict[str, bytes], reason: str
-) -> None:
+def test_samples_without_a_usable_clip_are_bad(tmp_path: Path, members: dict[str, bytes], reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         read_one(tmp_path, members, [0, 1], with_record=True)
 

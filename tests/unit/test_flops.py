@@ -12,9 +12,7 @@ CLIP_L14 = VitSize(width=1024, depth=24, heads=16, patch=14)
 G = 1e9
 
 
-def student(
-    preset: StudentPreset, out_width: int, embedded: int | None = 1568, visible: int = 320
-) -> ClipFlops:
+def student(preset: StudentPreset, out_width: int, embedded: int | None = 1568, visible: int = 320) -> ClipFlops:
     size = vit_size(preset)
     return student_flops_per_clip(size, visible=visible, layers=6, out_width=out_width, embedded=embedded)
 
@@ -58,9 +56,7 @@ def test_student_without_masking(preset: StudentPreset, out_width: int, both: fl
     ("size", "out_width", "blocks", "embed", "heads", "clip"),
     [(CLIP_B16, 512, 34.9, 0.23, 0.92, 288.4), (CLIP_L14, 768, 122.8, 0.24, 1.85, 999.1)],
 )
-def test_teacher(
-    size: VitSize, out_width: int, blocks: float, embed: float, heads: float, clip: float
-) -> None:
+def test_teacher(size: VitSize, out_width: int, blocks: float, embed: float, heads: float, clip: float) -> None:
     frame = teacher(size, out_width, frames=1)
     assert frame.blocks / G == pytest.approx(blocks, rel=5e-3)
     assert frame.patch_embed / G == pytest.approx(embed, abs=5e-3)

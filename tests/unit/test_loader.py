@@ -118,9 +118,7 @@ def test_repeated_augmentation_shows_a_clip_in_neighbouring_rows(folder: Path, u
     assert batch.slots.tolist() == [18, 19, 20, 21, 22, 23]
     assert batch.keys == tuple(key for key in unbroken[1].keys[9:] for _ in range(2))
     assert batch.pixels.shape == (6, 3, 16, 16, 3)
-    assert torch.equal(
-        batch.pixels[::2], unbroken[1].pixels[9:]
-    )  # the first copy is the only one of num_sample=1
+    assert torch.equal(batch.pixels[::2], unbroken[1].pixels[9:])  # the first copy is the only one of num_sample=1
     assert not any(torch.equal(batch.pixels[i], batch.pixels[i + 1]) for i in (0, 2, 4))
     assert batch.labels is not None
     assert unbroken[1].labels is not None

@@ -41,9 +41,7 @@ def unbroken(folder: Path) -> list[Batch]:
 # ---------------------------------------------------------------- bad samples
 
 
-def test_a_bad_sample_gets_the_same_substitute_everywhere(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bad_sample_gets_the_same_substitute_everywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_shards(tmp_path, [11, 9, 12, 8], members=undecodable(4, 17))
     flip_byte(folder, shard=2, row=1, suffix="003.png")  # sample 21: bad only when frame 3 is shown
     alone = global_batch(folder, range(7))
@@ -170,9 +168,7 @@ def test_an_io_error_is_no_bad_sample(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bug_while_reading_is_no_bad_sample(
-    folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_while_reading_is_no_bad_sample(folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def buggy(pictures: object) -> None:
         raise ZeroDivisionError("a bug")
 
@@ -277,9 +273,7 @@ def consumer(folder: Path, steps: int) -> list[str]:
     return [sys.executable, "-c", CONSUMER, str(folder), str(steps)]
 
 
-def test_after_sigkill_another_world_size_continues_the_unbroken_chain(
-    folder: Path, unbroken: list[Batch]
-) -> None:
+def test_after_sigkill_another_world_size_continues_the_unbroken_chain(folder: Path, unbroken: list[Batch]) -> None:
     last = random.Random(os.getpid()).randrange(1, 6)
     seen: dict[int, int] = {}
     with subprocess.Popen(consumer(folder, 10**6), stdout=subprocess.PIPE, text=True) as process:

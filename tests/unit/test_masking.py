@@ -76,10 +76,7 @@ def test_any_mask_is_counted_sorted_unique_in_range_and_the_same_however_the_bat
     assert (keep.diff(dim=1) > 0).all()  # sorted, hence also unique
     assert keep.min() >= 0
     assert keep.max() < frames * patches
-    parts = [
-        keep_of(plan, attention[part], slots=slots[part], seed=seed)
-        for part in (slice(cut), slice(cut, None))
-    ]
+    parts = [keep_of(plan, attention[part], slots=slots[part], seed=seed) for part in (slice(cut), slice(cut, None))]
     assert torch.equal(torch.cat(parts), keep)
 
 

@@ -21,9 +21,7 @@ from umt_ds.errors import ConfigError
         ([7.0], 4096, [4096]),
     ],
 )
-def test_block_counts_follow_the_largest_remainder(
-    weights: list[float], block: int, counts: list[int]
-) -> None:
+def test_block_counts_follow_the_largest_remainder(weights: list[float], block: int, counts: list[int]) -> None:
     assert block_counts(weights, block) == counts
 
 
@@ -53,9 +51,7 @@ def test_sources_are_interleaved_differently_in_each_block() -> None:
 
 def test_a_single_source_keeps_its_own_numbering() -> None:
     mixture = Mixture([0.3], seed=9)
-    assert [mixture(draw) for draw in (0, 1, 4095, 4096, 10**9)] == [
-        (0, draw) for draw in (0, 1, 4095, 4096, 10**9)
-    ]
+    assert [mixture(draw) for draw in (0, 1, 4095, 4096, 10**9)] == [(0, draw) for draw in (0, 1, 4095, 4096, 10**9)]
 
 
 @pytest.mark.parametrize("weights", [[], [1, 0], [1, -1], [1, float("nan")], [1, 1e-9]])

@@ -14,9 +14,7 @@ from umt_ds.errors import DataError
 
 def test_every_sample_once_in_manifest_order_with_centre_frames(tmp_path: Path) -> None:
     folder = write_shards(tmp_path)
-    batches = list(
-        iterate_once(folder, num_frames=2, side=16, batch_size=4, label_fields=["label", "motion"])
-    )
+    batches = list(iterate_once(folder, num_frames=2, side=16, batch_size=4, label_fields=["label", "motion"]))
     assert [key for batch in batches for key in batch.keys] == [key_of_sample(n) for n in range(15)]
     assert [len(batch.keys) for batch in batches] == [4, 4, 4, 3]
     assert [n for batch in batches for n in batch.labels["label"].tolist()] == list(range(15))

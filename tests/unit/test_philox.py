@@ -76,9 +76,7 @@ def test_a_row_is_the_same_alone_and_in_any_batch_and_lanes_only_extend_it() -> 
     assert torch.equal(uniform(5, 6, slots, 3, Purpose.MASK), together[:, :3])
 
 
-@pytest.mark.parametrize(
-    "other", [{"seed": 6}, {"seed": 5 + 2**32}, {"step": 7}, {"purpose": Purpose.DROP_PATH}]
-)
+@pytest.mark.parametrize("other", [{"seed": 6}, {"seed": 5 + 2**32}, {"step": 7}, {"purpose": Purpose.DROP_PATH}])
 def test_each_part_of_the_key_changes_the_numbers(other: dict[str, int]) -> None:
     key = {"seed": 5, "step": 6, "purpose": Purpose.MASK}
     slots = torch.arange(4)

@@ -26,9 +26,7 @@ def test_the_table_of_a_base_clip_has_the_published_values() -> None:
     assert table.dtype == torch.float32
     assert table.double().sum().item() == pytest.approx(245744.989567, abs=1e-3)
     assert table[1, :4].tolist() == pytest.approx([0.84147096, 0.54030228, 0.82843077, 0.56009150], abs=1e-7)
-    assert table[1567, :4].tolist() == pytest.approx(
-        [0.60894841, -0.79320985, 0.09323163, -0.99564445], abs=1e-7
-    )
+    assert table[1567, :4].tolist() == pytest.approx([0.60894841, -0.79320985, 0.09323163, -0.99564445], abs=1e-7)
     assert table[100, -2:].tolist() == pytest.approx([0.01024257, 0.99994755], abs=1e-7)
 
 

@@ -42,9 +42,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_videos(tmp_path_factory.mktemp("videos"), 8)
 
 
-def make(
-    videos: Path, out: Path, *, run: RunOptions = ONE, store: StoreOptions = STORE, **more: Any
-) -> Summary:
+def make(videos: Path, out: Path, *, run: RunOptions = ONE, store: StoreOptions = STORE, **more: Any) -> Summary:
     listing = list_folder(videos).first_in_order(more.pop("limit", None))
     return prepare(listing, out, name="set", store=store, run=run, **more)
 
@@ -122,9 +120,7 @@ def test_nothing_written_depends_on_clock_or_place(finished: Path, videos: Path,
             assert {member.mtime for member in archive} == {0}
 
 
-def test_two_workers_that_finish_out_of_order_give_the_same_bytes(
-    finished: Path, videos: Path, tmp_path: Path
-) -> None:
+def test_two_workers_that_finish_out_of_order_give_the_same_bytes(finished: Path, videos: Path, tmp_path: Path) -> None:
     make(videos, tmp_path / "set", run=RunOptions(workers=2), work=work.uneven)
     assert hashes(tmp_path / "set") == hashes(finished)
 
@@ -167,9 +163,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_run_that_was_killed_continues_to_the_same_bytes(
-    finished: Path, videos: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_was_killed_continues_to_the_same_bytes(finished: Path, videos: Path, tmp_path: Path) -> None:
     out, script = tmp_path / "set", tmp_path / "killed.py"
     script.write_text(_KILLED)
     command = [sys.executable, str(script), str(videos), str(out)]

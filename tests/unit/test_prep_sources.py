@@ -223,9 +223,7 @@ def test_kinetics_rows_find_their_files_in_any_layout(tmp_path: Path, form: dict
 def test_one_whole_video_gives_several_clips(tmp_path: Path) -> None:
     root = touch(tmp_path / "v", "0wR5jVB-WPk.mp4")
     csv = tmp_path / "k.csv"
-    csv.write_text(
-        "label,youtube_id,time_start,time_end,split\na,0wR5jVB-WPk,0,10,train\nb,0wR5jVB-WPk,20,30,train\n"
-    )
+    csv.write_text("label,youtube_id,time_start,time_end,split\na,0wR5jVB-WPk,0,10,train\nb,0wR5jVB-WPk,20,30,train\n")
     clips = list_kinetics(root, csv=csv).clips
     assert [(clip.key, clip.label) for clip in clips] == [
         ("0wR5jVB-WPk_000000_000010", 0),
@@ -292,9 +290,7 @@ def test_every_combination_comes_equally_often_and_a_fifth_is_for_validation() -
     world = scenes(960, seed=0)
     assert set(Counter((scene.appearance, scene.motion) for scene in world).values()) == {10}
     assert Counter(scene.split for scene in world) == {"train": 768, "val": 192}
-    assert (
-        len({scene.caption.replace(scene.appearance, "").replace(scene.motion, "") for scene in world}) >= 12
-    )
+    assert len({scene.caption.replace(scene.appearance, "").replace(scene.motion, "") for scene in world}) >= 12
     for scene in world[:50]:
         assert all(part in scene.caption for part in (scene.appearance, scene.motion, scene.background))
 

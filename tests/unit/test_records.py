@@ -58,11 +58,7 @@ def test_key_is_the_path_without_suffix_and_odd_characters(path: str, key: str) 
     assert sample_key(path) == key
 
 
-@given(
-    st.lists(
-        st.text("ab.~%é /", min_size=1, max_size=6).filter(lambda s: s.strip("/")), min_size=2, max_size=2
-    )
-)
+@given(st.lists(st.text("ab.~%é /", min_size=1, max_size=6).filter(lambda s: s.strip("/")), min_size=2, max_size=2))
 def test_different_stems_have_different_keys_that_webdataset_splits_whole(stems: list[str]) -> None:
     first, second = (sample_key(f"{stem}.mp4") for stem in stems)
     if stems[0].strip("/") != stems[1].strip("/"):
@@ -250,8 +246,6 @@ def test_a_manifest_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_arrays_of_an_index_are_plain_numpy(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "x.tar")
     index_tar(tar).save(index_path(tar))
-    with np.load(
-        index_path(tar), allow_pickle=False
-    ) as arrays:  # readable without this package, and no pickle
+    with np.load(index_path(tar), allow_pickle=False) as arrays:  # readable without this package, and no pickle
         assert arrays["tar_size"] == tar.stat().st_size
         assert json.loads(json.dumps(arrays["starts"].tolist())) == [0, 3, 4]

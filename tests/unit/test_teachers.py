@@ -32,9 +32,7 @@ def _fixed_seed() -> None:
 def pocket(**options: Any) -> Teacher:
     """A small teacher whose biases and norms are not at their neutral start."""
     teacher = build_teacher(POCKET, layers=3)
-    state = {
-        key: value + 0.1 * torch.randn_like(value) for key, value in teacher.tower.visual.state_dict().items()
-    }
+    state = {key: value + 0.1 * torch.randn_like(value) for key, value in teacher.tower.visual.state_dict().items()}
     return build_teacher(POCKET, layers=3, state=state, **options)
 
 
@@ -68,9 +66,7 @@ def oracle(state: dict[str, Tensor], pixels: Tensor, gelu: Any = None) -> tuple[
         y = norm(f"{name}.ln_1", x)
         y, weights = attention(y, y, y, need_weights=True, average_attn_weights=True)
         x = x + y
-        y = F.linear(
-            norm(f"{name}.ln_2", x), state[f"{name}.mlp.c_fc.weight"], state[f"{name}.mlp.c_fc.bias"]
-        )
+        y = F.linear(norm(f"{name}.ln_2", x), state[f"{name}.mlp.c_fc.weight"], state[f"{name}.mlp.c_fc.bias"])
         x = x + F.linear(gelu(y), state[f"{name}.mlp.c_proj.weight"], state[f"{name}.mlp.c_proj.bias"])
         features.append((norm("ln_post", x) @ state["proj"])[:, 1:])
     stacked = torch.stack(features[1:]).unflatten(1, (CLIPS, FRAMES)).flatten(2, 3)
@@ -108,9 +104,7 @@ def test_attention_and_targets_are_those_of_plain_multihead_attention(norm: Any)
 def test_the_last_block_on_kept_tokens_alone_gives_the_same_targets(kind: Any) -> None:
     seen = pocket().attend(video())
     plan = MaskPlan(kind, 0.6)
-    keep = plan.keep(
-        seen.attention, seed=0, step=0, slots=torch.arange(CLIPS), frames=FRAMES, patches=PATCHES
-    )
+    keep = plan.keep(seen.attention, seed=0, step=0, slots=torch.arange(CLIPS), frames=FRAMES, patches=PATCHES)
     whole = seen.targets(keep)
     torch.testing.assert_close(seen.targets(keep, equal_frames=True), whole, rtol=0, atol=1e-5)
     torch.testing.assert_close(whole.norm(dim=-1), torch.ones(whole.shape[:-1]))
@@ -266,12 +260,8 @@ def test_a_siglip_tower_gives_the_normed_outputs_of_its_blocks() -> None:
     assert seen.attention is None
     keep = kept()
     torch.testing.assert_close(seen.targets(keep), gathered(features, keep), rtol=0, atol=1e-5)
-    tube = MaskPlan("tube", 0.5).keep(
-        None, seed=0, step=0, slots=torch.arange(2), frames=FRAMES, patches=PATCHES
-    )
-    torch.testing.assert_close(
-        seen.targets(tube, equal_frames=True), gathered(features, tube), rtol=0, atol=1e-5
-    )
+    tube = MaskPlan("tube", 0.5).keep(None, seed=0, step=0, slots=torch.arange(2), frames=FRAMES, patches=PATCHES)
+    torch.testing.assert_close(seen.targets(tube, equal_frames=True), gathered(features, tube), rtol=0, atol=1e-5)
 
 
 def test_towers_without_a_class_token_that_means_something_offer_no_semantic_mask() -> None:

@@ -121,9 +121,7 @@ def test_exit_code_says_whether_refusals_are_within_max_bad(
 def test_missing_kinetics_rows_are_counted_apart(umt: Umt, videos: Path, tmp_path: Path) -> None:
     (videos / "v00.mp4").rename(videos / "abcdefghijk_000001_000002.mp4")
     csv = tmp_path / "k.csv"
-    csv.write_text(
-        "label,youtube_id,time_start,time_end,split\na,abcdefghijk,1,2,val\nb,zzzzzzzzzzz,3,4,val\n"
-    )
+    csv.write_text("label,youtube_id,time_start,time_end,split\na,abcdefghijk,1,2,val\nb,zzzzzzzzzzz,3,4,val\n")
     done = umt("kinetics", videos, tmp_path / "set", "--csv", csv, *SMALL, "--max-bad", "0")
     assert done.code == 0
     assert "1 samples + 0 refused + 1 left out before decoding = 2 in all" in done.out

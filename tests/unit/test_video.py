@@ -112,9 +112,7 @@ def test_reading_the_same_file_twice_gives_the_same_pixels(clip: Path, decoder: 
         ("picture.mp4", b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(200), "not a video container"),
     ],
 )
-def test_what_is_no_video_is_refused_with_the_reason(
-    tmp_path: Path, name: str, data: bytes, reason: str
-) -> None:
+def test_what_is_no_video_is_refused_with_the_reason(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
     path = tmp_path / name
     path.write_bytes(data)
     for source in (path, data):
@@ -129,9 +127,7 @@ def test_sound_alone_is_refused(tmp_path: Path) -> None:
         decode(write_audio_only(tmp_path / "a.mp4"), [0])
 
 
-@pytest.mark.parametrize(
-    "playlist", ["#EXTM3U\n#EXTINF:1.0,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"]
-)
+@pytest.mark.parametrize("playlist", ["#EXTM3U\n#EXTINF:1.0,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"])
 def test_a_playlist_cannot_open_other_files(clip: Path, tmp_path: Path, playlist: str) -> None:
     path = tmp_path / "playlist.mp4"
     path.write_text(playlist.format(clip))
@@ -176,9 +172,7 @@ def test_a_file_that_was_cut_off_is_refused_or_short_but_never_padded(tmp_path: 
     assert [frame_number(frame) for frame in decoded.frames] == list(range(decoded.num_frames))
 
 
-def test_packets_that_show_nothing_are_not_counted_as_frames(
-    clip: Path, tmp_path: Path, decoder: str
-) -> None:
+def test_packets_that_show_nothing_are_not_counted_as_frames(clip: Path, tmp_path: Path, decoder: str) -> None:
     """Cut before its second key frame (frame 5), a video still holds the packets of frames 1 to 4."""
     cut = tmp_path / "cut.mp4"
     with av.open(str(clip)) as source, av.open(str(cut), "w") as target:
@@ -197,8 +191,7 @@ def test_the_same_frames_encode_to_the_same_bytes(tmp_path: Path) -> None:
     """x264 is not repeatable by default: 30 runs of a moving pattern are enough to see it."""
     y, x = np.mgrid[:96, :96]
     frames = [
-        np.stack([(x + 5 * n) * 2 % 256, (y * 3 + x * n) % 256, (x * y // 16 + 9 * n) % 256], axis=2)
-        for n in range(16)
+        np.stack([(x + 5 * n) * 2 % 256, (y * 3 + x * n) % 256, (x * y // 16 + 9 * n) % 256], axis=2) for n in range(16)
     ]
     encoded = set()
     for _ in range(30):
@@ -217,10 +210,7 @@ def test_encoded_frames_come_back(tmp_path: Path) -> None:
 
 def test_the_door_does_not_load_torch() -> None:
     code = "import sys, umt_ds.data.video; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode
-        == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 
 # What DATA.md says of each odd file: frames (PyAV's count), width and height as shown; or part of the reason.

@@ -138,9 +138,7 @@ def test_keeping_all_is_keeping_none_back_and_raw_pixels_equal_normalised_ones()
     model = VideoViT(SMALL)
     raw = raw_clip()
     everything = torch.arange(18).expand(2, -1)
-    torch.testing.assert_close(
-        model(raw).tokens, model(normalised(raw), keep=everything).tokens, rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(model(raw).tokens, model(normalised(raw), keep=everything).tokens, rtol=0, atol=1e-5)
 
 
 def test_an_image_is_a_clip_of_one_frame() -> None:
@@ -236,9 +234,7 @@ def gradients_of(checkpoint_blocks: int) -> dict[str, Tensor]:
     noise = drop_path_noise(0, 0, torch.arange(2), 3)
     output = model(raw_clip(), keep=some_kept(2, 18, 6), taps=(1, 2), drop_noise=noise)
     (output.taps.square() * torch.arange(24)).sum().backward()
-    return {
-        name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
-    }
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -266,13 +262,9 @@ def test_tap_layers_are_the_last_ones_ascending() -> None:
     assert tap_layers(4, 1) == (3,)
 
 
-@pytest.mark.parametrize(
-    ("depth", "layers", "interval"), [(4, 5, 1.0), (4, 3, 2.0), (12, 6, 0.5), (12, 0, 1.0)]
-)
+@pytest.mark.parametrize(("depth", "layers", "interval"), [(4, 5, 1.0), (4, 3, 2.0), (12, 6, 0.5), (12, 0, 1.0)])
 def test_taps_that_do_not_fit_are_refused(depth: int, layers: int, interval: float) -> None:
-    with pytest.raises(
-        ConfigError, match=f"{layers} layers at interval {interval} do not fit {depth} blocks"
-    ):
+    with pytest.raises(ConfigError, match=f"{layers} layers at interval {interval} do not fit {depth} blocks"):
         tap_layers(depth, layers, interval)
 
 
@@ -280,9 +272,7 @@ def test_taps_that_do_not_fit_are_refused(depth: int, layers: int, interval: flo
     ("preset", "out_width", "encoder", "total"),
     [("vit_b16", 512, 85_637_376, 88_005_888), ("vit_l16", 768, 303_074_304, 307_806_720)],
 )
-def test_parameter_counts_are_the_published_ones(
-    preset: Any, out_width: int, encoder: int, total: int
-) -> None:
+def test_parameter_counts_are_the_published_ones(preset: Any, out_width: int, encoder: int, total: int) -> None:
     with torch.device("meta"):
         model = AlignmentModel(VideoViT(vit_size(preset)), out_width=out_width)
     assert sum(p.numel() for p in model.encoder.parameters()) == encoder

@@ -102,9 +102,7 @@ def test_a_truncated_file_is_called_damaged(tmp_path: Path, name: str, share: fl
         read_state(path)
 
 
-@pytest.mark.parametrize(
-    "content", [torch.ones(2), {}, {"lr": 0.1}, {"model": {"w": [1, 2]}}, [torch.ones(1)]]
-)
+@pytest.mark.parametrize("content", [torch.ones(2), {}, {"lr": 0.1}, {"model": {"w": [1, 2]}}, [torch.ones(1)]])
 def test_a_file_without_a_flat_state_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=r"holds no state dict|are no tensors"):
@@ -167,9 +165,7 @@ def openclip_state() -> dict[str, Tensor]:
 
 def test_openai_and_openclip_layouts_bare_and_prefixed_give_the_same_tower() -> None:
     state = openclip_state()
-    whole = {f"visual.{key}": value for key, value in state.items()} | {
-        "token_embedding.weight": torch.ones(2)
-    }
+    whole = {f"visual.{key}": value for key, value in state.items()} | {"token_embedding.weight": torch.ones(2)}
     whole |= {"transformer.resblocks.0.ln_1.weight": torch.ones(3)}  # of the text tower
     assert_same(teacher_state(state), state)
     assert_same(teacher_state(whole), state)

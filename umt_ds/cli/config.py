@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import click
 
 from umt_ds.config.load import Tree, check, fill_environment, load_tree, run_names
 from umt_ds.config.show import as_tree, as_yaml, diff_lines
-from umt_ds.errors import ConfigError
 
 
 @click.command("config")
@@ -38,6 +35,4 @@ def command(name: str | None, overrides: tuple[str, ...], against: str | None) -
 def _resolve(name: str, overrides: tuple[str, ...]) -> Tree:
     """Checked, defaults included; variables that are not set stay as `${env:NAME}`, so that one can look first."""
     tree, origins = load_tree(name, overrides)
-    with suppress(ConfigError):
-        tree = fill_environment(tree, origins)
-    return as_tree(check(tree, origins))
+    return as_tree(check(fill_environment(tree, origins, keep_unset=True), origins))

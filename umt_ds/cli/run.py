@@ -24,8 +24,9 @@ from umt_ds.engine.stop import Stop
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, MachineError
 from umt_ds.tasks.build import build_loader, build_task, count_samples
 from umt_ds.tasks.initial import read_weights
+from umt_ds.weights.load import load_strict
 
-log = logging.getLogger("umt")
+log = logging.getLogger("umt_ds")
 
 
 def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int:
@@ -92,7 +93,7 @@ def _load_initial(task: object, config: RunConfig, resume: Resume) -> str:
 
     assert isinstance(task, (Stage1Task, ImageTextTask))
     if resume.folder is not None:
-        task.module.load_state_dict(dict(read_tensors(resume.folder, "weight")), strict=True)
+        load_strict(task.module, dict(read_tensors(resume.folder, "weight")), where=str(resume.folder))
         return resume.sentence
     weights = config.init.weights
     if weights is not None:

@@ -35,7 +35,7 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
     config = load_run(name, overrides)
     if dry_run:
         return _print_plan(config, ranks or 1)
-    started_by_launcher = "RANK" in os.environ or "SLURM_STEP_ID" in os.environ
+    started_by_launcher = "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     if ranks is not None and started_by_launcher:
         raise ConfigError("--ranks starts ranks, but a launcher has already done so", hint="leave --ranks away")
     if ranks is not None and ranks > 1:

@@ -35,6 +35,8 @@ def load_deepspeed_json(engine: EngineConfig) -> dict[str, Any]:
         settings = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} does not hold a mapping of settings")
     _refuse_owned(settings, str(path))
     _refuse_owned({key.split(".")[0]: None for key in engine.deepspeed_set}, "engine.deepspeed_set")
     for key, value in engine.deepspeed_set.items():
@@ -45,7 +47,7 @@ def load_deepspeed_json(engine: EngineConfig) -> dict[str, Any]:
             if not isinstance(node, dict):
                 raise ConfigError(f"engine.deepspeed_set: {parent} of {key} is not a section in {path}")
         node[leaf] = value
-    return dict(settings)
+    return settings
 
 
 def find_deepspeed_json(name: str) -> Path:

@@ -39,14 +39,13 @@ def load_tree(name: str, overrides: Sequence[str] = ()) -> tuple[Tree, Origins]:
     tree, origins = _load_file(_find(name), trail=())
     for override in overrides:
         path, value = parse_override(override)
-        _merge(tree, _nest(path, value), origins, f"override {override!r}")
+        _lay(tree, _nest(path, value), origins, f"override {override!r}")
     return tree, origins
 
 
 def run_names() -> list[str]:
     """The runs that are shipped, by name (bases that others extend left out)."""
-    names = (path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
-    return sorted(name for name in names if not name.startswith("base/"))
+    return [name for name in _shipped() if not name.startswith("base/")]
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -65,8 +64,9 @@ def check(tree: Tree, origins: Origins) -> RunConfig:
         raise _explain(error, origins) from None
 
 
-def fill_environment(tree: Tree, origins: Origins) -> Tree:
-    """Replace `${env:NAME}` in all strings. Raises ConfigError naming key, file and variable when unset."""
+def fill_environment(tree: Tree, origins: Origins, *, keep_unset: bool = False) -> Tree:
+    """Replace `${env:NAME}` in all strings. Raises ConfigError naming key, file and variable when unset,
+    or leaves it as it is written (`keep_unset`)."""
 
     def fill(value: Any, path: str) -> Any:
         if isinstance(value, dict):
@@ -74,12 +74,12 @@ def fill_environment(tree: Tree, origins: Origins) -> Tree:
         if not isinstance(value, str):
             return value
         for variable in _ENV.findall(value):
-            if variable not in os.environ:
+            if variable not in os.environ and not keep_unset:
                 raise ConfigError(
                     f"{path}: environment variable {variable} is not set (used in {_origin(path, origins)})",
                     hint=f"export {variable}=…, or give the value: {path}=…",
                 )
-        return _ENV.sub(lambda match: os.environ[match[1]], value)
+        return _ENV.sub(lambda match: os.environ.get(match[1], match[0]), value)
 
     filled: Tree = fill(tree, "")
     return filled
@@ -116,6 +116,10 @@ def _parse(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where} is not valid YAML: {error}") from error
 
 
+def _shipped() -> list[str]:
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
 def _find(name: str, *, beside: Path | None = None) -> Path:
     """The YAML file behind a name: a path, a file beside the one that extends it, or a shipped run."""
     candidates = [Path(name), CONFIGS / f"{name}.yaml"]
@@ -124,15 +128,16 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
     for candidate in candidates:
         if candidate.suffix in (".yaml", ".yml") and candidate.is_file():
             return candidate
-    known = run_names()
+    known = run_names() if beside is None else _shipped()
     near = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
-        f"no run is called {name!r}",
+        f"no run is called {name!r}" + (f" (extended by {beside})" if beside else ""),
         hint=f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}; or a path to a YAML file",
     )
 
 
 def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
+    path = path.resolve()  # one file, one name: or a circle through `..` would not be seen
     if path in trail:
         raise ConfigError(f"extends goes in a circle: {' → '.join(str(p) for p in (*trail, path))}")
     own = _parse(path.read_text(), where=str(path))
@@ -140,10 +145,13 @@ def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
         raise ConfigError(f"{path} does not hold a mapping of settings")
     tree: Tree = {}
     origins: Origins = {}
-    for parent in own.pop("extends", None) or []:
+    parents = own.pop("extends", None) or []
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: extends must be a list of names", hint="for example extends: [base/stage1]")
+    for parent in parents:
         parent_tree, parent_origins = _load_file(_find(parent, beside=path), (*trail, path))
-        _merge(tree, parent_tree, origins, parent_origins)
-    _merge(tree, own, origins, str(path))
+        _lay(tree, parent_tree, origins, parent_origins)
+    _lay(tree, own, origins, str(path))
     return tree, origins
 
 
@@ -157,6 +165,18 @@ def _nest(path: str, value: Any) -> Tree:
     return nested
 
 
+def _lay(tree: Tree, over: Mapping[str, Any], origins: Origins, origin: str | Origins) -> None:
+    """Merge one layer. A layer that gives the schedule in steps replaces one in epochs, and the other way round."""
+    units = {"steps": ("epochs", "warmup_epochs"), "epochs": ("steps", "warmup_steps")}
+    below, above = tree.get("schedule"), over.get("schedule")
+    if isinstance(below, dict) and isinstance(above, Mapping):
+        for unit, others in units.items():
+            if above.get(unit) is not None:
+                for other in others:
+                    below.pop(other, None)
+    _merge(tree, over, origins, origin)
+
+
 def _merge(tree: Tree, over: Mapping[str, Any], origins: Origins, origin: str | Origins, prefix: str = "") -> None:
     """Lay `over` on `tree` in place: mappings merge, everything else replaces."""
     for key, value in over.items():
@@ -166,7 +186,7 @@ def _merge(tree: Tree, over: Mapping[str, Any], origins: Origins, origin: str | 
         elif isinstance(value, dict):
             tree[key] = {}
             _merge(tree[key], value, origins, origin, f"{path}.")
-            origins.setdefault(path, _origin(path, origin) if isinstance(origin, dict) else origin)
+            origins[path] = _origin(path, origin) if isinstance(origin, dict) else origin
         else:
             tree[key] = value
             origins[path] = _origin(path, origin) if isinstance(origin, dict) else origin
@@ -192,6 +212,8 @@ def _explain(error: ValidationError, origins: Origins) -> ConfigError:
         location = [str(part) for part in item["loc"]]
         if len(location) > 1 and location[0] == "task" and location[1] in ("stage1", "image_text"):
             del location[1]
+        if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            location.append("kind")  # pydantic blames the section; the user wrote its kind
         path = ".".join(location)
         where = _origin(path, origins)
         match item["type"]:

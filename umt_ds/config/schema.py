@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -197,8 +197,15 @@ class ScheduleConfig(Section):
         in_epochs = (self.epochs is not None) and self.steps is None and self.warmup_steps is None
         in_steps = (self.steps is not None) and self.epochs is None and self.warmup_epochs is None
         if not (in_epochs or in_steps):
-            raise ValueError("give epochs and warmup_epochs, or steps and warmup_steps (null the other pair)")
+            raise ValueError("give epochs and warmup_epochs, or steps and warmup_steps")
         return self
+
+
+def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in settings.items():
+        leaves.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return leaves
 
 
 class EngineConfig(Section):
@@ -208,6 +215,12 @@ class EngineConfig(Section):
     deepspeed_set: dict[str, bool | int | float | str] = Field(
         {}, description="overrides in the JSON by dotted key, e.g. {zero_optimization.stage: 2}"
     )
+
+    @field_validator("deepspeed_set", mode="before")
+    @classmethod
+    def _dotted(cls, settings: Any) -> Any:
+        """`engine.deepspeed_set.zero_optimization.stage=2` on the command line arrives as nested mappings."""
+        return _flat(settings) if isinstance(settings, dict) else settings
 
 
 class CadenceConfig(Section):

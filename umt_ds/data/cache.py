@@ -16,9 +16,7 @@ class KeepLast(Generic[K, V]):
     functools.lru_cache cannot close a file when it lets one go; this one calls `drop` on it.
     """
 
-    def __init__(
-        self, make: Callable[[K], V], *, size: int, drop: Callable[[V], object] | None = None
-    ) -> None:
+    def __init__(self, make: Callable[[K], V], *, size: int, drop: Callable[[V], object] | None = None) -> None:
         self._make = make
         self._size = size
         self._drop = drop

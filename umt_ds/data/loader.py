@@ -59,9 +59,7 @@ class LoaderPlan:
     flip: bool = True
     jitter: ColorJitter = NO_JITTER
     window: int = 16  # shards shuffled together
-    skip_draws: tuple[
-        tuple[int, int], ...
-    ] = ()  # ranges [a, b) that show a substitute instead of their sample
+    skip_draws: tuple[tuple[int, int], ...] = ()  # ranges [a, b) that show a substitute instead of their sample
 
     micro: int = 1  # b: draws per micro-batch and rank
     accumulation: int = 1
@@ -277,13 +275,10 @@ def _check_alike(sources: Sequence[SourceSpec]) -> None:
     if len({(spec.media, spec.frames.count) for spec in sources}) > 1:
         raise ConfigError("sources of one batch must have the same media and the same number of frames")
     if len({spec.weight is None for spec in sources}) > 1:
-        raise ConfigError(
-            "give every source a weight, or none (then they weigh as many samples as they hold)"
-        )
+        raise ConfigError("give every source a weight, or none (then they weigh as many samples as they hold)")
 
 
 def _weights(specs: Sequence[SourceSpec], sources: Sequence[ShardSource]) -> list[float]:
     return [
-        float(len(source)) if spec.weight is None else spec.weight
-        for spec, source in zip(specs, sources, strict=True)
+        float(len(source)) if spec.weight is None else spec.weight for spec, source in zip(specs, sources, strict=True)
     ]

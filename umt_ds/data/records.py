@@ -98,9 +98,7 @@ class ShardIndex:
         """The members of sample `row`, in tar order."""
         span = range(int(self.starts[row]), int(self.starts[row + 1]))
         return [
-            Member(
-                bytes(self.suffixes[m]).decode(), int(self.offsets[m]), int(self.sizes[m]), int(self.crcs[m])
-            )
+            Member(bytes(self.suffixes[m]).decode(), int(self.offsets[m]), int(self.sizes[m]), int(self.crcs[m]))
             for m in span
         ]
 
@@ -233,9 +231,7 @@ def _scan(tar: Path) -> Iterator[tuple[str, Member]]:
                 while left:
                     chunk = raw.read(min(left, 1 << 20))
                     if not chunk:
-                        raise DataError(
-                            f"{tar} is truncated inside {info.name}", hint="copy or write it again"
-                        )
+                        raise DataError(f"{tar} is truncated inside {info.name}", hint="copy or write it again")
                     crc, left = zlib.crc32(chunk, crc), left - len(chunk)
                 yield info.name, Member("", info.offset_data, info.size, crc)
             _check_end(tar, archive, raw)
@@ -247,9 +243,7 @@ def _check_name(tar: Path, name: str) -> None:
     if name.startswith("/") or ".." in name.split("/"):
         raise DataError(f"{tar}: member {name!r} points outside its folder; the tar is refused")
     if any("\udc80" <= character <= "\udcff" for character in name):  # what tarfile makes of stray bytes
-        raise DataError(
-            f"{tar}: member name {name!r} is not UTF-8", hint="write the tar again with UTF-8 names"
-        )
+        raise DataError(f"{tar}: member name {name!r} is not UTF-8", hint="write the tar again with UTF-8 names")
 
 
 def _check_end(tar: Path, archive: tarfile.TarFile, raw: Any) -> None:
@@ -317,9 +311,7 @@ def load_manifest(folder: Path) -> Manifest:
         shards = tuple(ShardEntry(**entry) for entry in record.pop("shards"))
         manifest = Manifest(shards=shards, labels=tuple(record.pop("labels")), **record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # ValueError: no JSON, or no UTF-8
-        raise DataError(
-            f"{path} is damaged: {error}", hint=f"run `umt-data index {folder} --force`"
-        ) from error
+        raise DataError(f"{path} is damaged: {error}", hint=f"run `umt-data index {folder} --force`") from error
     if manifest.format != FORMAT:
         raise DataError(f"{path} has format {manifest.format}; this version reads {FORMAT}")
     if manifest.fingerprint != stated:

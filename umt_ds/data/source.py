@@ -155,14 +155,11 @@ class ShardSource:
             names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
             raise DataError(
                 f"{self.folder}: {len(missing)} of {len(wanted)} shards are missing: {names}",
-                hint="restore them, or write the manifest for what is there: "
-                f"`umt-data index {self.folder} --force`",
+                hint=f"restore them, or write the manifest for what is there: `umt-data index {self.folder} --force`",
             )
         for entry in wanted:
             if sizes[entry.file] != entry.bytes:
-                raise self._changed(
-                    entry, f"{sizes[entry.file]} bytes on disk, {entry.bytes} in the manifest"
-                )
+                raise self._changed(entry, f"{sizes[entry.file]} bytes on disk, {entry.bytes} in the manifest")
 
     def _load_index(self, shard: int) -> ShardIndex:
         """The index of one shard, checked against tar and manifest."""

@@ -214,9 +214,7 @@ def _opened(source: Path | bytes, limits: Limits) -> Iterator[_Video]:
     if size > limits.max_bytes:
         raise DecodeError(f"file has {size:,} bytes, above the limit of {limits.max_bytes:,}")
     try:
-        container = av.open(
-            _file(source), "r", options={"format_whitelist": _CONTAINERS}, metadata_errors="ignore"
-        )
+        container = av.open(_file(source), "r", options={"format_whitelist": _CONTAINERS}, metadata_errors="ignore")
     except av.FFmpegError as error:
         raise DecodeError(f"not a video container, or its header is damaged ({error.strerror})") from error
     with container:

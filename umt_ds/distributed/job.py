@@ -17,7 +17,7 @@ from umt_ds.distributed.collectives import barrier
 from umt_ds.distributed.world import World, find_world
 from umt_ds.errors import MachineError
 
-log = logging.getLogger("umt")
+log = logging.getLogger("umt_ds")
 START_TIMEOUT = timedelta(minutes=10)
 
 
@@ -34,8 +34,8 @@ def start_job() -> Iterator[Job]:
     """Join the process group (NCCL on GPUs, gloo on CPUs; also alone, so that there is one code path).
 
     A group that is open already (a notebook, several runs in one process) is used and left open: DeepSpeed
-    cannot follow into a second one. On a clean exit all ranks meet at a barrier and collect garbage before the group is destroyed:
-    DeepSpeed engines that outlive the group abort the interpreter in about one run of five.
+    cannot follow into a second one. On a clean exit all ranks meet at a barrier and collect garbage before the
+    group is destroyed: DeepSpeed engines that outlive the group abort the interpreter in one run of five.
     """
     world = find_world()
     device = _device(world)

@@ -27,9 +27,7 @@ def run_local_ranks(command: Sequence[str], ranks: int) -> int:
         "MASTER_PORT": str(free_port()),
     }
     common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
-    children = [
-        subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(ranks)
-    ]
+    children: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
         for child in children:
@@ -38,6 +36,9 @@ def run_local_ranks(command: Sequence[str], ranks: int) -> int:
 
     previous = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
+        for rank in range(ranks):
+            env = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            children.append(subprocess.Popen(command, env=env))
         return _wait(children)
     finally:
         for number, handler in previous.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -74,19 +75,36 @@ def _from_slurm(env: Mapping[str, str]) -> World:
         rank=int(env["SLURM_PROCID"]),
         size=int(env["SLURM_STEP_NUM_TASKS"]),
         local_rank=int(env.get("SLURM_LOCALID", "0")),
-        master_addr=env.get("MASTER_ADDR", first_host(nodes)),
+        master_addr=env.get("MASTER_ADDR") or _address_of(first_host(nodes)),
         master_port=int(env.get("MASTER_PORT", 20000 + job % 10000)),
         launcher="slurm",
     )
 
 
+def _address_of(node: str) -> str:
+    """Where a Slurm node can be reached: by its name, or where DNS does not know it, by what Slurm says."""
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except OSError:
+        pass
+    try:
+        command = ["scontrol", "show", "node", "--oneliner", node]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        said = ""
+    found = re.search(r"\bNodeAddr=(\S+)", said)
+    if found is None:
+        raise MachineError(f"the Slurm node {node!r} has no address that can be found", hint="set MASTER_ADDR")
+    return found[1]
+
+
 def first_host(nodelist: str) -> str:
-    """First host of a Slurm node list: `gpu[003-007,9],x1` → `gpu003`."""
-    match = re.match(r"([^,\[]+)(?:\[([^\]]+)\])?([^,\[]*)", nodelist)
+    """First host of a Slurm node list: `gpu[003-007,9],x1` → `gpu003`, `rack[1-2]n[3-4]` → `rack1n3`."""
+    match = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodelist)  # up to the first comma outside brackets
     if match is None:
         raise MachineError(f"cannot read the Slurm node list {nodelist!r}", hint="set MASTER_ADDR")
-    stem, numbers, tail = match.groups()
-    return stem + (re.split(r"[,-]", numbers)[0] if numbers else "") + tail
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", match[0])
 
 
 def free_port() -> int:

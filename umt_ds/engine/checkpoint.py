@@ -27,6 +27,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
+from umt_ds.config.load import check
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
@@ -40,11 +42,12 @@ from umt_ds.engine.manifest import (
     checkpoint_folders,
     read_checkpoint_manifest,
     resolve_checkpoint,
+    step_of,
 )
 from umt_ds.engine.protocol import Progress
-from umt_ds.errors import CheckpointError, UmtError
+from umt_ds.errors import CheckpointError, ConfigError, UmtError
 
-log = logging.getLogger("umt")
+log = logging.getLogger("umt_ds")
 _Action = Callable[[], None]
 
 
@@ -102,7 +105,7 @@ class CheckpointStore:
             folder, manifest = self._newest_whole(own)
             sentence = f"resuming this run at step {manifest.step}"
         elif source is not None:
-            folder, manifest = self._newest_whole([resolve_checkpoint(source)])
+            folder, manifest = self._newest_whole(checkpoint_folders(source) or [resolve_checkpoint(source)])
             sentence = f"continuing {source} at step {manifest.step} (init.resume_from)"
         else:
             return Resume(None, None, "starting at step 0")
@@ -126,9 +129,9 @@ class CheckpointStore:
 
     def _compare_config(self, manifest: CheckpointManifest, allow_change: bool) -> None:
         """Only a change of *numbers* (or of what they refer to) needs leave; any change is logged."""
-        mine = {**numbers_of(self._config), **{f"content of {k}": v for k, v in self._fingerprints.items()}}
-        then = RunConfig.model_validate(manifest.config)
-        theirs = {**numbers_of(then), **{f"content of {k}": v for k, v in manifest.fingerprints.items()}}
+        mine = {**self._numbers(), **{f"content of {k}": v for k, v in self._fingerprints.items()}}
+        then = {**numbers_of(_config_in(manifest)), "precision": manifest.precision}
+        theirs = {**then, **{f"content of {k}": v for k, v in manifest.fingerprints.items()}}
         changed = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
         lines = [f"{key}: {theirs.get(key)} → {mine.get(key)}" for key in changed]
         if lines and not allow_change:
@@ -223,9 +226,13 @@ class CheckpointStore:
             raise problem
         return written
 
+    def _numbers(self) -> dict[str, object]:
+        """What makes this the experiment it is; the precision is said in the DeepSpeed JSON."""
+        return {**numbers_of(self._config), "precision": precision_of(load_deepspeed_json(self._config.engine))}
+
     def _manifest(self, engine: Engine, progress: Progress, files: dict[str, dict[str, object]]) -> CheckpointManifest:
         tree = as_tree(self._config)
-        numbers = numbers_of(self._config)
+        numbers = self._numbers()
         running = {key: value for key, value in flatten(tree).items() if key not in numbers}
         return CheckpointManifest(
             step=progress.step,
@@ -260,7 +267,9 @@ class CheckpointStore:
         pointer.write_text(final.name + "\n")
         os.replace(pointer, latest)
         _sync_folder(final.parent)
-        for old in checkpoint_folders(self.run)[self._config.cadence.keep :]:
+        # a newer one can only be a damaged one that was refused at the start: it must not push out a good one
+        mine = [folder for folder in checkpoint_folders(self.run) if step_of(folder) <= manifest.step]
+        for old in mine[self._config.cadence.keep :]:
             shutil.rmtree(old)
 
 
@@ -289,6 +298,17 @@ def verify_files(folder: Path, manifest: CheckpointManifest) -> None:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != stated["sha256"]:
                 raise CheckpointError(f"{folder.name}: {name} was altered (sha256 differs)")
+
+
+def _config_in(manifest: CheckpointManifest) -> RunConfig:
+    where = f"the checkpoint at step {manifest.step}"
+    try:
+        return check(manifest.config, dict.fromkeys(manifest.config, where))
+    except ConfigError as error:
+        raise CheckpointError(
+            f"this version cannot read the configuration of {where}: {error.what}",
+            hint="resume with the version that wrote it (its manifest says which), or choose another run_dir",
+        ) from error
 
 
 def versions() -> dict[str, str]:

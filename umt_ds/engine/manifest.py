@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,7 +36,13 @@ class CheckpointManifest:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        """With a seal, a hash of all the rest: an altered manifest is noticed like an altered tensor."""
+        record = asdict(self)
+        return json.dumps({**record, "seal": _seal(record)}, indent=1)
+
+
+def _seal(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def read_checkpoint_manifest(folder: Path) -> CheckpointManifest:
@@ -43,22 +50,30 @@ def read_checkpoint_manifest(folder: Path) -> CheckpointManifest:
     path = folder / MANIFEST
     try:
         record = json.loads(path.read_text())
+        if record["format"] != FORMAT:  # first: another format may have other fields
+            raise CheckpointError(f"{path} has format {record['format']}; this version reads {FORMAT}")
+        seal = record.pop("seal")
         manifest = CheckpointManifest(**record)
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} is not a checkpoint: it has no {MANIFEST}", hint="name a run folder or one of its checkpoints"
         ) from None
-    except (OSError, json.JSONDecodeError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:  # no JSON, no text, or none of ours
         raise CheckpointError(f"{path} is damaged: {error}", hint="use the checkpoint before it") from error
-    if manifest.format != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest.format}; this version reads {FORMAT}")
+    if seal != _seal(record):
+        raise CheckpointError(f"{path} was altered (its seal differs)", hint="use the checkpoint before it")
     return manifest
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """The checkpoints of a run, newest first. A folder with a final name is whole by construction."""
     folders = (run / CHECKPOINTS).glob("step-*")
-    return sorted((f for f in folders if f.name[5:].isdigit()), key=lambda f: int(f.name[5:]), reverse=True)
+    return sorted((f for f in folders if f.name[5:].isdigit()), key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """The step in the name of a checkpoint folder."""
+    return int(folder.name[5:])
 
 
 def resolve_checkpoint(path: Path) -> Path:

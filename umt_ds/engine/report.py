@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from umt_ds.engine.protocol import Progress
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
 
-log = logging.getLogger("umt")
+log = logging.getLogger("umt_ds")
 METRICS = "metrics.jsonl"
 
 
@@ -122,7 +123,9 @@ class Report:
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(record) + "\n")
+        # JSON knows no infinity: the gradient norm of a step that fp16 skipped is left out
+        told = {k: v for k, v in record.items() if not isinstance(v, float) or math.isfinite(v)}
+        self._file.write(json.dumps(told, allow_nan=False) + "\n")
         numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
         if self._writer is not None:
             for name, value in numbers.items():

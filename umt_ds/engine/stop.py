@@ -1,13 +1,15 @@
 """Stopping: one mechanism, whoever asks. All ranks leave at the same step, with a checkpoint.
 
 Asked by SIGTERM, SIGUSR1 or SIGINT to any rank, by the file RUN/stop (which a batch shell can touch for
-all ranks at once), or by the setting `stop_at`. A second signal ends the process at once.
+all ranks at once), or by the setting `stop_at`. A second signal, half a second later or more, ends the process
+at once.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +19,8 @@ from umt_ds.distributed.collectives import any_rank
 from umt_ds.distributed.world import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# One wish may come twice: Ctrl-C and `timeout` signal the whole process group, and a launcher passes its own on
+_SAME_WISH_S = 0.5
 
 
 class Stop:
@@ -27,19 +31,21 @@ class Stop:
         self._world = world
         self._device = device
         self._stop_at = stop_at
-        self._signal: int | None = None
+        self._signalled_at: float | None = None
         if world.is_first:
             self._file.unlink(missing_ok=True)  # a wish of an earlier job
         self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        now = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+        elif now - self._signalled_at >= _SAME_WISH_S:
             os._exit(128 + number)
-        self._signal = number
 
     def agreed(self, step: int) -> bool:
         """Does any rank want to stop after `step`? The same answer on every rank."""
-        wanted = self._signal is not None or step == self._stop_at
+        wanted = self._signalled_at is not None or step == self._stop_at
         if self._world.is_first:
             wanted = wanted or self._file.exists()
         return any_rank(wanted, self._device)

@@ -31,7 +31,7 @@ from umt_ds.tasks.initial import read_weights, state_fingerprint
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import student_state, teacher_state
 
-log = logging.getLogger("umt")
+log = logging.getLogger("umt_ds")
 
 # The dtype a frozen model runs in; the student's is DeepSpeed's business.
 COMPUTE_DTYPE: dict[Precision, torch.dtype] = {

@@ -1,0 +1,41 @@
+# The two commands of the README are `make demo` and `make test`; each sets up what it needs.
+# PYTHON chooses the interpreter that makes .venv (3.11 or newer).
+
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+
+.PHONY: setup demo test check format clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 setup"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch .venv/.ready
+
+# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → report. About six minutes on two cores.
+demo: setup
+	$(BIN)/umt-data demo runs/demo/data
+	$(BIN)/umt train demo/teacher --ranks 2
+	$(BIN)/umt train demo/stage1 --ranks 2 stop_at=100 || test $$? -eq 75
+	$(BIN)/umt train demo/stage1 --ranks 2
+	$(BIN)/umt report runs/demo/stage1
+	@echo "Open runs/demo/stage1/report/index.html"
+
+test: setup check
+	$(BIN)/pytest --quiet -n $(JOBS) --dist loadfile
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --quiet tests/unit/test_floors.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

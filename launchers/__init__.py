@@ -1,0 +1,1 @@
+"""Start jobs on a cluster: umt-launch."""

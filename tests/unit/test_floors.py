@@ -1,0 +1,308 @@
+"""The house keeps its shape: imports point down, each third-party library has one door, some rooms are torch-free.
+
+The tables below are the plan of the house (ARCHITECTURE section 2); every import statement of every module is
+held against them, also those inside functions and under TYPE_CHECKING: a type from upstairs is knowledge of
+upstairs. What a test finds wrong here is moved, or the plan is changed in the same commit, with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+# A room is a module or package directly below umt_ds. It imports itself, and rooms of lower floors.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"errors", "keyed", "batch", "config"}),  # names, numbers, randomness, failures
+    frozenset({"distributed"}),  # ranks and collectives, no DeepSpeed
+    frozenset({"kernels"}),  # fast maths, each with a torch reference
+    frozenset({"models", "losses", "masking", "data"}),  # four siblings: a sibling's service comes in as an argument
+    frozenset({"engine", "weights"}),  # how to run; how to load and export
+    frozenset({"tasks", "evaluation"}),  # what to learn; how to score
+    frozenset({"cli", "bench"}),  # entry points: the only place where things are wired together
+)
+# The exceptions inside a floor.
+SIBLINGS = {
+    "config": {"errors"},
+}
+VERSION = "umt_ds"  # `from umt_ds import __version__`: anybody may
+
+# What the other packages may know of umt_ds.
+NEIGHBOURS = {
+    "data_prep": (
+        "umt_ds.data.records",  # the shard contract
+        "umt_ds.data.video",  # the door to decord and PyAV
+        "umt_ds.errors",
+        "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
+        VERSION,  # into the manifest of a shard set
+    ),
+    "launchers": ("umt_ds.config.*", "umt_ds.errors", "umt_ds.engine.manifest", VERSION),
+    "ds_configs": (),
+}
+# And who may know the neighbours: umt_ds only the folder of DeepSpeed files, and only where it is read.
+NEIGHBOURS_OF_THE_PACKAGE = {"ds_configs": ("umt_ds.config.deepspeed_json",), "data_prep": (), "launchers": ()}
+
+# Library → the modules that may import it. Version quirks are handled behind these doors.
+DOORS = {
+    "deepspeed": ("umt_ds.engine.*", "umt_ds.weights.consolidate"),
+    "triton": ("umt_ds.kernels.*.triton",),
+    "flash_attn": ("umt_ds.kernels.attention.flash",),
+    "decord": ("umt_ds.data.video",),
+    "av": ("umt_ds.data.video",),
+    "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*"),
+    "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text"),
+    "timm": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.mixing", "umt_ds.data.augment"),
+    "webdataset": ("data_prep.writer", "umt_ds.data.stream"),
+    "pydantic": ("umt_ds.config.*",),
+    "yaml": ("umt_ds.config.*",),
+    "click": ("umt_ds.cli*", "data_prep.cli", "launchers.cli"),
+    "wandb": ("umt_ds.engine.report",),
+    "fsspec": ("umt_ds.data.*",),
+    "ray": ("data_prep.engines",),
+}
+
+# Importing these must not load torch: commands answer at once, decode workers stay small, launchers run on
+# login nodes. (`umt_ds.cli.run` is one rank of a training job and loads everything.)
+TORCH_FREE = (
+    "umt_ds", "umt_ds.__main__", "umt_ds.errors", "umt_ds.keyed", "umt_ds.config.*", "umt_ds.cli",
+    "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report", "umt_ds.distributed.world",
+    "umt_ds.distributed.local", "umt_ds.engine.manifest", "umt_ds.data.records", "umt_ds.data.video",
+    "data_prep*", "launchers*", "ds_configs",
+)  # fmt: skip
+LOADS_TORCH = {
+    "torch",
+    "torchvision",
+    "deepspeed",
+    "open_clip",
+    "timm",
+    "transformers",
+    "webdataset",
+    "safetensors.torch",
+}
+
+# Rooms without a subject become everybody's attic.
+NO_ROOM_IS_CALLED = {"utils", "util", "common", "helpers", "misc", "core"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name of one module, as `umt_ds.data.video` (a module) or `torch.Tensor` (a name in one)."""
+
+    module: str
+    target: str
+    line: int
+    at_start: bool  # runs when the module is imported: not in a function, not under TYPE_CHECKING
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} imports {self.target}"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {
+    module_name(path): path for package in ("umt_ds", *NEIGHBOURS) for path in sorted((REPO / package).rglob("*.py"))
+}
+
+
+def imports_in(module: str, source: str) -> Iterator[Import]:
+    """All of them, wherever they stand."""
+
+    def walk(node: ast.AST, at_start: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            here = at_start and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            here = here and not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
+            if isinstance(child, ast.Import):
+                for name in child.names:
+                    yield Import(module, name.name, child.lineno, here)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{module}:{child.lineno}: imports are absolute here"
+                for name in child.names:
+                    yield Import(module, f"{child.module}.{name.name}", child.lineno, here)
+            else:
+                yield from walk(child, here)
+
+    yield from walk(ast.parse(source), True)
+
+
+def target_module(target: str) -> str:
+    """The module of ours behind an imported name: `umt_ds.data.video.decode` → `umt_ds.data.video`."""
+    while target not in MODULES and "." in target:
+        target = target.rpartition(".")[0]
+    return target
+
+
+def is_among(module: str, patterns: tuple[str, ...]) -> bool:
+    """`umt_ds.config.*` takes the package `umt_ds.config` too."""
+    return any(fnmatch(module, p) or module == p.removesuffix(".*") for p in patterns)
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def goes_up_or_sideways(one: Import) -> bool:
+    """Inside umt_ds: is the target neither the importer's own room nor on a lower floor?"""
+    target = target_module(one.target)
+    if target == VERSION or one.module == "umt_ds.__main__":  # `python -m umt_ds` stands above the house
+        return False
+    mine, theirs = one.module.split(".")[1], target.split(".")[1]
+    return mine != theirs and theirs not in SIBLINGS.get(mine, ()) and floor_of(theirs) >= floor_of(mine)
+
+
+def is_a_wrong_neighbour(one: Import) -> bool:
+    """Between the top-level packages: does the plan leave this import out?"""
+    mine, target = one.module.split(".")[0], target_module(one.target)
+    theirs = target.split(".")[0]
+    if mine == theirs or theirs not in {"umt_ds", *NEIGHBOURS}:
+        return False
+    if mine == "umt_ds":
+        return not is_among(one.module, NEIGHBOURS_OF_THE_PACKAGE[theirs])
+    return theirs != "umt_ds" or not is_among(target, NEIGHBOURS[mine])
+
+
+def is_past_the_door(one: Import) -> bool:
+    """Is a library with a door imported elsewhere?"""
+    library = one.target.split(".")[0]
+    return library in DOORS and not is_among(one.module, DOORS[library])
+
+
+IMPORTS = [one for module, path in MODULES.items() for one in imports_in(module, path.read_text())]
+
+
+def loads_torch(module: str) -> str | None:
+    """How importing `module` loads torch, as a chain of modules; None if it does not."""
+    by_module: dict[str, list[Import]] = {}
+    for one in IMPORTS:
+        if one.at_start:
+            by_module.setdefault(one.module, []).append(one)
+    seen, trails = set(), [[module]]
+    while trails:
+        trail = trails.pop()
+        # importing a.b.c runs a and a.b first
+        parts = trail[-1].split(".")
+        for name in (".".join(parts[: n + 1]) for n in range(len(parts))):
+            if name in seen or name not in MODULES:
+                continue
+            seen.add(name)
+            for one in by_module.get(name, ()):
+                if any(one.target == library or one.target.startswith(f"{library}.") for library in LOADS_TORCH):
+                    return " → ".join([*trail, one.target])
+                trails.append([*trail, target_module(one.target)])
+    return None
+
+
+# ---------------------------------------------------------------- the house as it stands
+
+
+def test_every_room_is_on_a_floor() -> None:
+    rooms = {name.split(".")[1] for name in MODULES if name.startswith("umt_ds.")} - {"__main__"}
+    assert rooms <= frozenset().union(*FLOORS)
+
+
+def test_imports_point_down() -> None:
+    inside = [one for one in IMPORTS if one.module.startswith("umt_ds.") and one.target.split(".")[0] == "umt_ds"]
+    assert len(inside) > 100, "the walk finds them"
+    assert [str(one) for one in inside if goes_up_or_sideways(one)] == []
+
+
+def test_the_other_packages_know_only_what_they_may() -> None:
+    assert [str(one) for one in IMPORTS if is_a_wrong_neighbour(one)] == []
+
+
+def test_each_library_is_imported_behind_its_door_only() -> None:
+    assert [str(one) for one in IMPORTS if is_past_the_door(one)] == []
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if is_among(name, TORCH_FREE)))
+def test_importing_this_module_does_not_load_torch(module: str) -> None:
+    assert loads_torch(module) is None
+
+
+def test_no_room_is_called_after_nothing() -> None:
+    assert [name for name in MODULES if NO_ROOM_IS_CALLED & set(name.split("."))] == []
+
+
+def test_nothing_is_imported_by_string_but_the_commands() -> None:
+    """`import_module` would pass unseen here; the commands are imported by name so that `umt --help` is quick."""
+    by_string = [
+        f"{module}:{node.lineno}"
+        for module, path in MODULES.items()
+        if module != "umt_ds.cli"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__")
+    ]
+    assert by_string == []
+
+
+# ---------------------------------------------------------------- would it be noticed?
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "bad"),
+    [
+        ("umt_ds.models.vit", "from umt_ds.engine.optim import decay_groups", True),
+        ("umt_ds.models.vit", "def f():\n    import umt_ds.tasks.stage1", True),
+        ("umt_ds.models.vit", "if TYPE_CHECKING:\n    from umt_ds.data.records import Manifest", True),
+        ("umt_ds.masking", "from umt_ds import models", True),
+        ("umt_ds.batch", "from umt_ds.config import schema", True),
+        ("umt_ds.evaluation.probe", "from umt_ds.tasks.build import build_task", True),
+        ("umt_ds.models.vit", "from umt_ds.models import layers\nfrom umt_ds.kernels.philox import uniform", False),
+        ("umt_ds.config.load", "from umt_ds.errors import ConfigError\nfrom umt_ds import __version__", False),
+    ],
+)
+def test_an_import_that_goes_up_or_sideways_is_seen(module: str, source: str, bad: bool) -> None:
+    assert any(map(goes_up_or_sideways, imports_in(module, source))) is bad
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "bad"),
+    [
+        ("data_prep.writer", "from umt_ds.data import loader", True),
+        ("data_prep.writer", "from umt_ds.config.load import load_run", True),
+        ("launchers.slurm", "from umt_ds.engine.loop import train", True),
+        ("launchers.slurm", "import data_prep", True),
+        ("umt_ds.data.loader", "from data_prep.manifest import Plan", True),
+        ("umt_ds.cli.train", "import ds_configs", True),
+        (
+            "data_prep.writer",
+            "from umt_ds.data import records\nfrom umt_ds import __version__\nimport data_prep",
+            False,
+        ),
+        (
+            "launchers.slurm",
+            "from umt_ds.config.load import load_run\nfrom umt_ds.engine.manifest import LATEST",
+            False,
+        ),
+    ],
+)
+def test_a_wrong_neighbour_is_seen(module: str, source: str, bad: bool) -> None:
+    assert any(map(is_a_wrong_neighbour, imports_in(module, source))) is bad
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "bad"),
+    [
+        ("umt_ds.cli.run", "import deepspeed.comm as dist", True),
+        ("data_prep.decode", "def f():\n    import av", True),
+        ("umt_ds.models.vit", "from timm.layers import DropPath", True),
+        ("umt_ds.data.video", "import av, decord", False),
+        ("umt_ds.models.vit", "import available", False),
+    ],
+)
+def test_a_library_past_its_door_is_seen(module: str, source: str, bad: bool) -> None:
+    assert any(map(is_past_the_door, imports_in(module, source))) is bad
+
+
+def test_torch_behind_another_module_is_seen() -> None:
+    assert loads_torch("umt_ds.cli.run") == "umt_ds.cli.run → torch"
+    assert str(loads_torch("umt_ds.models.presets")) == "None", "plain numbers"
+    assert str(loads_torch("umt_ds.engine.optim")).endswith("→ torch")

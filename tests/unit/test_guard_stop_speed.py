@@ -1,0 +1,241 @@
+"""What the loop leans on: the finite guard, the wish to stop, the stopwatch. One rank each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.ranks import environment
+from umt_ds.distributed.world import World
+from umt_ds.engine import speed
+from umt_ds.engine.guard import FiniteGuard
+from umt_ds.engine.speed import Stopwatch, peak_flops, peak_memory_gib
+from umt_ds.engine.stop import SIGNALS, Stop
+from umt_ds.errors import EXIT_FAILED, NonFiniteError
+
+CPU = torch.device("cpu")
+ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
+SECOND = World(1, 2, 1, "127.0.0.1", 1, "env")
+FINE, NAN, INF = torch.tensor(1.0), torch.tensor(float("nan")), torch.tensor(float("inf"))
+
+# ---------------------------------------------------------------- guard
+
+
+def guard(*, fp16: bool = False) -> FiniteGuard:
+    return FiniteGuard(CPU, draws_per_step=32, overflow_is_normal=fp16)
+
+
+def test_finite_steps_pass() -> None:
+    watching = guard()
+    for step in range(5):
+        watching.watch(step, FINE, FINE, applied=True)
+    watching.check()
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(NAN, FINE), (INF, FINE), (-INF, FINE), (FINE, NAN), (FINE, INF)])
+def test_the_first_bad_step_and_its_draws_are_named(loss: torch.Tensor, norm: torch.Tensor) -> None:
+    watching = guard()
+    watching.watch(6, FINE, FINE, applied=True)
+    watching.watch(7, loss, norm, applied=False)
+    watching.watch(8, NAN, NAN, applied=False)
+    with pytest.raises(NonFiniteError, match=r"in step 7 \(draws 224 to 255\)") as raised:
+        watching.check()
+    assert "data.skip_draws=[[224,256]]" in str(raised.value.hint)
+    assert raised.value.exit_code == EXIT_FAILED, "a restart would meet it again: never 75"
+
+
+def test_it_is_still_told_after_finite_steps_and_at_every_later_check() -> None:
+    watching = guard()
+    watching.watch(0, NAN, FINE, applied=False)
+    watching.watch(1, FINE, FINE, applied=True)
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match="step 0 "):
+            watching.check()
+
+
+def test_an_fp16_overflow_is_passed_over() -> None:
+    watching = guard(fp16=True)
+    for step in range(49):
+        watching.watch(step, FINE, INF, applied=False)
+    watching.check()
+
+
+def test_fifty_fp16_overflows_in_a_row_are_too_many() -> None:
+    watching = guard(fp16=True)
+    for step in range(50):
+        watching.watch(step, FINE, INF, applied=False)
+    with pytest.raises(NonFiniteError, match="50 steps in a row overflowed"):
+        watching.check()
+
+
+def test_one_applied_step_starts_the_count_of_overflows_again() -> None:
+    watching = guard(fp16=True)
+    for step in range(90):
+        watching.watch(step, FINE, FINE if step == 45 else INF, applied=step == 45)
+    watching.check()
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow() -> None:
+    watching = guard(fp16=True)
+    watching.watch(3, NAN, FINE, applied=True)
+    with pytest.raises(NonFiniteError, match="step 3 "):
+        watching.check()
+
+
+# ---------------------------------------------------------------- stop
+
+
+@pytest.fixture
+def stop(tmp_path: Path) -> Iterator[Stop]:
+    wish = Stop(tmp_path, world=ALONE, device=CPU, stop_at=7)
+    yield wish
+    wish.close()
+
+
+def test_nobody_asked_so_nobody_stops(stop: Stop) -> None:
+    assert not any(stop.agreed(step) for step in (0, 6, 8, 100))
+
+
+def test_stop_at_stops_after_that_step_and_no_other(stop: Stop) -> None:
+    assert [step for step in range(20) if stop.agreed(step)] == [7]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_a_wish_for_all_later_steps(stop: Stop, number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    assert stop.agreed(1)
+    assert stop.agreed(2)
+
+
+def test_the_file_stop_in_the_run_folder_is_a_wish(stop: Stop, tmp_path: Path) -> None:
+    assert not stop.agreed(1)
+    (tmp_path / "stop").touch()
+    assert stop.agreed(2)
+
+
+def test_a_stop_file_of_an_earlier_job_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    wish = Stop(tmp_path, world=ALONE, device=CPU)
+    assert not (tmp_path / "stop").exists()
+    assert not wish.agreed(1)
+    wish.close()
+
+
+def test_only_the_first_rank_touches_the_stop_file(tmp_path: Path) -> None:
+    """Another rank may start later: it must not take away a wish that is meant for this job."""
+    (tmp_path / "stop").touch()
+    Stop(tmp_path, world=SECOND, device=CPU).close()
+    assert (tmp_path / "stop").exists()
+
+
+def test_close_gives_the_signals_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    wish = Stop(tmp_path, world=ALONE, device=CPU)
+    assert all(signal.getsignal(number) not in before for number in SIGNALS)
+    wish.close()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+THREE_SIGNALS = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from umt_ds.distributed.world import World
+from umt_ds.engine.stop import Stop
+clock = [0.0]
+time.monotonic = lambda: clock[0]
+stop = Stop(Path(sys.argv[1]), world=World(0, 1, 0, "", 1, "alone"), device=torch.device("cpu"))
+for clock[0] in (0.0, 0.01, 5.0):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(clock[0], stop.agreed(1), flush=True)
+"""
+
+
+def test_a_second_signal_ends_the_process_but_one_wish_may_come_on_two_ways(tmp_path: Path) -> None:
+    """Ctrl-C reaches a rank from the terminal and once more from `umt train --ranks`: that is one wish, to stop
+    with a checkpoint. Who asks again a moment later wants out at once."""
+    command = [sys.executable, "-c", THREE_SIGNALS, str(tmp_path)]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "0.0 True\n0.01 True\n", ended.stderr
+    assert ended.returncode == 128 + signal.SIGTERM
+
+
+# ---------------------------------------------------------------- speed
+
+
+class Clock:
+    """Stands in for the module `time`: it moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(speed, "time", clock)
+    return clock
+
+
+def test_a_lap_is_the_time_and_the_steps_since_the_last_one(clock: Clock) -> None:
+    watch = Stopwatch()
+    clock.now += 3
+    watch.count_step()
+    watch.count_step()
+    assert watch.lap() == speed.Lap(seconds=3.0, data_s=0.0, steps=2)
+    clock.now += 4
+    watch.count_step()
+    assert watch.lap() == speed.Lap(seconds=4.0, data_s=0.0, steps=1)
+
+
+def test_pauses_do_not_count(clock: Clock) -> None:
+    watch = Stopwatch()
+    clock.now += 1
+    for _ in range(2):
+        with watch.paused():
+            clock.now += 50
+    clock.now += 2
+    assert watch.lap().seconds == 3.0
+    assert watch.lap().seconds == 0.0, "the pauses belong to the lap that is over"
+
+
+def test_only_the_wait_for_a_batch_is_data_time(clock: Clock) -> None:
+    def slow_batches() -> Iterator[str]:
+        for name in "abc":
+            clock.now += 2  # the loader works
+            yield name
+        clock.now += 1  # and finds that there are no more
+
+    watch = Stopwatch()
+    seen = []
+    for batch in watch.timed_data(slow_batches()):
+        seen.append(batch)
+        clock.now += 10  # the model works
+    assert seen == ["a", "b", "c"]
+    assert watch.lap() == speed.Lap(seconds=37.0, data_s=7.0, steps=0)
+
+
+def test_an_error_of_the_loader_passes_through(clock: Clock) -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("shard 3")
+
+    with pytest.raises(RuntimeError, match="shard 3"):
+        list(Stopwatch().timed_data(broken()))
+
+
+def test_a_cpu_has_a_measured_peak_and_a_resident_size() -> None:
+    flops, source = peak_flops(CPU)
+    assert 1e8 < flops < 1e14, "between a toy and a rack"
+    assert source == "measured matrix product"
+    assert 0.05 < peak_memory_gib(CPU) < 1000

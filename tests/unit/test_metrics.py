@@ -1,0 +1,210 @@
+"""RUN/metrics.jsonl: what a logged step writes, and what is read back after a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from umt_ds.config.batching import RunPlan
+from umt_ds.config.load import load_run
+from umt_ds.distributed.world import World
+from umt_ds.engine import report as report_module
+from umt_ds.engine.protocol import Progress
+from umt_ds.engine.report import METRICS, Report, read_metrics, read_records
+from umt_ds.engine.speed import Lap
+
+CPU = torch.device("cpu")
+# draws of two views each; the rate is 0, 5e-4, 1e-3 in the three steps of the warm-up
+PLAN = RunPlan(
+    world=2, micro=4, accumulation=1, draws_per_step=8, views_per_step=16, steps_per_epoch=10,
+    total_steps=100, warmup_steps=3, peak_lr=1e-3, min_lr=0.0,
+)  # fmt: skip
+LOSSES = {"loss": torch.tensor(0.5), "uta": torch.tensor(0.25)}
+LAP = Lap(seconds=4.0, data_s=1.0, steps=5)
+
+
+@pytest.fixture(autouse=True)
+def _known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "peak_flops", lambda device: (1e12, "a test"))
+    monkeypatch.setattr(logging.getLogger("umt_ds"), "propagate", True)
+
+
+def open_report(run: Path, *overrides: str, rank: int = 0) -> Report:
+    config = load_run("demo/stage1", ["report.tensorboard=false", *overrides])
+    world = World(rank, 2, rank, "127.0.0.1", 1, "env")
+    return Report(run, world=world, device=CPU, config=config, plan=PLAN, flops_per_view=2e9)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Iterator[Report]:
+    opened = open_report(tmp_path)
+    yield opened
+    opened.close()
+
+
+def log_step(report: Report, step: int, *, digest: int = 0xABC, grad_norm: Tensor | None = None) -> None:
+    progress = Progress(
+        step=step, draws=8 * step, digest=2**64 - 1, mask_digest=7, skipped=1, substituted=3,
+    )  # fmt: skip
+    norm = torch.tensor(1.5) if grad_norm is None else grad_norm
+    report.step(progress, LOSSES, norm, LAP, digest)
+
+
+def lines(run: Path) -> list[str]:
+    return (run / METRICS).read_text().splitlines()
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_a_logged_step_is_one_json_object_with_everything_one_asks_for(tmp_path: Path, report: Report) -> None:
+    log_step(report, 2)
+    (line,) = lines(tmp_path)
+    record = json.loads(line)
+    peak = record.pop("peak_memory_gib")
+    assert 0.01 < peak < 1000
+    assert record == {
+        "step": 2,
+        "draws": 16,
+        "epoch": 0.2,
+        "loss": 0.5,
+        "uta": 0.25,
+        "lr": 5e-4,  # the rate of the step that ended, not of the one to come
+        "grad_norm": 1.5,
+        "clips_per_s": 20.0,  # 5 steps × 16 views in 4 s
+        "clips_per_s_per_device": 10.0,
+        "data_stall_percent": 25.0,
+        "mfu_percent": 2.0,  # 10 views/s × 2 GFLOP of 1 TFLOP/s
+        "gflops_per_clip": 2.0,
+        "bad_samples": 3,
+        "skipped_steps": 1,
+        "digest": "0000000000000abc",
+        "digest_total": "ffffffffffffffff",
+        "mask_digest_total": "0000000000000007",
+        "attempt": 1,
+    }
+
+
+def test_a_step_is_on_disk_when_it_is_logged(tmp_path: Path, report: Report) -> None:
+    """A run that is killed leaves the records of all logged steps."""
+    for step in (1, 2, 3):
+        log_step(report, step)
+        assert len(lines(tmp_path)) == step
+
+
+def test_the_console_line_tells_losses_rate_and_speed(report: Report, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="umt_ds")
+    log_step(report, 3)
+    (line,) = caplog.messages
+    for fact in ("step 3/100", "loss 0.5000 (uta 0.2500)", "lr 1.00e-03", "20.0 clips/s", "data 25 %", "mfu 2 %"):
+        assert fact in line
+
+
+@pytest.mark.parametrize("norm", ["inf", "nan"])
+def test_every_line_is_strict_json_even_when_a_gradient_overflowed(tmp_path: Path, report: Report, norm: str) -> None:
+    """fp16 skips such a step and goes on. JSON knows no infinity; readers other than Python's would fail."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    log_step(report, 3, grad_norm=torch.tensor(float(norm)))
+    record = json.loads(lines(tmp_path)[0], parse_constant=refuse)
+    assert "grad_norm" not in record
+    assert record["skipped_steps"] == 1
+
+
+def test_scores_are_records_of_their_own_and_no_training_records(tmp_path: Path, report: Report) -> None:
+    log_step(report, 3)
+    report.scores(Progress(step=3), {"knn_top1": 0.75})
+    assert json.loads(lines(tmp_path)[1]) == {"step": 3, "attempt": 1, "knn_top1": 0.75}
+    assert read_metrics(tmp_path)[3]["loss"] == 0.5
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    second = open_report(tmp_path, rank=1)
+    log_step(second, 3)
+    second.scores(Progress(step=3), {"knn_top1": 0.75})
+    second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_started_again_counts_its_attempts(tmp_path: Path) -> None:
+    for _ in range(3):
+        opened = open_report(tmp_path)
+        log_step(opened, 1)
+        opened.close()
+    assert [record["attempt"] for record in read_records(tmp_path / METRICS)] == [1, 2, 3]
+
+
+def test_a_record_never_continues_the_half_line_of_a_killed_run(tmp_path: Path) -> None:
+    first = open_report(tmp_path)
+    log_step(first, 1)
+    first.close()
+    path = tmp_path / METRICS
+    path.write_text(path.read_text() + '{"step": 2, "dr')
+    again = open_report(tmp_path)
+    log_step(again, 2)
+    again.close()
+    assert {step: record["attempt"] for step, record in read_metrics(tmp_path).items()} == {1: 1, 2: 2}
+
+
+def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    opened = open_report(tmp_path, "report.tensorboard=true")
+    log_step(opened, 3)
+    opened.close()
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert {"loss", "uta", "lr", "grad_norm", "clips_per_s", "mfu_percent"} <= set(events.Tags()["scalars"])
+    (loss,) = events.Scalars("loss")
+    assert (loss.step, loss.value) == (3, 0.5)
+
+
+def test_without_wandb_installed_a_run_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    opened = open_report(tmp_path, "report.wandb=project")
+    log_step(opened, 1)
+    opened.close()
+    assert "wandb is not installed" in caplog.text
+    assert len(lines(tmp_path)) == 1
+
+
+# ---------------------------------------------------------------- reading
+
+
+def record(step: int, **more: Any) -> dict[str, Any]:
+    return {"step": step, "digest": f"{step:016x}", "attempt": 1, **more}
+
+
+def write(run: Path, *records: dict[str, Any], rest: str = "") -> None:
+    (run / METRICS).write_text("".join(json.dumps(r) + "\n" for r in records) + rest)
+
+
+def test_a_half_written_last_line_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, record(1), record(2), rest='{"step": 3, "dig')
+    assert read_records(tmp_path / METRICS) == [record(1), record(2)]
+    assert sorted(read_metrics(tmp_path)) == [1, 2]
+
+
+def test_of_a_step_that_ran_twice_the_later_record_counts(tmp_path: Path) -> None:
+    write(tmp_path, record(1, loss=1.0), record(2, loss=2.0), record(2, loss=2.5, attempt=2), record(3, attempt=2))
+    metrics = read_metrics(tmp_path)
+    assert sorted(metrics) == [1, 2, 3]
+    assert metrics[2] == record(2, loss=2.5, attempt=2)
+    assert len(read_records(tmp_path / METRICS)) == 4, "both are still there for who compares them"
+
+
+def test_a_run_without_metrics_has_none(tmp_path: Path) -> None:
+    assert read_records(tmp_path / METRICS) == []
+    assert read_metrics(tmp_path) == {}

@@ -1,0 +1,120 @@
+"""The learning rate of each step against the published arrays, and which parameters decay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from umt_ds.config.batching import RunPlan, plan_run
+from umt_ds.config.load import load_run
+from umt_ds.config.schema import OptimConfig
+from umt_ds.engine.optim import build_adamw, decay_groups
+from umt_ds.engine.schedule import lr_at
+from umt_ds.models.alignment import AlignmentModel
+from umt_ds.models.presets import StudentPreset, vit_size
+from umt_ds.models.vit import VideoViT
+
+K710_SAMPLES = 658_340  # about the size of the training list
+
+
+def plan(total: int, warmup: int, *, peak: float = 1.2e-3, low: float = 8e-5) -> RunPlan:
+    return RunPlan(
+        world=1, micro=1, accumulation=1, draws_per_step=1, views_per_step=1, steps_per_epoch=1,
+        total_steps=total, warmup_steps=warmup, peak_lr=peak, min_lr=low,
+    )  # fmt: skip
+
+
+def published_array(total: int, warmup: int, *, peak: float = 1.2e-3, low: float = 8e-5) -> NDArray[np.float64]:
+    """The authors' `cosine_scheduler` in numpy: linspace for the warm-up, then half a cosine (SPEC 5)."""
+    rest = np.arange(total - warmup)
+    cosine = low + 0.5 * (peak - low) * (1 + np.cos(np.pi * rest / len(rest)))
+    return np.concatenate([np.linspace(0, peak, warmup), cosine])
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(1000, 200), (10, 1), (10, 2), (7, 0), (3, 2), (64_200, 12_840)])
+def test_every_step_has_the_rate_of_the_published_array(total: int, warmup: int) -> None:
+    ours = [lr_at(step, plan(total, warmup)) for step in range(total)]
+    np.testing.assert_allclose(ours, published_array(total, warmup), rtol=1e-12, atol=1e-18)
+
+
+def test_the_warm_up_begins_at_zero_and_ends_at_the_peak() -> None:
+    rates = [lr_at(step, plan(100, 20)) for step in range(100)]
+    assert rates[0] == 0
+    assert rates[19] == rates[20] == max(rates) == 1.2e-3, "linspace includes its end; the cosine starts there too"
+    assert rates[-1] > 8e-5, "the minimum itself is where the next step would be"
+    assert lr_at(100, plan(100, 20)) == lr_at(105, plan(100, 20)) == 8e-5
+
+
+def test_k710_has_the_published_rates_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UMT_DATA", "/x")
+    monkeypatch.setenv("UMT_CLIP_B16", "/x")
+    run = plan_run(load_run("stage1/b16_k710"), world=32, num_samples=K710_SAMPLES)
+    assert (run.peak_lr, run.min_lr) == pytest.approx((1.2e-3, 8e-5), rel=1e-12)
+    assert (run.accumulation, run.steps_per_epoch) == (1, 321), "658 340 // 2048"
+    assert (run.warmup_steps, run.total_steps) == (40 * 321, 200 * 321)
+
+
+@pytest.mark.parametrize(
+    ("rule", "draws", "views", "scale"),
+    [("per_256", 2048, 1, 8.0), ("per_256", 1024, 2, 8.0), ("per_256", 64, 1, 0.25), ("absolute", 2048, 2, 1.0)],
+)
+def test_the_rate_counts_views_and_not_draws(rule: str, draws: int, views: int, scale: float) -> None:
+    """per_256: lr × (global batch × num_sample) / 256; the minimum is scaled the same way."""
+    config = load_run(
+        "demo/stage1",
+        [f"optim.lr_rule={rule}", "optim.lr=1.5e-4", "optim.min_lr=1e-5", f"batch.global={draws}",
+         f"data.num_sample={views}"],
+    )  # fmt: skip
+    run = plan_run(config, world=2, num_samples=10_000)
+    assert (run.draws_per_step, run.views_per_step) == (draws, draws * views)
+    assert (run.peak_lr, run.min_lr) == pytest.approx((1.5e-4 * scale, 1e-5 * scale), rel=1e-12)
+
+
+# ---------------------------------------------------------------- parameter groups
+
+
+def on_meta(preset: StudentPreset, *, out_width: int) -> nn.Module:
+    """The student with six decoders, without memory."""
+    with torch.device("meta"):
+        return AlignmentModel(VideoViT(vit_size(preset)), out_width=out_width)
+
+
+def test_b16_decays_55_tensors_and_leaves_129_alone() -> None:
+    """The published counts (SPEC 5): 87,883,776 and 122,112 numbers."""
+    decayed, others = decay_groups(on_meta("vit_b16", out_width=512), 0.05)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
+    assert (len(decayed["params"]), sum(p.numel() for p in decayed["params"])) == (55, 87_883_776)
+    assert (len(others["params"]), sum(p.numel() for p in others["params"])) == (129, 122_112)
+
+
+@pytest.mark.parametrize(
+    ("preset", "out_width", "total"), [("vit_b16", 512, 88_005_888), ("vit_l16", 768, 307_806_720)]
+)
+def test_every_parameter_is_in_exactly_one_group(preset: StudentPreset, out_width: int, total: int) -> None:
+    module = on_meta(preset, out_width=out_width)
+    grouped = [p for group in decay_groups(module, 0.05) for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in module.parameters()}
+    assert len(grouped) == len(list(module.parameters()))
+    assert sum(p.numel() for p in grouped) == total
+
+
+def test_biases_and_norms_do_not_decay_and_frozen_parameters_are_in_no_group() -> None:
+    module = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+    module[2].requires_grad_(False)
+    decayed, others = decay_groups(module, 0.1)
+    assert [p is module[0].weight for p in decayed["params"]] == [True]
+    assert {id(p) for p in others["params"]} == {id(module[0].bias), id(module[1].weight), id(module[1].bias)}
+
+
+def test_a_module_of_biases_alone_has_one_group() -> None:
+    assert [group["weight_decay"] for group in decay_groups(nn.LayerNorm(3), 0.1)] == [0.0]
+
+
+def test_the_optimizer_takes_its_numbers_from_the_configuration() -> None:
+    optim = OptimConfig(lr=1.0, lr_rule="absolute", betas=(0.8, 0.9), eps=1e-6, weight_decay=0.3)
+    adamw = build_adamw(decay_groups(nn.Linear(2, 2), optim.weight_decay), optim)
+    told = [(group["betas"], group["eps"], group["weight_decay"], group["lr"]) for group in adamw.param_groups]
+    assert told == [((0.8, 0.9), 1e-6, 0.3, 0.0), ((0.8, 0.9), 1e-6, 0.0, 0.0)]

@@ -1,0 +1,139 @@
+"""Who am I among how many: each launcher's environment, and those that contradict themselves."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from umt_ds.distributed.world import World, find_world, first_host, free_port
+from umt_ds.errors import MachineError
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu003", "MASTER_PORT": "29500"}
+SRUN = {
+    "SLURM_JOB_ID": "4000123",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "gpu[003-004]",
+    "SLURM_NODELIST": "gpu[001-004]",
+}
+
+
+def test_torchrun_tells_everything() -> None:
+    assert find_world(TORCHRUN) == World(5, 8, 1, "gpu003", 29500, "env")
+
+
+@pytest.mark.parametrize("name", list(TORCHRUN))
+def test_an_incomplete_launcher_environment_is_refused_by_name(name: str) -> None:
+    incomplete = {key: value for key, value in TORCHRUN.items() if key != name}
+    with pytest.raises(MachineError, match=rf"but not {name}\n"):
+        find_world(incomplete)
+
+
+@pytest.mark.parametrize("rank", ["8", "9", "-1"])
+def test_a_rank_outside_the_world_is_refused(rank: str) -> None:
+    with pytest.raises(MachineError, match=f"RANK={rank} is outside WORLD_SIZE=8"):
+        find_world({**TORCHRUN, "RANK": rank})
+
+
+@pytest.fixture(autouse=True)
+def names_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node names of the tests are invented; DNS knows them all."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port: [])
+
+
+def test_a_node_that_dns_does_not_know_is_reached_at_the_address_slurm_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown(host: str, port: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\necho "NodeName=$4 Arch=x86_64 NodeAddr=10.1.2.3 NodeHostName=$4"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert find_world(SRUN).master_addr == "10.1.2.3"
+    scontrol.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MachineError, match="gpu003"):
+        find_world(SRUN)
+
+
+def test_srun_gives_one_rank_a_task_and_the_first_node_of_the_step_as_master() -> None:
+    assert find_world(SRUN) == World(5, 8, 1, "gpu003", 20123, "slurm")
+
+
+def test_all_tasks_of_a_step_agree_on_the_port_and_another_job_has_another() -> None:
+    ports = [find_world({**SRUN, "SLURM_PROCID": str(task)}).master_port for task in range(8)]
+    assert len(set(ports)) == 1
+    assert find_world({**SRUN, "SLURM_JOB_ID": "4000124"}).master_port != ports[0]
+
+
+def test_a_master_that_the_batch_script_set_is_taken() -> None:
+    world = find_world({**SRUN, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"})
+    assert (world.master_addr, world.master_port, world.launcher) == ("10.0.0.1", 1234, "slurm")
+
+
+def test_one_srun_task_is_a_world_of_one() -> None:
+    world = find_world({**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"})
+    assert (world.rank, world.size, world.launcher) == (0, 1, "slurm")
+
+
+def test_several_srun_tasks_that_are_told_to_be_alone_are_refused() -> None:
+    """WORLD_SIZE=1 left in the batch script would start as many separate trainings as there are tasks."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    with pytest.raises(MachineError, match="srun started 8 tasks"):
+        find_world({**SRUN, **alone})
+
+
+def test_one_torchrun_on_each_node_of_a_step_is_believed() -> None:
+    assert find_world({**SRUN, "SLURM_STEP_NUM_TASKS": "2", **TORCHRUN}).launcher == "env"
+
+
+def test_a_batch_script_outside_any_step_is_alone() -> None:
+    """sbatch gives its script a process id of 0 and the node list, but no step."""
+    batch = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NODELIST": "gpu[001-004]", "SLURM_NTASKS": "8"}
+    world = find_world(batch)
+    assert (world.rank, world.size, world.launcher) == (0, 1, "alone")
+
+
+def test_without_a_launcher_this_process_is_alone_and_first() -> None:
+    world = find_world({})
+    assert (world.rank, world.size, world.local_rank, world.master_addr) == (0, 1, 0, "127.0.0.1")
+    assert world.is_first
+    assert not find_world(TORCHRUN).is_first
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "host"),
+    [
+        ("gpu003", "gpu003"),
+        ("gpu003,gpu004", "gpu003"),
+        ("gpu[003-007]", "gpu003"),
+        ("gpu[003,005-007],x1", "gpu003"),
+        ("gpu[003-007,9],x1", "gpu003"),
+        ("a1,gpu[003-007]", "a1"),
+        ("dgx-[12-15].cluster", "dgx-12.cluster"),
+        ("node-1-[2-3]", "node-1-2"),
+        ("rack[1-2]node[04-09]", "rack1node04"),
+        ("rack[1,3]node[04,06],x1", "rack1node04"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_the_first_host_of_a_node_list(nodelist: str, host: str) -> None:
+    """As `scontrol show hostnames` would print first."""
+    assert first_host(nodelist) == host
+
+
+def test_an_empty_node_list_is_refused() -> None:
+    with pytest.raises(MachineError, match="node list ''"):
+        first_host("")
+
+
+def test_a_free_port_can_be_bound() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", free_port()))
