@@ -171,9 +171,9 @@ def kinetics(
 @_dry_run
 @_run_options
 def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOptions) -> None:
-    """Render a small world of moving shapes in OUT/videos and make the shards OUT/train and OUT/val of it.
+    """Render a small world of moving balls in OUT/videos and make the shards OUT/train and OUT/val of it.
 
-    A clip's appearance (a red circle) shows in any frame, its motion (moves left) in no single one.
+    A clip's appearance (a striped red ball) shows in any frame, its motion (moves left) in no single one.
 
     \b
     Example:

@@ -1,6 +1,6 @@
-"""A small world to try everything on: coloured shapes that move over a background, rendered as mp4 files.
+"""A small world to try everything on: coloured balls that move over a background, rendered as mp4 files.
 
-What a clip shows (`appearance`: colour and shape) can be told from any single frame; what happens in it
+What a clip shows (`appearance`: pattern and colour) can be told from any single frame; what happens in it
 (`motion`) from no single frame, because position, size and angle are uniform in every motion class: only
 their change differs. Each motion is another one's film run backwards, and left is right in a mirror, so
 training on it must not flip.
@@ -34,8 +34,8 @@ Split = Literal["train", "val"]
 
 FRAMES, FPS = 16, 10
 COLORS = {"red": (214, 48, 40), "green": (46, 160, 67), "blue": (42, 92, 220), "yellow": (240, 200, 30)}
-SHAPES = ("circle", "square", "triangle")
-BACKGROUNDS = ("plain", "striped", "checked")
+PATTERNS = ("plain", "striped", "checked")
+BACKGROUNDS = {"dark": 60.0, "grey": 110.0, "light": 160.0}
 # change per clip of (x, y, size phase, angle), in widths, heights, size cycles and turns
 MOTIONS = {
     "moves left": (-1, 0, 0, 0),
@@ -47,7 +47,7 @@ MOTIONS = {
     "turns clockwise": (0, 0, 0, 1),
     "turns counterclockwise": (0, 0, 0, -1),
 }
-APPEARANCES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
+APPEARANCES = tuple(f"{pattern} {color} ball" for color in COLORS for pattern in PATTERNS)
 JOINT = tuple(f"{appearance} {motion}" for appearance in APPEARANCES for motion in MOTIONS)
 _PHRASES = (
     "a {appearance} {motion} over a {background} background",
@@ -65,7 +65,7 @@ class Scene:
     file: str
     split: Split
     color: str
-    shape: str
+    pattern: str
     background: str
     motion: str
     caption: str
@@ -74,7 +74,7 @@ class Scene:
 
     @property
     def appearance(self) -> str:
-        return f"{self.color} {self.shape}"
+        return f"{self.pattern} {self.color} ball"
 
 
 def scenes(count: int, seed: int) -> list[Scene]:
@@ -87,14 +87,14 @@ def scenes(count: int, seed: int) -> list[Scene]:
 def _scene(number: int, joint: int, seed: int) -> Scene:
     random = Stream(seed, "demo", number)
     appearance, motion = APPEARANCES[joint // len(MOTIONS)], list(MOTIONS)[joint % len(MOTIONS)]
-    color, shape = appearance.split()
-    background = BACKGROUNDS[random.integer(len(BACKGROUNDS))]
+    pattern, color, _ = appearance.split()
+    background = list(BACKGROUNDS)[random.integer(len(BACKGROUNDS))]
     phrase = _PHRASES[random.integer(len(_PHRASES))]
     return Scene(
         file=f"clip-{number:05d}.mp4",
         split="val" if number % 5 == 4 else "train",
         color=color,
-        shape=shape,
+        pattern=pattern,
         background=background,
         motion=motion,
         caption=phrase.format(appearance=appearance, motion=motion, background=background),
@@ -187,46 +187,38 @@ def draw(scene: Scene, number: int, size: int) -> NDArray[np.uint8]:
     the right, so that a position tells nothing about the direction."""
     moved = scene.speed * number / (FRAMES - 1)
     x, y, phase, turns = (s + moved * c for s, c in zip(scene.start, MOTIONS[scene.motion], strict=True))
-    radius = size * (0.12 + 0.14 * (phase % 1.0))
+    radius = size * (0.16 + 0.16 * (phase % 1.0))
     pixel = np.arange(size) + 0.5
     dx = (pixel[None, :] - x * size + size / 2) % size - size / 2  # [1,W], on the torus
     dy = (pixel[:, None] - y * size + size / 2) % size - size / 2  # [H,1]
     cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
-    u, v = (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius  # [H,W], in the shape's own frame
-    picture = _background(scene.background, size)
-    picture = _paint(picture, COLORS[scene.color], _outside(scene.shape, u, v) * radius)
-    # a white spot off the centre shows how the shape, a circle too, is turned
-    spot = np.hypot(u, v + 0.45) - 0.22
-    return np.rint(_paint(picture, (255, 255, 255), spot * radius)).astype(np.uint8)
+    u, v = (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius  # [H,W], in the ball's own frame
+    picture = np.full((size, size, 3), BACKGROUNDS[scene.background])
+    outside = (np.hypot(u, v) - 1) * radius  # pixels from the rim
+    color = np.array(COLORS[scene.color], dtype=np.float64)
+    picture = _paint(picture, color, outside)
+    picture = _paint(picture, 0.35 * color, np.where(_is_dark(scene.pattern, u, v), outside, 1.0))
+    # a white spot off the centre shows how the ball, a plain one too, is turned
+    spot = (np.hypot(u, v + 0.6) - 0.25) * radius
+    return np.rint(_paint(picture, np.full(3, 255.0), spot)).astype(np.uint8)
 
 
-def _outside(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far outside a shape of radius 1 a point lies; negative inside."""
-    match shape:
-        case "circle":
-            return np.hypot(u, v) - 1
-        case "square":
-            return np.maximum(np.abs(u), np.abs(v)) - 0.85
-        case _:  # an upright triangle: below two slopes and above its base
-            return np.maximum(np.abs(u) * 0.866 - v * 0.5 - 0.6, v - 0.6)
+def _is_dark(pattern: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where the pattern of a ball of radius 1 is dark."""
+    column, row = np.floor(2.5 * u).astype(np.int64), np.floor(2.5 * v).astype(np.int64)
+    match pattern:
+        case "striped":
+            parity = column % 2
+        case "checked":
+            parity = (column + row) % 2
+        case _:
+            parity = np.ones_like(column)
+    return np.equal(parity, 0)
 
 
 def _paint(
-    picture: NDArray[np.float64], color: tuple[int, int, int], distance: NDArray[np.float64]
+    picture: NDArray[np.float64], color: NDArray[np.float64], distance: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """`color` where `distance` (pixels) is negative, with an edge one pixel soft."""
     cover = np.clip(0.5 - distance, 0, 1)[..., None]
-    return picture * (1 - cover) + np.array(color, dtype=np.float64) * cover
-
-
-def _background(kind: str, size: int) -> NDArray[np.float64]:
-    """A grey picture [H,W,3], the same in every clip of its kind."""
-    stripe = np.arange(size) * 8 // size % 2
-    match kind:
-        case "striped":
-            pattern = np.broadcast_to(stripe[:, None], (size, size))
-        case "checked":
-            pattern = (stripe[:, None] + stripe[None, :]) % 2
-        case _:
-            pattern = np.zeros((size, size), dtype=np.int64)
-    return np.repeat((120.0 + 50.0 * pattern)[..., None], 3, axis=2)
+    return picture * (1 - cover) + color * cover

@@ -301,7 +301,7 @@ def test_the_world_is_a_function_of_the_seed() -> None:
 
 
 def scene_of(motion: str, start: tuple[float, float, float, float] = (0.5, 0.5, 0.2, 0.0)) -> Scene:
-    return Scene("x.mp4", "train", "red", "square", "plain", motion, "", start, 0.5)
+    return Scene("x.mp4", "train", "red", "striped", "grey", motion, "", start, 0.5)
 
 
 def red(scene: Scene, number: int) -> NDArray[np.bool_]:

@@ -1,0 +1,46 @@
+"""`umt report`: one page about each run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from umt_ds.errors import ConfigError
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, type=_FOLDER, metavar="RUN...")
+@click.option("-o", "--out", type=_FOLDER, help="Where to write; default RUN/report. With several runs: OUT/NAME.")
+@click.option("--probe/--no-probe", default=True, help="Measure the kNN accuracy of the features (stage-1 runs).")
+@click.option("--train", type=_FOLDER, metavar="SHARDS", help="Labelled clips that vote; default: the run's own data.")
+@click.option("--val", type=_FOLDER, metavar="SHARDS", help="Held-out clips; default: the folder val beside --train.")
+@click.option("--clips", type=click.IntRange(1), default=2000, show_default=True, help="Probe at most so many of each.")
+def command(
+    runs: tuple[Path, ...], out: Path | None, probe: bool, train: Path | None, val: Path | None, clips: int
+) -> None:
+    """Make pictures and one HTML page of each RUN folder: curves, speed, masks drawn over held-out clips, and what
+    the features know (kNN on held-out clips: trained student, untrained student, teacher, chance).
+
+    Writes index.html, the PNGs and probe.json. Prints the path of the page and the kNN table.
+
+    \b
+    For example:
+      umt report runs/demo/stage1
+      umt report runs/demo/teacher runs/demo/stage1 -o /tmp/reports --no-probe
+      umt report runs/mine --train /data/k710/train --val /data/k710/val --clips 5000
+    """
+    # before torch loads: idle threads sleep instead of spinning, since a report often runs beside a training
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from umt_ds.cli.reporting import ReportOptions, write_report
+
+    options = ReportOptions(probe=probe, train=train, val=val, max_clips=clips)
+    names = [run.resolve().name for run in runs]
+    if out is not None and len(set(names)) < len(names):
+        raise ConfigError(f"two of the runs have one name: {', '.join(names)}", hint="report them one by one")
+    for run, name in zip(runs, names, strict=True):
+        folder = run / "report" if out is None else out / name if len(runs) > 1 else out
+        click.echo(write_report(run, folder, options, say=lambda text: click.echo(text, err=True)))

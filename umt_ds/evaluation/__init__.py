@@ -1,0 +1,1 @@
+"""How to score what was learned, and how to show it."""

@@ -1,0 +1,94 @@
+"""What a run is, as tables for a reader: its key numbers, its difference from the shipped recipe, its checkpoints."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import assert_never
+
+from umt_ds.config.load import check, fill_environment, load_tree, run_names
+from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config
+from umt_ds.config.show import as_tree, diff_lines
+from umt_ds.engine.manifest import checkpoint_folders, read_checkpoint_manifest
+from umt_ds.errors import CheckpointError
+from umt_ds.evaluation.history import History
+
+Rows = list[tuple[str, ...]]
+
+
+def key_numbers(config: RunConfig, history: History) -> Rows:
+    """What was trained on what, and how it went: (name, value)."""
+    first, last, optim = history.records[0], history.last, config.optim
+    schedule = {name: value for name, value in config.schedule.model_dump().items() if value is not None}
+    return [
+        ("task", _task(config)),
+        ("data", ", ".join(f"{name}: {source.shards}" for name, source in config.data.sources.items())),
+        ("batch", f"{config.batch.global_} clips a step, {config.batch.micro} at a time, "
+                  f"{config.data.num_sample} view(s) of each"),
+        ("optimiser", f"AdamW, lr {optim.lr:g} ({optim.lr_rule}), weight decay {optim.weight_decay:g}, "
+                      f"clipping {optim.clip_grad if optim.clip_grad is not None else 'off'}"),
+        ("schedule", ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in schedule.items())),
+        ("seed", str(config.seed)),
+        ("progress", f"step {last['step']}, epoch {last['epoch']:g}, {last['draws']} clips drawn, "
+                     f"{len(history.resumed_at) + 1} attempt(s)"),
+        ("loss", f"{first['loss']:.4f} at step {first['step']} → {last['loss']:.4f} at step {last['step']}"),
+        ("speed", f"{median(history.values('clips_per_s')):.1f} clips/s (median), "
+                  f"{last['gflops_per_clip']:g} GFLOP a clip, waiting for data "
+                  f"{median(history.values('data_stall_percent')):.1f} % (median)"),
+        ("faults", f"{last['bad_samples']} draws showed a substitute, {last['skipped_steps']} steps skipped"),
+        ("digest of all clips", last["digest_total"]),
+        ("digest of all masks", last["mask_digest_total"]),
+    ]  # fmt: skip
+
+
+def _task(config: RunConfig) -> str:
+    match config.task:
+        case Stage1Config(student=student, teacher=teacher, mask=mask, loss=loss):
+            return (
+                f"stage1: {student.preset} student, {student.frames} frames of {student.image_size} px, imitates the "
+                f"last {teacher.layers} layers of {teacher.preset} ({teacher.weights}); {mask.kind} mask, "
+                f"ratio {mask.ratio:g}; {loss} loss"
+            )
+        case ImageTextConfig(tower=tower):
+            return (
+                f"image_text: a CLIP of {tower.layers} layers, width {tower.width}, on single frames of "
+                f"{tower.image_size} px with captions"
+            )
+        case _:
+            assert_never(config.task)
+
+
+def recipe_difference(config: RunConfig) -> tuple[str, list[str]] | None:
+    """The shipped recipe with the run's name, and `key: recipe → run` for what differs; None if there is none."""
+    for name in run_names():
+        tree, origins = load_tree(name)
+        if tree.get("name") == config.name:
+            tree = fill_environment(tree, origins, keep_unset=True)
+            return name, diff_lines(as_tree(check(tree, origins)), as_tree(config))
+    return None
+
+
+def checkpoint_rows(run: Path) -> Rows:
+    """Step, how it ran, size, when: one row a checkpoint, newest first. A damaged one says so."""
+    rows: Rows = []
+    for folder in checkpoint_folders(run):
+        try:
+            manifest = read_checkpoint_manifest(folder)
+        except CheckpointError as error:
+            rows.append((folder.name, error.what))
+            continue
+        size = sum(entry["bytes"] for entry in manifest.files.values()) / 2**20
+        how = f"{manifest.world} rank(s), ZeRO {manifest.zero_stage}, {manifest.precision}"
+        rows.append((folder.name, how, f"{size:.1f} MiB", manifest.written, manifest.numbers_hash))
+    return rows
+
+
+def origin_rows(run: Path) -> Rows:
+    """Versions, and content hashes of data and teacher, as the newest checkpoint states them: (name, value)."""
+    for folder in checkpoint_folders(run):
+        with suppress(CheckpointError):
+            manifest = read_checkpoint_manifest(folder)
+            hashes = [(f"content of {name}", value) for name, value in manifest.fingerprints.items()]
+            return [*hashes, *manifest.versions.items()]
+    return []
