@@ -15,7 +15,6 @@ from umt_ds.config.schema import OptimConfig
 from umt_ds.distributed.job import start_job
 from umt_ds.engine.deepspeed import STATE_KINDS, Engine, build_engine
 from umt_ds.engine.optim import decay_groups
-from umt_ds.errors import UmtError
 
 WIDTH, MICRO, ACCUMULATION, LR = 16, 4, 2, 1e-2
 OPTIM = OptimConfig(lr=LR, lr_rule="absolute", clip_grad=0.1, weight_decay=0.05)
@@ -136,11 +135,7 @@ def poisoned_step(settings: dict[str, Any]) -> dict[str, bool]:
 
 
 def train(name: str, overrides: list[str], allow_config_change: bool = False) -> dict[str, Any]:
-    """`umt train` on this rank; the exit code, or the error's type and text."""
+    """`umt train` on this rank; the exit code."""
     from umt_ds.cli.run import run_training
 
-    try:
-        code = run_training(load_run(name, overrides), allow_config_change=allow_config_change)
-    except UmtError as error:
-        return {"code": error.exit_code, "error": type(error).__name__, "text": str(error)}
-    return {"code": code}
+    return {"code": run_training(load_run(name, overrides), allow_config_change=allow_config_change)}

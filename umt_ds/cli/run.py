@@ -21,24 +21,38 @@ from umt_ds.engine.loop import train
 from umt_ds.engine.protocol import Ended
 from umt_ds.engine.report import Report, start_logging
 from umt_ds.engine.stop import Stop
-from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, MachineError
+from umt_ds.errors import (
+    EXIT_DONE,
+    EXIT_STOPPED,
+    CheckpointError,
+    ConfigError,
+    MachineError,
+    NonFiniteError,
+    UmtError,
+)
 from umt_ds.tasks.build import build_loader, build_task, count_samples
 from umt_ds.tasks.initial import read_weights
 from umt_ds.weights.load import load_strict
 
 log = logging.getLogger("umt_ds")
+AGREED = (ConfigError, CheckpointError, NonFiniteError)  # every rank raises these, or none
 
 
 def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int:
-    """Train until the schedule ends or a stop is agreed; the exit code. Every rank calls it."""
+    """Train until the schedule ends or a stop is agreed; the exit code. Every rank calls it.
+
+    Raises SystemExit with the error's code after saying what is wrong, in the log too.
+    """
     with start_job() as job:
         run = _open_folder(config, job)
         stop = Stop(run, world=job.world, device=job.device, stop_at=config.stop_at)
         try:
             return _train(config, job, run, stop, allow_config_change)
-        except Exception as error:
-            log.error("%s", error)
-            raise
+        except UmtError as error:
+            # what all ranks agree on is said once; anything else by each rank it happens to
+            if job.world.is_first or not isinstance(error, AGREED):
+                log.error("error: %s", error)
+            raise SystemExit(error.exit_code) from error
         finally:
             stop.close()
 
