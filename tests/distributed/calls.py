@@ -138,4 +138,7 @@ def train(name: str, overrides: list[str], allow_config_change: bool = False) ->
     """`umt train` on this rank; the exit code."""
     from umt_ds.cli.run import run_training
 
-    return {"code": run_training(load_run(name, overrides), allow_config_change=allow_config_change)}
+    try:
+        return {"code": run_training(load_run(name, overrides), allow_config_change=allow_config_change)}
+    except SystemExit as error:
+        return {"code": error.code}

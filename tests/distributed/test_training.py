@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.support.ranks import REPO, call, run_ranks
 from tests.support.shards import picture, record, write_shards
@@ -76,6 +77,19 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
         "stopped": train(folder, "resumed", f"stop_at={STOP}"),
         "resumed": train(folder, "resumed"),
         **{
+            f"diverging {stage}": train(
+                folder,
+                f"diverging-{stage}",
+                "optim.lr=1e30",
+                "optim.clip_grad=null",
+                "schedule.warmup_steps=3",
+                f"engine.deepspeed_set={{zero_optimization.stage: {stage}}}",
+                "cadence.save=1",
+                "cadence.log=3",
+            )
+            for stage in (0, 1)
+        },
+        **{
             name: train(folder, f"ds-{name}", f"engine.deepspeed={name}", "schedule.steps=3", "cadence.save=100")
             for name in DS_CONFIGS
         },
@@ -95,6 +109,20 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(folder: Path, two_ranks: 
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert {r["attempt"] for r in read_metrics(folder / "resumed").values()} == {1, 2}
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_run_that_becomes_nan_ends_with_1_names_the_step_and_keeps_only_finite_weights(
+    stage: int, folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    assert two_ranks[f"diverging {stage}"] == ({"code": 1}, {"code": 1})
+    run = folder / f"diverging-{stage}"
+    # step 0 has learning rate 0, step 1 half of 1e30, so step 2 is the first to see it
+    assert "NaN or infinite in step 2 (draws 24 to 35)" in (run / "log.txt").read_text()
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())
+    assert kept == ["step-00000001", "step-00000002"]
+    weights = (run / "checkpoints" / "step-00000001").glob("weight-*.safetensors")
+    assert all(torch.isfinite(t).all() for path in weights for t in load_file(path).values())
 
 
 def test_the_teacher_is_in_no_checkpoint(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
