@@ -15,7 +15,7 @@ setup: .venv/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch .venv/.ready
 
-# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → report. About six minutes on two cores.
+# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → report. About five minutes on two cores.
 demo: setup
 	$(BIN)/umt-data demo runs/demo/data
 	$(BIN)/umt train demo/teacher --ranks 2

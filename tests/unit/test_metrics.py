@@ -121,17 +121,9 @@ def test_every_line_is_strict_json_even_when_a_gradient_overflowed(tmp_path: Pat
     assert record["skipped_steps"] == 1
 
 
-def test_scores_are_records_of_their_own_and_no_training_records(tmp_path: Path, report: Report) -> None:
-    log_step(report, 3)
-    report.scores(Progress(step=3), {"knn_top1": 0.75})
-    assert json.loads(lines(tmp_path)[1]) == {"step": 3, "attempt": 1, "knn_top1": 0.75}
-    assert read_metrics(tmp_path)[3]["loss"] == 0.5
-
-
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     second = open_report(tmp_path, rank=1)
     log_step(second, 3)
-    second.scores(Progress(step=3), {"knn_top1": 0.75})
     second.close()
     assert list(tmp_path.iterdir()) == []
 

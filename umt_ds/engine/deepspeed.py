@@ -37,6 +37,11 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
     assert not small, f"DeepSpeed cannot hold 0-dimensional parameters: {small}"
     if zero_stage_of(settings) == 0 and settings.get("data_types", {}).get("grad_accum_dtype"):
         raise ConfigError("data_types.grad_accum_dtype is not supported at ZeRO stage 0", hint="remove it")
+    if zero_stage_of(settings) == 0 and precision_of(settings) == "fp16":
+        raise ConfigError(
+            "fp16 at ZeRO stage 0 is not supported: DeepSpeed 0.19.8's wrapper leaves the fp32 curve there",
+            hint="engine.deepspeed=zero2_fp16.json, or stage 1",
+        )
     optimizer = build_adamw(task.parameter_groups(config.optim), config.optim)
     complete = complete_deepspeed_json(settings, config, plan)
     stage, precision = zero_stage_of(settings), precision_of(settings)

@@ -5,9 +5,7 @@ Nothing here knows what is learned (a `Task` does) or how the state is sharded (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,14 +25,6 @@ from umt_ds.engine.stop import Stop
 from umt_ds.keyed import add_digests, key_of
 
 
-class Evaluator(Protocol):
-    """Scores the task's module now and then."""
-
-    def due(self, step: int) -> bool: ...
-
-    def run(self, task: Task) -> dict[str, float]: ...
-
-
 def train(
     task: Task,
     engine: Engine,
@@ -47,7 +37,6 @@ def train(
     plan: RunPlan,
     cadence: CadenceConfig,
     seed: int,
-    evaluators: Sequence[Evaluator] = (),
 ) -> tuple[Ended, Progress]:
     """Run from `progress` to `plan.total_steps`. All ranks call it; returns why it ended, and where."""
     guard = FiniteGuard(
@@ -71,10 +60,6 @@ def train(
             progress, digest = tally.add_to(progress)
         if logging:
             report.step(progress, tally.losses, engine.grad_norm(), watch.lap(), digest)
-        for evaluator in evaluators:
-            if evaluator.due(progress.step):
-                with watch.paused():
-                    report.scores(progress, evaluator.run(task))
         if saving:
             with watch.paused():
                 store.save(engine, progress)

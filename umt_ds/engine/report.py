@@ -104,12 +104,6 @@ class Report:
         self._write(record)
         log.info("%s", self._line(record, [name for name in names if name != "loss"]))
 
-    def scores(self, progress: Progress, scores: dict[str, float]) -> None:
-        """Log evaluation results."""
-        if self._world.is_first and scores:
-            self._write({"step": progress.step, "attempt": self._attempt, **scores})
-            log.info("step %d | %s", progress.step, " ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-
     def _line(self, record: dict[str, Any], parts: list[str]) -> str:
         detail = " ".join(f"{name} {record[name]:.4f}" for name in parts)
         return (
