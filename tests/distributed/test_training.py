@@ -76,6 +76,8 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
         "unbroken": train(folder, "unbroken"),
         "stopped": train(folder, "resumed", f"stop_at={STOP}"),
         "resumed": train(folder, "resumed"),
+        "from weights": train(folder, "from-weights", f"init.weights={folder / 'unbroken'}", "schedule.steps=3"),
+        "continued": train(folder, "continued", f"init.resume_from={folder / 'unbroken'}"),
         **{
             f"diverging {stage}": train(
                 folder,
@@ -109,6 +111,20 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(folder: Path, two_ranks: 
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert {r["attempt"] for r in read_metrics(folder / "resumed").values()} == {1, 2}
+
+
+def test_init_weights_starts_a_new_run_from_old_weights(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    assert two_ranks["from weights"] == ({"code": 0}, {"code": 0})
+    assert "starting at step 0 with weights from" in (folder / "from-weights" / "log.txt").read_text()
+    fresh, warm = read_metrics(folder / "unbroken")[1], read_metrics(folder / "from-weights")[1]
+    assert warm["digest"] == fresh["digest"]
+    assert warm["loss"] < fresh["loss"] - 0.1
+
+
+def test_resume_from_a_finished_run_has_nothing_left_to_do(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    assert two_ranks["continued"] == ({"code": 0}, {"code": 0})
+    assert f"continuing {folder / 'unbroken'} at step {STEPS}" in (folder / "continued" / "log.txt").read_text()
+    assert read_metrics(folder / "continued") == {}
 
 
 @pytest.mark.parametrize("stage", [0, 1])

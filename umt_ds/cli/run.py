@@ -18,7 +18,7 @@ from umt_ds.distributed.job import Job, start_job
 from umt_ds.engine.checkpoint import CheckpointStore, Resume, read_tensors, versions
 from umt_ds.engine.deepspeed import build_engine
 from umt_ds.engine.loop import train
-from umt_ds.engine.protocol import Ended
+from umt_ds.engine.protocol import Ended, Task
 from umt_ds.engine.report import Report, start_logging
 from umt_ds.engine.stop import Stop
 from umt_ds.errors import (
@@ -89,9 +89,6 @@ def _train(config: RunConfig, job: Job, run: Path, stop: Stop, allow_config_chan
             cadence=config.cadence,
             seed=config.seed,
         )
-        store.save(
-            engine, progress
-        )  # nothing where the loop just did; a finished run that is started again keeps its own
     finally:
         loader.close()
         report.close()
@@ -100,12 +97,8 @@ def _train(config: RunConfig, job: Job, run: Path, stop: Stop, allow_config_chan
     return EXIT_DONE if ended is Ended.FINISHED else EXIT_STOPPED
 
 
-def _load_initial(task: object, config: RunConfig, resume: Resume) -> str:
+def _load_initial(task: Task, config: RunConfig, resume: Resume) -> str:
     """Weights into the module, before DeepSpeed copies them: the four cases, and a sentence about it."""
-    from umt_ds.tasks.image_text import ImageTextTask
-    from umt_ds.tasks.stage1 import Stage1Task
-
-    assert isinstance(task, (Stage1Task, ImageTextTask))
     if resume.folder is not None:
         load_strict(task.module, dict(read_tensors(resume.folder, "weight")), where=str(resume.folder))
         return resume.sentence

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from umt_ds.batch import Batch
 from umt_ds.config.schema import OptimConfig
@@ -30,6 +30,9 @@ class Task(Protocol):
 
     def prepare(self, batch: Batch, step: int) -> Any:
         """Inputs of the module, made without gradient (teacher, mask, device transfer)."""
+
+    def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
+        """Start the module from weights made elsewhere; says what was loaded. Raises WeightsError on a misfit."""
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """AdamW parameter groups; a group's `lr_scale` multiplies the schedule."""
