@@ -104,7 +104,17 @@ def test_the_console_line_tells_losses_rate_and_speed(report: Report, caplog: py
     caplog.set_level(logging.INFO, logger="umt_ds")
     log_step(report, 3)
     (line,) = caplog.messages
-    for fact in ("step 3/100", "loss 0.5000 (uta 0.2500)", "lr 1.00e-03", "20.0 clips/s", "data 25 %", "mfu 2 %"):
+    for fact in (
+        "step 3/100",
+        "loss 0.5000 (uta 0.2500)",
+        "lr 1.00e-03",
+        "20.0 clips/s",
+        "data 25 %",
+        "mfu 2 %",
+        "draws",
+        "bad",
+        "GFLOP a clip",
+    ):
         assert fact in line
 
 

@@ -107,11 +107,13 @@ class Report:
     def _line(self, record: dict[str, Any], parts: list[str]) -> str:
         detail = " ".join(f"{name} {record[name]:.4f}" for name in parts)
         return (
-            f"step {record['step']}/{self._plan.total_steps} | loss {record['loss']:.4f}"
+            f"step {record['step']}/{self._plan.total_steps} | draws {record['draws']} | loss {record['loss']:.4f}"
             + (f" ({detail})" if detail else "")
             + f" | lr {record['lr']:.2e} | grad {record['grad_norm']:.3g}"
-            f" | {record['clips_per_s']:.1f} clips/s | data {record['data_stall_percent']:.0f} %"
-            f" | mfu {record['mfu_percent']:.0f} % | mem {record['peak_memory_gib']:.1f} GiB"
+            f" | {record['clips_per_s']:.1f} clips/s, {record['clips_per_s_per_device']:.1f} a device"
+            f" | data {record['data_stall_percent']:.0f} %"
+            f" | mfu {record['mfu_percent']:.0f} % at {record['gflops_per_clip']:.4g} GFLOP a clip"
+            f" | mem {record['peak_memory_gib']:.1f} GiB | bad {record['bad_samples']}"
             f" | digest {record['digest'][:8]}"
         )
 
