@@ -30,7 +30,7 @@ def command(
     \b
     For example:
       umt report runs/demo/stage1
-      umt report runs/demo/teacher runs/demo/stage1 -o /tmp/reports --no-probe
+      umt report runs/demo/teacher runs/demo/stage1 -o reports --no-probe
       umt report runs/mine --train /data/k710/train --val /data/k710/val --clips 5000
     """
     # before torch loads: idle threads sleep instead of spinning, since a report often runs beside a training

@@ -1,0 +1,70 @@
+"""What only a CUDA device can prove: keyed draws and models agree with the CPU, and a run trains and resumes there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.ranks import call, run_ranks
+from tests.support.shards import picture, record, write_shards
+from umt_ds.engine.report import read_metrics
+from umt_ds.kernels.philox import Purpose, uniform
+from umt_ds.models.teachers import build_teacher
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+def members(number: int) -> dict[str, bytes]:
+    noise = np.random.default_rng(number).integers(0, 256, (10, 48, 64, 3), dtype=np.uint8)
+    return {**record(number), **{f"{i:03d}.png": picture(image) for i, image in enumerate(noise)}}
+
+
+def test_keyed_draws_are_the_same_bits_on_both_devices() -> None:
+    slots = torch.arange(5)
+    on_cpu = uniform(7, 3, slots, 197, Purpose.MASK)
+    assert torch.equal(on_cpu, uniform(7, 3, slots.cuda(), 197, Purpose.MASK).cpu())
+
+
+def test_the_teacher_says_the_same_on_both_devices() -> None:
+    teacher = build_teacher(
+        {
+            "embed_dim": 16,
+            "quick_gelu": True,
+            "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 24, "layers": 3, "head_width": 8},
+        },
+        layers=2,
+    )
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), dtype=np.uint8))
+    keep = torch.tensor([[0, 5, 17, 31], [2, 3, 16, 20]])
+    on_cpu = teacher.attend(pixels).targets(keep)
+    on_gpu = teacher.cuda().attend(pixels.cuda()).targets(keep.cuda()).cpu()
+    torch.testing.assert_close(on_gpu, on_cpu, atol=2e-3, rtol=0)  # TF32 in matrix products
+
+
+def test_a_bf16_run_trains_stops_and_resumes_with_the_same_clips_and_masks(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", (9, 9), members=members)
+
+    def train(run: str, *more: str) -> dict[str, Any]:
+        overrides = [
+            f"run_dir={tmp_path / run}", f"data.sources.demo.shards={tmp_path / 'shards'}",
+            "task.teacher.weights=random", "batch.global=8", "batch.micro=4", "schedule.steps=6",
+            "schedule.warmup_steps=2", "cadence.log=1", "engine.deepspeed=zero1_bf16.json",
+            "report.tensorboard=false", *more,
+        ]  # fmt: skip
+        return call("tests.distributed.calls:train", name="demo/stage1", overrides=overrides)
+
+    codes = run_ranks(1, [train("unbroken"), train("resumed", "stop_at=3"), train("resumed")])[0]
+    assert codes == [{"code": 0}, {"code": 75}, {"code": 0}]
+    unbroken, resumed = read_metrics(tmp_path / "unbroken"), read_metrics(tmp_path / "resumed")
+    assert unbroken[6]["loss"] < unbroken[1]["loss"]
+    for step in unbroken:
+        for same in ("digest_total", "mask_digest_total"):
+            assert unbroken[step][same] == resumed[step][same], f"step {step}: {same}"
+        assert unbroken[step]["loss"] == pytest.approx(resumed[step]["loss"], rel=1e-3)
