@@ -154,7 +154,7 @@ def test_report_of_a_stage1_run_measures_and_draws(tmp_path: Path) -> None:
     assert [row.rsplit(maxsplit=1)[0].strip() for row in rows] == [
         "trained student", "untrained student", "teacher", "chance",
     ]  # fmt: skip
-    assert "probing" in result.stderr
+    assert "probe val: 100%" in result.stderr
 
     probe = json.loads((run / "report" / "probe.json").read_text())
     assert probe["accuracy"]["chance"] == {"motion": 0.5}

@@ -56,7 +56,6 @@ def write_report(run: Path, out: Path, options: ReportOptions, *, say: Say) -> s
             say("drawing masks over held-out clips")
             sections.append(_masks(study, _or_error(study.masked_clips), output))
             if options.probe:
-                say("probing")
                 result = _or_error(lambda: study.probe(say))
                 sections.append(_probe(study, result, output))
                 text += f"\n{_as_text(result)}"

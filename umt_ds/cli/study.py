@@ -9,9 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from umt_ds.config.schema import RunConfig, Stage1Config
 from umt_ds.data.once import LabelledClips, iterate_once
+from umt_ds.data.records import load_manifest
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.masked import MaskedClip, masked_clips
 from umt_ds.evaluation.probe import (
@@ -31,7 +33,7 @@ from umt_ds.tasks.stage1 import load_teacher
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import encoder_state
 
-_BATCH = 8  # clips encoded at a time: larger ones do not fit a CPU's cache
+_BATCH = 4  # clips encoded at a time: larger ones do not fit a CPU's cache
 Say = Callable[[str], None]
 
 
@@ -108,9 +110,7 @@ class Study:
             encoders["teacher"] = pooled_teacher(self.teacher)
         except UmtError as error:
             say(f"without the teacher: {error}")
-        return probe_all(
-            encoders, lambda: self._read(train, fields), lambda: self._read(val, fields), fields=fields, say=say
-        )
+        return probe_all(encoders, self._read(train, fields), self._read(val, fields), fields=fields)
 
     def _read(self, shards: Path, fields: Sequence[str]) -> Iterator[LabelledClips]:
         """The first `max_clips` clips: shards lie in hashed order, so these are a fair sample of all."""
@@ -118,7 +118,11 @@ class Study:
         batches = iterate_once(
             shards, num_frames=student.frames, side=student.image_size, batch_size=_BATCH, label_fields=fields
         )
-        return islice(batches, -(-self.max_clips // _BATCH))
+        total = min(load_manifest(shards).num_samples, self.max_clips)
+        with tqdm(total=total, unit="clip", desc=f"probe {shards.name}") as bar:
+            for batch in islice(batches, -(-self.max_clips // _BATCH)):
+                yield batch
+                bar.update(len(batch.keys))
 
 
 def _device() -> torch.device:

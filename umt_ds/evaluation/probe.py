@@ -76,18 +76,26 @@ def label_fields(shards: Path) -> list[str]:
     return aspects or [field for field in whole if field == "label"]
 
 
-@torch.no_grad()
 def clip_features(encode: Encode, clips: Iterable[LabelledClips]) -> Features:
     """Encode every clip once, batch by batch. Raises DataError where there are none."""
-    batches = [(some, encode(some.pixels).float().cpu()) for some in clips]
-    if not batches:
+    return all_features({"one": encode}, clips)["one"]
+
+
+@torch.no_grad()
+def all_features(encoders: Mapping[str, Encode], clips: Iterable[LabelledClips]) -> dict[str, Features]:
+    """The features of several encoders by name, each clip read once. Raises DataError where there are no clips."""
+    vectors: dict[str, list[Tensor]] = {name: [] for name in encoders}
+    labels: list[dict[str, Tensor]] = []
+    keys: list[str] = []
+    for batch in clips:
+        for name, encode in encoders.items():
+            vectors[name].append(encode(batch.pixels).float().cpu())
+        labels.append(batch.labels)
+        keys += batch.keys
+    if not keys:
         raise DataError("there are no clips to take features from", hint="look into the shards with `umt-data sheet`")
-    fields = batches[0][0].labels
-    return Features(
-        vectors=torch.cat([vectors for _, vectors in batches]),
-        labels={field: torch.cat([some.labels[field] for some, _ in batches]) for field in fields},
-        keys=tuple(key for some, _ in batches for key in some.keys),
-    )
+    together = {field: torch.cat([some[field] for some in labels]) for field in labels[0]}
+    return {name: Features(torch.cat(parts), together, tuple(keys)) for name, parts in vectors.items()}
 
 
 def knn_accuracy(
@@ -124,23 +132,20 @@ def chance_accuracy(train: Features, test: Features, *, label: str) -> float:
 
 def probe_all(
     encoders: Mapping[str, Encode],
-    train: Callable[[], Iterable[LabelledClips]],
-    test: Callable[[], Iterable[LabelledClips]],
+    train: Iterable[LabelledClips],
+    test: Iterable[LabelledClips],
     *,
     fields: Sequence[str],
-    say: Callable[[str], None] = lambda _: None,
 ) -> ProbeResult:
-    """kNN accuracy of each encoder for each label field, and of chance.
-
-    train, test: read the clips anew for each encoder, so that no set need fit in memory. say: hears of progress.
-    """
-    accuracy: dict[str, dict[str, float]] = {}
-    for name, encode in encoders.items():
-        known, asked = clip_features(encode, train()), clip_features(encode, test())
-        accuracy[name] = {_title(field): knn_accuracy(known, asked, label=field) for field in fields}
-        say(f"{name}: " + ", ".join(f"{title} {share:.1%}" for title, share in accuracy[name].items()))
-    accuracy["chance"] = {_title(field): chance_accuracy(known, asked, label=field) for field in fields}
-    return ProbeResult(accuracy, train_clips=len(known.keys), test_clips=len(asked.keys))
+    """kNN accuracy of each encoder for each label field, and of chance."""
+    known, asked = all_features(encoders, train), all_features(encoders, test)
+    accuracy = {
+        name: {_title(field): knn_accuracy(known[name], asked[name], label=field) for field in fields}
+        for name in encoders
+    }
+    one = next(iter(encoders))  # labels are the same for all
+    accuracy["chance"] = {_title(field): chance_accuracy(known[one], asked[one], label=field) for field in fields}
+    return ProbeResult(accuracy, train_clips=len(known[one].keys), test_clips=len(asked[one].keys))
 
 
 def pooled_student(encoder: VideoViT) -> Encode:
