@@ -107,7 +107,7 @@ def _read_record(read: _Reading) -> dict[str, Any]:
         record = json.loads(read(by_suffix["json"])) if "json" in by_suffix else {}
         if not isinstance(record, dict):
             raise DecodeError(f"json holds a {type(record).__name__}, not an object")
-        if "txt" in by_suffix and "caption" not in record:
+        if "txt" in by_suffix and not record.get("caption"):  # img2dataset writes null
             record["caption"] = read(by_suffix["txt"]).decode()
         if "cls" in by_suffix and "label" not in record:
             record["label"] = int(read(by_suffix["cls"]))

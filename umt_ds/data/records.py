@@ -12,6 +12,7 @@ the tars; the index only makes single members addressable, so that eight frames 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -21,12 +22,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from umt_ds.data.places import write_whole
 from umt_ds.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -103,21 +105,19 @@ class ShardIndex:
         ]
 
     def save(self, path: Path) -> None:
-        """Write as .npz beside the tar (`.partial`, then renamed); the same index gives the same bytes."""
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as out:
-            np.savez(
-                out,
-                tar_size=np.int64(self.tar_size),
-                keys=self.keys,
-                starts=self.starts,
-                suffixes=self.suffixes,
-                offsets=self.offsets,
-                sizes=self.sizes,
-                crcs=self.crcs,
-            )
-            _to_disk(out)
-        os.replace(partial, path)
+        """Write as .npz beside the tar; the same index gives the same bytes."""
+        out = io.BytesIO()
+        np.savez(
+            out,
+            tar_size=np.int64(self.tar_size),
+            keys=self.keys,
+            starts=self.starts,
+            suffixes=self.suffixes,
+            offsets=self.offsets,
+            sizes=self.sizes,
+            crcs=self.crcs,
+        )
+        write_whole(path, out.getvalue())
 
 
 def index_path(tar: Path) -> Path:
@@ -136,7 +136,7 @@ def load_index(tar: Path) -> ShardIndex:
     if not path.is_file():
         raise DataError(f"shard {tar} has no index {path.name}", hint=f"run `umt-data index {tar.parent}`")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         index = ShardIndex(tar_size=int(arrays.pop("tar_size")), **arrays)
         _check_lengths(index)
@@ -221,7 +221,7 @@ def index_tar(tar: Path) -> ShardIndex:
 def _scan(tar: Path) -> Iterator[tuple[str, Member]]:
     """Name and place of each regular file in `tar`, with its CRC."""
     try:
-        with tarfile.open(tar, "r:") as archive, tar.open("rb") as raw:
+        with tar.open("rb") as listed, tarfile.open(fileobj=listed, mode="r:") as archive, tar.open("rb") as raw:
             for info in archive:
                 if not info.isreg():
                     continue
@@ -285,13 +285,14 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over shard names, counts and content hashes, and the label list (order matters)."""
-        content = [[s.file, s.samples, s.bytes, s.sha256] for s in self.shards]
-        text = json.dumps([content, list(self.labels)], separators=(",", ":"))
+        """sha256 over shard names, counts and content hashes, the label list (order matters) and what was excluded."""
+        content: list[object] = [[s.file, s.samples, s.bytes, s.sha256] for s in self.shards]
+        excluded = self.options.get("excluded")
+        text = json.dumps([content, list(self.labels), *([excluded] if excluded else [])], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write `folder/manifest.json` (`.partial`, then renamed)."""
+        """Write `folder/manifest.json`."""
         record = {**asdict(self), "num_samples": self.num_samples, "fingerprint": self.fingerprint}
         write_json(folder / MANIFEST, record)
 
@@ -326,18 +327,8 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def write_json(path: Path, record: object) -> None:
-    """Write JSON that another process may read: `.partial`, then renamed."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
-        out.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        _to_disk(out)
-    os.replace(partial, path)
-
-
-def _to_disk(file: IO[Any]) -> None:
-    """Before a rename: after a power cut the new name must not stand for an empty file."""
-    file.flush()
-    os.fsync(file.fileno())
+    """Write JSON that another process may read at any moment."""
+    write_whole(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def sha256_of(path: Path) -> str:

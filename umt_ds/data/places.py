@@ -1,0 +1,152 @@
+"""Where files lie: a folder on disk, or a URL such as s3://bucket/set. Torch-free. The door to fsspec (by UPath).
+
+`place` gives both the interface of pathlib.Path; code that keeps to Path's methods works on either. A file is
+*published* whole or not at all: on disk by a rename, in an object store because an object appears only when its
+upload is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+from umt_ds.errors import ConfigError
+
+
+def is_url(text: str) -> bool:
+    """`s3://bucket/x`, `memory://x`; not `/x`, `x` or `C:\\x`."""
+    return "://" in text
+
+
+def place(text: str) -> Path:
+    """The folder or file that a user named: a Path, or for a URL an UPath, which behaves as one.
+
+    Raises ConfigError where the library that this kind of URL needs is not installed.
+    """
+    if not is_url(text):
+        return Path(text)
+    from upath import UPath
+
+    try:
+        found = UPath(text)
+        _ = found.fs  # connects nothing; says which library is missing
+    except (ImportError, ValueError) as error:
+        scheme = text.partition("://")[0]
+        raise ConfigError(
+            f"{text}: {error}", hint=f"pip install the fsspec library for {scheme}:// (s3: `pip install s3fs`)"
+        ) from error
+    return cast(Path, found)
+
+
+def is_local(path: Path) -> bool:
+    """Whether `path` is on a disk of this machine (or mounted there)."""
+    return isinstance(path, os.PathLike)
+
+
+def absolute(path: Path) -> Path:
+    """The same place named so that any process on any node finds it."""
+    return path.resolve() if is_local(path) else path
+
+
+def publish(finished: Path, target: Path) -> None:
+    """Move a finished local file to `target`, where it appears whole. Both on one disk, if `target` is on a disk."""
+    if is_local(target):
+        with finished.open("rb") as file:
+            os.fsync(file.fileno())  # after a power cut the new name must not stand for an empty file
+        os.replace(finished, target)
+    else:
+        remote = cast("UPath", target)
+        remote.fs.put_file(str(finished), remote.path)
+        finished.unlink()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file that other processes may read at any moment."""
+    if not is_local(path):
+        path.write_bytes(data)
+        return
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_for(folder: Path) -> Iterator[Path]:
+    """A local folder to make files in that will be published to `folder`; on its disk, if it is on a disk."""
+    beside = folder if is_local(folder) else None
+    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=beside))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """`path` itself if it is local, else a copy that is gone afterwards. Raises OSError."""
+    if is_local(path):
+        yield path
+        return
+    remote = cast("UPath", path)
+    with tempfile.TemporaryDirectory(prefix="umt-") as folder:
+        copy = Path(folder, path.name)
+        remote.fs.get_file(remote.path, str(copy))
+        yield copy
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder, as a path below `folder` ("" for itself), with the names of the regular files in it.
+
+    Also behind links; a link back to a folder already seen is not followed again.
+    """
+    if not is_local(folder):
+        yield from _objects_below(cast("UPath", folder))
+        return
+    seen: set[str] = set()
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        seen.add(os.path.realpath(folder / below))
+        names: list[str] = []
+        folders: list[str] = []
+        with os.scandir(folder / below) as entries:  # unlike Path.iterdir it knows what is a file without asking
+            for entry in entries:
+                if entry.is_file():
+                    names.append(entry.name)
+                elif entry.is_dir() and os.path.realpath(entry.path) not in seen:
+                    folders.append(f"{below}/{entry.name}" if below else entry.name)
+        yield below, names
+        waiting += sorted(folders, reverse=True)
+
+
+def _objects_below(folder: UPath) -> Iterator[tuple[str, list[str]]]:
+    """The same for an object store, where one call lists all that is below."""
+    names: dict[str, list[str]] = defaultdict(list)
+    start = folder.path.rstrip("/") + "/"
+    for path in folder.fs.find(folder.path):
+        below, _, name = path.removeprefix(start).rpartition("/")
+        names[below].append(name)
+    yield from names.items()
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Room on the disk of `folder` (or of the nearest folder above that exists); None where that has no meaning."""
+    if not is_local(folder):
+        return None
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
