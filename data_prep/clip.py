@@ -7,15 +7,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from umt_ds.errors import DataError
 
 Extra = Mapping[str, str | int | float]
+# What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set.
+SourceMedia = Literal["video", "image", "sample"]
+Store = Literal["frames", "npy", "mp4"]
 
 
 @dataclass(frozen=True, slots=True)  # slots: a corpus has millions
 class Clip:
-    """One video (or a span of it) to decode."""
+    """One video (or a span of it), one folder of numbered frames, or one picture, to become one sample."""
 
     key: str
     source: str  # path below the listing's root, with forward slashes
@@ -26,12 +30,13 @@ class Clip:
     extra: Extra = field(default_factory=dict)  # more fields of the sample's json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refusal:
-    """A clip that became no sample, and why, in words a person understands."""
+    """A clip that became no sample, and why, in words a person understands. `key` is empty where it never had one."""
 
     source: str
     reason: str
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Listing:
 
     root: Path
     clips: tuple[Clip, ...]
+    media: SourceMedia = "video"
     left_out: tuple[Refusal, ...] = ()
     labels: tuple[str, ...] = ()
     about: Mapping[str, object] = field(default_factory=dict)
@@ -87,6 +93,8 @@ class StoreOptions:
     short_side: int = 256  # pixels; smaller videos are never enlarged
     quality: int = 90  # JPEG
     per_shard: int = 512  # clips
+    store: Store = "frames"  # JPEGs, one array, or the whole clip as H.264
+    fps: float | None = None  # instead of `frames`: so many frames a second, for long videos
 
 
 @dataclass(frozen=True)
@@ -96,3 +104,4 @@ class RunOptions:
     workers: int
     timeout_s: float = 60.0  # per clip
     max_bad: float = 0.01  # share of refused clips above which the command fails
+    memory_gb: float = 8.0  # that one decoding process may use

@@ -1,39 +1,127 @@
-"""What a worker does with one clip: choose frames, decode, shrink, encode as JPEG. Same clip, same bytes."""
+"""What a worker does with one clip: choose frames, decode, shrink, encode. Same clip, same bytes."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-from collections.abc import Callable
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
-from data_prep.clip import Clip, Outcome, Refusal, Sample, StoreOptions
-from umt_ds.data.video import Decoded, Pixels, decode, probe
-from umt_ds.errors import DecodeError
+from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
+from umt_ds.data.places import local_copy
+from umt_ds.data.records import IMAGE_SUFFIXES, ShardIndex, load_index, read_members
+from umt_ds.data.video import LIMITS, Decoded, Pixels, Transcoded, decode, probe, shrink, transcode
+from umt_ds.errors import DataError, DecodeError
 
+# One of a folder of frames: img_00001.jpg, 00001.png. The part before the number says what it shows.
+NUMBERED_PICTURE = re.compile(rf"([a-z_-]*)\d+\.(?:{'|'.join(IMAGE_SUFFIXES)})", re.IGNORECASE)
 # A file may be this much longer than its row says and still be the cut clip (cuts fall on key frames).
 CUT_TOLERANCE_S = 2.0
+# A sample of frames or npy is in memory as a whole, for training too.
+MAX_FRAMES_STORED = 4096
 
 
-def decode_clip(clip: Clip, *, root: Path, store: StoreOptions) -> Outcome:
+def make_sample(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
     """The sample that `clip` becomes, or why it becomes none."""
-    path = root / clip.source
     try:
-        decoded = decode(path, _frames_of(clip, path, store.frames), short_side=store.short_side)
+        match media:
+            case "video":
+                record, members = _of_video(clip, root / clip.source, store)
+            case "image":
+                record, members = _of_image(root / clip.source, store)
+            case "sample":
+                return _copied(clip, root / clip.source)
     except DecodeError as error:
         return Refusal(clip.source, error.what)
     except OSError as error:
         return Refusal(clip.source, f"cannot be read: {error.strerror or error}")
     except MemoryError:
-        return Refusal(clip.source, "needs more memory than there is")
-    members = {"json": _json(_record(clip, decoded))}
-    for number, frame in enumerate(decoded.frames):
-        members[f"{number:03d}.jpg"] = jpeg(frame, store.quality)
-    return Sample(clip.key, members)
+        return Refusal(clip.source, "needs more memory than --memory grants a process")
+    return Sample(clip.key, {"json": _json({**_described(clip), **record}), **members})
+
+
+Made = tuple[dict[str, Any], dict[str, bytes]]  # fields of the json, members by suffix
+
+
+def _of_video(clip: Clip, place: Path, store: StoreOptions) -> Made:
+    if place.is_dir():
+        return _of_frames(place, store)
+    with local_copy(place) as path:
+        span = _span_within(clip, path)
+        if store.store == "mp4":
+            whole = transcode(path, short_side=store.short_side, fps=store.fps, span_s=span)
+            stored = {"stored_fps": round(whole.stored_fps, 3)}
+            return _record(whole, whole.stored_width, whole.stored_height) | stored, {"mp4": whole.data}
+        decoded = decode(path, _choose(store, path, span), short_side=store.short_side)
+    height, width = decoded.frames.shape[1:3]
+    return _record(decoded, width, height), _encoded(decoded.frames, store)
+
+
+def _of_image(place: Path, store: StoreOptions) -> Made:
+    """A picture upright (by its EXIF orientation) and in RGB, on white where it is transparent."""
+    picture = read_image(place.read_bytes())
+    height, width = picture.shape[:2]
+    small = shrink(picture, store.short_side)
+    record = {"width": small.shape[1], "height": small.shape[0], "source_width": width, "source_height": height}
+    return record, {"npy": npy(small[None])} if store.store == "npy" else {"jpg": jpeg(small, store.quality)}
+
+
+def _of_frames(folder: Path, store: StoreOptions) -> Made:
+    """A folder of numbered pictures, as the raw frames of Something-Something are given."""
+    kinds: dict[str, list[Path]] = defaultdict(list)
+    for file in folder.iterdir():
+        if named := NUMBERED_PICTURE.fullmatch(file.name):
+            kinds[named[1]].append(file)
+    pictures = {kind: files for kind, files in kinds.items() if not kind.startswith("flow")}  # optical flow lies beside
+    if len(pictures) != 1:
+        raise DecodeError(f"a folder with {len(pictures)} kinds of numbered pictures ({', '.join(sorted(pictures))})")
+    files = sorted(pictures.popitem()[1], key=lambda file: (len(file.name), file.name))
+    if store.store == "mp4" or store.fps:
+        raise DecodeError("a folder of frames says no rate: --store mp4 and --fps need one")
+    numbers = evenly_spread(len(files), store.frames)
+    sizes = set()
+    frames = []
+    for number in numbers:
+        frame = read_image(files[number].read_bytes())
+        sizes.add(frame.shape)
+        frames.append(shrink(frame, store.short_side))
+    if len(sizes) > 1:
+        raise DecodeError(f"its frames have {len(sizes)} different sizes")
+    height, width = frames[0].shape[:2]
+    source_height, source_width = sizes.pop()[:2]
+    record = {
+        "width": width,
+        "height": height,
+        "source_width": source_width,
+        "source_height": source_height,
+        "num_frames_total": len(files),
+        "source_frames": numbers,
+    }
+    return record, _encoded(np.stack(frames), store)
+
+
+def _copied(clip: Clip, tar: Path) -> Outcome:
+    """A finished sample of another set, byte for byte. `clip.extra` holds its row."""
+    row = int(clip.extra["row"])
+    index = index_of(tar)
+    try:
+        return Sample(index.key(row), read_members(tar, index.members(row)))
+    except DataError as error:
+        raise DecodeError(f"damaged: {error.what}") from error
+
+
+@lru_cache(maxsize=64)
+def index_of(tar: Path) -> ShardIndex:
+    """The index of a shard; those of the last 64 are kept."""
+    return load_index(tar)
 
 
 def evenly_spread(count: int, wanted: int) -> list[int]:
@@ -46,38 +134,63 @@ def evenly_spread(count: int, wanted: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
-def _frames_of(clip: Clip, path: Path, wanted: int) -> Callable[[int], list[int]]:
-    """Which frames to take, given their number in the file: of all of them, or of the clip's span."""
+def at_rate(count: int, source_fps: float, fps: float) -> list[int]:
+    """The frames of a video of `count` that lie at the middles of parts of 1/fps seconds; at most every frame once.
+
+    >>> at_rate(90, 30, 1), at_rate(3, 30, 60)
+    ([15, 45, 75], [0, 1, 2])
+    """
+    return evenly_spread(count, max(1, round(count * fps / source_fps)))
+
+
+def _span_within(clip: Clip, path: Path) -> tuple[float, float] | None:
+    """The part of the file that is the clip; None for all of it, also where the file is the cut clip already."""
     if clip.span_s is None:
-        return lambda count: evenly_spread(count, wanted)
+        return None
     start_s, end_s = clip.span_s
     info = probe(path)
     if info.duration_s <= end_s - start_s + CUT_TOLERANCE_S:
-        return lambda count: evenly_spread(count, wanted)  # already cut
+        return None
     if info.duration_s < end_s - 1 or not info.fps:
         raise DecodeError(
             f"lasts {info.duration_s:.1f} s: neither the clip of {end_s - start_s:g} s "
             f"nor the whole video that has {start_s:g}-{end_s:g} s"
         )
-
-    def within_span(count: int) -> list[int]:
-        first = min(math.ceil(start_s * info.fps), count - 1)
-        last = min(max(math.ceil(end_s * info.fps), first + 1), count)
-        return [first + number for number in evenly_spread(last - first, wanted)]
-
-    return within_span
+    return clip.span_s
 
 
-def _record(clip: Clip, decoded: Decoded) -> dict[str, Any]:
-    """The sample's json. No absolute path and no date: the same clip gives the same bytes anywhere."""
+def _choose(store: StoreOptions, path: Path, span_s: tuple[float, float] | None) -> Callable[[int], Sequence[int]]:
+    """Which frames to take, given their number in the file: of all of them, or of the clip's span."""
+    source_fps = probe(path).fps if store.fps or span_s else 0.0
+    if store.fps and not source_fps:
+        raise DecodeError("does not say its frame rate, which --fps needs")
+
+    def chosen(count: int) -> list[int]:
+        first, last = 0, count
+        if span_s:
+            first = min(math.ceil(span_s[0] * source_fps), count - 1)
+            last = min(max(math.ceil(span_s[1] * source_fps), first + 1), count)
+        here = last - first
+        numbers = at_rate(here, source_fps, store.fps) if store.fps else evenly_spread(here, store.frames)
+        if len(numbers) > MAX_FRAMES_STORED:
+            raise DecodeError(f"{len(numbers):,} frames to store, above the limit of {MAX_FRAMES_STORED:,}")
+        return [first + number for number in numbers]
+
+    return chosen
+
+
+def _described(clip: Clip) -> dict[str, Any]:
+    """What the listing knows. No absolute path and no date: the same clip gives the same bytes anywhere."""
     record: dict[str, Any] = {"key": clip.key, "source": clip.source}
     if clip.captions:
         record["caption"] = clip.captions[0] if len(clip.captions) == 1 else list(clip.captions)
     if clip.label is not None:
         record |= {"label": clip.label, "label_name": clip.label_name}
-    height, width = decoded.frames.shape[1:3]
-    return record | {
-        **clip.extra,
+    return {**record, **clip.extra}
+
+
+def _record(decoded: Decoded | Transcoded, width: int, height: int) -> dict[str, Any]:
+    return {
         "width": width,
         "height": height,
         "source_width": decoded.width,
@@ -92,12 +205,42 @@ def _record(clip: Clip, decoded: Decoded) -> dict[str, Any]:
     }
 
 
+def _encoded(frames: Pixels, store: StoreOptions) -> dict[str, bytes]:
+    """The members of a sample of frames u8 [T,H,W,3]."""
+    if store.store == "npy":
+        return {"npy": npy(frames)}
+    return {f"{number:03d}.jpg": jpeg(frame, store.quality) for number, frame in enumerate(frames)}
+
+
+def npy(frames: Pixels) -> bytes:
+    """u8 [T,H,W,3] as NumPy writes it."""
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(frames))
+    return file.getvalue()
+
+
 def jpeg(frame: Pixels, quality: int) -> bytes:
     """4:2:0, as in the videos themselves, and Pillow's exact DCT: the fast one is off by up to 89 levels, and
     simplejpeg 1.9 encodes with it below quality 96 even where told not to."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()
+
+
+def read_image(data: bytes) -> Pixels:
+    """A picture from a stranger as RGB u8 [H,W,3]. Raises DecodeError for what is none, or is too large."""
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            if opened.width * opened.height > LIMITS.max_pixels:
+                raise DecodeError(f"{opened.width}x{opened.height} is above the limit of {LIMITS.max_pixels:,} pixels")
+            image = ImageOps.exif_transpose(opened)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise DecodeError(f"is no picture that can be decoded: {error}") from error
 
 
 def _json(record: dict[str, Any]) -> bytes:

@@ -1,13 +1,13 @@
-"""Who decodes: for now the cores of this machine.
+"""Many processes on this machine that may die.
 
-A decoder may hang or crash on a file; here that costs this file and not the run, because each item is
-worked on in a process that is killed and replaced. Another engine (Slurm array, Ray) gives each of its
-tasks some of a plan's shards and calls `prepare.build_shards` there, which comes back to this module.
+A decoder may hang or crash on a file; here that costs this file and not the run, because each item is worked on in a
+process that is killed and replaced. A Slurm or Ray task works in the same way: see `cluster.py`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -38,15 +38,27 @@ class Lost:
 
 
 def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, timeout_s: float
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    timeout_s: float,
+    memory_gb: float | None = None,
 ) -> Generator[Result | Lost, None, None]:
     """`work(item)` for each item, by `workers` processes, in the order of the items.
 
-    Results wait in memory for the slowest item before them, at most 16 a worker. What `work` raises is a
-    bug and is raised here. Processes are spawned, not forked: a fork would inherit torch and open readers.
+    A process that asks for more than `memory_gb` gets a MemoryError. Results wait in memory for the slowest item
+    before them, at most 16 a worker. What `work` raises is a bug and is raised here. Processes are spawned, not
+    forked: a fork would inherit torch and open readers.
     """
     # max_tasks counts per process; pebble starts the next one by itself
-    pool = ProcessPool(workers, max_tasks=_ITEMS_PER_PROCESS, context=multiprocessing.get_context("spawn"))
+    pool = ProcessPool(
+        workers,
+        max_tasks=_ITEMS_PER_PROCESS,
+        initializer=_start_worker,
+        initargs=(memory_gb,),
+        context=multiprocessing.get_context("spawn"),
+    )
     waiting = iter(items)
     under_way: deque[ProcessFuture[Result]] = deque()
     try:
@@ -60,6 +72,13 @@ def in_order(
     finally:
         pool.stop()  # type: ignore[no-untyped-call]  # (pebble 5.2)
         pool.join()
+
+
+def _start_worker(memory_gb: float | None) -> None:
+    """A small file can claim an enormous picture: a limit makes that an error of this file."""
+    if memory_gb is not None:
+        size = int(memory_gb * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def _outcome(future: ProcessFuture[Result], timeout_s: float) -> Result | Lost:

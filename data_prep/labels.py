@@ -1,17 +1,22 @@
-"""Captions, labels and class lists from csv and text files."""
+"""Captions, labels and class lists from csv, json and text files."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from umt_ds.errors import DataError
 
 Row = dict[str, str]
+MAX_CLASSES = 100_000
+_SIDE = re.compile(r"\b(?:left|right)\b")
 
 
 def read_table(path: Path, *, needed: Sequence[str]) -> list[Row]:
@@ -19,29 +24,79 @@ def read_table(path: Path, *, needed: Sequence[str]) -> list[Row]:
 
     Raises DataError where the file is no UTF-8 csv, lacks a column of `needed`, or a row does not fit its header.
     """
+    lines = lines_of(path)
+    columns = _header(path, lines, needed)
+    return [dict(zip(columns, _fitting(fields, columns, path, line), strict=True)) for line, fields in lines]
+
+
+def rows_of(
+    path: Path, *, columns: Sequence[str], optional: Sequence[str] = (), delimiter: str = ","
+) -> Iterator[tuple[str, ...]]:
+    """Row after row, only the fields of `columns` and `optional` in this order: for lists of many millions of rows.
+
+    A column of `optional` that the file lacks gives empty text. Raises DataError as `read_table` does, when reached.
+    """
+    lines = lines_of(path, delimiter=delimiter)
+    header = _header(path, lines, columns)
+    places = [header.index(name) if name in header else None for name in (*columns, *optional)]
+    for line, fields in lines:
+        row = _fitting(fields, header, path, line)
+        yield tuple("" if place is None else row[place] for place in places)
+
+
+def lines_of(path: Path, *, delimiter: str = ",", quoted: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each line that is not blank. `quoted` as csv files are; without it a quote is a letter.
+
+    Raises DataError where the file cannot be read, is not UTF-8, or has a field that cannot be one.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: Excel puts a BOM in front
-            reader = csv.reader(file)
-            lines = [(reader.line_num, fields) for fields in reader if fields]
+            reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+            for fields in reader:
+                if fields:
+                    yield reader.line_num, fields
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a UTF-8 csv file: {error}") from error
-    columns = [name.strip() for name in lines[0][1]] if lines else []
+
+
+def _header(path: Path, lines: Iterator[tuple[int, list[str]]], needed: Sequence[str]) -> list[str]:
+    columns = [name.strip() for name in next(lines, (1, []))[1]]
     missing = [column for column in needed if column not in columns]
     if missing:
         raise DataError(
             f"{path} has no column {' and '.join(missing)}; its columns are {', '.join(columns) or 'none'}",
             hint=f"the first line must name the columns {', '.join(needed)}",
         )
-    return [_row(fields, columns, path, line) for line, fields in lines[1:]]
+    return columns
 
 
-def _row(fields: Sequence[str], columns: Sequence[str], path: Path, line: int) -> Row:
+def _fitting(fields: Sequence[str], columns: Sequence[str], path: Path, line: int) -> list[str]:
     if len(fields) != len(columns):
         raise DataError(
             f"{path} line {line} has {len(fields)} fields, its header {len(columns)}",
             hint="texts that contain commas must be quoted",
         )
-    return {name: value.strip() for name, value in zip(columns, fields, strict=True)}
+    return [value.strip() for value in fields]
+
+
+def read_json(path: Path, *, each: Callable[[dict[str, Any]], object] | None = None) -> Any:
+    """A json file. `each` replaces every object in it as soon as it is read, innermost first: ten million dicts
+    would fill the memory. Raises DataError where the file cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return json.load(file, object_hook=each)
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
+        raise DataError(f"{path} cannot be read as a JSON file: {error}") from error
+
+
+def clean(text: str) -> str:
+    """Without blanks around it, and encodable: json can write half a character (a cut emoji), UTF-8 cannot."""
+    stripped = text.strip()
+    try:
+        stripped.encode()
+    except UnicodeEncodeError:
+        return stripped.encode(errors="replace").decode()
+    return stripped
 
 
 @dataclass(frozen=True)
@@ -70,12 +125,16 @@ def class_list(found: Iterable[str], classes: Path | None) -> Labels:
     """The class list: the file `classes` (one name a line), else the labels found, sorted.
 
     Labels that are all whole numbers keep their numbers: sorting them as text would permute the classes.
+    Raises DataError where the numbers are too large to be classes.
     """
     if classes is not None:
         return Labels(_read_names(classes))
     names = sorted(set(found))
     if names and all(name.isdecimal() for name in names):
-        return Labels(tuple(str(number) for number in range(max(map(int, names)) + 1)))
+        largest = max(map(int, names))
+        if largest >= MAX_CLASSES:
+            raise DataError(f"label {largest} is no class number", hint="classes are numbered from 0, without gaps")
+        return Labels(tuple(str(number) for number in range(largest + 1)))
     return Labels(tuple(names))
 
 
@@ -89,3 +148,19 @@ def _read_names(path: Path) -> tuple[str, ...]:
         what = f"names {repeated[0]!r} twice" if repeated else "is empty"
         raise DataError(f"class list {path} {what}", hint="one class name a line, in the order of the numbers")
     return tuple(names)
+
+
+def flip_notes(names: Sequence[str]) -> tuple[str, ...]:
+    """A warning for class lists where a mirrored clip belongs to another class."""
+    lowered = {name.lower() for name in names}
+    mirrored = [name for name in names if (other := _mirrored(name.lower())) != name.lower() and other in lowered]
+    if not mirrored:
+        return ()
+    return (
+        f"{len(mirrored)} classes are mirror images of each other, such as {mirrored[0]!r}: "
+        "train without horizontal flip",
+    )
+
+
+def _mirrored(name: str) -> str:
+    return _SIDE.sub(lambda side: "right" if side[0] == "left" else "left", name)

@@ -1,11 +1,13 @@
-"""A set of shards on disk: the plan it follows, what of it is done, and the manifest that ends it.
+"""A set of shards in its folder: the plan it follows, what of it is done, and the manifest that ends it.
 
     OUT/NAME-000000.tar, NAME-000000.index.npz, …
-    OUT/.umt-data/plan.json      what the set is made of; a later run must agree with it
-    OUT/.umt-data/000000.json    written last: shard 0 is whole, with what it refused
+    OUT/.umt-data/plan.json         what the set is made of; a later run must agree with it
+    OUT/.umt-data/clips.jsonl       every clip of the plan, a line each, in the order of the shards
+    OUT/.umt-data/done/000000.json  written last: shard 0 is whole, with what it refused
     OUT/bad.csv, OUT/manifest.json, OUT/stats.json    when every shard is done
 
-Shards are a fixed partition of the listing's clips, so nothing on disk depends on who did what when.
+Shards are a fixed partition of the listing's clips, so nothing in OUT depends on who did what when. A process that
+makes some of the shards, on this machine or another, needs nothing but OUT: it reads its own clips only.
 """
 
 from __future__ import annotations
@@ -13,23 +15,30 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import io
 import json
-import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_prep.clip import Clip, Listing, Refusal, StoreOptions
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.clip import Clip, Listing, Refusal, SourceMedia, StoreOptions
 from umt_ds import __version__
+from umt_ds.data.places import absolute, is_local, place, publish, scratch_for, write_whole
 from umt_ds.data.records import Manifest, ShardEntry, index_path, write_json
 from umt_ds.data.video import versions
 from umt_ds.errors import ConfigError, DataError
 
 STATE_FOLDER = ".umt-data"
 BAD_CSV = "bad.csv"
+_PLAN, _CLIPS, _STARTS, _LEFT_OUT = "plan.json", "clips.jsonl", "clips.starts.npy", "left_out.csv"
 
 
 @dataclass(frozen=True)
@@ -42,93 +51,177 @@ class Done:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which clips become which shard of the set `name` in `out`. `listing` is in order."""
+    """Which clips become which shard of the set `name` in `out`."""
 
     out: Path
     name: str
-    listing: Listing
+    root: Path
+    media: SourceMedia
     store: StoreOptions
+    num_clips: int
+    labels: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Path:
+        return self.out / STATE_FOLDER
 
     @property
     def num_shards(self) -> int:
-        return -(-len(self.listing.clips) // self.store.per_shard)
+        return -(-self.num_clips // self.store.per_shard)
+
+    def num_clips_of(self, shard: int) -> int:
+        """How many clips one shard has; the last can have fewer."""
+        return min(self.store.per_shard, self.num_clips - shard * self.store.per_shard)
 
     def clips_of(self, shard: int) -> tuple[Clip, ...]:
-        """The clips of one shard; the last shard can have fewer."""
-        first = shard * self.store.per_shard
-        return self.listing.clips[first : first + self.store.per_shard]
+        """The clips of one shard."""
+        start, end = int(self._starts[shard]), int(self._starts[shard + 1])
+        with (self.state / _CLIPS).open("rb") as file:
+            file.seek(start)
+            lines = file.read(end - start).splitlines()
+        return tuple(_clip_of(line) for line in lines)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """[num_shards + 1] Where the clips of each shard begin in clips.jsonl, in bytes."""
+        data = (self.state / _STARTS).read_bytes()
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.int64)
 
     def tar(self, shard: int) -> Path:
         return self.out / f"{self.name}-{shard:06d}.tar"
 
-    def pending(self) -> list[int]:
-        """The shards still to be made."""
-        return [shard for shard in range(self.num_shards) if self.done(shard) is None]
+    def pending(self, *, retry_failed: bool = False) -> list[int]:
+        """The shards still to be made; with `retry_failed` also those that refused some clip."""
+        sizes = self.file_sizes()
+        return [
+            shard
+            for shard in range(self.num_shards)
+            if (done := self.done(shard, sizes)) is None or (retry_failed and done.refused)
+        ]
 
-    def done(self, shard: int) -> Done | None:
+    def num_done(self) -> int:
+        """How many shards have their record, at a glance: for a progress bar."""
+        return sum(1 for path in (self.state / "done").iterdir() if path.name.endswith(".json"))
+
+    def done(self, shard: int, sizes: dict[str, int] | None = None) -> Done | None:
         """The record of `shard`, if it is finished and its files are still there."""
         path = self._done_path(shard)
         if not path.is_file():
             return None
         record = _read_state(path)
         entry = ShardEntry(**record["entry"]) if record["entry"] else None
-        if entry and not self._is_there(shard, entry):
+        if entry and not self._is_there(shard, entry, sizes if sizes is not None else self.file_sizes()):
             return None
-        return Done(entry, tuple(Refusal(source, reason) for source, reason in record["refused"]))
+        return Done(entry, tuple(Refusal(*refusal) for refusal in record["refused"]))
 
     def mark_done(self, shard: int, done: Done) -> None:
         """Write the record that makes `shard` count as finished."""
         entry = asdict(done.entry) if done.entry else None
-        refused = [[refusal.source, refusal.reason] for refusal in done.refused]
+        refused = [[refusal.source, refusal.reason, refusal.key] for refusal in done.refused]
         write_json(self._done_path(shard), {"entry": entry, "refused": refused})
 
     def _done_path(self, shard: int) -> Path:
-        return self.out / STATE_FOLDER / f"{shard:06d}.json"
+        return self.state / "done" / f"{shard:06d}.json"
 
-    def _is_there(self, shard: int, entry: ShardEntry) -> bool:
+    def file_sizes(self) -> dict[str, int]:
+        """Of tars and indexes, by name: one look at the folder instead of one at each file."""
+        return {path.name: path.stat().st_size for path in self.out.iterdir() if path.name.endswith((".tar", ".npz"))}
+
+    def _is_there(self, shard: int, entry: ShardEntry, sizes: dict[str, int]) -> bool:
         tar = self.tar(shard)
-        return tar.is_file() and tar.stat().st_size == entry.bytes and index_path(tar).is_file()
-
-    def describe(self) -> dict[str, Any]:
-        """What the set is made of, to compare with an earlier run's plan.json."""
-        content = hashlib.sha256()
-        for entry in (*self.listing.clips, *self.listing.left_out):
-            content.update(repr(entry).encode())
-        return {
-            "name": self.name,
-            **self.options(),
-            "clips": len(self.listing.clips),
-            "labels": list(self.listing.labels),
-            "content": content.hexdigest(),
-        }
+        return sizes.get(tar.name) == entry.bytes and index_path(tar).name in sizes
 
     def options(self) -> dict[str, Any]:
         """The options that decided the bytes, as the manifest states them."""
-        return {**self.listing.about, "store": "frames", **asdict(self.store)}
+        store = {"per_shard": self.store.per_shard} if self.media == "sample" else asdict(self.store)
+        return {**self.about, **store}
 
 
 def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Plan:
-    """Begin the set in `out`, or continue the one begun there.
+    """Begin the set in `out`, or continue the one begun there. `listing` is in order.
 
     Raises ConfigError if that one had other options or other clips, DataError if `out` holds other shards.
     """
     if Path(name).name != name:
         raise ConfigError(f"--name {name!r} is no file name", hint="letters, digits, - and _ are safe")
-    plan = Plan(out, name, listing, store)
-    path = out / STATE_FOLDER / "plan.json"
-    described = json.loads(json.dumps(plan.describe()))  # as it reads back: tuples are lists
-    if path.is_file():
-        _check_same(_read_state(path), described, out)
-        return plan
-    foreign = sorted(tar.name for tar in out.glob("*.tar"))
-    if foreign:
+    plan = Plan(
+        out, name, absolute(listing.root), listing.media, store, len(listing.clips), listing.labels, dict(listing.about)
+    )
+    begun = plan.state / _PLAN
+    if not begun.is_file() and out.is_dir() and (foreign := sorted(tar.name for tar in out.glob("*.tar"))):
         raise DataError(
             f"{out} already holds shards that this command did not write ({foreign[0]}, …)",
             hint="choose an empty folder",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, described)
+    (plan.state / "done").mkdir(parents=True, exist_ok=True)
+    with scratch_for(plan.state) as scratch:
+        content = _write_clips(scratch, listing, store.per_shard)
+        described = json.loads(json.dumps({**_describe(plan), "content": content}))  # as it reads back
+        if begun.is_file():
+            _check_same(_read_state(begun), described, out)
+        else:
+            for file in (_LEFT_OUT, _CLIPS, _STARTS):
+                publish(scratch / file, plan.state / file)
+    write_json(begun, described)  # also when continued: the videos may lie elsewhere now
     return plan
+
+
+def load_plan(out: Path) -> Plan:
+    """The plan of the set begun in `out`. Raises DataError where there is none, or it cannot be read."""
+    path = out / STATE_FOLDER / _PLAN
+    if not path.is_file():
+        raise DataError(f"no set was begun in {out}", hint="begin it with a command such as `umt-data folder`")
+    record = _read_state(path)
+    try:
+        store = StoreOptions(**record["store_options"])
+        labels, about = tuple(record["labels"]), dict(record["about"])
+        return Plan(out, record["name"], place(record["root"]), record["media"], store, record["clips"], labels, about)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error}", hint="give the command that began the set again") from error
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "root": str(plan.root),
+        "media": plan.media,
+        "store_options": asdict(plan.store),
+        "clips": plan.num_clips,
+        "labels": list(plan.labels),
+        "about": plan.about,
+    }
+
+
+def _write_clips(folder: Path, listing: Listing, per_shard: int) -> str:
+    """clips.jsonl, where its shards start, and left_out.csv, into `folder`; the sha256 of the first and last."""
+    content = hashlib.sha256()
+    starts = [0]
+    with (folder / _CLIPS).open("wb") as file:
+        for number, clip in enumerate(listing.clips, start=1):
+            line = _line_of(clip)
+            content.update(line)
+            file.write(line)
+            if number % per_shard == 0 or number == len(listing.clips):
+                starts.append(file.tell())
+    np.save(folder / _STARTS, np.array(starts, dtype=np.int64))
+    left_out = _csv_of(listing.left_out)
+    content.update(left_out)
+    (folder / _LEFT_OUT).write_bytes(left_out)
+    return content.hexdigest()
+
+
+def _line_of(clip: Clip) -> bytes:
+    fields = [
+        *(clip.key, clip.source, clip.captions, clip.label, clip.label_name),
+        *(clip.span_s, dict(clip.extra) if clip.extra else None),
+    ]
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _clip_of(line: bytes) -> Clip:
+    key, source, captions, label, label_name, span_s, extra = json.loads(line)
+    return Clip(key, source, tuple(captions), label, label_name, tuple(span_s) if span_s else None, extra or {})
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -140,26 +233,48 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    """`root` may differ: the videos were moved. What lies there decides, and that is `content`."""
+    was, is_now = _flat(before), _flat(now)
+    names = (was.keys() | is_now.keys()) - {"root"}
+    changed = [name for name in sorted(names) if was.get(name) != is_now.get(name)]
     if not changed:
         return
-    shown = [key for key in changed if key not in ("content", "labels")]
-    details = [f"{key} {before.get(key)!r} → {now.get(key)!r}" for key in shown]
+    shown = [name for name in changed if name not in ("content", "labels")]
+    details = [f"{name} {was.get(name)!r} → {is_now.get(name)!r}" for name in shown]
     raise ConfigError(
         f"{out} was begun with another {', '.join(details) or 'list of clips, captions or labels'}",
         hint="give the earlier options to continue, or choose another folder (or delete this one)",
     )
 
 
+def _flat(described: dict[str, Any]) -> dict[str, Any]:
+    """The options of the store and of the listing beside the others."""
+    outer = {name: value for name, value in described.items() if name not in ("store_options", "about")}
+    return {**outer, **described.get("store_options", {}), **described.get("about", {})}
+
+
 @contextmanager
 def only_one_run(out: Path) -> Iterator[None]:
-    """Refuse to work in a folder where another run is working; the lock ends with its process."""
+    """Refuse to work in a folder where another run is working; the lock ends with its process.
+
+    What a killed run left half-made is removed. An object store knows no locks: there two runs would do the same
+    work twice and publish the same bytes.
+    """
+    if not is_local(out):
+        yield
+        return
     with (out / STATE_FOLDER / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(f"another umt-data is working in {out}", hint="wait for it, or stop it") from error
+        _remove_half_made(out)
         yield
+
+
+def _remove_half_made(out: Path) -> None:
+    for left_over in (out / STATE_FOLDER).glob(".making-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -172,7 +287,7 @@ class Summary:
     shards: int
     bytes: int
     refused: tuple[Refusal, ...]
-    left_out: tuple[Refusal, ...]
+    left_out: int
 
     @property
     def bad_share(self) -> float:
@@ -181,35 +296,70 @@ class Summary:
 
 
 def finish(plan: Plan) -> Summary:
-    """Write bad.csv and the manifest of a set whose shards are all done."""
-    records = [plan.done(shard) for shard in range(plan.num_shards)]
-    done = [record for record in records if record is not None]
-    assert len(done) == plan.num_shards, "finish() before every shard was done"
-    entries = tuple(record.entry for record in done if record.entry)
-    refused = tuple(refusal for record in done for refusal in record.refused)
-    samples = sum(entry.samples for entry in entries)
-    assert samples + len(refused) == len(plan.listing.clips), "a clip was lost"
-    write_bad_csv(plan.out / BAD_CSV, [*refused, *plan.listing.left_out])
+    """Write bad.csv and the manifest of a set whose shards are all done. Raises DataError where some are not."""
+    entries, refused = _all_done(plan)
+    left_out = _left_out(plan)
+    write_whole(plan.out / BAD_CSV, _csv_of([*refused, *left_out]))
     Manifest(
         name=plan.name,
-        media="frames",
+        media=_media_of(plan),
         shards=entries,
-        labels=plan.listing.labels,
+        labels=plan.labels,
         options=plan.options(),
         tool=tool(),
     ).save(plan.out)
-    size = sum(entry.bytes for entry in entries)
-    return Summary(plan.out, plan.name, samples, len(entries), size, refused, plan.listing.left_out)
+    if is_local(plan.out):
+        _remove_half_made(plan.out)
+    return summary_of(plan)
 
 
-def write_bad_csv(path: Path, refusals: Iterable[Refusal]) -> None:
-    """file,reason, sorted by file; written, then renamed."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["file", "reason"])
-        rows.writerows(sorted((refusal.source, refusal.reason) for refusal in refusals))
-    os.replace(partial, path)
+def summary_of(plan: Plan) -> Summary:
+    """What became of the clips of a plan. Raises DataError where shards are missing."""
+    entries, refused = _all_done(plan)
+    samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
+    return Summary(plan.out, plan.name, samples, len(entries), size, refused, len(_left_out(plan)))
+
+
+def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
+    sizes = plan.file_sizes()
+    records = [plan.done(shard, sizes) for shard in range(plan.num_shards)]
+    done = [record for record in records if record is not None]
+    if len(done) < plan.num_shards:
+        missing = [shard for shard, record in enumerate(records) if record is None]
+        raise DataError(
+            f"{len(missing)} of the {plan.num_shards} shards of {plan.out} are not made yet "
+            f"({', '.join(map(str, missing[:8]))}{', …' if len(missing) > 8 else ''})",
+            hint="give the command that began the set again: it makes what is missing",
+        )
+    entries = tuple(record.entry for record in done if record.entry)
+    refused = tuple(refusal for record in done for refusal in record.refused)
+    assert sum(entry.samples for entry in entries) + len(refused) == plan.num_clips, "a clip was lost"
+    return entries, refused
+
+
+def _left_out(plan: Plan) -> list[Refusal]:
+    text = (plan.state / _LEFT_OUT).read_text(encoding="utf-8")
+    return [Refusal(source, reason, key) for source, key, reason in list(csv.reader(io.StringIO(text)))[1:]]
+
+
+def _media_of(plan: Plan) -> str:
+    """What a sample holds, in the words of records.media_of."""
+    match plan.media:
+        case "image":
+            return "image"
+        case "sample":
+            return str(plan.about["media"])
+        case "video":
+            return "video" if plan.store.store == "mp4" else plan.store.store
+
+
+def _csv_of(refusals: Iterable[Refusal]) -> bytes:
+    """file,key,reason, sorted by file."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["file", "key", "reason"])
+    rows.writerows(sorted((refusal.source, refusal.key, refusal.reason) for refusal in refusals))
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def tool() -> str:

@@ -2,80 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
-from data_prep.decode import decode_clip
+from data_prep.decode import make_sample
 from data_prep.engines import Lost, in_order
 from data_prep.manifest import Done, Plan, Summary, finish, only_one_run, open_plan
 from data_prep.progress import progress
+from data_prep.samples import StoredSample, samples_of
 from data_prep.stats import write_stats
 from data_prep.writer import disk_full_is_an_error, write_shard
+from umt_ds.data.records import read_members
 
-Work = Callable[..., Outcome]  # (clip, *, root, store): decode_clip, or a test's stand-in
+Work = Callable[..., Outcome]  # (clip, *, root, media, store): make_sample, or a test's stand-in
 
 
 def prepare(
-    listing: Listing, out: Path, *, name: str, store: StoreOptions, run: RunOptions, work: Work = decode_clip
+    listing: Listing,
+    out: Path,
+    *,
+    name: str,
+    store: StoreOptions,
+    run: RunOptions,
+    retry_failed: bool = False,
+    before: Callable[[Plan, list[int]], None] | None = None,
+    work: Work = make_sample,
 ) -> Summary:
     """Make the set of shards of `listing` (in order) in `out`, or finish one that was begun.
 
+    With `retry_failed`, clips that an earlier run refused are tried again, and only they. `before` is told the plan
+    and the shards to come before the work begins.
     Raises ConfigError if `out` was begun with other options, MachineError if the disk is full; finished
     shards stay.
     """
     with disk_full_is_an_error(out):
         plan = open_plan(out, name=name, listing=listing, store=store)
         with only_one_run(out):
-            build_shards(plan, plan.pending(), run=run, work=work)
-            summary = finish(plan)
-            write_stats(out)
+            shards = plan.pending(retry_failed=retry_failed)
+            if before:
+                before(plan, shards)
+            build_shards(plan, shards, run=run, work=work)
+            return close_set(plan, workers=run.workers)
+
+
+def close_set(plan: Plan, *, workers: int = 1) -> Summary:
+    """Manifest, bad.csv and statistics of a set whose shards are all made."""
+    summary = finish(plan)
+    write_stats(plan.out, workers=workers)
     return summary
 
 
-def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = decode_clip) -> None:
-    """Make some shards of a plan. Each is whole and recorded as done before the next is begun."""
-    clips = [clip for shard in shards for clip in plan.clips_of(shard)]
-    if not clips:
+def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample) -> None:
+    """Make some shards of a plan with the cores of this machine: each is whole, and recorded, before the next begins.
+
+    Of a shard that is done only the clips it refused are worked on; the rest of it is copied. This is the unit that
+    a Slurm or Ray task takes.
+    """
+    begun = {shard: plan.done(shard) for shard in shards}
+    if not shards:
         return
-    work_on = partial(work, root=plan.listing.root, store=plan.store)
-    results = in_order(work_on, clips, workers=run.workers, timeout_s=run.timeout_s)
-    before = len(plan.listing.clips) - len(clips)
-    with (
-        closing(results),
-        progress(total=before + len(clips), initial=before, unit="clip", desc=plan.name) as bar,
-    ):
-        outcomes = _outcomes(clips, results, bar)
+    clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun[shard]))
+    work_on = partial(work, root=plan.root, media=plan.media, store=plan.store)
+    results = in_order(work_on, clips, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
+    total = sum(plan.num_clips_of(shard) for shard in shards)
+    with closing(results), progress(total=total, unit="clip", desc=plan.name) as bar:
         for shard in shards:
-            _build_shard(plan, shard, islice(outcomes, len(plan.clips_of(shard))))
+            _build_shard(plan, shard, begun[shard], results, bar)
 
 
-def _outcomes(clips: Iterable[Clip], results: Iterable[Outcome | Lost], bar: tqdm[Any]) -> Iterator[Outcome]:
-    """The results, with those of lost workers as refusals, and the progress bar moved."""
-    bad = 0
-    for clip, result in zip(clips, results, strict=True):
-        outcome = Refusal(clip.source, result.reason) if isinstance(result, Lost) else result
-        bad += isinstance(outcome, Refusal)
-        bar.set_postfix(bad=bad, refresh=False)
-        bar.update()
-        yield outcome
+def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, ...]:
+    clips = plan.clips_of(shard)
+    if before is None:
+        return clips
+    refused = {refusal.key for refusal in before.refused}
+    return tuple(clip for clip in clips if clip.key in refused)
 
 
-def _build_shard(plan: Plan, shard: int, outcomes: Iterable[Outcome]) -> None:
+def _build_shard(
+    plan: Plan, shard: int, before: Done | None, results: Iterator[Outcome | Lost], bar: tqdm[Any]
+) -> None:
+    to_make = {clip.key for clip in _clips_to_make(plan, shard, before)}
+    stored = _stored_samples(plan, shard) if before and before.entry else {}
     refused: list[Refusal] = []
 
     def good() -> Iterator[Sample]:
-        for outcome in outcomes:
+        for clip in plan.clips_of(shard):
+            outcome = _outcome(clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
             if isinstance(outcome, Sample):
                 yield outcome
             else:
                 refused.append(outcome)
+            bar.set_postfix(bad=len(refused), refresh=False)
+            bar.update()
 
-    entry = write_shard(plan.tar(shard), good())
+    entry = write_shard(plan.tar(shard), good(), scratch=plan.state)
     plan.mark_done(shard, Done(entry, tuple(refused)))
+
+
+def _outcome(clip: Clip, result: Outcome | Lost) -> Outcome:
+    """The result, with that of a lost worker as a refusal. Every refusal gets the key by which it can be retried."""
+    if isinstance(result, Sample):
+        return result
+    return Refusal(clip.source, result.reason, clip.key)
+
+
+def _stored_samples(plan: Plan, shard: int) -> dict[str, StoredSample]:
+    return {sample.key: sample for sample in samples_of(plan.tar(shard))}
+
+
+def _copy(stored: StoredSample) -> Sample:
+    return Sample(stored.key, read_members(stored.tar, stored.members))

@@ -1,23 +1,29 @@
-"""Finished samples, read back for verify, stats and sheet: any set with an index, ours or a foreign one."""
+"""Finished samples, read back to verify, count, show and compare: any set with an index, ours or a foreign one."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from umt_ds.data.records import Member, ShardIndex, load_index, media_of, read_members
+from data_prep.engines import Lost, in_order
+from data_prep.progress import progress
+from umt_ds.data.records import Member, ShardEntry, ShardIndex, load_index, load_manifest, media_of, read_members
 from umt_ds.data.video import Choose, decode
 from umt_ds.errors import DecodeError
 
 Pixels = NDArray[np.uint8]
+Result = TypeVar("Result")
+SHARD_TIMEOUT_S = 3600.0  # to read one shard once, also a large one from afar
+TEXTS = ("json", "txt")  # the members that hold a sample's record
 
 
 @dataclass(frozen=True)
@@ -35,19 +41,12 @@ class StoredSample:
     @property
     def media_members(self) -> list[Member]:
         """The members that hold pixels."""
-        return [member for member in self.members if media_of([member.suffix]) == self.media != "none"]
+        media = self.media
+        return [member for member in self.members if media_of([member.suffix]) == media != "none"]
 
     def record(self) -> dict[str, Any]:
         """Its json; a WebDataset `txt` stands in for the caption. Raises DataError where it is damaged."""
-        texts = read_members(self.tar, [m for m in self.members if m.suffix in ("json", "txt")])
-        try:
-            record = json.loads(texts.get("json", b"{}"))
-            caption = texts.get("txt", b"").decode()
-        except ValueError as error:
-            raise DecodeError(f"{self.key}: json or txt cannot be read: {error}") from error
-        if not isinstance(record, dict):
-            raise DecodeError(f"{self.key}: json holds no object")
-        return {"caption": caption, **record} if caption else record
+        return parse_record(self.key, read_members(self.tar, [m for m in self.members if m.suffix in TEXTS]))
 
     def pictures(self, choose: Choose) -> list[Pixels]:
         """The frames [H,W,3] that `choose` picks, given their number. Raises DataError where they are damaged."""
@@ -71,13 +70,86 @@ def samples_of(tar: Path, index: ShardIndex | None = None) -> Iterator[StoredSam
     """The samples of one shard, in tar order. Raises DataError as `load_index` does."""
     index = index or load_index(tar)
     for row in range(len(index)):
-        yield StoredSample(tar, index.key(row), tuple(index.members(row)))
+        yield sample_at(tar, index, row)
+
+
+def records_of(tar: Path) -> list[tuple[StoredSample, dict[str, Any]]]:
+    """The samples of one shard with their json, for which the tar is opened once. Raises DataError as they do."""
+    samples = list(samples_of(tar))
+    # one call reads one member of a suffix: the row in front keeps the samples apart
+    members = [
+        replace(member, suffix=f"{row}/{member.suffix}")
+        for row, sample in enumerate(samples)
+        for member in sample.members
+        if member.suffix in TEXTS
+    ]
+    found = read_members(tar, members)
+    texts = [
+        {suffix: found[f"{row}/{suffix}"] for suffix in TEXTS if f"{row}/{suffix}" in found}
+        for row in range(len(samples))
+    ]
+    return [(sample, parse_record(sample.key, own)) for sample, own in zip(samples, texts, strict=True)]
+
+
+def sample_at(tar: Path, index: ShardIndex, row: int) -> StoredSample:
+    """The sample in one row of a shard."""
+    return StoredSample(tar, index.key(row), tuple(index.members(row)))
+
+
+def find_samples(folder: Path, keys: Iterable[str]) -> dict[str, StoredSample]:
+    """The samples of a set that have these keys, as far as there are any. Reads every index, and no tar."""
+    wanted = np.array([key.encode() for key in keys], dtype=np.bytes_)
+    found: dict[str, StoredSample] = {}
+    for shard in load_manifest(folder).shards:
+        tar = folder / shard.file
+        index = load_index(tar)
+        for row in np.flatnonzero(np.isin(index.keys, wanted)).tolist():
+            sample = sample_at(tar, index, row)
+            found[sample.key] = sample
+    return found
+
+
+def each_shard(
+    work: Callable[[Path], Result], folder: Path, *, desc: str, workers: int, decodes: bool = False
+) -> Generator[tuple[ShardEntry, Result | Lost], None, None]:
+    """`work(tar)` for each shard of a set, by `workers` processes, in the order of the shards.
+
+    A single worker is this process, unless the work `decodes`: that can kill its process. A bar counts samples.
+    """
+    manifest = load_manifest(folder)
+    tars = [folder / shard.file for shard in manifest.shards]
+    results: Generator[Result | Lost, None, None] = (
+        in_order(work, tars, workers=workers, timeout_s=SHARD_TIMEOUT_S)
+        if decodes or workers > 1
+        else (work(tar) for tar in tars)
+    )
+    with closing(results), progress(total=manifest.num_samples, unit="sample", desc=desc) as bar:
+        for shard, result in zip(manifest.shards, results, strict=True):
+            yield shard, result
+            bar.update(shard.samples)
+
+
+def parse_record(key: str, texts: Mapping[str, bytes]) -> dict[str, Any]:
+    """A sample's json, from the bytes of its TEXTS by suffix. Raises DecodeError where they are damaged."""
+    try:
+        record = json.loads(texts.get("json", b"{}"))
+        caption = texts.get("txt", b"").decode()
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"{key}: json or txt cannot be read: {error}") from error
+    if not isinstance(record, dict):
+        raise DecodeError(f"{key}: json holds no object")
+    return record if record.get("caption") or not caption else {**record, "caption": caption}
 
 
 def caption_text(record: dict[str, Any]) -> str:
     """The caption, or the first of several; empty where there is none."""
-    caption = record.get("caption", "")
-    return str(caption[0]) if isinstance(caption, list) and caption else str(caption or "")
+    return next(iter(captions_of(record)), "")
+
+
+def captions_of(record: Mapping[str, Any]) -> list[str]:
+    """All captions of a sample."""
+    caption = record.get("caption") or []
+    return [str(text) for text in (caption if isinstance(caption, list) else [caption]) if text]
 
 
 def _picture(data: bytes, key: str) -> Pixels:

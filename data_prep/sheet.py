@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import io
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.decode import evenly_spread
-from data_prep.samples import Pixels, StoredSample, caption_text, samples_of
-from umt_ds.data.records import load_manifest
+from data_prep.samples import Pixels, StoredSample, caption_text, sample_at
+from umt_ds.data.places import write_whole
+from umt_ds.data.records import load_index, load_manifest
 from umt_ds.errors import DataError
 
-_CELL = (160, 120)  # width and height of one frame on the sheet
+CELL = (160, 120)  # width and height of one frame on the sheet
 _TEXT_LINES, _LINE_HEIGHT, _MARGIN = 3, 13, 8
 
 
@@ -22,17 +24,25 @@ def write_sheet(folder: Path, png: Path, *, samples: int = 24, columns: int = 3)
     chosen = _choose(folder, samples)
     if not chosen:
         raise DataError(f"{folder} holds no sample", hint="look into its bad.csv")
-    columns = min(columns, len(chosen))
-    tiles = [_tile(sample) for sample in chosen]
-    width, height = tiles[0].size
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
-    for number, tile in enumerate(tiles):
-        sheet.paste(tile, (number % columns * width, number // columns * height))
-    partial = png.with_name(png.name + ".partial")
-    sheet.save(partial, format="PNG")
-    os.replace(partial, png)
+    tiles = [draw_tile(sample) for sample in chosen]
+    save_png(draw_grid(tiles, columns=min(columns, len(tiles))), png)
     return len(tiles)
+
+
+def draw_grid(tiles: Sequence[Image.Image], *, columns: int) -> Image.Image:
+    """Tiles of one size in rows of `columns`."""
+    width, height = tiles[0].size
+    grid = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height), "white")
+    for number, tile in enumerate(tiles):
+        grid.paste(tile, (number % columns * width, number // columns * height))
+    return grid
+
+
+def save_png(picture: Image.Image, png: Path) -> None:
+    """Write a picture whole."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    write_whole(png, file.getvalue())
 
 
 def _choose(folder: Path, wanted: int) -> list[StoredSample]:
@@ -43,25 +53,30 @@ def _choose(folder: Path, wanted: int) -> list[StoredSample]:
     for shard in manifest.shards:
         here = [number - first for number in sorted(numbers) if first <= number < first + shard.samples]
         if here:
-            stored = list(samples_of(folder / shard.file))
-            chosen += [stored[number] for number in here]
+            tar = folder / shard.file
+            index = load_index(tar)
+            chosen += [sample_at(tar, index, row) for row in here]
         first += shard.samples
     return chosen
 
 
-def _tile(sample: StoredSample) -> Image.Image:
-    """Three frames, and key and caption below them."""
-    width = 3 * _CELL[0] + 2 * _MARGIN
-    height = _CELL[1] + (_TEXT_LINES + 1) * _LINE_HEIGHT + 2 * _MARGIN
+def draw_tile(sample: StoredSample) -> Image.Image:
+    """Three frames, and key and caption below them. All tiles have one size."""
+    width = 3 * CELL[0] + 2 * _MARGIN
+    height = CELL[1] + (_TEXT_LINES + 1) * _LINE_HEIGHT + 2 * _MARGIN
     tile = Image.new("RGB", (width, height), "white")
-    tile.paste("lightgray", (_MARGIN, _MARGIN, _MARGIN + 3 * _CELL[0], _MARGIN + _CELL[1]))
+    tile.paste("lightgray", (_MARGIN, _MARGIN, _MARGIN + 3 * CELL[0], _MARGIN + CELL[1]))
     for column, frame in enumerate(_first_middle_last(sample)):
-        picture = Image.fromarray(frame)
-        picture.thumbnail(_CELL)
-        left = _MARGIN + column * _CELL[0] + (_CELL[0] - picture.width) // 2
-        tile.paste(picture, (left, _MARGIN + (_CELL[1] - picture.height) // 2))
+        draw_frame(tile, frame, left=_MARGIN + column * CELL[0], top=_MARGIN)
     _write(tile, sample)
     return tile
+
+
+def draw_frame(onto: Image.Image, frame: Pixels, *, left: int, top: int) -> None:
+    """A frame [H,W,3] shrunk into the cell whose corner is given, centred."""
+    picture = Image.fromarray(frame)
+    picture.thumbnail(CELL)
+    onto.paste(picture, (left + (CELL[0] - picture.width) // 2, top + (CELL[1] - picture.height) // 2))
 
 
 def _first_middle_last(sample: StoredSample) -> list[Pixels]:
@@ -73,7 +88,7 @@ def _write(tile: Image.Image, sample: StoredSample) -> None:
     label = f"  [{record.get('label_name', record['label'])}]" if "label" in record else ""
     seconds = f"  {record['duration_s']:.1f} s" if "duration_s" in record else ""
     draw = ImageDraw.Draw(tile)
-    top = _MARGIN + _CELL[1] + 2
+    top = _MARGIN + CELL[1] + 2
     font, small = ImageFont.load_default(size=12), ImageFont.load_default(size=11)
     draw.text((_MARGIN, top), f"{sample.key}{label}{seconds}"[:80], fill="black", font=font)
     lines = textwrap.wrap(caption_text(record), width=78)[:_TEXT_LINES]

@@ -3,117 +3,162 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.labels import Labels, Row, class_list, read_table
-from data_prep.sources.folder import scan_videos
-from umt_ds.data.records import sample_key
+from data_prep.labels import Labels, class_list, rows_of
+from data_prep.sources.folder import no_file_of, scan_videos
 from umt_ds.errors import DataError
 
-# A YouTube id has eleven characters, underscores among them.
-_CUT_CLIP = re.compile(r"(?P<id>.{11})_(?P<start>\d+)_(?P<end>\d+)$")
+# Eleven characters, underscores among them. An id becomes part of keys and names: nothing else may pass.
+YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+_CUT_CLIP = re.compile(rf"(?P<id>{YOUTUBE_ID.pattern})_(?P<start>\d+)_(?P<end>\d+)")
+_REPLACEMENTS = "replacement"  # how the folder begins that CVDF's files for damaged ones are unpacked to
 
-Span = tuple[str, int, int]  # id, start and end in seconds
+Place = tuple[str, int, int]  # YouTube id, start and end in seconds
+Files = dict[Place | str, str]  # the path below a folder, by place or by file name without suffix
 
 
 def list_kinetics(videos: Path, *, csv: Path, classes: Path | None = None) -> Listing:
     """The rows of an official csv (label,youtube_id,time_start,time_end,split[,is_cc]) and their files.
 
     Files lie anywhere below `videos`, as ID_000417_000427.mp4 (the cut clip) or ID.mp4 (the clip, or the
-    whole video, of which the row's span is then taken). Rows without a file are left out and reported.
+    whole video, of which the row's span is then taken); one in a folder `replacement…` goes before others.
+    The key is ID_000417_000427 wherever the file lies. Rows without a file are left out and reported.
     Raises DataError where the csv is malformed or not one row has a file.
     """
-    rows = [_parse(row, csv, line) for line, row in enumerate(_read(csv), start=2)]
+    rows, unusable = read_kinetics(csv)
     found = scan_videos(videos)
-    files = _by_name(found.videos)
+    files = files_by_name(found.videos)
     names = class_list((row.label for row in rows if row.label), classes)
     clips, left_out = _match(rows, files, names)
     if not clips:
-        raise DataError(
-            f"none of the {len(rows)} rows of {csv} has a file below {videos}",
-            hint=f"files are looked for by name, such as {_file_name(rows[0].span)}.mp4 or {rows[0].span[0]}.mp4",
-        )
-    unused = len(found.videos) - len({clip.source for clip in clips})
-    unnamed = (f"ignored {unused} videos that no row names",) if unused else ()
+        raise no_file_of(csv, len(rows), videos, looked_for=rows[0].file_names)
+    named = len({clip.source for clip in clips})
+    replaced = sum(_is_replacement(clip.source) for clip in clips)
+    told = (f"took {replaced} videos from the folder of replacements",) if replaced else ()
     return Listing(
         root=videos,
         clips=tuple(clips),
-        left_out=tuple(left_out),
+        left_out=(*unusable, *left_out),
         labels=names.names,
         about={"source": "kinetics"},
-        notes=(*found.notes, *unnamed),
+        notes=(*found.notes, *found.unnamed(named), *told),
     )
 
 
-@dataclass(frozen=True)
-class _Row:
+@dataclass(frozen=True, slots=True)  # slots: a csv has up to 650,000 rows
+class KineticsRow:
+    """A row of an official csv: seconds `start` to `end` of a YouTube video."""
+
     line: int
-    span: Span
+    youtube_id: str
+    start: int
+    end: int
     label: str  # empty in test lists
-    split: str
+    split: str  # train, val or test; empty where the csv does not say
+
+    @property
+    def place(self) -> Place:
+        return self.youtube_id, self.start, self.end
+
+    @property
+    def name(self) -> str:
+        """What the clip is called everywhere: a file name without suffix, and a sample key."""
+        return f"{self.youtube_id}_{self.start:06d}_{self.end:06d}"
+
+    @property
+    def file_names(self) -> str:
+        """What is looked for, for people."""
+        return f"{self.name}.mp4 or {self.youtube_id}.mp4"
 
 
-def _read(csv: Path) -> list[Row]:
-    rows = read_table(csv, needed=("youtube_id", "time_start", "time_end"))
+def read_kinetics(csv: Path) -> tuple[list[KineticsRow], list[Refusal]]:
+    """The rows of an official csv, of any set and year, and those that name no clip of a YouTube video.
+
+    Raises DataError where columns are missing, times are no numbers, or no row is usable.
+    """
+    rows: list[KineticsRow] = []
+    unusable: list[Refusal] = []
+    fields = rows_of(csv, columns=("youtube_id", "time_start", "time_end"), optional=("label", "split"))
+    for line, texts in enumerate(fields, start=2):
+        row = _parse(texts, csv, line)
+        problem = _problem(row)
+        if problem:
+            unusable.append(Refusal(f"{csv.name} line {line}", problem))
+        else:
+            rows.append(row)
     if not rows:
-        raise DataError(f"{csv} has no rows", hint="a header line and one line a clip are expected")
-    return rows
+        why = f"no usable row; {unusable[0].source}: {unusable[0].reason}" if unusable else "no rows"
+        raise DataError(f"{csv} has {why}", hint="a header line and one line a clip are expected")
+    return rows, unusable
 
 
-def _parse(row: Row, csv: Path, line: int) -> _Row:
+def _parse(texts: Sequence[str], csv: Path, line: int) -> KineticsRow:
+    youtube_id, start, end, label, split = texts
     try:
-        span = (row["youtube_id"], int(float(row["time_start"])), int(float(row["time_end"])))
-    except ValueError as error:
+        start_s, end_s = int(float(start)), int(float(end))
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{csv} line {line}: time_start and time_end must be seconds ({error})") from error
-    split = row.get("split", "")
-    return _Row(line, span, row.get("label", ""), "val" if split == "validate" else split)
+    split = "val" if split == "validate" else split
+    # interned: one text for a class, and not one for each of its rows
+    return KineticsRow(line, youtube_id, start_s, end_s, sys.intern(label), sys.intern(split))
 
 
-def _by_name(videos: Sequence[str]) -> dict[Span | str, str]:
-    """Files by (id, start, end) where their names say so, else by their name; the first in sorted order."""
-    files: dict[Span | str, str] = {}
-    for video in videos:
+def _problem(row: KineticsRow) -> str | None:
+    if not YOUTUBE_ID.fullmatch(row.youtube_id):
+        return f"{row.youtube_id[:80]!r} is no YouTube id (11 letters, digits, - and _)"
+    if not 0 <= row.start < row.end:
+        return f"{row.start} to {row.end} s is no part of a video"
+    return None
+
+
+def files_by_name(videos: Iterable[str]) -> Files:
+    """Files by place where their names say one, else by name; replacements first, then the first in sorted order."""
+    files: Files = {}
+    for video in sorted(videos, key=lambda video: (not _is_replacement(video), video)):
         stem = video.rpartition("/")[2].rpartition(".")[0]
         cut = _CUT_CLIP.fullmatch(stem)
         files.setdefault((cut["id"], int(cut["start"]), int(cut["end"])) if cut else stem, video)
     return files
 
 
-def _match(rows: Sequence[_Row], files: dict[Span | str, str], labels: Labels) -> tuple[list[Clip], list[Refusal]]:
+def _is_replacement(video: str) -> bool:
+    return any(folder.startswith(_REPLACEMENTS) for folder in video.split("/")[:-1])
+
+
+def file_of(row: KineticsRow, files: Files) -> tuple[str, tuple[float, float] | None] | None:
+    """The file of a row, and the span to take of it unless it is the cut clip by its name; None if there is none."""
+    cut, named = files.get(row.place), files.get(row.youtube_id)
+    if named and (not cut or (_is_replacement(named) and not _is_replacement(cut))):
+        return named, (row.start, row.end)
+    return (cut, None) if cut else None
+
+
+def _match(rows: Sequence[KineticsRow], files: Files, labels: Labels) -> tuple[list[Clip], list[Refusal]]:
     clips: list[Clip] = []
     left_out: list[Refusal] = []
-    lines: dict[Span, list[int]] = defaultdict(list)
+    first_lines: dict[Place, int] = {}
     for row in rows:
-        lines[row.span].append(row.line)
-        cut, whole = files.get(row.span), files.get(row.span[0])
-        if len(lines[row.span]) > 1:
-            left_out.append(Refusal(_file_name(row.span), f"repeated: line {row.line} repeats {lines[row.span][0]}"))
-        elif cut:
-            clips.append(_clip(row, cut, sample_key(cut), labels))
-        elif whole:
-            _, start, end = row.span
-            key = f"{sample_key(whole)}_{start:06d}_{end:06d}"
-            clips.append(_clip(row, whole, key, labels, span_s=(start, end)))
+        first = first_lines.setdefault(row.place, row.line)
+        if first != row.line:
+            left_out.append(Refusal(row.name, f"repeated: line {row.line} repeats {first}"))
+        elif file := file_of(row, files):
+            clips.append(_clip(row, *file, labels))
         else:
-            left_out.append(Refusal(_file_name(row.span), f"missing: no file for line {row.line}"))
+            left_out.append(Refusal(row.name, f"missing: no file for line {row.line}"))
     return clips, left_out
 
 
-def _clip(row: _Row, source: str, key: str, labels: Labels, span_s: tuple[float, float] | None = None) -> Clip:
-    youtube_id, start, end = row.span
+def _clip(row: KineticsRow, source: str, span_s: tuple[float, float] | None, labels: Labels) -> Clip:
     return Clip(
-        key=key,
+        key=row.name,
         source=source,
         label=labels.number(row.label) if row.label else None,
         label_name=row.label or None,
         span_s=span_s,
-        extra={"youtube_id": youtube_id, "time_start": start, "time_end": end, "split": row.split},
+        extra={"youtube_id": row.youtube_id, "time_start": row.start, "time_end": row.end, "split": row.split},
     )
-
-
-def _file_name(span: Span) -> str:
-    return f"{span[0]}_{span[1]:06d}_{span[2]:06d}"

@@ -1,4 +1,4 @@
-"""Stand-ins for decode_clip that misbehave, in a module of its own so that spawned workers can import it."""
+"""Stand-ins for make_sample that misbehave, in a module of its own so that spawned workers can import it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from data_prep.clip import Clip, Outcome, Refusal, StoreOptions
-from data_prep.decode import decode_clip
+from data_prep.clip import Clip, Outcome, Refusal, SourceMedia, StoreOptions
+from data_prep.decode import make_sample
 
 
-def troubled(clip: Clip, *, root: Path, store: StoreOptions) -> Outcome:
+def troubled(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
     """Hangs, crashes or is killed on the clips that say so in their names; decodes the others."""
     if "hang" in clip.source:
         time.sleep(3600)
@@ -20,27 +20,27 @@ def troubled(clip: Clip, *, root: Path, store: StoreOptions) -> Outcome:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "memory" in clip.source:
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode_clip(clip, root=root, store=store)
+    return make_sample(clip, root=root, media=media, store=store)
 
 
-def slow(clip: Clip, *, root: Path, store: StoreOptions) -> Outcome:
+def slow(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
     """Decodes, but not before 50 ms have passed."""
     time.sleep(0.05)
-    return decode_clip(clip, root=root, store=store)
+    return make_sample(clip, root=root, media=media, store=store)
 
 
-def uneven(clip: Clip, *, root: Path, store: StoreOptions) -> Outcome:
+def uneven(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
     """Decodes; every third clip takes much longer, so that results come in another order than asked for."""
     time.sleep(0.2 if hash(clip.key[-1]) % 3 == 0 else 0)
-    return decode_clip(clip, root=root, store=store)
+    return make_sample(clip, root=root, media=media, store=store)
 
 
-def buggy(clip: Clip, *, root: Path, store: StoreOptions) -> Outcome:
+def buggy(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
     """Has a bug of ours."""
     raise TypeError("a bug")
 
 
-def modules(clip: Clip, *, root: Path, store: StoreOptions) -> Outcome:
+def modules(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
     """Decodes, then reports as a refusal whether the worker has torch loaded."""
-    decode_clip(clip, root=root, store=store)
+    make_sample(clip, root=root, media=media, store=store)
     return Refusal(clip.source, f"torch loaded: {'torch' in sys.modules}")

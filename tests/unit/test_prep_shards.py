@@ -10,11 +10,14 @@ import hashlib
 import io
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.clip import RunOptions, StoreOptions
-from data_prep.decode import evenly_spread, jpeg
+from data_prep.clip import Clip, Outcome, RunOptions, StoreOptions
+from data_prep.decode import evenly_spread, jpeg, make_sample
 from data_prep.manifest import Summary
 from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder
 from tests.support import work
 from tests.support.videos import frame_number, write_audio_only, write_video, write_videos
-from umt_ds.data.records import load_index, load_manifest
+from umt_ds.data.records import load_index, load_manifest, sample_key
 from umt_ds.errors import ConfigError, DataError, MachineError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,8 +51,8 @@ def make(videos: Path, out: Path, *, run: RunOptions = ONE, store: StoreOptions 
 
 
 def hashes(out: Path) -> dict[str, str]:
-    """Every finished file of a set, by content."""
-    files = [path for path in out.rglob("*") if path.is_file() and path.name != "lock"]
+    """Every file of a set by content; the plan says where the videos lie."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.name not in ("lock", "plan.json")]
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -88,7 +91,7 @@ def test_a_sample_is_its_json_and_its_frames(finished: Path) -> None:
         "source_frames": [1, 4, 7, 10],
         "times_s": [0.1, 0.4, 0.7, 1.0],
         "codec": "h264",
-        "decoder": "decord",
+        "decoder": "pyav",
     }
     for stored, source in enumerate(record["source_frames"]):
         picture = Image.open(io.BytesIO(members[f"odd/v01.{stored:03d}.jpg"]))
@@ -107,7 +110,7 @@ def test_manifest_and_index_say_what_the_tars_hold(finished: Path) -> None:
         listed = [f"{index.key(row)}.{m.suffix}" for row in range(len(index)) for m in index.members(row)]
         assert listed == names
     assert manifest.options["frames"] == 4
-    assert "decord" in manifest.tool
+    assert "av " in manifest.tool
 
 
 def test_nothing_written_depends_on_clock_or_place(finished: Path, videos: Path, tmp_path: Path) -> None:
@@ -169,7 +172,7 @@ def test_a_run_that_was_killed_continues_to_the_same_bytes(finished: Path, video
     command = [sys.executable, str(script), str(videos), str(out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
-    wait_until(lambda: (out / ".umt-data" / "000000.json").exists() and any(out.glob("*.partial")))
+    wait_until(lambda: (out / ".umt-data" / "done" / "000000.json").exists() and half_made(out))
     first.kill()
     first.communicate()
     assert not (out / "manifest.json").exists()
@@ -177,7 +180,12 @@ def test_a_run_that_was_killed_continues_to_the_same_bytes(finished: Path, video
     kept = (out / "set-000000.tar").stat().st_mtime_ns
     make(videos, out)
     assert (out / "set-000000.tar").stat().st_mtime_ns == kept
-    assert hashes(out) == hashes(finished)  # and no .partial is left
+    assert hashes(out) == hashes(finished)
+    assert not half_made(out)  # what the killed run left is gone
+
+
+def half_made(out: Path) -> list[Path]:
+    return list((out / ".umt-data").glob(".making-*"))
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
@@ -214,6 +222,36 @@ def test_hangs_and_crashes_cost_their_clip_and_say_so(tmp_path: Path) -> None:
     }
 
 
+def test_failed_samples_alone_are_tried_again(finished: Path, videos: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "videos"
+    shutil.copytree(videos, copied)
+    whole = sorted(copied.rglob("*.mp4"))
+    broken = [whole[0], whole[1]]
+    contents = [path.read_bytes() for path in broken]
+    for path in broken:
+        path.write_bytes(b"")
+    out = tmp_path / "set"
+    assert len(make(copied, out).refused) == 2
+    make(copied, out)  # without the option they stay as they are
+    assert len(bad_rows(out)) == 2
+    untouched = {tar.name: tar.stat().st_mtime_ns for tar in out.glob("*.tar")}
+    broken[0].write_bytes(contents[0])
+    summary = make(copied, out, retry_failed=True, work=partial(_noting, tried_in=tmp_path / "tried"))
+    tried = sorted((tmp_path / "tried").read_text().split())
+    assert tried == sorted(sample_key(path.relative_to(copied).as_posix()) for path in broken)
+    assert (summary.samples, len(summary.refused)) == (len(whole) - 1, 1)
+    broken[1].write_bytes(contents[1])
+    assert make(copied, out, retry_failed=True).refused == ()
+    assert hashes(out) == hashes(finished)  # as if they had never failed
+    assert any(tar.stat().st_mtime_ns == untouched[tar.name] for tar in out.glob("*.tar"))  # others were left alone
+
+
+def _noting(clip: Clip, *, tried_in: Path, **others: Any) -> Outcome:
+    with tried_in.open("a") as file:
+        file.write(clip.key + "\n")
+    return make_sample(clip, **others)
+
+
 def test_samples_and_bad_rows_are_all_the_files(tmp_path: Path) -> None:
     videos = write_videos(tmp_path / "videos", 4)
     (videos / "zero.mp4").touch()
@@ -243,7 +281,7 @@ def test_a_shard_of_refusals_alone_is_not_written(tmp_path: Path) -> None:
 def test_a_bug_in_our_code_is_not_a_bad_clip(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="a bug"):
         make(videos, tmp_path / "set", work=work.buggy)
-    assert not list((tmp_path / "set").glob("*.partial"))
+    assert not half_made(tmp_path / "set")
 
 
 def test_decoding_processes_never_load_torch(videos: Path, tmp_path: Path) -> None:
@@ -303,12 +341,19 @@ def test_files_with_one_key_are_refused_before_any_work(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_finished_shards_stay(finished: Path, videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
-    out.mkdir()
-    (out / "set-000001.tar.partial").symlink_to("/dev/full")  # every write to it: no space left on device
-    with pytest.raises(MachineError, match=r"no room to write .*set-000001"):
-        make(videos, out)
-    assert (out / "set-000000.tar").exists()
+    make(videos, out)
+    kept = (out / "set-000000.tar").stat().st_mtime_ns
+    (out / "set-000001.tar").unlink()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))  # stands for a full disk: a tar is larger
+    try:
+        with pytest.raises(MachineError, match=r"no room to write .*set-000001"):
+            make(videos, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (out / "set-000000.tar").stat().st_mtime_ns == kept
     assert not (out / "set-000001.tar").exists()
+    assert not half_made(out)
     make(videos, out)
     assert hashes(out) == hashes(finished)
 

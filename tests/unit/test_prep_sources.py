@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from data_prep.clip import Clip, Refusal, RunOptions, Sample, StoreOptions
-from data_prep.decode import decode_clip
+from data_prep.decode import make_sample
 from data_prep.labels import class_list, read_table
 from data_prep.sources.demo import (
     APPEARANCES,
@@ -25,7 +25,7 @@ from data_prep.sources.demo import (
     scenes,
 )
 from data_prep.sources.folder import list_folder, scan_videos
-from data_prep.sources.kinetics import list_kinetics
+from data_prep.sources.kinetics import list_kinetics, read_kinetics
 from tests.support.videos import frame_number, pictures_of, write_video
 from umt_ds.errors import ConfigError, DataError
 
@@ -180,7 +180,7 @@ abseiling,0wR5jVB-WPk,417,427,{val}{cc}
 abseiling,3caPS4FHFF8,36,46,{val}{cc}
 zumba,--07WQ2iBlw,1,11,{val}{cc}
 zumba,a_12_345678,5,15,{val}{cc}
-air drumming,missing4ever,5,15,{val}{cc}
+air drumming,gone_for-ev,5,15,{val}{cc}
 abseiling,0wR5jVB-WPk,417,427,{val}{cc}
 """
 
@@ -210,11 +210,11 @@ def test_kinetics_rows_find_their_files_in_any_layout(tmp_path: Path, form: dict
     }
     assert listing.labels == ("abseiling", "air drumming", "zumba")  # also of rows without a file
     zumba = clips["deep/er/--07WQ2iBlw.webm"]
-    assert (zumba.key, zumba.label, zumba.span_s) == ("deep/er/--07WQ2iBlw_000001_000011", 2, (1, 11))
+    assert (zumba.key, zumba.label, zumba.span_s) == ("--07WQ2iBlw_000001_000011", 2, (1, 11))  # not the path
     assert zumba.extra == {"youtube_id": "--07WQ2iBlw", "time_start": 1, "time_end": 11, "split": "val"}
     assert clips["3caPS4FHFF8_36_46.mkv"].span_s is None
     assert listing.left_out == (
-        Refusal("missing4ever_000005_000015", "missing: no file for line 6"),
+        Refusal("gone_for-ev_000005_000015", "missing: no file for line 6"),
         Refusal("0wR5jVB-WPk_000417_000427", "repeated: line 7 repeats 2"),
     )
     assert "ignored 1 videos that no row names" in listing.notes
@@ -245,6 +245,8 @@ def test_kinetics_without_any_file_is_an_error_that_shows_a_name(tmp_path: Path)
         ("youtube_id,time_start,time_end\n", "has no rows"),
         ("label,id\na,b\n", "no column youtube_id and time_start and time_end"),
         ("youtube_id,time_start,time_end\nx,soon,later\n", "line 2: time_start and time_end must be seconds"),
+        ("youtube_id,time_start,time_end\nabcdefghijk,0,inf\n", "line 2: time_start and time_end must be seconds"),
+        ("youtube_id,time_start,time_end\n../../../et,1,2\n", "k.csv line 2: '../../../et' is no YouTube id"),
     ],
 )
 def test_a_malformed_kinetics_csv_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -253,6 +255,69 @@ def test_a_malformed_kinetics_csv_is_refused(tmp_path: Path, text: str, message:
     csv.write_text(text)
     with pytest.raises(DataError, match=message):
         list_kinetics(root, csv=csv)
+
+
+def test_rows_that_name_no_part_of_a_youtube_video_are_left_out(tmp_path: Path) -> None:
+    root = touch(tmp_path / "v", "0wR5jVB-WPk_000000_000010.mp4", "#NAME?.mp4")
+    csv = tmp_path / "k.csv"
+    csv.write_text(
+        "youtube_id,time_start,time_end,split\n"  # a test list: it has no labels
+        "0wR5jVB-WPk,0,10,test\n"
+        "#NAME?,0,10,test\n"  # what Excel makes of an id that begins with -
+        "abcdefghijk/../../x,0,10,test\n"
+        "abcdefghijk,10,10,test\n"
+        "abcdefghijk,-5,5,test\n"
+    )
+    listing = list_kinetics(root, csv=csv)
+    assert [(clip.key, clip.label, clip.label_name) for clip in listing.clips] == [
+        ("0wR5jVB-WPk_000000_000010", None, None)
+    ]
+    assert listing.labels == ()
+    assert [(refusal.source, refusal.reason.partition(" (")[0]) for refusal in listing.left_out] == [
+        ("k.csv line 3", "'#NAME?' is no YouTube id"),
+        ("k.csv line 4", "'abcdefghijk/../../x' is no YouTube id"),
+        ("k.csv line 5", "10 to 10 s is no part of a video"),
+        ("k.csv line 6", "-5 to 5 s is no part of a video"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["0wR5jVB-WPk_000417_000427.mp4", "0wR5jVB-WPk.mp4"])
+def test_a_replacement_goes_before_the_damaged_file(tmp_path: Path, name: str) -> None:
+    """The layout that the CVDF's scripts leave: train/, val/, replacement/replacement_for_corrupted_k400/."""
+    replacement = f"replacement/replacement_for_corrupted_k400/{name}"
+    root = touch(
+        tmp_path / "k400",
+        "abseiling/0wR5jVB-WPk_000417_000427.mp4",
+        "train/0wR5jVB-WPk_000417_000427.mp4",
+        "val/3caPS4FHFF8_000036_000046.mp4",
+        replacement,
+    )
+    csv = tmp_path / "k.csv"
+    csv.write_text(CSV.format(more="", cc="", val="train"))
+    listing = list_kinetics(root, csv=csv)
+    assert {clip.key: clip.source for clip in listing.clips} == {
+        "0wR5jVB-WPk_000417_000427": replacement,
+        "3caPS4FHFF8_000036_000046": "val/3caPS4FHFF8_000036_000046.mp4",
+    }
+    assert "took 1 videos from the folder of replacements" in listing.notes
+
+
+@pytest.mark.skipif(not KINETICS.is_dir(), reason=f"{KINETICS} is not there")
+@pytest.mark.parametrize(
+    ("name", "rows", "num_classes"),
+    [
+        ("kinetics400_validate.csv", 18009, 400),
+        ("kinetics600_validate.csv", 28267, 600),
+        ("kinetics700_validate.csv", 33909, 700),
+        ("activitynet_kinetics-400_val.csv", 19906, 400),
+        ("activitynet_kinetics-600_val.csv", 30000, 600),
+    ],
+)
+def test_every_row_of_the_official_csvs_is_usable(name: str, rows: int, num_classes: int) -> None:
+    found, unusable = read_kinetics(KINETICS / name)
+    assert (len(found), unusable) == (rows, [])
+    assert len({row.label for row in found}) == num_classes
+    assert {row.split for row in found} == {"val"}  # some say validate
 
 
 @pytest.mark.skipif(not KINETICS.is_dir(), reason=f"{KINETICS} is not there")
@@ -267,7 +332,8 @@ def test_the_official_k400_csv_has_400_classes_and_matches_the_class_list(tmp_pa
 
 def decoded_numbers(root: Path, name: str, span: tuple[float, float]) -> list[int] | str:
     """The source frames that a row with `span` gets of a file, as their pixels show; or the reason."""
-    outcome = decode_clip(Clip("k", name, span_s=span), root=root, store=StoreOptions(frames=4))
+    clip, store = Clip("k", name, span_s=span), StoreOptions(frames=4)
+    outcome = make_sample(clip, root=root, media="video", store=store)
     return [frame_number(p) for p in pictures_of(outcome)] if isinstance(outcome, Sample) else outcome.reason
 
 

@@ -1,0 +1,47 @@
+"""The class lists of Kinetics-400, -600, -700 and -710 in the order of published heads. README.md says where from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from data_prep.labels import Labels
+
+ClassList = Literal["k400", "k600", "k700", "k710"]
+
+
+@cache
+def classes(name: ClassList) -> tuple[str, ...]:
+    """The classes of a list, in the order in which published UMT heads number them.
+
+    k400, k600 and k700 are spelled as in the official csv files, k710 as in the newest set that has the class.
+    """
+    return tuple(files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def k710_number(name: str) -> int:
+    """The K710 number of a class, in any of the spellings of the three sets. Raises DataError where there is none."""
+    return _k710().number(_spellings().get(name, name))
+
+
+def k710_numbers(names: Iterable[str]) -> list[int]:
+    """The rows of a K710 head that make a head for `names`, in their order: `head710[k710_numbers(classes("k600"))]`.
+
+    The first 400 rows are the head for `classes("k400")`. Raises DataError as `k710_number` does.
+    """
+    return [k710_number(name) for name in names]
+
+
+@cache
+def _k710() -> Labels:
+    return Labels(classes("k710"))
+
+
+@cache
+def _spellings() -> dict[str, str]:
+    """The K710 names of classes that a set calls otherwise."""
+    text = files(__name__).joinpath("k710_spellings.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))

@@ -1,0 +1,49 @@
+"""umt-data: from videos to shards. Commands parse, call one function, and print what came out.
+
+Each command imports what it needs when it runs, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from data_prep.cli import check, corpora, reshape, tasks
+from umt_ds.errors import EXIT_FAILED, UmtError
+
+
+class _Grouped(click.Group):
+    """The commands in the order of a user's work instead of the alphabet's."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def umt_data() -> None:
+    """From videos to shards (plain WebDataset tars with an index), and what to do with shards.
+
+    \b
+    Example:
+      umt-data folder ~/videos ~/shards/mine --captions captions.csv
+      umt-data verify ~/shards/mine
+      umt-data sheet ~/shards/mine
+    """
+
+
+for module in (corpora, check, reshape, tasks):
+    for command in module.COMMANDS:
+        umt_data.add_command(command)
+
+
+def main() -> None:
+    """The program. Exit code 0: done; 1: something is wrong with data or machine; 2: wrong command or options."""
+    try:
+        umt_data()
+    except UmtError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:  # no permission, a disk that fails, a store that refuses: the system's words say it
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)

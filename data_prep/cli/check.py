@@ -1,0 +1,150 @@
+"""The commands that look at finished sets and change nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from data_prep.cli.options import FOLDER, LIST, NEW_FILE, NEW_FOLDER, POSITIVE, dry_run, workers
+from umt_ds.errors import EXIT_FAILED
+
+
+@click.command(short_help="Check every byte of a set, and that frames decode.")
+@click.argument("out", type=FOLDER)
+@click.option("--every", default=10, type=POSITIVE, help="Decode frames of each n-th sample.")
+@click.option("--frames", default=3, type=POSITIVE, help="Frames to decode of such a sample.")
+@click.option("--timeout", default=60.0, type=click.FloatRange(0.1), help="Seconds for a sample.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@workers
+def verify(out: Path, every: int, frames: int, timeout: float, as_json: bool, workers: int) -> None:
+    """Check a set of shards: sizes, hashes, checksums, index, json, labels, keys, counts, and that frames decode.
+
+    Exit code 1 on any fault.
+
+    \b
+    Example:
+      umt-data verify ~/shards/mine --every 1
+    """
+    import json
+
+    from data_prep.verify import verify as check
+
+    report = check(out, every=every, frames=frames, workers=workers, timeout_s=timeout)
+    click.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if as_json else report.table())
+    sys.exit(EXIT_FAILED if report.faults else 0)
+
+
+@click.command(short_help="Draw a contact sheet.")
+@click.argument("out", type=FOLDER)
+@click.option("-o", "--output", type=NEW_FILE, help="[default: OUT/sheet.png]")
+@click.option("--samples", default=24, type=POSITIVE, help="At most so many, spread over the set.")
+@dry_run
+def sheet(out: Path, output: Path | None, samples: int, dry_run: bool) -> None:
+    """Draw a contact sheet: first, middle and last frame of some samples, with key, label and caption.
+
+    \b
+    Example:
+      umt-data sheet ~/shards/mine -o mine.png
+    """
+    from data_prep.sheet import write_sheet
+
+    png = output or out / "sheet.png"
+    if dry_run:
+        click.echo(f"would draw {png}")
+        return
+    click.echo(f"{write_sheet(out, png, samples=samples)} samples drawn in {png}")
+
+
+@click.command(short_help="Durations, sizes, labels, captions in numbers.")
+@click.argument("out", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--plot", type=NEW_FILE, help="Draw histograms there, as PNG.")
+@workers
+def stats(out: Path, as_json: bool, plot: Path | None, workers: int) -> None:
+    """Say what a set holds: durations, sizes, frame rates, labels, captions.
+
+    \b
+    Example:
+      umt-data stats ~/shards/mine --plot mine.png
+    """
+    import json
+
+    from data_prep.stats import collect_stats, table, write_plots
+
+    found = collect_stats(out, workers=workers)
+    click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else table(found))
+    if plot:
+        write_plots(found, plot)
+        click.echo(f"drawn in {plot}", err=True)
+
+
+@click.command(short_help="Everything about one sample.")
+@click.argument("out", type=FOLDER)
+@click.argument("key")
+@click.option("--png", type=NEW_FILE, help="Draw all its frames there, with their times.")
+def show(out: Path, key: str, png: Path | None) -> None:
+    """Print the json of sample KEY, its files, where they lie, and its neighbours.
+
+    KEY may also be the path of its video.
+
+    \b
+    Example:
+      umt-data show ~/shards/mine "cats/my clip.mp4" --png clip.png
+    """
+    from data_prep.show import show as everything
+
+    click.echo(everything(out, key, png))
+
+
+@click.command(short_help="What a training list shares with other lists.")
+@click.argument("train", type=LIST)
+@click.option("--against", multiple=True, required=True, type=LIST, help="A csv or finished set; repeat.")
+@click.option("-o", "--output", type=NEW_FOLDER, help="Write leaks.csv, exclude.txt and pairs.png there.")
+@click.option("--same-seconds", is_flag=True, help="Exclude clips that overlap in time only, not all of a video.")
+@click.option("--near", is_flag=True, help="Compare what the frames show, too (finished sets).")
+@click.option("--frames", default=8, type=POSITIVE, help="With --near: frames of each clip.")
+@click.option("--distance", default=10, type=click.IntRange(0, 32), help="With --near: bits of 64 that may differ.")
+@click.option("--share", default=0.5, type=click.FloatRange(0, 1, min_open=True), help="With --near: of the frames.")
+@click.option("--check", is_flag=True, help="Exit code 1 if anything is found.")
+@workers
+@dry_run
+def leaks(
+    train: Path,
+    against: tuple[Path, ...],
+    output: Path | None,
+    same_seconds: bool,
+    near: bool,
+    frames: int,
+    distance: int,
+    share: float,
+    check: bool,
+    workers: int,
+    dry_run: bool,
+) -> None:
+    """Say which clips of TRAIN stand in other lists too: by YouTube id, by seconds and, with --near, by their frames.
+
+    TRAIN and the lists are official Kinetics csv files or finished sets. Give exclude.txt to --exclude of the
+    commands that make sets. What only looks alike is in exclude_near.txt: look at pairs.png first.
+
+    \b
+    Example:
+      umt-data leaks k700/train.csv --against k400/val.csv --against k600/val.csv -o ~/leaks
+      umt-data leaks ~/shards/web --against ~/shards/k400-val --near -o ~/leaks
+    """
+    from data_prep.leaks import find_leaks, write_found
+
+    if dry_run:
+        click.echo(f"would compare {train} with {' and '.join(map(str, against))}" + f", into {output}" * bool(output))
+        return
+    settings = {"frames": frames, "distance": distance, "share": share} if near else None
+    found = find_leaks(train, against, near=settings, workers=workers)
+    click.echo(found.table())
+    if output:
+        write_found(found, output, kind="time" if same_seconds else "id")
+        click.echo(f"see {output}/leaks.csv; give {output}/exclude.txt to --exclude")
+    sys.exit(EXIT_FAILED if check and (found.overlap.leaks or found.near_keys()) else 0)
+
+
+COMMANDS = (verify, stats, sheet, show, leaks)

@@ -1,0 +1,255 @@
+"""The commands that make sets, one for each corpus or kind of list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from data_prep.cli.making import Making
+from data_prep.cli.options import FILE, FOLDER, LIST, NEW_FOLDER, classes, dry_run, run_options, set_options
+from data_prep.clip import RunOptions, StoreOptions
+
+if TYPE_CHECKING:
+    from data_prep.sources.folder import Kind
+    from data_prep.sources.path_label import Split
+
+
+@click.command(short_help="Shards of any folder of videos.")
+@click.argument("videos", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--kind", default="video", type=click.Choice(["video", "image", "frames"]), help="What to look for.")
+@click.option("--captions", type=FILE, help="csv with a header and the columns file,caption[,label].")
+@click.option("--labels", type=FILE, help="csv with a header and the columns file,label.")
+@classes
+@set_options
+def folder(
+    videos: Path,
+    out: Path,
+    kind: Kind,
+    captions: Path | None,
+    labels: Path | None,
+    classes: Path | None,
+    making: Making,
+) -> None:
+    """Make shards in OUT of every video below VIDEOS. Both may be URLs, such as s3://bucket/videos.
+
+    --kind image takes pictures instead, --kind frames folders of numbered pictures (img_00001.jpg).
+
+    Give the same command again to continue after an interruption. OUT/bad.csv says which files became no
+    sample, and why.
+
+    \b
+    Example:
+      umt-data folder ~/videos ~/shards/mine --captions captions.csv --limit 100
+      umt-data folder s3://raw/videos s3://shards/mine --engine slurm --tasks 64 --workers 8 --logs ~/logs
+    """
+    from data_prep.sources.folder import list_folder
+
+    making.make(list_folder(videos, captions=captions, labels=labels, classes=classes, kind=kind), out)
+
+
+@click.command("list", short_help="Any list of `path label`.")
+@click.argument("videos", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--rows", type=FILE, required=True, help="Lines path,label or path,number of frames,label; no header.")
+@click.option(
+    "--split", type=click.Choice(["comma", "space", "tab"]), help="What stands between them. [default: guessed]"
+)
+@classes
+@set_options
+def list_(videos: Path, out: Path, rows: Path, split: Split | None, classes: Path | None, making: Making) -> None:
+    """Make shards in OUT of the videos (or folders of frames) below VIDEOS that a list names, with its labels.
+
+    Such lists are published for K400, UCF101, HMDB51, Something-Something and Moments in Time. --classes gives
+    names to the numbers and never changes them.
+
+    \b
+    Example:
+      umt-data list ~/hmdb51 ~/shards/hmdb51-val --rows hmdb51_split1_val.txt --classes hmdb51_label_map.txt
+    """
+    from data_prep.sources.path_label import list_path_label
+
+    making.make(list_path_label(videos, rows=rows, split=split, classes=classes), out)
+
+
+@click.command(short_help="Kinetics-400, -600 or -700 by an official csv.")
+@click.argument("videos", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--csv", type=FILE, required=True, help="Official csv: label,youtube_id,time_start,time_end,split.")
+@classes
+@set_options
+def kinetics(videos: Path, out: Path, csv: Path, classes: Path | None, making: Making) -> None:
+    """Make shards in OUT of the Kinetics clips below VIDEOS that an official csv names.
+
+    Rows without a file are listed in OUT/bad.csv as missing; they do not count against --max-bad.
+
+    \b
+    Example:
+      umt-data kinetics ~/k400/val ~/shards/k400-val --csv kinetics400_validate.csv
+    """
+    from data_prep.sources.kinetics import list_kinetics
+
+    making.make(list_kinetics(videos, csv=csv, classes=classes), out)
+
+
+@click.command(short_help="Kinetics-710: the three merged, without leaks.")
+@click.argument("out", type=NEW_FOLDER)
+@click.option(
+    "--set",
+    "sets",
+    nargs=3,
+    multiple=True,
+    required=True,
+    type=(str, FILE, FOLDER),
+    metavar="NAME CSV VIDEOS",
+    help="A list to merge: a name for it, its official csv, its videos; repeat. Earlier ones are preferred.",
+)
+@click.option("--against", multiple=True, type=LIST, help="Leave out every video of this csv or set; repeat.")
+@click.option("--leaks", type=NEW_FOLDER, help="Write leaks.csv and exclude.txt there.")
+@set_options
+def k710(
+    out: Path, sets: tuple[tuple[str, Path, Path], ...], against: tuple[Path, ...], leaks: Path | None, making: Making
+) -> None:
+    """Make shards in OUT of Kinetics-710: each video of the lists once, with the labels of published K710 heads.
+
+    Name the validation and test lists of all three sets with --against: their videos are left out of training.
+    OUT/bad.csv says of every row why it is not in the set.
+
+    \b
+    Example:
+      umt-data k710 ~/shards/k710 --set k400 k400/train.csv ~/k400 --set k600 k600/train.csv ~/k600 \\
+        --set k700 k700/train.csv ~/k700 --against k400/val.csv --against k600/val.csv --against k700/val.csv
+    """
+    from data_prep.leaks import Found, write_found
+    from data_prep.sources.k710 import KineticsSet, list_k710
+
+    listing, report = list_k710([KineticsSet(*one) for one in sets], against=against)
+    click.echo(report.table(), err=True)
+    if leaks and not making.dry_run:
+        write_found(Found(out, against, report), leaks)
+    making.make(listing, out)
+
+
+@click.command(short_help="Something-Something V2 by its official json.")
+@click.argument("videos", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--json", "annotations", type=FILE, required=True, help="train.json, validation.json or test.json.")
+@click.option("--labels", type=FILE, required=True, help="labels.json: the classes and their numbers.")
+@set_options
+def something(videos: Path, out: Path, annotations: Path, labels: Path, making: Making) -> None:
+    """Make shards in OUT of the Something-Something V2 clips below VIDEOS (ID.webm).
+
+    The class is the template, the caption the filled-in sentence. Left and right are classes: train without flip.
+
+    \b
+    Example:
+      umt-data something ~/ssv2 ~/shards/ssv2-train --json labels/train.json --labels labels/labels.json
+    """
+    from data_prep.sources.something import list_something
+
+    making.make(list_something(videos, annotations=annotations, labels=labels), out)
+
+
+@click.command(short_help="WebVid-2M or -10M by its csv.")
+@click.argument("videos", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--csv", type=LIST, required=True, help="csv with videoid,name[,page_dir], or a folder of such files.")
+@set_options
+def webvid(videos: Path, out: Path, csv: Path, making: Making) -> None:
+    """Make shards in OUT of the WebVid clips below VIDEOS (page_dir/videoid.mp4) with their captions.
+
+    \b
+    Example:
+      umt-data webvid ~/webvid ~/shards/webvid2m --csv results_2M_train.csv --engine slurm --tasks 64 --workers 8
+    """
+    from data_prep.sources.webvid import list_webvid
+
+    making.make(list_webvid(videos, csv=csv), out)
+
+
+@click.command(short_help="Pairs of images (or videos) and captions: CC3M, COCO, UMT.")
+@click.argument("folder", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--annotations", type=FILE, required=True, help="json, jsonl, tsv or SQLite file: see above.")
+@click.option("--media", type=click.Choice(["image", "video"]), help="What names without a suffix mean.")
+@click.option("--split", help="Of a file that has several, such as train and val.")
+@set_options
+def pairs(
+    folder: Path,
+    out: Path,
+    annotations: Path,
+    media: Literal["image", "video"] | None,
+    split: str | None,
+    making: Making,
+) -> None:
+    """Make shards in OUT of the images (or videos) below FOLDER that an annotation file gives captions to.
+
+    \b
+    It may be
+      COCO's captions_train2014.json, or results [{"image_id": 42, "caption": "one"}]
+      [{"image": "a/b.jpg", "caption": "one" or ["one", "two"]}, …] of UMT, VindLU, ALBEF; also "video"
+      their SQLite table annos(id, filename, caption)
+      {"id", "image", "captions": […]}, one object a line
+      {"train": {"00000000": ["one"]}} of CC3M by VIOLET; caption, url, file separated by tabs
+
+    \b
+    Example:
+      umt-data pairs ~/coco ~/shards/coco --annotations captions_train2014.json
+    """
+    from data_prep.sources.pairs import list_pairs
+
+    making.make(list_pairs(folder, annotations=annotations, media=media, split=split), out)
+
+
+@click.command("classes", short_help="Print the classes of Kinetics.")
+@click.argument("name", type=click.Choice(["k400", "k600", "k700", "k710"]))
+@click.option("--in-k710", is_flag=True, help="As JSON: for each class the row of a K710 head.")
+def classes_(name: str, in_k710: bool) -> None:
+    """Print the classes of a Kinetics set, one a line, in the order in which published heads number them.
+
+    \b
+    Example:
+      umt-data classes k600 > k600.txt; umt-data kinetics ~/k600 ~/shards/k600 --csv val.csv --classes k600.txt
+      umt-data classes k400 --in-k710
+    """
+    from typing import cast
+
+    from data_prep.classes import ClassList, classes, k710_numbers
+
+    names = classes(cast("ClassList", name))
+    click.echo(str(k710_numbers(names)) if in_k710 else "\n".join(names))
+
+
+@click.command(short_help="Render a small world and make shards of it.")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--clips", default=600, help="Clips in all; each fifth is for validation.")
+@click.option("--seed", default=0, help="Another seed, another world.")
+@click.option("--size", default=96, help="Height and width in pixels, rendered and stored.")
+@dry_run
+@run_options
+def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOptions) -> None:
+    """Render a small world of moving balls in OUT/videos and make the shards OUT/train and OUT/val of it.
+
+    A clip's appearance (a striped red ball) shows in any frame, its motion (moves left) in no single one.
+
+    \b
+    Example:
+      umt-data demo ~/demo
+    """
+    from data_prep.cli.making import conclude
+    from data_prep.prepare import prepare
+    from data_prep.sources.demo import FRAMES, list_demo, render_demo
+
+    if dry_run:
+        click.echo(f"would render {clips} clips of {size}x{size} in {out}/videos, then {out}/train and {out}/val")
+        return
+    render_demo(out, count=clips, seed=seed, size=size, run=run)
+    store = StoreOptions(frames=FRAMES, short_side=size, per_shard=128)
+    for split in ("train", "val"):
+        listing = list_demo(out, split).first_in_order()
+        conclude(prepare(listing, out / split, name=f"demo-{split}", store=store, run=run), run.max_bad)
+
+
+COMMANDS = (folder, list_, kinetics, k710, classes_, something, webvid, pairs, demo)

@@ -1,0 +1,171 @@
+"""What every command that makes a set does with its listing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from data_prep.clip import Listing, RunOptions, StoreOptions
+from umt_ds.errors import EXIT_FAILED, ConfigError
+
+if TYPE_CHECKING:
+    from data_prep.cli.options import Where
+    from data_prep.manifest import Plan, Summary
+
+
+@dataclass(frozen=True)
+class Making:
+    """The options that all such commands share."""
+
+    name: str | None
+    limit: int | None
+    exclude: Sequence[Path]
+    retry_failed: bool
+    dry_run: bool
+    where: Where
+    run: RunOptions
+    store: StoreOptions = field(default_factory=StoreOptions)
+
+    def make(self, listing: Listing, out: Path) -> None:
+        """Make the set, or send it to where it is made, and say what came out.
+
+        Ends the program with exit code 1 if more than --max-bad of the clips were refused.
+        """
+        from data_prep.exclusion import exclude, read_keys
+
+        check_store(listing.media, self.store)
+        listing = exclude(listing, [read_keys(path) for path in self.exclude]).first_in_order(self.limit)
+        for note in listing.notes:
+            click.echo(note, err=True)
+        name = self.name or out.name or out.resolve().name
+        if self.dry_run:
+            click.echo(self._dry(listing, out, name))
+            return
+        match self.where.engine:
+            case "local":
+                self._locally(listing, out, name)
+            case "slurm":
+                self._with_slurm(listing, out, name)
+            case "ray":
+                self._with_ray(listing, out, name)
+
+    def _locally(self, listing: Listing, out: Path, name: str) -> None:
+        from data_prep.prepare import prepare
+
+        def say(plan: Plan, shards: list[int]) -> None:
+            _say_estimate(plan, shards, self.run, processes=self.run.workers)
+
+        summary = prepare(
+            listing, out, name=name, store=self.store, run=self.run, retry_failed=self.retry_failed, before=say
+        )
+        conclude(summary, self.run.max_bad)
+
+    def _with_slurm(self, listing: Listing, out: Path, name: str) -> None:
+        from data_prep.cluster import SlurmOptions, array_of, start_array, wait_for
+        from data_prep.manifest import open_plan, summary_of
+        from data_prep.prepare import close_set
+
+        plan = open_plan(out, name=name, listing=listing, store=self.store)
+        shards = plan.pending(retry_failed=self.retry_failed)
+        if not shards:
+            conclude(close_set(plan), self.run.max_bad)
+            return
+        slurm = SlurmOptions(self.where.tasks, self.where.sbatch, self.where.logs)
+        job = array_of(plan, self.run, slurm, retry_failed=self.retry_failed)
+        _say_estimate(plan, shards, self.run, processes=job.tasks * self.run.workers)
+        array, last = start_array(plan, job)
+        click.echo(f"job {array}: {len(shards)} shards by {job.tasks} tasks; job {last} then writes the manifest")
+        click.echo(f"watch: squeue -j {array},{last}; tail -F {job.folder}/*.log")
+        click.echo(f"stop:  scancel {array} {last}   (the same command continues)")
+        if self.where.wait:
+            wait_for(plan, (array, last))
+            conclude(summary_of(plan), self.run.max_bad)
+
+    def _with_ray(self, listing: Listing, out: Path, name: str) -> None:
+        from data_prep.cluster import build_on_ray
+        from data_prep.manifest import only_one_run, open_plan
+        from data_prep.prepare import close_set
+
+        plan = open_plan(out, name=name, listing=listing, store=self.store)
+        with only_one_run(out):
+            shards = plan.pending(retry_failed=self.retry_failed)
+            _say_estimate(plan, shards, self.run, processes=self.run.workers)
+            build_on_ray(plan, shards, run=self.run, address=self.where.ray_address)
+            conclude(close_set(plan), self.run.max_bad)
+
+    def _dry(self, listing: Listing, out: Path, name: str) -> str:
+        shards = -(-len(listing.clips) // self.store.per_shard)
+        if self.where.engine == "slurm":
+            where = f"by a Slurm array of at most {self.where.tasks} tasks with {self.run.workers} cores each"
+        else:
+            where = f"by {self.run.workers} processes here" if self.where.engine == "local" else "by Ray"
+        return "\n".join(
+            [
+                f"would make {shards} shards {out}/{name}-000000.tar … of {len(listing.clips):,} clips, {where}",
+                f"  {_what_is_stored(listing, self.store)}",
+                f"  {len(listing.labels)} classes, "
+                f"{sum(bool(clip.captions) for clip in listing.clips):,} clips with a caption",
+                f"  {len(listing.left_out):,} entries left out before decoding",
+                *(f"  {clip.source} → {clip.key}" for clip in listing.clips[:5]),
+            ]
+        )
+
+
+def _what_is_stored(listing: Listing, store: StoreOptions) -> str:
+    if listing.media == "sample":
+        return "samples copied as they are"
+    if listing.media == "image":
+        return f"one picture a clip, short side {store.short_side}, JPEG quality {store.quality}"
+    rate = f"{store.fps:g} frames a second" if store.fps else f"{store.frames} frames a clip"
+    match store.store:
+        case "frames":
+            return f"{rate}, short side {store.short_side}, JPEG quality {store.quality}"
+        case "npy":
+            return f"{rate}, short side {store.short_side}, uncompressed"
+        case "mp4":
+            return f"whole clips, short side {store.short_side}, H.264" + (f" at {rate}" if store.fps else "")
+
+
+def check_store(media: str, store: StoreOptions) -> None:
+    """Raises ConfigError for what cannot be stored."""
+    if media == "image" and store.store == "mp4":
+        raise ConfigError("--store mp4 is for videos", hint="leave --store away: pictures are stored as JPEG")
+
+
+def _say_estimate(plan: Plan, shards: list[int], run: RunOptions, *, processes: int) -> None:
+    from data_prep.estimate import estimate, free_for
+
+    found = estimate(plan, shards, run=run)
+    if found:
+        click.echo(found.text(processes=processes, free=free_for(plan)), err=True)
+
+
+def conclude(summary: Summary, max_bad: float) -> None:
+    """Print what came out; exit code 1 if more than `max_bad` of the clips were refused."""
+    click.echo(summary_text(summary))
+    if summary.bad_share > max_bad:
+        click.echo(f"failed: {summary.bad_share:.1%} of the clips were refused, more than --max-bad", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+def summary_text(summary: Summary) -> str:
+    """samples + refused + left out = all, and the most frequent reasons."""
+    from collections import Counter
+
+    total = summary.samples + len(summary.refused) + summary.left_out
+    parts = [f"{summary.samples:,} samples", f"{len(summary.refused):,} refused"]
+    if summary.left_out:
+        parts.append(f"{summary.left_out:,} left out before decoding")
+    size = f"{summary.bytes / 1e6:,.1f} MB in {summary.shards} shard{'s' * (summary.shards != 1)}"
+    lines = [f"{summary.name}: {' + '.join(parts)} = {total:,} in all; {size}, {summary.out}"]
+    if summary.refused:
+        reasons = Counter(refusal.reason for refusal in summary.refused).most_common(8)
+        lines += [f"{count:>8,}  {reason}" for reason, count in reasons]
+    if summary.refused or summary.left_out:
+        lines.append(f"see {summary.out}/bad.csv")
+    return "\n".join(lines)

@@ -1,0 +1,167 @@
+"""The options that several commands share, and what they become."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+
+import click
+
+from data_prep.clip import RunOptions, Store, StoreOptions
+from umt_ds.data.places import place
+
+POSITIVE = click.IntRange(1)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _Place(click.ParamType[Path]):
+    """A folder on disk or a URL that fsspec knows."""
+
+    name = "folder"
+
+    def __init__(self, *, exists: bool, or_file: bool = False) -> None:
+        self._exists, self._or_file = exists, or_file
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        found = place(value) if isinstance(value, str) else value
+        if self._or_file and found.is_file():
+            return found
+        if self._exists and not found.is_dir():
+            self.fail(f"there is no {'file or ' * self._or_file}folder {str(found)!r}", param, ctx)
+        if not self._exists and found.is_file():
+            self.fail(f"{str(found)!r} is a file", param, ctx)
+        return found
+
+
+FOLDER = _Place(exists=True)
+NEW_FOLDER = _Place(exists=False)
+LIST = _Place(exists=True, or_file=True)  # an official csv, or a finished set
+
+Command = Callable[..., None]
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+workers = click.option("--workers", default=cores(), type=POSITIVE, help="Processes.")
+dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+classes = click.option("--classes", type=FILE, help="Class names, one a line: fixes the label numbers.")
+
+
+def run_options(command: Command) -> Command:
+    """Options of how the work is done on a machine, given to `command` as one RunOptions, `run`."""
+
+    @workers
+    @click.option("--timeout", default=RunOptions.timeout_s, type=click.FloatRange(0.1), help="Seconds for a clip.")
+    @click.option("--memory", default=RunOptions.memory_gb, type=click.FloatRange(0.5), help="GB for a process.")
+    @click.option("--max-bad", default=RunOptions.max_bad, type=click.FloatRange(0, 1), help="Share that may be bad.")
+    @wraps(command)
+    def wrapped(workers: int, timeout: float, memory: float, max_bad: float, **others: object) -> None:
+        command(run=RunOptions(workers, timeout, max_bad, memory), **others)
+
+    return wrapped
+
+
+def store_options(command: Command) -> Command:
+    """Options of what is stored, given to `command` as one StoreOptions, `store`."""
+    default, quality_range = StoreOptions(), click.IntRange(1, 100)
+    kinds = click.Choice(["frames", "npy", "mp4"])
+
+    @click.option(
+        "--store", "stored_as", default=default.store, type=kinds, help="JPEGs, one array, or H.264 as a whole."
+    )
+    @click.option("--frames", default=default.frames, type=POSITIVE, help="Per clip, evenly spread.")
+    @click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames a second, instead of --frames.")
+    @click.option("--short-side", default=default.short_side, type=POSITIVE, help="Pixels; smaller ones stay so.")
+    @click.option("--quality", default=default.quality, type=quality_range, help="Of the JPEGs.")
+    @click.option("--per-shard", default=default.per_shard, type=POSITIVE, help="Clips per shard.")
+    @wraps(command)
+    def wrapped(
+        stored_as: Store,
+        frames: int,
+        fps: float | None,
+        short_side: int,
+        quality: int,
+        per_shard: int,
+        **others: object,
+    ) -> None:
+        command(store=StoreOptions(frames, short_side, quality, per_shard, stored_as, fps), **others)
+
+    return wrapped
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the work is done, as asked."""
+
+    engine: str = "local"
+    tasks: int = 8
+    sbatch: tuple[str, ...] = ()
+    logs: Path | None = None
+    wait: bool = False
+    ray_address: str | None = None
+
+
+def where_options(command: Command) -> Command:
+    """Options of where the work is done, given to `command` as one Where, `where`."""
+    engines = click.Choice(["local", "slurm", "ray"])
+
+    @click.option("--engine", default="local", type=engines, help="This machine, a Slurm job array, or Ray.")
+    @click.option(
+        "--tasks", default=Where.tasks, type=POSITIVE, help="Slurm: tasks of the array, --workers cores each."
+    )
+    @click.option("--sbatch", multiple=True, help="Slurm: an option for sbatch, such as --partition=cpu; repeat.")
+    @click.option(
+        "--logs", type=click.Path(file_okay=False, path_type=Path), help="Slurm: folder for scripts and logs."
+    )
+    @click.option("--wait", is_flag=True, help="Slurm: stay until the last job has ended.")
+    @click.option("--ray-address", help="Ray: a running cluster, such as auto; otherwise one is started here.")
+    @wraps(command)
+    def wrapped(
+        engine: str,
+        tasks: int,
+        sbatch: tuple[str, ...],
+        logs: Path | None,
+        wait: bool,
+        ray_address: str | None,
+        **others: object,
+    ) -> None:
+        command(where=Where(engine, tasks, sbatch, logs, wait, ray_address), **others)
+
+    return wrapped
+
+
+def set_options(command: Command) -> Command:
+    """Options of every command that makes a set, given to `command` as `making`: see `making.Making`."""
+    from data_prep.cli.making import Making
+
+    @click.option("--name", help="Name of the set, first part of its file names.  [default: the folder's]")
+    @click.option("--limit", type=POSITIVE, help="Only this many clips, a fair sample of them.")
+    @click.option("--exclude", multiple=True, type=FILE, help="Leave out the sample keys of this list; repeat.")
+    @click.option("--retry-failed", is_flag=True, help="Try again the clips, and only they, that bad.csv lists.")
+    @dry_run
+    @where_options
+    @run_options
+    @store_options
+    @wraps(command)
+    def wrapped(
+        name: str | None,
+        limit: int | None,
+        exclude: tuple[Path, ...],
+        retry_failed: bool,
+        dry_run: bool,
+        where: Where,
+        run: RunOptions,
+        store: StoreOptions,
+        **others: object,
+    ) -> None:
+        command(making=Making(name, limit, exclude, retry_failed, dry_run, where, run, store), **others)
+
+    return wrapped

@@ -1,0 +1,126 @@
+"""The commands that make sets from tars: adopted as they are, filtered, split, merged. Nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+
+import click
+
+from data_prep.cli.making import Making
+from data_prep.cli.options import FOLDER, NEW_FOLDER, dry_run, set_options
+from umt_ds.errors import ConfigError
+
+
+@click.command(short_help="Index tars that another tool wrote.")
+@click.argument("out", type=FOLDER)
+@click.option("--force", is_flag=True, help="Index again what is there now.")
+@dry_run
+def index(out: Path, force: bool, dry_run: bool) -> None:
+    """Index the tars in OUT that img2dataset, video2dataset or another tool wrote, and write their manifest.
+
+    Nothing is copied. What the tools say of failed downloads is summed up.
+
+    \b
+    Example:
+      umt-data index ~/cc3m-by-img2dataset
+    """
+    from data_prep.foreign import adopt
+
+    if dry_run:
+        click.echo(f"would index {len(list(out.glob('*.tar')))} tars in {out}")
+        return
+    adopted = adopt(out, force=force)
+    for note in adopted.notes:
+        click.echo(note, err=True)
+    manifest = adopted.manifest
+    click.echo(f"{manifest.name}: {manifest.num_samples:,} samples ({manifest.media}) in {len(manifest.shards)} shards")
+
+
+def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say which samples stay, given to `command` as one Filter, `keep`."""
+
+    @click.option("--min-seconds", default=0.0, help="Leave out shorter clips.")
+    @click.option("--max-seconds", default=float("inf"), help="Leave out longer clips.")
+    @click.option("--min-side", default=0, help="Leave out sources with a smaller short side, in pixels.")
+    @click.option("--captioned", is_flag=True, help="Leave out samples without a caption.")
+    @click.option("--labelled", is_flag=True, help="Leave out samples without a label.")
+    @wraps(command)
+    def wrapped(
+        min_seconds: float, max_seconds: float, min_side: int, captioned: bool, labelled: bool, **others: object
+    ) -> None:
+        from data_prep.sources.sets import Filter
+
+        command(keep=Filter(min_seconds, max_seconds, min_side, captioned, labelled), **others)
+
+    return wrapped
+
+
+@click.command("filter", short_help="A set without some of its samples.")
+@click.argument("set_", metavar="SET", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@_filter_options
+@set_options
+def filter_(set_: Path, out: Path, keep: object, making: Making) -> None:
+    """Copy the samples of SET to OUT that no --exclude list names and no option leaves out.
+
+    Samples are copied byte for byte and dealt to new shards. The lists are part of the new set's fingerprint.
+
+    \b
+    Example:
+      umt-data leaks ~/shards/k710 --against ~/shards/k400-val --output ~/leaks
+      umt-data filter ~/shards/k710 ~/shards/k710-clean --exclude ~/leaks/exclude.txt
+    """
+    from data_prep.sources.sets import Filter, list_sets
+
+    assert isinstance(keep, Filter)
+    if keep == Filter() and not making.exclude and not making.limit:
+        raise ConfigError("nothing says what to leave out", hint="give --exclude FILE, --min-seconds, --captioned, …")
+    making.make(list_sets([set_], keep=keep, verb="filter"), out)
+
+
+@click.command(short_help="Two sets without a video in common.")
+@click.argument("set_", metavar="SET", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--share", default=0.05, type=click.FloatRange(0, 1), help="Of the samples that go to OUT/val.")
+@click.option("--seed", default=0, help="Another seed, another split.")
+@set_options
+def split(set_: Path, out: Path, share: float, seed: int, making: Making) -> None:
+    """Copy the samples of SET to OUT/train and OUT/val. Clips of one video stay on one side.
+
+    The side is a hash of the video's id: it stays the same when the set grows.
+
+    \b
+    Example:
+      umt-data split ~/shards/mine ~/shards/mine-split --share 0.1
+    """
+    from data_prep.sources.sets import list_sets
+    from data_prep.sources.sets import split as two_sides
+
+    name = making.name or set_.resolve().name
+    both = two_sides(list_sets([set_], verb="split"), share=share, seed=seed)
+    for side, listing in zip(("train", "val"), both, strict=True):
+        replace(making, name=f"{name}-{side}").make(listing, out / side)
+
+
+@click.command(short_help="One set of several.")
+@click.argument("out", type=NEW_FOLDER)
+@click.argument("sets", metavar="SET...", nargs=-1, required=True, type=FOLDER)
+@set_options
+def merge(out: Path, sets: tuple[Path, ...], making: Making) -> None:
+    """Copy the samples of all SETs to OUT, mixed. They must hold the same media and have the same classes.
+
+    A training run can also read several sets side by side, each with a weight of its own: then nothing is copied.
+
+    \b
+    Example:
+      umt-data merge ~/shards/all ~/shards/a ~/shards/b
+    """
+    from data_prep.sources.sets import list_sets
+
+    making.make(list_sets(sets, verb="merge"), out)
+
+
+COMMANDS = (index, filter_, split, merge)

@@ -1,0 +1,56 @@
+"""The commands of a job array, also for schedulers that are not Slurm: make a part of a set, end the set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from data_prep.cli.options import FOLDER, run_options
+from data_prep.clip import RunOptions
+
+
+@click.command(short_help="Make a part of the shards of a set that was begun.")
+@click.argument("out", type=FOLDER)
+@click.option("--part", required=True, help="NUMBER/PARTS, such as 0/64: every 64th shard.")
+@click.option("--retry-failed", is_flag=True, help="Also of finished shards: the clips that were refused.")
+@run_options
+def work(out: Path, part: str, retry_failed: bool, run: RunOptions) -> None:
+    """Make the shards of one part of the set in OUT. Parts need nothing of each other and may run anywhere.
+
+    `--engine slurm` starts this in each task of its array.
+
+    \b
+    Example:
+      umt-data work ~/shards/mine --part 3/64
+    """
+    from data_prep.cluster import Part
+    from data_prep.manifest import load_plan
+    from data_prep.prepare import build_shards
+    from data_prep.writer import disk_full_is_an_error
+
+    plan = load_plan(out)
+    mine = Part.parse(part).of_shards(plan.pending(retry_failed=retry_failed))
+    with disk_full_is_an_error(out):
+        build_shards(plan, mine, run=run)
+    click.echo(f"part {part} of {plan.name}: {len(mine)} shards made, none is left")
+
+
+@click.command(short_help="Write the manifest of a set whose parts are all made.")
+@click.argument("out", type=FOLDER)
+@click.option("--max-bad", default=RunOptions.max_bad, type=click.FloatRange(0, 1), help="Share that may be bad.")
+def finish(out: Path, max_bad: float) -> None:
+    """Write manifest, bad.csv and statistics of the set in OUT; says which shards are missing if any is.
+
+    \b
+    Example:
+      umt-data finish ~/shards/mine
+    """
+    from data_prep.cli.making import conclude
+    from data_prep.manifest import load_plan
+    from data_prep.prepare import close_set
+
+    conclude(close_set(load_plan(out)), max_bad)
+
+
+COMMANDS = (work, finish)

@@ -1,0 +1,89 @@
+"""umt-data from and to an object store: the same bytes as from and to a disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.object_store import s3_server
+from tests.support.videos import write_videos
+from umt_ds.data.places import is_local, place
+from umt_ds.data.records import load_manifest
+from umt_ds.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--name", "set", "--frames", "2", "--short-side", "16", "--per-shard", "2", "--workers", "1")
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    with s3_server("raw", "sets") as environment:
+        yield environment
+
+
+def umt_data(store: dict[str, str], *words: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **store, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "data_prep", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a finished set, without its state."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_shards_from_and_to_an_object_store_are_those_of_a_disk(store: dict[str, str], tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", 5, frames=4)
+    (videos / "zero.mp4").touch()
+    there = place("s3://raw/videos")
+    for path in sorted(videos.rglob("*.mp4")):
+        (there / path.relative_to(videos).as_posix()).write_bytes(path.read_bytes())
+    for source, out in ((str(videos), tmp_path / "set"), ("s3://raw/videos", "s3://sets/a/set")):
+        done = umt_data(store, "folder", source, out, *SMALL, "--max-bad", "0.5")
+        assert done.returncode == 0, done.stderr
+        assert "5 samples + 1 refused = 6 in all" in done.stdout
+    remote = place("s3://sets/a/set")
+    assert contents(remote) == contents(tmp_path / "set")
+    # a shard that is lost is made again, and only it
+    (remote / "set-000001.tar").unlink()
+    again = umt_data(store, "folder", "s3://raw/videos", "s3://sets/a/set", *SMALL, "--max-bad", "0.5")
+    assert "2/2" in again.stderr, again.stderr
+    assert contents(remote) == contents(tmp_path / "set")
+
+
+def test_the_other_commands_read_sets_in_an_object_store(store: dict[str, str], tmp_path: Path) -> None:
+    videos = write_videos(tmp_path / "videos", 3, frames=4)
+    out = "s3://sets/b/set"
+    assert umt_data(store, "folder", videos, out, *SMALL).returncode == 0
+    for command, words in {"verify": "all good", "stats": "3 samples", "sheet": "3 samples drawn"}.items():
+        done = umt_data(store, command, out)
+        assert done.returncode == 0, done.stderr
+        assert words in done.stdout
+    assert (place(out) / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    done = umt_data(store, "merge", "s3://sets/c/set", out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert load_manifest(place("s3://sets/c/set")).num_samples == 3
+    before = contents(place(out))
+    assert umt_data(store, "index", out, "--force").returncode == 0
+    after = contents(place(out))
+    assert {name for name in before if before[name] != after[name]} <= {"manifest.json"}  # says another tool
+
+
+def test_a_bucket_that_is_not_there_is_one_clear_error(store: dict[str, str], tmp_path: Path) -> None:
+    done = umt_data(store, "folder", "s3://nowhere/videos", tmp_path / "set", *SMALL)
+    assert done.returncode == 2
+    assert "there is no folder 's3://nowhere/videos'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_url_of_a_store_that_is_not_installed_says_what_to_install() -> None:
+    with pytest.raises(ConfigError, match="pip install"):
+        place("nosuch://bucket/x")
+    assert is_local(place("/a/b"))
