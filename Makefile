@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test test-slurm check format clean
 
 setup: .venv/.ready
 
@@ -25,7 +25,11 @@ demo: setup
 	@echo "Open runs/demo/stage1/report/index.html"
 
 test: setup check
-	$(BIN)/pytest --quiet -n $(JOBS) --dist loadfile
+	$(BIN)/pytest --quiet -n $(JOBS) --dist loadfile -m "not slurm"
+
+# On a real Slurm of two virtual nodes, started and stopped by the tests: needs root and Debian's slurm-wlm and munge.
+test-slurm: setup
+	$(BIN)/pytest --quiet -m slurm tests/slurm
 
 check: setup
 	$(BIN)/ruff check .
