@@ -24,7 +24,7 @@ from umt_ds.errors import MachineError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Decoders leak (decord: a little with each reader), so a worker is replaced now and then.
+# Whatever a decoder leaks is gone when its process is: a worker is replaced now and then.
 _ITEMS_PER_PROCESS = 1000
 # Items under way or waiting to be collected, per worker: enough that one slow item holds nobody up for long.
 _AHEAD = 16

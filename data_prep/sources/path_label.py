@@ -141,8 +141,8 @@ def _doubts(clips: Iterable[Clip], names: Labels, *, is_named: bool) -> Iterator
             f"the list numbers {len(wrong)} classes otherwise than their folders are named: {wrong[0].source} has "
             f"label {wrong[0].label}, but its folder is class {numbers[_folder_of(wrong[0])]} {whose}; {_K710_ORDER}"
         )
-    elif labels and min(labels) > 0 and len(labels) > 1:
-        yield f"labels begin at {min(labels)}, not at 0"
+    elif labels and min(labels) == 1 and len(labels) > 1:
+        yield "no clip has label 0, some have 1: does the list count from 1?"
     elif max(labels, default=0) == 399 and not numbers:
         yield f"400 classes without names: {_K710_ORDER}; --classes gives them names"
 

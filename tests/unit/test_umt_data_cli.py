@@ -14,7 +14,7 @@ import click
 import pytest
 
 from data_prep.cli import main, umt_data
-from tests.support.videos import write_videos
+from tests.support.videos import write_video, write_videos
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -197,3 +197,41 @@ def test_the_demo_is_made_whole_and_a_second_time_left_alone(umt: Umt, tmp_path:
     assert first.out.splitlines()[0].startswith("demo-train: 8 samples + 0 refused = 8 in all")
     assert first.out.splitlines()[1].startswith("demo-val: 2 samples + 0 refused = 2 in all")
     assert umt(*words).out == first.out
+
+
+def test_what_leaks_finds_is_what_exclude_leaves_out(umt: Umt, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    ids = ["aaaaaaaaaaa", "bbbbbbbbbbb", "ccccccccccc"]
+    for youtube_id in ids:
+        write_video(videos / f"{youtube_id}_000010_000020.mp4", frames=3)
+    head = "label,youtube_id,time_start,time_end,split\n"
+    train, val = tmp_path / "train.csv", tmp_path / "val.csv"
+    train.write_text(head + "".join(f"walking,{youtube_id},10,20,train\n" for youtube_id in ids))
+    val.write_text(head + "walking,aaaaaaaaaaa,15,25,val\nwalking,bbbbbbbbbbb,50,60,val\n")
+    found = umt("leaks", train, "--against", val, "-o", tmp_path / "leaks", "--check", "--workers", "1")
+    assert found.code == 1
+    assert found.out.splitlines()[2].split() == ["val.csv", "2", "2", "1"]  # clips, same video, same seconds
+    out = tmp_path / "set"
+    done = umt("kinetics", videos, out, "--csv", train, "--exclude", tmp_path / "leaks" / "exclude.txt", *SMALL)
+    assert done.code == 0
+    assert "1 samples + 0 refused + 2 left out before decoding = 3 in all" in done.out
+    clean = umt("leaks", out, "--against", val, "--check", "--workers", "1")
+    assert clean.code == 0
+    assert umt("leaks", train, "--against", val, "--near").code == 2  # frames of a csv
+
+
+def test_finished_sets_are_filtered_split_and_merged_by_their_commands(umt: Umt, videos: Path, tmp_path: Path) -> None:
+    for number in range(2, 8):
+        write_video(videos / f"v{number:02d}.mp4", frames=2 + number)
+    assert umt("folder", videos, tmp_path / "set", *SMALL).code == 0
+    copy = ("--workers", "1")
+    done = umt("filter", tmp_path / "set", tmp_path / "long", "--min-seconds", "0.6", *copy)
+    assert "left out before decoding = 8 in all" in done.out
+    assert umt("filter", tmp_path / "set", tmp_path / "same", *copy).code == 2  # nothing to leave out
+    assert umt("split", tmp_path / "set", tmp_path / "parts", "--share", "0.4", *copy).code == 0
+    done = umt("merge", tmp_path / "whole", tmp_path / "parts" / "train", tmp_path / "parts" / "val", *copy)
+    assert "whole: 8 samples + 0 refused = 8 in all" in done.out
+    shown = umt("show", tmp_path / "whole", "v02.mp4", "--png", tmp_path / "v02.png")
+    assert (shown.code, (tmp_path / "v02.png").exists()) == (0, True)
+    assert umt("stats", tmp_path / "whole", "--plot", tmp_path / "plot.png", *copy).code == 0
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

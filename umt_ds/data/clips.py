@@ -77,7 +77,7 @@ def _read_frames(read: _Reading, choose: ChooseFrames) -> tuple[NDArray[np.uint8
             numbers = choose(len(stored))
             return stored[numbers], numbers
         case "video":
-            from umt_ds.data import video  # decord and PyAV, only where a source holds whole videos
+            from umt_ds.data import video  # PyAV, only where a source holds whole videos
 
             decoded = video.decode(read(files[0]), choose)
             return decoded.frames, list(decoded.numbers)
