@@ -21,7 +21,7 @@ from data_prep.near import set_names
 from data_prep.overlap import Leak, Report, Span, SpanList, Videos, by_video, find_leaks, read_spans
 from data_prep.sources.folder import Found, no_file_of, scan_videos
 from data_prep.sources.kinetics import KineticsRow, file_of, files_by_name, read_kinetics
-from umt_ds.data.places import is_local
+from umt_ds.data.places import common_folder, is_local
 from umt_ds.errors import ConfigError
 
 Fate = Literal["taken", "leaked", "repeated", "missing"]  # of a row
@@ -48,7 +48,7 @@ def list_k710(sets: Sequence[KineticsSet], *, against: Sequence[Path] = ()) -> t
     names = _names_of(sets, against)
     others = [read_spans(path, name) for path, name in zip(against, names, strict=True)]
     leaked = by_video(others)
-    root = _common_root([kinetics.videos for kinetics in sets])
+    root = common_folder([_absolute(kinetics.videos) for kinetics in sets])
     candidates, left_out = _read(sets, root)
     clips: list[Clip] = []
     counts: Counter[tuple[str, Fate]] = Counter()
@@ -178,15 +178,6 @@ def _names_of(sets: Sequence[KineticsSet], against: Sequence[Path]) -> list[str]
         raise ConfigError(what, hint="give each list once, with a name of its own, such as k400")
     first, *rest = (kinetics.csv for kinetics in sets)
     return set_names(first, [*rest, *against])[len(rest) :]
-
-
-def _common_root(folders: Sequence[Path]) -> Path:
-    """The folder that all of `folders` lie in, however deep."""
-    first, *others = map(_absolute, folders)
-    for root in (first, *first.parents):
-        if all(root == other or root in other.parents for other in others):
-            return root
-    raise ConfigError(f"{', '.join(map(str, folders))} lie in different stores", hint="copy one beside the other")
 
 
 def _absolute(folder: Path) -> Path:

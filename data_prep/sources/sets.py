@@ -6,7 +6,6 @@ Nothing is decoded. Samples are dealt to shards anew, so a merged set is mixed a
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from data_prep.clip import Clip, Listing, Refusal
 from data_prep.decode import index_of
 from data_prep.progress import progress
 from data_prep.samples import StoredSample, caption_text, samples_of
-from umt_ds.data.places import absolute, is_local
+from umt_ds.data.places import absolute, common_folder
 from umt_ds.data.records import Manifest, load_manifest
 from umt_ds.errors import ConfigError, DataError, DecodeError
 
@@ -63,7 +62,7 @@ def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) ->
     first = manifests[0]
     for folder, manifest in zip(sets, manifests, strict=True):
         _check_goes_with(first, manifest, sets[0], folder)
-    root = _common_root(sets)
+    root = common_folder(sets)
     clips: list[Clip] = []
     left_out: list[Refusal] = []
     for source, row, sample in _samples(sets, manifests, root):
@@ -150,13 +149,3 @@ def _check_goes_with(first: Manifest, other: Manifest, first_at: Path, other_at:
             f"{first_at} has {len(first.labels)} classes, {other_at} {len(other.labels)}, and they are not the same",
             hint="make both with the same --classes; a training run can also read several sets as they are",
         )
-
-
-def _common_root(sets: Sequence[Path]) -> Path:
-    """The folder that all sets lie in, however deep."""
-    if all(is_local(folder) for folder in sets):
-        return Path(os.path.commonpath(sets))
-    for root in (sets[0], *sets[0].parents):
-        if all(root == folder or root in folder.parents for folder in sets):
-            return root
-    raise ConfigError(f"{', '.join(map(str, sets))} lie in different stores", hint="copy one beside the other")

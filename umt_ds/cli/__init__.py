@@ -15,6 +15,7 @@ _COMMANDS = {
     "train": ("umt_ds.cli.train", "Train a run: umt train stage1/b16_k710 run_dir=… key=value …"),
     "config": ("umt_ds.cli.config", "Show a run's resolved configuration, or compare two."),
     "report": ("umt_ds.cli.report", "Make pictures and one HTML page of a run."),
+    "bench": ("umt_ds.cli.bench", "Measure a part of the system on this machine."),
 }
 
 

@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -56,6 +56,15 @@ def is_local(path: Path) -> bool:
 def absolute(path: Path) -> Path:
     """The same place named so that any process on any node finds it."""
     return path.resolve() if is_local(path) else path
+
+
+def common_folder(folders: Sequence[Path]) -> Path:
+    """The folder that all of `folders` (absolute) lie in, however deep. Raises ConfigError where there is none."""
+    first, *others = folders
+    for folder in (first, *first.parents):
+        if all(folder == other or folder in other.parents for other in others):
+            return folder
+    raise ConfigError(f"{', '.join(map(str, folders))} lie in different stores", hint="copy one beside the other")
 
 
 def publish(finished: Path, target: Path) -> None:

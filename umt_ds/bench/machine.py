@@ -1,0 +1,65 @@
+"""What a measurement is worth nothing without: when, where, with which versions; and the file that keeps it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from umt_ds import __version__
+from umt_ds.errors import ConfigError
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def header(command: str, packages: Sequence[str]) -> list[str]:
+    """Lines for the top of a table: command, date, machine, commit, versions."""
+    versions = [f"{package} {_version(package)}" for package in packages]
+    return [
+        f"command: {command}",
+        f"date:    {time.strftime('%Y-%m-%d %H:%M')}",
+        f"machine: {cpu_model()}, {platform.machine()}, {platform.system()}",
+        f"code:    umt_ds {__version__}, commit {_commit()}",
+        f"with:    python {platform.python_version()}, {', '.join(versions)}",
+    ]
+
+
+def cpu_model() -> str:
+    """The processor's name, as Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0]}" if names else platform.processor() or sys.platform
+
+
+def record(title: str, text: str, results: Path = RESULTS) -> None:
+    """Append a measurement to RESULTS.md. What stands there is never changed."""
+    if not results.is_file():
+        raise ConfigError(f"{results} is not there", hint="--record works in a checkout of the repository")
+    with results.open("a", encoding="utf-8") as file:
+        file.write(f"\n## {time.strftime('%Y-%m-%d')} {title}\n\n```\n{text.rstrip()}\n```\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _commit() -> str:
+    """Of the checkout that this file lies in, with a + where it was changed since; unknown elsewhere."""
+    told = [_git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")]
+    return f"{told[0]}{'+' if told[1] else ''}" if told[0] else "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

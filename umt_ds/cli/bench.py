@@ -1,0 +1,59 @@
+"""`umt bench`: measurements that anybody can repeat on their machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_POSITIVE = click.IntRange(1)
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure a part of the system, and print a table that says on what machine. Slow: run it alone."""
+
+
+def _workers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    try:
+        counts = [int(count) for count in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 1,2")
+    return counts
+
+
+@command.command()
+@click.option("--videos", type=_FOLDER, help="A folder of videos; default: textured clips of WebVid's size, made now.")
+@click.option("--clips", type=_POSITIVE, default=60, show_default=True, help="So many videos.")
+@click.option("--rounds", type=_POSITIVE, default=3, show_default=True, help="Measure each way so often, in turns.")
+@click.option("--workers", default=f"1,{os.cpu_count()}", show_default=True, callback=_workers, help="As for umt-data.")
+@click.option("--memory", type=click.IntRange(0), default=0, help="Also watch a worker's memory over so many clips.")
+@click.option("--record", "keep", is_flag=True, help="Append the table to umt_ds/bench/RESULTS.md.")
+def prep(videos: Path | None, clips: int, rounds: int, workers: list[int], memory: int, keep: bool) -> None:
+    """Compare umt-data with plain ffmpeg and with the usual decord script, on the same videos, in turns; and say
+    what corpora would cost at the measured rate.
+
+    \b
+    For example:
+      umt bench prep
+      umt bench prep --videos ~/webvid/part-00 --clips 200 --memory 2000
+    """
+    from umt_ds.bench import machine
+    from umt_ds.bench.prep import PACKAGES, measure, measure_memory
+
+    lines = machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES)
+    table = measure(videos, clips=clips, rounds=rounds, workers=workers)
+    what = "the videos given" if videos else "made clips of 596x336, 15 s, 25 fps"
+    lines += [f"what:    {table.files} videos ({what}), {rounds} rounds: median (min-max)", "", table.text()]
+    if memory:
+        lines += ["", measure_memory(videos, clips=memory)]
+    text = "\n".join(lines)
+    click.echo(text)
+    if keep:
+        machine.record("prep", text)
