@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from data_prep.clip import Clip, Listing, Refusal, SourceMedia, StoreOptions
 from umt_ds import __version__
-from umt_ds.data.places import absolute, is_local, place, publish, scratch_for, write_whole
+from umt_ds.data.places import absolute, is_local, place, publish, read_files, scratch_for, sizes_in, write_whole
 from umt_ds.data.records import Manifest, ShardEntry, index_path, write_json
 from umt_ds.data.video import versions
 from umt_ds.errors import ConfigError, DataError
@@ -91,46 +91,35 @@ class Plan:
     def tar(self, shard: int) -> Path:
         return self.out / f"{self.name}-{shard:06d}.tar"
 
-    def pending(self, *, retry_failed: bool = False) -> list[int]:
-        """The shards still to be made; with `retry_failed` also those that refused some clip."""
-        sizes = self.file_sizes()
-        return [
-            shard
-            for shard in range(self.num_shards)
-            if (done := self.done(shard, sizes)) is None or (retry_failed and done.refused)
-        ]
+    def pending(self, shards: Iterable[int] | None = None, *, retry_failed: bool = False) -> list[int]:
+        """Those of `shards` (all) that are still to be made; with `retry_failed` also those that refused some clip."""
+        shards = range(self.num_shards) if shards is None else list(shards)
+        done = self.done(shards)
+        return [shard for shard in shards if shard not in done or (retry_failed and done[shard].refused)]
 
     def num_done(self) -> int:
         """How many shards have their record, at a glance: for a progress bar."""
-        return sum(1 for path in (self.state / "done").iterdir() if path.name.endswith(".json"))
+        return len(sizes_in(self.state / "done"))
 
-    def done(self, shard: int, sizes: dict[str, int] | None = None) -> Done | None:
-        """The record of `shard`, if it is finished and its files are still there."""
-        path = self._done_path(shard)
-        if not path.is_file():
-            return None
-        record = _read_state(path)
-        entry = ShardEntry(**record["entry"]) if record["entry"] else None
-        if entry and not self._is_there(shard, entry, sizes if sizes is not None else self.file_sizes()):
-            return None
-        return Done(entry, tuple(Refusal(*refusal) for refusal in record["refused"]))
+    def done(self, shards: Iterable[int]) -> dict[int, Done]:
+        """The records of those of `shards` that are finished and whose files are still there."""
+        sizes = sizes_in(self.out)
+        there = sizes_in(self.state / "done")
+        names = {name: shard for shard in shards if (name := _record_name(shard)) in there}
+        done: dict[int, Done] = {}
+        for name, data in read_files(self.state / "done", names).items():
+            record = _parse_state(self.state / "done" / name, data)
+            entry = ShardEntry(**record["entry"]) if record["entry"] else None
+            tar = self.tar(names[name])
+            if entry is None or (sizes.get(tar.name) == entry.bytes and index_path(tar).name in sizes):
+                done[names[name]] = Done(entry, tuple(Refusal(*refusal) for refusal in record["refused"]))
+        return done
 
     def mark_done(self, shard: int, done: Done) -> None:
         """Write the record that makes `shard` count as finished."""
         entry = asdict(done.entry) if done.entry else None
         refused = [[refusal.source, refusal.reason, refusal.key] for refusal in done.refused]
-        write_json(self._done_path(shard), {"entry": entry, "refused": refused})
-
-    def _done_path(self, shard: int) -> Path:
-        return self.state / "done" / f"{shard:06d}.json"
-
-    def file_sizes(self) -> dict[str, int]:
-        """Of tars and indexes, by name: one look at the folder instead of one at each file."""
-        return {path.name: path.stat().st_size for path in self.out.iterdir() if path.name.endswith((".tar", ".npz"))}
-
-    def _is_there(self, shard: int, entry: ShardEntry, sizes: dict[str, int]) -> bool:
-        tar = self.tar(shard)
-        return sizes.get(tar.name) == entry.bytes and index_path(tar).name in sizes
+        write_json(self.state / "done" / _record_name(shard), {"entry": entry, "refused": refused})
 
     def options(self) -> dict[str, Any]:
         """The options that decided the bytes, as the manifest states them."""
@@ -224,9 +213,17 @@ def _clip_of(line: bytes) -> Clip:
     return Clip(key, source, tuple(captions), label, label_name, tuple(span_s) if span_s else None, extra or {})
 
 
+def _record_name(shard: int) -> str:
+    return f"{shard:06d}.json"
+
+
 def _read_state(path: Path) -> dict[str, Any]:
+    return _parse_state(path, path.read_bytes())
+
+
+def _parse_state(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(data)
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}", hint="delete it and give the same command again") from error
     return record
@@ -321,16 +318,15 @@ def summary_of(plan: Plan) -> Summary:
 
 
 def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
-    sizes = plan.file_sizes()
-    records = [plan.done(shard, sizes) for shard in range(plan.num_shards)]
-    done = [record for record in records if record is not None]
-    if len(done) < plan.num_shards:
-        missing = [shard for shard, record in enumerate(records) if record is None]
+    records = plan.done(range(plan.num_shards))
+    if len(records) < plan.num_shards:
+        missing = [shard for shard in range(plan.num_shards) if shard not in records]
         raise DataError(
             f"{len(missing)} of the {plan.num_shards} shards of {plan.out} are not made yet "
             f"({', '.join(map(str, missing[:8]))}{', …' if len(missing) > 8 else ''})",
             hint="give the command that began the set again: it makes what is missing",
         )
+    done = [records[shard] for shard in range(plan.num_shards)]
     entries = tuple(record.entry for record in done if record.entry)
     refused = tuple(refusal for record in done for refusal in record.refused)
     assert sum(entry.samples for entry in entries) + len(refused) == plan.num_clips, "a clip was lost"

@@ -64,16 +64,16 @@ def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Wo
     Of a shard that is done only the clips it refused are worked on; the rest of it is copied. This is the unit that
     a Slurm or Ray task takes.
     """
-    begun = {shard: plan.done(shard) for shard in shards}
+    begun = plan.done(shards)
     if not shards:
         return
-    clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun[shard]))
+    clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun.get(shard)))
     work_on = partial(work, root=plan.root, media=plan.media, store=plan.store)
     results = in_order(work_on, clips, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
     total = sum(plan.num_clips_of(shard) for shard in shards)
     with closing(results), progress(total=total, unit="clip", desc=plan.name) as bar:
         for shard in shards:
-            _build_shard(plan, shard, begun[shard], results, bar)
+            _build_shard(plan, shard, begun.get(shard), results, bar)
 
 
 def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, ...]:

@@ -30,7 +30,7 @@ def work(out: Path, part: str, retry_failed: bool, run: RunOptions) -> None:
     from data_prep.writer import disk_full_is_an_error
 
     plan = load_plan(out)
-    mine = Part.parse(part).of_shards(plan.pending(retry_failed=retry_failed))
+    mine = plan.pending(Part.parse(part).of_shards(range(plan.num_shards)), retry_failed=retry_failed)
     with disk_full_is_an_error(out):
         build_shards(plan, mine, run=run)
     click.echo(f"part {part} of {plan.name}: {len(mine)} shards made, none is left")

@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -90,6 +90,30 @@ def write_whole(path: Path, data: bytes) -> None:
         publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """The files directly in `folder` (if it is there) by name, with their sizes in bytes, as they are now."""
+    if is_local(folder):
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    remote = cast("UPath", folder)
+    remote.fs.invalidate_cache()  # another machine may have written since
+    try:
+        found = remote.fs.ls(remote.path, detail=True)
+    except FileNotFoundError:  # an object store has no empty folders
+        return {}
+    return {file["name"].rpartition("/")[2]: int(file["size"]) for file in found if file["type"] == "file"}
+
+
+def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """The bytes of files in `folder` by name. From an object store many at a time."""
+    if is_local(folder):
+        return {name: (folder / name).read_bytes() for name in names}
+    remote = cast("UPath", folder)
+    paths = {f"{remote.path.rstrip('/')}/{name}": name for name in names}
+    found: dict[str, bytes] = remote.fs.cat(list(paths)) if paths else {}
+    return {paths[path]: data for path, data in found.items()}
 
 
 @contextmanager
