@@ -20,18 +20,20 @@ _TAR_BLOCK = 512
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of `clips` clips to come, from `measured` of them. Seconds are of one process that has a core to itself."""
+    """Of `clips` clips to come, from `measured` of them."""
 
     clips: int
     measured: int
-    seconds_a_clip: float
+    seconds_a_clip: float  # of one process, with the waiting for disk, network and others
+    core_seconds_a_clip: float
     bytes_a_clip: float
 
     def text(self, *, processes: int, free: int | None) -> str:
         """One line; with a warning where `free` bytes of disk will not do."""
         seconds, size = self.clips * self.seconds_a_clip, self.clips * self.bytes_a_clip
+        core_hours = self.clips * self.core_seconds_a_clip / 3600
         line = (
-            f"about {_duration(seconds / processes)} with {processes} processes ({seconds / 3600:,.1f} core-hours) "
+            f"about {_duration(seconds / processes)} with {processes} processes ({core_hours:,.1f} core-hours) "
             f"and {_size(size)} for {self.clips:,} clips (from {self.measured})"
         )
         if free is None:
@@ -51,17 +53,17 @@ def estimate(plan: Plan, shards: list[int], *, run: RunOptions) -> Estimate | No
     sample = plan.clips_of(shards[0])[:_SAMPLE]
     results = in_order(work, sample, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
     started = time.perf_counter()
-    seconds, sizes = [], []
+    measured: list[tuple[float, float, int]] = []
     with closing(results):
         for result in results:
             if isinstance(result, tuple):
-                seconds.append(result[0])
-                sizes.append(result[1])
+                measured.append(result)
             if time.perf_counter() - started > _SAMPLE_SECONDS:
                 break
-    if not seconds:
+    if not measured:
         return None
-    return Estimate(clips, len(seconds), sum(seconds) / len(seconds), sum(sizes) / len(sizes))
+    seconds, core_seconds, size = (sum(column) / len(measured) for column in zip(*measured, strict=True))
+    return Estimate(clips, len(measured), seconds, core_seconds, size)
 
 
 def free_for(plan: Plan) -> int | None:
@@ -69,13 +71,13 @@ def free_for(plan: Plan) -> int | None:
     return free_bytes(plan.out)
 
 
-def _measure(clip: Clip, *, plan: Plan) -> tuple[float, int]:
-    """Seconds of work, and bytes in the tar: each member has a header and is padded to whole blocks."""
-    started = time.process_time()
+def _measure(clip: Clip, *, plan: Plan) -> tuple[float, float, int]:
+    """Seconds, core-seconds, and bytes in the tar: each member has a header and is padded to whole blocks."""
+    started, worked = time.perf_counter(), time.process_time()
     outcome: Outcome = make_sample(clip, root=plan.root, media=plan.media, store=plan.store)
-    seconds = time.process_time() - started
+    seconds, core_seconds = time.perf_counter() - started, time.process_time() - worked
     members = outcome.members.values() if isinstance(outcome, Sample) else ()
-    return seconds, sum(_TAR_BLOCK + -(-len(member) // _TAR_BLOCK) * _TAR_BLOCK for member in members)
+    return seconds, core_seconds, sum(_TAR_BLOCK + -(-len(member) // _TAR_BLOCK) * _TAR_BLOCK for member in members)
 
 
 def _duration(seconds: float) -> str:
