@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.decode import make_sample
@@ -72,8 +69,16 @@ def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Wo
     results = in_order(work_on, clips, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
     total = sum(plan.num_clips_of(shard) for shard in shards)
     with closing(results), progress(total=total, unit="clip", desc=plan.name) as bar:
+        bad = 0
+
+        def count(outcome: Outcome) -> None:
+            nonlocal bad
+            bad += isinstance(outcome, Refusal)
+            bar.set_postfix(bad=bad, refresh=False)
+            bar.update()
+
         for shard in shards:
-            _build_shard(plan, shard, begun.get(shard), results, bar)
+            _build_shard(plan, shard, begun.get(shard), results, count)
 
 
 def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, ...]:
@@ -85,7 +90,7 @@ def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, .
 
 
 def _build_shard(
-    plan: Plan, shard: int, before: Done | None, results: Iterator[Outcome | Lost], bar: tqdm[Any]
+    plan: Plan, shard: int, before: Done | None, results: Iterator[Outcome | Lost], count: Callable[[Outcome], None]
 ) -> None:
     to_make = {clip.key for clip in _clips_to_make(plan, shard, before)}
     stored = _stored_samples(plan, shard) if before and before.entry else {}
@@ -94,12 +99,11 @@ def _build_shard(
     def good() -> Iterator[Sample]:
         for clip in plan.clips_of(shard):
             outcome = _outcome(clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
+            count(outcome)
             if isinstance(outcome, Sample):
                 yield outcome
             else:
                 refused.append(outcome)
-            bar.set_postfix(bad=len(refused), refresh=False)
-            bar.update()
 
     entry = write_shard(plan.tar(shard), good(), scratch=plan.state)
     plan.mark_done(shard, Done(entry, tuple(refused)))
