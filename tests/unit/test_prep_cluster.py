@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from data_prep.manifest import finish, load_plan, open_plan
 from data_prep.prepare import build_shards, close_set, prepare
 from data_prep.sources.folder import list_folder
 from launchers.slurm import render_array
+from tests.support.files import hashes_in
 from tests.support.videos import write_video, write_videos
 from umt_ds.errors import ConfigError, DataError
 
@@ -32,11 +32,6 @@ def whole(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "set"
     prepare(list_folder(videos).first_in_order(), out, name="set", store=STORE, run=ONE)
     return out
-
-
-def hashes(out: Path) -> dict[str, str]:
-    files = [path for path in out.iterdir() if path.is_file()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_parts_share_no_shard_and_leave_none() -> None:
@@ -63,7 +58,7 @@ def test_parts_made_in_any_order_by_a_plan_read_from_the_folder_make_the_set(
     plan = load_plan(out)
     build_shards(plan, Part(1, 3).of_shards(plan.pending()), run=ONE)
     close_set(load_plan(out))
-    assert hashes(out) == hashes(whole)
+    assert hashes_in(out) == hashes_in(whole)
 
 
 def test_ray_makes_the_same_bytes(videos: Path, whole: Path, tmp_path: Path) -> None:
@@ -72,7 +67,7 @@ def test_ray_makes_the_same_bytes(videos: Path, whole: Path, tmp_path: Path) -> 
     plan = open_plan(out, name="set", listing=list_folder(videos).first_in_order(), store=STORE)
     build_on_ray(plan, plan.pending(), run=RunOptions(workers=2), address=None)
     close_set(plan)
-    assert hashes(out) == hashes(whole)
+    assert hashes_in(out) == hashes_in(whole)
 
 
 def test_videos_that_moved_continue_and_others_are_refused(videos: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from data_prep.sources.path_label import Split, list_path_label
 from data_prep.sources.something import list_something
 from data_prep.sources.webvid import list_webvid
 from tests.support.annotations import SSV2_ROWS, SSV2_TEST_ROWS, WEBVID_2M, WEBVID_10M
+from tests.support.files import touch, written
 from tests.support.videos import write_video
 from umt_ds.data.places import place
 from umt_ds.errors import DataError
@@ -23,19 +24,6 @@ from umt_ds.errors import DataError
 ANNOTATIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations"
 LISTS = ANNOTATIONS / "lists_path_label"
 there = pytest.mark.skipif(not LISTS.is_dir(), reason=f"{LISTS} is not there")
-
-
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
-
-
-def written(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def frames(folder: Path, count: int = 3) -> Path:

@@ -13,24 +13,12 @@ from data_prep.prepare import prepare
 from data_prep.samples import captions_of, samples_of
 from data_prep.sources.pairs import list_pairs
 from tests.support.annotations import CC3M_TSV, COCO_CAPTIONS, UMT_JSON, UMT_SQLITE
+from tests.support.files import touch, written
 from umt_ds.data.places import place
 from umt_ds.errors import DataError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 there = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
-
-
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
-
-
-def written(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def database(path: Path, column: str, rows: list[tuple[object, ...]]) -> Path:

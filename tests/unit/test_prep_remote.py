@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.files import hashes_in
 from tests.support.object_store import s3_server
 from tests.support.videos import write_videos
 from umt_ds.data.places import is_local, place
@@ -33,12 +33,6 @@ def umt_data(store: dict[str, str], *words: str | Path) -> subprocess.CompletedP
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """sha256 of each file of a finished set, without its state."""
-    files = [path for path in folder.iterdir() if path.is_file()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def test_shards_from_and_to_an_object_store_are_those_of_a_disk(store: dict[str, str], tmp_path: Path) -> None:
     videos = write_videos(tmp_path / "videos", 5, frames=4)
     (videos / "zero.mp4").touch()
@@ -50,12 +44,12 @@ def test_shards_from_and_to_an_object_store_are_those_of_a_disk(store: dict[str,
         assert done.returncode == 0, done.stderr
         assert "5 samples + 1 refused = 6 in all" in done.stdout
     remote = place("s3://sets/a/set")
-    assert contents(remote) == contents(tmp_path / "set")
+    assert hashes_in(remote) == hashes_in(tmp_path / "set")
     # a shard that is lost is made again, and only it
     (remote / "set-000001.tar").unlink()
     again = umt_data(store, "folder", "s3://raw/videos", "s3://sets/a/set", *SMALL, "--max-bad", "0.5")
     assert "2/2" in again.stderr, again.stderr
-    assert contents(remote) == contents(tmp_path / "set")
+    assert hashes_in(remote) == hashes_in(tmp_path / "set")
 
 
 def test_the_other_commands_read_sets_in_an_object_store(store: dict[str, str], tmp_path: Path) -> None:
@@ -70,9 +64,9 @@ def test_the_other_commands_read_sets_in_an_object_store(store: dict[str, str], 
     done = umt_data(store, "merge", "s3://sets/c/set", out, *SMALL)
     assert done.returncode == 0, done.stderr
     assert load_manifest(place("s3://sets/c/set")).num_samples == 3
-    before = contents(place(out))
+    before = hashes_in(place(out))
     assert umt_data(store, "index", out, "--force").returncode == 0
-    after = contents(place(out))
+    after = hashes_in(place(out))
     assert {name for name in before if before[name] != after[name]} <= {"manifest.json"}  # says another tool
 
 

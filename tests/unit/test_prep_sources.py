@@ -26,18 +26,11 @@ from data_prep.sources.demo import (
 )
 from data_prep.sources.folder import list_folder, scan_videos
 from data_prep.sources.kinetics import list_kinetics, read_kinetics
+from tests.support.files import touch
 from tests.support.videos import frame_number, pictures_of, write_video
 from umt_ds.errors import ConfigError, DataError
 
 KINETICS = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations" / "kinetics"
-
-
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return folder
 
 
 def by_source(clips: Sequence[Clip]) -> dict[str, Clip]:
