@@ -1,11 +1,14 @@
-"""The FLOP count against the table of PEERS.md 3.2 (GFLOP per clip of 8 x 224 x 224), within 0.5 %."""
+"""The FLOP count against the table of PEERS.md 3.2 (per clip of 8 x 224 x 224) and the UMT paper, within 0.5 %."""
 
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from umt_ds.models.flops import ClipFlops, student_flops_per_clip, teacher_flops_per_clip
 from umt_ds.models.presets import StudentPreset, VitSize, vit_size
+from umt_ds.models.vit import VideoViT
 
 CLIP_B16 = VitSize(width=768, depth=12, heads=12, patch=16)
 CLIP_L14 = VitSize(width=1024, depth=24, heads=16, patch=14)
@@ -71,3 +74,47 @@ def test_the_last_block_on_kept_tokens_saves_what_it_should() -> None:
     attention = 4 * 197 * 768 * (197 - 40)
     assert saved == pytest.approx(linears + attention)
     assert teacher(CLIP_B16, 512, frames=1, kept=40).heads / G == pytest.approx(0.19, abs=5e-3)
+
+
+# ---------------------------------------------------------------- the UMT paper, tables 6 and 8
+
+
+@pytest.mark.parametrize(
+    ("preset", "frames", "side", "giga"),
+    [
+        ("vit_b16", 8, 224, 180),
+        ("vit_l16", 8, 224, 596),
+        ("vit_l16", 16, 224, 1434),
+        ("vit_b16", 8, 384, 786),
+        ("vit_l16", 8, 384, 2440),
+    ],
+)
+def test_the_paper_s_flops_of_a_view_are_multiply_adds_and_ours_count_two(
+    preset: StudentPreset, frames: int, side: int, giga: float
+) -> None:
+    tokens = frames * (side // 16) ** 2
+    view = student_flops_per_clip(vit_size(preset), visible=tokens, layers=0, out_width=0)
+    assert view.forward / 2 / G == pytest.approx(giga, rel=5e-3)
+
+
+@pytest.mark.parametrize(("preset", "exact", "millions"), [("vit_b16", 85_944_976, 87), ("vit_l16", 303_484_304, 304)])
+def test_the_paper_s_parameters_are_those_of_our_encoder_with_a_head_for_k400(
+    preset: StudentPreset, exact: int, millions: float
+) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(VideoViT(vit_size(preset)), nn.Linear(vit_size(preset).width, 400))
+    assert sum(parameter.numel() for parameter in model.parameters()) == exact
+    assert exact / 1e6 == pytest.approx(millions, rel=0.015)  # the paper rounds B up
+
+
+@pytest.mark.parametrize(
+    ("preset", "clip", "out_width", "total", "share"),
+    [("vit_b16", CLIP_B16, 512, 471.0, 0.612), ("vit_l16", CLIP_L14, 768, 1623.1, 0.616)],
+)
+def test_a_clip_of_stage_1_as_published(
+    preset: StudentPreset, clip: VitSize, out_width: int, total: float, share: float
+) -> None:
+    looks = teacher(clip, out_width).forward
+    flops = student(preset, out_width).forward_backward + looks
+    assert flops / G == pytest.approx(total, rel=5e-3)
+    assert looks / flops == pytest.approx(share, abs=5e-4)

@@ -14,7 +14,15 @@ import torch
 T = TypeVar("T")
 
 # Dense bf16/fp16 matrix peak in FLOP/s, from NVIDIA's data sheets (SXM parts where there are several)
-_PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12, "V100": 125e12}
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "V100": 125e12,
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for part, flops in _PEAK.items():
+        for part, flops in PEAK_FLOPS.items():
             if part in name:
                 return flops, f"{name}, data sheet"
     return _measured_matmul(device), "measured matrix product"

@@ -82,7 +82,7 @@ class Stage1Task:
         self._teacher, teacher_hash = load_teacher(config.teacher)
         self._fingerprints = {"teacher": teacher_hash}
         self._frames = student.frames
-        self._grid = _common_grid(student.image_size, size.patch, self._teacher)
+        self._grid = common_grid(student.image_size, size.patch, self._teacher)
         self._mask = MaskPlan(config.mask.kind, config.mask.ratio)
         if config.mask.kind == "semantic" and not self._teacher.has_class_token:
             raise ConfigError(
@@ -182,7 +182,7 @@ def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
     return teacher, state_fingerprint(teacher.state_dict())
 
 
-def _common_grid(image_size: int, patch: int, teacher: Teacher) -> tuple[int, int]:
+def common_grid(image_size: int, patch: int, teacher: Teacher) -> tuple[int, int]:
     """Patches per column and row, the same for student and teacher."""
     side = image_size // patch
     if image_size % patch or teacher.grid != (side, side):
