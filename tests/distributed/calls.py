@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,3 +144,14 @@ def train(name: str, overrides: list[str], allow_config_change: bool = False) ->
         return {"code": run_training(load_run(name, overrides), allow_config_change=allow_config_change)}
     except SystemExit as error:
         return {"code": error.code}
+
+
+def train_with_small_files(name: str, overrides: list[str], rank: int, limit: int) -> dict[str, Any]:
+    """`umt train`, while no file of rank `rank` can grow beyond `limit` bytes: to it, the disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if int(os.environ["RANK"]) == rank:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        return train(name, overrides)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

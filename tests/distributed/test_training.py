@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.support.ranks import REPO, call, run_ranks
 from tests.support.shards import picture, record, write_shards
+from umt_ds.engine.manifest import read_checkpoint_manifest
 from umt_ds.engine.report import read_metrics
 
 STEPS, STOP = 6, 3
@@ -76,6 +77,16 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
         "unbroken": train(folder, "unbroken"),
         "stopped": train(folder, "resumed", f"stop_at={STOP}"),
         "resumed": train(folder, "resumed"),
+        "written at once": train(folder, "at-once", "cadence.async_save=false"),
+        "before the full disk": train(folder, "full-disk", "stop_at=2"),
+        "full disk": call(
+            "tests.distributed.calls:train_with_small_files",
+            name="demo/stage1",
+            overrides=overrides(folder, "full-disk"),
+            rank=1,
+            limit=1 << 20,  # enough for batches in shared memory, too little for a share of the weights
+        ),
+        "after the full disk": train(folder, "full-disk"),
         "from weights": train(folder, "from-weights", f"init.weights={folder / 'unbroken'}", "schedule.steps=3"),
         "continued": train(folder, "continued", f"init.resume_from={folder / 'unbroken'}"),
         **{
@@ -111,6 +122,34 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(folder: Path, two_ranks: 
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert {r["attempt"] for r in read_metrics(folder / "resumed").values()} == {1, 2}
+
+
+def test_a_snapshot_written_beside_training_has_the_bytes_of_a_save_that_held_it(
+    folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    assert two_ranks["written at once"] == ({"code": 0}, {"code": 0})
+    for step in (2, 4, 6):
+        beside, held = (
+            read_checkpoint_manifest(folder / run / "checkpoints" / f"step-{step:08d}")
+            for run in ("unbroken", "at-once")
+        )
+        assert len(beside.files) == 6, "three kinds of state from each of two ranks"
+        assert beside.files == held.files
+        assert beside.progress == held.progress
+    assert "saved step-00000004: 0.01 GB in " in (folder / "unbroken" / "log.txt").read_text()
+
+
+def test_a_disk_that_is_full_for_one_rank_ends_all_with_1_and_costs_the_steps_since_the_last_save(
+    folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    """The writing thread of rank 1 fails; all ranks hear of it at the end of a later step."""
+    assert two_ranks["full disk"] == ({"code": 1}, {"code": 1})
+    told = (folder / "full-disk" / "log.txt").read_text()
+    assert "checkpoint step-00000004 was not written (another rank failed)" in told
+    assert f"last good checkpoint: {folder / 'full-disk' / 'checkpoints' / 'step-00000002'}" in told
+    assert "free some space and start the same command again" in told
+    assert two_ranks["after the full disk"] == ({"code": 0}, {"code": 0})
+    assert_same_run(folder / "unbroken", folder / "full-disk", rtol=None)
 
 
 def test_init_weights_starts_a_new_run_from_old_weights(folder: Path, two_ranks: dict[str, list[Any]]) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
-from umt_ds.engine import checkpoint
+from umt_ds.engine import checkpoint, snapshot
 from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.protocol import Progress
@@ -70,10 +72,15 @@ def open_store(run: Path, *overrides: str, fingerprints: dict[str, str] = FINGER
     return CheckpointStore(run, world=alone, config=config, fingerprints=fingerprints, device=CPU)
 
 
-def save(store: CheckpointStore, *steps: int) -> None:
+def save(store: CheckpointStore, *steps: int, wait: bool = True) -> None:
     """The state after step n is that of FakeEngine(n)."""
     for step in steps:
-        store.save(FakeEngine(step), Progress(step=step, draws=32 * step))  # type: ignore[arg-type]
+        store.save(FakeEngine(step), Progress(step=step, draws=32 * step), wait=wait)  # type: ignore[arg-type]
+
+
+def save_and_finish(store: CheckpointStore, step: int, *, wait: bool) -> None:
+    save(store, step, wait=wait)
+    store.finish()
 
 
 def resume(store: CheckpointStore) -> FakeEngine:
@@ -178,7 +185,7 @@ def disk_full(*_: object, **__: object) -> None:
 
 
 def fail_in_second_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = checkpoint.save_file, []
+    real, calls = snapshot.save_file, []
 
     def write(tensors: dict[str, Tensor], path: Path) -> None:
         calls.append(path)
@@ -187,7 +194,7 @@ def fail_in_second_file(monkeypatch: pytest.MonkeyPatch) -> None:
             disk_full()
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", write)
+    monkeypatch.setattr(snapshot, "save_file", write)
 
 
 def fail_at_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,21 +205,162 @@ def fail_at_rename(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint.os, "replace", disk_full)
 
 
+@pytest.mark.parametrize("wait", [True, False], ids=["at once", "in the background"])
 @pytest.mark.parametrize("failure", [fail_in_second_file, fail_at_fsync, fail_at_rename])
 def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_which(
-    tmp_path: Path, failure: Callable[[pytest.MonkeyPatch], None]
+    tmp_path: Path, failure: Callable[[pytest.MonkeyPatch], None], wait: bool
 ) -> None:
     store = open_store(tmp_path, "cadence.keep=1")
     save(store, 2)
     with pytest.MonkeyPatch.context() as patch:
         failure(patch)
         with pytest.raises(CheckpointError, match=r"step-00000004 was not written \(.*No space left") as raised:
-            save(store, 4)
+            save_and_finish(store, 4, wait=wait)
     assert f"last good checkpoint: {folder(tmp_path, 2)}" in str(raised.value.hint)
+    assert "free some space" in str(raised.value.hint)
     assert (tmp_path / "checkpoints" / "LATEST").read_text() == "step-00000002\n"
     assert same_state(resume(open_store(tmp_path, "cadence.keep=1")), FakeEngine(2))
     save(store, 4)  # space again: the same store goes on
     assert same_state(resume(open_store(tmp_path, "cadence.keep=1")), FakeEngine(4))
+
+
+def test_a_folder_that_vanishes_while_it_is_written_is_told(tmp_path: Path, slow_disk: threading.Event) -> None:
+    """The state is on its way; somebody tidies up."""
+    store = open_store(tmp_path)
+    save(store, 2, wait=False)
+    shutil.rmtree(tmp_path / "checkpoints")
+    slow_disk.set()
+    with pytest.raises(CheckpointError, match=r"step-00000002 was not written \(.*No such file"):
+        store.finish()
+    save(store, 4)
+    assert same_state(resume(open_store(tmp_path)), FakeEngine(4))
+
+
+def test_a_folder_that_vanishes_when_all_is_written_is_told(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    save(store, 2, wait=False)
+    assert store._pending is not None
+    store._pending.writing.files()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"step-00000002 was not written \(.*No such file"):
+        store.finish()
+
+
+def test_whoever_looks_during_a_slow_rename_finds_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, where it may take a while: what is there before and after each of the two renames of a save."""
+    real, found = os.replace, []
+
+    def look() -> None:
+        latest = (tmp_path / "checkpoints" / "LATEST").read_text().strip()
+        found.append((open_store(tmp_path).plan_resume().progress.step, latest))
+
+    def slow(source: Path, target: Path) -> None:
+        look()
+        real(source, target)
+        look()
+
+    store = open_store(tmp_path, "cadence.keep=1")
+    save(store, 2)
+    monkeypatch.setattr(os, "replace", slow)
+    save(store, 4)
+    assert found == [(2, "step-00000002"), (4, "step-00000002"), (4, "step-00000002"), (4, "step-00000004")]
+
+
+def test_a_rename_that_was_done_but_reported_as_failed_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS answers so when the first answer was lost on the way."""
+    real = os.replace
+
+    def done_but_failed(source: Path, target: Path) -> None:
+        real(source, target)
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    store = open_store(tmp_path, "cadence.keep=1")
+    save(store, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", done_but_failed)
+        with pytest.raises(CheckpointError) as raised:
+            save(store, 4)
+    assert f"last good checkpoint: {folder(tmp_path, 4)}" in str(raised.value.hint)
+    assert same_state(resume(open_store(tmp_path)), FakeEngine(4))
+
+
+# ---------------------------------------------------------------- in the background
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """No file is written before the event is set."""
+    real, answers = snapshot.save_file, threading.Event()
+
+    def write(tensors: dict[str, Tensor], path: Path) -> None:
+        answers.wait(60)
+        real(tensors, path)
+
+    monkeypatch.setattr(snapshot, "save_file", write)
+    yield answers
+    answers.set()
+
+
+def test_training_goes_on_while_the_state_of_a_step_is_written(tmp_path: Path, slow_disk: threading.Event) -> None:
+    store, engine = open_store(tmp_path), FakeEngine(2)
+    store.save(engine, Progress(step=2), wait=False)  # type: ignore[arg-type]
+    for tensors in engine.state.values():  # the next steps move all of it
+        for tensor in tensors.values():
+            tensor.zero_()
+    store.commit_written()
+    assert names_in(tmp_path) == {"step-00000002.partial"}, "nothing is a checkpoint before it is whole"
+    slow_disk.set()
+    store.finish()
+    assert same_state(resume(open_store(tmp_path)), FakeEngine(2))
+
+
+def test_what_all_have_written_becomes_a_checkpoint_at_the_end_of_a_step(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    save(store, 2, wait=False)
+    assert store._pending is not None
+    store._pending.writing.files()
+    store.commit_written()
+    assert names_in(tmp_path) == {"step-00000002", "LATEST"}
+    store.commit_written()
+    store.finish()
+    assert names_in(tmp_path) == {"step-00000002", "LATEST"}, "and that is all"
+
+
+def test_both_ways_write_the_same_bytes(tmp_path: Path) -> None:
+    save(open_store(tmp_path / "at once"), 2)
+    store = open_store(tmp_path / "later")
+    save_and_finish(store, 2, wait=False)
+    one, two = (sorted(folder(tmp_path / run, 2).glob("*.safetensors")) for run in ("at once", "later"))
+    assert [path.name for path in one] == [path.name for path in two]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    manifests = [read_checkpoint_manifest(folder(tmp_path / run, 2)) for run in ("at once", "later")]
+    assert manifests[0].files == manifests[1].files
+
+
+def test_the_next_save_waits_for_the_one_on_its_way_and_the_log_counts_it(
+    tmp_path: Path, slow_disk: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two states in memory would be one too many."""
+    caplog.set_level(logging.INFO, logger="umt_ds")
+    store = open_store(tmp_path)
+    save(store, 2, wait=False)
+    slow_disk_answers = threading.Timer(0.2, slow_disk.set)
+    slow_disk_answers.start()
+    save(store, 4, wait=False)
+    assert folder(tmp_path, 2).is_dir(), "it is a checkpoint before the next snapshot is taken"
+    store.finish()
+    assert names_in(tmp_path) == {"step-00000002", "step-00000004", "LATEST"}
+    assert "for step-00000002 to be written (1 of 1 saves waited so far)" in caplog.text
+    assert "saved step-00000004: 0.00 GB in " in caplog.text
+
+
+def test_async_save_can_be_switched_off(tmp_path: Path) -> None:
+    save(open_store(tmp_path, "cadence.async_save=false"), 2, wait=False)
+    assert names_in(tmp_path) == {"step-00000002", "LATEST"}
 
 
 # ---------------------------------------------------------------- damage

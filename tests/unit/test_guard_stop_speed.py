@@ -60,6 +60,18 @@ def test_it_is_still_told_after_finite_steps_and_at_every_later_check() -> None:
             watching.check()
 
 
+def test_what_is_to_be_kept_of_the_steps_before_is_kept_first() -> None:
+    kept: list[str] = []
+    watching = guard()
+    watching.watch(0, FINE, FINE, applied=True)
+    watching.check(before_raising=lambda: kept.append("a snapshot on its way"))
+    assert not kept
+    watching.watch(1, NAN, FINE, applied=False)
+    with pytest.raises(NonFiniteError):
+        watching.check(before_raising=lambda: kept.append("a snapshot on its way"))
+    assert kept == ["a snapshot on its way"]
+
+
 def test_an_fp16_overflow_is_passed_over() -> None:
     watching = guard(fp16=True)
     for step in range(49):

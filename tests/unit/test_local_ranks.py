@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -90,3 +91,31 @@ Path(sys.argv[1], str(rank)).touch()
     sender.start()
     assert run_local_ranks(python(code, tmp_path), 2) == 75
     assert signal.getsignal(number) is before, "and the handler is given back"
+
+
+def test_a_rank_that_hangs_while_the_others_stop_is_ended_and_the_job_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_GRACE_S", 0.5)
+    started = time.monotonic()
+    code = f"os.kill(os.getpid(), signal.SIGSTOP) if rank else sys.exit(75)\n{WAIT_FOR_THE_END}"
+    assert run_local_ranks(python(code), 2) == 75
+    assert time.monotonic() - started < 20
+
+
+def test_ranks_are_asked_to_stop_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    rank = f"signal.signal(15, lambda *_: (Path(sys.argv[1]).write_text('asked'), os._exit(0)))\n{WAIT_FOR_THE_END}"
+    command = python("Path(sys.argv[2]).touch()\n" + rank, tmp_path / "asked", tmp_path / "there")
+    code = f"from umt_ds.distributed.local import run_local_ranks; run_local_ranks({command!r}, 1)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    launcher = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    _wait_for(tmp_path / "there")
+    time.sleep(0.2)  # the handler is set a moment after
+    launcher.kill()
+    launcher.wait()
+    _wait_for(tmp_path / "asked")
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} did not come"
+        time.sleep(0.02)

@@ -20,7 +20,9 @@ from umt_ds.engine.deepspeed import build_engine
 from umt_ds.engine.loop import train
 from umt_ds.engine.protocol import Ended, Task
 from umt_ds.engine.report import Report, start_logging
+from umt_ds.engine.restarts import HangError, check_restarts, ended_by_watchdog
 from umt_ds.engine.stop import Stop
+from umt_ds.engine.watchdog import Watchdog
 from umt_ds.errors import (
     EXIT_DONE,
     EXIT_STOPPED,
@@ -35,7 +37,7 @@ from umt_ds.tasks.initial import read_weights
 from umt_ds.weights.load import load_strict
 
 log = logging.getLogger("umt_ds")
-AGREED = (ConfigError, CheckpointError, NonFiniteError)  # every rank raises these, or none
+AGREED = (ConfigError, CheckpointError, NonFiniteError, HangError)  # every rank raises these, or none
 
 
 def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int:
@@ -46,18 +48,26 @@ def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int
     with start_job() as job:
         run = _open_folder(config, job)
         stop = Stop(run, world=job.world, device=job.device, stop_at=config.stop_at)
+        watchdog = Watchdog(run, world=job.world, limit_s=config.cadence.watchdog)
         try:
-            return _train(config, job, run, stop, allow_config_change)
+            check_restarts(run, job.world)
+            return _train(config, job, run, stop, watchdog, allow_config_change)
         except UmtError as error:
             # what all ranks agree on is said once; anything else by each rank it happens to
             if job.world.is_first or not isinstance(error, AGREED):
                 log.error("error: %s", error)
             raise SystemExit(error.exit_code) from error
+        except RuntimeError as error:  # torch's, when a rank that it talks to is gone
+            if not ended_by_watchdog(run):
+                raise
+            log.error("the watchdog ended another rank, so this one leaves too: %s", error)
+            os._exit(EXIT_STOPPED)  # taking leave of a broken group may hang or raise
         finally:
+            watchdog.close()
             stop.close()
 
 
-def _train(config: RunConfig, job: Job, run: Path, stop: Stop, allow_config_change: bool) -> int:
+def _train(config: RunConfig, job: Job, run: Path, stop: Stop, watchdog: Watchdog, allow_config_change: bool) -> int:
     settings = load_deepspeed_json(config.engine)
     precision = precision_of(settings)
     plan = plan_run(config, world=job.world.size, num_samples=count_samples(config))
@@ -84,6 +94,7 @@ def _train(config: RunConfig, job: Job, run: Path, stop: Stop, allow_config_chan
             store,
             report,
             stop,
+            watchdog,
             progress=progress,
             plan=plan,
             cadence=config.cadence,

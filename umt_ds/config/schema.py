@@ -224,11 +224,18 @@ class EngineConfig(Section):
 
 
 class CadenceConfig(Section):
-    """How often things happen, in optimiser steps."""
+    """How often things happen: in optimiser steps, the watchdog's in seconds."""
 
     log: int = Field(20, gt=0)
     save: int = Field(1000, gt=0)
     keep: int = Field(3, gt=0, description="newest checkpoints kept")
+    async_save: bool = Field(True, description="train on while a checkpoint is written, from a copy in RAM")
+    # below the 600 s after which torch ends a waiting collective itself, with an exit code that nobody restarts
+    watchdog: float = Field(
+        540,
+        ge=0,
+        description="seconds without progress after which a rank says where it stands and exits with 75; 0: off",
+    )
 
 
 class InitConfig(Section):

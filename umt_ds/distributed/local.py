@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from types import FrameType
 from umt_ds.distributed.world import free_port
 from umt_ds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
-_GRACE_S = 20.0  # for the other ranks after one has failed: they notice by themselves, or are ended
+_GRACE_S = 20.0  # for the other ranks after one has failed or stopped: they notice by themselves, or are ended
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -38,11 +40,17 @@ def run_local_ranks(command: Sequence[str], ranks: int) -> int:
     try:
         for rank in range(ranks):
             env = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            children.append(subprocess.Popen(command, env=env))
+            children.append(subprocess.Popen(command, env=env, preexec_fn=_stop_with_the_launcher))
         return _wait(children)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _stop_with_the_launcher() -> None:
+    """In the child: if this launcher is killed, the rank is asked to stop (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:
@@ -54,9 +62,14 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
             if failed is None and code not in (None, EXIT_DONE, EXIT_STOPPED):
                 failed, deadline = code, time.monotonic() + _GRACE_S
                 print(f"rank {rank} ended with {_describe(code)}; ending the others", file=sys.stderr)
+            if code == EXIT_STOPPED:  # ranks stop together; one that does not hangs (see engine.watchdog)
+                deadline = min(deadline, time.monotonic() + _GRACE_S)
         if time.monotonic() > deadline:
-            for child in children:
+            late = [child for child in children if child.poll() is None]
+            for child in late:
                 child.kill()
+                child.wait()
+            children = [child for child in children if child not in late]
         time.sleep(0.05)
     codes = {child.returncode for child in children}
     if failed is None:

@@ -7,6 +7,10 @@
     RUN/checkpoints/LATEST                                       name of the newest one
 
 No pickle and no DeepSpeed file: plain tensors by parameter name. A frozen teacher is not in it.
+
+Training goes on while a snapshot is written (`engine.snapshot`); once all ranks have written theirs, rank 0 makes it a
+checkpoint at the end of a step. There is at most one snapshot on its way: the next save waits for it. What a crash can
+cost is `cadence.save` steps and those that one write takes; an agreed stop costs none.
 """
 
 from __future__ import annotations
@@ -16,15 +20,15 @@ import logging
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
@@ -45,6 +49,7 @@ from umt_ds.engine.manifest import (
     step_of,
 )
 from umt_ds.engine.protocol import Progress
+from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
 from umt_ds.errors import CheckpointError, ConfigError, UmtError
 
 log = logging.getLogger("umt_ds")
@@ -64,6 +69,16 @@ class Resume:
         return Progress(**self.manifest.progress) if self.manifest else Progress()
 
 
+@dataclass
+class _Pending:
+    """A snapshot on its way to the disk, and for how long it has held training up."""
+
+    final: Path
+    manifest: CheckpointManifest  # all but the files
+    writing: Writing
+    held_s: float
+
+
 class CheckpointStore:
     """The checkpoints of one run. Every rank calls every method."""
 
@@ -76,6 +91,9 @@ class CheckpointStore:
         self._fingerprints = dict(fingerprints)
         self._device = device
         self._saved_step: int | None = None
+        self._writer = SnapshotWriter(world)
+        self._pending: _Pending | None = None  # on all ranks, or on none
+        self._saves = self._waits = 0
 
     # ------------------------------------------------------------ start
 
@@ -161,27 +179,74 @@ class CheckpointStore:
 
     # ------------------------------------------------------------ save
 
-    def save(self, engine: Engine, progress: Progress) -> Path:
+    def save(self, engine: Engine, progress: Progress, *, wait: bool = True) -> Path:
         """Write `step-N.partial/`, agree that it is whole, rename it, move LATEST, prune.
 
-        Raises CheckpointError on every rank if one rank could not write; older checkpoints stay.
+        Without `wait` (and with `cadence.async_save`) only a snapshot is taken now; `commit_written` does the rest
+        after some later step. Raises CheckpointError on every rank if one rank could not write, then or now; older
+        checkpoints stay.
         """
+        began = time.perf_counter()
         final = self.run / CHECKPOINTS / f"step-{progress.step:08d}"
+        if self._pending is not None:
+            self._wait_for_room(progress.step)
         if self._saved_step == progress.step:
             return final
         partial = final.with_name(final.name + ".partial")
         self._together("prepare", final, lambda: self._prepare(partial))
-        written: dict[str, dict[str, object]] = {}
-        self._together("write", final, lambda: written.update(self._write_own(partial, engine)))
-        files = _gather_files(written)
-        manifest = self._manifest(engine, progress, files)
-        self._together("commit", final, lambda: self._commit(partial, final, manifest))
-        self._saved_step = progress.step
+        wait = wait or not self._config.cadence.async_save
+        writing = self._writer.write(engine, partial, at_once=wait)
+        self._saves += 1
+        held_s = time.perf_counter() - began
+        self._pending = _Pending(final, self._manifest(engine, progress), writing, held_s)
+        if wait:
+            self.finish()
         return final
 
+    def commit_written(self) -> None:
+        """If a snapshot is on its way and all ranks have written theirs, make it a checkpoint. For the end of a step:
+        without one on its way it costs nothing, else an agreement of eight bytes."""
+        if self._pending is not None and not any_rank(not self._pending.writing.done(), self._device):
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the snapshot that is on its way, if there is one, and make it a checkpoint."""
+        if self._pending is None:
+            return
+        began = time.perf_counter()
+        pending, self._pending = self._pending, None
+        final, files = pending.final, Files()
+        self._together("write", final, lambda: files.update(pending.writing.files()))
+        manifest = replace(
+            pending.manifest, files=_gather_files(files), written=datetime.now(UTC).isoformat(timespec="seconds")
+        )
+        self._together("commit", final, lambda: self._commit(final, manifest))
+        self._saved_step = manifest.step
+        log.info(
+            "saved %s: %.2f GB in %.2f s, training held %.2f s",
+            final.name,
+            sum(int(entry["bytes"]) for entry in manifest.files.values()) / 1e9,
+            pending.writing.seconds,
+            pending.held_s + time.perf_counter() - began,
+        )
+
+    def _wait_for_room(self, step: int) -> None:
+        """One snapshot in memory is enough."""
+        assert self._pending is not None
+        began, name = time.perf_counter(), self._pending.final.name
+        self.finish()
+        self._waits += 1
+        log.info(
+            "the save of step %d waited %.2f s for %s to be written (%d of %d saves waited so far)",
+            step,
+            time.perf_counter() - began,
+            name,
+            self._waits,
+            self._saves,
+        )
+
     def _together(self, what: str, final: Path, action: _Action) -> None:
-        """Do it on every rank; if it failed on one, fail on all. Collectives inside `action` are complete
-        on every rank before any rank can raise an OSError (see `_write_own`)."""
+        """Do it on every rank; if it failed on one, fail on all. There is no collective in `action`."""
         problem: OSError | SafetensorError | None = None
         try:
             action()
@@ -203,34 +268,12 @@ class CheckpointStore:
                 shutil.rmtree(left_over)
             partial.mkdir(parents=True)
 
-    def _write_own(self, partial: Path, engine: Engine) -> dict[str, dict[str, object]]:
-        """This rank's share of the names, one file a kind. Gathering is collective, so it comes first:
-        an error of the disk is kept until all kinds are gathered."""
-        written: dict[str, dict[str, object]] = {}
-        problem: OSError | SafetensorError | None = None
-        for kind in STATE_KINDS:
-            share = {
-                name: tensor.detach().to("cpu", copy=True).contiguous()
-                for position, (name, tensor) in enumerate(engine.read_state(kind))
-                if position % self._world.size == self._world.rank
-            }
-            if not share or problem is not None:
-                continue
-            path = partial / f"{kind}-{self._world.rank:05d}.safetensors"
-            try:
-                save_file(share, path)
-                written[path.name] = {"bytes": path.stat().st_size, "sha256": _sync_and_hash(path)}
-            except (OSError, SafetensorError) as error:
-                problem = error
-        if problem is not None:
-            raise problem
-        return written
-
     def _numbers(self) -> dict[str, object]:
         """What makes this the experiment it is; the precision is said in the DeepSpeed JSON."""
         return {**numbers_of(self._config), "precision": precision_of(load_deepspeed_json(self._config.engine))}
 
-    def _manifest(self, engine: Engine, progress: Progress, files: dict[str, dict[str, object]]) -> CheckpointManifest:
+    def _manifest(self, engine: Engine, progress: Progress) -> CheckpointManifest:
+        """What is true now; the files and the time come when they are written."""
         tree = as_tree(self._config)
         numbers = self._numbers()
         running = {key: value for key, value in flatten(tree).items() if key not in numbers}
@@ -241,19 +284,19 @@ class CheckpointStore:
             numbers_hash=config_hash(numbers),
             running_hash=config_hash(running),
             fingerprints=self._fingerprints,
-            files=files,
+            files={},
             world=self._world.size,
             zero_stage=engine.stage,
             precision=engine.precision,
             loss_scale=engine.read_loss_scale(),
             versions=versions(),
-            written=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def _commit(self, partial: Path, final: Path, manifest: CheckpointManifest) -> None:
+    def _commit(self, final: Path, manifest: CheckpointManifest) -> None:
         """Rank 0 makes the checkpoint real: manifest, fsync, rename, LATEST, prune."""
         if not self._world.is_first:
             return
+        partial = final.with_name(final.name + ".partial")
         with (partial / MANIFEST).open("w") as out:
             out.write(manifest.to_json())
             out.flush()
@@ -323,12 +366,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def _sync_and_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -337,11 +374,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _gather_files(own: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+def _gather_files(own: Files) -> Files:
     """What all ranks wrote."""
     import torch.distributed as dist
 
-    parts: list[dict[str, dict[str, object]]] = [own]
+    parts: list[Files] = [own]
     if dist.is_initialized() and dist.get_world_size() > 1:
         parts = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(parts, own)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,9 +32,12 @@ class FiniteGuard:
         self._first_bad = torch.minimum(self._first_bad, this_step)
         self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
 
-    def check(self) -> None:
-        """Raise NonFiniteError on every rank if any rank met a NaN or infinity."""
+    def check(self, *, before_raising: Callable[[], None] = lambda: None) -> None:
+        """Raise NonFiniteError on every rank if any rank met a NaN or infinity. By then all ranks have agreed, so
+        `before_raising` may be collective: what is still to be kept of the steps before."""
         first_bad = -reduce_max([-int(self._first_bad)], self._first_bad.device)[0]
+        if first_bad < _NEVER or self._skipped_in_a_row >= _MAX_SKIPPED_IN_A_ROW:
+            before_raising()
         if first_bad < _NEVER:
             a, b = first_bad * self._draws_per_step, (first_bad + 1) * self._draws_per_step
             raise NonFiniteError(

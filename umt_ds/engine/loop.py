@@ -22,6 +22,7 @@ from umt_ds.engine.report import Report
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Stopwatch
 from umt_ds.engine.stop import Stop
+from umt_ds.engine.watchdog import Watchdog
 from umt_ds.keyed import add_digests, key_of
 
 
@@ -32,6 +33,7 @@ def train(
     store: CheckpointStore,
     report: Report,
     stop: Stop,
+    watchdog: Watchdog,
     *,
     progress: Progress,
     plan: RunPlan,
@@ -52,17 +54,21 @@ def train(
         progress = progress.next(plan.draws_per_step)
         watch.count_step()
         stopping = stop.agreed(progress.step)
+        watchdog.beat(progress.step)
         last = progress.step == plan.total_steps
         saving = progress.step % cadence.save == 0 or stopping or last
         logging = progress.step % cadence.log == 0 or stopping or last
+        with watch.paused():
+            store.commit_written()  # a snapshot that all ranks have written by now becomes a checkpoint
         if logging or saving:
-            guard.check()  # before a save too: never keep poisoned weights
+            guard.check(before_raising=store.finish)  # before a save too: never keep poisoned weights
             progress, digest = tally.add_to(progress)
         if logging:
             report.step(progress, tally.losses, engine.grad_norm(), watch.lap(), digest)
         if saving:
             with watch.paused():
-                store.save(engine, progress)
+                store.save(engine, progress, wait=stopping or last)
+            watchdog.beat(progress.step)
         if stopping and not last:
             return Ended.STOPPED, progress
     return Ended.FINISHED, progress

@@ -1,0 +1,144 @@
+"""The watchdog in processes of a few lines, and the count of its ends. A real job is in tests/distributed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.ranks import environment
+from umt_ds.distributed.world import World
+from umt_ds.engine.restarts import HangError, check_restarts
+from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED
+
+ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
+RANK = """
+import logging, os, sys, threading, time
+from pathlib import Path
+from umt_ds.distributed.world import World
+from umt_ds.engine.watchdog import Watchdog
+logging.getLogger("umt_ds").addHandler(logging.StreamHandler())
+run = Path(sys.argv[1])
+watchdog = Watchdog(run, world=World(1, 2, 1, "", 1, "env"), limit_s=float(sys.argv[2]))
+def wait_for_the_others():
+    time.sleep(60)
+"""
+
+
+def start(code: str, run: Path, *, limit_s: float) -> subprocess.Popen[str]:
+    """Rank 1 of 2 with a watchdog."""
+    command = [sys.executable, "-c", RANK + code, str(run), str(limit_s)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment(), text=True, **pipes)
+
+
+def test_a_rank_that_hangs_says_where_and_leaves_to_be_started_again(tmp_path: Path) -> None:
+    code = """
+def hash_a_file():
+    time.sleep(60)
+threading.Thread(target=hash_a_file, daemon=True).start()
+watchdog.beat(12)
+wait_for_the_others()
+"""
+    rank = start(code, tmp_path, limit_s=0.2)
+    _, told = rank.communicate(timeout=60)
+    assert rank.returncode == EXIT_STOPPED
+    assert f"rank 1 of 2 on {os.uname().nodename} made no progress for 0.2 s after step 12" in told
+    assert "in wait_for_the_others" in told, "the stack of the main thread"
+    stacks = (tmp_path / "stacks" / "rank-00001.txt").read_text()
+    assert "after step 12" in stacks
+    assert "in wait_for_the_others" in stacks
+    assert "in hash_a_file" in stacks, "and of all others"
+
+
+def test_it_leaves_although_the_disk_of_the_run_hangs_too(tmp_path: Path) -> None:
+    (tmp_path / "stacks").mkdir()
+    os.mkfifo(tmp_path / "stacks" / "rank-00001.txt")  # opening it waits for a reader, for ever
+    code = "import umt_ds.engine.watchdog as w; w._TELLING_S = 0.5; watchdog.beat(1); wait_for_the_others()"
+    rank = start(code, tmp_path, limit_s=0.2)
+    _, told = rank.communicate(timeout=60)
+    assert rank.returncode == EXIT_STOPPED
+    assert "made no progress" in told
+
+
+@pytest.mark.parametrize(
+    ("code", "limit_s"),
+    [
+        ("for step in range(12): watchdog.beat(step); time.sleep(0.1)", 0.6),
+        ("time.sleep(0.6)", 0.1),  # starting up: no step has ended
+        ("watchdog.beat(1); watchdog.close(); time.sleep(0.6)", 0.1),
+        ("watchdog.beat(1); time.sleep(0.6)", 0),
+    ],
+    ids=["steps", "start", "closed", "off"],
+)
+def test_it_lets_live_who_gets_on_or_is_not_watched(tmp_path: Path, code: str, limit_s: float) -> None:
+    rank = start(code, tmp_path, limit_s=limit_s)
+    _, told = rank.communicate(timeout=60)
+    assert (rank.returncode, told) == (0, "")
+
+
+def test_the_time_of_a_suspended_job_does_not_count(tmp_path: Path) -> None:
+    """`scontrol suspend` stops all processes of a job; when it goes on, nothing hangs."""
+    rank = start("watchdog.beat(1); print('ready', flush=True); input(); watchdog.close()", tmp_path, limit_s=0.5)
+    assert rank.stdout is not None
+    rank.stdout.readline()
+    rank.send_signal(signal.SIGSTOP)
+    time.sleep(1)
+    assert rank.stdin is not None
+    rank.stdin.write("\n")
+    rank.stdin.flush()
+    rank.send_signal(signal.SIGCONT)
+    _, told = rank.communicate(timeout=60)
+    assert (rank.returncode, told) == (0, "")
+
+
+# ---------------------------------------------------------------- again and again
+
+
+def watchdog_ends_a_job(run: Path, *, checkpoint: int | None = None) -> None:
+    """A job starts, saves at step `checkpoint`, then hangs."""
+    check_restarts(run, ALONE)
+    if checkpoint is not None:
+        (run / "checkpoints" / f"step-{checkpoint:08d}").mkdir(parents=True)
+    (run / "stacks").mkdir()
+
+
+def counted(run: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads((run / "restarts.json").read_text())
+    return found
+
+
+def test_a_job_that_hangs_three_times_at_the_same_place_is_not_started_a_fourth_time(tmp_path: Path) -> None:
+    watchdog_ends_a_job(tmp_path, checkpoint=12)  # it made progress first
+    for ends in range(3):
+        watchdog_ends_a_job(tmp_path)
+        assert counted(tmp_path) == {"step": 12, "watchdog_ends": ends}
+    with pytest.raises(HangError, match="3 jobs in a row made no progress after step 12") as raised:
+        check_restarts(tmp_path, ALONE)
+    assert raised.value.exit_code == EXIT_FAILED
+    assert f"the stacks in {tmp_path}/stacks-*" in str(raised.value.hint)
+    assert len(list(tmp_path.glob("stacks-*"))) >= 1
+    check_restarts(tmp_path, ALONE)  # a person starts it again: three more tries
+    assert counted(tmp_path) == {"step": 12, "watchdog_ends": 0}
+
+
+def test_a_newer_checkpoint_or_an_end_of_another_kind_does_not_count(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8, 10):
+        watchdog_ends_a_job(tmp_path, checkpoint=step)
+    for _ in range(5):  # killed, full disk, preempted
+        check_restarts(tmp_path, ALONE)
+    assert counted(tmp_path) == {"step": 10, "watchdog_ends": 0}
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]", "7"])
+def test_a_damaged_count_stops_nobody_and_begins_anew(tmp_path: Path, damage: str) -> None:
+    watchdog_ends_a_job(tmp_path)
+    (tmp_path / "restarts.json").write_text(damage)
+    check_restarts(tmp_path, ALONE)
+    assert counted(tmp_path) == {"step": 0, "watchdog_ends": 0}

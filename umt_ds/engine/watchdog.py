@@ -1,0 +1,98 @@
+"""A rank that makes no progress ends itself with exit code 75, so that the job can be started again.
+
+One rank that died, was stopped, or waits for a disk leaves all others waiting in a collective. So each rank watches
+itself: when nothing has been done for `cadence.watchdog` seconds it tells where it stands, keeps the stacks of all its
+threads, and leaves. The others do the same a moment later, and the launcher ends those that cannot.
+
+    RUN/stacks/rank-00001.txt     of each rank that the watchdog ended; see `engine.restarts` for what comes then
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import socket
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from umt_ds.distributed.world import World
+from umt_ds.errors import EXIT_STOPPED
+
+log = logging.getLogger("umt_ds")
+
+STACKS = "stacks"
+_START_S = 1800.0  # at least, from the start to the end of the first step: imports, loading, compiling
+_TELLING_S = 10.0  # then it leaves, told or not: the disk of the log may be what hangs
+
+
+@dataclass(frozen=True, eq=False)
+class _Beat:
+    """A sign of life: after what, and for how long it is enough."""
+
+    after: str
+    allowed_s: float
+
+
+class Watchdog:
+    """Ends this process with 75 when no `beat` comes for `limit_s` seconds; with 0 it watches nothing.
+
+    Time in which the whole process was stopped (a suspended job) does not count. Native code that hangs with Python's
+    lock in hand stops the watchdog too: then the other ranks' end the job.
+    """
+
+    def __init__(self, run: Path, *, world: World, limit_s: float) -> None:
+        self._run, self._world, self._limit_s = run, world, limit_s
+        self._beat = _Beat("the start", max(limit_s, _START_S))
+        self._closed = threading.Event()
+        if limit_s:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def beat(self, step: int) -> None:
+        """This rank got on: it ended step `step`, or the save after it."""
+        self._beat = _Beat(f"step {step}", self._limit_s)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        tick_s = min(1.0, self._limit_s / 5)
+        seen, quiet_s = self._beat, 0.0
+        while not self._closed.wait(tick_s):  # ticks and not the clock: a stopped process has none
+            beat = self._beat
+            quiet_s = quiet_s + tick_s if beat is seen else 0.0
+            seen = beat
+            if quiet_s >= beat.allowed_s:
+                self._end(beat)
+
+    def _end(self, beat: _Beat) -> None:
+        telling = threading.Thread(target=self._tell, args=(beat,), daemon=True)
+        telling.start()
+        telling.join(_TELLING_S)
+        os._exit(EXIT_STOPPED)
+
+    def _tell(self, beat: _Beat) -> None:
+        path = self._run / STACKS / f"rank-{self._world.rank:05d}.txt"
+        headline = (
+            f"rank {self._world.rank} of {self._world.size} on {socket.gethostname()} made no progress for "
+            f"{beat.allowed_s:g} s after {beat.after} (cadence.watchdog)"
+        )
+        main = sys._current_frames()[threading.main_thread().ident or 0]
+        log.error(
+            "%s; it leaves with %d, to be started again. All its threads: %s; the main thread stands in\n%s",
+            headline,
+            EXIT_STOPPED,
+            path,
+            "".join(traceback.format_stack(main)).rstrip(),
+        )
+        with contextlib.suppress(OSError):  # it is told above; the run folder may be what is gone
+            path.parent.mkdir(exist_ok=True)
+            with path.open("w") as file:
+                print(f"{datetime.now(UTC):%FT%TZ} {headline}\n", file=file, flush=True)
+                faulthandler.dump_traceback(file)
