@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: setup demo test test-slurm check format clean
+.PHONY: setup demo test test-slurm drills check format clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,11 @@ test: setup check
 # On a real Slurm of two virtual nodes, started and stopped by the tests: needs root and Debian's slurm-wlm and munge.
 test-slurm: setup
 	$(BIN)/pytest --quiet -m slurm tests/slurm
+
+# Breaks training jobs in every way we know (kills, damaged checkpoints, full disks) and holds what comes of it against
+# an unbroken run: about seven minutes on two cores. For CI: make drills DRILLS=--short
+drills: setup
+	$(BIN)/python -m tests.drills $(DRILLS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -73,7 +73,7 @@ def test_the_probe_of_the_test_above_would_see_torch() -> None:
 # ---------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", ["train", "config", "report"])
+@pytest.mark.parametrize("command", ["train", "config", "report", "verify-run", "doctor", "plan"])
 def test_every_command_is_listed_and_shows_a_real_example(command: str) -> None:
     assert f"\n  {command} " in umt("--help").stdout
     own = umt(command, "--help").stdout

@@ -83,6 +83,8 @@ TORCH_FREE = (
     "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report", "umt_ds.distributed.world",
     "umt_ds.distributed.local", "umt_ds.engine.manifest", "umt_ds.data.places", "umt_ds.data.records",
     "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.cli.bench",
+    "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.cli.examine", "umt_ds.cli.checks", "umt_ds.cli.plan",
+    "umt_ds.cli.gpus",
     "data_prep*", "launchers*", "ds_configs",
 )  # fmt: skip
 LOADS_TORCH = {

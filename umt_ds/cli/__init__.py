@@ -15,6 +15,9 @@ _COMMANDS = {
     "train": ("umt_ds.cli.train", "Train a run: umt train stage1/b16_k710 run_dir=… key=value …"),
     "config": ("umt_ds.cli.config", "Show a run's resolved configuration, or compare two."),
     "report": ("umt_ds.cli.report", "Make pictures and one HTML page of a run."),
+    "verify-run": ("umt_ds.cli.verify_run", "Compare two runs step by step: clips, masks, numbers."),
+    "doctor": ("umt_ds.cli.doctor", "Look at this machine: what is there, what will be used, what to install."),
+    "plan": ("umt_ds.cli.plan", "Say what a run costs on the GPUs you name: memory, cores, disk, hours."),
     "bench": ("umt_ds.cli.bench", "Measure a part of the system on this machine."),
 }
 
