@@ -1,4 +1,4 @@
-"""Readable sbatch files: for a training job, for a job array that makes shards; and their submission."""
+"""What is asked of Slurm: sbatch files filled from templates, submission, and a job array that makes shards."""
 
 from __future__ import annotations
 
@@ -10,38 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from umt_ds.errors import MachineError
+from umt_ds.errors import EXIT_STOPPED, MachineError
 
 _TEMPLATES = Path(__file__).resolve().parent
-
-
-@dataclass(frozen=True)
-class SlurmJob:
-    """What the user asks of Slurm. One task per device; `extra` are #SBATCH options as Slurm writes them."""
-
-    name: str
-    run: Path  # absolute run folder
-    nodes: int
-    tasks_per_node: int
-    grace_s: int  # seconds between USR1 and the time limit
-    command: Sequence[str]
-    extra: Sequence[str] = ()
-
-
-def render(job: SlurmJob) -> str:
-    """The text of the sbatch file."""
-    _check_no_white_space(job.run)
-    return _fill(
-        "train.sbatch",
-        script=job.run / "train.sbatch",
-        name=job.name,
-        nodes=job.nodes,
-        tasks_per_node=job.tasks_per_node,
-        run=job.run,
-        grace_s=job.grace_s,
-        directives=_directives(job.extra),
-        command=shlex.join(job.command),
-    )
 
 
 @dataclass(frozen=True)
@@ -60,9 +31,9 @@ class PrepArray:
 
 def render_array(job: PrepArray) -> tuple[str, str]:
     """The texts of the two sbatch files: of the array, and of the job that ends it."""
-    _check_no_white_space(job.folder)
+    check_no_white_space(job.folder)
     given = {"name": job.name, "out": job.out, "logs": job.folder, "directives": _directives(job.extra)}
-    array = _fill(
+    array = fill(
         "prep.sbatch",
         script=job.folder / "prep.sbatch",
         last=job.tasks - 1,
@@ -71,7 +42,7 @@ def render_array(job: PrepArray) -> tuple[str, str]:
         command=shlex.join(job.work),
         **given,
     )
-    return array, _fill("prep_finish.sbatch", command=shlex.join(job.finish), **given)
+    return array, fill("prep_finish.sbatch", command=shlex.join(job.finish), **given)
 
 
 def submit_array(job: PrepArray) -> tuple[str, str]:
@@ -85,12 +56,47 @@ def submit_array(job: PrepArray) -> tuple[str, str]:
 
 
 def is_active(job: str) -> bool:
-    """Whether a job is waiting or running."""
-    asked = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True, check=False)
-    return asked.returncode == 0 and bool(asked.stdout.strip())  # an ended job is soon unknown: an error
+    """Whether a job is waiting or running. Raises MachineError where Slurm cannot say."""
+    asked = _ask("squeue", "--noheader", "--jobs", job)
+    if asked.returncode != 0 and "Invalid job id" not in asked.stderr:  # how squeue calls a job that ended long ago
+        raise MachineError(f"squeue cannot tell about job {job}: {asked.stderr.strip()}")
+    return bool(asked.stdout.strip())
 
 
-def _fill(template: str, **values: object) -> str:
+def state_of(job: str) -> str:
+    """What Slurm says of a job: `RUNNING on n[1-2]`, `PENDING (Resources)`, `FAILED with exit code 75 (…)`; Slurm
+    forgets ended jobs."""
+    facts = dict(word.partition("=")[::2] for word in _ask("scontrol", "show", "job", "--oneliner", job).stdout.split())
+    match facts.get("JobState"):
+        case None:
+            return "is no longer known to Slurm"
+        case "RUNNING":
+            return f"RUNNING on {facts.get('NodeList')}"
+        case "PENDING":
+            return f"PENDING ({facts.get('Reason')})"
+        case "FAILED":
+            code = facts.get("ExitCode", "").partition(":")[0]
+            return f"FAILED with exit code {code}" + (" (stopped, resumable)" if code == str(EXIT_STOPPED) else "")
+        case state:
+            return state
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise MachineError(f"{command[0]} is not installed here", hint="ask on a login node of Slurm") from None
+
+
+def cancel(job: str, *options: str) -> None:
+    """scancel, or with `--signal=… --batch` a signal to the batch shell. Raises MachineError with what it said."""
+    done = _ask("scancel", *options, job)
+    if done.returncode != 0:
+        raise MachineError(f"scancel refused: {done.stderr.strip()}")
+
+
+def fill(template: str, **values: object) -> str:
+    """A template of this folder with its `$names` replaced."""
     return Template((_TEMPLATES / template).read_text()).substitute(values)
 
 
@@ -98,7 +104,8 @@ def _directives(options: Sequence[str]) -> str:
     return "".join(f"#SBATCH {option}\n" for option in options)
 
 
-def _check_no_white_space(folder: Path) -> None:
+def check_no_white_space(folder: Path) -> None:
+    """Raises MachineError, as #SBATCH lines cannot quote."""
     if re.search(r"\s", str(folder)):
         raise MachineError(
             f"folder {folder} has white space in its name, which #SBATCH lines cannot hold",

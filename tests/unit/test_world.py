@@ -90,8 +90,23 @@ def test_several_srun_tasks_that_are_told_to_be_alone_are_refused() -> None:
         find_world({**SRUN, **alone})
 
 
-def test_one_torchrun_on_each_node_of_a_step_is_believed() -> None:
-    assert find_world({**SRUN, "SLURM_STEP_NUM_TASKS": "2", **TORCHRUN}).launcher == "env"
+@pytest.mark.parametrize("nodes", [{"GROUP_WORLD_SIZE": "2"}, {"CROSS_SIZE": "2"}], ids=["torchrun", "deepspeed"])
+def test_one_launcher_on_each_node_of_a_step_is_believed(nodes: dict[str, str]) -> None:
+    assert find_world({**SRUN, "SLURM_STEP_NUM_TASKS": "2", **TORCHRUN, **nodes}).launcher == "env"
+
+
+@pytest.mark.parametrize("nodes", [{"GROUP_WORLD_SIZE": "1"}, {"CROSS_SIZE": "1"}], ids=["torchrun", "deepspeed"])
+def test_launchers_that_do_not_know_of_the_other_nodes_are_refused(nodes: dict[str, str]) -> None:
+    """`srun -n4 torchrun --nproc-per-node 8` would be four trainings of eight ranks each."""
+    with pytest.raises(MachineError, match=r"4 separate trainings of 8 rank\(s\)"):
+        find_world({**SRUN, "SLURM_STEP_NUM_TASKS": "4", **TORCHRUN, **nodes})
+
+
+@pytest.mark.parametrize("env", [{}, TORCHRUN, SRUN], ids=["alone", "torchrun", "srun"])
+def test_another_number_of_ranks_than_the_job_was_planned_for_is_refused(env: dict[str, str]) -> None:
+    assert find_world({**env, "UMT_EXPECTED_WORLD": "8" if env else "1"}).size in (1, 8)
+    with pytest.raises(MachineError, match="planned for 16 ranks"):
+        find_world({**env, "UMT_EXPECTED_WORLD": "16"})
 
 
 def test_a_batch_script_outside_any_step_is_alone() -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 from umt_ds.errors import MachineError
 
 Launcher = Literal["env", "slurm", "alone"]
+EXPECTED_WORLD = "UMT_EXPECTED_WORLD"  # how many ranks umt-launch planned the job for
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,19 @@ def find_world(env: Mapping[str, str] | None = None) -> World:
     """
     env = os.environ if env is None else env
     if "RANK" in env or "WORLD_SIZE" in env:
-        return _from_launcher(env)
-    if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or ("SLURM_STEP_ID" in env and "SLURM_PROCID" in env):
-        return _from_slurm(env)
-    return World(0, 1, 0, "127.0.0.1", free_port(), "alone")
+        world = _from_launcher(env)
+    elif int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1 or ("SLURM_STEP_ID" in env and "SLURM_PROCID" in env):
+        world = _from_slurm(env)
+    else:
+        world = World(0, 1, 0, "127.0.0.1", free_port(), "alone")
+    expected = int(env.get(EXPECTED_WORLD, world.size))
+    if world.size != expected:
+        raise MachineError(
+            f"this job was planned for {expected} ranks ({EXPECTED_WORLD}), but this process sees {world.size}: "
+            "it would train apart from the others",
+            hint="start the ranks as the file of umt-launch does, or submit again with umt-launch",
+        )
+    return world
 
 
 def _from_launcher(env: Mapping[str, str]) -> World:
@@ -58,11 +68,14 @@ def _from_launcher(env: Mapping[str, str]) -> World:
     if not 0 <= world.rank < world.size:
         raise MachineError(f"RANK={world.rank} is outside WORLD_SIZE={world.size}", hint="check the launcher's command")
     tasks = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
-    if tasks > 1 and world.size == 1:
+    # nodes that the launcher knows of: torchrun and deepspeed each have a name for it, others do not say
+    nodes = int(env.get("GROUP_WORLD_SIZE") or env.get("CROSS_SIZE") or min(tasks, world.size))
+    if tasks > 1 and nodes != tasks:
         raise MachineError(
-            f"srun started {tasks} tasks, but RANK/WORLD_SIZE say each of them is alone",
+            f"srun started {tasks} tasks, but the launcher in each of them knows of {nodes}: "
+            f"{tasks // nodes} separate trainings of {world.size} rank(s)",
             hint="unset RANK and WORLD_SIZE in the batch script (srun alone gives the ranks), "
-            "or start one torchrun per node",
+            "or start one torchrun per node that is told of all nodes (--nnodes, --node-rank, --master-addr)",
         )
     return world
 

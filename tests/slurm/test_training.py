@@ -1,0 +1,122 @@
+"""umt-launch on a real Slurm: a 2-node Stage-1 job that is signalled, requeued or cancelled is the unbroken run."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.jobs import start_job, write_clips
+from tests.support.ranks import environment
+from umt_ds.engine.report import read_metrics
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
+STEPS = 24
+SAME = ("loss", "grad_norm", "lr", "digest", "digest_total", "mask_digest_total")
+LENGTH = (f"schedule.steps={STEPS}", "cadence.save=100")  # so that a checkpoint comes from a stop, or at the end
+# what start_job gives to `umt train`
+SETTINGS = (
+    "task.teacher.weights=random", "task.student.drop_path=0.2", "data.workers=1", "batch.global=4", "batch.micro=2",
+    "schedule.warmup_steps=1", "cadence.log=1", "cadence.keep=9", "report.tensorboard=false", *LENGTH,
+)  # fmt: skip
+
+
+def umt_launch(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from launchers.cli import main; main()", *map(str, words)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+
+
+def submit(run: Path, shards: Path, launcher: str) -> str:
+    """The job id of a job on two nodes, one CPU rank each."""
+    size = ("--nodes", "2", "--gpus-per-node", "0", "--tasks", "1", "--cpus-per-task", "1", "--launcher", launcher)
+    where = (f"run_dir={run}", f"data.sources.demo.shards={shards}")
+    done = umt_launch("demo/stage1", *size, *where, *SETTINGS)
+    assert done.returncode == 0, done.stderr
+    return re.findall(r"^job (\d+): 2 node\(s\) x 1 rank\(s\)", done.stdout)[0]
+
+
+def wait_until(condition: Callable[[], bool], run: Path, *, seconds: float = 150) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, umt_launch("status", run).stdout + umt_launch("logs", run).stdout
+        time.sleep(0.1)
+
+
+def history(run: Path) -> str:
+    path = run / "launch" / "history"
+    return path.read_text() if path.exists() else ""
+
+
+def queue(job: str) -> str:
+    return subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False).stdout
+
+
+def scancel(job: str, *options: str) -> None:
+    subprocess.run(["scancel", *options, job], check=True)
+
+
+def trained(run: Path) -> list[list[float]]:
+    metrics = read_metrics(run)
+    return [[metrics[step][name] for name in SAME] for step in sorted(metrics)]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
+    """What `umt train --ranks 2` makes of it, without Slurm."""
+    run = tmp_path_factory.mktemp("local") / "run"
+    start_job(run, shards, *LENGTH).wait(code=0)
+    assert len(trained(run)) == STEPS
+    return trained(run)
+
+
+@pytest.mark.parametrize("launcher", ["srun", "torchrun", "deepspeed"])
+def test_a_job_signalled_with_usr1_is_requeued_and_ends_as_the_unbroken_run(
+    launcher: str, shards: Path, unbroken: list[list[float]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = submit(run, shards, launcher)
+    wait_until(lambda: len(read_metrics(run)) >= 2, run)
+    scancel(job, "--signal=USR1", "--batch")
+    wait_until(lambda: "start 2: exit" in history(run), run)
+    assert re.search(r"start 1: exit 75, newest checkpoint: step-(\d+); stopped before .*: requeued\n", history(run))
+    assert "start 2: exit 0, newest checkpoint: step-00000024; the schedule is done\n" in history(run)
+    attempts = {record["attempt"] for record in read_metrics(run).values()}
+    assert attempts == {1, 2}, "some steps in each start, and no step twice"
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == STEPS
+    assert trained(run) == unbroken
+
+
+def test_scancel_stays_stopped_until_resume_and_status_and_logs_tell_it(
+    shards: Path, unbroken: list[list[float]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = submit(run, shards, "srun")
+    wait_until(lambda: len(read_metrics(run)) >= 2, run)
+    assert f"{job} RUNNING on n[1-2]" in umt_launch("status", run).stdout
+    assert umt_launch("resume", run).returncode == 1, "two jobs in one run folder"
+    scancel(job)
+    wait_until(lambda: not queue(job), run)
+    saved = max(read_metrics(run))
+    status = umt_launch("status", run).stdout
+    assert f"{job} CANCELLED" in status
+    assert f"step {saved}/{STEPS} |" in status
+    assert f"checkpoint: step {saved}, {run}/checkpoints/step-{saved:08d}\n" in status
+    assert f"stopped at step {saved} of {STEPS}" in umt_launch("logs", run).stdout
+    assert umt_launch("stop", run).stdout == f"job {job} has ended already\n"
+    resumed = umt_launch("resume", run)
+    assert resumed.returncode == 0, resumed.stderr
+    wait_until(lambda: "the schedule is done" in history(run), run)
+    assert trained(run) == unbroken
+    jobs = [json.loads(line)["job"] for line in (run / "launch" / "jobs.jsonl").read_text().splitlines()]
+    assert f"job {jobs[1]}, start 1: exit 0" in history(run)
