@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -32,11 +34,11 @@ def umt_launch(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
-def submit(run: Path, shards: Path, launcher: str) -> str:
+def submit(run: Path, shards: Path, launcher: str, *more: str) -> str:
     """The job id of a job on two nodes, one CPU rank each."""
     size = ("--nodes", "2", "--gpus-per-node", "0", "--tasks", "1", "--cpus-per-task", "1", "--launcher", launcher)
     where = (f"run_dir={run}", f"data.sources.demo.shards={shards}")
-    done = umt_launch("demo/stage1", *size, *where, *SETTINGS)
+    done = umt_launch("demo/stage1", *size, *where, *SETTINGS, *more)
     assert done.returncode == 0, done.stderr
     return re.findall(r"^job (\d+): 2 node\(s\) x 1 rank\(s\)", done.stdout)[0]
 
@@ -55,6 +57,27 @@ def history(run: Path) -> str:
 
 def queue(job: str) -> str:
     return subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False).stdout
+
+
+def node(name: str, state: str) -> None:
+    """Say that a node is DOWN, or RESUME it; it may have come back by itself, which Slurm then calls invalid."""
+    command = ["scontrol", "update", f"NodeName={name}", f"State={state}", "Reason=test"]
+    subprocess.run(command, check=state == "DOWN")
+
+
+def ranks_of(run: Path) -> list[int]:
+    """The processes that train, without their loader workers and shells."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
+            of_parent = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if words[1:4] == ["-m", "umt_ds", "train"] and str(run) in words[4] and "rank.sh" in of_parent:
+            found.append(int(path.parent.name))
+    return found
 
 
 def scancel(job: str, *options: str) -> None:
@@ -120,3 +143,31 @@ def test_scancel_stays_stopped_until_resume_and_status_and_logs_tell_it(
     assert trained(run) == unbroken
     jobs = [json.loads(line)["job"] for line in (run / "launch" / "jobs.jsonl").read_text().splitlines()]
     assert f"job {jobs[1]}, start 1: exit 0" in history(run)
+
+
+def test_a_node_that_fails_costs_the_steps_since_the_last_save(
+    shards: Path, unbroken: list[list[float]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    submit(run, shards, "srun", "cadence.save=4")
+    wait_until(lambda: len(read_metrics(run)) >= 6, run)
+    node("n2", "DOWN")
+    wait_until(lambda: not ranks_of(run), run)
+    node("n2", "RESUME")
+    wait_until(lambda: "the schedule is done" in history(run), run)
+    assert re.search(r"start 2: starts on n\[1-2\], newest checkpoint: step-\d{8}\n", history(run))
+    assert trained(run) == unbroken
+
+
+def test_a_rank_that_hangs_is_noticed_and_the_job_requeued(
+    shards: Path, unbroken: list[list[float]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    submit(run, shards, "srun", "cadence.save=4", "cadence.watchdog=5")
+    wait_until(lambda: len(read_metrics(run)) >= 6, run)
+    os.kill(ranks_of(run)[1], signal.SIGSTOP)
+    wait_until(lambda: "the schedule is done" in history(run), run)
+    assert "start 1: exit 75" in history(run)
+    assert "a rank made no progress: requeued" in history(run)
+    assert "made no progress for 5 s" in next((run / "launch").glob("slurm-*.log")).read_text()
+    assert trained(run) == unbroken
