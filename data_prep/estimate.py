@@ -11,7 +11,6 @@ from data_prep.clip import Clip, Outcome, RunOptions, Sample
 from data_prep.decode import make_sample
 from data_prep.engines import in_order
 from data_prep.manifest import Plan
-from umt_ds.data.places import free_bytes
 
 CLIPS_WORTH_AN_ESTIMATE = 1000
 _SAMPLE, _SAMPLE_SECONDS = 32, 15.0
@@ -64,11 +63,6 @@ def estimate(plan: Plan, shards: list[int], *, run: RunOptions) -> Estimate | No
         return None
     seconds, core_seconds, size = (sum(column) / len(measured) for column in zip(*measured, strict=True))
     return Estimate(clips, len(measured), seconds, core_seconds, size)
-
-
-def free_for(plan: Plan) -> int | None:
-    """Bytes free where the shards will lie; None for an object store."""
-    return free_bytes(plan.out)
 
 
 def _measure(clip: Clip, *, plan: Plan) -> tuple[float, float, int]:

@@ -138,11 +138,12 @@ def check_store(media: str, store: StoreOptions) -> None:
 
 
 def _say_estimate(plan: Plan, shards: list[int], run: RunOptions, *, processes: int) -> None:
-    from data_prep.estimate import estimate, free_for
+    from data_prep.estimate import estimate
+    from umt_ds.data.places import free_bytes
 
     found = estimate(plan, shards, run=run)
     if found:
-        click.echo(found.text(processes=processes, free=free_for(plan)), err=True)
+        click.echo(found.text(processes=processes, free=free_bytes(plan.out)), err=True)
 
 
 def conclude(summary: Summary, max_bad: float) -> None:

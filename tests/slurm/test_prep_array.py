@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.files import hashes_in
 from tests.support.videos import write_video, write_videos
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
@@ -24,11 +24,6 @@ def umt_data(*words: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "data_prep", *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def hashes(out: Path) -> dict[str, str]:
-    files = [path for path in out.iterdir() if path.is_file()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = 90) -> None:
@@ -50,7 +45,7 @@ def by_one_machine(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     out = tmp_path_factory.mktemp("local") / "set"
     done = umt_data("folder", videos, out, *SMALL, "--max-bad", "0.5")
     assert done.returncode == 0, done.stderr
-    return hashes(out)
+    return hashes_in(out)
 
 
 def test_an_array_of_two_tasks_makes_the_same_bytes(
@@ -62,7 +57,7 @@ def test_an_array_of_two_tasks_makes_the_same_bytes(
     assert done.returncode == 0, done.stderr
     assert re.search(r"job \d+: 5 shards by 2 tasks; job \d+ then writes the manifest", done.stdout)
     assert "9 samples + 1 refused = 10 in all" in done.stdout
-    assert hashes(out) == by_one_machine
+    assert hashes_in(out) == by_one_machine
     logs = [log.read_text() for log in sorted((out / ".umt-data" / "slurm").glob("*_[01].log"))]
     assert ["3 shards made" in logs[0], "2 shards made" in logs[1]] == [True, True]
 
@@ -88,4 +83,4 @@ def test_an_array_that_was_cancelled_is_continued_by_the_same_command(
     assert not (out / "manifest.json").exists()
     last = umt_data(*words, "--wait")
     assert last.returncode == 0, last.stderr
-    assert hashes(out) == hashes(tmp_path / "local")
+    assert hashes_in(out) == hashes_in(tmp_path / "local")
