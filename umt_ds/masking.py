@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from umt_ds.errors import ConfigError
+from umt_ds.kernels.keep_tokens import keep_tokens
+from umt_ds.kernels.keep_tokens.reference import first_sorted
 from umt_ds.kernels.philox import Purpose, uniform
 
 MaskKind = Literal["semantic", "random", "tube"]
-
-# Below the logarithm of any float32 and beyond the reach of the noise: such patches come last.
-_LOG_OF_ZERO = -1000.0
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ class MaskPlan:
                         "a semantic mask needs class-token attention, and this teacher has none",
                         hint="mask.kind: tube or random, or a teacher with a class token such as clip_b16",
                     )
-                noise = uniform(seed, step, slots, frames * patches, Purpose.MASK).view_as(attention)
-                return keep_semantic(attention, visible_per_frame=per_frame, noise=noise)
+                return keep_tokens(attention, seed=seed, step=step, slots=slots, visible=per_frame)
             case "random":
                 noise = uniform(seed, step, slots, frames * patches, Purpose.MASK)
                 return keep_random(noise, visible=self.visible(frames, patches))
@@ -81,41 +79,14 @@ def _visible_of(patches: int, ratio: float) -> int:
     return patches - int(patches * ratio)
 
 
-def _first_sorted(score: Tensor, count: int) -> Tensor:
-    """The indices of the `count` highest scores over the last axis, ascending.
-
-    Stable: ties go to the lower index on every device, which topk does not promise.
-    """
-    ranking = score.argsort(dim=-1, descending=True, stable=True)
-    return ranking[..., :count].sort(dim=-1).values
-
-
-def keep_semantic(attention: Tensor, *, visible_per_frame: int, noise: Tensor) -> Tensor:
-    """Draw patches per frame without replacement, in proportion to attention: i64 [B, T·visible], sorted.
-
-    attention: any float [B,T,S], ≥ 0, unnormalised. noise: uniform f32 [B,T,S] in (0,1). Gumbel top-k:
-    taking the highest log(attention) - log(-log u) is drawing one patch after the other (Plackett-Luce),
-    which the authors do by multinomial. Patches of zero, negative or NaN attention come last, among
-    themselves uniformly: indices are always valid, and a NaN is left for the loss to report. No host sync.
-    Source: SPEC 3.
-    """
-    frames, patches = attention.shape[1:]
-    weight = attention.float()
-    log_weight = torch.where(weight > 0, weight.log(), _LOG_OF_ZERO)  # NaN > 0 is False
-    gumbel = -torch.log(-torch.log(noise))
-    kept = _first_sorted(log_weight + gumbel, visible_per_frame)  # [B,T,v]
-    offset = patches * torch.arange(frames, device=kept.device)[:, None]
-    return (kept + offset).flatten(1)
-
-
 def keep_random(noise: Tensor, *, visible: int) -> Tensor:
     """Keep `visible` tokens of the whole clip, uniformly: i64 [B,V], sorted. noise: uniform f32 [B,N]."""
-    return _first_sorted(noise, visible)
+    return first_sorted(noise, visible)
 
 
 def keep_tube(noise: Tensor, *, frames: int, visible_per_frame: int) -> Tensor:
     """Keep the same patches in each frame, uniformly: i64 [B,T·visible], sorted. noise: uniform f32 [B,S]."""
-    kept = _first_sorted(noise, visible_per_frame)  # [B,v]
+    kept = first_sorted(noise, visible_per_frame)  # [B,v]
     offset = noise.shape[-1] * torch.arange(frames, device=kept.device)
     return (kept[:, None] + offset[:, None]).flatten(1)
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from umt_ds.errors import ConfigError
+from umt_ds.kernels.keep_tokens.reference import keep_highest
 from umt_ds.kernels.philox import Purpose, uniform
-from umt_ds.masking import MaskKind, MaskPlan, keep_random, keep_semantic, keep_tube
+from umt_ds.masking import MaskKind, MaskPlan, keep_random, keep_tube
 
 KINDS: tuple[MaskKind, ...] = ("semantic", "random", "tube")
 
@@ -106,7 +107,7 @@ def test_semantic_draws_in_proportion_to_attention_without_replacement(scale: fl
     noise = uniform(0, 0, torch.arange(draws), 5, Purpose.MASK)[:, None]
     attention = torch.tensor(weights).expand(draws, 1, 5) * scale
 
-    keep = keep_semantic(attention, visible_per_frame=count, noise=noise)
+    keep = keep_highest(attention, visible=count, noise=noise)
 
     frequency = torch.bincount(keep.flatten(), minlength=5) / draws
     for seen, p in zip(frequency.tolist(), plackett_luce(weights, count), strict=True):
@@ -117,7 +118,7 @@ def test_each_frame_follows_its_own_attention() -> None:
     attention = torch.zeros(1, 2, 4)
     attention[0, 0, :2] = 1
     attention[0, 1, 2:] = 1
-    keep = keep_semantic(attention, visible_per_frame=2, noise=torch.rand(1, 2, 4))
+    keep = keep_highest(attention, visible=2, noise=torch.rand(1, 2, 4))
     assert keep.tolist() == [[0, 1, 4 + 2, 4 + 3]]
 
 
@@ -125,14 +126,14 @@ def test_zero_attention_comes_last_even_behind_the_smallest_float() -> None:
     attention = torch.zeros(1, 1, 6)
     attention[0, 0, [2, 4]] = 1e-45  # the smallest float32
     noise = torch.tensor([[[1 - 2**-24, 2**-24] * 3]])  # the luckiest and the unluckiest draw
-    assert keep_semantic(attention, visible_per_frame=2, noise=noise).tolist() == [[2, 4]]
-    assert {2, 4} < set(keep_semantic(attention, visible_per_frame=4, noise=noise)[0].tolist())
+    assert keep_highest(attention, visible=2, noise=noise).tolist() == [[2, 4]]
+    assert {2, 4} < set(keep_highest(attention, visible=4, noise=noise)[0].tolist())
 
 
 def test_among_zero_attention_the_choice_is_uniform_not_the_top_left_corner() -> None:
     draws = 4000
     noise = uniform(0, 0, torch.arange(draws), 8, Purpose.MASK)[:, None]
-    keep = keep_semantic(torch.zeros(draws, 1, 8), visible_per_frame=2, noise=noise)
+    keep = keep_highest(torch.zeros(draws, 1, 8), visible=2, noise=noise)
     frequency = torch.bincount(keep.flatten(), minlength=8) / draws
     assert (frequency - 0.25).abs().max() < 4 * math.sqrt(0.25 * 0.75 / draws)
 
@@ -143,18 +144,18 @@ def test_attention_that_is_no_probability_still_gives_valid_indices_and_always_t
     attention[0, 0, ::2] = bad
     attention[0, 1] = bad
     noise = uniform(0, 0, torch.arange(1), 18, Purpose.MASK).view(1, 2, 9)
-    keep = keep_semantic(attention, visible_per_frame=3, noise=noise)
+    keep = keep_highest(attention, visible=3, noise=noise)
     assert torch.bincount(keep[0] // 9, minlength=2).tolist() == [3, 3]
     assert (keep.diff() > 0).all()
-    assert torch.equal(keep, keep_semantic(attention, visible_per_frame=3, noise=noise))
+    assert torch.equal(keep, keep_highest(attention, visible=3, noise=noise))
     if not math.isinf(bad):
         assert set(keep[0, :3].tolist()) <= {1, 3, 5, 7}
 
 
 def test_half_precision_attention_is_accepted() -> None:
     attention, noise = torch.rand(1, 1, 9).half(), torch.rand(1, 1, 9)
-    keep = keep_semantic(attention, visible_per_frame=4, noise=noise)
-    assert torch.equal(keep, keep_semantic(attention.float(), visible_per_frame=4, noise=noise))
+    keep = keep_highest(attention, visible=4, noise=noise)
+    assert torch.equal(keep, keep_highest(attention.float(), visible=4, noise=noise))
 
 
 def test_ties_go_to_the_lower_index() -> None:
@@ -183,7 +184,7 @@ def test_the_draws_of_a_plan_are_the_mask_numbers_of_its_slots() -> None:
     slots, attention = torch.tensor([9, 4]), torch.rand(2, 3, 10)
     noise = uniform(3, 5, slots, 30, Purpose.MASK)
     expected = {
-        "semantic": keep_semantic(attention, visible_per_frame=5, noise=noise.view(2, 3, 10)),
+        "semantic": keep_highest(attention, visible=5, noise=noise.view(2, 3, 10)),
         "random": keep_random(noise, visible=15),
         "tube": keep_tube(uniform(3, 5, slots, 10, Purpose.MASK), frames=3, visible_per_frame=5),
     }

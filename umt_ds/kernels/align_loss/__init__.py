@@ -1,0 +1,21 @@
+"""LayerNorm and cosine distance of student and teacher tokens, loss and gradient in one pass.
+
+Shapes: … any leading axes, C width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from umt_ds.kernels.align_loss import reference
+
+
+def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, eps: float) -> Tensor:
+    """The mean over tokens of 2 - 2·cos(LayerNorm(hidden), target): an fp32 scalar.
+
+    hidden [..., C], weight and bias [C] of the LayerNorm, target [..., C] of any length; no gradient flows to it.
+    Raises ValueError where hidden and target differ in shape. Source: SPEC 1.2 (7) and 4.
+    """
+    if hidden.shape != target.shape:  # broadcasting would hide a wrong pairing
+        raise ValueError(f"hidden {tuple(hidden.shape)} and target {tuple(target.shape)} differ in shape")
+    return reference.align_loss(hidden, weight, bias, target, eps=eps)

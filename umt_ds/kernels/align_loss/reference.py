@@ -1,0 +1,20 @@
+"""What `align_loss` computes, in plain torch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, eps: float) -> Tensor:
+    """The mean over tokens of 2 - 2·cos(LayerNorm(hidden), target), statistics and sums in fp32 (SPEC 1.2.7 and 4)."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    student = F.layer_norm(hidden.to(wide), hidden.shape[-1:], weight.to(wide), bias.to(wide), eps)
+    cosine = (_unit(student) * _unit(target.detach().to(wide))).sum(dim=-1)
+    loss: Tensor = (2 - 2 * cosine).mean()
+    return loss
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features / features.norm(dim=-1, keepdim=True)
