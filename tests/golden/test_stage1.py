@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from umt_ds.kernels.keep_tokens.reference import keep_highest
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.losses.alignment import alignment_loss
-from umt_ds.masking import keep_semantic
 from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.positions import finetune_table, sincos_table
 from umt_ds.models.presets import VitSize, vit_size
@@ -88,13 +88,16 @@ def test_student_features_loss_and_gradients_are_the_published_ones(golden: Gold
 
     encoded = model.encode(file["x"], keep)
     torch.testing.assert_close(encoded.tokens, file["enc_last"], **OUTPUTS)
-    torch.testing.assert_close(encoded.taps, file["enc_layers"], **OUTPUTS)
+    torch.testing.assert_close(torch.stack(encoded.taps), file["enc_layers"], **OUTPUTS)
 
     features = model(file["x"], keep)
     torch.testing.assert_close(features, file["out"], **OUTPUTS)
 
     loss = alignment_loss(features, file["target"], kind="l2")
     torch.testing.assert_close(loss, file["loss"], **OUTPUTS)
+
+    layer_by_layer = model.distance(encoded, file["x"], keep, tuple(file["target"]))
+    torch.testing.assert_close(layer_by_layer, file["loss"], **OUTPUTS)
 
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -140,7 +143,7 @@ def test_semantic_masks_keep_each_patch_as_often_as_the_published_multinomial(go
     ours = 10 * draws  # our own chance error is then small beside the file's
     noise = uniform(0, 0, torch.arange(ours), attention.shape[-1], Purpose.MASK)[:, None]
 
-    keep = keep_semantic(attention.expand(ours, 1, -1), visible_per_frame=visible, noise=noise)
+    keep = keep_highest(attention.expand(ours, 1, -1), visible=visible, noise=noise)
 
     frequency = torch.bincount(keep.flatten(), minlength=attention.shape[-1]) / ours
     spread = (frequency * (1 - frequency)).sqrt() * math.sqrt(1 / draws + 1 / ours)

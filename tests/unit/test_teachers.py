@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.masking import MaskPlan
-from umt_ds.models.teachers import SiglipTower, Teacher, build_teacher
+from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.models.towers import SiglipTower
 
 POCKET: dict[str, Any] = {
     "embed_dim": 10,
@@ -110,6 +111,68 @@ def test_the_last_block_on_kept_tokens_alone_gives_the_same_targets(kind: Any) -
     torch.testing.assert_close(whole.norm(dim=-1), torch.ones(whole.shape[:-1]))
 
 
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_the_lean_teacher_is_the_full_one_to_the_last_bits_of_fp64(quick_gelu: bool) -> None:
+    """Against open_clip's own blocks with attention weights, all tokens, all projections."""
+    model = {**POCKET, "quick_gelu": quick_gelu}
+    teacher = build_teacher(model, layers=3, norm="none", state=pocket().tower.visual.state_dict()).double()
+    plain = open_clip_tower(model)
+    plain.load_state_dict(teacher.tower.visual.state_dict())
+    pixels = video().double()
+    plan = MaskPlan("semantic", 0.6)
+
+    look = teacher.attend(pixels)
+    keep = plan.keep(look.attention, seed=0, step=0, slots=torch.arange(CLIPS), frames=FRAMES, patches=PATCHES)
+    features = torch.stack(look.features(keep, equal_frames=True))
+
+    outputs = []
+    for block in plain.transformer.resblocks:
+        block.register_forward_hook(lambda _module, _input, output: outputs.append(output))
+    inputs = []
+    plain.transformer.resblocks[-1].ln_1.register_forward_hook(lambda _module, _input, output: inputs.append(output))
+    plain(pixels.transpose(1, 2).flatten(0, 1))
+    expected = torch.stack([(plain.ln_post(x) @ plain.proj)[:, 1:] for x in outputs[1:]])
+    expected = gathered(expected.unflatten(1, (CLIPS, FRAMES)).flatten(2, 3), keep)
+    _, weights = plain.transformer.resblocks[-1].attn(*[inputs[0]] * 3, need_weights=True)
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-12)
+    assert look.attention is not None
+    torch.testing.assert_close(look.attention.flatten(0, 1), weights[:, 0, 1:], rtol=0, atol=1e-14)
+
+
+def open_clip_tower(model: dict[str, Any]) -> Any:
+    from open_clip.model import _build_vision_tower
+
+    tower = _build_vision_tower(model["embed_dim"], model["vision_cfg"], quick_gelu=model["quick_gelu"])
+    return tower.double().requires_grad_(False).eval()
+
+
+@pytest.mark.parametrize("kind", ["semantic", "tube", "random"])
+def test_several_masks_of_a_clip_share_one_look(kind: Any) -> None:
+    seen, views = pocket().attend(video()), 3
+    assert seen.attention is not None
+    plan = MaskPlan(kind, 0.6)
+    attention, slots = seen.attention.repeat_interleave(views, dim=0), torch.arange(CLIPS * views)
+    keep = plan.keep(attention, seed=0, step=0, slots=slots, frames=FRAMES, patches=PATCHES)
+    together = seen.targets(keep, equal_frames=plan.equal_frames)
+    for view in range(views):
+        alone = seen.targets(keep[view::views], equal_frames=plan.equal_frames)
+        torch.testing.assert_close(together[:, view::views], alone)
+
+
+def test_a_teacher_in_fp8_says_nearly_the_same_and_looks_at_nearly_the_same_patches() -> None:
+    teacher, pixels, keep = pocket(), video(), kept()
+    exact = teacher.attend(pixels)
+    targets = exact.targets(keep)
+    teacher.quantise()
+    rounded = teacher.attend(pixels)
+    assert exact.attention is not None
+    assert rounded.attention is not None
+    cosine = (rounded.targets(keep) * targets).sum(-1)
+    assert cosine.mean() > 0.99  # a tower of width 24 averages little out
+    assert cosine.max() < 1, "it is another product"
+    torch.testing.assert_close(rounded.attention, exact.attention, rtol=0.1, atol=1e-3)
+
+
 def test_openai_presets_use_quick_gelu_and_plain_names_do_not() -> None:
     def activation(name: str) -> str:
         with torch.device("meta"):
@@ -198,7 +261,7 @@ def test_it_is_frozen_stays_in_eval_mode_and_leaves_no_graph() -> None:
     assert not any(module.training for module in teacher[0].modules())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     seen = teacher[0].attend(video().requires_grad_())
-    assert seen.before_last.grad_fn is None
+    assert seen.states[0].grad_fn is None
 
 
 def test_targets_may_be_used_in_a_loss_with_gradients() -> None:

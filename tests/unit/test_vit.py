@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umt_ds.errors import ConfigError
+from umt_ds.losses.alignment import alignment_loss
 from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.layers import IMAGENET, Attention, Block, PatchEmbed
 from umt_ds.models.positions import sincos_table
@@ -130,8 +131,8 @@ def test_tokens_and_taps_share_the_norm_and_positions_are_added_once() -> None:
     output = model(raw, keep=keep, taps=(0, 2))
 
     torch.testing.assert_close(output.tokens, after[2])
-    torch.testing.assert_close(output.taps, torch.stack([after[0], after[2]]))
-    assert model(raw, keep=keep).taps.shape == (0, 2, 6, 24)
+    torch.testing.assert_close(output.taps, (after[0], after[2]))
+    assert model(raw, keep=keep).taps == ()
 
 
 def test_keeping_all_is_keeping_none_back_and_raw_pixels_equal_normalised_ones() -> None:
@@ -151,7 +152,7 @@ def test_without_the_final_norm_the_block_output_itself_comes_out() -> None:
     raw = raw_clip()
     plain = bare(raw, taps=(1,))
     torch.testing.assert_close(F.layer_norm(plain.tokens, (24,), eps=1e-6), model(raw).tokens)
-    torch.testing.assert_close(F.layer_norm(plain.taps, (24,), eps=1e-6), model(raw, taps=(1,)).taps)
+    torch.testing.assert_close(F.layer_norm(plain.taps[0], (24,), eps=1e-6), model(raw, taps=(1,)).taps[0])
 
 
 def test_interpolated_positions_differ_from_the_sincos_table_of_another_length() -> None:
@@ -169,8 +170,7 @@ def test_bfloat16_parameters_run_and_the_position_table_stays_out_of_the_module(
     assert rounded.dtype == torch.bfloat16
     assert F.cosine_similarity(rounded.float(), exact, dim=-1).min() > 0.999
     assert not list(model.buffers())
-    fp32_rows = model.positions_of(raw, keep, like=torch.empty(0))
-    assert torch.equal(fp32_rows, sincos_table(18, 24)[keep])
+    assert torch.equal(model.position_table(raw), sincos_table(18, 24))
 
 
 # Drop path
@@ -233,7 +233,7 @@ def gradients_of(checkpoint_blocks: int) -> dict[str, Tensor]:
     model = VideoViT(SMALL, drop_path=0.5, checkpoint_blocks=checkpoint_blocks).train()
     noise = drop_path_noise(0, 0, torch.arange(2), 3)
     output = model(raw_clip(), keep=some_kept(2, 18, 6), taps=(1, 2), drop_noise=noise)
-    (output.taps.square() * torch.arange(24)).sum().backward()
+    (torch.stack(output.taps).square() * torch.arange(24)).sum().backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
@@ -315,6 +315,31 @@ def test_decoders_get_positions_again_then_linear_then_norm(norm: Any) -> None:
         y = F.layer_norm(y, (10,), decoder.norm.weight, decoder.norm.bias, eps=1e-6)
         expected.append(F.normalize(y, dim=-1) if norm == "l2" else y)
     torch.testing.assert_close(model(raw, keep), torch.stack(expected), rtol=0, atol=1e-5)
+
+
+def test_the_distance_layer_by_layer_is_that_of_all_features_at_once() -> None:
+    """Loss and gradients, for targets that have not been given unit length."""
+    model = AlignmentModel(VideoViT(SMALL), out_width=10, layers=2)
+    raw, keep, targets = raw_clip(), some_kept(2, 18, 6), 3 * torch.randn(2, 2, 6, 10)
+    plain = alignment_loss(model(raw, keep), F.normalize(targets, dim=-1))
+    expected = torch.autograd.grad(plain, list(model.parameters()))
+
+    distance = model.distance(model.encode(raw, keep), raw, keep, tuple(targets))
+
+    torch.testing.assert_close(distance, plain)
+    for gradient, other in zip(torch.autograd.grad(distance, list(model.parameters())), expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_several_masks_of_a_clip_are_several_passes_over_it() -> None:
+    model = VideoViT(SMALL, drop_path=0.5).train()
+    raw, keep = raw_clip(), some_kept(4, 18, 6)  # two masks of each of two clips, side by side
+    noise = drop_path_noise(0, 0, torch.arange(4), SMALL.depth)
+    together = model(raw, keep=keep, taps=(2,), drop_noise=noise)
+    for mask in range(2):
+        alone = model(raw, keep=keep[mask::2], taps=(2,), drop_noise=noise[..., mask::2])
+        torch.testing.assert_close(together.tokens[mask::2], alone.tokens)
+        torch.testing.assert_close(together.taps[0][mask::2], alone.taps[0])
 
 
 def test_unit_vectors_are_made_in_fp32_also_from_bfloat16() -> None:

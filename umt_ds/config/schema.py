@@ -79,6 +79,10 @@ class TeacherConfig(Section):
         "imagenet", description="mean and std of the teacher's input; all published weights use imagenet"
     )
     norm: Literal["l2", "none"] = "l2"
+    precision: Literal["run", "fp8"] = Field(
+        "run",
+        description="fp8 multiplies faster on H100 and later; elsewhere it falls back, with the reason in the log",
+    )
 
     @model_validator(mode="after")
     def _custom(self) -> TeacherConfig:
@@ -92,6 +96,9 @@ class MaskConfig(Section):
 
     kind: Literal["semantic", "random", "tube"] = "semantic"
     ratio: float = Field(0.8, ge=0, lt=1, description="part of the tokens that is removed")
+    views: int = Field(
+        1, gt=0, description="masks drawn for each clip: they share decoding and teacher, the loss is the mean"
+    )
 
 
 class Stage1Config(Section):
@@ -212,6 +219,7 @@ class EngineConfig(Section):
     """The DeepSpeed JSON owns ZeRO, precision, offload and communication; this names it."""
 
     deepspeed: str = Field(description="a file of ds_configs/, or a path")
+    compile: bool = Field(False, description="torch.compile for the blocks of student and teacher; not at ZeRO stage 3")
     deepspeed_set: dict[str, bool | int | float | str] = Field(
         {}, description="overrides in the JSON by dotted key, e.g. {zero_optimization.stage: 2}"
     )

@@ -167,11 +167,12 @@ def pooled_teacher(teacher: Teacher) -> Encode:
     tower, device = teacher.tower, next(teacher.parameters()).device
 
     def encode(pixels: Tensor) -> Tensor:
-        last = teacher.attend(pixels.to(device)).before_last  # [B·T,P+S,W]
+        look = teacher.attend(pixels.to(device))
         if tower.has_class_token:
-            frames = tower.last_block(last, torch.zeros(len(last), 1, dtype=torch.int64, device=device))
+            first = torch.zeros(look.clips * look.frames, 1, dtype=torch.int64, device=device)
+            frames = look.last.output(first)  # [B·T,1,W]
         else:
-            frames = tower.last_block(last, None)[:, tower.prefix_tokens :]
+            frames = look.last.output(None)[:, tower.prefix_tokens :]  # [B·T,S,W]
         embedding = tower.project(frames).float().mean(dim=1)  # [B·T,C]
         return embedding.view(len(pixels), -1, embedding.shape[-1]).mean(dim=1)
 

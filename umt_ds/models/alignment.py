@@ -7,11 +7,13 @@ Shapes: B clips, V visible tokens, D width, K aligned layers, C width of the tea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from umt_ds.kernels.align_loss import align_loss
 from umt_ds.models.layers import NORM_EPS, initialise_linear
 from umt_ds.models.vit import VideoViT, VitOutput, tap_layers
 
@@ -25,18 +27,28 @@ def unit_length(features: Tensor) -> Tensor:
     return unit
 
 
+class AlignmentNorm(nn.LayerNorm):
+    """The decoder's LayerNorm; given a target, norm and distance at once. A module, so that ZeRO-3 gathers its weight."""
+
+    def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
+        """[B,V,C] to [B,V,C], or with a target of that shape to the scalar mean of 2 - 2·cos, fp32."""
+        if target is None:
+            return super().forward(input)
+        return align_loss(input, self.weight, self.bias, target, eps=self.eps)
+
+
 class AlignmentDecoder(nn.Module):
     """Linear, then LayerNorm: student width to teacher width. (The paper says the reverse: SPEC 9.1.)"""
 
     def __init__(self, *, width: int, out_width: int, eps: float = NORM_EPS) -> None:
         super().__init__()
         self.head = nn.Linear(width, out_width)
-        self.norm = nn.LayerNorm(out_width, eps=eps)
+        self.norm = AlignmentNorm(out_width, eps=eps)
         self.apply(initialise_linear)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,V,D] to [B,V,C]."""
-        out: Tensor = self.norm(self.head(x))
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+        """[B,V,D] to features [B,V,C], or with a target [B,V,C] to how far they are from it: f32 scalar."""
+        out: Tensor = self.norm(self.head(x), target)
         return out
 
 
@@ -70,13 +82,27 @@ class AlignmentModel(nn.Module):
         return self.decode(self.encode(pixels, keep, drop_noise), pixels, keep)
 
     def encode(self, pixels: Tensor, keep: Tensor | None = None, drop_noise: Tensor | None = None) -> VitOutput:
-        """The encoder's normed last tokens [B,V,D] and normed taps [K,B,V,D]."""
+        """The encoder's normed last tokens [B,V,D] and K normed taps [B,V,D]."""
         output: VitOutput = self.encoder(pixels, keep=keep, taps=self.taps, drop_noise=drop_noise)
         return output
 
     def decode(self, output: VitOutput, pixels: Tensor, keep: Tensor | None) -> Tensor:
         """The decoders' features [K,B,V,C] for the taps of a pass over the same pixels and kept tokens."""
-        # The position table a second time: the paper does not mention it, the published weights expect it.
-        placed = output.taps + self.encoder.positions_of(pixels, keep, like=output.taps)
+        placed = self._place(output, pixels, keep)
         features = torch.stack([decoder(x) for decoder, x in zip(self.clip_decoder, placed, strict=True)])
         return unit_length(features) if self.norm == "l2" else features
+
+    def distance(self, output: VitOutput, pixels: Tensor, keep: Tensor | None, targets: Sequence[Tensor]) -> Tensor:
+        """Mean of 2 - 2·cos between features and K targets [B,V,C] of any length: f32 scalar.
+
+        The same as `decode` and the loss of SPEC 4, layer by layer: no features of all layers at once.
+        """
+        placed = self._place(output, pixels, keep)
+        layers = [decoder(x, t) for decoder, x, t in zip(self.clip_decoder, placed, targets, strict=True)]
+        return torch.stack(layers).mean()
+
+    def _place(self, output: VitOutput, pixels: Tensor, keep: Tensor | None) -> list[Tensor]:
+        """The taps with the position table added a second time: the paper does not mention it, published weights do."""
+        table = self.encoder.position_table(pixels)
+        rows = (table if keep is None else table[keep]).type_as(output.tokens)
+        return [tap + rows for tap in output.taps]

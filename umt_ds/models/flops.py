@@ -64,13 +64,13 @@ def teacher_flops_per_clip(
 ) -> ClipFlops:
     """The teacher, frame by frame over `patches` patches and the class token.
 
-    kept: kept patches per frame where the last block runs on those alone (`TeacherPass.targets`), its keys
-    then being computed twice; None counts the whole last block. Projections run on kept patches only.
+    kept: kept patches per frame where the last block runs on those alone (`TeacherPass.features`), but for its keys
+    and values; None counts the whole last block. Projections run on kept patches only.
     """
     tokens = patches + prefix_tokens
     last = block_flops(size, tokens)
     if kept is not None:
-        keys_and_values = 6 * tokens * size.width**2  # keys for the attention row; keys and values for the block
+        keys_and_values = 4 * tokens * size.width**2
         last = keys_and_values + (4 + 4 * size.mlp_ratio) * kept * size.width**2 + 4 * kept * tokens * size.width
     projected = patches if kept is None else kept
     return ClipFlops(

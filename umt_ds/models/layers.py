@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umt_ds.errors import ConfigError
+from umt_ds.kernels.attention import attention
+from umt_ds.kernels.embed_visible import embed_visible
 
 NORM_EPS = 1e-6
 
@@ -48,64 +50,64 @@ def normalise(pixels: Tensor, statistics: PixelStatistics) -> Tensor:
     return torch.addcmul(shift, pixels.float(), scale)
 
 
-def patch_view(pixels: Tensor, patch: int) -> Tensor:
-    """The pixels seen as a grid of patches, nothing copied.
-
-    uint8 [B,T,H,W,3] → [B,T,h,w,p,p,3]; float [B,3,T,H,W] → [B,T,h,w,3,p,p].
-    Raises ConfigError where H or W is no multiple of the patch.
-    """
-    raw = pixels.dtype == torch.uint8
-    height, width = pixels.shape[2:4] if raw else pixels.shape[3:5]
-    if height % patch or width % patch:
-        raise ConfigError(
-            f"frames of {height} x {width} pixels cannot be cut into patches of {patch} x {patch}",
-            hint="choose a frame size that is a multiple of the patch size",
-        )
-    if raw:
-        cut = torch.unflatten(torch.unflatten(pixels, 3, (-1, patch)), 2, (-1, patch))  # [B,T,h,p,w,p,3]
-        return cut.permute(0, 1, 2, 4, 3, 5, 6)
+def float_patches(pixels: Tensor, patch: int, keep: Tensor | None) -> Tensor:
+    """The kept patches, or all, of normalised clips: float [B,3,T,H,W], keep i64 [B,V] → [B,V,3·p·p]."""
     cut = torch.unflatten(torch.unflatten(pixels, 4, (-1, patch)), 3, (-1, patch))  # [B,3,T,h,p,w,p]
-    return cut.permute(0, 2, 3, 5, 1, 4, 6)
-
-
-def take_patches(grid: Tensor, keep: Tensor | None) -> Tensor:
-    """The patches `keep` i64 [B,V] (t·h·w + y·w + x) of a patch view [B,T,h,w,…], or all: [B,V,…]."""
+    grid = cut.permute(0, 2, 3, 5, 1, 4, 6)  # [B,T,h,w,3,p,p]
     if keep is None:
-        return grid.flatten(1, 3)
+        return grid.flatten(1, 3).flatten(2)
     rows, cols = grid.shape[2:4]
     clip = torch.arange(grid.shape[0], device=keep.device)[:, None]
-    return grid[clip, keep // (rows * cols), keep // cols % rows, keep % cols]
+    return grid[clip, keep // (rows * cols), keep // cols % rows, keep % cols].flatten(2)
 
 
 class PatchProjection(nn.Conv3d):
-    """A Conv3d whose stride is its kernel, applied to patches already cut out: one matrix product."""
+    """A Conv3d whose stride is its kernel, applied to the kept patches alone: a gather and one matrix product."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Patches [..., 3·p·p] in the order (channel, row, column) to tokens [..., D]."""
-        return F.linear(input, self.weight.flatten(1), self.bias)
+    def __init__(self, *, width: int, patch: int, statistics: PixelStatistics) -> None:
+        kernel = (1, patch, patch)
+        super().__init__(3, width, kernel_size=kernel, stride=kernel)
+        self.patch, self.statistics = patch, statistics
+
+    def forward(self, input: Tensor, keep: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """uint8 [B,T,H,W,3] or float [B,3,T,H,W], keep i64 [B,V] or None, positions f32 [N,D] → tokens [B,V,D]."""
+        weight, bias = self.weight.flatten(1), self.bias
+        assert bias is not None
+        if input.dtype == torch.uint8:
+            mean, std = self.statistics.mean, self.statistics.std
+            return embed_visible(input, keep, weight, bias, positions, patch=self.patch, mean=mean, std=std)
+        tokens = F.linear(float_patches(input, self.patch, keep).to(weight.dtype), weight, bias)
+        if positions is None:
+            return tokens
+        return tokens + (positions if keep is None else positions[keep]).type_as(tokens)
 
 
 class PatchEmbed(nn.Module):
-    """Pixels to tokens, for the visible patches only: the others are neither normalised nor embedded."""
+    """Pixels to placed tokens, for the visible patches only: the others are neither normalised nor embedded."""
 
     def __init__(self, *, width: int, patch: int, statistics: PixelStatistics = IMAGENET) -> None:
         super().__init__()
         self.patch = patch
-        self.statistics = statistics
-        kernel = (1, patch, patch)
-        self.proj = PatchProjection(3, width, kernel_size=kernel, stride=kernel)
+        self.proj = PatchProjection(width=width, patch=patch, statistics=statistics)
 
     def grid(self, pixels: Tensor) -> tuple[int, int, int]:
-        """(T, h, w): frames and patches per side of a clip in either layout."""
-        frames, rows, cols = patch_view(pixels, self.patch).shape[1:4]
-        return frames, rows, cols
+        """(T, h, w): frames and patches per side of a clip in either layout.
 
-    def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """uint8 [B,T,H,W,3] (normalised here) or float [B,3,T,H,W]; keep i64 [B,V] or None → [B,V,D]."""
-        patches = take_patches(patch_view(pixels, self.patch), keep)
-        if patches.dtype == torch.uint8:
-            patches = normalise(patches, self.statistics).movedim(-1, 2)  # [B,V,3,p,p]
-        tokens: Tensor = self.proj(patches.flatten(2).to(self.proj.weight.dtype))
+        Raises ConfigError where height or width is no multiple of the patch.
+        """
+        raw = pixels.dtype == torch.uint8
+        frames = pixels.shape[1 if raw else 2]
+        height, width = pixels.shape[2:4] if raw else pixels.shape[3:5]
+        if height % self.patch or width % self.patch:
+            raise ConfigError(
+                f"frames of {height} x {width} pixels cannot be cut into patches of {self.patch} x {self.patch}",
+                hint="choose a frame size that is a multiple of the patch size",
+            )
+        return frames, height // self.patch, width // self.patch
+
+    def forward(self, pixels: Tensor, keep: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """uint8 [B,T,H,W,3] (normalised here) or float [B,3,T,H,W]; keep i64 [B,V]; positions f32 [N,D] → [B,V,D]."""
+        tokens: Tensor = self.proj(pixels, keep, positions)
         return tokens
 
 
@@ -131,10 +133,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B,V,D] to [B,V,D]."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        qkv = self.qkv(x, bias).unflatten(-1, (3, self.heads, -1))  # [B,V,3,heads,D/heads]
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [B,heads,V,D/heads] each
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        query, key, value = self.qkv(x, bias).unflatten(-1, (3, self.heads, -1)).unbind(2)  # [B,V,heads,D/heads] each
+        out: Tensor = self.proj(attention(query, key, value).flatten(2))
         return out
 
 

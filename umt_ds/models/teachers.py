@@ -1,8 +1,8 @@
 """The frozen teacher: a CLIP image tower that looks at each frame and says what matters and what it means.
 
 One look takes two steps. `Teacher.attend(pixels)` runs all blocks but the last and returns the class token's
-attention, from which the mask is drawn. `TeacherPass.targets(keep)` then finishes for the kept tokens alone:
-the same numbers as a full pass, with less work. Several masks can share one look.
+attention, from which the mask is drawn. `TeacherPass.features(keep)` then finishes for the kept tokens alone:
+the same numbers as a full pass, with less work. Several masks can share one look. The towers are in `towers.py`.
 
 This is the door to open_clip and, for SigLIP, to timm (seen: open_clip 3.3, timm 1.0). Both load on use.
 
@@ -13,7 +13,6 @@ V kept tokens per clip, v kept tokens per frame, W width inside, C width of the 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from umt_ds.models.alignment import FeatureNorm, unit_length
 from umt_ds.models.layers import CLIP, IMAGENET, normalise
 from umt_ds.models.positions import resize_grid
 from umt_ds.models.presets import VitSize
+from umt_ds.models.towers import ClipTower, LastBlock, SiglipTower
 from umt_ds.models.vit import tap_layers
 
 TeacherPixels = Literal["imagenet", "clip"]
@@ -39,116 +39,6 @@ _PRESETS: dict[str, tuple[str, int | None]] = {
     "clip_l14": ("ViT-L-14-quickgelu", 196),
     "clip_l14_336": ("ViT-L-14-336-quickgelu", None),
 }
-
-
-class ClipTower(nn.Module):
-    """open_clip's VisionTransformer (OpenAI CLIP, LAION, DataComp, DFN, MetaCLIP, CLIPA, …), opened up."""
-
-    prefix_tokens = 1
-
-    def __init__(self, visual: Any) -> None:
-        super().__init__()
-        self.visual = visual
-        blocks = visual.transformer.resblocks
-        mlp_ratio = blocks[0].mlp.c_fc.out_features / visual.transformer.width
-        self.size = VitSize(
-            width=visual.transformer.width,
-            depth=len(blocks),
-            heads=blocks[0].attn.num_heads,
-            patch=visual.patch_size[0],
-            mlp_ratio=mlp_ratio,
-        )
-        self.image_size: tuple[int, int] = visual.image_size
-        self.grid: tuple[int, int] = visual.grid_size
-        self.out_width: int = visual.proj.shape[1]
-        # Towers that average the patches never read their class token: its attention means nothing.
-        self.has_class_token: bool = visual.pool_type == "tok"
-        self.blocks: Any = blocks
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Images [F,3,H,W] to the input of the first block [F,1+S,W]."""
-        visual = self.visual
-        patches = visual.conv1(images).flatten(2).transpose(1, 2)  # [F,S,W]
-        class_token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        tokens = torch.cat([class_token, patches], dim=1)
-        out: Tensor = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
-        return out
-
-    def class_attention(self, x: Tensor) -> Tensor:
-        """The class token's attention to each patch in the last block, whose input is x [F,1+S,W]: f32 [F,S].
-
-        Softmax over the patches and the class token, mean over the heads, class column dropped: rows sum to
-        less than 1, as published. Logits and softmax are fp32 under any autocast: product and sum, no matmul.
-        """
-        block = self.blocks[-1]
-        query_weight, key_weight, _ = block.attn.in_proj_weight.chunk(3)
-        query_bias, key_bias, _ = block.attn.in_proj_bias.chunk(3)
-        normed = block.ln_1(x)
-        split = (self.size.heads, -1)
-        query = torch.unflatten(F.linear(normed[:, :1], query_weight, query_bias), -1, split)
-        keys = torch.unflatten(F.linear(normed, key_weight, key_bias), -1, split)  # [F,1+S,heads,W/heads]
-        logits = (query.float() * keys).sum(dim=-1) / math.sqrt(keys.shape[-1])  # [F,1+S,heads]
-        return logits.softmax(dim=1).mean(dim=-1)[:, 1:]
-
-    def last_block(self, x: Tensor, rows: Tensor | None) -> Tensor:
-        """The last block's output for all tokens of x [F,P+S,W], or for `rows` i64 [F,v] only: [F,v,W]."""
-        block = self.blocks[-1]
-        if rows is None:
-            whole: Tensor = block(x)
-            return whole
-        frame = torch.arange(len(x), device=x.device)[:, None]
-        normed = block.ln_1(x)
-        attended = block.attention(q_x=normed[frame, rows], k_x=normed, v_x=normed)
-        kept = x[frame, rows] + block.ls_1(attended)
-        out: Tensor = kept + block.ls_2(block.mlp(block.ln_2(kept)))
-        return out
-
-    def project(self, x: Tensor) -> Tensor:
-        """Block outputs [..., W] into the space shared with text [..., C]."""
-        out: Tensor = self.visual.ln_post(x) @ self.visual.proj
-        return out
-
-
-class SiglipTower(nn.Module):
-    """A timm VisionTransformer without class token or projection (SigLIP): normed block outputs."""
-
-    prefix_tokens = 0
-    has_class_token = False
-
-    def __init__(self, visual: Any) -> None:
-        super().__init__()
-        self.visual = visual
-        trunk = visual.trunk
-        self.size = VitSize(
-            width=trunk.embed_dim,
-            depth=len(trunk.blocks),
-            heads=trunk.blocks[0].attn.num_heads,
-            patch=trunk.patch_embed.patch_size[0],
-            mlp_ratio=trunk.blocks[0].mlp.fc1.out_features / trunk.embed_dim,
-        )
-        self.image_size: tuple[int, int] = trunk.patch_embed.img_size
-        self.grid: tuple[int, int] = trunk.patch_embed.grid_size
-        self.out_width: int = trunk.embed_dim
-        self.blocks: Any = trunk.blocks
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Images [F,3,H,W] to the input of the first block [F,S,W]."""
-        trunk = self.visual.trunk
-        out: Tensor = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
-        return out
-
-    def class_attention(self, x: Tensor) -> Tensor:
-        raise AssertionError("asked a tower without class token for its attention")
-
-    def last_block(self, x: Tensor, rows: Tensor | None) -> Tensor:
-        """The last block's output for all tokens of x [F,S,W], or for `rows` i64 [F,v] only: [F,v,W]."""
-        out: Tensor = self.blocks[-1](x)
-        return out if rows is None else out[torch.arange(len(x), device=x.device)[:, None], rows]
-
-    def project(self, x: Tensor) -> Tensor:
-        """Block outputs [..., W], normed."""
-        out: Tensor = self.visual.trunk.norm(x)
-        return out
 
 
 class Teacher(nn.Module):
@@ -206,31 +96,45 @@ class Teacher(nn.Module):
         pixels: uint8 [B,T,H,W,3], normalised here, or float [B,3,T,H,W], already normalised. Frames of
         another size than the tower's are resized after that: bicubic, no antialias (SPEC 2).
         """
-        images = self._images(pixels)  # [F,3,H,W]
-        x = self.tower.embed(images)
+        x = self._embed(pixels)  # [F,P+S,W]
         states = []
         for index, block in enumerate(self.tower.blocks[:-1]):
             x = block(x)
             if index in self.taps:
                 states.append(x)
         clips = len(pixels)
+        last = self.tower.last_block(x)
         attention = None
         if self.has_class_token:
-            attention = torch.unflatten(self.tower.class_attention(x), 0, (clips, -1))  # [B,T,S]
-        return TeacherPass(teacher=self, clips=clips, states=tuple(states), before_last=x, attention=attention)
+            attention = torch.unflatten(last.class_attention(), 0, (clips, -1))  # [B,T,S]
+        frames = len(x) // clips
+        return TeacherPass(self, clips=clips, frames=frames, states=tuple(states), last=last, attention=attention)
 
-    def _images(self, pixels: Tensor) -> Tensor:
-        """Clips as normalised frames of the tower's size, in the dtype of its weights: [F,3,H,W]."""
-        if pixels.dtype == torch.uint8:
-            statistics = IMAGENET if self.pixels == "imagenet" else CLIP
-            frames = normalise(pixels, statistics).flatten(0, 1).permute(0, 3, 1, 2)
+    def compile_blocks(self) -> None:
+        """Hand the blocks to torch.compile; names and numbers of parameters stay as they are."""
+        for block in self.tower.blocks[:-1]:
+            block.compile()
+
+    def quantise(self) -> None:
+        """Multiply in FP8 from now on, except for queries and keys of the last block, from which masks are drawn."""
+        assert isinstance(self.tower, ClipTower), "build_teacher lets nothing else through"
+        for block in self.tower.blocks:
+            block.quantise()
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        """Clips to the input of the first block: [F,P+S,W]."""
+        statistics = IMAGENET if self.pixels == "imagenet" else CLIP
+        size = tuple(self.tower.image_size)
+        raw = pixels.dtype == torch.uint8
+        if raw and tuple(pixels.shape[2:4]) == size and isinstance(self.tower, ClipTower):
+            return self.tower.embed_pixels(pixels, statistics)
+        if raw:
+            frames = normalise(pixels, statistics).flatten(0, 1).permute(0, 3, 1, 2)  # [F,3,H,W]
         else:
             frames = pixels.transpose(1, 2).flatten(0, 1)
-        if tuple(frames.shape[-2:]) != tuple(self.tower.image_size):
-            frames = F.interpolate(
-                frames, size=self.tower.image_size, mode="bicubic", align_corners=False, antialias=False
-            )
-        return frames.to(next(self.parameters()).dtype)
+        if tuple(frames.shape[-2:]) != size:
+            frames = F.interpolate(frames, size=size, mode="bicubic", align_corners=False, antialias=False)
+        return self.tower.embed_images(frames.to(next(self.parameters()).dtype))
 
 
 @dataclass(frozen=True)
@@ -238,40 +142,47 @@ class TeacherPass:
     """A look at a batch of clips, without its end.
 
     attention: f32 [B,T,S], the class token's in the last block; None for a tower without class token.
-    states: outputs of the tapped blocks but the last, [F,P+S,W] each. before_last: the last block's input.
+    states: outputs of the tapped blocks but the last, [F,P+S,W] each. last: the last block, begun.
     """
 
     teacher: Teacher
     clips: int
+    frames: int
     states: tuple[Tensor, ...]
-    before_last: Tensor
+    last: LastBlock
     attention: Tensor | None
 
     @torch.no_grad()
-    def targets(self, keep: Tensor, *, equal_frames: bool = False) -> Tensor:
-        """What the student should say about the kept tokens: f32 [K,B,V,C], layers ascending.
+    def features(self, keep: Tensor, *, equal_frames: bool = False) -> tuple[Tensor, ...]:
+        """The teacher's words for the kept tokens, before any norm: K tensors [M·B,V,C], layers ascending.
 
-        keep: i64 [B,V], sorted. equal_frames: promises that every frame keeps as many tokens
-        (`MaskPlan.equal_frames`); the last block then runs on the kept tokens alone, with the same result.
+        keep: i64 [M·B,V], sorted; M masks of the same clip side by side (M is 1 but for `mask.views`).
+        equal_frames: promises that every frame keeps as many tokens (`MaskPlan.equal_frames`); the last block then
+        runs on the kept tokens alone, with the same result.
         """
         tower = self.teacher.tower
-        patches = self.before_last.shape[1] - tower.prefix_tokens
         kept = [self._take(state, keep) for state in self.states]
         if equal_frames:
-            rows = (keep % patches).reshape(len(self.before_last), -1) + tower.prefix_tokens  # [F,v]
-            last = tower.last_block(self.before_last, rows).reshape(*keep.shape, -1)
+            # one pass over each frame for all of its masks: [B,M,T,v] → [B,T,M,v] → [F,M·v]
+            by_frame = keep.reshape(self.clips, -1, self.frames, keep.shape[1] // self.frames).transpose(1, 2)
+            rows = by_frame.flatten(0, 1).flatten(1) % tower.patches + tower.prefix_tokens
+            last = self.last.output(rows).reshape(*by_frame.shape, -1).transpose(1, 2)
+            kept.append(last.reshape(*keep.shape, -1))
         else:
-            last = self._take(tower.last_block(self.before_last, None), keep)
-        features = tower.project(torch.stack([*kept, last]))  # [K,B,V,C]
+            kept.append(self._take(self.last.output(None), keep))
+        return tuple(tower.project(tokens) for tokens in kept)
+
+    def targets(self, keep: Tensor, *, equal_frames: bool = False) -> Tensor:
+        """`features` as published: f32 [K,M·B,V,C], unit vectors where the teacher's norm is "l2"."""
+        features = torch.stack(self.features(keep, equal_frames=equal_frames))
         return unit_length(features) if self.teacher.norm == "l2" else features.float()
 
     def _take(self, state: Tensor, keep: Tensor) -> Tensor:
-        """The kept tokens of a block output [F,P+S,W], prefix tokens stepped over: [B,V,W]."""
-        prefix = self.teacher.tower.prefix_tokens
-        patches = state.shape[1] - prefix
-        rows = keep + prefix * (keep // patches + 1)  # place among T·(P+S) tokens of the clip
-        clip = torch.arange(self.clips, device=keep.device)[:, None]
-        return state.reshape(self.clips, -1, state.shape[-1])[clip, rows]
+        """The kept tokens of a block output [F,P+S,W], prefix tokens stepped over: [M·B,V,W]."""
+        tower = self.teacher.tower
+        rows = keep + tower.prefix_tokens * (keep // tower.patches + 1)  # place among T·(P+S) tokens of the clip
+        clip = torch.arange(self.clips, device=keep.device).repeat_interleave(len(keep) // self.clips)
+        return state.reshape(self.clips, -1, state.shape[-1])[clip[:, None], rows]
 
 
 def build_teacher(
@@ -320,7 +231,7 @@ def _build_tower(name: str, config: Architecture, image_size: int | None) -> Cli
     """The image tower alone, with random weights; open_clip's own builder reads the many keys of a config."""
     from open_clip.model import _build_vision_tower
     from open_clip.timm_model import TimmModel
-    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+    from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
     from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 
     vision = dict(config["vision_cfg"])
@@ -331,7 +242,7 @@ def _build_tower(name: str, config: Architecture, image_size: int | None) -> Cli
     if isinstance(visual, VisionTransformer):
         plain = all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks)
         if plain and visual.attn_pool is None:
-            return ClipTower(visual)
+            return ClipTower(visual, quick_gelu=isinstance(visual.transformer.resblocks[0].mlp.gelu, QuickGELU))
     if isinstance(visual, TimmModel) and isinstance(visual.trunk, TimmTransformer):
         bare = visual.trunk.num_prefix_tokens == 0 and len(visual.head) == 0
         if bare and image_size in (None, visual.trunk.patch_embed.img_size[0]):

@@ -1,6 +1,7 @@
 """The video transformer of every task: it sees the visible patches only and knows nothing of the objective.
 
-Shapes: B clips, T frames, N tokens of the whole clip, V visible tokens, D width, K tapped blocks.
+Shapes: B clips, M masks of each (1 but for `mask.views`), T frames, N tokens of the whole clip, V visible tokens,
+D width, K tapped blocks.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from umt_ds.models.presets import VitSize
 
 
 class VitOutput(NamedTuple):
-    """tokens [B,V,D]: the last block's output, normed. taps [K,B,V,D]: tapped outputs, by the same norm."""
+    """tokens [M·B,V,D]: the last block's output, normed. taps: K tapped outputs [M·B,V,D], by the same norm."""
 
     tokens: Tensor
-    taps: Tensor
+    taps: tuple[Tensor, ...]
 
 
 def tap_layers(depth: int, layers: int, interval: float = 1.0) -> tuple[int, ...]:
@@ -89,12 +90,14 @@ class VideoViT(nn.Module):
     ) -> VitOutput:
         """Embed the kept patches, run all blocks, norm the last output and each tapped one.
 
-        pixels: uint8 [B,T,H,W,3] or normalised float [B,3,T,H,W]. keep: i64 [B,V], sorted; None keeps all.
-        taps: ascending block numbers. drop_noise: f32 [depth,2,B] from `drop_path_noise`, for training.
-        Raises ValueError in training with drop path but without noise.
+        pixels: uint8 [B,T,H,W,3] or normalised float [B,3,T,H,W]. keep: i64 [M·B,V], sorted, the M masks of a clip
+        side by side; None keeps all. taps: ascending block numbers. drop_noise: f32 [depth,2,M·B] from
+        `drop_path_noise`, for training. Raises ValueError in training with drop path but without noise.
         """
-        tokens = self.patch_embed(pixels, keep)
-        x = tokens + self.positions_of(pixels, keep, like=tokens)  # [B,V,D]
+        of_clip = None if keep is None else keep.reshape(len(pixels), -1)  # [B,M·V]
+        x = self.patch_embed(pixels, of_clip, self.position_table(pixels))  # [B,M·V,D]
+        if keep is not None:
+            x = x.reshape(*keep.shape, -1)  # [M·B,V,D]
         tapped = []
         for index, block in enumerate(self.blocks):
             noise = self._noise_of(index, drop_noise)
@@ -104,13 +107,13 @@ class VideoViT(nn.Module):
                 x = block(x, noise)
             if index in taps:
                 tapped.append(x)
-        stacked = torch.stack(tapped) if tapped else x.new_empty(0, *x.shape)
-        return VitOutput(tokens=self.norm(x), taps=self.norm(stacked))
+        tokens = self.norm(x)
+        return VitOutput(tokens, tuple(tokens if tap is x else self.norm(tap) for tap in tapped))
 
-    def positions_of(self, pixels: Tensor, keep: Tensor | None, *, like: Tensor) -> Tensor:
-        """Position rows of the kept tokens, in the dtype of `like` (as published): [B,V,D], or all [N,D]."""
+    def position_table(self, pixels: Tensor) -> Tensor:
+        """The position of each token of such a clip: f32 [N,D]."""
         frames, rows, cols = self.patch_embed.grid(pixels)
-        table = position_table(
+        return position_table(
             self.positions,
             frames=frames,
             rows=rows,
@@ -118,8 +121,7 @@ class VideoViT(nn.Module):
             width=self.size.width,
             patch=self.size.patch,
             device=pixels.device,
-        ).type_as(like)
-        return table if keep is None else table[keep]
+        )
 
     def _noise_of(self, index: int, drop_noise: Tensor | None) -> Tensor | None:
         """The draws [2,B] of one block; None where it drops nothing."""

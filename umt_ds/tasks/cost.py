@@ -17,7 +17,7 @@ from umt_ds.models.memory import block_bytes, student_bytes_per_clip, teacher_by
 from umt_ds.models.presets import VitSize, vit_size
 from umt_ds.models.teachers import build_teacher
 from umt_ds.models.vit import VideoViT
-from umt_ds.tasks.stage1 import Stage1Module, common_grid
+from umt_ds.tasks.stage1 import Stage1Module, common_grid, stage1_flops
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,27 @@ def _stage1_cost(task: Stage1Config, element: int) -> TaskCost:
         module = Stage1Module(VideoViT(size), teacher=teacher, loss=task.loss, settings=settings)
     rows, cols = common_grid(task.student.image_size, size.patch, teacher)
     patches = rows * cols
-    mask = MaskPlan(task.mask.kind, task.mask.ratio)
+    mask, views = MaskPlan(task.mask.kind, task.mask.ratio), task.mask.views
     visible = mask.visible(frames, patches)
     aligned = {"layers": settings.layers, "out_width": teacher.out_width}
     looked = {"frames": frames, "patches": patches, "prefix_tokens": teacher.tower.prefix_tokens}
     student = student_flops_per_clip(size, visible=visible, **aligned)
     published = student_flops_per_clip(size, visible=visible, embedded=frames * patches, **aligned)
-    kept = visible // frames if mask.equal_frames else None
+    student_flops, teacher_flops = stage1_flops(task, teacher)
     return TaskCost(
         sentence=f"student {task.student.preset}, teacher {settings.preset}; {frames} frames of "
-        f"{task.student.image_size} px, {visible} of {frames * patches} tokens visible ({mask.kind})",
+        f"{task.student.image_size} px, {visible} of {frames * patches} tokens visible ({mask.kind})"
+        + (f", {views} masks of each clip" if views > 1 else ""),
         parameters=_count(module),
         teacher_parameters=_count(teacher),
-        forward_flops=student.forward,
-        student_flops=student.forward_backward,
-        teacher_flops=teacher_flops_per_clip(teacher.size, kept=kept, **aligned, **looked).forward,
-        published_student_flops=published.forward_backward,
+        forward_flops=views * student.forward,
+        student_flops=student_flops,
+        teacher_flops=teacher_flops,
+        published_student_flops=views * published.forward_backward,
         published_teacher_flops=teacher_flops_per_clip(teacher.size, **aligned, **looked).forward,
         pixel_bytes=frames * task.student.image_size**2 * 3,
-        activation_bytes=student_bytes_per_clip(
+        activation_bytes=views
+        * student_bytes_per_clip(
             size, visible=visible, element=element, checkpoint_blocks=task.student.checkpoint_blocks, **aligned
         ),
         teacher_bytes=teacher_bytes_per_clip(teacher.size, layers=settings.layers, element=element, **looked),

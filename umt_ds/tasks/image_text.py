@@ -89,6 +89,11 @@ class ImageTextTask:
             size, frames=1, patches=patches, layers=1, out_width=tower.out_width
         ).forward_backward
 
+    def compile(self) -> None:
+        """The blocks of the image tower."""
+        for block in self._module.visual.transformer.resblocks:
+            block.compile()
+
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         return decay_groups(self._module, optim.weight_decay)
 

@@ -3,6 +3,8 @@
 Per micro-batch: the teacher looks (no gradient), its class-token attention draws the mask, its features of
 the kept tokens are the targets; the student embeds the kept tokens alone, and K decoders are compared with
 K teacher layers. Source: UMT section 3.1; SPEC sections 1 to 5.
+
+Shapes: B clips, M masks of each (`mask.views`), V visible tokens, K aligned layers, C width of the targets.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.schema import OptimConfig, Stage1Config, TeacherConfig
 from umt_ds.engine.optim import decay_groups
 from umt_ds.errors import ConfigError
+from umt_ds.kernels.fp8 import why_no_fp8
 from umt_ds.losses.alignment import AlignmentLoss, alignment_loss
 from umt_ds.masking import MaskPlan, keep_digest
-from umt_ds.models.alignment import AlignmentModel
+from umt_ds.models.alignment import AlignmentModel, unit_length
 from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
 from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher, build_teacher
@@ -43,11 +46,11 @@ COMPUTE_DTYPE: dict[Precision, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Stage1Inputs:
-    """pixels u8 [B,T,H,W,3], keep i64 [B,V], targets f32 [K,B,V,C], drop_noise f32 [depth,2,B] or None."""
+    """pixels u8 [B,T,H,W,3], keep i64 [M·B,V], targets K times [M·B,V,C], drop_noise f32 [depth,2,M·B] or None."""
 
     pixels: Tensor
     keep: Tensor
-    targets: Tensor
+    targets: tuple[Tensor, ...]
     drop_noise: Tensor | None
     digest: Tensor
 
@@ -66,9 +69,14 @@ class Stage1Module(AlignmentModel):
         self.loss: AlignmentLoss = loss
 
     def forward(self, inputs: Stage1Inputs) -> Losses:  # type: ignore[override]
-        """Alignment loss of one micro-batch."""
-        student = super().forward(inputs.pixels, inputs.keep, inputs.drop_noise)
-        loss = alignment_loss(student, inputs.targets, kind=self.loss)
+        """Alignment loss of one micro-batch: the mean over its clips and their masks."""
+        output = self.encode(inputs.pixels, inputs.keep, inputs.drop_noise)
+        if self.loss == "l2" and self.norm == "l2":
+            loss = self.distance(output, inputs.pixels, inputs.keep, inputs.targets)
+        else:
+            targets = torch.stack(inputs.targets)
+            targets = unit_length(targets) if self.norm == "l2" else targets
+            loss = alignment_loss(self.decode(output, inputs.pixels, inputs.keep), targets, kind=self.loss)
         return Losses(loss, {"uta": loss.detach()}, inputs.digest)
 
 
@@ -84,6 +92,7 @@ class Stage1Task:
         self._frames = student.frames
         self._grid = common_grid(student.image_size, size.patch, self._teacher)
         self._mask = MaskPlan(config.mask.kind, config.mask.ratio)
+        self._views = config.mask.views
         if config.mask.kind == "semantic" and not self._teacher.has_class_token:
             raise ConfigError(
                 f"mask.kind=semantic needs a teacher with a class token; {config.teacher.preset} has none",
@@ -93,6 +102,8 @@ class Stage1Task:
         encoder = VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks)
         self._module = Stage1Module(encoder, teacher=self._teacher, loss=config.loss, settings=config.teacher)
         self._teacher.to(device, COMPUTE_DTYPE[precision])
+        if config.teacher.precision == "fp8":
+            self._quantise_teacher(device, COMPUTE_DTYPE[precision])
 
     @property
     def module(self) -> Stage1Module:
@@ -109,23 +120,14 @@ class Stage1Task:
     @property
     def flops_per_view(self) -> float:
         """Student forward and backward, and the teacher's forward."""
-        patches = self._grid[0] * self._grid[1]
-        visible = self._mask.visible(self._frames, patches)
-        student = student_flops_per_clip(
-            self._module.encoder.size,
-            visible=visible,
-            layers=self._config.teacher.layers,
-            out_width=self._teacher.out_width,
-        )
-        teacher = teacher_flops_per_clip(
-            self._teacher.size,
-            frames=self._frames,
-            patches=patches,
-            layers=self._config.teacher.layers,
-            out_width=self._teacher.out_width,
-            kept=visible // self._frames if self._mask.equal_frames else None,
-        )
-        return student.forward_backward + teacher.forward
+        student, teacher = stage1_flops(self._config, self._teacher)
+        return student + teacher
+
+    def compile(self) -> None:
+        """Hand the blocks of student and teacher to torch.compile. In place: state-dict names stay."""
+        for block in self._module.encoder.blocks:
+            block.compile()
+        self._teacher.compile_blocks()
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         return decay_groups(self._module, optim.weight_decay)
@@ -141,25 +143,59 @@ class Stage1Task:
         """Teacher, mask and targets of one micro-batch, on the device."""
         batch = batch.to(self._device)
         look = self._teacher.attend(batch.pixels)
+        slots = self._view_slots(batch.slots)
+        attention = None if look.attention is None else look.attention.repeat_interleave(self._views, dim=0)
         keep = self._mask.keep(
-            look.attention,
+            attention,
             seed=self._seed,
             step=step,
-            slots=batch.slots,
+            slots=slots,
             frames=self._frames,
             patches=self._grid[0] * self._grid[1],
         )
         encoder = self._module.encoder
         noise = None
         if encoder.drop_path > 0:
-            noise = drop_path_noise(self._seed, step, batch.slots, encoder.size.depth)
+            noise = drop_path_noise(self._seed, step, slots, encoder.size.depth)
         return Stage1Inputs(
             pixels=batch.pixels,
             keep=keep,
-            targets=look.targets(keep, equal_frames=self._mask.equal_frames),
+            targets=look.features(keep, equal_frames=self._mask.equal_frames),
             drop_noise=noise,
-            digest=keep_digest(keep, step=step, slots=batch.slots),
+            digest=keep_digest(keep, step=step, slots=slots),
         )
+
+    def _view_slots(self, slots: Tensor) -> Tensor:
+        """The key of each mask: i64 [B] → [M·B], the M masks of a clip side by side; M = 1 changes nothing."""
+        views = torch.arange(self._views, device=slots.device)
+        return (slots[:, None] * self._views + views).flatten()
+
+    def _quantise_teacher(self, device: torch.device, dtype: torch.dtype) -> None:
+        reason = why_no_fp8(device, dtype)
+        if reason is not None:
+            log.warning("the teacher stays %s: task.teacher.precision=fp8, but %s", dtype, reason)
+            return
+        self._teacher.quantise()
+        log.info("the teacher multiplies in FP8; `umt bench fp8` tells what that changes")
+
+
+def stage1_flops(config: Stage1Config, teacher: Teacher) -> tuple[float, float]:
+    """Operations a clip costs: of the student for all of its masks, forward and backward, and of the teacher."""
+    size, mask = vit_size(config.student.preset), MaskPlan(config.mask.kind, config.mask.ratio)
+    frames, patches, views = config.student.frames, teacher.tower.patches, config.mask.views
+    visible = mask.visible(frames, patches)
+    layers, out_width = config.teacher.layers, teacher.out_width
+    student = student_flops_per_clip(size, visible=visible, layers=layers, out_width=out_width)
+    looked = teacher_flops_per_clip(
+        teacher.size,
+        frames=frames,
+        patches=patches,
+        layers=layers,
+        out_width=out_width,
+        kept=views * visible // frames if mask.equal_frames else None,
+        prefix_tokens=teacher.tower.prefix_tokens,
+    )
+    return views * student.forward_backward, looked.forward
 
 
 def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
