@@ -28,7 +28,7 @@ def unit_length(features: Tensor) -> Tensor:
 
 
 class AlignmentNorm(nn.LayerNorm):
-    """The decoder's LayerNorm; given a target, norm and distance at once. A module, so that ZeRO-3 gathers its weight."""
+    """The decoder's LayerNorm; given a target, norm and distance at once. A module: ZeRO-3 gathers its weight."""
 
     def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
         """[B,V,C] to [B,V,C], or with a target of that shape to the scalar mean of 2 - 2·cos, fp32."""

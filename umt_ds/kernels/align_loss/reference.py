@@ -12,9 +12,9 @@ def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, 
     wide = torch.promote_types(hidden.dtype, torch.float32)
     student = F.layer_norm(hidden.to(wide), hidden.shape[-1:], weight.to(wide), bias.to(wide), eps)
     cosine = (_unit(student) * _unit(target.detach().to(wide))).sum(dim=-1)
-    loss: Tensor = (2 - 2 * cosine).mean()
-    return loss
+    return (2 - 2 * cosine).mean()
 
 
 def _unit(features: Tensor) -> Tensor:
-    return features / features.norm(dim=-1, keepdim=True)
+    unit: Tensor = features / features.norm(dim=-1, keepdim=True)
+    return unit
