@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import resource
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from umt_ds.batch import Losses
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import OptimConfig
+from umt_ds.config.schema import EngineConfig, OptimConfig
 from umt_ds.distributed.job import start_job
+from umt_ds.engine import loop
 from umt_ds.engine.deepspeed import STATE_KINDS, Engine, build_engine
 from umt_ds.engine.optim import decay_groups
 
@@ -54,6 +58,7 @@ class _ToyTask:
 @dataclass
 class _ToyConfig:
     optim: OptimConfig
+    engine: EngineConfig
 
 
 def _engine(settings: dict[str, Any], world: int, module: nn.Module) -> Engine:
@@ -62,7 +67,7 @@ def _engine(settings: dict[str, Any], world: int, module: nn.Module) -> Engine:
         world=world, micro=MICRO, accumulation=ACCUMULATION, draws_per_step=draws, views_per_step=draws,
         steps_per_epoch=1, total_steps=100, warmup_steps=0, peak_lr=LR, min_lr=0.0,
     )  # fmt: skip
-    return build_engine(_ToyTask(module), _ToyConfig(OPTIM), plan, settings)  # type: ignore[arg-type]
+    return build_engine(_ToyTask(module), _ToyConfig(OPTIM, EngineConfig(deepspeed="cpu.json")), plan, settings)  # type: ignore[arg-type]
 
 
 def _step(engine: Engine, step: int, rank: int, world: int, *, poison: bool = False) -> list[float]:
@@ -127,7 +132,7 @@ def poisoned_step(settings: dict[str, Any]) -> dict[str, bool]:
         _step(engine, 0, rank, world)
         before = _weights(engine)
         _step(engine, 1, rank, world, poison=rank == world - 1)
-        said = {"applied": engine.step_applied(), "norm_is_finite": bool(torch.isfinite(engine.grad_norm()))}
+        said = {"applied": not engine.skipped(), "norm_is_finite": bool(torch.isfinite(engine.grad_norm()))}
         after = _weights(engine)
         _step(engine, 2, rank, world)
         moved_on = any(not torch.equal(after[n], t) for n, t in _weights(engine).items())
@@ -144,6 +149,42 @@ def train(name: str, overrides: list[str], allow_config_change: bool = False) ->
         return {"code": run_training(load_run(name, overrides), allow_config_change=allow_config_change)}
     except SystemExit as error:
         return {"code": error.code}
+
+
+class HostReads(TorchDispatchMode):
+    """Notes each operation for which a host would have to wait for a GPU: values read, shapes that depend on values,
+    and numbers that are copied there from a list."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "lift_fresh")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.partition(".")[0]
+        by_mask = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if by_mask or name in self.WAITING:
+            where = next(frame for frame in reversed(traceback.extract_stack()[:-1]) if "/torch/" not in frame.filename)
+            self.seen.append(f"{name} at {Path(where.filename).name}:{where.lineno} {where.line}")
+        return func(*args, **(kwargs or {}))
+
+
+def host_reads(name: str, overrides: list[str]) -> dict[str, Any]:
+    """`umt train`; for what its steps would wait for the host."""
+    real, seen = loop.train_step, []
+
+    def watched(*arguments: Any, **keywords: Any) -> Any:
+        with HostReads() as reads:
+            tally = real(*arguments, **keywords)
+        seen.append(reads.seen)
+        return tally
+
+    loop.train_step = watched
+    try:
+        return {**train(name, overrides), "seen": seen}
+    finally:
+        loop.train_step = real
 
 
 def train_with_small_files(name: str, overrides: list[str], rank: int, limit: int) -> dict[str, Any]:

@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.distributed.calls import HostReads
 from tests.support.ranks import REPO, call, run_ranks
 from tests.support.shards import picture, record, write_shards
 from umt_ds.engine.manifest import read_checkpoint_manifest
 from umt_ds.engine.report import read_metrics
 
 STEPS, STOP = 6, 3
+UNSYNCED = [(0, "cpu.json"), (1, "zero1_bf16.json"), (2, "cpu.json")]  # stage and precision, with clipping
 DS_CONFIGS = sorted(path.name for path in (REPO / "ds_configs").glob("*.json"))
 
 
@@ -103,6 +105,20 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
             for stage in (0, 1)
         },
         **{
+            f"host reads {stage} {name}": call(
+                "tests.distributed.calls:host_reads",
+                name="demo/stage1",
+                overrides=overrides(
+                    folder,
+                    f"reads-{stage}",
+                    "schedule.steps=2",
+                    f"engine.deepspeed={name}",
+                    f"engine.deepspeed_set={{zero_optimization.stage: {stage}}}",
+                ),
+            )
+            for stage, name in UNSYNCED
+        },
+        **{
             name: train(folder, f"ds-{name}", f"engine.deepspeed={name}", "schedule.steps=3", "cadence.save=100")
             for name in DS_CONFIGS
         },
@@ -178,6 +194,21 @@ def test_a_run_that_becomes_nan_ends_with_1_names_the_step_and_keeps_only_finite
     assert kept == ["step-00000001", "step-00000002"]
     weights = (run / "checkpoints" / "step-00000001").glob("weight-*.safetensors")
     assert all(torch.isfinite(t).all() for path in weights for t in load_file(path).values())
+
+
+@pytest.mark.parametrize(("stage", "name"), UNSYNCED)
+def test_a_step_reads_nothing_for_which_a_host_would_wait(
+    stage: int, name: str, two_ranks: dict[str, list[Any]]
+) -> None:
+    """On a CPU nobody waits, but what is read can be counted. (`tests/gpu` holds it against a real device.)"""
+    with HostReads() as reads:
+        _ = torch.ones(3)[torch.tensor([True, False, True])].sum().item()
+    assert [seen.partition(" ")[0] for seen in reads.seen] == ["lift_fresh", "index", "_local_scalar_dense"]
+    for told in two_ranks[f"host reads {stage} {name}"]:
+        assert told["code"] == 0
+        constants, second_step = told["seen"]  # tables and pixel statistics are copied once
+        assert {seen.partition(" ")[0] for seen in constants} <= {"lift_fresh"}
+        assert second_step == []
 
 
 def test_the_teacher_is_in_no_checkpoint(folder: Path, two_ranks: dict[str, list[Any]]) -> None:

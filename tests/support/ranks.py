@@ -29,7 +29,7 @@ def call(target: str, **arguments: Any) -> Call:
     return {"target": target, "arguments": arguments}
 
 
-def run_ranks(world: int, calls: Sequence[Call], *, timeout_s: float = 300) -> list[list[Any]]:
+def run_ranks(world: int, calls: Sequence[Call], *, timeout_s: float = 600) -> list[list[Any]]:
     """Do the calls in order on `world` ranks. Fails with the ranks' output."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

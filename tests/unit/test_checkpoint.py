@@ -311,23 +311,22 @@ def test_training_goes_on_while_the_state_of_a_step_is_written(tmp_path: Path, s
     for tensors in engine.state.values():  # the next steps move all of it
         for tensor in tensors.values():
             tensor.zero_()
-    store.commit_written()
+    assert not store.has_written()
     assert names_in(tmp_path) == {"step-00000002.partial"}, "nothing is a checkpoint before it is whole"
     slow_disk.set()
     store.finish()
     assert same_state(resume(open_store(tmp_path)), FakeEngine(2))
 
 
-def test_what_all_have_written_becomes_a_checkpoint_at_the_end_of_a_step(tmp_path: Path) -> None:
+def test_what_is_written_becomes_a_checkpoint_when_it_is_finished(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     save(store, 2, wait=False)
     assert store._pending is not None
     store._pending.writing.files()
-    store.commit_written()
-    assert names_in(tmp_path) == {"step-00000002", "LATEST"}
-    store.commit_written()
+    assert store.has_written()
     store.finish()
-    assert names_in(tmp_path) == {"step-00000002", "LATEST"}, "and that is all"
+    assert not store.has_written()
+    assert names_in(tmp_path) == {"step-00000002", "LATEST"}
 
 
 def test_both_ways_write_the_same_bytes(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.support.ranks import environment
 from umt_ds.distributed.world import World
 from umt_ds.engine import speed
 from umt_ds.engine.guard import FiniteGuard
+from umt_ds.engine.pulse import Heard
 from umt_ds.engine.speed import Stopwatch, peak_flops, peak_memory_gib
 from umt_ds.engine.stop import SIGNALS, Stop
 from umt_ds.errors import EXIT_FAILED, NonFiniteError
@@ -23,82 +24,72 @@ from umt_ds.errors import EXIT_FAILED, NonFiniteError
 CPU = torch.device("cpu")
 ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
 SECOND = World(1, 2, 1, "127.0.0.1", 1, "env")
-FINE, NAN, INF = torch.tensor(1.0), torch.tensor(float("nan")), torch.tensor(float("inf"))
+NAN, INF = float("nan"), float("inf")
 
 # ---------------------------------------------------------------- guard
 
 
 def guard(*, fp16: bool = False) -> FiniteGuard:
-    return FiniteGuard(CPU, draws_per_step=32, overflow_is_normal=fp16)
+    return FiniteGuard(draws_per_step=32, overflow_is_normal=fp16)
+
+
+def heard(step: int, *, loss: float = 1.0, norm: float = 1.0, skipped: bool = False) -> Heard:
+    """0-based step `step`, as all ranks saw it."""
+    return Heard(
+        step=step + 1, losses={"loss": loss}, grad_norm=norm, skipped=skipped, digest=0, mask_digest=0, substituted=0,
+        wants_stop=False, wrote_snapshot=False, data_s=0.0,
+    )  # fmt: skip
 
 
 def test_finite_steps_pass() -> None:
     watching = guard()
     for step in range(5):
-        watching.watch(step, FINE, FINE, applied=True)
-    watching.check()
+        watching.check(heard(step))
 
 
-@pytest.mark.parametrize(("loss", "norm"), [(NAN, FINE), (INF, FINE), (-INF, FINE), (FINE, NAN), (FINE, INF)])
-def test_the_first_bad_step_and_its_draws_are_named(loss: torch.Tensor, norm: torch.Tensor) -> None:
+@pytest.mark.parametrize(("loss", "norm"), [(NAN, 1.0), (INF, 1.0), (-INF, 1.0), (1.0, NAN), (1.0, INF)])
+def test_a_bad_step_and_its_draws_are_named(loss: float, norm: float) -> None:
     watching = guard()
-    watching.watch(6, FINE, FINE, applied=True)
-    watching.watch(7, loss, norm, applied=False)
-    watching.watch(8, NAN, NAN, applied=False)
+    watching.check(heard(6))
     with pytest.raises(NonFiniteError, match=r"in step 7 \(draws 224 to 255\)") as raised:
-        watching.check()
+        watching.check(heard(7, loss=loss, norm=norm))
     assert "data.skip_draws=[[224,256]]" in str(raised.value.hint)
     assert raised.value.exit_code == EXIT_FAILED, "a restart would meet it again: never 75"
-
-
-def test_it_is_still_told_after_finite_steps_and_at_every_later_check() -> None:
-    watching = guard()
-    watching.watch(0, NAN, FINE, applied=False)
-    watching.watch(1, FINE, FINE, applied=True)
-    for _ in range(2):
-        with pytest.raises(NonFiniteError, match="step 0 "):
-            watching.check()
 
 
 def test_what_is_to_be_kept_of_the_steps_before_is_kept_first() -> None:
     kept: list[str] = []
     watching = guard()
-    watching.watch(0, FINE, FINE, applied=True)
-    watching.check(before_raising=lambda: kept.append("a snapshot on its way"))
+    watching.check(heard(0), before_raising=lambda: kept.append("a snapshot on its way"))
     assert not kept
-    watching.watch(1, NAN, FINE, applied=False)
     with pytest.raises(NonFiniteError):
-        watching.check(before_raising=lambda: kept.append("a snapshot on its way"))
+        watching.check(heard(1, loss=NAN), before_raising=lambda: kept.append("a snapshot on its way"))
     assert kept == ["a snapshot on its way"]
 
 
 def test_an_fp16_overflow_is_passed_over() -> None:
     watching = guard(fp16=True)
     for step in range(49):
-        watching.watch(step, FINE, INF, applied=False)
-    watching.check()
+        watching.check(heard(step, norm=INF, skipped=True))
 
 
 def test_fifty_fp16_overflows_in_a_row_are_too_many() -> None:
     watching = guard(fp16=True)
-    for step in range(50):
-        watching.watch(step, FINE, INF, applied=False)
+    for step in range(49):
+        watching.check(heard(step, norm=INF, skipped=True))
     with pytest.raises(NonFiniteError, match="50 steps in a row overflowed"):
-        watching.check()
+        watching.check(heard(49, norm=INF, skipped=True))
 
 
 def test_one_applied_step_starts_the_count_of_overflows_again() -> None:
     watching = guard(fp16=True)
     for step in range(90):
-        watching.watch(step, FINE, FINE if step == 45 else INF, applied=step == 45)
-    watching.check()
+        watching.check(heard(step, skipped=step != 45))
 
 
 def test_a_loss_that_is_not_finite_is_no_overflow() -> None:
-    watching = guard(fp16=True)
-    watching.watch(3, NAN, FINE, applied=True)
     with pytest.raises(NonFiniteError, match="step 3 "):
-        watching.check()
+        guard(fp16=True).check(heard(3, loss=NAN))
 
 
 # ---------------------------------------------------------------- stop
@@ -106,50 +97,50 @@ def test_a_loss_that_is_not_finite_is_no_overflow() -> None:
 
 @pytest.fixture
 def stop(tmp_path: Path) -> Iterator[Stop]:
-    wish = Stop(tmp_path, world=ALONE, device=CPU, stop_at=7)
+    wish = Stop(tmp_path, world=ALONE, stop_at=7)
     yield wish
     wish.close()
 
 
-def test_nobody_asked_so_nobody_stops(stop: Stop) -> None:
-    assert not any(stop.agreed(step) for step in (0, 6, 8, 100))
+def test_nobody_asked_so_nobody_wants_to_stop(stop: Stop) -> None:
+    assert not stop.wanted()
 
 
-def test_stop_at_stops_after_that_step_and_no_other(stop: Stop) -> None:
-    assert [step for step in range(20) if stop.agreed(step)] == [7]
+def test_stop_at_is_due_after_that_step_and_no_other(stop: Stop) -> None:
+    assert [step for step in range(20) if stop.is_due(step)] == [7]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_a_wish_for_all_later_steps(stop: Stop, number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
-    assert stop.agreed(1)
-    assert stop.agreed(2)
+    assert stop.wanted()
+    assert stop.wanted()
 
 
 def test_the_file_stop_in_the_run_folder_is_a_wish(stop: Stop, tmp_path: Path) -> None:
-    assert not stop.agreed(1)
+    assert not stop.wanted()
     (tmp_path / "stop").touch()
-    assert stop.agreed(2)
+    assert stop.wanted()
 
 
 def test_a_stop_file_of_an_earlier_job_is_removed(tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
-    wish = Stop(tmp_path, world=ALONE, device=CPU)
+    wish = Stop(tmp_path, world=ALONE)
     assert not (tmp_path / "stop").exists()
-    assert not wish.agreed(1)
+    assert not wish.wanted()
     wish.close()
 
 
 def test_only_the_first_rank_touches_the_stop_file(tmp_path: Path) -> None:
     """Another rank may start later: it must not take away a wish that is meant for this job."""
     (tmp_path / "stop").touch()
-    Stop(tmp_path, world=SECOND, device=CPU).close()
+    Stop(tmp_path, world=SECOND).close()
     assert (tmp_path / "stop").exists()
 
 
 def test_close_gives_the_signals_back(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    wish = Stop(tmp_path, world=ALONE, device=CPU)
+    wish = Stop(tmp_path, world=ALONE)
     assert all(signal.getsignal(number) not in before for number in SIGNALS)
     wish.close()
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -158,15 +149,14 @@ def test_close_gives_the_signals_back(tmp_path: Path) -> None:
 THREE_SIGNALS = """
 import os, signal, sys, time
 from pathlib import Path
-import torch
 from umt_ds.distributed.world import World
 from umt_ds.engine.stop import Stop
 clock = [0.0]
 time.monotonic = lambda: clock[0]
-stop = Stop(Path(sys.argv[1]), world=World(0, 1, 0, "", 1, "alone"), device=torch.device("cpu"))
+stop = Stop(Path(sys.argv[1]), world=World(0, 1, 0, "", 1, "alone"))
 for clock[0] in (0.0, 0.01, 5.0):
     os.kill(os.getpid(), signal.SIGTERM)
-    print(clock[0], stop.agreed(1), flush=True)
+    print(clock[0], stop.wanted(), flush=True)
 """
 
 

@@ -6,18 +6,19 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
 from umt_ds.engine import report as report_module
 from umt_ds.engine.protocol import Progress
+from umt_ds.engine.pulse import Heard
 from umt_ds.engine.report import METRICS, Report, read_metrics, read_records
 from umt_ds.engine.speed import Lap
 
@@ -27,7 +28,10 @@ PLAN = RunPlan(
     world=2, micro=4, accumulation=1, draws_per_step=8, views_per_step=16, steps_per_epoch=10,
     total_steps=100, warmup_steps=3, peak_lr=1e-3, min_lr=0.0,
 )  # fmt: skip
-LOSSES = {"loss": torch.tensor(0.5), "uta": torch.tensor(0.25)}
+HEARD = Heard(
+    step=0, losses={"loss": 0.5, "uta": 0.25}, grad_norm=1.5, skipped=False, digest=0xABC, mask_digest=0,
+    substituted=0, wants_stop=False, wrote_snapshot=False, data_s=1.0,
+)  # fmt: skip
 LAP = Lap(seconds=4.0, data_s=1.0, steps=5)
 
 
@@ -50,12 +54,11 @@ def report(tmp_path: Path) -> Iterator[Report]:
     opened.close()
 
 
-def log_step(report: Report, step: int, *, digest: int = 0xABC, grad_norm: Tensor | None = None) -> None:
+def log_step(report: Report, step: int, **heard: Any) -> None:
     progress = Progress(
         step=step, draws=8 * step, digest=2**64 - 1, mask_digest=7, skipped=1, substituted=3,
     )  # fmt: skip
-    norm = torch.tensor(1.5) if grad_norm is None else grad_norm
-    report.step(progress, LOSSES, norm, LAP, digest)
+    report.step(progress, replace(HEARD, step=step, **heard), LAP)
 
 
 def lines(run: Path) -> list[str]:
@@ -125,7 +128,7 @@ def test_every_line_is_strict_json_even_when_a_gradient_overflowed(tmp_path: Pat
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
-    log_step(report, 3, grad_norm=torch.tensor(float(norm)))
+    log_step(report, 3, grad_norm=float(norm))
     record = json.loads(lines(tmp_path)[0], parse_constant=refuse)
     assert "grad_norm" not in record
     assert record["skipped_steps"] == 1

@@ -47,7 +47,7 @@ def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int
     """
     with start_job() as job:
         run = _open_folder(config, job)
-        stop = Stop(run, world=job.world, device=job.device, stop_at=config.stop_at)
+        stop = Stop(run, world=job.world, stop_at=config.stop_at)
         watchdog = Watchdog(run, world=job.world, limit_s=config.cadence.watchdog)
         try:
             check_restarts(run, job.world)
@@ -95,6 +95,7 @@ def _train(config: RunConfig, job: Job, run: Path, stop: Stop, watchdog: Watchdo
             report,
             stop,
             watchdog,
+            world=job.world,
             progress=progress,
             plan=plan,
             cadence=config.cadence,

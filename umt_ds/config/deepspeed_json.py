@@ -85,6 +85,7 @@ def complete_deepspeed_json(settings: dict[str, Any], config: RunConfig, plan: R
         "gradient_accumulation_steps": plan.accumulation,
         "gradient_clipping": config.optim.clip_grad or 0.0,
         "steps_per_print": 1 << 60,  # DeepSpeed's own step line stays quiet; ours says more
+        "timers": {"throughput": {"enabled": False}},  # else it waits for the device twice a step
         "zero_allow_untested_optimizer": True,
     }
 

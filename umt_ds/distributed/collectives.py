@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 
 def active() -> bool:
@@ -17,26 +15,10 @@ def active() -> bool:
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """True on every rank if it is true on one."""
-    return bool(reduce_max([int(flag)], device)[0])
-
-
-def reduce_max(values: Sequence[int], device: torch.device) -> list[int]:
-    """Element-wise maximum over the ranks."""
-    return _reduce(torch.tensor(list(values), dtype=torch.int64, device=device), dist.ReduceOp.MAX)
-
-
-def reduce_sum(values: Sequence[int], device: torch.device) -> list[int]:
-    """Element-wise sum over the ranks (int64, wraps modulo 2^64 as two's complement)."""
-    return _reduce(torch.tensor(list(values), dtype=torch.int64, device=device), dist.ReduceOp.SUM)
-
-
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """Mean over the ranks of an fp32 tensor."""
+    raised = torch.tensor(int(flag), device=device)
     if active():
-        values = values.clone()
-        dist.all_reduce(values, op=dist.ReduceOp.SUM)
-        values /= dist.get_world_size()
-    return values
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return bool(raised)
 
 
 def barrier() -> None:
@@ -54,9 +36,3 @@ def broadcast_object(value: T, source: int = 0) -> T:
     if active():
         dist.broadcast_object_list(box, src=source)
     return box[0]
-
-
-def _reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType) -> list[int]:
-    if active():
-        dist.all_reduce(tensor, op=op)
-    return [int(value) for value in tensor.tolist()]

@@ -182,9 +182,9 @@ class CheckpointStore:
     def save(self, engine: Engine, progress: Progress, *, wait: bool = True) -> Path:
         """Write `step-N.partial/`, agree that it is whole, rename it, move LATEST, prune.
 
-        Without `wait` (and with `cadence.async_save`) only a snapshot is taken now; `commit_written` does the rest
-        after some later step. Raises CheckpointError on every rank if one rank could not write, then or now; older
-        checkpoints stay.
+        Without `wait` (and with `cadence.async_save`) only a snapshot is taken now; `finish` does the rest after some
+        later step, when all ranks say that they have written. Raises CheckpointError on every rank if one rank could
+        not write, then or now; older checkpoints stay.
         """
         began = time.perf_counter()
         final = self.run / CHECKPOINTS / f"step-{progress.step:08d}"
@@ -203,11 +203,9 @@ class CheckpointStore:
             self.finish()
         return final
 
-    def commit_written(self) -> None:
-        """If a snapshot is on its way and all ranks have written theirs, make it a checkpoint. For the end of a step:
-        without one on its way it costs nothing, else an agreement of eight bytes."""
-        if self._pending is not None and not any_rank(not self._pending.writing.done(), self._device):
-            self.finish()
+    def has_written(self) -> bool:
+        """Is a snapshot on its way, and this rank's part of it on the disk?"""
+        return self._pending is not None and self._pending.writing.done()
 
     def finish(self) -> None:
         """Wait for the snapshot that is on its way, if there is one, and make it a checkpoint."""

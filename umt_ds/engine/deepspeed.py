@@ -21,6 +21,7 @@ from umt_ds.batch import Losses
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.deepspeed_json import Precision, complete_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.schema import RunConfig
+from umt_ds.engine.gate import GradientGate, total_norm
 from umt_ds.engine.optim import build_adamw
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import ConfigError
@@ -42,6 +43,13 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
             "fp16 at ZeRO stage 0 is not supported: DeepSpeed 0.19.8's wrapper leaves the fp32 curve there",
             hint="engine.deepspeed=zero2_fp16.json, or stage 1",
         )
+    if config.engine.compile:
+        if zero_stage_of(settings) == 3:
+            raise ConfigError(
+                "engine.compile and ZeRO stage 3 do not go together: its hooks gather weights inside the blocks",
+                hint="engine.compile=false, or ZeRO stage 0, 1 or 2",
+            )
+        task.compile()
     optimizer = build_adamw(task.parameter_groups(config.optim), config.optim)
     complete = complete_deepspeed_json(settings, config, plan)
     stage, precision = zero_stage_of(settings), precision_of(settings)
@@ -91,10 +99,10 @@ class Engine:
         self._adamw = optimizer
         self.precision = precision
         self.stage = stage
-        self._clip_grad = clip_grad
-        self._norm = torch.zeros((), device=wrapped.device)
-        self._applied = True
+        self._gate = GradientGate(optimizer, clip_grad=clip_grad, device=self.device)
+        self._norm, self._skipped = self._gate.norm, self._gate.closed
         self._own_parameters = dict(wrapped.module.named_parameters())
+        self._gated = self._is_gated()
         self.reset_moments(steps=0)
 
     # ------------------------------------------------------------ training
@@ -121,33 +129,36 @@ class Engine:
         if not self._wrapped.is_gradient_accumulation_boundary():
             self._wrapped.step()
             return
-        plain = _is_plain(self.stage, self.precision)
-        if plain:
-            self._clip_plain()
+        if _is_plain(self.stage, self.precision):
+            gradients = [p.grad for p in self._own_parameters.values() if p.grad is not None]
+            self._gate.set(total_norm(gradients, self.device))
         self._wrapped.step()
-        if not plain:
+        if self._gated:
+            self._norm, self._skipped = self._gate.norm, self._gate.closed
+        else:
             norm = self._wrapped.get_global_grad_norm()
             self._norm = torch.as_tensor(norm, dtype=torch.float32, device=self.device).reshape(())
-            self._applied = bool(self._wrapped.was_step_applied())
+            self._skipped = torch.full_like(self._norm, not self._wrapped.was_step_applied())
 
-    def _clip_plain(self) -> None:
-        """Norm, clipping and the finite check where DeepSpeed has none."""
-        parameters = list(self._own_parameters.values())
-        self._norm = torch.nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None).float()
-        self._applied = bool(torch.isfinite(self._norm))
-        if not self._applied:
-            for parameter in parameters:
-                parameter.grad = None  # AdamW leaves parameters without gradient alone
-        elif self._clip_grad is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_grad, self._norm)
+    def _is_gated(self) -> bool:
+        """Does our gate stand before AdamW? Then a step does not wait for the host.
+
+        It does at stage 0 in fp32, and at stages 1 and 2 in fp32 and bf16. Elsewhere DeepSpeed's own check stays: the
+        loss scale of fp16 lives on the host, and stage 3 and offloading wait for it anyway.
+        """
+        zero = self._wrapped.optimizer
+        if self.stage in (1, 2) and self.precision != "fp16" and getattr(zero, "cpu_offload", True) is False:
+            self._gate.guard(zero)
+            return True
+        return _is_plain(self.stage, self.precision)
 
     def grad_norm(self) -> Tensor:
         """Norm of the whole gradient of the last step before clipping, fp32 scalar; inf or NaN if it was not finite."""
         return self._norm
 
-    def step_applied(self) -> bool:
-        """Did the last full step move the weights? False when its gradient was not finite."""
-        return self._applied
+    def skipped(self) -> Tensor:
+        """fp32 scalar: 1 if the last full step left the weights alone, because its gradient was not finite; else 0."""
+        return self._skipped
 
     @property
     def module(self) -> nn.Module:

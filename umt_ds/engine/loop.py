@@ -1,11 +1,12 @@
 """The loop: from progress to the end of the schedule. Read this first.
 
-Nothing here knows what is learned (a `Task` does) or how the state is sharded (the `Engine` does).
+Nothing here knows what is learned (a `Task` does) or how the state is sharded (the `Engine` does). The host runs one
+step ahead of what it has heard of (see `pulse`); before it saves, and at the end, it waits until it has heard all.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,14 +14,15 @@ from torch import Tensor
 from umt_ds.batch import Batch, Losses
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.schema import CadenceConfig
-from umt_ds.distributed.collectives import reduce_sum
+from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.deepspeed import Engine
 from umt_ds.engine.guard import FiniteGuard
 from umt_ds.engine.protocol import BatchSource, Ended, Progress, Task
+from umt_ds.engine.pulse import Pulse, Said
 from umt_ds.engine.report import Report
 from umt_ds.engine.schedule import lr_at
-from umt_ds.engine.speed import Stopwatch
+from umt_ds.engine.speed import Lap, Stopwatch
 from umt_ds.engine.stop import Stop
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.keyed import add_digests, key_of
@@ -35,116 +37,94 @@ def train(
     stop: Stop,
     watchdog: Watchdog,
     *,
+    world: World,
     progress: Progress,
     plan: RunPlan,
     cadence: CadenceConfig,
     seed: int,
 ) -> tuple[Ended, Progress]:
     """Run from `progress` to `plan.total_steps`. All ranks call it; returns why it ended, and where."""
-    guard = FiniteGuard(
-        engine.device, draws_per_step=plan.draws_per_step, overflow_is_normal=engine.precision == "fp16"
-    )
-    watch = Stopwatch()
-    tally = Tally(engine.device)
-    while progress.step < plan.total_steps:
-        tally.start_step()
-        train_step(task, engine, loader, tally, watch, step=progress.step, plan=plan, seed=seed)
-        guard.watch(progress.step, tally.losses["loss"], engine.grad_norm(), engine.step_applied())
-        tally.skipped += not engine.step_applied()
-        progress = progress.next(plan.draws_per_step)
+    guard = FiniteGuard(draws_per_step=plan.draws_per_step, overflow_is_normal=engine.precision == "fp16")
+    pulse, watch = Pulse(world, engine.device), Stopwatch()
+    laps: dict[int, Lap] = {}  # of the logged steps that were not heard yet
+    for step in range(progress.step + 1, plan.total_steps + 1):
+        tally = train_step(task, engine, loader, watch, step=step - 1, plan=plan, key=(seed, world.rank))
         watch.count_step()
-        stopping = stop.agreed(progress.step)
-        watchdog.beat(progress.step)
-        last = progress.step == plan.total_steps
-        saving = progress.step % cadence.save == 0 or stopping or last
-        logging = progress.step % cadence.log == 0 or stopping or last
-        with watch.paused():
-            store.commit_written()  # a snapshot that all ranks have written by now becomes a checkpoint
-        if logging or saving:
-            guard.check(before_raising=store.finish)  # before a save too: never keep poisoned weights
-            progress, digest = tally.add_to(progress)
-        if logging:
-            report.step(progress, tally.losses, engine.grad_norm(), watch.lap(), digest)
+        ending = step == plan.total_steps or stop.is_due(step)
+        saving = ending or step % cadence.save == 0
+        if saving or step % cadence.log == 0:
+            laps[step] = watch.lap()
+        pulse.say(tally.said(step, engine, wants_stop=stop.wanted(), wrote=store.has_written(), lap=laps.get(step)))
+        heard = pulse.hear(now=saving)
+        if any(one.wants_stop for one in heard) and not saving:  # stop after this step, of which all is wanted, too
+            ending = saving = True
+            laps.setdefault(step, watch.lap())
+            heard += pulse.hear(now=True)
+        for one in heard:
+            guard.check(one, before_raising=store.finish)
+            progress = progress.after(one, plan.draws_per_step)
+            if one.step in laps:
+                report.step(progress, one, laps.pop(one.step))
+            if one.wrote_snapshot:
+                with watch.paused():
+                    store.finish()
+        watchdog.beat(step)
         if saving:
             with watch.paused():
-                store.save(engine, progress, wait=stopping or last)
-            watchdog.beat(progress.step)
-        if stopping and not last:
-            return Ended.STOPPED, progress
+                store.save(engine, progress, wait=ending)
+            watchdog.beat(step)
+        if ending:
+            return (Ended.FINISHED if step == plan.total_steps else Ended.STOPPED), progress
     return Ended.FINISHED, progress
 
 
 def train_step(
-    task: Task,
-    engine: Engine,
-    loader: BatchSource,
-    tally: Tally,
-    watch: Stopwatch,
-    *,
-    step: int,
-    plan: RunPlan,
-    seed: int,
-) -> None:
-    """One optimiser step: each micro-batch forward and backward; the engine updates on the last."""
+    task: Task, engine: Engine, loader: BatchSource, watch: Stopwatch, *, step: int, plan: RunPlan, key: tuple[int, int]
+) -> Tally:
+    """One optimiser step: each micro-batch forward and backward; the engine updates on the last. key: seed, rank."""
     engine.set_lr(lr_at(step, plan))
+    tally = Tally(torch.zeros((), dtype=torch.int64, device=engine.device))
     for micro_step, batch in enumerate(watch.timed_data(loader.micro_batches(step))):
         # what libraries draw by themselves (dropout); ours is keyed and needs no seed
-        torch.manual_seed(key_of(seed, "library", step, micro_step, int(batch.slots[0])) >> 1)
+        torch.manual_seed(key_of(*key, "library", step, micro_step) >> 1)
         inputs = task.prepare(batch, step)  # no gradient: teacher, mask
         losses = engine(inputs)
         engine.backward(losses.total)
         engine.step()
         tally.add(batch, losses, share=1 / plan.accumulation)
+    return tally
 
 
+@dataclass
 class Tally:
-    """What the micro-batches of a step amount to on this rank, and what has not been shared yet."""
+    """What the micro-batches of a step amount to on this rank."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.losses: dict[str, Tensor] = {}  # of the current step, means over its micro-batches
-        self.skipped = 0  # steps since last shared
-        self._step_digest = 0
-        self._digest = 0
-        self._substituted = 0
-        self._mask_digest = torch.zeros((), dtype=torch.int64, device=device)
-
-    def start_step(self) -> None:
-        self.losses = {}
-        self._step_digest = 0
+    mask_digest: Tensor  # i64 scalar on the device
+    losses: dict[str, Tensor] = field(default_factory=dict)  # means over the micro-batches
+    digest: int = 0
+    substituted: int = 0
 
     def add(self, batch: Batch, losses: Losses, *, share: float) -> None:
         """Count one micro-batch; `share` is its part of the step."""
         for name, value in {"loss": losses.total, **losses.parts}.items():
             value = value.detach().float() * share
             self.losses[name] = self.losses[name] + value if name in self.losses else value
-        self._step_digest = add_digests(self._step_digest, batch.digest)
-        self._digest = add_digests(self._digest, batch.digest)
-        self._substituted += batch.substituted
+        self.digest = add_digests(self.digest, batch.digest)
+        self.substituted += batch.substituted
         if losses.digest is not None:
-            self._mask_digest = self._mask_digest + losses.digest
+            self.mask_digest = self.mask_digest + losses.digest
 
-    def add_to(self, progress: Progress) -> tuple[Progress, int]:
-        """Share with all ranks what was counted since the last call; also the digest of the current step."""
-        counted = [
-            _signed(self._step_digest),
-            _signed(self._digest),
-            int(self._mask_digest),
-            self._substituted,
-        ]
-        step_digest, digest, mask_digest, substituted = reduce_sum(counted, self._device)
-        progress = replace(
-            progress,
-            digest=add_digests(progress.digest, digest),
-            mask_digest=add_digests(progress.mask_digest, mask_digest),
-            substituted=progress.substituted + substituted,
-            skipped=progress.skipped + self.skipped,
+    def said(self, step: int, engine: Engine, *, wants_stop: bool, wrote: bool, lap: Lap | None) -> Said:
+        """What this rank tells the others of the step."""
+        return Said(
+            step=step,
+            losses=self.losses,
+            grad_norm=engine.grad_norm(),
+            skipped=engine.skipped(),
+            mask_digest=self.mask_digest,
+            digest=self.digest,
+            substituted=self.substituted,
+            wants_stop=wants_stop,
+            wrote_snapshot=wrote,
+            data_s=lap.data_s if lap is not None else 0.0,
         )
-        self.skipped = self._digest = self._substituted = 0
-        self._mask_digest = torch.zeros_like(self._mask_digest)
-        return progress, add_digests(step_digest)
-
-
-def _signed(word: int) -> int:
-    """A 64-bit word as torch's int64 holds it."""
-    return word - (1 << 64) if word >= 1 << 63 else word

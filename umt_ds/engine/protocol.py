@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from umt_ds.batch import Batch
 from umt_ds.config.schema import OptimConfig
+from umt_ds.engine.pulse import Heard
+from umt_ds.keyed import add_digests
 
 
 class Task(Protocol):
@@ -63,8 +65,18 @@ class Progress:
     skipped: int = 0  # steps that the optimiser did not apply (fp16 overflow)
     substituted: int = 0  # draws that showed a substitute
 
-    def next(self, draws_per_step: int) -> Progress:
-        return replace(self, step=self.step + 1, draws=self.draws + draws_per_step)
+    def after(self, heard: Heard, draws_per_step: int) -> Progress:
+        """Progress when the step that was heard of, the next one, is counted too."""
+        assert heard.step == self.step + 1
+        return replace(
+            self,
+            step=heard.step,
+            draws=self.draws + draws_per_step,
+            digest=add_digests(self.digest, heard.digest),
+            mask_digest=add_digests(self.mask_digest, heard.mask_digest),
+            skipped=self.skipped + heard.skipped,
+            substituted=self.substituted + heard.substituted,
+        )
 
 
 class Ended(Enum):

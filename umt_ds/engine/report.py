@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.schema import RunConfig
-from umt_ds.distributed.collectives import mean_over_ranks, reduce_max
 from umt_ds.distributed.world import World
 from umt_ds.engine.protocol import Progress
+from umt_ds.engine.pulse import Heard
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
 
@@ -72,11 +71,8 @@ class Report:
         if config.report.wandb:
             self._wandb = _start_wandb(config, run)
 
-    def step(self, progress: Progress, losses: dict[str, Tensor], grad_norm: Tensor, lap: Lap, digest: int) -> None:
-        """Log the step that ended at `progress`. `losses` are fp32 scalars of this rank, `digest` is global."""
-        names = sorted(losses)
-        means = mean_over_ranks(torch.stack([losses[name].float() for name in names])).tolist()
-        slowest_ms = reduce_max([int(lap.data_s * 1000)], self._device)[0]
+    def step(self, progress: Progress, heard: Heard, lap: Lap) -> None:
+        """Log the step that was heard of; `progress` counts it."""
         if not self._world.is_first:
             return
         views_per_s = lap.steps * self._plan.views_per_step / max(lap.seconds, 1e-9)
@@ -85,24 +81,24 @@ class Report:
             "step": progress.step,
             "draws": progress.draws,
             "epoch": round(progress.step / max(1, self._plan.steps_per_epoch), 4),
-            **dict(zip(names, means, strict=True)),
+            **heard.losses,
             "lr": lr_at(progress.step - 1, self._plan),
-            "grad_norm": float(grad_norm),
+            "grad_norm": heard.grad_norm,
             "clips_per_s": round(views_per_s, 3),
             "clips_per_s_per_device": round(per_device, 3),
-            "data_stall_percent": round(100 * slowest_ms / 1000 / max(lap.seconds, 1e-9), 2),
+            "data_stall_percent": round(100 * heard.data_s / max(lap.seconds, 1e-9), 2),
             "mfu_percent": round(100 * per_device * self._flops_per_view / self._peak, 2),
             "gflops_per_clip": round(self._flops_per_view / 1e9, 3),
             "peak_memory_gib": round(peak_memory_gib(self._device), 3),
             "bad_samples": progress.substituted,
             "skipped_steps": progress.skipped,
-            "digest": f"{digest:016x}",
+            "digest": f"{heard.digest:016x}",
             "digest_total": f"{progress.digest:016x}",
             "mask_digest_total": f"{progress.mask_digest:016x}",
             "attempt": self._attempt,
         }
         self._write(record)
-        log.info("%s", self._line(record, [name for name in names if name != "loss"]))
+        log.info("%s", self._line(record, [name for name in heard.losses if name != "loss"]))
 
     def _line(self, record: dict[str, Any], parts: list[str]) -> str:
         detail = " ".join(f"{name} {record[name]:.4f}" for name in parts)

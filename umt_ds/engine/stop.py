@@ -13,9 +13,6 @@ import time
 from pathlib import Path
 from types import FrameType
 
-import torch
-
-from umt_ds.distributed.collectives import any_rank
 from umt_ds.distributed.world import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -26,10 +23,9 @@ _SAME_WISH_S = 0.5
 class Stop:
     """Collects wishes to stop. Make one in the main process before loader workers start."""
 
-    def __init__(self, run: Path, *, world: World, device: torch.device, stop_at: int | None = None) -> None:
+    def __init__(self, run: Path, *, world: World, stop_at: int | None = None) -> None:
         self._file = run / "stop"
         self._world = world
-        self._device = device
         self._stop_at = stop_at
         self._signalled_at: float | None = None
         if world.is_first:
@@ -43,12 +39,13 @@ class Stop:
         elif now - self._signalled_at >= _SAME_WISH_S:
             os._exit(128 + number)
 
-    def agreed(self, step: int) -> bool:
-        """Does any rank want to stop after `step`? The same answer on every rank."""
-        wanted = self._signalled_at is not None or step == self._stop_at
-        if self._world.is_first:
-            wanted = wanted or self._file.exists()
-        return any_rank(wanted, self._device)
+    def is_due(self, step: int) -> bool:
+        """Is `stop_at` reached after `step`? The same answer on every rank."""
+        return step == self._stop_at
+
+    def wanted(self) -> bool:
+        """Has this rank been asked to stop? The others learn of it by the pulse."""
+        return self._signalled_at is not None or (self._world.is_first and self._file.exists())
 
     def close(self) -> None:
         """Give the signals back to whoever had them."""

@@ -152,34 +152,27 @@ class Mlp(nn.Module):
         return out
 
 
-def drop_path(branch: Tensor, *, keep_rate: float, noise: Tensor | None) -> Tensor:
-    """Drop a residual branch [B,V,D] for some clips and scale it by 1/keep_rate for the rest (as timm does).
-
-    noise: uniform f32 [B]; a clip keeps its branch where its number is below keep_rate. None: all keep it.
-    """
-    if noise is None:
-        return branch
-    scale = (noise < keep_rate)[:, None, None].to(branch.dtype) / keep_rate  # [B,1,1]
-    dropped: Tensor = branch * scale
-    return dropped
-
-
 class Block(nn.Module):
-    """One pre-norm transformer block with keyed drop path."""
+    """One pre-norm transformer block. All blocks of a model run the same code: they differ in their tensors alone, so
+    that `torch.compile` compiles one."""
 
-    def __init__(self, *, width: int, heads: int, mlp_ratio: float, drop_rate: float = 0.0) -> None:
+    def __init__(self, *, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.keep_rate = 1.0 - drop_rate
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """[B,V,D] to [B,V,D]. noise f32 [2,B]: drop path draws of attention and MLP; None drops nothing."""
-        attention_noise, mlp_noise = (None, None) if noise is None else noise.unbind(0)
-        x = x + drop_path(self.attn(self.norm1(x)), keep_rate=self.keep_rate, noise=attention_noise)
-        return x + drop_path(self.mlp(self.norm2(x)), keep_rate=self.keep_rate, noise=mlp_noise)
+    def forward(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
+        """[B,V,D] to [B,V,D]. scales f32 [2,B]: of the branches of attention and MLP (drop path); None leaves them."""
+        of_attention, of_mlp = (None, None) if scales is None else scales.type_as(x)[..., None, None].unbind(0)
+        x = _add(x, self.attn(self.norm1(x)), of_attention)
+        return _add(x, self.mlp(self.norm2(x)), of_mlp)
+
+
+def _add(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+    """x + scale · branch: [B,V,D] twice, scale [B,1,1] or none."""
+    return x + branch if scale is None else torch.addcmul(x, branch, scale)
 
 
 def initialise_linear(module: nn.Module) -> None:

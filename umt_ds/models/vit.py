@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,22 @@ def drop_path_noise(seed: int, step: int, slots: Tensor, depth: int) -> Tensor:
     return noise.t().reshape(depth, 2, -1)
 
 
+def branch_scales(drop_noise: Tensor, drop_path: float) -> Tensor:
+    """What drop path multiplies the branches of each clip with: f32 [depth,2,B].
+
+    0 where the draw is at or above the block's keep rate, else 1 / keep rate (as timm does).
+    """
+    keep_rate = _keep_rates(drop_path, len(drop_noise), drop_noise.device)
+    return (drop_noise < keep_rate) / keep_rate
+
+
+@lru_cache(maxsize=16)
+def _keep_rates(drop_path: float, depth: int, device: torch.device) -> Tensor:
+    """From 1 at the first block down to 1 - drop_path at the last: f32 [depth,1,1], kept on the device."""
+    with torch.inference_mode(False):
+        return (1 - torch.linspace(0, drop_path, depth, device="cpu"))[:, None, None].to(device)
+
+
 class VideoViT(nn.Module):
     """A plain ViT with joint space-time attention over the visible tokens; no class token.
 
@@ -74,8 +91,7 @@ class VideoViT(nn.Module):
         self.positions: PositionRule = positions
         self.patch_embed = PatchEmbed(width=size.width, patch=size.patch, statistics=statistics)
         self.blocks = nn.ModuleList(
-            Block(width=size.width, heads=size.heads, mlp_ratio=size.mlp_ratio, drop_rate=rate)
-            for rate in torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
+            Block(width=size.width, heads=size.heads, mlp_ratio=size.mlp_ratio) for _ in range(size.depth)
         )
         self.norm = nn.LayerNorm(size.width, eps=NORM_EPS) if final_norm else nn.Identity()
         self.apply(initialise_linear)
@@ -98,13 +114,13 @@ class VideoViT(nn.Module):
         x = self.patch_embed(pixels, of_clip, self.position_table(pixels))  # [B,M·V,D]
         if keep is not None:
             x = x.reshape(*keep.shape, -1)  # [M·B,V,D]
+        scales = self._branch_scales(drop_noise)
         tapped = []
         for index, block in enumerate(self.blocks):
-            noise = self._noise_of(index, drop_noise)
             if index < self.checkpoint_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, x, noise, use_reentrant=False)
+                x = checkpoint(block, x, scales[index], use_reentrant=False)
             else:
-                x = block(x, noise)
+                x = block(x, scales[index])
             if index in taps:
                 tapped.append(x)
         tokens = self.norm(x)
@@ -123,10 +139,10 @@ class VideoViT(nn.Module):
             device=pixels.device,
         )
 
-    def _noise_of(self, index: int, drop_noise: Tensor | None) -> Tensor | None:
-        """The draws [2,B] of one block; None where it drops nothing."""
+    def _branch_scales(self, drop_noise: Tensor | None) -> Sequence[Tensor | None]:
+        """Of each block [2,B]; None where it drops nothing."""
         if not self.training or self.drop_path == 0.0:
-            return None
+            return [None] * self.size.depth
         if drop_noise is None:
             raise ValueError("drop path in training needs drop_noise: see drop_path_noise(seed, step, slots, depth)")
-        return drop_noise[index]
+        return branch_scales(drop_noise, self.drop_path).unbind(0)

@@ -1,0 +1,90 @@
+"""What the ranks tell one another of a step: exact sums, read a step late. Bare gloo, no DeepSpeed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.ranks import call, run_ranks
+from umt_ds.distributed.job import start_job
+from umt_ds.distributed.world import World
+from umt_ds.engine.pulse import Heard, Pulse, Said
+
+CPU = torch.device("cpu")
+ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
+SAID = Said(
+    step=1, losses={"uta": torch.tensor(0.25), "loss": torch.tensor(0.5)}, grad_norm=torch.tensor(1.5),
+    skipped=torch.tensor(0.0), mask_digest=torch.tensor(-1), digest=2**64 - 2, substituted=3, wants_stop=False,
+    wrote_snapshot=True, data_s=0.125,
+)  # fmt: skip
+
+
+def test_a_step_is_heard_when_the_next_one_was_said() -> None:
+    pulse = Pulse(ALONE, CPU)
+    pulse.say(SAID)
+    assert pulse.hear(now=False) == []
+    pulse.say(replace(SAID, step=2))
+    (first,) = pulse.hear(now=False)
+    assert first == Heard(
+        step=1, losses={"loss": 0.5, "uta": 0.25}, grad_norm=1.5, skipped=False, digest=2**64 - 2,
+        mask_digest=2**64 - 1, substituted=3, wants_stop=False, wrote_snapshot=True, data_s=0.125,
+    )  # fmt: skip
+
+
+def test_before_a_save_all_is_heard_and_in_order() -> None:
+    pulse = Pulse(ALONE, CPU)
+    for step in (1, 2):
+        pulse.say(replace(SAID, step=step))
+    assert [heard.step for heard in pulse.hear(now=True)] == [1, 2]
+    assert pulse.hear(now=True) == []
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_stays_so(bad: float) -> None:
+    pulse = Pulse(ALONE, CPU)
+    pulse.say(replace(SAID, losses={"loss": torch.tensor(bad)}, grad_norm=torch.tensor(bad)))
+    (heard,) = pulse.hear(now=True)
+    assert not math.isfinite(heard.losses["loss"])
+    assert not math.isfinite(heard.grad_norm)
+
+
+def said_on_each_rank() -> dict[str, Any]:
+    """Three ranks: only the second wants to stop and only the third has not written."""
+    with start_job() as job:
+        rank = job.world.rank
+        pulse = Pulse(job.world, job.device)
+        pulse.say(
+            replace(
+                SAID,
+                losses={"loss": torch.tensor(float(rank))},
+                mask_digest=torch.tensor(2**62 + rank),
+                digest=2**63 + rank,
+                substituted=rank,
+                wants_stop=rank == 1,
+                wrote_snapshot=rank != 2,
+                data_s=[0.5, 2.0, 1.0][rank],
+            )
+        )
+        (heard,) = pulse.hear(now=True)
+    return vars(heard)
+
+
+def test_all_ranks_hear_the_same_sums() -> None:
+    told = [calls[0] for calls in run_ranks(3, [call("tests.unit.test_pulse:said_on_each_rank")])]
+    assert told[0] == told[1] == told[2]
+    assert told[0] == {
+        "step": 1,
+        "losses": {"loss": 1.0},
+        "grad_norm": 1.5,
+        "skipped": False,
+        "digest": (3 * 2**63 + 3) % 2**64,
+        "mask_digest": (3 * 2**62 + 3) % 2**64,
+        "substituted": 3,
+        "wants_stop": True,
+        "wrote_snapshot": False,
+        "data_s": 2.0,
+    }
