@@ -21,6 +21,7 @@ from umt_ds.distributed.job import start_job
 from umt_ds.engine import loop
 from umt_ds.engine.deepspeed import STATE_KINDS, Engine, build_engine
 from umt_ds.engine.optim import decay_groups
+from umt_ds.engine.pulse import Pulse
 
 WIDTH, MICRO, ACCUMULATION, LR = 16, 4, 2, 1e-2
 OPTIM = OptimConfig(lr=LR, lr_rule="absolute", clip_grad=0.1, weight_decay=0.05)
@@ -50,6 +51,10 @@ def toy_rows(step: int, world: int) -> Tensor:
 @dataclass
 class _ToyTask:
     module: nn.Module
+
+    def accelerate(self, *, compile: bool, graph: bool) -> None:
+        assert not compile
+        assert not graph
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         return decay_groups(self.module, optim.weight_decay)
@@ -185,6 +190,29 @@ def host_reads(name: str, overrides: list[str]) -> dict[str, Any]:
         return {**train(name, overrides), "seen": seen}
     finally:
         loop.train_step = real
+
+
+def train_forbidding_waits(name: str, overrides: list[str]) -> dict[str, Any]:
+    """`umt train` on a GPU, where any wait of the host inside a step after the first is an error."""
+    real_step, real_say = loop.train_step, Pulse.say
+
+    def forbidding(function: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            torch.cuda.set_sync_debug_mode("error" if forbidding.armed else "default")
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+                forbidding.armed = forbidding.armed or function is real_say
+
+        return call
+
+    forbidding.armed = False  # tables and statistics are copied in the first step
+    loop.train_step, Pulse.say = forbidding(real_step), forbidding(real_say)
+    try:
+        return train(name, overrides)
+    finally:
+        loop.train_step, Pulse.say = real_step, real_say
 
 
 def train_with_small_files(name: str, overrides: list[str], rank: int, limit: int) -> dict[str, Any]:

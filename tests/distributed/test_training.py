@@ -79,6 +79,8 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
         "unbroken": train(folder, "unbroken"),
         "stopped": train(folder, "resumed", f"stop_at={STOP}"),
         "resumed": train(folder, "resumed"),
+        "ahead": train(folder, "ahead", "engine.ahead=true", f"stop_at={STOP}"),
+        "resumed ahead": train(folder, "ahead", "engine.ahead=true"),
         "written at once": train(folder, "at-once", "cadence.async_save=false"),
         "before the full disk": train(folder, "full-disk", "stop_at=2"),
         "full disk": call(
@@ -138,6 +140,12 @@ def test_a_resumed_run_is_the_unbroken_run_bit_for_bit(folder: Path, two_ranks: 
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert {r["attempt"] for r in read_metrics(folder / "resumed").values()} == {1, 2}
+
+
+def test_a_teacher_that_works_ahead_changes_nothing(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    assert two_ranks["ahead"] == ({"code": 75}, {"code": 75})
+    assert two_ranks["resumed ahead"] == ({"code": 0}, {"code": 0})
+    assert_same_run(folder / "unbroken", folder / "ahead", rtol=None)
 
 
 def test_a_snapshot_written_beside_training_has_the_bytes_of_a_save_that_held_it(

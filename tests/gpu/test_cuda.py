@@ -48,21 +48,45 @@ def test_the_teacher_says_the_same_on_both_devices() -> None:
     torch.testing.assert_close(on_gpu, on_cpu, atol=2e-3, rtol=0)  # TF32 in matrix products
 
 
-def test_a_bf16_run_trains_stops_and_resumes_with_the_same_clips_and_masks(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     write_shards(tmp_path / "shards", (9, 9), members=members)
+    return tmp_path
 
+
+def training(folder: Path, run: str, *more: str, how: str = "train") -> dict[str, Any]:
+    overrides = [
+        f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}",
+        "task.teacher.weights=random", "batch.global=8", "batch.micro=4", "schedule.steps=6",
+        "schedule.warmup_steps=2", "cadence.log=1", "engine.deepspeed=zero1_bf16.json",
+        "report.tensorboard=false", *more,
+    ]  # fmt: skip
+    return call(f"tests.distributed.calls:{how}", name="demo/stage1", overrides=overrides)
+
+
+@pytest.mark.parametrize("more", [[], ["engine.ahead=true"], ["engine.graph=true"], ["engine.compile=true"]])
+def test_no_step_waits_for_the_host(folder: Path, more: list[str]) -> None:
+    wanted = [training(folder, "run", "optim.clip_grad=0.05", *more, how="train_forbidding_waits")]
+    assert run_ranks(1, wanted) == [[{"code": 0}]]
+
+
+def test_working_ahead_and_replaying_a_graph_change_no_mask_and_the_losses_by_rounding(folder: Path) -> None:
+    ways = {"plain": (), "ahead": ("engine.ahead=true",), "graph": ("engine.graph=true", "engine.ahead=true")}
+    assert run_ranks(1, [training(folder, run, *more) for run, more in ways.items()]) == [[{"code": 0}] * 3]
+    plain = read_metrics(folder / "plain")
+    for run in ("ahead", "graph"):
+        for step, told in read_metrics(folder / run).items():
+            assert told["mask_digest_total"] == plain[step]["mask_digest_total"], f"{run}, step {step}"
+            assert told["loss"] == pytest.approx(plain[step]["loss"], rel=1e-3)
+
+
+def test_a_bf16_run_trains_stops_and_resumes_with_the_same_clips_and_masks(folder: Path) -> None:
     def train(run: str, *more: str) -> dict[str, Any]:
-        overrides = [
-            f"run_dir={tmp_path / run}", f"data.sources.demo.shards={tmp_path / 'shards'}",
-            "task.teacher.weights=random", "batch.global=8", "batch.micro=4", "schedule.steps=6",
-            "schedule.warmup_steps=2", "cadence.log=1", "engine.deepspeed=zero1_bf16.json",
-            "report.tensorboard=false", *more,
-        ]  # fmt: skip
-        return call("tests.distributed.calls:train", name="demo/stage1", overrides=overrides)
+        return training(folder, run, *more)
 
     codes = run_ranks(1, [train("unbroken"), train("resumed", "stop_at=3"), train("resumed")])[0]
     assert codes == [{"code": 0}, {"code": 75}, {"code": 0}]
-    unbroken, resumed = read_metrics(tmp_path / "unbroken"), read_metrics(tmp_path / "resumed")
+    unbroken, resumed = read_metrics(folder / "unbroken"), read_metrics(folder / "resumed")
     assert unbroken[6]["loss"] < unbroken[1]["loss"]
     for step in unbroken:
         for same in ("digest_total", "mask_digest_total"):

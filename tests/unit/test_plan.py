@@ -23,7 +23,6 @@ from umt_ds.data.source import ShardSource
 from umt_ds.engine.memory import state_bytes
 from umt_ds.engine.speed import PEAK_FLOPS
 from umt_ds.errors import ConfigError
-from umt_ds.losses.alignment import alignment_loss
 from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.memory import student_bytes_per_clip
 from umt_ds.models.presets import StudentPreset, vit_size
@@ -111,19 +110,7 @@ def test_the_activations_are_those_that_autograd_keeps(
     size, visible = vit_size(preset), 160
     encoder = VideoViT(size, checkpoint_blocks=checkpoint_blocks, drop_path=0.1)
     model = AlignmentModel(encoder, out_width=out_width, layers=3).to(dtype)
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    side = 14 * size.patch
-    pixels = torch.randint(0, 255, (1, 4, side, side, 3), dtype=torch.uint8)
-    targets = torch.randn(3, 1, visible, out_width)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        alignment_loss(model(pixels, 4 * torch.arange(visible)[None], torch.rand(size.depth, 2, 1)), targets)
+    encoder_bytes, loss_bytes = bytes_kept(model, frames=4, visible=visible)
     estimate = student_bytes_per_clip(
         size,
         visible=visible,
@@ -134,7 +121,39 @@ def test_the_activations_are_those_that_autograd_keeps(
     )
     if checkpoint_blocks:  # the one block that is whole again in the backward
         estimate -= 16 * visible * size.width * dtype.itemsize
-    assert estimate == pytest.approx(sum(t.untyped_storage().nbytes() for t in kept.values()), rel=0.05)
+    assert estimate == pytest.approx(encoder_bytes + loss_bytes, rel=0.05)
+
+
+def bytes_kept(model: AlignmentModel, *, frames: int, visible: int) -> tuple[int, int]:
+    """What autograd keeps of one clip for the backward: by the encoder with its taps, and by decoders and loss."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    def total() -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    size = model.encoder.size
+    side = 14 * size.patch
+    pixels = torch.randint(0, 255, (1, frames, side, side, 3), dtype=torch.uint8)
+    keep = torch.arange(visible)[None] * (196 * frames // visible)
+    targets = tuple(torch.randn(len(model.taps), 1, visible, model.clip_decoder[0].head.out_features))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = model.encode(pixels, keep, torch.rand(size.depth, 2, 1))
+        of_encoder = total()
+        model.distance(output, pixels, keep, targets)
+    return of_encoder, total() - of_encoder
+
+
+def test_six_decoders_and_their_loss_keep_little_beside_the_encoder() -> None:
+    """B/16 as in the paper; the published step stacks all features, their unit vectors and the targets."""
+    model = AlignmentModel(VideoViT(vit_size("vit_b16"), drop_path=0.1), out_width=512, layers=6)
+    of_encoder, of_loss = bytes_kept(model, frames=1, visible=40)
+    assert of_loss < 0.12 * of_encoder
 
 
 # ---------------------------------------------------------------- refusals

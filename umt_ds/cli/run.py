@@ -100,6 +100,7 @@ def _train(config: RunConfig, job: Job, run: Path, stop: Stop, watchdog: Watchdo
             plan=plan,
             cadence=config.cadence,
             seed=config.seed,
+            ahead=config.engine.ahead,
         )
     finally:
         loader.close()

@@ -220,6 +220,8 @@ class EngineConfig(Section):
 
     deepspeed: str = Field(description="a file of ds_configs/, or a path")
     compile: bool = Field(False, description="torch.compile for the blocks of student and teacher; not at ZeRO stage 3")
+    graph: bool = Field(False, description="replay the teacher as a CUDA graph: pays where its kernels are small")
+    ahead: bool = Field(False, description="teacher of the next batch beside the student of this one; takes memory")
     deepspeed_set: dict[str, bool | int | float | str] = Field(
         {}, description="overrides in the JSON by dotted key, e.g. {zero_optimization.stage: 2}"
     )

@@ -43,13 +43,12 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
             "fp16 at ZeRO stage 0 is not supported: DeepSpeed 0.19.8's wrapper leaves the fp32 curve there",
             hint="engine.deepspeed=zero2_fp16.json, or stage 1",
         )
-    if config.engine.compile:
-        if zero_stage_of(settings) == 3:
-            raise ConfigError(
-                "engine.compile and ZeRO stage 3 do not go together: its hooks gather weights inside the blocks",
-                hint="engine.compile=false, or ZeRO stage 0, 1 or 2",
-            )
-        task.compile()
+    if config.engine.compile and zero_stage_of(settings) == 3:
+        raise ConfigError(
+            "engine.compile and ZeRO stage 3 do not go together: its hooks gather weights inside the blocks",
+            hint="engine.compile=false, or ZeRO stage 0, 1 or 2",
+        )
+    task.accelerate(compile=config.engine.compile, graph=config.engine.graph)
     optimizer = build_adamw(task.parameter_groups(config.optim), config.optim)
     complete = complete_deepspeed_json(settings, config, plan)
     stage, precision = zero_stage_of(settings), precision_of(settings)

@@ -17,6 +17,7 @@ from umt_ds.config.schema import CadenceConfig
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.deepspeed import Engine
+from umt_ds.engine.feed import Feed
 from umt_ds.engine.guard import FiniteGuard
 from umt_ds.engine.protocol import BatchSource, Ended, Progress, Task
 from umt_ds.engine.pulse import Pulse, Said
@@ -42,13 +43,15 @@ def train(
     plan: RunPlan,
     cadence: CadenceConfig,
     seed: int,
+    ahead: bool,
 ) -> tuple[Ended, Progress]:
     """Run from `progress` to `plan.total_steps`. All ranks call it; returns why it ended, and where."""
     guard = FiniteGuard(draws_per_step=plan.draws_per_step, overflow_is_normal=engine.precision == "fp16")
     pulse, watch = Pulse(world, engine.device), Stopwatch()
+    feed = Feed(task, loader, watch, first=progress.step, device=engine.device, ahead=ahead)
     laps: dict[int, Lap] = {}  # of the logged steps that were not heard yet
     for step in range(progress.step + 1, plan.total_steps + 1):
-        tally = train_step(task, engine, loader, watch, step=step - 1, plan=plan, key=(seed, world.rank))
+        tally = train_step(engine, feed, step=step - 1, plan=plan, key=(seed, world.rank))
         watch.count_step()
         ending = step == plan.total_steps or stop.is_due(step)
         saving = ending or step % cadence.save == 0
@@ -78,20 +81,17 @@ def train(
     return Ended.FINISHED, progress
 
 
-def train_step(
-    task: Task, engine: Engine, loader: BatchSource, watch: Stopwatch, *, step: int, plan: RunPlan, key: tuple[int, int]
-) -> Tally:
+def train_step(engine: Engine, feed: Feed, *, step: int, plan: RunPlan, key: tuple[int, int]) -> Tally:
     """One optimiser step: each micro-batch forward and backward; the engine updates on the last. key: seed, rank."""
     engine.set_lr(lr_at(step, plan))
     tally = Tally(torch.zeros((), dtype=torch.int64, device=engine.device))
-    for micro_step, batch in enumerate(watch.timed_data(loader.micro_batches(step))):
+    for micro_step, fed in enumerate(feed.step(plan.accumulation)):
         # what libraries draw by themselves (dropout); ours is keyed and needs no seed
         torch.manual_seed(key_of(*key, "library", step, micro_step) >> 1)
-        inputs = task.prepare(batch, step)  # no gradient: teacher, mask
-        losses = engine(inputs)
+        losses = engine(fed.inputs)
         engine.backward(losses.total)
         engine.step()
-        tally.add(batch, losses, share=1 / plan.accumulation)
+        tally.add(fed.batch, losses, share=1 / plan.accumulation)
     return tally
 
 

@@ -33,8 +33,9 @@ class Task(Protocol):
     def prepare(self, batch: Batch, step: int) -> Any:
         """Inputs of the module, made without gradient (teacher, mask, device transfer)."""
 
-    def compile(self) -> None:
-        """Hand what is worth it to torch.compile, in place: names in the state dict stay."""
+    def accelerate(self, *, compile: bool, graph: bool) -> None:
+        """Hand what is worth it to torch.compile, in place (names in the state dict stay); replay what is frozen as a
+        CUDA graph, where there is CUDA."""
 
     def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
         """Start the module from weights made elsewhere; says what was loaded. Raises WeightsError on a misfit."""

@@ -13,7 +13,7 @@ V kept tokens per clip, v kept tokens per frame, W width inside, C width of the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.kernels.cuda_graph import Replayed
 from umt_ds.models.alignment import FeatureNorm, unit_length
 from umt_ds.models.layers import CLIP, IMAGENET, normalise
 from umt_ds.models.positions import resize_grid
@@ -62,6 +63,7 @@ class Teacher(nn.Module):
         self.taps = tap_layers(tower.size.depth, layers, interval)
         self.norm: FeatureNorm = norm
         self.pixels: TeacherPixels = pixels
+        self._look: Callable[[Tensor], TeacherPass] = self._attend
         self.requires_grad_(False)
         self.eval()
 
@@ -94,8 +96,12 @@ class Teacher(nn.Module):
         """Look at every frame, up to the last block.
 
         pixels: uint8 [B,T,H,W,3], normalised here, or float [B,3,T,H,W], already normalised. Frames of
-        another size than the tower's are resized after that: bicubic, no antialias (SPEC 2).
+        another size than the tower's are resized after that: bicubic, no antialias (SPEC 2). As a CUDA graph
+        (`accelerate`) a look is good until the next one of the same shape.
         """
+        return self._look(pixels)
+
+    def _attend(self, pixels: Tensor) -> TeacherPass:
         x = self._embed(pixels)  # [F,P+S,W]
         states = []
         for index, block in enumerate(self.tower.blocks[:-1]):
@@ -110,10 +116,12 @@ class Teacher(nn.Module):
         frames = len(x) // clips
         return TeacherPass(self, clips=clips, frames=frames, states=tuple(states), last=last, attention=attention)
 
-    def compile_blocks(self) -> None:
-        """Hand the blocks to torch.compile; names and numbers of parameters stay as they are."""
-        for block in self.tower.blocks[:-1]:
+    def accelerate(self, *, compile: bool, graph: bool) -> None:
+        """Hand the blocks to torch.compile; replay `attend` as a CUDA graph. Names and numbers of parameters stay."""
+        for block in self.tower.blocks[:-1] if compile else ():
             block.compile()
+        if graph:
+            self._look = Replayed(self._attend)
 
     def quantise(self) -> None:
         """Multiply in FP8 from now on, except for queries and keys of the last block, from which masks are drawn."""

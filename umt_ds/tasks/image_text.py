@@ -89,9 +89,9 @@ class ImageTextTask:
             size, frames=1, patches=patches, layers=1, out_width=tower.out_width
         ).forward_backward
 
-    def compile(self) -> None:
-        """The blocks of the image tower."""
-        for block in self._module.visual.transformer.resblocks:
+    def accelerate(self, *, compile: bool, graph: bool) -> None:
+        """torch.compile for the blocks of the image tower; nothing is frozen here."""
+        for block in self._module.visual.transformer.resblocks if compile else ():
             block.compile()
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:

@@ -123,11 +123,11 @@ class Stage1Task:
         student, teacher = stage1_flops(self._config, self._teacher)
         return student + teacher
 
-    def compile(self) -> None:
-        """Hand the blocks of student and teacher to torch.compile. In place: state-dict names stay."""
-        for block in self._module.encoder.blocks:
+    def accelerate(self, *, compile: bool, graph: bool) -> None:
+        """torch.compile for the blocks of student and teacher; the teacher's look as a CUDA graph."""
+        for block in self._module.encoder.blocks if compile else ():
             block.compile()
-        self._teacher.compile_blocks()
+        self._teacher.accelerate(compile=compile, graph=graph)
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         return decay_groups(self._module, optim.weight_decay)

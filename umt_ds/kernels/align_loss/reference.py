@@ -11,10 +11,6 @@ def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, 
     """The mean over tokens of 2 - 2·cos(LayerNorm(hidden), target), statistics and sums in fp32 (SPEC 1.2.7 and 4)."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     student = F.layer_norm(hidden.to(wide), hidden.shape[-1:], weight.to(wide), bias.to(wide), eps)
-    cosine = (_unit(student) * _unit(target.detach().to(wide))).sum(dim=-1)
-    return (2 - 2 * cosine).mean()
-
-
-def _unit(features: Tensor) -> Tensor:
-    unit: Tensor = features / features.norm(dim=-1, keepdim=True)
-    return unit
+    target = target.detach().to(wide)
+    lengths = torch.linalg.vector_norm(student, dim=-1) * torch.linalg.vector_norm(target, dim=-1)
+    return (2 - 2 * (student * target).sum(dim=-1) / lengths).mean()

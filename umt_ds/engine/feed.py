@@ -1,0 +1,73 @@
+"""Batches with their inputs made, in order: where the teacher's work meets the student's.
+
+`ahead` makes the inputs of the next micro-batch on a stream of their own while the current one is trained on: the
+teacher fills what the student leaves idle, for the memory of one more set of inputs. The numbers are the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from umt_ds.batch import Batch
+from umt_ds.engine.protocol import BatchSource, Task
+from umt_ds.engine.speed import Stopwatch
+
+
+@dataclass
+class Fed:
+    """A micro-batch and its inputs; `made` is when the device has them (CUDA, ahead)."""
+
+    batch: Batch
+    inputs: Any
+    made: Any = None
+
+
+class Feed:
+    """`step(s)` gives the micro-batches of step s with their inputs; steps follow one another from `first` on."""
+
+    def __init__(
+        self, task: Task, loader: BatchSource, watch: Stopwatch, *, first: int, device: torch.device, ahead: bool
+    ) -> None:
+        self._task, self._device, self._ahead = task, device, ahead
+        self._batches = (
+            (step, batch) for step in itertools.count(first) for batch in watch.timed_data(loader.micro_batches(step))
+        )
+        self._stream: Any = None
+        if ahead and device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._next: Fed | None = None
+        # inputs in use: their memory belongs to the side stream, which may take it again once training is past them
+        self._used: Fed | None = None
+        self._past_used: Any = None
+
+    def step(self, accumulation: int) -> Iterator[Fed]:
+        """The inputs of one step. The caller has queued all work on one before it asks for the next."""
+        for _ in range(accumulation):
+            fed = self._next or self._make()
+            self._next = self._make() if self._ahead else None
+            if self._stream is not None:
+                torch.cuda.current_stream(self._device).wait_event(fed.made)
+            yield fed
+            self._let_go_of(fed)
+
+    def _make(self) -> Fed:
+        step, batch = next(self._batches)
+        if self._stream is None:
+            return Fed(batch, self._task.prepare(batch, step))
+        if self._past_used is not None:
+            self._stream.wait_event(self._past_used)
+        self._used = None
+        with torch.cuda.stream(self._stream):
+            fed = Fed(batch, self._task.prepare(batch, step))
+            fed.made = self._stream.record_event()
+        return fed
+
+    def _let_go_of(self, fed: Fed) -> None:
+        if self._stream is not None:
+            self._used = fed
+            self._past_used = torch.cuda.current_stream(self._device).record_event()
