@@ -59,8 +59,10 @@ NEIGHBOURS_OF_THE_PACKAGE = {
 # Library → the modules that may import it. Version quirks are handled behind these doors.
 DOORS = {
     "deepspeed": ("umt_ds.engine.*", "umt_ds.weights.consolidate"),
-    "triton": ("umt_ds.kernels.*.triton",),
+    # the kernels; whether it works; compiling ahead of time
+    "triton": ("umt_ds.kernels.*.triton", "umt_ds.kernels.backend", "umt_ds.kernels.launch"),
     "flash_attn": ("umt_ds.kernels.attention.flash",),
+    "flash_attn_interface": ("umt_ds.kernels.attention.flash",),  # its version 3
     "decord": ("umt_ds.bench.prep",),  # as what others use, to compare with
     "av": ("umt_ds.data.video*",),
     "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*"),
