@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from umt_ds.kernels.align_loss import reference
+from umt_ds.kernels.backend import runs_triton
 
 
 def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, eps: float) -> Tensor:
@@ -18,4 +19,8 @@ def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, 
     """
     if hidden.shape != target.shape:  # broadcasting would hide a wrong pairing
         raise ValueError(f"hidden {tuple(hidden.shape)} and target {tuple(target.shape)} differ in shape")
+    if runs_triton(hidden):
+        from umt_ds.kernels.align_loss import triton
+
+        return triton.align_loss(hidden, weight, bias, target, eps=eps)
     return reference.align_loss(hidden, weight, bias, target, eps=eps)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from umt_ds.kernels.backend import runs_triton
 from umt_ds.kernels.keep_tokens import reference
 
 
@@ -17,4 +18,8 @@ def keep_tokens(attention: Tensor, *, seed: int, step: int, slots: Tensor, visib
     (seed, step, slot, patch): the same at any world size. Patches of zero, negative or NaN attention come last, among
     themselves uniformly: indices are always valid, and a NaN is left for the loss to report. Source: SPEC 3.
     """
+    if runs_triton(attention):
+        from umt_ds.kernels.keep_tokens import triton
+
+        return triton.keep_tokens(attention, seed=seed, step=step, slots=slots, visible=visible)
     return reference.keep_tokens(attention, seed=seed, step=step, slots=slots, visible=visible)

@@ -1,0 +1,21 @@
+"""The Triton kernels, run by Triton's interpreter on the CPU, are their references: see `tests/interpreted`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("kernel", ["align_loss", "embed_visible", "keep_tokens"])
+def test_the_kernel_is_its_reference(kernel: str) -> None:
+    """In a process of its own: the interpreter is chosen when Triton is imported."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"tests/interpreted/test_{kernel}.py"]
+    env = os.environ | {"TRITON_INTERPRET": "1", "UMT_KERNELS": "triton"}
+    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
