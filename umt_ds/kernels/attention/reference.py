@@ -1,0 +1,23 @@
+"""What `attention` computes, in plain torch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from umt_ds.kernels.attention.lengths import Lengths
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query · keyᵀ / √d) · value, all of it in fp32 (fp64 for fp64) until the end."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    logits = torch.einsum("bnhd,bmhd->bhnm", query.to(wide), key.to(wide)) / math.sqrt(query.shape[-1])
+    return torch.einsum("bhnm,bmhd->bnhd", logits.softmax(dim=-1), value.to(wide)).to(query.dtype)
+
+
+def attention_packed(query: Tensor, key: Tensor, value: Tensor, lengths: Lengths) -> Tensor:
+    """Sequence by sequence."""
+    rows = [torch.split(tensor, list(lengths.tokens)) for tensor in (query, key, value)]
+    return torch.cat([attention(q[None], k[None], v[None])[0] for q, k, v in zip(*rows, strict=True)])
