@@ -21,6 +21,10 @@ def test_many_rows_shared_among_programs_and_weights_of_another_dtype() -> None:
     check_align_loss("cpu", shape=(3, 33, 8), dtype=torch.bfloat16, weights=torch.float32)
 
 
+def test_the_eps_of_the_norm_shows_in_rows_of_low_variance() -> None:
+    check_align_loss("cpu", shape=(3, 40), dtype=torch.float32, weights=torch.float32, spread=1e-3)
+
+
 def test_a_small_gradient_does_not_vanish_in_fp16() -> None:
     """Of the mean over the rows, before the loss is scaled, it would lie below fp16's normal numbers."""
     generator = torch.Generator().manual_seed(0)

@@ -51,7 +51,7 @@ def test_seeds_and_steps_of_all_widths(seed: int, step: int) -> None:
     check_keep_tokens("cpu", torch.rand(2, 2, 10), visible=3, seed=seed, step=step)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(patches=st.integers(1, 40), share=st.floats(0, 1), frames=st.integers(1, 2), seed=st.integers(0, 2**64 - 1))
 def test_any_frame_and_share(patches: int, share: float, frames: int, seed: int) -> None:
     attention = torch.rand(1, frames, patches, generator=torch.Generator().manual_seed(seed % 2**62)) ** 4

@@ -34,15 +34,18 @@ def close(ours: Tensor, reference: Tensor, *, roundings: int) -> None:
     torch.testing.assert_close(ours.float(), reference.float(), rtol=0, atol=epsilon * max(largest, 1e-6))
 
 
-def check_align_loss(device: str, *, shape: Sequence[int], dtype: torch.dtype, weights: torch.dtype) -> None:
-    """Loss, and the gradients of hidden, weight and bias under a factor from above."""
+def check_align_loss(
+    device: str, *, shape: Sequence[int], dtype: torch.dtype, weights: torch.dtype, spread: float = 1.0
+) -> None:
+    """Loss, and the gradients of hidden, weight and bias under a factor from above. spread: of the values of a row."""
     generator = torch.Generator().manual_seed(0)
 
     def leaf(*of: int, kind: torch.dtype = dtype) -> Tensor:
         return torch.randn(of, generator=generator).to(device, kind).requires_grad_()
 
     width = shape[-1]
-    inputs = (leaf(*shape), leaf(width, kind=weights), leaf(width, kind=weights))
+    hidden = (spread * leaf(*shape)).detach().requires_grad_()
+    inputs = (hidden, leaf(width, kind=weights), leaf(width, kind=weights))
     target = 30 * leaf(*shape).detach()
     ours = align_triton.align_loss(*inputs, target, eps=1e-6)
     reference = align_reference.align_loss(*inputs, target, eps=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("kernel", ["align_loss", "embed_visible", "keep_tokens"])
 def test_the_kernel_is_its_reference(kernel: str) -> None:
     """In a process of its own: the interpreter is chosen when Triton is imported."""
