@@ -24,6 +24,7 @@ from umt_ds.cli.examine import run_check
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import Stage1Config
 from umt_ds.errors import MachineError, WeightsError
+from umt_ds.kernels import backend
 
 
 def fine() -> Finding:
@@ -117,6 +118,22 @@ def test_a_library_that_is_installed_but_does_not_import_is_found(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = checks.deepspeed()
     assert (found.status, "libcudart.so.13 is missing" in found.there) == ("problem", True)
+
+
+def test_the_kernels_that_will_run_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UMT_KERNELS", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert checks.triton().used == "kernels in plain torch (Triton needs a GPU)"
+    assert checks.flash_attention().used == "torch's own fused attention (flash-attn needs a GPU)"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backend, "_why_not", lambda interpreted: None)
+    assert checks.triton().used == "our kernels run in Triton"
+    monkeypatch.setattr(backend, "_why_not", lambda interpreted: "Triton does not work: no C compiler")
+    assert (checks.triton().status, "no C compiler" in checks.triton().there) == ("note", True)
+    monkeypatch.setenv("UMT_KERNELS", "fast")
+    found = run_check("Triton", checks.triton)
+    assert (found.status, found.todo) == ("problem", "one of auto, torch, triton")
 
 
 # ---------------------------------------------------------------- ranks

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,10 +20,12 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 def header(command: str, packages: Sequence[str]) -> list[str]:
     """Lines for the top of a table: command, date, machine, commit, versions."""
     versions = [f"{package} {_version(package)}" for package in packages]
+    gpus = gpu_models()
     return [
         f"command: {command}",
         f"date:    {time.strftime('%Y-%m-%d %H:%M')}",
         f"machine: {cpu_model()}, {platform.machine()}, {platform.system()}",
+        *([f"gpu:     {gpus}"] if gpus else []),
         f"code:    umt_ds {__version__}, commit {_commit()}",
         f"with:    python {platform.python_version()}, {', '.join(versions)}",
     ]
@@ -34,6 +37,14 @@ def cpu_model() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{len(names)} cores of {names[0]}" if names else platform.processor() or sys.platform
+
+
+def gpu_models() -> str:
+    """The graphics processors and their driver, as nvidia-smi tells them; empty where there are none."""
+    told = _answer("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    counts = Counter(line.partition(",")[0].strip() for line in told.splitlines())
+    names = ", ".join(f"{count} x {name}" for name, count in counts.items())
+    return f"{names}, driver {told.splitlines()[0].partition(',')[2].strip()}" if names else ""
 
 
 def record(title: str, text: str, results: Path = RESULTS) -> None:
@@ -58,7 +69,11 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return _answer("git", "-C", str(Path(__file__).parent), *arguments)
+
+
+def _answer(*command: str) -> str:
+    """What a command says; empty where it is not there or fails."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -57,3 +57,50 @@ def prep(videos: Path | None, clips: int, rounds: int, workers: list[int], memor
     click.echo(text)
     if keep:
         machine.record("prep", text)
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def _chips(context: click.Context, parameter: click.Parameter, text: str | None) -> list[int]:
+    chips = [] if text is None else text.split(",")
+    if not all(chip.removeprefix("sm_").isdecimal() for chip in chips):
+        raise click.BadParameter(f"{text!r} is no list of chips such as sm_80,sm_90")
+    return [int(chip.removeprefix("sm_")) for chip in chips]
+
+
+@command.command()
+@click.option("--clips", type=_POSITIVE, help="Clips in a micro-batch; default: 32 on a GPU, 1 on a CPU.")
+@click.option("--rounds", type=_POSITIVE, default=20, show_default=True, help="Measure each way so often, in turns.")
+@click.option("--compile", "chips", callback=_chips, help="Only compile, for chips such as sm_80,sm_90; needs no GPU.")
+@click.option("--record", "keep", is_flag=True, help="Append the table to umt_ds/bench/RESULTS.md.")
+def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> None:
+    """Measure each kernel against what it replaces, forward and with backward, at the sizes B and L. Without a GPU,
+    measure the torch references on the CPU, and compile the Triton kernels for A100 and H100.
+
+    \b
+    For example:
+      umt bench kernels --record
+      umt bench kernels --compile sm_80,sm_90
+    """
+    import torch
+
+    from umt_ds.bench import machine
+    from umt_ds.bench.kernels import PACKAGES, Setup, all_cases, compiled, measure, table
+
+    on_gpu = torch.cuda.is_available()
+    setup = Setup(clips or (32 if on_gpu else 1), torch.device("cuda" if on_gpu else "cpu"),
+                  torch.bfloat16 if on_gpu else torch.float32)  # fmt: skip
+    lines = machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES)
+    if not chips:
+        where = "on the GPU, in bf16" if on_gpu else "without a GPU: the torch references on the CPU, in fp32"
+        lines += [f"what:    {where}, {setup.clips} clips, {rounds} rounds: median (min-max)"]
+        for case in all_cases(setup):
+            click.echo(f"measuring {case.title}", err=True)
+            lines += ["", table(case, measure(case, rounds=rounds, device=setup.device))]
+    if chips or not on_gpu:
+        lines += ["", compiled(chips or [80, 90], clips=clips or 32)]
+    text = "\n".join(lines)
+    click.echo(text)
+    if keep:
+        machine.record("kernels", text)

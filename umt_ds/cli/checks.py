@@ -140,13 +140,32 @@ def deepspeed() -> Finding:
 
 
 def triton() -> Finding:
-    """For kernels of our own: there are none yet."""
-    return _import("triton", used="not needed: every kernel here is plain torch", missing="ok")
+    """For kernels of our own, on a GPU. Raises ConfigError and MachineError where UMT_KERNELS cannot be followed."""
+    import torch
+
+    from umt_ds.kernels.backend import choose
+
+    choice = choose("cuda" if torch.cuda.is_available() else "cpu")
+    if choice.broken:
+        return Finding("note", choice.why, "kernels in plain torch", "install triton again, or UMT_KERNELS=torch")
+    used = "our kernels run in Triton" if choice.triton else f"kernels in plain torch ({choice.why})"
+    return _import("triton", used=used, missing="ok")
 
 
 def flash_attention() -> Finding:
-    """For attention: torch has its own."""
-    return _import("flash_attn", used="not needed: torch's own fused attention is used", missing="ok")
+    """For attention, which torch has too: as a ViT in bf16 would choose."""
+    import torch
+
+    from umt_ds.kernels.attention import flash
+
+    found = {name: _installed(name) for name in ("flash-attn", "flash-attn-3", "flash-attn-4")}
+    there = ", ".join(f"{name} {number}" for name, number in found.items() if number) or "not installed"
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    choice = flash.choose(device, torch.bfloat16, 64)
+    used = "torch's own fused attention" if choice.version is None else f"flash-attn {choice.version}"
+    if choice.broken:
+        return Finding("note", there, f"{used} ({choice.why})", "install it again, or remove it")
+    return Finding("ok", there, f"{used} ({choice.why})")
 
 
 def _import(module: str, *, used: str, missing: Status, todo: str = "") -> Finding:

@@ -69,6 +69,16 @@ def choose(device: torch.device, dtype: torch.dtype, width: int) -> Choice:
         return Choice(None, "flash-attn needs a GPU")
     if dtype not in (torch.bfloat16, torch.float16):
         return Choice(None, f"flash-attn takes no {dtype}")
+    working, broken = installed(device, width)
+    if working:
+        return Choice(working[0], "; ".join(["the fastest here", *broken]), broken=bool(broken))
+    nothing = f"no flash-attn for this GPU and heads of {width} is installed"
+    return Choice(None, "; ".join(broken) or nothing, broken=bool(broken))
+
+
+def installed(device: torch.device, width: int) -> tuple[list[Version], list[str]]:
+    """The versions that work on this GPU for heads of `width`, the fastest first; and what is broken, in words."""
+    working: list[Version] = []
     broken = []
     for version in _FOR_CHIP.get(torch.cuda.get_device_capability(device)[0], ()):
         if width not in _WIDTHS[version]:
@@ -79,10 +89,9 @@ def choose(device: torch.device, dtype: torch.dtype, width: int) -> Choice:
             continue
         except Exception as error:  # built for another torch, a library missing: the user must read it
             broken.append(f"flash-attn {version} is installed but fails: {type(error).__name__}: {error}")
-            continue
-        return Choice(version, "; ".join(["the fastest here", *broken]), broken=bool(broken))
-    nothing = f"no flash-attn for this GPU and heads of {width} is installed"
-    return Choice(None, "; ".join(broken) or nothing, broken=bool(broken))
+        else:
+            working.append(version)
+    return working, broken
 
 
 @cache
