@@ -31,7 +31,7 @@ def close(ours: Tensor, reference: Tensor, *, roundings: int) -> None:
     assert ours.shape == reference.shape
     largest = reference.abs().max().item()
     epsilon = 1e-5 if ours.dtype == torch.float32 else roundings * torch.finfo(ours.dtype).eps
-    torch.testing.assert_close(ours.float(), reference.float(), rtol=0, atol=epsilon * max(largest, 1e-6))
+    torch.testing.assert_close(ours.float(), reference.float(), rtol=0, atol=epsilon * max(largest, 1e-3))
 
 
 def check_align_loss(

@@ -13,4 +13,5 @@ def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, 
     student = F.layer_norm(hidden.to(wide), hidden.shape[-1:], weight.to(wide), bias.to(wide), eps)
     target = target.detach().to(wide)
     lengths = torch.linalg.vector_norm(student, dim=-1) * torch.linalg.vector_norm(target, dim=-1)
-    return (2 - 2 * (student * target).sum(dim=-1) / lengths).mean()
+    cosine: Tensor = (student * target).sum(dim=-1) / lengths
+    return (2 - 2 * cosine).mean()
