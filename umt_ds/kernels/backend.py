@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
@@ -39,10 +39,9 @@ def runs_triton(tensor: Tensor) -> bool:
 def wish() -> Wish:
     """What UMT_KERNELS says. Raises ConfigError for a word that it does not know."""
     word = os.environ.get("UMT_KERNELS", "auto")
-    for known in get_args(Wish):
-        if word == known:
-            return word  # type: ignore[return-value]
-    raise ConfigError(f"UMT_KERNELS={word!r} is no choice of kernels", hint=f"one of {', '.join(get_args(Wish))}")
+    if word not in get_args(Wish):
+        raise ConfigError(f"UMT_KERNELS={word!r} is no choice of kernels", hint=f"one of {', '.join(get_args(Wish))}")
+    return cast(Wish, word)
 
 
 def choose(device: str) -> Choice:
