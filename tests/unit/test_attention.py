@@ -24,7 +24,6 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)
     monkeypatch.delenv("UMT_KERNELS", raising=False)
     yield
-    flash.functions.cache_clear()
     flash._chosen.cache_clear()
 
 
@@ -99,6 +98,12 @@ def test_torch_compile_traces_through_both_doors() -> None:
     torch.testing.assert_close(packed(*row, lengths), attention_packed(*row, lengths))
 
 
+def test_torch_compile_takes_offsets_as_a_constant() -> None:
+    lengths, row = Lengths((3, 4)), torch.zeros(7)
+    compiled = torch.compile(lambda x: x[0] + lengths.offsets(x.device), fullgraph=True, backend="eager")
+    assert compiled(row).tolist() == [0, 3, 7]
+
+
 # ---------------------------------------------------------------- flash-attn's door
 
 
@@ -151,7 +156,6 @@ def install(monkeypatch: pytest.MonkeyPatch, *versions: flash.Version) -> None:
             root.cute = module  # type: ignore[attr-defined]
     if sys.modules["flash_attn"] is None:
         monkeypatch.setitem(sys.modules, "flash_attn.cute", None)
-    flash.functions.cache_clear()
     flash._chosen.cache_clear()
 
 
@@ -196,26 +200,29 @@ def test_the_fastest_version_that_is_installed_and_fits_is_chosen(
     assert flash.choose(GPU, torch.bfloat16, width) == flash.Choice(None, "UMT_KERNELS=torch")
 
 
+@pytest.mark.parametrize(
+    "error", [ImportError("undefined symbol: _ZN3c105"), ModuleNotFoundError("No module named 'einops'", name="einops")]
+)
 def test_a_version_that_is_installed_but_broken_is_said_once_and_passed_over(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: ImportError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(monkeypatch, 2)
     monkeypatch.delitem(sys.modules, "flash_attn_interface")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
     class Broken:
-        """An extension built for another torch."""
+        """An extension built for another torch, or without what it needs."""
 
         @staticmethod
         def find_spec(name: str, *_: object) -> None:
             if name == "flash_attn_interface":
-                raise ImportError("undefined symbol: _ZN3c105")
+                raise error
 
     monkeypatch.setattr(sys, "meta_path", [Broken, *sys.meta_path])
     for _ in range(2):
         assert flash.chosen_version(GPU, torch.bfloat16, 64) == 2
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "flash-attn 3 is installed but fails: ImportError: undefined symbol" in record.getMessage()
+    assert f"flash-attn 3 is installed but fails: {type(error).__name__}: {error}" in record.getMessage()
 
 
 def test_the_doors_hand_over_to_the_chosen_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,4 +231,6 @@ def test_the_doors_hand_over_to_the_chosen_version(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fused, "attention", None)
     batch, row, lengths = three(2, 5, 3, 8), three(12, 3, 8), Lengths((5, 5, 2))
     assert torch.equal(attention(*batch), reference.attention(*batch))
+    compiled = torch.compile(attention, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*batch), reference.attention(*batch))
     assert torch.equal(attention_packed(*row, lengths), reference.attention_packed(*row, lengths))

@@ -22,6 +22,7 @@ log = logging.getLogger("umt_ds")
 Version = Literal[2, 3, 4]
 # By the first number of the compute capability, the fastest first. Elsewhere torch's own is as good.
 _FOR_CHIP: dict[int, tuple[Version, ...]] = {8: (2,), 9: (3, 4, 2), 10: (4,)}
+_MODULES = ("flash_attn", "flash_attn_interface", "flash_attn.cute")
 _WIDTHS: dict[Version, tuple[int, ...]] = {
     2: tuple(range(8, 257, 8)),
     3: tuple(range(8, 257, 8)),
@@ -85,16 +86,14 @@ def installed(device: torch.device, width: int) -> tuple[list[Version], list[str
             continue
         try:
             functions(version)
-        except ModuleNotFoundError:
-            continue
         except Exception as error:  # built for another torch, a library missing: the user must read it
-            broken.append(f"flash-attn {version} is installed but fails: {type(error).__name__}: {error}")
+            if not (isinstance(error, ModuleNotFoundError) and error.name in _MODULES):
+                broken.append(f"flash-attn {version} is installed but fails: {type(error).__name__}: {error}")
         else:
             working.append(version)
     return working, broken
 
 
-@cache
 def functions(version: Version) -> Functions:
     """Import a version. Raises ModuleNotFoundError where it is not installed, anything where it is broken."""
     match version:
@@ -102,7 +101,7 @@ def functions(version: Version) -> Functions:
             import flash_attn  # version 4 alone makes this a folder without functions
 
             if not hasattr(flash_attn, "flash_attn_func"):
-                raise ModuleNotFoundError("flash_attn holds version 4 only")
+                raise ModuleNotFoundError("flash_attn holds version 4 only", name="flash_attn")
             return Functions(flash_attn.flash_attn_func, flash_attn.flash_attn_varlen_func)
         case 3:
             import flash_attn_interface

@@ -32,11 +32,17 @@ class Lengths:
 
     def offsets(self, device: torch.device) -> Tensor:
         """Where each sequence begins, and where the last one ends: i32 [sequences + 1]; kept, do not write to it."""
-        return _offsets(self.tokens, device)
+        offsets: Tensor = _offsets(self.tokens, device)
+        return offsets
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _offsets(tokens: tuple[int, ...], device: torch.device) -> Tensor:
+    return _kept_offsets(tokens, device)
 
 
 @lru_cache(maxsize=256)
-def _offsets(tokens: tuple[int, ...], device: torch.device) -> Tensor:
+def _kept_offsets(tokens: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         offsets = torch.tensor([0, *accumulate(tokens)], dtype=torch.int32)
         if device.type == "cuda":
