@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from tests.support.ranks import environment
+from tests.support.ranks import call, environment, run_ranks
 from umt_ds.distributed.world import World
 from umt_ds.engine import speed
 from umt_ds.engine.guard import FiniteGuard
 from umt_ds.engine.pulse import Heard
-from umt_ds.engine.speed import Stopwatch, peak_flops, peak_memory_gib
+from umt_ds.engine.speed import Recorder, Stopwatch, peak_flops, peak_memory_gib, span
 from umt_ds.engine.stop import SIGNALS, Stop
 from umt_ds.errors import EXIT_FAILED, NonFiniteError
 
@@ -241,3 +242,51 @@ def test_a_cpu_has_a_measured_peak_and_a_resident_size() -> None:
     assert 1e8 < flops < 1e14, "between a toy and a rack"
     assert source == "measured matrix product"
     assert 0.05 < peak_memory_gib(CPU) < 1000
+
+
+def test_a_span_is_recorded_without_the_spans_inside_it(clock: Clock) -> None:
+    recorder = Recorder(CPU)
+    with recorder.active(), span("backward"):
+        clock.now += 1
+        with span("communication"):
+            clock.now += 3
+        with span("communication"):
+            clock.now += 4
+        clock.now += 2
+    assert recorder.seconds() == {"backward": 3.0, "communication": 7.0}
+
+
+def test_nothing_is_recorded_while_nobody_records(clock: Clock) -> None:
+    recorder = Recorder(CPU)
+    with span("before"):
+        clock.now += 1
+    with recorder.active():
+        pass
+    with span("after"):
+        clock.now += 1
+    assert recorder.seconds() == {}
+
+
+def test_waiting_for_the_loader_is_the_span_data(clock: Clock) -> None:
+    recorder, watch = Recorder(CPU), Stopwatch()
+    with recorder.active():
+        list(watch.timed_data(iter("abc")))
+    assert recorder.seconds() == {"data": 0.0}
+
+
+def test_collectives_of_several_ranks_are_spans_while_somebody_records() -> None:
+    told = run_ranks(2, [call("tests.unit.test_guard_stop_speed:record_collectives")])
+    assert told == [[[True, True, True]], [[True, True, True]]]
+
+
+def record_collectives() -> list[bool]:
+    """On each of two ranks: is a collective a span, also by a reference taken before, and is all as before after?"""
+    reduce, before = dist.all_reduce, dict(vars(dist.ProcessGroup))
+    recorder = Recorder(CPU)
+    with recorder.active(), span("backward"):
+        numbers = torch.ones(4)
+        reduce(numbers)
+        dist.all_gather_into_tensor(torch.empty(8), numbers, async_op=True).wait()
+    seconds = recorder.seconds()
+    restored = dict(vars(dist.ProcessGroup)) == before
+    return [seconds.keys() == {"backward", "communication"}, seconds["communication"] > 0, restored]

@@ -23,7 +23,7 @@ from umt_ds.engine.protocol import BatchSource, Ended, Progress, Task
 from umt_ds.engine.pulse import Pulse, Said
 from umt_ds.engine.report import Report
 from umt_ds.engine.schedule import lr_at
-from umt_ds.engine.speed import Lap, Stopwatch
+from umt_ds.engine.speed import Lap, Stopwatch, span
 from umt_ds.engine.stop import Stop
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.keyed import add_digests, key_of
@@ -88,9 +88,12 @@ def train_step(engine: Engine, feed: Feed, *, step: int, plan: RunPlan, key: tup
     for micro_step, fed in enumerate(feed.step(plan.accumulation)):
         # what libraries draw by themselves (dropout); ours is keyed and needs no seed
         torch.manual_seed(key_of(*key, "library", step, micro_step) >> 1)
-        losses = engine(fed.inputs)
-        engine.backward(losses.total)
-        engine.step()
+        with span("forward"):
+            losses = engine(fed.inputs)
+        with span("backward"):
+            engine.backward(losses.total)
+        with span("optimizer"):
+            engine.step()
         tally.add(fed.batch, losses, share=1 / plan.accumulation)
     return tally
 

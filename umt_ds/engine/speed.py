@@ -1,15 +1,18 @@
-"""How fast, and where the time went: laps with pauses, peak arithmetic, memory."""
+"""How fast, and where the time went: laps with pauses, spans of a step, peak arithmetic, memory."""
 
 from __future__ import annotations
 
+import re
 import resource
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 
 T = TypeVar("T")
 
@@ -55,7 +58,8 @@ class Stopwatch:
         while True:
             begin = time.perf_counter()
             try:
-                batch = next(iterator)
+                with span("data"):
+                    batch = next(iterator)
             except StopIteration:
                 return
             finally:
@@ -74,6 +78,112 @@ class Stopwatch:
         lap = Lap(time.perf_counter() - self._start - self._paused_s, self._data_s, self._steps)
         self._restart()
         return lap
+
+
+# ---------------------------------------------------------------- spans
+
+
+class Recorder:
+    """While active, adds up how long each `span` took, less the spans inside it, and waits for other ranks.
+
+    On a CUDA device a span is the time between two events on its stream: nothing waits while it is recorded.
+    A span on another stream than the one around it runs beside that, and is left out.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._open: list[tuple[str, Any]] = []  # name and stream
+        self._done: list[tuple[str, str | None, Any, Any]] = []  # name, name of the span around it, begin, end
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Record what is inside."""
+        global _recorder
+        assert _recorder is None, "one recorder at a time"
+        _recorder = self
+        try:
+            with _spans_around_collectives():
+                yield
+        finally:
+            _recorder = None
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """One span."""
+        stream = torch.cuda.current_stream() if self._on_cuda else None
+        around = self._open[-1] if self._open else (None, stream)
+        self._open.append((name, stream))
+        begin = self._now()
+        try:
+            yield
+        finally:
+            end = self._now()
+            self._open.pop()
+            if around[1] == stream:
+                self._done.append((name, around[0], begin, end))
+
+    def seconds(self) -> dict[str, float]:
+        """The sum over all spans of a name so far."""
+        if self._on_cuda:
+            torch.cuda.synchronize()
+        total: dict[str, float] = defaultdict(float)
+        for name, around, begin, end in self._done:
+            elapsed = begin.elapsed_time(end) / 1e3 if self._on_cuda else end - begin
+            total[name] += elapsed
+            if around is not None:
+                total[around] -= elapsed
+        return dict(total)
+
+    def _now(self) -> Any:
+        if not self._on_cuda:
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+_recorder: Recorder | None = None
+
+
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """Name a part of the step, for `umt bench step` and a profiler's trace. Nothing happens while nobody records."""
+    if _recorder is None:
+        yield
+        return
+    with torch.profiler.record_function(name), _recorder.measure(name):
+        yield
+
+
+_COLLECTIVE = re.compile("_?(all|reduce|broadcast|gather|scatter|barrier|send|recv)")
+
+
+@contextmanager
+def _spans_around_collectives() -> Iterator[None]:
+    """Each call of a process group, and each wait for one, becomes a span `communication`; none where a rank is alone.
+
+    On the classes that all calls end in: DeepSpeed keeps some of torch's functions, and calls them by no name.
+    Sync NCCL calls run on the current stream, others are waited for later: both are seen. (torch 2.14)
+    """
+    with ExitStack() as undo:
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            calls = [(dist.ProcessGroup, name) for name in vars(dist.ProcessGroup) if _COLLECTIVE.match(name)]
+            for owner, name in [*calls, (dist.Work, "wait")]:
+                original = vars(owner)[name]  # not getattr: the descriptor is what must come back
+                setattr(owner, name, _in_span(original))
+                undo.callback(setattr, owner, name, original)
+        yield
+
+
+def _in_span(method: Any) -> Callable[..., Any]:
+    def timed(self: Any, *arguments: Any, **named: Any) -> Any:
+        with span("communication"):
+            return method.__get__(self)(*arguments, **named)
+
+    return timed
+
+
+# ---------------------------------------------------------------- machine
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:

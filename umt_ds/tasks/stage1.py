@@ -21,6 +21,7 @@ from umt_ds.batch import Batch, Losses
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.schema import OptimConfig, Stage1Config, TeacherConfig
 from umt_ds.engine.optim import decay_groups
+from umt_ds.engine.speed import span
 from umt_ds.errors import ConfigError
 from umt_ds.kernels.fp8 import why_no_fp8
 from umt_ds.losses.alignment import AlignmentLoss, alignment_loss
@@ -110,6 +111,10 @@ class Stage1Task:
         return self._module
 
     @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
     def teacher(self) -> Teacher:
         return self._teacher
 
@@ -141,29 +146,29 @@ class Stage1Task:
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> Stage1Inputs:
         """Teacher, mask and targets of one micro-batch, on the device."""
-        batch = batch.to(self._device)
-        look = self._teacher.attend(batch.pixels)
-        slots = self._view_slots(batch.slots)
-        attention = None if look.attention is None else look.attention.repeat_interleave(self._views, dim=0)
-        keep = self._mask.keep(
-            attention,
-            seed=self._seed,
-            step=step,
-            slots=slots,
-            frames=self._frames,
-            patches=self._grid[0] * self._grid[1],
-        )
-        encoder = self._module.encoder
-        noise = None
-        if encoder.drop_path > 0:
-            noise = drop_path_noise(self._seed, step, slots, encoder.size.depth)
-        return Stage1Inputs(
-            pixels=batch.pixels,
-            keep=keep,
-            targets=look.features(keep, equal_frames=self._mask.equal_frames),
-            drop_noise=noise,
-            digest=keep_digest(keep, step=step, slots=slots),
-        )
+        with span("host_to_device"):
+            batch = batch.to(self._device)
+        with span("teacher"):
+            look = self._teacher.attend(batch.pixels)
+        with span("mask"):
+            slots = self._view_slots(batch.slots)
+            attention = None if look.attention is None else look.attention.repeat_interleave(self._views, dim=0)
+            keep = self._mask.keep(
+                attention,
+                seed=self._seed,
+                step=step,
+                slots=slots,
+                frames=self._frames,
+                patches=self._grid[0] * self._grid[1],
+            )
+            digest = keep_digest(keep, step=step, slots=slots)
+            encoder = self._module.encoder
+            noise = None
+            if encoder.drop_path > 0:
+                noise = drop_path_noise(self._seed, step, slots, encoder.size.depth)
+        with span("teacher"):
+            targets = look.features(keep, equal_frames=self._mask.equal_frames)
+        return Stage1Inputs(pixels=batch.pixels, keep=keep, targets=targets, drop_noise=noise, digest=digest)
 
     def _view_slots(self, slots: Tensor) -> Tensor:
         """The key of each mask: i64 [B] → [M·B], the M masks of a clip side by side; M = 1 changes nothing."""
