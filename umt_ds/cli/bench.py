@@ -6,8 +6,11 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
+
+from umt_ds.errors import UmtError
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _POSITIVE = click.IntRange(1)
@@ -104,3 +107,87 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
     click.echo(text)
     if keep:
         machine.record("kernels", text)
+
+
+@command.command()
+@click.argument("name")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--ranks", type=_POSITIVE, help="Start that many ranks on this machine; or use a launcher, as for train.")
+@click.option("--data", type=click.Choice(["synthetic", "shards"]), default="synthetic", show_default=True,
+              help="Noise in memory, or the run's own shards.")  # fmt: skip
+@click.option("--against", type=click.Choice(["plain"]), help="In turns with the published step in plain torch.")
+@click.option("--rounds", type=_POSITIVE, default=5, show_default=True, help="Turns of each way.")
+@click.option("--steps", type=_POSITIVE, help="Steps of a turn; default: as many as fill a second.")
+@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,…",
+              help="One line for each value. Several: all combinations; 'K=A,B L=C,D' in one: together.")  # fmt: skip
+@click.option("--profile", type=click.Path(dir_okay=False, path_type=Path), help="Chrome trace of two more steps.")
+@click.option("--record", "keep", is_flag=True, help="Append what is printed to umt_ds/bench/RESULTS.md.")
+@click.option("--outcome", type=click.Path(path_type=Path), hidden=True, help="Write the report here, print nothing.")
+def step(
+    name: str,
+    overrides: tuple[str, ...],
+    ranks: int | None,
+    data: Literal["synthetic", "shards"],
+    against: str | None,
+    rounds: int,
+    steps: int | None,
+    sweeps: tuple[str, ...],
+    profile: Path | None,
+    keep: bool,
+    outcome: Path | None,
+) -> None:
+    """Measure one training step of stage-1 run NAME on this machine: clips/s, TFLOP/s, MFU, memory, and where its time
+    goes. No weights or shards are needed. A step is one micro-batch of each rank, unless batch.global is given.
+
+    \b
+    For example:
+      umt bench step stage1/b16_k710 batch.micro=64
+      umt bench step stage1/b16_k710 batch.micro=64 --against plain --profile trace.json
+      umt bench step stage1/b16_k710 --sweep batch.micro=16,32,64 --sweep task.mask.ratio=0.5,0.8,0.9
+      umt bench step stage1/b16_k710 batch.micro=2 engine.deepspeed=cpu.json --ranks 2
+    """
+    if sweeps and profile:
+        raise click.UsageError("--profile takes one measurement, --sweep makes many")
+    if ranks is not None and ranks > 1 and not sweeps and "RANK" not in os.environ:
+        from umt_ds.distributed.local import run_local_ranks
+
+        sys.exit(run_local_ranks([sys.executable, "-m", "umt_ds", *sys.argv[1:]], ranks))  # they know by RANK
+    from umt_ds.bench import machine
+    from umt_ds.bench.step_report import PACKAGES
+
+    if sweeps:
+        options = {"--ranks": ranks, "--data": data, "--against": against, "--rounds": rounds, "--steps": steps}
+        words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+        text = _sweep([name, *overrides, *words], sweeps)
+    else:
+        from umt_ds.bench.step import Request, measure
+        from umt_ds.bench.step_report import save_outcome
+        from umt_ds.distributed.world import find_world
+
+        try:
+            report = measure(name, overrides, Request(rounds, steps, against is not None, data, profile))
+        except UmtError as error:
+            if outcome is not None:
+                save_outcome(error.what, outcome)
+            raise
+        if not find_world().is_first:
+            return
+        if outcome is not None:
+            save_outcome(report, outcome)
+            return
+        text = report.text()
+    text = "\n".join([*machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES), text])
+    click.echo(text)
+    if keep:
+        machine.record(f"step {name}", text)
+
+
+def _sweep(words: list[str], sweeps: tuple[str, ...]) -> str:
+    from umt_ds.bench.step_report import StepReport, sweep_text
+    from umt_ds.bench.step_sweep import measure_apart, sweep_points
+
+    outcomes: dict[str, StepReport | str] = {}
+    for point in sweep_points(sweeps):
+        click.echo(f"{' '.join(point)} …", err=True)
+        outcomes[" ".join(point)] = measure_apart([*words, *point])
+    return sweep_text(outcomes)

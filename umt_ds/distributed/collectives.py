@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def active() -> bool:
@@ -19,6 +20,15 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     if active():
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
     return bool(raised)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Mean over the ranks of an fp32 tensor."""
+    if active():
+        values = values.clone()
+        dist.all_reduce(values, op=dist.ReduceOp.SUM)
+        values /= dist.get_world_size()
+    return values
 
 
 def barrier() -> None:

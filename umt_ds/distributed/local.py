@@ -40,15 +40,15 @@ def run_local_ranks(command: Sequence[str], ranks: int) -> int:
     try:
         for rank in range(ranks):
             env = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            children.append(subprocess.Popen(command, env=env, preexec_fn=_stop_with_the_launcher))
+            children.append(subprocess.Popen(command, env=env, preexec_fn=stop_with_the_parent))
         return _wait(children)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _stop_with_the_launcher() -> None:
-    """In the child: if this launcher is killed, the rank is asked to stop (Linux)."""
+def stop_with_the_parent() -> None:
+    """For preexec_fn, in the child: if the process that started it is killed, it is asked to stop (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -1,0 +1,376 @@
+"""`umt bench step`: how fast one step of stage 1 is, where its time goes, and what the published step would take.
+
+Ours is the real thing: `tasks.stage1`, DeepSpeed behind `engine.deepspeed`, and `engine.loop.train_step`, on clips of
+noise or on the run's own shards. The plain twin (`plain.py`) does its steps in turns with ours, in the same process,
+so that whatever else the machine does slows both alike. A step is one micro-batch unless `batch.global` is given.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch._C._autograd import DeviceType
+
+from umt_ds.batch import Batch
+from umt_ds.bench.plain import PlainStep, build_plain, float_clips, refuse_unpublished
+from umt_ds.bench.step_report import StepReport, Way
+from umt_ds.config.batching import RunPlan, plan_run
+from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of, zero_stage_of
+from umt_ds.config.load import check, fill_environment, load_tree
+from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.distributed.collectives import barrier, broadcast_object, mean_over_ranks
+from umt_ds.distributed.job import Job, start_job
+from umt_ds.distributed.world import find_world
+from umt_ds.engine.deepspeed import Engine, build_engine
+from umt_ds.engine.feed import Feed
+from umt_ds.engine.loop import train_step
+from umt_ds.engine.protocol import BatchSource
+from umt_ds.engine.schedule import lr_at
+from umt_ds.engine.speed import Recorder, Stopwatch, peak_flops
+from umt_ds.errors import ConfigError, MachineError
+from umt_ds.tasks.build import build_loader, clip_shape, count_samples
+from umt_ds.tasks.cost import task_cost
+from umt_ds.tasks.stage1 import Stage1Task
+
+_TURN_S = 1.0  # a turn has as many steps as fit, at least one
+_DIFFERENT_BATCHES = 4  # of noise, shown over and over
+_EPOCH = 1000  # steps, where no shards say: the schedule of a recipe needs a length
+_TOP_OPS = 15
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure besides the run itself. steps: of a turn; None: as many as fill a second."""
+
+    rounds: int = 5
+    steps: int | None = None
+    against_plain: bool = False
+    data: Literal["synthetic", "shards"] = "synthetic"
+    profile: Path | None = None
+
+
+def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunConfig:
+    """The run, without what a measurement can do without: teacher weights that are not here are random, shards may
+    be missing, and a step is one micro-batch where `batch.global` is not overridden. Raises ConfigError.
+    """
+    tree, origins = load_tree(name, overrides)
+    tree = fill_environment(tree, origins, keep_unset=True)
+    teacher, batch = tree.get("task", {}).get("teacher", {}), tree.get("batch", {})
+    if "weights" in teacher and not Path(teacher["weights"]).exists():
+        teacher["weights"] = "random"
+    if isinstance(batch.get("micro"), int) and not any(word.startswith("batch.global=") for word in overrides):
+        batch["global"] = batch["micro"] * ranks
+    return check(tree, origins)
+
+
+def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport:
+    """Measure on the ranks that are there; every rank calls it. Raises MachineError where memory runs out."""
+    config = load_bench_run(name, overrides, ranks=find_world().size)
+    if not isinstance(config.task, Stage1Config):
+        raise ConfigError(f"{name} is no stage-1 run", hint="for example stage1/b16_k710")
+    if request.against_plain and request.data == "shards":
+        raise ConfigError("the plain twin reads no shards", hint="leave --against or --data away")
+    if request.against_plain and config.batch.global_ != config.batch.micro * find_world().size:
+        raise ConfigError("the published step has one micro-batch a rank", hint="leave --against or batch.global away")
+    try:
+        with start_job() as job, ExitStack() as leaving:
+            return _measure(config, config.task, request, job, leaving)
+    except RuntimeError as error:  # torch's OutOfMemoryError is one; the CPU's allocator has none of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise MachineError(
+            f"out of memory: {str(error).strip().splitlines()[0]}",
+            hint="a smaller batch.micro, or task.student.checkpoint_blocks",
+        ) from error
+
+
+def _measure(config: RunConfig, settings: Stage1Config, request: Request, job: Job, leaving: ExitStack) -> StepReport:
+    device, deepspeed_json = job.device, load_deepspeed_json(config.engine)
+    precision = precision_of(deepspeed_json)
+    samples = count_samples(config) if request.data == "shards" else _EPOCH * config.batch.global_
+    plan = plan_run(config, world=job.world.size, num_samples=samples)
+    cost = task_cost(settings, precision)
+    source = Noise(config, plan, job) if request.data == "synthetic" else _shards(config, plan, job, leaving)
+    held = _held(device)
+    task = Stage1Task(settings, seed=config.seed, device=device, precision=precision)
+    origin = None
+    if request.against_plain and isinstance(source, Noise):
+        refuse_unpublished(settings, task.teacher)
+        origin = Origin.of(task, source.batch(0))
+    ours = Ours(config, plan, task, build_engine(task, config, plan, deepspeed_json), source)
+    leaving.callback(ours.engine.close)
+    _warm_up(ours, device, held)
+    twin, losses = None, None
+    if origin is not None and isinstance(source, Noise):
+        held = _held(device)
+        plain = build_plain(settings, task.teacher, origin.state, config.optim, device=device, precision=precision)
+        twin = Twin(plain, plan, source)
+        losses = (origin.loss, twin.loss_of(origin))
+        _warm_up(twin, device, held)
+
+    recorder = Recorder(device)
+    peak, peak_origin = peak_flops(device)
+    steps = request.steps or _steps_that_fill(_TURN_S, ours, device)
+    turns = _in_turns(ours, twin, steps, request.rounds, recorder, job)
+    return StepReport(
+        about={"what": cost.sentence, **_where(config, plan, request, job, steps)},
+        clips=plan.views_per_step // plan.world,
+        peak_flops=max(peak, peak_flops(device)[0]),
+        peak_origin=peak_origin,
+        on_cpu=device.type == "cpu",
+        parts={name: seconds / (steps * request.rounds) for name, seconds in recorder.seconds().items()},
+        top_ops=_profile(ours, request.profile, job) if request.profile is not None else [],
+        published_flops=cost.published_flops,
+        ours=_way(ours, turns[0], cost.flops, cost.student_flops),
+        plain=None if twin is None else _way(twin, turns[1], cost.published_flops, cost.published_student_flops),
+        same_mask_losses=losses,
+    )
+
+
+# ---------------------------------------------------------------- clips
+
+
+class Noise:
+    """Satisfies `engine.protocol.BatchSource`: a few micro-batches of noise in host memory, over and over."""
+
+    def __init__(self, config: RunConfig, plan: RunPlan, job: Job) -> None:
+        self._plan, self._rank = plan, job.world.rank
+        frames, side = clip_shape(config)
+        self._rows = plan.micro * config.data.num_sample
+        draw = torch.Generator().manual_seed(job.world.rank)
+        shape = (self._rows, frames, side, side, 3)
+        clips = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw) for _ in range(_DIFFERENT_BATCHES)]
+        self._clips = [clip.pin_memory() for clip in clips] if job.device.type == "cuda" else clips
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """As many as a step has."""
+        for micro_step in range(self._plan.accumulation):
+            yield self.batch(step, micro_step)
+
+    def batch(self, step: int, micro_step: int = 0) -> Batch:
+        """One of them."""
+        first = (micro_step * self._plan.world + self._rank) * self._rows
+        slots = torch.arange(first, first + self._rows)
+        pixels = self._clips[step % len(self._clips)]
+        return Batch("video", pixels, draws=slots, slots=slots, keys=("noise",) * self._rows)
+
+
+def _shards(config: RunConfig, plan: RunPlan, job: Job, leaving: ExitStack) -> BatchSource:
+    loader = build_loader(config, plan, job.world)
+    leaving.callback(loader.close)
+    loader.start(0)
+    return loader
+
+
+# ---------------------------------------------------------------- ways
+
+
+class Ours:
+    """The step of a training."""
+
+    def __init__(self, config: RunConfig, plan: RunPlan, task: Stage1Task, engine: Engine, source: BatchSource) -> None:
+        self.engine, self.module = engine, engine.module
+        self.micro_batches = plan.accumulation
+        self.first_loss = self.memory = math.nan
+        self._plan, self._key = plan, (config.seed, find_world().rank)
+        self._feed = Feed(task, source, Stopwatch(), first=0, device=engine.device, ahead=config.engine.ahead)
+        self._step = 0
+
+    def step(self) -> None:
+        """The next one."""
+        tally = train_step(self.engine, self._feed, step=self._step, plan=self._plan, key=self._key)
+        if self._step == 0:
+            self.first_loss = mean_over_ranks(tally.losses["loss"]).item()
+        self._step += 1
+
+
+class Twin:
+    """The step as published, on the same noise."""
+
+    def __init__(self, plain: PlainStep, plan: RunPlan, noise: Noise) -> None:
+        self.module = plain.student
+        self.micro_batches = 1
+        self.first_loss = self.memory = math.nan
+        self._plain, self._plan = plain, plan
+        clips = [float_clips(noise.batch(step).pixels) for step in range(_DIFFERENT_BATCHES)]
+        self._clips = [clip.pin_memory() for clip in clips] if plain.device.type == "cuda" else clips
+        self._step = 0
+
+    def step(self) -> None:
+        """The next one."""
+        loss = self._plain.step(self._clips[self._step % len(self._clips)], lr_at(self._step, self._plan))
+        if self._step == 0:
+            self.first_loss = mean_over_ranks(torch.tensor(loss, device=self._plain.device)).item()
+        self._step += 1
+
+    def loss_of(self, origin: Origin) -> float:
+        """On our first clips, under our mask."""
+        return self._plain.evaluate(self._clips[0], origin.mask)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where both start. state: the student's weights; mask: bool [B,N], True hidden; loss: ours, without drop path."""
+
+    state: dict[str, Tensor]
+    mask: Tensor
+    loss: float
+
+    @staticmethod
+    @torch.no_grad()
+    def of(task: Stage1Task, batch: Batch) -> Origin:
+        """Before DeepSpeed takes the module."""
+        module = task.module.to(task.device).eval()
+        inputs = task.prepare(batch, 0)
+        loss = module(inputs).total.item()
+        module.train()
+        tokens = len(module.encoder.position_table(inputs.pixels))
+        mask = torch.ones(len(inputs.keep), tokens, dtype=torch.bool).scatter(1, inputs.keep.cpu(), False)
+        state = {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
+        return Origin(state, mask, loss)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Of a step, the mean over some: seconds on the clock, and of this process's cores."""
+
+    wall_s: float
+    core_s: float
+
+
+def _in_turns(
+    ours: Ours, twin: Twin | None, steps: int, rounds: int, recorder: Recorder, job: Job
+) -> tuple[list[Turn], list[Turn]]:
+    """A turn of each in each round, ours and the twin's, in the order A B, B A, A B …"""
+    turns: tuple[list[Turn], list[Turn]] = ([], [])
+    for number in range(rounds):
+        for is_twin in (False, True) if number % 2 == 0 else (True, False):
+            if not is_twin:
+                turns[0].append(_turn(ours, steps, job.device, recorder.active()))
+            elif twin is not None:
+                turns[1].append(_turn(twin, steps, job.device, nullcontext()))
+        if job.world.is_first:
+            told = [
+                f"{name} {1e3 * own[-1].wall_s:,.1f} ms"
+                for name, own in zip(("ours", "plain"), turns, strict=True)
+                if own
+            ]
+            print(f"round {number + 1} of {rounds}, a step: {', '.join(told)}", file=sys.stderr)
+    return turns
+
+
+def _steps_that_fill(seconds: float, ours: Ours, device: torch.device) -> int:
+    """The same number on every rank, at least 1."""
+    return broadcast_object(max(1, round(seconds / _turn(ours, 1, device, nullcontext()).wall_s)))
+
+
+def _turn(way: Ours | Twin, steps: int, device: torch.device, recording: AbstractContextManager[object]) -> Turn:
+    """The device is idle before and after."""
+    barrier()
+    _wait_for(device)
+    with recording:
+        wall, core = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            way.step()
+        _wait_for(device)
+        return Turn((time.perf_counter() - wall) / steps, (time.process_time() - core) / steps)
+
+
+def _way(way: Ours | Twin, turns: list[Turn], flops: float, student_flops: float) -> Way:
+    wall, core = [turn.wall_s for turn in turns], [turn.core_s for turn in turns]
+    return Way(wall, core, way.memory, way.first_loss, flops, student_flops)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _held(device: torch.device) -> int:
+    """Bytes in use on a GPU, now."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _warm_up(way: Ours | Twin, device: torch.device, held: int) -> None:
+    """Three steps: the first compiles and allocates, the others tell `memory`, the bytes that this way needs.
+
+    On a GPU that is the most that was in use at a time beyond `held`, on a CPU what a forward keeps for its backward.
+    """
+    way.step()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        way.step()
+        way.step()
+        way.memory = torch.cuda.max_memory_allocated(device) - held
+        return
+    with kept_for_backward(way.module) as kept:
+        way.step()
+    way.step()
+    way.memory = sum(storage.nbytes() for storage in kept.values()) / way.micro_batches
+
+
+@contextmanager
+def kept_for_backward(module: nn.Module) -> Iterator[dict[int, torch.UntypedStorage]]:
+    """The memory of all tensors that autograd keeps inside, by address; the module's own parameters left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # held, so that no other gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
+
+
+def _profile(way: Ours, path: Path, job: Job) -> list[str]:
+    """Two steps under torch's profiler: a Chrome trace at `path`, of rank 0, and the operations that took longest."""
+    on_cuda = job.device.type == "cuda"
+    activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_cuda else [])]
+    with torch.profiler.profile(activities=activities) as profiler, Recorder(job.device).active():
+        way.step()
+        way.step()
+        _wait_for(job.device)
+    if job.world.is_first:
+        partial = path.with_name(f"{path.name}.partial")
+        profiler.export_chrome_trace(str(partial))
+        os.replace(partial, path)
+    field = "self_device_time_total" if on_cuda else "self_cpu_time_total"
+    taken = {
+        event.key: (getattr(event, field) / 1e3, event.count)
+        for event in profiler.key_averages()
+        if event.device_type == DeviceType.CPU
+    }
+    whole = sum(ms for ms, _ in taken.values())
+    top = sorted(taken.items(), key=lambda item: -item[1][0])[:_TOP_OPS]
+    return [f"{name[:60]:60}  {ms / 2:10,.2f} ms  {100 * ms / whole:5.1f} %  {n // 2:6} calls" for name, (ms, n) in top]
+
+
+def _where(config: RunConfig, plan: RunPlan, request: Request, job: Job, steps: int) -> dict[str, str]:
+    device, settings = job.device, load_deepspeed_json(config.engine)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    assert isinstance(config.task, Stage1Config)
+    faster = ("compile", "graph", "ahead")
+    weights = "random weights" if config.task.teacher.weights == "random" else str(config.task.teacher.weights)
+    return {
+        "where": f"{plan.world} rank(s), each on {name}; {precision_of(settings)}, ZeRO {zero_stage_of(settings)} "
+        f"({config.engine.deepspeed}){''.join(f', {name}' for name in faster if getattr(config.engine, name))}",
+        "step": f"{plan.micro} clips of each rank x {plan.accumulation} micro-batch(es); "
+        f"{'noise' if request.data == 'synthetic' else 'clips of the shards'}; teacher with {weights}",
+        "rounds": f"{request.rounds} of {steps} step(s), ways in turns: median (min-max)",
+    }

@@ -1,0 +1,186 @@
+"""What `umt bench step` prints: one measurement whole, or a line for each point of a sweep. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+PACKAGES = ("torch", "deepspeed", "triton", "flash_attn")  # for the header
+# The parts of a step, in order: the spans of tasks/stage1.py and engine/loop.py, and what engine/speed.py adds.
+PARTS = ("data", "host_to_device", "teacher", "mask", "forward", "backward", "optimizer", "communication")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do the step. step_s and core_s: mean seconds of a step on the clock and of the process's cores, by
+    round. memory: bytes that it needs on this rank."""
+
+    step_s: list[float]
+    core_s: list[float]
+    memory: float
+    first_loss: float
+    flops: float  # that a clip costs this way
+    student_flops: float  # of these, without the teacher's
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A measurement, of rank 0 where there are several. FLOPs are of one clip with all of its masks."""
+
+    about: dict[str, str]  # sentences by their title
+    clips: int  # of this rank in a step
+    peak_flops: float
+    peak_origin: str
+    on_cpu: bool
+    parts: dict[str, float]  # seconds of a step, by name of the span
+    top_ops: list[str]  # the profile's, if there is one
+    published_flops: float
+    ours: Way
+    plain: Way | None = None
+    same_mask_losses: tuple[float, float] | None = None  # ours and the twin's, with the same weights and mask
+
+    def text(self) -> str:
+        """All of it."""
+        lines = [f"{title + ':':9}{sentence}" for title, sentence in self.about.items()]
+        lines += ["", *_table([["", "ours"], *self._rows()] if self.plain is None else self._two_columns())]
+        lines += ["", *self._facts(), "", *self._budget()]
+        if self.top_ops:
+            lines += ["", "profile, of a step:", *self.top_ops]
+        return "\n".join(lines)
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times as fast as the twin, by round."""
+        assert self.plain is not None
+        return _ratios(self.plain.step_s, self.ours.step_s)
+
+    def sweep_row(self) -> list[str]:
+        """As `SWEEP_COLUMNS`."""
+        return [
+            *(spread for _, spread in self._speeds(self.ours)),
+            "-" if self.plain is None else _spread(self.ratios),
+            f"{self.ours.first_loss:.4f}",
+        ]
+
+    def _rows(self) -> list[list[str]]:
+        return [[title, value] for title, value in self._column(self.ours)]
+
+    def _two_columns(self) -> list[list[str]]:
+        assert self.plain is not None
+        pairs = zip(self._column(self.ours), self._column(self.plain), strict=True)
+        return [["", "ours", "plain twin"], *([title, mine, its] for (title, mine), (_, its) in pairs)]
+
+    def _column(self, way: Way) -> list[tuple[str, str]]:
+        core = [("core-s a step", _spread(way.core_s))] if self.on_cpu else []
+        return [
+            *self._speeds(way),
+            *core,
+            ("MFU without the teacher's FLOPs, %", _spread(self._mfu(way, way.student_flops), 1)),
+            ("GFLOP a clip", f"{way.flops / 1e9:,.1f}"),
+            ("loss of the first step", f"{way.first_loss:.4f}"),
+        ]
+
+    def _speeds(self, way: Way) -> list[tuple[str, str]]:
+        return [
+            ("clips/s a device", _spread([self.clips / s for s in way.step_s])),
+            ("ms a step", _spread([1e3 * s for s in way.step_s], 0 if median(way.step_s) > 0.1 else 2)),
+            ("TFLOP/s a device", _spread([self.clips * way.flops / s / 1e12 for s in way.step_s], 3)),
+            ("MFU, %", _spread(self._mfu(way, way.flops), 1)),
+            ("memory, GB", f"{way.memory / 1e9:.3f}"),
+        ]
+
+    def _mfu(self, way: Way, flops: float) -> list[float]:
+        return [100 * self.clips * flops / s / self.peak_flops for s in way.step_s]
+
+    def _facts(self) -> list[str]:
+        fewer = 1 - self.ours.flops / self.published_flops
+        facts = [
+            f"FLOPs: {self.ours.flops / 1e9:,.1f} G a clip, as published {self.published_flops / 1e9:,.1f} G: "
+            f"{100 * fewer:.1f} % fewer by count",
+            f"MFU: of {self.peak_flops / 1e12:,.3f} TFLOP/s ({self.peak_origin})",
+            "memory: "
+            + ("what the forward keeps for the backward" if self.on_cpu else "the most that was allocated at a time"),
+        ]
+        if self.same_mask_losses is not None:
+            mine, its = self.same_mask_losses
+            facts.append(f"same weights, same mask: loss {mine:.6f} and the twin's {its:.6f}")
+        if self.plain is not None:
+            facts.append(f"{_spread(self.ratios, 3)} times as fast as the plain twin")
+            if self.on_cpu:
+                fewer_core_s = _spread(_ratios(self.plain.core_s, self.ours.core_s), 3)
+                facts.append(f"{fewer_core_s} times by core time, which hardly changes when others use the machine")
+        return facts
+
+    def _budget(self) -> list[str]:
+        step_s = sum(self.ours.step_s) / len(self.ours.step_s)
+        parts = {name: self.parts.get(name, 0.0) for name in PARTS}
+        named = sum(parts.values())
+        rows = [["budget", "ms", "% of a step"]]
+        for name, seconds in {**parts, "in no part": step_s - named}.items():
+            rows.append([name.replace("_", " "), f"{1e3 * seconds:,.2f}", f"{100 * seconds / step_s:.1f}"])
+        return [*_table(rows), budget_line(named, step_s)]
+
+
+def budget_line(named_s: float, step_s: float) -> str:
+    """How much of a step its parts explain, and whether that is enough."""
+    line = f"sum of parts {100 * named_s / step_s:.1f} % of the step"
+    return line if abs(named_s / step_s - 1) <= 0.03 else f"{line}: MORE THAN 3 % OFF, do not trust this budget"
+
+
+SWEEP_COLUMNS = [
+    "clips/s a device", "ms a step", "TFLOP/s a device", "MFU, %", "memory, GB", "x plain", "first loss",
+]  # fmt: skip
+
+
+def sweep_text(outcomes: Mapping[str, StepReport | str]) -> str:
+    """A line for each point; the first report says what is common to all. A point without a report says why."""
+    reports = [outcome for outcome in outcomes.values() if isinstance(outcome, StepReport)]
+    about = [f"{title + ':':9}{sentence}" for title, sentence in reports[0].about.items()] if reports else []
+    rows = [["", *SWEEP_COLUMNS]]
+    rows += [[point, *o.sweep_row()] for point, o in outcomes.items() if isinstance(o, StepReport)]
+    failed = [f"{point}: {outcome}" for point, outcome in outcomes.items() if isinstance(outcome, str)]
+    return "\n".join([*about, "", *(_table(rows) if reports else []), *failed])
+
+
+# ---------------------------------------------------------------- between processes
+
+
+def save_outcome(outcome: StepReport | str, path: Path) -> None:
+    """For the process that started this one: a report, or why there is none."""
+    content = {"failure": outcome} if isinstance(outcome, str) else asdict(outcome)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content))
+    os.replace(partial, path)
+
+
+def load_outcome(path: Path) -> StepReport | str:
+    """What `save_outcome` wrote."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    if "failure" in content:
+        return str(content["failure"])
+    ways = {name: Way(**content[name]) for name in ("ours", "plain") if content[name] is not None}
+    losses = content["same_mask_losses"]
+    return StepReport(**{**content, **ways, "same_mask_losses": None if losses is None else tuple(losses)})
+
+
+# ---------------------------------------------------------------- text
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    """Median, least and most."""
+    show: Callable[[float], str] = lambda value: f"{value:,.{digits}f}"  # noqa: E731
+    return f"{show(median(values))} ({show(min(values))}-{show(max(values))})"
+
+
+def _ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    return [one / other for one, other in zip(above, below, strict=True)]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
