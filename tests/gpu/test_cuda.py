@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from tests.support.ranks import call, run_ranks
 from tests.support.shards import picture, record, write_shards
+from umt_ds.bench.step import Request, measure
 from umt_ds.engine.report import read_metrics
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.models.teachers import build_teacher
@@ -92,3 +94,19 @@ def test_a_bf16_run_trains_stops_and_resumes_with_the_same_clips_and_masks(folde
         for same in ("digest_total", "mask_digest_total"):
             assert unbroken[step][same] == resumed[step][same], f"step {step}: {same}"
         assert unbroken[step]["loss"] == pytest.approx(resumed[step]["loss"], rel=1e-3)
+
+
+def test_a_measured_step_has_its_parts_and_its_twin_on_the_device() -> None:
+    told = run_ranks(1, [call("tests.gpu.test_cuda:measured_step")])[0][0]
+    assert {"host_to_device", "teacher", "mask", "forward", "backward", "optimizer"} <= told["parts"].keys()
+    assert all(seconds >= 0 for seconds in told["parts"].values())
+    assert sum(told["parts"].values()) == pytest.approx(told["ours"]["step_s"][0], rel=0.2), "most of a small step"
+    ours, twin = told["same_mask_losses"]
+    assert ours == pytest.approx(twin, abs=1e-2), "our teacher is bf16"
+    assert told["ours"]["memory"] > 0
+    assert told["plain"]["memory"] > 0
+
+
+def measured_step() -> dict[str, Any]:
+    overrides = ["engine.deepspeed=zero1_bf16.json", "task.teacher.weights=random", "batch.micro=8"]
+    return asdict(measure("demo/stage1", overrides, Request(rounds=1, steps=3, against_plain=True)))

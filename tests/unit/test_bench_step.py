@@ -17,7 +17,7 @@ from umt_ds.batch import Batch
 from umt_ds.bench.plain import float_clips, plain_loss, plain_models, published_mask, refuse_unpublished
 from umt_ds.bench.step import Request, kept_for_backward, load_bench_run, measure
 from umt_ds.bench.step_report import StepReport, Way, budget_line, load_outcome, save_outcome, sweep_text
-from umt_ds.bench.step_sweep import sweep_points
+from umt_ds.bench.step_sweep import label, sweep_points
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import Stage1Config
 from umt_ds.errors import ConfigError
@@ -120,6 +120,7 @@ def test_the_points_of_a_sweep() -> None:
     assert sweep_points(["a.b=1,2", "c=x"]) == [("a.b=1", "c=x"), ("a.b=2", "c=x")]
     assert sweep_points(["a=1,2", "b=x,y"]) == [("a=1", "b=x"), ("a=1", "b=y"), ("a=2", "b=x"), ("a=2", "b=y")]
     assert sweep_points(["a=1,2 b=x,y"]) == [("a=1", "b=x"), ("a=2", "b=y")], "keys that move together"
+    assert label(("engine.deepspeed_set.zero_optimization.stage=1", "seed=2")) == "zero_optimization.stage=1 seed=2"
 
 
 @pytest.mark.parametrize("sweep", ["", "batch.micro", "batch.micro=", "a=1,2 b=x", "=1,2", "a=1,,2"])

@@ -46,6 +46,8 @@ _TURN_S = 1.0  # a turn has as many steps as fit, at least one
 _DIFFERENT_BATCHES = 4  # of noise, shown over and over
 _EPOCH = 1000  # steps, where no shards say: the schedule of a recipe needs a length
 _TOP_OPS = 15
+# torch's error for the GPU and pinned memory, cuBLAS's, the CPU allocator's: the last two have no type of their own
+_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunCon
     tree, origins = load_tree(name, overrides)
     tree = fill_environment(tree, origins, keep_unset=True)
     teacher, batch = tree.get("task", {}).get("teacher", {}), tree.get("batch", {})
-    if "weights" in teacher and not Path(teacher["weights"]).exists():
+    if "weights" in teacher and not Path(str(teacher["weights"])).exists():
         teacher["weights"] = "random"
     if isinstance(batch.get("micro"), int) and not any(word.startswith("batch.global=") for word in overrides):
         batch["global"] = batch["micro"] * ranks
@@ -85,8 +87,8 @@ def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport
     try:
         with start_job() as job, ExitStack() as leaving:
             return _measure(config, config.task, request, job, leaving)
-    except RuntimeError as error:  # torch's OutOfMemoryError is one; the CPU's allocator has none of its own
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         raise MachineError(
             f"out of memory: {str(error).strip().splitlines()[0]}",
@@ -103,15 +105,12 @@ def _measure(config: RunConfig, settings: Stage1Config, request: Request, job: J
     source = Noise(config, plan, job) if request.data == "synthetic" else _shards(config, plan, job, leaving)
     held = _held(device)
     task = Stage1Task(settings, seed=config.seed, device=device, precision=precision)
-    origin = None
-    if request.against_plain and isinstance(source, Noise):
-        refuse_unpublished(settings, task.teacher)
-        origin = Origin.of(task, source.batch(0))
+    origin = Origin.of(task, settings, source) if request.against_plain else None
     ours = Ours(config, plan, task, build_engine(task, config, plan, deepspeed_json), source)
     leaving.callback(ours.engine.close)
     _warm_up(ours, device, held)
     twin, losses = None, None
-    if origin is not None and isinstance(source, Noise):
+    if origin is not None:
         held = _held(device)
         plain = build_plain(settings, task.teacher, origin.state, config.optim, device=device, precision=precision)
         twin = Twin(plain, plan, source)
@@ -155,14 +154,10 @@ class Noise:
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """As many as a step has."""
         for micro_step in range(self._plan.accumulation):
-            yield self.batch(step, micro_step)
-
-    def batch(self, step: int, micro_step: int = 0) -> Batch:
-        """One of them."""
-        first = (micro_step * self._plan.world + self._rank) * self._rows
-        slots = torch.arange(first, first + self._rows)
-        pixels = self._clips[step % len(self._clips)]
-        return Batch("video", pixels, draws=slots, slots=slots, keys=("noise",) * self._rows)
+            first = (micro_step * self._plan.world + self._rank) * self._rows
+            slots = torch.arange(first, first + self._rows)
+            pixels = self._clips[step % len(self._clips)]
+            yield Batch("video", pixels, draws=slots, slots=slots, keys=("noise",) * self._rows)
 
 
 def _shards(config: RunConfig, plan: RunPlan, job: Job, leaving: ExitStack) -> BatchSource:
@@ -195,14 +190,14 @@ class Ours:
 
 
 class Twin:
-    """The step as published, on the same noise."""
+    """The step as published, on the same clips."""
 
-    def __init__(self, plain: PlainStep, plan: RunPlan, noise: Noise) -> None:
+    def __init__(self, plain: PlainStep, plan: RunPlan, source: BatchSource) -> None:
         self.module = plain.student
         self.micro_batches = 1
         self.first_loss = self.memory = math.nan
         self._plain, self._plan = plain, plan
-        clips = [float_clips(noise.batch(step).pixels) for step in range(_DIFFERENT_BATCHES)]
+        clips = [float_clips(next(source.micro_batches(step)).pixels) for step in range(_DIFFERENT_BATCHES)]
         self._clips = [clip.pin_memory() for clip in clips] if plain.device.type == "cuda" else clips
         self._step = 0
 
@@ -228,10 +223,11 @@ class Origin:
 
     @staticmethod
     @torch.no_grad()
-    def of(task: Stage1Task, batch: Batch) -> Origin:
-        """Before DeepSpeed takes the module."""
+    def of(task: Stage1Task, settings: Stage1Config, source: BatchSource) -> Origin:
+        """Before DeepSpeed takes the module. Raises ConfigError where there is no published step."""
+        refuse_unpublished(settings, task.teacher)
         module = task.module.to(task.device).eval()
-        inputs = task.prepare(batch, 0)
+        inputs = task.prepare(next(source.micro_batches(0)), 0)
         loss = module(inputs).total.item()
         module.train()
         tokens = len(module.encoder.position_table(inputs.pixels))

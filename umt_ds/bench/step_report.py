@@ -138,10 +138,10 @@ SWEEP_COLUMNS = [
 
 
 def sweep_text(outcomes: Mapping[str, StepReport | str]) -> str:
-    """A line for each point; the first report says what is common to all. A point without a report says why."""
+    """A line for each point; a point without a report says why. What stands above is of the first that has one."""
     reports = [outcome for outcome in outcomes.values() if isinstance(outcome, StepReport)]
     about = [f"{title + ':':9}{sentence}" for title, sentence in reports[0].about.items()] if reports else []
-    rows = [["", *SWEEP_COLUMNS]]
+    rows = [["(above: the first)", *SWEEP_COLUMNS]]
     rows += [[point, *o.sweep_row()] for point, o in outcomes.items() if isinstance(o, StepReport)]
     failed = [f"{point}: {outcome}" for point, outcome in outcomes.items() if isinstance(outcome, str)]
     return "\n".join([*about, "", *(_table(rows) if reports else []), *failed])

@@ -47,6 +47,12 @@ def _moves(sweep: str) -> list[Point]:
     return list(zip(*keys, strict=True))
 
 
+def label(point: Point) -> str:
+    """A point in short: two parts of each key say enough."""
+    words = [override.partition("=") for override in point]
+    return " ".join(f"{'.'.join(key.split('.')[-2:])}={value}" for key, _, value in words)
+
+
 def measure_apart(words: Sequence[str]) -> StepReport | str:
     """`umt bench step` with these words, in a process of its own: its report, or why there is none."""
     with TemporaryDirectory() as folder:

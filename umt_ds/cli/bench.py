@@ -184,10 +184,10 @@ def step(
 
 def _sweep(words: list[str], sweeps: tuple[str, ...]) -> str:
     from umt_ds.bench.step_report import StepReport, sweep_text
-    from umt_ds.bench.step_sweep import measure_apart, sweep_points
+    from umt_ds.bench.step_sweep import label, measure_apart, sweep_points
 
     outcomes: dict[str, StepReport | str] = {}
     for point in sweep_points(sweeps):
-        click.echo(f"{' '.join(point)} …", err=True)
-        outcomes[" ".join(point)] = measure_apart([*words, *point])
+        click.echo(f"{label(point)} …", err=True)
+        outcomes[label(point)] = measure_apart([*words, *point])
     return sweep_text(outcomes)
