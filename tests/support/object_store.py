@@ -8,8 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+
+from umt_ds.data.places import place
 
 
 @contextmanager
@@ -18,6 +21,13 @@ def s3_server(*buckets: str) -> Iterator[dict[str, str]]:
 
     Skips the test where moto or s3fs is not installed.
     """
+    with s3_process(*buckets) as (environment, _):
+        yield environment
+
+
+@contextmanager
+def s3_process(*buckets: str) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
+    """The same, with the server's process, for tests that kill it."""
     pytest.importorskip("moto", reason="the S3 server needs moto")
     s3fs = pytest.importorskip("s3fs", reason="s3:// needs s3fs")
     with socket.socket() as free:
@@ -40,7 +50,7 @@ def s3_server(*buckets: str) -> Iterator[dict[str, str]]:
             store = s3fs.S3FileSystem()
             for bucket in buckets:
                 store.mkdir(bucket)
-            yield environment
+            yield environment, server
             s3fs.S3FileSystem.clear_instance_cache()
     finally:
         server.kill()
@@ -56,3 +66,11 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.1)
     raise AssertionError("the S3 server does not answer")
+
+
+def upload(folder: Path, url: str) -> Path:
+    """Copy the files of a folder to a URL; the place there."""
+    there = place(url)
+    for path in folder.iterdir():
+        (there / path.name).write_bytes(path.read_bytes())
+    return there

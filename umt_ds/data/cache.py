@@ -27,10 +27,18 @@ class KeepLast(Generic[K, V]):
             self._kept.move_to_end(key)
             return self._kept[key]
         value = self._make(key)
+        self.keep(key, value)
+        return value
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._kept
+
+    def keep(self, key: K, value: V) -> None:
+        """Put in a value that was made elsewhere; it counts as used last."""
+        self.forget(key)
         self._kept[key] = value
         if len(self._kept) > self._size:
             self._let_go(next(iter(self._kept)))
-        return value
 
     def forget(self, key: K) -> None:
         """Drop one value, so that the next call makes it anew."""

@@ -13,7 +13,9 @@ import socket
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -104,6 +106,73 @@ def sizes_in(folder: Path) -> dict[str, int]:
     except FileNotFoundError:  # an object store has no empty folders
         return {}
     return {file["name"].rpartition("/")[2]: int(file["size"]) for file in found if file["type"] == "file"}
+
+
+def has_file(path: Path) -> bool:
+    """Whether there is a file. Raises OSError where a store does not answer."""
+    if is_local(path):
+        return path.is_file()
+    remote = cast("UPath", path)
+    with _as_os_errors():
+        try:
+            return bool(remote.fs.info(remote.path))
+        except FileNotFoundError:
+            return False
+
+
+def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """The sizes in bytes of files in `folder` by name, as they are now; those that are not there are left out.
+
+    Raises OSError, whatever errors the store has of its own.
+    """
+    with _as_os_errors():
+        if is_local(folder) or not str(folder).startswith("http"):
+            there = sizes_in(folder)
+            return {name: there[name] for name in names if name in there}
+        with ThreadPoolExecutor(16) as pool:  # a web server has no listing that one can rely on: ask for each file
+            return {
+                name: size
+                for name, size in zip(names, pool.map(partial(_web_size, folder), names), strict=True)
+                if size >= 0
+            }
+
+
+def _web_size(folder: Path, name: str) -> int:
+    """-1: the server does not have it."""
+    remote = cast("UPath", folder / name)
+    try:
+        return int(remote.fs.info(remote.path)["size"] or 0)
+    except FileNotFoundError:
+        return -1
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of a file. Raises OSError, whatever errors the store has of its own."""
+    if is_local(path):
+        return path.read_bytes()
+    remote = cast("UPath", path)
+    with _as_os_errors():
+        data: bytes = remote.fs.cat_file(remote.path)
+    return data
+
+
+def read_range(path: Path, offset: int, size: int) -> bytes:
+    """Bytes of a file in a store; fewer where it ends. Raises OSError, whatever errors the store has of its own."""
+    remote = cast("UPath", path)
+    with _as_os_errors():
+        data: bytes = remote.fs.cat_file(remote.path, start=offset, end=offset + size)
+    return data
+
+
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """botocore, aiohttp and the others raise what they like, and much of it is no OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from umt_ds.data.places import write_whole
+from umt_ds.data.places import is_local, read_file, write_whole
 from umt_ds.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -136,14 +136,10 @@ def load_index(tar: Path) -> ShardIndex:
     if not path.is_file():
         raise DataError(f"shard {tar} has no index {path.name}", hint=f"run `umt-data index {tar.parent}`")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        index = ShardIndex(tar_size=int(arrays.pop("tar_size")), **arrays)
-        _check_lengths(index)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"index {path} cannot be read: {error}", hint=f"run `umt-data index {tar.parent} --force`"
-        ) from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    index = parse_index(data, path)
     actual = tar.stat().st_size
     if actual != index.tar_size:
         raise DataError(
@@ -152,6 +148,22 @@ def load_index(tar: Path) -> ShardIndex:
             f"`umt-data index {tar.parent} --force` to index what is there now",
         )
     return index
+
+
+def parse_index(data: bytes, path: Path) -> ShardIndex:
+    """The index whose file `path` holds `data`. Raises DataError where it is damaged."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        index = ShardIndex(tar_size=int(arrays.pop("tar_size")), **arrays)
+        _check_lengths(index)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+    return index
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"index {path} cannot be read: {error}", hint=f"run `umt-data index {path.parent} --force`")
 
 
 def _check_lengths(index: ShardIndex) -> None:
@@ -300,13 +312,21 @@ class Manifest:
 def load_manifest(folder: Path) -> Manifest:
     """Read `folder/manifest.json`. Raises DataError where it is missing, damaged or of another format."""
     path = folder / MANIFEST
-    if not path.is_file():
-        raise DataError(
-            f"{folder} holds no {MANIFEST}: it is not a folder of finished shards",
-            hint=f"write shards with umt-data, or run `umt-data index {folder}` on tars from elsewhere",
-        )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        data = read_file(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        why = "" if is_local(folder) else f" ({error})"  # a store says whether it is the bucket that is not there
+        raise DataError(
+            f"{folder} holds no {MANIFEST}: it is not a folder of finished shards{why}",
+            hint=f"write shards with umt-data, or run `umt-data index {folder}` on tars from elsewhere",
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error}",
+            hint="check the disk or mount" if is_local(folder) else "check address, credentials and network",
+        ) from error
+    try:
+        record = json.loads(data)
         stated = record.pop("fingerprint")
         record.pop("num_samples")
         shards = tuple(ShardEntry(**entry) for entry in record.pop("shards"))

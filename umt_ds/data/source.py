@@ -1,4 +1,4 @@
-"""One folder of shards, read by ranges: only the members a step needs leave the disk.
+"""One folder of shards, on a disk or in a store, read by ranges: only what a step needs is read.
 
 What is wrong with the folder (a missing shard, an index that does not fit, a disk that does not answer)
 stops the run with a DataError. What is wrong with one sample (its bytes do not match their CRC) is a
@@ -11,13 +11,16 @@ import os
 import time
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
+from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.cache import KeepLast
 from umt_ds.data.order import SampleRef
+from umt_ds.data.places import is_local, sizes_of
 from umt_ds.data.records import (
     Manifest,
     Member,
@@ -26,18 +29,30 @@ from umt_ds.data.records import (
     index_path,
     load_index,
     load_manifest,
+    parse_index,
     sha256_of,
 )
+from umt_ds.data.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.errors import DataError, DecodeError
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
+_LONG_BYTES = 8 << 20  # a sample that long has so many frames that fetching only those shown costs less
 
 
 class RangeReader(Protocol):
-    """Where shard bytes come from. Local files here; remote stores fit behind the same two calls."""
+    """Where shard bytes come from: `LocalFiles` here, or `remote.RemoteFiles`."""
 
-    def read(self, shard: str, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes of the file `shard`, or DataError."""
+    def read(self, file: str, offset: int, size: int, /) -> bytes:
+        """Exactly `size` bytes of a file of the folder, or DataError."""
+
+    def expect(self, ranges: Iterable[tuple[str, int, int]], /) -> None:
+        """These (file, offset, size) will be read next."""
+
+    def forget(self, file: str, offset: int, size: int, /) -> bool:
+        """A range came damaged. True: it came from a copy, now dropped, and reading again may give something else."""
+
+    def take_traffic(self) -> Traffic:
+        """What was moved over the network in this process since the last call."""
 
     def close(self) -> None:
         """Let go of open files or connections."""
@@ -74,6 +89,17 @@ class LocalFiles:
             )
         return data
 
+    def expect(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """The disk needs no notice."""
+
+    def forget(self, shard: str, offset: int, size: int) -> bool:
+        """There is no other copy."""
+        return False
+
+    def take_traffic(self) -> Traffic:
+        """Nothing goes over the network."""
+        return Traffic()
+
     def close(self) -> None:
         self._files.clear()
 
@@ -93,19 +119,30 @@ class ShardSource:
     """A manifest folder as numbered samples: counts, keys, members, verified bytes.
 
     Opening it reads the manifest and checks that every shard is there at its full size; files and
-    indexes are opened on first use and at most `max_open` of each stay open.
+    indexes are opened on first use and at most `max_open` of each stay open. `cache` keeps on this node's
+    disk what comes from a store.
     """
 
-    def __init__(self, folder: Path, *, max_open: int = 32, reader: RangeReader | None = None) -> None:
+    def __init__(self, folder: Path, *, max_open: int = 32, cache: BlockCache | None = None) -> None:
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder)
-        self._check_files()
+        self._is_local = is_local(folder)
+        self._sizes = self._check_files()
         self._ends = list(accumulate(self.counts))
-        self._reader = reader or LocalFiles(folder, max_open=max_open)
+        self._reader: RangeReader = (
+            LocalFiles(folder, max_open=max_open)
+            if self._is_local
+            else RemoteFiles(folder, self._remote_files(), cache)
+        )
         self._indexes = KeepLast(self._load_index, size=max_open)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return len(self)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -136,44 +173,108 @@ class ShardSource:
 
     def read(self, ref: SampleRef, member: Member) -> bytes:
         """The bytes of one member. Raises DecodeError where they do not match their CRC, DataError on I/O."""
-        data = self._reader.read(self.manifest.shards[ref.shard].file, member.offset, member.size)
-        if zlib.crc32(data) != member.crc:
+        file = self.manifest.shards[ref.shard].file
+        data = self._read(file, member.offset, member.size, fits=lambda data: zlib.crc32(data) == member.crc)
+        if data is None:
             raise DecodeError(f"the bytes of {member.suffix} do not match their CRC")
         return data
+
+    def expect(self, refs: Iterable[SampleRef]) -> None:
+        """These samples will be read next. From a store they are fetched now, many at a time."""
+        if self._is_local:
+            return
+        extents = map(self._extent, refs)
+        self._reader.expect(extent for extent in extents if extent[2] <= _LONG_BYTES)
+
+    def take_traffic(self) -> Traffic:
+        """What was moved over the network in this process since the last call."""
+        return self._reader.take_traffic()
 
     def close(self) -> None:
         """Close files and drop indexes; the source opens them again when it is used."""
         self._reader.close()
         self._indexes.clear()
 
-    def _check_files(self) -> None:
-        """One look at the folder, so that a missing or cut shard is found before the first step."""
-        with os.scandir(self.folder) as listing:
-            sizes = {file.name: file.stat().st_size for file in listing if file.is_file()}
+    def _check_files(self) -> dict[str, int]:
+        """One look at the folder, so that a missing or cut shard is found before the first step. Sizes by name."""
         wanted = self.manifest.shards
-        if missing := [entry.file for entry in wanted if entry.file not in sizes]:
-            names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        names = [entry.file for entry in wanted]
+        try:
+            sizes = sizes_of(self.folder, names if self._is_local else [*names, *map(_index_name, names)])
+        except OSError as error:
             raise DataError(
-                f"{self.folder}: {len(missing)} of {len(wanted)} shards are missing: {names}",
+                f"{self.folder} cannot be listed: {error}", hint="check the disk or mount, or network and credentials"
+            ) from error
+        if missing := [name for name in names if name not in sizes]:
+            listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise DataError(
+                f"{self.folder}: {len(missing)} of {len(wanted)} shards are missing: {listed}",
                 hint=f"restore them, or write the manifest for what is there: `umt-data index {self.folder} --force`",
             )
         for entry in wanted:
             if sizes[entry.file] != entry.bytes:
-                raise self._changed(entry, f"{sizes[entry.file]} bytes on disk, {entry.bytes} in the manifest")
+                where = "on disk" if self._is_local else "in the store"
+                raise self._changed(entry, f"{sizes[entry.file]} bytes {where}, {entry.bytes} in the manifest")
+        return sizes
+
+    def _remote_files(self) -> dict[str, RemoteFile]:
+        """The shards and their indexes, by name."""
+        shards = self.manifest.shards
+        files = {entry.file: RemoteFile(entry.bytes, entry.sha256) for entry in shards}
+        hashes = {_index_name(entry.file): entry.index_sha256 for entry in shards}
+        return files | {name: RemoteFile(self._sizes[name], hashes[name]) for name in hashes if name in self._sizes}
+
+    def _extent(self, ref: SampleRef) -> tuple[str, int, int]:
+        """Where the members of a sample lie: file, offset, size."""
+        members = self.members(ref)
+        first, last = members[0], members[-1]
+        return self.manifest.shards[ref.shard].file, first.offset, last.offset + last.size - first.offset
+
+    def _read(self, file: str, offset: int, size: int, *, fits: Callable[[bytes], bool]) -> bytes | None:
+        """Bytes that fit their checksum. A damaged copy is dropped and read anew once; None: they do not fit."""
+        for _ in range(2):
+            data = self._reader.read(file, offset, size)
+            if fits(data):
+                return data
+            if not self._reader.forget(file, offset, size):
+                break
+        return None
 
     def _load_index(self, shard: int) -> ShardIndex:
         """The index of one shard, checked against tar and manifest."""
         entry = self.manifest.shards[shard]
-        tar = self.folder / entry.file
-        index = load_index(tar)
+        index = self._local_index(entry) if self._is_local else self._remote_index(entry)
         if len(index) != entry.samples:
             raise self._changed(entry, f"{len(index)} samples in its index, {entry.samples} in the manifest")
-        if sha256_of(index_path(tar)) != entry.index_sha256:
-            raise self._changed(entry, f"{index_path(tar).name} is not the file that the manifest names")
         return index
+
+    def _local_index(self, entry: ShardEntry) -> ShardIndex:
+        tar = self.folder / entry.file
+        index = load_index(tar)
+        if sha256_of(index_path(tar)) != entry.index_sha256:
+            raise self._other_index(entry)
+        return index
+
+    def _remote_index(self, entry: ShardEntry) -> ShardIndex:
+        """Read as the shards are, so that it too is kept on disk: every worker of a node needs it."""
+        path = index_path(self.folder / entry.file)
+        if path.name not in self._sizes:
+            raise DataError(f"shard {entry.file} has no index {path}", hint=f"run `umt-data index {self.folder}`")
+        size = self._sizes[path.name]
+        data = self._read(path.name, 0, size, fits=lambda data: sha256(data).hexdigest() == entry.index_sha256)
+        if data is None:
+            raise self._other_index(entry)
+        return parse_index(data, path)
+
+    def _other_index(self, entry: ShardEntry) -> DataError:
+        return self._changed(entry, f"{_index_name(entry.file)} is not the file that the manifest names")
 
     def _changed(self, entry: ShardEntry, how: str) -> DataError:
         return DataError(
             f"shard {self.folder / entry.file} does not match its manifest: {how}",
             hint=f"restore it, or take it as it is now: `umt-data index {self.folder} --force`",
         )
+
+
+def _index_name(tar: str) -> str:
+    return index_path(Path(tar)).name
