@@ -22,7 +22,7 @@ from umt_ds.cli.checks import Finding
 from umt_ds.cli.doctor import command
 from umt_ds.cli.examine import run_check
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import Stage1Config
+from umt_ds.config.schema import CacheConfig, Stage1Config
 from umt_ds.errors import MachineError, WeightsError
 from umt_ds.kernels import backend
 
@@ -208,6 +208,22 @@ def test_shards_that_are_absent_cut_or_undecodable_are_problems(tmp_path: Path) 
     for folder, said in looks.items():
         found = examine.run_check("shards", partial(checks.shards, folder))
         assert (found.status, said in found.there) == ("problem", True), found
+
+
+def test_a_cache_that_is_larger_than_its_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5e9))
+    small, large = (checks.cache(CacheConfig(folder=tmp_path / "not yet", max_gb=size)) for size in (4, 6))
+    assert (small.status, large.status) == ("ok", "note")
+    assert "5.0 GB free" in large.there
+
+
+def test_streamed_tars_are_tried_and_called_inexact(tmp_path: Path) -> None:
+    tar = write_shards(tmp_path, [5]) / "tiny-000000.tar"
+    found = examine.run_check("shards", partial(checks.stream, f"pipe:cat {tar}"))
+    assert (found.status, "inexact" in found.used) == ("note", True), found
+    assert "6 frames of 28 x 20" in found.there
+    absent = examine.run_check("shards", partial(checks.stream, str(tmp_path / "absent.tar")))
+    assert (absent.status, "there is no tar" in absent.there) == ("problem", True)
 
 
 def test_a_teacher_s_weights_are_loaded_as_a_run_loads_them(tmp_path: Path) -> None:

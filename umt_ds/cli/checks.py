@@ -25,7 +25,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from umt_ds.config.schema import RunConfig, TeacherConfig
+from umt_ds.config.schema import CacheConfig, RunConfig, TeacherConfig
 from umt_ds.distributed.world import free_port
 from umt_ds.errors import MachineError
 
@@ -317,13 +317,18 @@ def open_files() -> Finding:
 # ---------------------------------------------------------------- what a run reads
 
 
-def shards(folder: Path) -> Finding:
-    """The manifest, every shard's presence and size, and one sample read and decoded. Raises DataError."""
-    if (unset := _unset(folder)) is not None:
+def shards(where: str | Path) -> Finding:
+    """The manifest, every shard's presence and size, and one sample read and decoded. Raises DataError.
+
+    `where` is a folder or a URL: the store is first talked to here, in the process that goes on doing so.
+    """
+    if (unset := _unset(where)) is not None:
         return unset
     from umt_ds.data.clips import read_clip
+    from umt_ds.data.places import place
     from umt_ds.data.source import ShardSource
 
+    folder = place(str(where))
     with closing(ShardSource(folder, max_open=1)) as source:
         size = sum(entry.bytes for entry in source.manifest.shards)
         begin = time.perf_counter()
@@ -333,6 +338,33 @@ def shards(folder: Path) -> Finding:
         there = f"{folder}: {len(source):,} samples in {len(source.counts):,} shards, {size / 1e9:,.2f} GB"
     decoded = f"one sample: {frames} frames of {width} x {height}, decoded in {seconds * 1000:.0f} ms"
     return Finding("ok", f"{there}; {decoded}", f"fingerprint {source.fingerprint[:16]}")
+
+
+def cache(settings: CacheConfig) -> Finding:
+    """Room for what is kept of remote shards."""
+    from umt_ds.tasks.build import cache_folder
+
+    folder = cache_folder(settings)
+    free_gb = shutil.disk_usage(_nearest(folder)).free / 1e9
+    told = f"{folder}: {free_gb:,.1f} GB free on its disk, data.cache.max_gb={settings.max_gb:g}"
+    if free_gb < settings.max_gb:
+        return Finding("note", told, "what finds no room is fetched again", "another data.cache.folder, or less max_gb")
+    return Finding("ok", told)
+
+
+def stream(*names: str) -> Finding:
+    """Streamed tars: one sample read and decoded. Raises DataError."""
+    if (unset := _unset(" ".join(names))) is not None:
+        return unset
+    from umt_ds.data.clips import read_clip
+    from umt_ds.data.stream import Tars, TarStream
+
+    with closing(TarStream(Tars(names))) as source:
+        clip = read_clip(source, next(source.take(0)), choose=lambda stored: list(range(stored)), with_record=True)
+        frames, height, width, _ = clip.frames.shape
+        there = f"{len(source.tars):,} tars, from {source.tars[0]}; one sample: {frames} frames of {width} x {height}"
+    todo = "umt-data index makes a run exact, where the tars lie in a folder or store"
+    return Finding("note", there, "streamed: the run is inexact", todo)
 
 
 def teacher(settings: TeacherConfig) -> Finding:

@@ -17,11 +17,11 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.command("doctor")
 @click.argument("name", required=False, metavar="[RUN_NAME]")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--shards", type=_FOLDER, multiple=True, help="Look at this folder of shards too; repeat.")
+@click.option("--shards", multiple=True, help="Look at this folder or URL of shards too; repeat.")
 @click.option("--disk", type=_FOLDER, help="Measure this folder's disk. Default: where the run's folder will be.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(
-    name: str | None, overrides: tuple[str, ...], shards: tuple[Path, ...], disk: Path | None, as_json: bool
+    name: str | None, overrides: tuple[str, ...], shards: tuple[str, ...], disk: Path | None, as_json: bool
 ) -> None:
     """Look at this machine, and with RUN_NAME at what that run needs: its shards, weights and memory for the loader.
 
@@ -33,6 +33,7 @@ def command(
       umt doctor
       umt doctor stage1/b16_k710 --disk /scratch/runs
       srun --gpus 8 umt doctor stage1/b16_k710 data.sources.k710.shards=/data/k710/train
+      umt doctor --shards s3://bucket/k710/train
     """
     from umt_ds.cli.examine import examine
 

@@ -15,13 +15,14 @@ from umt_ds.cli import checks
 from umt_ds.cli.checks import Check, Finding
 from umt_ds.config.load import check, fill_environment, load_tree
 from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.data.places import is_url
 from umt_ds.errors import UmtError
 
 _LIMIT_S = 120.0
 
 
 def examine(
-    name: str | None, overrides: Sequence[str], *, shards: Sequence[Path] = (), disk: Path | None = None
+    name: str | None, overrides: Sequence[str], *, shards: Sequence[str] = (), disk: Path | None = None
 ) -> Iterator[Finding]:
     """All findings, each as soon as it is made."""
     config: RunConfig | None = None
@@ -65,9 +66,11 @@ def _machine_checks(config: RunConfig | None, disk: Path | None) -> dict[str, Ch
 def _run_checks(config: RunConfig) -> dict[str, Check]:
     """What this run reads."""
     plan: dict[str, Check] = {
-        f"shards of {source}": partial(checks.shards, settings.shards)
+        f"shards of {source}": partial(checks.stream if settings.is_stream else checks.shards, *settings.names)
         for source, settings in config.data.sources.items()
     }
+    if any(is_url(source.names[0]) and not source.is_stream for source in config.data.sources.values()):
+        plan["cache"] = partial(checks.cache, config.data.cache)
     if isinstance(config.task, Stage1Config):
         plan["teacher"] = partial(checks.teacher, config.task.teacher)
     for key, path in (("weights", config.init.weights), ("resume_from", config.init.resume_from)):

@@ -11,10 +11,12 @@ from umt_ds.cli.gpus import GPUS, GpuKind
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.data.places import has_file
 from umt_ds.data.records import MANIFEST
+from umt_ds.data.stream import Tars
 from umt_ds.engine.memory import StateBytes, state_bytes
-from umt_ds.errors import ConfigError
-from umt_ds.tasks.build import clip_shape, count_samples
+from umt_ds.errors import ConfigError, DataError
+from umt_ds.tasks.build import clip_shape, count_samples, shards_of
 from umt_ds.tasks.cost import TaskCost, task_cost
 
 STAGES = (0, 1, 2, 3)
@@ -117,7 +119,7 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
     """Raises ConfigError for a batch that does not divide, a job that does not fit its GPUs, and unknown data sizes."""
     settings = load_deepspeed_json(config.engine)
     precision, stage = precision_of(settings), zero_stage_of(settings)
-    has_shards = all((source.shards / MANIFEST).is_file() for source in config.data.sources.values())
+    has_shards = (request.samples is None or request.measure) and _has_shards(config)
     samples = request.samples or _count(config, has_shards)
     run = plan_run(config, world=request.gpus, num_samples=samples)
     cost = task_cost(config.task, precision)
@@ -138,12 +140,24 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
     return JobPlan(config, request, precision, stage, samples, run, cost, memory, loader)
 
 
+def _has_shards(config: RunConfig) -> bool:
+    """Whether all sources are folders of shards, and are here. Raises DataError where a store does not answer."""
+    folders = [shards_of(source) for source in config.data.sources.values()]
+    try:
+        return all(not isinstance(folder, Tars) and has_file(folder / MANIFEST) for folder in folders)
+    except OSError as error:
+        raise DataError(
+            f"the shards cannot be looked at: {error}",
+            hint="check credentials and network; or give --samples and --no-measure-loader",
+        ) from error
+
+
 def _count(config: RunConfig, has_shards: bool) -> int:
-    if has_shards:
+    if has_shards or any(source.is_stream for source in config.data.sources.values()):
         return count_samples(config)
     if config.schedule.steps is not None:
         return 0  # the length is given in steps
-    folders = ", ".join(str(source.shards) for source in config.data.sources.values())
+    folders = ", ".join(name for source in config.data.sources.values() for name in source.names)
     raise ConfigError(
         f"the size of the data is unknown: no shards at {folders}",
         hint="give it with --samples (the paper's K710 has 658,000)",

@@ -7,17 +7,27 @@ from pathlib import Path
 
 import click
 
+from umt_ds.data.places import place
 from umt_ds.errors import ConfigError
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def _place(ctx: click.Context, option: click.Parameter, text: str | None) -> Path | None:
+    """A folder, or a URL."""
+    return None if text is None else place(text)
 
 
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=_FOLDER, metavar="RUN...")
 @click.option("-o", "--out", type=_FOLDER, help="Where to write; default RUN/report. With several runs: OUT/NAME.")
 @click.option("--probe/--no-probe", default=True, help="Measure the kNN accuracy of the features (stage-1 runs).")
-@click.option("--train", type=_FOLDER, metavar="SHARDS", help="Labelled clips that vote; default: the run's own data.")
-@click.option("--val", type=_FOLDER, metavar="SHARDS", help="Held-out clips; default: the folder val beside --train.")
+@click.option(
+    "--train", callback=_place, metavar="SHARDS", help="Labelled clips that vote; default: the run's own data."
+)
+@click.option(
+    "--val", callback=_place, metavar="SHARDS", help="Held-out clips; default: the folder val beside --train."
+)
 @click.option("--clips", type=click.IntRange(1), default=2000, show_default=True, help="Probe at most so many of each.")
 def command(
     runs: tuple[Path, ...], out: Path | None, probe: bool, train: Path | None, val: Path | None, clips: int

@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from umt_ds.config.schema import RunConfig, Stage1Config
 from umt_ds.data.once import LabelledClips, iterate_once
+from umt_ds.data.places import absolute
 from umt_ds.data.records import load_manifest
+from umt_ds.data.stream import Tars
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.masked import MaskedClip, masked_clips
 from umt_ds.evaluation.probe import (
@@ -28,6 +30,7 @@ from umt_ds.masking import MaskPlan
 from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import VideoViT
+from umt_ds.tasks.build import shards_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage1 import load_teacher
 from umt_ds.weights.load import load_strict
@@ -53,7 +56,12 @@ class Study:
 
     @property
     def training_shards(self) -> Path:
-        return self.train or next(iter(self.config.data.sources.values())).shards
+        if self.train is not None:
+            return self.train
+        shards = shards_of(next(iter(self.config.data.sources.values())))
+        if isinstance(shards, Tars):
+            raise DataError("the run's clips are streamed", hint="name labelled shards: --train, --val")
+        return shards
 
     @property
     def held_out_shards(self) -> Path:
@@ -61,7 +69,7 @@ class Study:
         val = self.val or train.parent / "val"
         if not val.is_dir():
             raise DataError(f"there are no held-out clips in {val}", hint="name labelled shards with --val SHARDS")
-        if train.resolve() == val.resolve():
+        if absolute(train) == absolute(val):
             raise ConfigError(f"{train} cannot be training and held-out clips at once", hint="--val OTHER_SHARDS")
         return val
 

@@ -29,6 +29,7 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
     For example:
       umt train demo/stage1 run_dir=runs/mine --ranks 2 stop_at=40
       umt train stage1/b16_k710 data.sources.k710.shards=/data/k710 task.teacher.weights=clip_b16.pt
+      umt train stage1/b16_k710 data.sources.k710.shards=s3://bucket/k710 data.cache.folder=/nvme/umt
       torchrun --nproc-per-node 8 -m umt_ds train stage1/l16_k710 batch.micro=32
       deepspeed --module umt_ds train stage1/b16_k710
     """
@@ -54,10 +55,10 @@ def _print_plan(config: RunConfig, world: int) -> None:
     """What would happen, without a process group or a device."""
     from umt_ds.config.batching import plan_run
     from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json
-    from umt_ds.data.records import load_manifest
+    from umt_ds.tasks.build import count_samples, sample_counts
 
-    samples = {name: load_manifest(source.shards).num_samples for name, source in config.data.sources.items()}
-    plan = plan_run(config, world=world, num_samples=sum(samples.values()))
+    samples = sample_counts(config)
+    plan = plan_run(config, world=world, num_samples=count_samples(config))
     settings = complete_deepspeed_json(load_deepspeed_json(config.engine), config, plan)
     click.echo(as_yaml(as_tree(config)))
     click.echo(as_yaml({"samples": samples, "plan": vars(plan), "deepspeed": settings}))

@@ -142,11 +142,33 @@ class FramesConfig(Section):
 
 
 class SourceConfig(Section):
-    """One folder of shards written by umt-data, or indexed by it."""
+    """One folder of shards written by umt-data, or indexed by it; or tars to stream, which makes the run inexact."""
 
-    shards: Path
+    shards: str | tuple[str, ...] = Field(
+        description="folder or URL (s3://, hf://, http://) of indexed shards; streamed: pipe:COMMAND, names that end "
+        "in .tar (patterns such as {000..099}.tar too), or a list of these"
+    )
+    samples: int | None = Field(None, gt=0, description="streamed only: how many there are, if the schedule asks")
     weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size")
     frames: FramesConfig = FramesConfig()
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the tars are read from end to end, in an order that cannot be repeated."""
+        return not isinstance(self.shards, str) or self.shards.startswith("pipe:") or self.shards.endswith(".tar")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`shards`, as a list in any case."""
+        return (self.shards,) if isinstance(self.shards, str) else self.shards
+
+    @model_validator(mode="after")
+    def _sizes(self) -> SourceConfig:
+        if self.samples is not None and not self.is_stream:
+            raise ValueError("samples is for streamed tars: the manifest of a folder says how many it holds")
+        if not self.shards:
+            raise ValueError("shards names nothing")
+        return self
 
 
 class AugmentConfig(Section):
@@ -157,10 +179,18 @@ class AugmentConfig(Section):
     color_jitter: float = Field(0.0, ge=0)
 
 
+class CacheConfig(Section):
+    """What is kept of remote shards on the disk of a node, for all its ranks, workers and runs."""
+
+    folder: Path | None = Field(None, description="on a local disk; default: umt-cache-UID in the temporary folder")
+    max_gb: float = Field(10.0, ge=0, description="its bound, in 1e9 bytes; runs that share a folder give the same")
+
+
 class DataConfig(Section):
     """Where clips come from and how they are read."""
 
     sources: dict[str, SourceConfig] = Field(min_length=1)
+    cache: CacheConfig = CacheConfig()
     augment: AugmentConfig = AugmentConfig()
     num_sample: int = Field(1, gt=0, description="augmented views per drawn clip (repeated augmentation)")
     window: int = Field(16, gt=0, description="shards that are shuffled together")
@@ -293,5 +323,6 @@ RUNNING_INSIDE_NUMBERS = (
     "task.student.checkpoint_blocks",
     "data.workers",
     "data.max_bad_rate",
+    "data.cache.*",
     "data.sources.*.shards",
 )

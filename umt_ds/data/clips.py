@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from umt_ds.data.decode import decode_array, decode_pictures
-from umt_ds.data.order import SampleRef
 from umt_ds.data.records import Media, Member, media_of
-from umt_ds.data.source import ShardSource
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream, digest64
 
@@ -36,10 +34,26 @@ class Clip:
         return digest64(draw, self.key, *self.crcs, "frames", *self.frame_numbers)
 
 
-class _Reading:
+Ref = TypeVar("Ref", contravariant=True)
+
+
+class ClipSource(Protocol[Ref]):
+    """Where samples come from, by whatever names one there: a `ShardSource` or a `TarStream`."""
+
+    def key(self, ref: Ref, /) -> str:
+        """The key of a sample."""
+
+    def members(self, ref: Ref, /) -> list[Member]:
+        """Its files, in tar order."""
+
+    def read(self, ref: Ref, member: Member, /) -> bytes:
+        """The bytes of one of them. Raises DecodeError or DataError."""
+
+
+class _Reading(Generic[Ref]):
     """Reads members of one sample and remembers their CRCs."""
 
-    def __init__(self, source: ShardSource, ref: SampleRef) -> None:
+    def __init__(self, source: ClipSource[Ref], ref: Ref) -> None:
         self._source = source
         self._ref = ref
         self.members = source.members(ref)
@@ -50,7 +64,7 @@ class _Reading:
         return self._source.read(self._ref, member)
 
 
-def read_clip(source: ShardSource, ref: SampleRef, *, choose: ChooseFrames, with_record: bool) -> Clip:
+def read_clip(source: ClipSource[Ref], ref: Ref, *, choose: ChooseFrames, with_record: bool) -> Clip:
     """Read and decode one sample; its json only `with_record`.
 
     Raises DecodeError where this sample is bad, DataError where its shard cannot be read.
@@ -61,7 +75,7 @@ def read_clip(source: ShardSource, ref: SampleRef, *, choose: ChooseFrames, with
     return Clip(source.key(ref), frames, tuple(numbers), tuple(read.crcs), record)
 
 
-def _read_frames(read: _Reading, choose: ChooseFrames) -> tuple[NDArray[np.uint8], list[int]]:
+def _read_frames(read: _Reading[Any], choose: ChooseFrames) -> tuple[NDArray[np.uint8], list[int]]:
     """The chosen frames, u8 [T,H,W,3], and their numbers."""
     media = media_of([member.suffix for member in read.members])
     files = _media_files(read.members, media)
@@ -100,7 +114,7 @@ def _each_once(numbers: Sequence[int], decode: Callable[[list[int]], NDArray[np.
     return frames[[different.index(number) for number in numbers]]
 
 
-def _read_record(read: _Reading) -> dict[str, Any]:
+def _read_record(read: _Reading[Any]) -> dict[str, Any]:
     """The sample's json; WebDataset's `txt` (caption) and `cls` (label) fill what it does not say."""
     by_suffix = {member.suffix.lower(): member for member in read.members}
     try:

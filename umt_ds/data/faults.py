@@ -22,6 +22,7 @@ MAX_SUBSTITUTES = 10  # in a row, for one draw
 MIN_BAD = 20  # below this a rate says nothing
 
 T = TypeVar("T")
+Ref = TypeVar("Ref")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def candidates(order: Order, *, draw: int, k: int, seed: int, skip_own: bool = F
 
 
 def first_good(
-    refs: Iterable[SampleRef], read: Callable[[SampleRef], T], *, draw: int, name: Callable[[SampleRef], str]
+    refs: Iterable[Ref], read: Callable[[Ref], T], *, draw: int, name: Callable[[Ref], str]
 ) -> tuple[T, list[Fault]]:
     """The first of `refs` that `read` can read, and what was wrong with those before it.
 

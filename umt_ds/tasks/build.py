@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 import torch
 
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import ImageTextConfig, RunConfig, SourceConfig, Stage1Config
+from umt_ds.config.schema import CacheConfig, ImageTextConfig, RunConfig, SourceConfig, Stage1Config
 from umt_ds.data.augment import ColorJitter
+from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.collate import Tokenize
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.places import is_local, place
 from umt_ds.data.records import load_manifest
+from umt_ds.data.stream import Tars
 from umt_ds.distributed.world import World
+from umt_ds.errors import ConfigError
 from umt_ds.tasks.stage1 import Stage1Task
 
 if TYPE_CHECKING:
@@ -57,7 +64,9 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World) -> Loader:
         max_bad_rate=data.max_bad_rate,
     )
     specs = [_source(name, source, frames) for name, source in data.sources.items()]
-    return Loader(specs, loader_plan, tokenize=_tokenizer(config))
+    is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
+    cache = build_cache(data.cache) if is_remote else None
+    return Loader(specs, loader_plan, tokenize=_tokenizer(config), cache=cache)
 
 
 def clip_shape(config: RunConfig) -> tuple[int, int]:
@@ -71,14 +80,48 @@ def clip_shape(config: RunConfig) -> tuple[int, int]:
             assert_never(config.task)
 
 
+def shards_of(source: SourceConfig) -> Path | Tars:
+    """The folder of indexed shards, or what is streamed. Raises ConfigError where a library for its URL is missing."""
+    return Tars(source.names, source.samples) if source.is_stream else place(source.names[0])
+
+
+def sample_counts(config: RunConfig) -> dict[str, int | None]:
+    """Samples by source, from their manifests; of a stream what the configuration says, which may be nothing."""
+    shards = {name: shards_of(source) for name, source in config.data.sources.items()}
+    return {
+        name: there.samples if isinstance(there, Tars) else load_manifest(there).num_samples
+        for name, there in shards.items()
+    }
+
+
 def count_samples(config: RunConfig) -> int:
-    """Samples of all sources together, from their manifests."""
-    return sum(load_manifest(source.shards).num_samples for source in config.data.sources.values())
+    """Samples of all sources together; 0 where that is unknown and the schedule does not ask.
+
+    Raises ConfigError where it does ask.
+    """
+    counts = sample_counts(config)
+    unknown = [name for name, count in counts.items() if count is None]
+    if unknown and config.schedule.steps is None:
+        raise ConfigError(
+            f"data.sources.{unknown[0]} is streamed, so nobody knows how long an epoch is",
+            hint=f"give data.sources.{unknown[0]}.samples=…, or schedule.steps=… and schedule.warmup_steps=…",
+        )
+    return 0 if unknown else sum(count for count in counts.values() if count is not None)
+
+
+def cache_folder(settings: CacheConfig) -> Path:
+    """Where this node keeps parts of remote shards."""
+    return settings.folder or Path(tempfile.gettempdir()) / f"umt-cache-{os.getuid()}"
+
+
+def build_cache(settings: CacheConfig) -> BlockCache:
+    """The cache of this node for remote shards."""
+    return BlockCache(cache_folder(settings), max_bytes=int(settings.max_gb * 1e9))
 
 
 def _source(name: str, source: SourceConfig, frames: int) -> SourceSpec:
     policy = FramePolicy(source.frames.policy, frames, source.frames.stride)
-    return SourceSpec(name=name, folder=source.shards, frames=policy, weight=source.weight)
+    return SourceSpec(name=name, shards=shards_of(source), frames=policy, weight=source.weight)
 
 
 def _tokenizer(config: RunConfig) -> Tokenize | None:
