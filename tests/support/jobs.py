@@ -91,7 +91,7 @@ class TrainingJob:
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _group_of(folder) == self.process.pid]
 
 
-def start_job(run: Path, shards: Path, *overrides: str, ranks: int = 2) -> TrainingJob:
+def start_job(run: Path, shards: Path | str, *overrides: str, ranks: int = 2) -> TrainingJob:
     """Start a job, or start it again: settings can be overridden, the ones here are the same each time."""
     command = [
         sys.executable, "-m", "umt_ds", "train", "demo/stage1", "--ranks", str(ranks), f"run_dir={run}",

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
 from umt_ds.engine import checkpoint, snapshot
 from umt_ds.engine.checkpoint import CheckpointStore
-from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.engine.manifest import inexact_sources, read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.protocol import Progress
 from umt_ds.errors import CheckpointError
 
@@ -65,11 +65,13 @@ class FakeEngine:
         self.loss_scale = state
 
 
-def open_store(run: Path, *overrides: str, fingerprints: dict[str, str] = FINGERPRINTS) -> CheckpointStore:
+def open_store(
+    run: Path, *overrides: str, fingerprints: dict[str, str] = FINGERPRINTS, inexact: Sequence[str] = ()
+) -> CheckpointStore:
     """A store as one rank alone opens it at start-up."""
     config = load_run("demo/stage1", [f"run_dir={run}", *overrides])
     alone = World(0, 1, 0, "127.0.0.1", 1, "alone")
-    return CheckpointStore(run, world=alone, config=config, fingerprints=fingerprints, device=CPU)
+    return CheckpointStore(run, world=alone, config=config, fingerprints=fingerprints, device=CPU, inexact=inexact)
 
 
 def save(store: CheckpointStore, *steps: int, wait: bool = True) -> None:
@@ -122,6 +124,17 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert same_state(engine, saved)
     assert engine.loss_scale == scale
     assert engine.steps == 5, "AdamW has not counted the three steps that overflowed"
+
+
+def test_a_run_that_ever_streamed_stays_inexact(tmp_path: Path) -> None:
+    save(open_store(tmp_path), 1)
+    assert inexact_sources(tmp_path) == []
+    for step, inexact in enumerate(([], ["web"], ["more"], []), start=2):
+        store = open_store(tmp_path, inexact=inexact)
+        resume(store)
+        save(store, step)
+    told = [read_checkpoint_manifest(folder(tmp_path, step)).inexact for step in range(3, 6)]
+    assert told == [["web"], ["more", "web"], ["more", "web"]]
 
 
 def test_a_run_without_checkpoints_starts_at_step_zero(tmp_path: Path) -> None:

@@ -74,7 +74,14 @@ def _train(config: RunConfig, job: Job, run: Path, stop: Stop, watchdog: Watchdo
     loader = build_loader(config, plan, job.world)
     task = build_task(config, device=job.device, precision=precision)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}
-    store = CheckpointStore(run, world=job.world, config=config, fingerprints=fingerprints, device=job.device)
+    store = CheckpointStore(
+        run,
+        world=job.world,
+        config=config,
+        fingerprints=fingerprints,
+        device=job.device,
+        inexact=loader.inexact,
+    )
     resume = store.plan_resume(allow_config_change=allow_config_change)
     sentence = _load_initial(task, config, resume)
     _write_facts(run, config, plan, settings, job)

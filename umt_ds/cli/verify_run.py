@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ class Comparison:
     only_in_b: int
     largest_relative_difference: float  # of loss and gradient norm
     first_difference: Difference | None
+    inexact: tuple[str, ...] = ()  # sources that one of the runs streamed
 
     def text(self) -> str:
         lines = [f"{self.bit_equal + self.within_rtol} of {self.common_steps} common steps agree: "]
@@ -66,6 +67,8 @@ class Comparison:
         if (first := self.first_difference) is not None:
             lines.append(f"first difference: step {first.step}, {first.field}: {first.a} in A, {first.b} in B")
             lines.append(f"it means: {first.meaning}")
+        if self.inexact:
+            lines.append(f"streamed, so no two runs show the same clips: {', '.join(self.inexact)}")
         return "\n".join(lines)
 
 
@@ -111,6 +114,7 @@ def _distance(one: float, other: float) -> float:
 
 def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
     """Compare two run folders by their metrics.jsonl. Raises ConfigError where they have no logged step in common."""
+    from umt_ds.engine.manifest import inexact_sources
     from umt_ds.engine.report import METRICS, read_metrics
 
     records = []
@@ -126,7 +130,8 @@ def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
             f"nothing to compare: {a} logged {len(records[0])} steps and {b} {len(records[1])}, none of them in both",
             hint="train further; or log both runs at the same steps (cadence.log)",
         )
-    return comparison
+    inexact = {name for run in (a, b) for name in inexact_sources(run)}
+    return replace(comparison, inexact=tuple(sorted(inexact)))
 
 
 @click.command("verify-run")

@@ -21,7 +21,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -83,12 +83,20 @@ class CheckpointStore:
     """The checkpoints of one run. Every rank calls every method."""
 
     def __init__(
-        self, run: Path, *, world: World, config: RunConfig, fingerprints: Mapping[str, str], device: torch.device
+        self,
+        run: Path,
+        *,
+        world: World,
+        config: RunConfig,
+        fingerprints: Mapping[str, str],
+        device: torch.device,
+        inexact: Iterable[str] = (),
     ) -> None:
         self.run = run
         self._world = world
         self._config = config
         self._fingerprints = dict(fingerprints)
+        self._inexact = set(inexact)  # sources that are streamed, and after plan_resume those that were
         self._device = device
         self._saved_step: int | None = None
         self._writer = SnapshotWriter(world)
@@ -114,6 +122,8 @@ class CheckpointStore:
         if isinstance(answer, UmtError):
             raise answer
         assert answer is not None  # rank 0 found one or the other
+        if answer.manifest is not None:
+            self._inexact |= set(answer.manifest.inexact)
         return answer
 
     def _find_resume(self, allow_config_change: bool) -> Resume:
@@ -287,6 +297,7 @@ class CheckpointStore:
             zero_stage=engine.stage,
             precision=engine.precision,
             loss_scale=engine.read_loss_scale(),
+            inexact=sorted(self._inexact),
             versions=versions(),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class CheckpointManifest:
     zero_stage: int
     precision: str
     loss_scale: dict[str, float] | None = None
+    inexact: list[str] = field(default_factory=list)  # sources that were ever streamed: their clips cannot be repeated
     versions: dict[str, str] = field(default_factory=dict)
     written: str = ""  # UTC, ISO 8601
     format: int = FORMAT
@@ -74,6 +76,14 @@ def checkpoint_folders(run: Path) -> list[Path]:
 def step_of(folder: Path) -> int:
     """The step in the name of a checkpoint folder."""
     return int(folder.name[5:])
+
+
+def inexact_sources(run: Path) -> list[str]:
+    """The sources whose clips cannot be shown again, as the newest whole checkpoint of `run` says; none without one."""
+    for folder in checkpoint_folders(run):
+        with suppress(CheckpointError):
+            return read_checkpoint_manifest(folder).inexact
+    return []
 
 
 def resolve_checkpoint(path: Path) -> Path:

@@ -90,5 +90,6 @@ def origin_rows(run: Path) -> Rows:
         with suppress(CheckpointError):
             manifest = read_checkpoint_manifest(folder)
             hashes = [(f"content of {name}", value) for name, value in manifest.fingerprints.items()]
-            return [*hashes, *manifest.versions.items()]
+            streams = [(f"content of data.{name}", "streamed: this run is inexact") for name in manifest.inexact]
+            return [*hashes, *streams, *manifest.versions.items()]
     return []

@@ -1,0 +1,46 @@
+"""`umt train` on shards that are not on a disk: from an object store the same run, from a stream an inexact one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.jobs import STEPS, start_job, write_clips
+from tests.support.object_store import s3_server, upload
+from umt_ds.cli.verify_run import compare_runs
+from umt_ds.config.batching import plan_run
+from umt_ds.config.load import load_run
+from umt_ds.distributed.world import World
+from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.engine.report import read_metrics
+from umt_ds.keyed import add_digests
+from umt_ds.tasks.build import build_loader
+
+pytestmark = pytest.mark.e2e
+
+
+def digests_from_disk(run: Path, shards: Path) -> list[str]:
+    """What the run should have shown, by a loader that reads the local shards."""
+    config = load_run(str(run / "config.yaml"), [f"data.sources.demo.shards={shards}", "data.workers=0"])
+    alone = World(0, 1, 0, "127.0.0.1", 1, "alone")
+    loader = build_loader(config, plan_run(config, world=1, num_samples=11), alone)
+    return [f"{add_digests(*(b.digest for b in loader.micro_batches(step))):016x}" for step in range(STEPS)]
+
+
+def test_two_ranks_train_from_an_object_store_and_from_a_command(tmp_path: Path) -> None:
+    shards = write_clips(tmp_path / "shards")
+    with s3_server("sets"):
+        there = upload(shards, "s3://sets/clips")
+        job = start_job(tmp_path / "stored", there, f"data.cache.folder={tmp_path / 'cache'}")
+        job.wait(code=0, says="the loader fetched")
+    metrics = read_metrics(job.run)
+    assert [metrics[step]["digest"] for step in range(1, STEPS + 1)] == digests_from_disk(job.run, shards)
+    assert any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+    streamed = start_job(tmp_path / "streamed", f"pipe:cat {shards}/tiny-{{000000..000001}}.tar")
+    streamed.wait(code=0, says="this run is inexact: demo is streamed")
+    inexact = [read_checkpoint_manifest(resolve_checkpoint(run)).inexact for run in (job.run, streamed.run)]
+    assert inexact == [[], ["demo"]]
+    comparison = compare_runs(job.run, streamed.run, rtol=1e-5)
+    assert comparison.different == STEPS
+    assert "streamed, so no two runs show the same clips: demo" in comparison.text()
