@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,7 +78,7 @@ def records_of(tar: Path) -> list[tuple[StoredSample, dict[str, Any]]]:
     samples = list(samples_of(tar))
     # one call reads one member of a suffix: the row in front keeps the samples apart
     members = [
-        replace(member, suffix=f"{row}/{member.suffix}")
+        member._replace(suffix=f"{row}/{member.suffix}")
         for row, sample in enumerate(samples)
         for member in sample.members
         if member.suffix in TEXTS

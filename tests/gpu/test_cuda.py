@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import torch
 
 from tests.support.ranks import call, run_ranks
 from tests.support.shards import picture, record, write_shards
+from umt_ds.batch import Batch
 from umt_ds.bench.step import Request, measure
+from umt_ds.data.frames import FramePolicy
+from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.on_device import OnDevice
 from umt_ds.engine.report import read_metrics
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.models.teachers import build_teacher
@@ -48,6 +53,28 @@ def test_the_teacher_says_the_same_on_both_devices() -> None:
     on_cpu = teacher.attend(pixels).targets(keep)
     on_gpu = teacher.cuda().attend(pixels.cuda()).targets(keep.cuda()).cpu()
     torch.testing.assert_close(on_gpu, on_cpu, atol=2e-3, rtol=0)  # TF32 in matrix products
+
+
+@pytest.mark.parametrize("on_device", ["nothing", "resize", "decode"])
+def test_batches_are_pinned_and_a_gpu_finishes_them_as_the_workers_do(tmp_path: Path, on_device: OnDevice) -> None:
+    """JPEGs of one colour: nvJPEG repeats chroma samples, so anything else could differ by more."""
+
+    def flat(number: int) -> dict[str, bytes]:
+        frame = np.full((256, 340, 3), (40 * number, 90, 160), np.uint8)
+        return {f"{i:03d}.jpg": picture(frame, format="JPEG") for i in range(8)}
+
+    def first_batch(**changes: Any) -> Batch:
+        plan = LoaderPlan(seed=1, global_draws=4, micro=4, image_side=224, num_workers=1, **changes)
+        specs = [SourceSpec("flat", tmp_path, FramePolicy("sparse", 4))]
+        with closing(Loader(specs, plan, device=torch.device("cuda"))) as loader:
+            return next(loader.micro_batches(0))
+
+    write_shards(tmp_path, [4], members=flat)
+    by_worker, by_gpu = first_batch(), first_batch(on_device=on_device)
+    assert by_worker.pixels.is_pinned()
+    assert by_gpu.pixels.is_cuda == (on_device != "nothing")
+    assert (by_gpu.pixels.cpu().int() - by_worker.pixels.int()).abs().max() <= 2
+    assert by_gpu.digest == by_worker.digest
 
 
 @pytest.fixture

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tests.support.shards import noisy_frames, write_shards
 from umt_ds.batch import Batch
+from umt_ds.data.augment import draw_view, render
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
-from umt_ds.keyed import add_digests
+from umt_ds.keyed import Stream, add_digests
 
 torch.set_num_threads(1)
 
@@ -21,6 +25,13 @@ SPARSE = FramePolicy("sparse", 3)
 
 def spec(folder: Path, *, name: str = "tiny", weight: float | None = None) -> SourceSpec:
     return SourceSpec(name, folder, SPARSE, weight)
+
+
+def training_view(frames: NDArray[np.uint8], *, side: int, stream: Stream, **how: Any) -> NDArray[np.uint8]:
+    """A random view of a clip, as a worker makes it: u8 [T,H,W,3] → u8 [T,side,side,3]."""
+    out = np.empty((len(frames), side, side, 3), np.uint8)
+    render(frames, draw_view(frames.shape[2], frames.shape[1], side=side, stream=stream, **how), out)
+    return out
 
 
 def global_batch(

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.loading import PLAN, SPARSE, assert_same, global_batch, spec, write_noise
+from tests.support.loading import PLAN, SPARSE, assert_same, global_batch, spec, training_view, write_noise
 from tests.support.shards import key_of_sample, noisy_frames, write_shards
 from umt_ds.batch import Batch
 from umt_ds.data import source as source_module
-from umt_ds.data.augment import training_view
 from umt_ds.data.clips import read_clip
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, SourceSpec
+from umt_ds.data.pipeline import Pipeline
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream, add_digests
 
@@ -105,6 +105,16 @@ def test_jumping_to_another_step_restarts_and_consecutive_steps_do_not(
     next(loader.micro_batches(3))  # abandoned half-way
     assert add_digests(*(b.digest for b in loader.micro_batches(3))) == unbroken[3].digest
     assert starts == [4, 1, 3]
+
+
+def test_a_worker_has_one_thread_however_many_the_trainer_has() -> None:
+    """Else each of a rank's workers would start as many threads as the node has cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    pipeline = Pipeline(lambda _: torch.get_num_threads(), first=0, num_workers=1, prefetch=1, stall_limit_s=60)
+    assert pipeline.take() == 1
+    pipeline.close()
+    torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------- several views of a clip

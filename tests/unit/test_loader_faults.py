@@ -169,7 +169,7 @@ def test_an_io_error_is_no_bad_sample(folder: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_while_reading_is_no_bad_sample(folder: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def buggy(pictures: object) -> None:
+    def buggy(pictures: object, memory: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("umt_ds.data.clips.decode_pictures", buggy)

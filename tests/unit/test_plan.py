@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from tests.support.shards import png_frames, write_shards
-from umt_ds.bench.loader import measure_loader
+from umt_ds.bench.rate import measure_loader
 from umt_ds.cli.gpus import GPUS, GpuKind
 from umt_ds.cli.plan import command
 from umt_ds.cli.planning import JobPlan, Request, plan_job

@@ -7,6 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from umt_ds.bench.machine import cpu_model
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.schema import RunConfig
@@ -14,7 +16,7 @@ from umt_ds.distributed.world import World
 from umt_ds.tasks.build import build_loader
 
 _DRAWS = 8  # at a time
-_ALONE = World(rank=0, size=1, local_rank=0, master_addr="127.0.0.1", master_port=0, launcher="alone")
+ALONE = World(rank=0, size=1, local_rank=0, master_addr="127.0.0.1", master_port=0, launcher="alone")
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ def measure_loader(config: RunConfig, *, seconds: float = 10.0) -> LoaderRate:
         world=1, micro=_DRAWS, accumulation=1, draws_per_step=_DRAWS, views_per_step=_DRAWS * data.num_sample,
         steps_per_epoch=1, total_steps=1, warmup_steps=0, peak_lr=0.0, min_lr=0.0,
     )  # fmt: skip
-    with closing(build_loader(config.model_copy(update={"data": data}), plan, _ALONE)) as loader:
-        list(loader.micro_batches(0))  # opens shards, imports decoders
+    gpu = torch.device("cuda")  # need not be there: what is left to it is not measured
+    with closing(build_loader(config.model_copy(update={"data": data}), plan, ALONE, device=gpu)) as loader:
+        loader.builder(0)  # opens shards, imports decoders
         clips, step, read = 0, 1, _bytes_read()
         begin, core = time.perf_counter(), time.process_time()
         while time.perf_counter() - begin < seconds:
-            list(loader.micro_batches(step))
+            loader.builder(step)
             clips, step = clips + _DRAWS, step + 1
         core_s, read = time.process_time() - core, _bytes_read() - read
     return LoaderRate(clips / core_s, read / clips, f"measured here on {clips:,} clips, {cpu_model()}")

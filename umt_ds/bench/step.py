@@ -161,7 +161,7 @@ class Noise:
 
 
 def _shards(config: RunConfig, plan: RunPlan, job: Job, leaving: ExitStack) -> BatchSource:
-    loader = build_loader(config, plan, job.world)
+    loader = build_loader(config, plan, job.world, device=job.device)
     leaving.callback(loader.close)
     loader.start(0)
     return loader

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from umt_ds.bench.loader import LoaderRate, measure_loader
+from umt_ds.bench.rate import LoaderRate, measure_loader
 from umt_ds.cli.gpus import GPUS, GpuKind
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
@@ -23,7 +23,8 @@ STAGES = (0, 1, 2, 3)
 # CUDA context, cuBLAS and NCCL workspaces, fragments of the allocator: a round number, not a measurement
 SLACK = 3e9
 # what `measure_loader` found on two sets of real clips as umt-data stores them (short side 240 to 256, JPEG q90), with
-# EPYC cores that others used too: 84 to 145 clips of 8 frames a core-second, 21 to 26 kB a frame
+# EPYC cores that others used too: 84 to 145 clips of 8 frames a core-second, 21 to 26 kB a frame. That was when Pillow
+# resized; on made clips torch has doubled the rate (`umt bench loader`), so this errs on the side of more cores
 _FRAMES_PER_CORE_S, _FRAME_BYTES = 900, 22_000
 # hours of the UMT paper for stage 1 on 658,000 clips x 200 epochs with 32 A100-80G, by student
 PAPER_HOURS = {"vit_b16": 60, "vit_l16": 90}

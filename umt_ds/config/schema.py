@@ -177,6 +177,18 @@ class AugmentConfig(Section):
     crop: Literal["multi_scale", "center"] = "multi_scale"
     flip: bool = True
     color_jitter: float = Field(0.0, ge=0)
+    # among the numbers: a pixel may become its neighbour of 256
+    on_device: Literal["nothing", "resize", "decode"] = Field(
+        "nothing",
+        description="what the training device does in place of data.workers: `resize` (crops come as they are stored), "
+        "or `decode` too (CUDA only; nvJPEG's colours differ a little from libjpeg's)",
+    )
+
+    @model_validator(mode="after")
+    def _no_colours_on_device(self) -> AugmentConfig:
+        if self.on_device != "nothing" and self.color_jitter:
+            raise ValueError("color_jitter is the workers' work: it needs on_device: nothing")
+        return self
 
 
 class CacheConfig(Section):

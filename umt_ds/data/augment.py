@@ -2,17 +2,23 @@
 
 All frames of a clip are treated alike, and every choice comes from a keyed stream. Pixels stay uint8;
 the model normalises on its device. T frames, H x W pixels.
+
+torch resizes: on bytes it follows Pillow's arithmetic with weights of 15 bits for 22, six times as fast. A value is
+Pillow's or, where that sum lies close to a half, its neighbour; Pillow does the colours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, assert_never
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
+from torch import Tensor
 
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
@@ -74,22 +80,28 @@ class Placement:
     top: int = 0
 
 
-def training_view(
-    frames: Pixels,
+@dataclass(frozen=True)
+class View:
+    """All that chance decides about one view of a clip."""
+
+    place: Placement
+    colours: Sequence[ColourOp] = ()
+    mirrored: bool = False
+
+
+def draw_view(
+    width: int,
+    height: int,
     *,
     side: int,
     stream: Stream,
     crop: CropKind = "multi_scale",
     flip: bool = False,
     jitter: ColorJitter = NO_JITTER,
-    out: Pixels | None = None,
-) -> Pixels:
-    """A random view of a clip: u8 [T,H,W,3] → u8 [T,side,side,3], written into `out` if given.
-
-    Crop and resize, colour jitter, then with `flip` a mirror image half of the time.
-    Source: SPEC 6.3, stage 1.
+) -> View:
+    """A random view of a clip of that size: crop and resize, colour jitter, then with `flip` a mirror image half of
+    the time. Source: SPEC 6.3, stage 1.
     """
-    height, width = frames.shape[1:3]
     match crop:
         case "multi_scale":
             placement = Placement(draw_crop(width, height, side=side, stream=stream), (side, side))
@@ -98,14 +110,14 @@ def training_view(
         case _:
             assert_never(crop)
     colours = jitter.draw(stream)
-    mirrored = flip and stream.integer(2) == 1
-    return _render(frames, placement, side=side, colours=colours, mirrored=mirrored, out=out)
+    return View(placement, colours, mirrored=flip and stream.integer(2) == 1)
 
 
-def centre_view(frames: Pixels, *, side: int, out: Pixels | None = None) -> Pixels:
+def centre_view(frames: Pixels, *, side: int) -> Pixels:
     """The view for evaluation, without chance: u8 [T,H,W,3] → u8 [T,side,side,3]."""
-    placement = centred(frames.shape[2], frames.shape[1], side)
-    return _render(frames, placement, side=side, colours=(), mirrored=False, out=out)
+    out = np.empty((len(frames), side, side, 3), np.uint8)
+    render(frames, View(centred(frames.shape[2], frames.shape[1], side)), out)
+    return out
 
 
 def centred(width: int, height: int, side: int) -> Placement:
@@ -124,7 +136,8 @@ def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
     return Crop(left, top, crop_width, crop_height)
 
 
-def crop_sizes(width: int, height: int, side: int) -> list[tuple[int, int]]:
+@lru_cache(maxsize=256)  # the clips of a set are of few sizes
+def crop_sizes(width: int, height: int, side: int) -> Sequence[tuple[int, int]]:
     """The (width, height) pairs of neighbouring scales of the short side: 10 of 4 x 4.
 
     A size within 3 pixels of `side` becomes `side`, which saves the resize. Never larger than the
@@ -136,6 +149,7 @@ def crop_sizes(width: int, height: int, side: int) -> list[tuple[int, int]]:
     return [(w, h) for i, h in enumerate(sizes) for j, w in enumerate(sizes) if abs(i - j) <= 1]
 
 
+@lru_cache(maxsize=256)
 def crop_corners(free_width: int, free_height: int) -> Sequence[tuple[int, int]]:
     """The 13 (left, top) places of a crop, on a grid of quarters of the room left around it."""
     x, y = free_width // 4, free_height // 4
@@ -145,32 +159,44 @@ def crop_corners(free_width: int, free_height: int) -> Sequence[tuple[int, int]]
     return [(column * x, row * y) for column, row in corners + edge_middles + quarters]
 
 
-def _render(
-    frames: Pixels,
-    place: Placement,
-    *,
-    side: int,
-    colours: Sequence[ColourOp],
-    mirrored: bool,
-    out: Pixels | None,
-) -> Pixels:
-    """The same treatment for every frame. u8 [T,H,W,3] → u8 [T,side,side,3]."""
-    out = np.empty((len(frames), side, side, 3), np.uint8) if out is None else out
-    for frame, target in zip(frames, out, strict=True):
-        picture = _resized(frame, place.crop, place.size)
+def render(frames: Pixels, view: View, out: Pixels) -> None:
+    """The same treatment for every frame. u8 [T,H,W,3] → out, u8 [T,side,side,3]."""
+    place, side = view.place, out.shape[1]
+    target = torch.from_numpy(out).permute(0, 3, 1, 2)  # [T,3,side,side]
+    pictures = torch.from_numpy(cut(frames, place.crop)).permute(0, 3, 1, 2)  # [T,3,H,W]
+    if view.mirrored:  # now, while the pixels are copied anyway: mirror image and resize commute, bit for bit
+        pictures = pictures.flip(3)
+    is_resized = (place.crop.width, place.crop.height) != place.size
+    if is_resized and place.size == (side, side) and not view.colours:
+        _resize(pictures, place.size, out=target)
+        return
+    if is_resized:
+        pictures = _resize(pictures, place.size)
+    if view.colours:
+        pictures = _recoloured_clip(pictures, view.colours)
+    target.copy_(pictures[:, :, place.top : place.top + side, place.left : place.left + side])
+
+
+def cut(frames: Pixels, crop: Crop) -> Pixels:
+    """The pixels inside `crop`, not copied: the resize must not see those outside. u8 [T,H,W,3] → u8 [T,h,w,3]."""
+    return frames[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+
+
+def _resize(pictures: Tensor, size: tuple[int, int], out: Tensor | None = None) -> Tensor:
+    """u8 [T,3,H,W] → u8 [T,3,h,w], antialiased. What F.interpolate calls, which has no `out` (torch 2.14)."""
+    resize: Callable[..., Tensor] = torch._C._nn._upsample_bilinear2d_aa
+    return resize(pictures, size[::-1], False, None, None, out=out)
+
+
+def _recoloured_clip(pictures: Tensor, colours: Sequence[ColourOp]) -> Tensor:
+    """u8 [T,3,h,w] → u8 [T,3,h,w]."""
+    recoloured = []
+    for pixels in pictures.permute(0, 2, 3, 1).numpy():
+        picture = Image.fromarray(pixels)
         for op in colours:
             picture = _recoloured(picture, op)
-        if mirrored:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        target[...] = np.asarray(picture)[place.top : place.top + side, place.left : place.left + side]
-    return out
-
-
-def _resized(frame: Pixels, crop: Crop, size: tuple[int, int]) -> Image.Image:
-    """Crop first, then resize: the filter must not see pixels outside the crop. frame: u8 [H,W,3]."""
-    cut = frame[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    picture = Image.fromarray(cut)
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
+        recoloured.append(np.asarray(picture))
+    return torch.from_numpy(np.stack(recoloured)).permute(0, 3, 1, 2)
 
 
 def _recoloured(picture: Image.Image, op: ColourOp) -> Image.Image:

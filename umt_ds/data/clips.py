@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from umt_ds.data.decode import decode_array, decode_pictures
+from umt_ds.data.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.records import Media, Member, media_of
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream, digest64
@@ -18,16 +18,24 @@ from umt_ds.keyed import Stream, digest64
 # Number of stored frames → the frames to show. Pure: it may be asked more than once.
 ChooseFrames = Callable[[int], list[int]]
 
+_NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
+
 
 @dataclass(frozen=True)
 class Clip:
-    """A decoded sample. T frames, H x W pixels."""
+    """A sample that was read. T frames, H x W pixels."""
 
     key: str
-    frames: NDArray[np.uint8]  # [T,H,W,3]
+    frames: Frames  # u8 [T,H,W,3]; none where `jpegs` holds them
     frame_numbers: tuple[int, ...]  # T stored frames shown
     crcs: tuple[int, ...]  # of the members read, in the order read
     record: Mapping[str, Any]  # the sample's json; empty where it was not asked for
+    jpegs: Jpegs | None = None  # the frames, not yet decoded: where that was asked for, and can be had
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frames."""
+        return (self.jpegs.width, self.jpegs.height) if self.jpegs else (self.frames.shape[2], self.frames.shape[1])
 
     def digest(self, draw: int) -> int:
         """64 bits that name what draw `draw` shows: key, bytes and frames."""
@@ -64,28 +72,41 @@ class _Reading(Generic[Ref]):
         return self._source.read(self._ref, member)
 
 
-def read_clip(source: ClipSource[Ref], ref: Ref, *, choose: ChooseFrames, with_record: bool) -> Clip:
-    """Read and decode one sample; its json only `with_record`.
+def read_clip(
+    source: ClipSource[Ref],
+    ref: Ref,
+    *,
+    choose: ChooseFrames,
+    with_record: bool,
+    leave_jpegs: bool = False,
+    memory: Memory = new_memory,
+) -> Clip:
+    """Read and decode one sample; its json only `with_record`. With `leave_jpegs`, sound JPEG frames stay encoded.
 
+    Pictures are decoded into `memory`, so a clip lasts until that is used again.
     Raises DecodeError where this sample is bad, DataError where its shard cannot be read.
     """
     read = _Reading(source, ref)
-    frames, numbers = _read_frames(read, choose)
+    frames, numbers = _read_frames(read, choose, leave_jpegs, memory)
     record = _read_record(read) if with_record else {}
-    return Clip(source.key(ref), frames, tuple(numbers), tuple(read.crcs), record)
+    decoded, jpegs = (_NO_FRAMES, frames) if isinstance(frames, Jpegs) else (frames, None)
+    return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
 
 
-def _read_frames(read: _Reading[Any], choose: ChooseFrames) -> tuple[NDArray[np.uint8], list[int]]:
-    """The chosen frames, u8 [T,H,W,3], and their numbers."""
-    media = media_of([member.suffix for member in read.members])
-    files = _media_files(read.members, media)
+def _read_frames(
+    read: _Reading[Any], choose: ChooseFrames, leave_jpegs: bool, memory: Memory
+) -> tuple[Frames | Jpegs, list[int]]:
+    """The chosen frames, u8 [T,H,W,3] or encoded, and their numbers."""
+    media, places = _media_of_sample(tuple(member.suffix for member in read.members))
+    files = [read.members[place] for place in places]
     match media:
         case "frames":
             numbers = choose(len(files))
-            return _each_once(numbers, lambda some: decode_pictures([read(files[i]) for i in some])), numbers
+            pictures = {number: read(files[number]) for number in sorted(set(numbers))}
+            return _pictures(pictures, numbers, leave_jpegs, memory), numbers
         case "image":
             numbers = choose(1)
-            return _each_once(numbers, lambda _: decode_pictures([read(files[0])])), numbers
+            return _pictures({0: read(files[0])}, numbers, leave_jpegs, memory), numbers
         case "npy":
             stored = decode_array(read(files[0]))
             numbers = choose(len(stored))
@@ -99,19 +120,24 @@ def _read_frames(read: _Reading[Any], choose: ChooseFrames) -> tuple[NDArray[np.
             raise DecodeError(f"the sample holds no clip, only {[m.suffix for m in read.members]}")
 
 
-def _media_files(members: Sequence[Member], media: Media) -> list[Member]:
-    """The members that hold pixels; stored frames sorted by their number."""
-    files = [member for member in members if media_of([member.suffix]) == media]
-    return sorted(files, key=lambda m: int(m.suffix.partition(".")[0])) if media == "frames" else files
+@lru_cache(maxsize=64)  # the samples of a set are alike
+def _media_of_sample(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
+    """What kind of clip it is, and which members hold its pixels; stored frames sorted by their number."""
+    media = media_of(suffixes)
+    places = [place for place, suffix in enumerate(suffixes) if media_of([suffix]) == media]
+    if media == "frames":
+        places.sort(key=lambda place: int(suffixes[place].partition(".")[0]))
+    return media, tuple(places)
 
 
-def _each_once(numbers: Sequence[int], decode: Callable[[list[int]], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Decode every different frame once; a clip shorter than asked for then repeats some."""
-    different = sorted(set(numbers))
-    frames = decode(different)
-    if different == list(numbers):
-        return frames
-    return frames[[different.index(number) for number in numbers]]
+def _pictures(
+    pictures: Mapping[int, bytes], numbers: Sequence[int], leave_jpegs: bool, memory: Memory
+) -> Frames | Jpegs:
+    """The frames `numbers`; every different one is decoded once. A clip shorter than asked for repeats some."""
+    if leave_jpegs and (jpegs := as_jpegs([pictures[number] for number in numbers])):
+        return jpegs
+    frames, different = decode_pictures(list(pictures.values()), memory), list(pictures)
+    return frames if different == list(numbers) else frames[[different.index(number) for number in numbers]]
 
 
 def _read_record(read: _Reading[Any]) -> dict[str, Any]:

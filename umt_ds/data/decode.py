@@ -10,7 +10,8 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
@@ -23,6 +24,9 @@ from umt_ds.errors import DecodeError
 MAX_PICTURE_PIXELS = 1 << 26  # 67 million; the largest photographs in CC12M have about 50
 
 Frames = NDArray[np.uint8]
+Memory = Callable[[tuple[int, ...]], Frames]  # shape → where to put frames
+
+_END_OF_JPEG = b"\xff\xd9"
 
 # What Pillow's readers raise on damaged files; anything else is a bug of ours and goes through.
 _BAD_PICTURE = (
@@ -36,9 +40,40 @@ _BAD_PICTURE = (
 )
 
 
-def decode_pictures(pictures: Sequence[bytes]) -> Frames:
+@dataclass(frozen=True)
+class Jpegs:
+    """The encoded frames of a clip, all of one size, for a device to decode. T frames."""
+
+    files: tuple[bytes, ...]  # T
+    height: int
+    width: int
+
+
+def as_jpegs(pictures: Sequence[bytes]) -> Jpegs | None:
+    """The pictures as they are, if every one is an ordinary JPEG, has its end, and is of the size of the first.
+
+    None: they are for `decode_pictures`, which can do more, and says what is wrong.
+    """
+    try:
+        headers = {simplejpeg.decode_jpeg_header(picture)[:3] for picture in pictures}
+    except ValueError:
+        return None
+    height, width, colours = next(iter(headers))
+    if len(headers) > 1 or colours != "YCbCr" or height * width > MAX_PICTURE_PIXELS:
+        return None
+    if not all(picture.endswith(_END_OF_JPEG) for picture in pictures):
+        return None
+    return Jpegs(tuple(pictures), height, width)
+
+
+def new_memory(shape: tuple[int, ...]) -> Frames:
+    """Frames of their own."""
+    return np.empty(shape, np.uint8)
+
+
+def decode_pictures(pictures: Sequence[bytes], memory: Memory = new_memory) -> Frames:
     """Encoded pictures of one size → u8 [T,H,W,3]. Raises DecodeError."""
-    frames = np.empty((len(pictures), *_picture_size(pictures[0]), 3), np.uint8)
+    frames = memory((len(pictures), *_picture_size(pictures[0]), 3))
     for picture, frame in zip(pictures, frames, strict=True):
         _decode_into(picture, frame)
     return frames
@@ -63,15 +98,16 @@ def decode_array(data: bytes) -> Frames:
 
 def _decode_into(data: bytes, frame: Frames) -> None:
     """One picture into `frame`, u8 [H,W,3]."""
-    if _picture_size(data) != frame.shape[:2]:
-        raise DecodeError(f"frames of one clip differ in size: {_picture_size(data)} and {frame.shape[:2]}")
     if _is_jpeg(data):
         try:
             # the fast DCT is off by up to 89 levels: never use it
-            simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False, buffer=frame)
-            return
+            options = {"colorspace": "RGB", "fastdct": False, "fastupsample": False}
+            if simplejpeg.decode_jpeg(data, **options, buffer=frame).shape == frame.shape:
+                return
         except ValueError:
-            pass  # CMYK, or damage that Pillow may still read: it has the last word
+            pass  # another size, CMYK, or damage that Pillow may still read: it has the last word
+    if _picture_size(data) != frame.shape[:2]:
+        raise DecodeError(f"frames of one clip differ in size: {_picture_size(data)} and {frame.shape[:2]}")
     try:
         with Image.open(io.BytesIO(data)) as picture:
             frame[...] = np.asarray(picture.convert("RGB"))

@@ -21,19 +21,21 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from umt_ds.batch import Batch, Media
-from umt_ds.data.augment import NO_JITTER, ColorJitter, CropKind, training_view
+from umt_ds.data.augment import NO_JITTER, ColorJitter, CropKind, View, draw_view, render
 from umt_ds.data.block_cache import BlockCache
+from umt_ds.data.cache import KeepLast
 from umt_ds.data.clips import Clip, ClipSource, caption_of, label_of, read_clip
 from umt_ds.data.collate import Shown, Tokenize, collate
+from umt_ds.data.decode import Frames, new_memory
 from umt_ds.data.faults import MAX_SUBSTITUTES, Fault, FaultLog, candidates, first_good
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.mixture import Mixture
+from umt_ds.data.on_device import OnDevice, Packed, Packer, finish
 from umt_ds.data.order import Order
-from umt_ds.data.pipeline import Pipeline, batch_memory
+from umt_ds.data.pipeline import BatchMemory, Pipeline
 from umt_ds.data.remote import Traffic
 from umt_ds.data.source import ShardSource
 from umt_ds.data.stream import Tars, TarStream
@@ -42,6 +44,8 @@ from umt_ds.keyed import Stream, key_of
 
 log = logging.getLogger(__name__)
 Ref = TypeVar("Ref")
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class LoaderPlan:
     crop: CropKind = "multi_scale"
     flip: bool = True
     jitter: ColorJitter = NO_JITTER
+    on_device: OnDevice = "nothing"
     window: int = 16  # shards shuffled together
     skip_draws: tuple[tuple[int, int], ...] = ()  # ranges [a, b) that show a substitute instead of their sample
 
@@ -89,6 +94,7 @@ class LoaderPlan:
             raise ConfigError(f"rank {self.rank} is not one of {self.world}")
         if min(self.image_side, self.num_sample, self.window, self.prefetch) < 1 or self.num_workers < 0:
             raise ConfigError(f"{self}: image_side, num_sample, window and prefetch must be at least 1")
+        assert self.on_device == "nothing" or self.jitter == NO_JITTER, "colours are for the workers"
         if bad := [span for span in self.skip_draws if not 0 <= span[0] < span[1]]:
             raise ConfigError(f"skip_draws {bad}: each range is [a, b) with 0 ≤ a < b")
 
@@ -108,10 +114,12 @@ class Delivery:
     batch: Batch
     faults: tuple[Fault, ...]
     traffic: Traffic
+    packed: Packed | None = None  # what the device makes the pixels from, which `batch` then lacks
 
     def pin_memory(self) -> Delivery:
         """Called by torch's DataLoader where there is a CUDA device."""
-        return replace(self, batch=self.batch.pin_memory())
+        packed = None if self.packed is None else self.packed.pin_memory()
+        return replace(self, batch=self.batch.pin_memory(), packed=packed)
 
 
 @dataclass(frozen=True)
@@ -154,23 +162,35 @@ class BatchBuilder:
             for number, source in enumerate(self.sources)
             if isinstance(source, ShardSource)
         }
+        # frames are rendered before the next are read: fresh memory for each clip would cost its pages every time
+        self._frame_memory: KeepLast[tuple[int, ...], Frames] = KeepLast(new_memory, size=4)
+        self._batch_memory = BatchMemory(turns=plan.prefetch + 1)
         self._mixture = Mixture(_weights(sources, self.sources), seed=plan.seed)
 
     def __call__(self, number: int) -> Delivery:
         plan = self._plan
-        shape = (plan.micro, plan.num_sample, self._num_frames, plan.image_side, plan.image_side, 3)
-        pixels = batch_memory(shape)
+        packer = None if plan.on_device == "nothing" else Packer()
+        frame = (self._num_frames, plan.image_side, plan.image_side, 3) if packer is None else (0,)
+        self._batch_memory.next_turn()
+        pixels = self._batch_memory("views", (plan.micro, plan.num_sample, *frame))  # u8 [draws,views,T,side,side,3]
         shown, faults = [], []
         first = plan.first_draw(number)
         self._expect(range(first, first + plan.micro))
-        for draw, views in enumerate(pixels.numpy(), start=first):
-            item, bad = self._show(draw, views)
+        for draw, views in enumerate(pixels, start=first):
+            clip, item, bad = self._show(draw)
+            for copy, out in enumerate(views):
+                view = self._draw_view(clip, draw, copy)
+                if packer is None:
+                    render(clip.frames, view, out.numpy())
+                else:
+                    packer.add(clip, view, draw=draw)
             shown.append(item)
             faults += bad
         step_start = number // plan.accumulation * plan.global_draws
         batch = collate(shown, pixels, media=self._media, step_start=step_start, tokenize=self._tokenize)
         traffic = sum((s.take_traffic() for s in self.sources if isinstance(s, ShardSource)), Traffic())
-        return Delivery(batch, tuple(faults), traffic)
+        packed = None if packer is None else packer.pack(self._batch_memory)
+        return Delivery(batch, tuple(faults), traffic, packed)
 
     def _expect(self, draws: range) -> None:
         """Tell each source what the draws will read, so that a remote one fetches it at once."""
@@ -179,8 +199,8 @@ class BatchBuilder:
             if isinstance(source, ShardSource):
                 source.expect(self._orders[number](k) for which, k in drawn if which == number)
 
-    def _show(self, draw: int, views: NDArray[np.uint8]) -> tuple[Shown, list[Fault]]:
-        """Draw `draw`: its sample or the first good substitute, rendered into views u8 [views,T,H,W,3]."""
+    def _show(self, draw: int) -> tuple[Clip, Shown, list[Fault]]:
+        """Draw `draw`: its sample or the first good substitute, and what was wrong with those before."""
         plan = self._plan
         number, k = self._mixture(draw)
         source = self.sources[number]
@@ -190,11 +210,8 @@ class BatchBuilder:
         else:
             refs = candidates(self._orders[number], draw=draw, k=k, seed=plan.seed, skip_own=plan.skips(draw))
             sample, faults = self._first_good(source, refs, draw, number)
-        for copy, view in enumerate(views):
-            self._render(sample.clip.frames, draw, copy, view)
         clip = sample.clip
-        shown = Shown(draw, clip.key, clip.digest(draw), bool(faults), sample.label, sample.caption)
-        return shown, faults
+        return clip, Shown(draw, clip.key, clip.digest(draw), bool(faults), sample.label, sample.caption), faults
 
     def _first_good(
         self, source: ClipSource[Ref], refs: Iterable[Ref], draw: int, number: int
@@ -211,27 +228,25 @@ class BatchBuilder:
             ref,
             choose=lambda num_frames: policy.choose(num_frames, Stream(seed, "frames", draw)),
             with_record=self._tokenize is not None or self._label_field is not None,
+            leave_jpegs=self._plan.on_device == "decode",
+            memory=self._frame_memory,
         )
         label = None if self._label_field is None else label_of(clip.record, self._label_field)
         caption = None if self._tokenize is None else caption_of(clip.record, Stream(seed, "caption", draw))
         return _Sample(clip, label, caption)
 
-    def _render(self, frames: NDArray[np.uint8], draw: int, copy: int, out: NDArray[np.uint8]) -> None:
-        plan = self._plan
-        training_view(
-            frames,
-            side=plan.image_side,
-            stream=Stream(plan.seed, "augment", draw, copy),
-            crop=plan.crop,
-            flip=plan.flip,
-            jitter=plan.jitter,
-            out=out,
+    def _draw_view(self, clip: Clip, draw: int, copy: int) -> View:
+        plan, (width, height) = self._plan, clip.size
+        stream = Stream(plan.seed, "augment", draw, copy)
+        return draw_view(
+            width, height, side=plan.image_side, stream=stream, crop=plan.crop, flip=plan.flip, jitter=plan.jitter
         )
 
 
 class Loader:
     """This rank's micro-batches of any step; consecutive steps flow from one running pipeline.
 
+    `device` is where pixels are finished that the plan leaves to it (`on_device`); else they stay on the host.
     Raises DataError or ConfigError for sources that cannot be used, before anything is read.
     """
 
@@ -243,9 +258,11 @@ class Loader:
         tokenize: Tokenize | None = None,
         label_field: str | None = None,
         cache: BlockCache | None = None,
+        device: torch.device = _CPU,
     ) -> None:
         self._plan = plan
-        self._builder = BatchBuilder(sources, plan, tokenize=tokenize, label_field=label_field, cache=cache)
+        self._device = device
+        self.builder = BatchBuilder(sources, plan, tokenize=tokenize, label_field=label_field, cache=cache)
         self._names = [spec.name for spec in sources]
         self._pipeline: Pipeline[Delivery] | None = None
         self._next = 0  # the micro-batch that the pipeline delivers next
@@ -263,26 +280,26 @@ class Loader:
     @property
     def fingerprints(self) -> dict[str, str]:
         """By source name; a checkpoint keeps them, so that a resumed run reads the same data. A stream has none."""
-        sources = zip(self._names, self._builder.sources, strict=True)
+        sources = zip(self._names, self.builder.sources, strict=True)
         return {name: source.fingerprint for name, source in sources if isinstance(source, ShardSource)}
 
     @property
     def inexact(self) -> tuple[str, ...]:
         """The sources that are streamed: what they show is no function of (seed, draw)."""
-        sources = zip(self._names, self._builder.sources, strict=True)
+        sources = zip(self._names, self.builder.sources, strict=True)
         return tuple(name for name, source in sources if isinstance(source, TarStream))
 
     @property
     def num_samples(self) -> int:
         """Samples of all sources together, as far as they are known: the draws of one epoch."""
-        return sum(source.num_samples or 0 for source in self._builder.sources)
+        return sum(source.num_samples or 0 for source in self.builder.sources)
 
     def start(self, step: int) -> None:
         """Begin to build the batches of `step` and those after it."""
         self.close()
         self._next = step * self._plan.accumulation
         self._pipeline = Pipeline(
-            self._builder,
+            self.builder,
             first=self._next,
             num_workers=self._plan.num_workers,
             prefetch=self._plan.prefetch,
@@ -307,7 +324,7 @@ class Loader:
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
-        for source in self._builder.sources:
+        for source in self.builder.sources:
             source.close()
 
     def _take(self) -> Batch:
@@ -316,7 +333,12 @@ class Loader:
         self._next += 1
         self.traffic += delivery.traffic
         self.faults.add(delivery.faults, draws=self._plan.micro, substituted=delivery.batch.substituted)
-        return delivery.batch
+        batch = delivery.batch
+        if delivery.packed is not None:
+            return replace(batch, pixels=finish(delivery.packed, side=self._plan.image_side, device=self._device))
+        if self._plan.num_workers and not batch.pixels.is_pinned():  # its worker will write over it
+            return replace(batch, pixels=batch.pixels.clone())
+        return batch
 
 
 def _check_alike(sources: Sequence[SourceSpec]) -> None:

@@ -110,16 +110,32 @@ def _iterate(build: Callable[[int], Any], first: int, num_workers: int, prefetch
     return iter(loader)
 
 
-def batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """An empty u8 tensor; in a worker it lies in shared memory, so that the trainer gets it without a copy.
+class BatchMemory:
+    """Where a builder puts its batches: in a worker, memory that the trainer shares, used again and again.
 
-    Worth 7 % of a worker's time. The call is the one of torch's default_collate (2.14).
+    Fresh shared pages cost a worker as much as resizing does. torch asks a worker for its item n + prefetch when it
+    has item n, and for the one after that when the trainer comes for more: with `prefetch + 1` turns, what is written
+    over was pinned by then, or copied, which is up to whoever took it.
     """
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    count = math.prod(shape)
-    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+
+    def __init__(self, *, turns: int) -> None:
+        self._turns = turns
+        self._turn = 0
+        self._kept: dict[tuple[str, int], torch.UntypedStorage] = {}
+
+    def next_turn(self) -> None:
+        """Another item is begun."""
+        self._turn = (self._turn + 1) % self._turns
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """An empty u8 tensor for the part `name` of this turn's item."""
+        if get_worker_info() is None:
+            return torch.empty(shape, dtype=torch.uint8)
+        count, place = math.prod(shape), (name, self._turn)
+        if place not in self._kept or len(self._kept[place]) < count:
+            # the call is the one of torch's default_collate (2.14)
+            self._kept[place] = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
+        return torch.empty(0, dtype=torch.uint8).set_(self._kept[place])[:count].view(shape)
 
 
 class _Items(Dataset[Any]):

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -67,8 +67,7 @@ def media_of(suffixes: Sequence[str]) -> Media:
     return "none"
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):  # a dataclass takes four times as long to make, and reading makes 33 a clip
     """One file inside a tar: bytes [offset, offset + size), CRC-32 of them."""
 
     suffix: str
@@ -98,11 +97,9 @@ class ShardIndex:
 
     def members(self, row: int) -> list[Member]:
         """The members of sample `row`, in tar order."""
-        span = range(int(self.starts[row]), int(self.starts[row + 1]))
-        return [
-            Member(bytes(self.suffixes[m]).decode(), int(self.offsets[m]), int(self.sizes[m]), int(self.crcs[m]))
-            for m in span
-        ]
+        span = slice(int(self.starts[row]), int(self.starts[row + 1]))
+        columns = (column[span].tolist() for column in (self.suffixes, self.offsets, self.sizes, self.crcs))
+        return [Member(suffix.decode(), offset, size, crc) for suffix, offset, size, crc in zip(*columns, strict=True)]
 
     def save(self, path: Path) -> None:
         """Write as .npz beside the tar; the same index gives the same bytes."""

@@ -41,10 +41,18 @@ def build_task(config: RunConfig, *, device: torch.device, precision: Precision)
             assert_never(config.task)
 
 
-def build_loader(config: RunConfig, plan: RunPlan, world: World) -> Loader:
-    """The loader of this rank."""
+def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torch.device) -> Loader:
+    """The loader of this rank, whose `device` finishes what the run leaves to it.
+
+    Raises ConfigError where that device cannot.
+    """
     frames, side = clip_shape(config)
     data = config.data
+    if data.augment.on_device == "decode" and device.type != "cuda":
+        raise ConfigError(
+            f"data.augment.on_device=decode needs a CUDA device for nvJPEG, and this run is on {device.type}",
+            hint="data.augment.on_device=nothing lets the workers decode",
+        )
     jitter = data.augment.color_jitter
     loader_plan = LoaderPlan(
         seed=config.seed,
@@ -54,6 +62,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World) -> Loader:
         crop=data.augment.crop,
         flip=data.augment.flip,
         jitter=ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
+        on_device=data.augment.on_device,
         window=data.window,
         skip_draws=data.skip_draws,
         micro=plan.micro,
@@ -66,7 +75,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World) -> Loader:
     specs = [_source(name, source, frames) for name, source in data.sources.items()]
     is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
     cache = build_cache(data.cache) if is_remote else None
-    return Loader(specs, loader_plan, tokenize=_tokenizer(config), cache=cache)
+    return Loader(specs, loader_plan, tokenize=_tokenizer(config), cache=cache, device=device)
 
 
 def clip_shape(config: RunConfig) -> tuple[int, int]:
