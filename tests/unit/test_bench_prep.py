@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tests.support.videos import write_videos
 from umt_ds.bench import machine
-from umt_ds.bench.prep import Run, Table, _make_clips, measure
+from umt_ds.bench.prep import Run, Table, make_clips, measure
 from umt_ds.cli.bench import command
 from umt_ds.data.video import probe
 from umt_ds.errors import ConfigError
@@ -44,7 +44,7 @@ def test_ratios_are_of_core_seconds_and_costs_scale_with_the_clips() -> None:
 
 
 def test_made_clips_are_of_the_size_of_webvid_and_always_the_same(tmp_path: Path) -> None:
-    first, second = (_make_clips(tmp_path / name, 2, frames=4) for name in ("a", "b"))
+    first, second = (make_clips(tmp_path / name, 2, frames=4) for name in ("a", "b"))
     files = [[path.read_bytes() for path in sorted(folder.iterdir())] for folder in (first, second)]
     assert files[0] == files[1]
     assert files[0][0] != files[0][1]

@@ -52,7 +52,7 @@ NEIGHBOURS = {
 # its speed is measured.
 NEIGHBOURS_OF_THE_PACKAGE = {
     "ds_configs": ("umt_ds.config.deepspeed_json",),
-    "data_prep": ("umt_ds.bench.prep",),
+    "data_prep": ("umt_ds.bench.prep", "umt_ds.bench.loader"),
     "launchers": (),
 }
 
@@ -63,7 +63,7 @@ DOORS = {
     "triton": ("umt_ds.kernels.*.triton", "umt_ds.kernels.backend", "umt_ds.kernels.launch"),
     "flash_attn": ("umt_ds.kernels.attention.flash",),
     "flash_attn_interface": ("umt_ds.kernels.attention.flash",),  # its version 3
-    "decord": ("umt_ds.bench.prep",),  # as what others use, to compare with
+    "decord": ("umt_ds.bench.prep", "umt_ds.bench.loader"),  # as what others use, to compare with
     "av": ("umt_ds.data.video*",),
     "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*"),
     "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text"),

@@ -1,4 +1,4 @@
-"""What a measurement is worth nothing without: when, where, with which versions; and the file that keeps it."""
+"""What a measurement is worth nothing without: when, where, with which versions, how it spread; and its file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 
 from umt_ds import __version__
 from umt_ds.errors import ConfigError
@@ -45,6 +46,17 @@ def gpu_models() -> str:
     counts = Counter(line.partition(",")[0].strip() for line in told.splitlines())
     names = ", ".join(f"{count} x {name}" for name, count in counts.items())
     return f"{names}, driver {told.splitlines()[0].partition(',')[2].strip()}" if names else ""
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, least and most of what the rounds gave."""
+    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def record(title: str, text: str, results: Path = RESULTS) -> None:

@@ -36,6 +36,7 @@ from data_prep.decode import evenly_spread, make_sample
 from data_prep.engines import in_order
 from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder
+from umt_ds.bench.machine import aligned, spread
 from umt_ds.data.video import Pixels, write_mp4
 from umt_ds.errors import ConfigError
 
@@ -68,8 +69,7 @@ class Table:
         """Medians over the rounds, with the least and the most."""
         columns = ("", "videos/s", "videos/core-s", "x ffmpeg", "x decord", "kB a video")
         rows = [columns, *(self._row(way) for way in self.runs)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = aligned(rows)
         lines += [f"{way}: skipped, {reason}" for way, reason in self.skipped.items()]
         return "\n".join([*lines, "", *self._costs()])
 
@@ -78,8 +78,8 @@ class Table:
         size = f"{runs[0].bytes / runs[0].clips / 1e3:,.0f}" if runs[0].bytes else "-"
         return (
             way,
-            _spread([run.clips / run.wall_s for run in runs]),
-            _spread([run.clips / run.core_s for run in runs]),
+            spread([run.clips / run.wall_s for run in runs]),
+            spread([run.clips / run.core_s for run in runs]),
             *(self._ratio(way, other) for other in ("ffmpeg", "decord")),
             size,
         )
@@ -89,7 +89,7 @@ class Table:
         if other not in self.runs or other == way:
             return "-"
         pairs = zip(self.runs[way], self.runs[other], strict=True)
-        return _spread([(mine.clips / mine.core_s) / (its.clips / its.core_s) for mine, its in pairs])
+        return spread([(mine.clips / mine.core_s) / (its.clips / its.core_s) for mine, its in pairs])
 
     def _costs(self) -> Iterator[str]:
         runs = next(runs for way, runs in self.runs.items() if way.startswith("umt-data"))
@@ -138,7 +138,7 @@ def _absent() -> dict[str, str]:
 
 
 def _listing(videos: Path | None, scratch: Path, clips: int) -> Listing:
-    return list_folder(videos or _make_clips(scratch / "videos", clips)).first_in_order(clips)
+    return list_folder(videos or make_clips(scratch / "videos", clips)).first_in_order(clips)
 
 
 def _paths(listing: Listing) -> list[Path]:
@@ -206,10 +206,6 @@ def _core_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
-
-
 def measure_memory(videos: Path | None, *, clips: int) -> str:
     """Prepares `clips` clips (again and again the same files) in one worker; says what its processes hold."""
     with TemporaryDirectory() as name:
@@ -233,7 +229,7 @@ def _weigh(clip: Clip, *, root: Path) -> tuple[int, int]:
     return os.getpid(), pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _make_clips(folder: Path, count: int, *, size: tuple[int, int] = (596, 336), frames: int = 375) -> Path:
+def make_clips(folder: Path, count: int, *, size: tuple[int, int] = (596, 336), frames: int = 375) -> Path:
     """`count` clips such as WebVid has: 596x336, 15 s at 25 frames a second, a key frame each ten seconds."""
     folder.mkdir()
     for number in range(count):

@@ -6,11 +6,14 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from umt_ds.errors import UmtError
+
+if TYPE_CHECKING:
+    from umt_ds.bench.loader import Against
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _POSITIVE = click.IntRange(1)
@@ -191,3 +194,50 @@ def _sweep(words: list[str], sweeps: tuple[str, ...]) -> str:
         click.echo(f"{label(point)} …", err=True)
         outcomes[label(point)] = measure_apart([*words, *point])
     return sweep_text(outcomes)
+
+
+@command.command()
+@click.argument("what", required=False, metavar="[RUN_OR_SHARDS]")
+@click.option(
+    "--against",
+    type=click.Choice(["decord", "simplejpeg"]),
+    multiple=True,
+    default=("decord", "simplejpeg"),
+    show_default=True,
+    help="What to compare with; may be given twice.",
+)
+@click.option("--clips", type=_POSITIVE, default=24, show_default=True, help="Make so many videos.")
+@click.option("--rounds", type=_POSITIVE, default=7, show_default=True, help="Measure each way so often, in turns.")
+@click.option("--workers", default=f"{os.cpu_count()}", show_default=True, callback=_workers, help="Also with so many.")
+@click.option("--on-device", is_flag=True, help="Also what is left for workers with data.augment.on_device.")
+@click.option("--record", "keep", is_flag=True, help="Append the table to umt_ds/bench/RESULTS.md.")
+def loader(
+    what: str | None,
+    against: tuple[Against, ...],
+    clips: int,
+    rounds: int,
+    workers: list[int],
+    on_device: bool,
+    keep: bool,
+) -> None:
+    """Count the clips that a core makes ready for training, from shards made for it or from yours; against decord,
+    which reads the videos instead, and against nothing but decoding JPEG; and say how many cores an H100 needs.
+
+    \b
+    For example:
+      umt bench loader
+      umt bench loader --on-device --workers 1,2 --record
+      umt bench loader ~/shards/mine --rounds 3
+      umt bench loader stage1/b16_k710 --against simplejpeg
+    """
+    from umt_ds.bench import machine
+    from umt_ds.bench.loader import PACKAGES, measure
+
+    lines = machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES)
+    table = measure(what, clips=clips, rounds=rounds, workers=workers, against=against, on_device=on_device)
+    source = what or f"{clips} made clips of 340x256, 10 s, 25 fps, one key frame"
+    lines += [f"what:    {source}; {rounds} rounds: median (min-max)", "", table.text()]
+    text = "\n".join(lines)
+    click.echo(text)
+    if keep:
+        machine.record("loader", text)
