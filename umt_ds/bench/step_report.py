@@ -113,7 +113,7 @@ class StepReport:
             facts.append(f"{_spread(self.ratios, 3)} times as fast as the plain twin")
             if self.on_cpu:
                 fewer_core_s = _spread(_ratios(self.plain.core_s, self.ours.core_s), 3)
-                facts.append(f"{fewer_core_s} times by core time, which hardly changes when others use the machine")
+                facts.append(f"{fewer_core_s} times by core time, which changes less when others use the machine")
         return facts
 
     def _budget(self) -> list[str]:
