@@ -55,6 +55,8 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
     if _is_plain(stage, precision):
         complete["gradient_clipping"] = 0.0  # done by the engine below, which needs the norm anyway
     wrapped, *_ = deepspeed.initialize(model=task.module, optimizer=optimizer, config=complete)
+    if stage == 0 and plan.world == 1:
+        wrapped.enable_backward_allreduce = False  # with nobody: it would copy all gradients there and back
     return Engine(wrapped, optimizer, precision=precision, stage=stage, clip_grad=config.optim.clip_grad)
 
 
