@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.jobs import STEPS, start_job, write_clips
 from tests.support.object_store import s3_server, upload
@@ -24,7 +25,7 @@ def digests_from_disk(run: Path, shards: Path) -> list[str]:
     """What the run should have shown, by a loader that reads the local shards."""
     config = load_run(str(run / "config.yaml"), [f"data.sources.demo.shards={shards}", "data.workers=0"])
     alone = World(0, 1, 0, "127.0.0.1", 1, "alone")
-    loader = build_loader(config, plan_run(config, world=1, num_samples=11), alone)
+    loader = build_loader(config, plan_run(config, world=1, num_samples=11), alone, device=torch.device("cpu"))
     return [f"{add_digests(*(b.digest for b in loader.micro_batches(step))):016x}" for step in range(STEPS)]
 
 

@@ -17,7 +17,7 @@ from tests.support.object_store import s3_process, s3_server, upload
 from tests.support.shards import flip_byte, write_shards
 from tests.support.web_server import web_server
 from umt_ds.batch import Batch
-from umt_ds.bench.loader import measure_loader
+from umt_ds.bench.rate import measure_loader
 from umt_ds.cli import examine, umt
 from umt_ds.config.load import load_run
 from umt_ds.data import remote

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from umt_ds.bench.machine import aligned, spread
 from umt_ds.kernels.align_loss import align_loss
 from umt_ds.kernels.align_loss import reference as align_reference
 from umt_ds.kernels.attention import Lengths, flash, fused
@@ -339,20 +340,14 @@ def table(case: Case, timings: dict[str, Timing]) -> str:
         peak = f"{timing.peak / 1e6:,.1f}" if timing.peak else "-"
         rows.append((way, *_speed(timing.forward, case.forward), *_speed(timing.both, both), peak))
     predicted = f"predicted: forward {case.forward}" + (f"; with backward {both}" if both else "")
-    return "\n  ".join([case.title, predicted, *_aligned(rows)])
+    return "\n  ".join([case.title, predicted, *aligned(rows)])
 
 
 def _speed(ms: list[float], cost: Cost | None) -> tuple[str, str, str]:
     if cost is None:
         return "-", "-", "-"
     middle = median(ms)
-    spread = f"{middle:.3f} ({min(ms):.3f}-{max(ms):.3f})"
-    return spread, f"{cost.bytes / middle / 1e6:,.1f}", f"{cost.flops / middle / 1e6:,.0f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return spread(ms, 3), f"{cost.bytes / middle / 1e6:,.1f}", f"{cost.flops / middle / 1e6:,.0f}"
 
 
 # ---------------------------------------------------------------- compiling ahead of time
@@ -369,4 +364,4 @@ def compiled(capabilities: Sequence[int], *, clips: int) -> str:
                 built = compile_for(launch, capability)
                 numbers = (str(built.registers), str(built.stack), str(built.shared))
                 rows.append((name, f"sm_{capability}", *numbers, case.title))
-    return "\n".join(["compiled ahead of time; bytes of stack are spilled registers", *_aligned(rows)])
+    return "\n".join(["compiled ahead of time; bytes of stack are spilled registers", *aligned(rows)])

@@ -37,8 +37,7 @@ from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder
 from umt_ds.bench.machine import aligned, spread
 from umt_ds.bench.prep import make_clips
-from umt_ds.bench.rate import ALONE
-from umt_ds.config.batching import RunPlan
+from umt_ds.bench.rate import ALONE, plan_of
 from umt_ds.config.load import check, fill_environment, load_run, load_tree
 from umt_ds.config.schema import RunConfig
 from umt_ds.data.augment import draw_view, render
@@ -202,10 +201,7 @@ def _run_loader(config: RunConfig, workers: int, on_device: OnDevice) -> Loader:
     if on_device != "nothing":
         augment = augment.model_copy(update={"on_device": on_device, "color_jitter": 0.0})
     data = config.data.model_copy(update={"workers": workers, "augment": augment})
-    plan = RunPlan(
-        world=1, micro=_MICRO, accumulation=1, draws_per_step=_MICRO, views_per_step=_MICRO * data.num_sample,
-        steps_per_epoch=1, total_steps=1, warmup_steps=0, peak_lr=0.0, min_lr=0.0,
-    )  # fmt: skip
+    plan = plan_of(_MICRO, views=data.num_sample)
     return build_loader(config.model_copy(update={"data": data}), plan, ALONE, device=torch.device("cuda"))
 
 

@@ -48,9 +48,10 @@ def gpu_models() -> str:
     return f"{names}, driver {told.splitlines()[0].partition(',')[2].strip()}" if names else ""
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Median, least and most of what the rounds gave."""
-    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+    middle, least, most = (f"{value:,.{digits}f}" for value in (median(values), min(values), max(values)))
+    return f"{middle} ({least}-{most})"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

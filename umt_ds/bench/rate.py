@@ -35,10 +35,7 @@ def measure_loader(config: RunConfig, *, seconds: float = 10.0) -> LoaderRate:
     before come from memory: the disk's own speed is `umt doctor`'s business. Raises DataError as a run would.
     """
     data = config.data.model_copy(update={"workers": 0})
-    plan = RunPlan(
-        world=1, micro=_DRAWS, accumulation=1, draws_per_step=_DRAWS, views_per_step=_DRAWS * data.num_sample,
-        steps_per_epoch=1, total_steps=1, warmup_steps=0, peak_lr=0.0, min_lr=0.0,
-    )  # fmt: skip
+    plan = plan_of(_DRAWS, views=data.num_sample)
     gpu = torch.device("cuda")  # need not be there: what is left to it is not measured
     with closing(build_loader(config.model_copy(update={"data": data}), plan, ALONE, device=gpu)) as loader:
         loader.builder(0)  # opens shards, imports decoders
@@ -49,6 +46,14 @@ def measure_loader(config: RunConfig, *, seconds: float = 10.0) -> LoaderRate:
             clips, step = clips + _DRAWS, step + 1
         core_s, read = time.process_time() - core, _bytes_read() - read
     return LoaderRate(clips / core_s, read / clips, f"measured here on {clips:,} clips, {cpu_model()}")
+
+
+def plan_of(draws: int, *, views: int = 1) -> RunPlan:
+    """A plan of one rank that shows so many draws at a time."""
+    return RunPlan(
+        world=1, micro=draws, accumulation=1, draws_per_step=draws, views_per_step=draws * views,
+        steps_per_epoch=1, total_steps=1, warmup_steps=0, peak_lr=0.0, min_lr=0.0,
+    )  # fmt: skip
 
 
 def _bytes_read() -> int:

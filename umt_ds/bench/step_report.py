@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from umt_ds.bench.machine import aligned, spread
 
 PACKAGES = ("torch", "deepspeed", "triton", "flash_attn")  # for the header
 # The parts of a step, in order: the spans of tasks/stage1.py and engine/loop.py, and what engine/speed.py adds.
@@ -47,7 +49,7 @@ class StepReport:
     def text(self) -> str:
         """All of it."""
         lines = [f"{title + ':':9}{sentence}" for title, sentence in self.about.items()]
-        lines += ["", *_table([["", "ours"], *self._rows()] if self.plain is None else self._two_columns())]
+        lines += ["", *aligned([["", "ours"], *self._rows()] if self.plain is None else self._two_columns())]
         lines += ["", *self._facts(), "", *self._budget()]
         if self.top_ops:
             lines += ["", "profile, of a step:", *self.top_ops]
@@ -63,7 +65,7 @@ class StepReport:
         """As `SWEEP_COLUMNS`."""
         return [
             *(spread for _, spread in self._speeds(self.ours)),
-            "-" if self.plain is None else _spread(self.ratios),
+            "-" if self.plain is None else spread(self.ratios),
             f"{self.ours.first_loss:.4f}",
         ]
 
@@ -76,21 +78,21 @@ class StepReport:
         return [["", "ours", "plain twin"], *([title, mine, its] for (title, mine), (_, its) in pairs)]
 
     def _column(self, way: Way) -> list[tuple[str, str]]:
-        core = [("core-s a step", _spread(way.core_s))] if self.on_cpu else []
+        core = [("core-s a step", spread(way.core_s))] if self.on_cpu else []
         return [
             *self._speeds(way),
             *core,
-            ("MFU without the teacher's FLOPs, %", _spread(self._mfu(way, way.student_flops), 1)),
+            ("MFU without the teacher's FLOPs, %", spread(self._mfu(way, way.student_flops), 1)),
             ("GFLOP a clip", f"{way.flops / 1e9:,.1f}"),
             ("loss of the first step", f"{way.first_loss:.4f}"),
         ]
 
     def _speeds(self, way: Way) -> list[tuple[str, str]]:
         return [
-            ("clips/s a device", _spread([self.clips / s for s in way.step_s])),
-            ("ms a step", _spread([1e3 * s for s in way.step_s], 0 if median(way.step_s) > 0.1 else 2)),
-            ("TFLOP/s a device", _spread([self.clips * way.flops / s / 1e12 for s in way.step_s], 3)),
-            ("MFU, %", _spread(self._mfu(way, way.flops), 1)),
+            ("clips/s a device", spread([self.clips / s for s in way.step_s])),
+            ("ms a step", spread([1e3 * s for s in way.step_s], 0 if median(way.step_s) > 0.1 else 2)),
+            ("TFLOP/s a device", spread([self.clips * way.flops / s / 1e12 for s in way.step_s], 3)),
+            ("MFU, %", spread(self._mfu(way, way.flops), 1)),
             ("memory, GB", f"{way.memory / 1e9:.3f}"),
         ]
 
@@ -110,9 +112,9 @@ class StepReport:
             mine, its = self.same_mask_losses
             facts.append(f"same weights, same mask: loss {mine:.6f} and the twin's {its:.6f}")
         if self.plain is not None:
-            facts.append(f"{_spread(self.ratios, 3)} times as fast as the plain twin")
+            facts.append(f"{spread(self.ratios, 3)} times as fast as the plain twin")
             if self.on_cpu:
-                fewer_core_s = _spread(_ratios(self.plain.core_s, self.ours.core_s), 3)
+                fewer_core_s = spread(_ratios(self.plain.core_s, self.ours.core_s), 3)
                 facts.append(f"{fewer_core_s} times by core time, which changes less when others use the machine")
         return facts
 
@@ -123,7 +125,7 @@ class StepReport:
         rows = [["budget", "ms", "% of a step"]]
         for name, seconds in {**parts, "in no part": step_s - named}.items():
             rows.append([name.replace("_", " "), f"{1e3 * seconds:,.2f}", f"{100 * seconds / step_s:.1f}"])
-        return [*_table(rows), budget_line(named, step_s)]
+        return [*aligned(rows), budget_line(named, step_s)]
 
 
 def budget_line(named_s: float, step_s: float) -> str:
@@ -144,7 +146,7 @@ def sweep_text(outcomes: Mapping[str, StepReport | str]) -> str:
     rows = [["(above: the first)", *SWEEP_COLUMNS]]
     rows += [[point, *o.sweep_row()] for point, o in outcomes.items() if isinstance(o, StepReport)]
     failed = [f"{point}: {outcome}" for point, outcome in outcomes.items() if isinstance(outcome, str)]
-    return "\n".join([*about, "", *(_table(rows) if reports else []), *failed])
+    return "\n".join([*about, "", *(aligned(rows) if reports else []), *failed])
 
 
 # ---------------------------------------------------------------- between processes
@@ -171,16 +173,5 @@ def load_outcome(path: Path) -> StepReport | str:
 # ---------------------------------------------------------------- text
 
 
-def _spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, least and most."""
-    show: Callable[[float], str] = lambda value: f"{value:,.{digits}f}"  # noqa: E731
-    return f"{show(median(values))} ({show(min(values))}-{show(max(values))})"
-
-
 def _ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(above, below, strict=True)]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

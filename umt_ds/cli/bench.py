@@ -241,3 +241,29 @@ def loader(
     click.echo(text)
     if keep:
         machine.record("loader", text)
+
+
+@command.command()
+@click.argument("name")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--clips", type=_POSITIVE, default=16, show_default=True, help="So many clips of the run's shards.")
+@click.option("--record", "keep", is_flag=True, help="Append what is printed to umt_ds/bench/RESULTS.md.")
+def fp8(name: str, overrides: tuple[str, ...], clips: int, keep: bool) -> None:
+    """Say what changes when the teacher of stage-1 run NAME multiplies in FP8 (task.teacher.precision=fp8): how far its
+    targets turn away from those in bf16, and how many kept patches stay the same. How much faster it is says
+    `umt bench step`. A CPU emulates the products, slowly.
+
+    \b
+    For example:
+      umt bench fp8 stage1/b16_k710 data.sources.k710.shards=~/shards/mine task.teacher.weights=clip_b16.safetensors
+    """
+    from umt_ds.bench import machine
+    from umt_ds.bench.fp8 import PACKAGES, compare
+    from umt_ds.config.load import load_run
+
+    change = compare(load_run(name, overrides), clips=clips)
+    lines = machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES)
+    text = "\n".join([*lines, f"what:    the first {clips} clips of the run", "", change.text()])
+    click.echo(text)
+    if keep:
+        machine.record(f"fp8 {name}", text)

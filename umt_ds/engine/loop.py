@@ -59,7 +59,7 @@ def train(
             laps[step] = watch.lap()
         pulse.say(tally.said(step, engine, wants_stop=stop.wanted(), wrote=store.has_written(), lap=laps.get(step)))
         heard = pulse.hear(now=saving)
-        if any(one.wants_stop for one in heard) and not saving:  # stop after this step, of which all is wanted, too
+        if any(one.wants_stop for one in heard):  # stop after this step, of which all is wanted, too
             ending = saving = True
             laps.setdefault(step, watch.lap())
             heard += pulse.hear(now=True)
