@@ -40,7 +40,7 @@ def test_shards_and_runs_of_the_users_are_measured_without_decord(tmp_path: Path
     settings = f"extends: [demo/stage1]\nname: mine\ndata: {{sources: {{demo: {{shards: {folder}}}}}}}\n"
     (tmp_path / "mine.yaml").write_text(settings)
     for what in (folder, tmp_path / "mine.yaml"):
-        arguments = ["loader", str(what), "--rounds", "1", "--workers", "1", "--against", "decord"]
+        arguments = ["loader", str(what), "--rounds", "1", "--workers", "1", "--against", "plain"]
         table = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
         assert "decord: skipped, it needs the videos, not shards" in table
         assert "umt_ds, 1 worker" in ways_in(table)

@@ -200,11 +200,11 @@ def _sweep(words: list[str], sweeps: tuple[str, ...]) -> str:
 @click.argument("what", required=False, metavar="[RUN_OR_SHARDS]")
 @click.option(
     "--against",
-    type=click.Choice(["decord", "simplejpeg"]),
+    type=click.Choice(["plain", "simplejpeg"]),
     multiple=True,
-    default=("decord", "simplejpeg"),
+    default=("plain", "simplejpeg"),
     show_default=True,
-    help="What to compare with; may be given twice.",
+    help="plain: decord, from the videos. May be given twice.",
 )
 @click.option("--clips", type=_POSITIVE, default=24, show_default=True, help="Make so many videos.")
 @click.option("--rounds", type=_POSITIVE, default=7, show_default=True, help="Measure each way so often, in turns.")
