@@ -6,12 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from tests.support.loading import write_noise
-from umt_ds.bench import loader, machine
+from umt_ds.bench import loader, machine, rate
 from umt_ds.bench.loader import Run, Table
 from umt_ds.cli.bench import command
+from umt_ds.config.load import load_run
 
 
 def ways_in(table: str) -> set[str]:
@@ -58,3 +60,17 @@ def test_goals_are_held_against_core_seconds_of_the_same_round() -> None:
     # 900 and 280 clips/s at a median of 75 clips/core-s
     assert "b16: 12.0 at 900 clips/s" in text
     assert "l16: 3.7 at 280 clips/s" in text
+
+
+def test_the_rate_that_a_plan_counts_with_is_that_of_one_thread_as_in_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second thread waits busily while nothing is resized, and its time would count as a core's."""
+    threads: list[int] = []
+    monkeypatch.setattr(rate, "_bytes_read", lambda: threads.append(torch.get_num_threads()) or 0)
+    before = torch.get_num_threads()
+    folder = write_noise(tmp_path / "shards")
+    measured = rate.measure_loader(load_run("demo/stage1", [f"data.sources.demo.shards={folder}"]), seconds=0.05)
+    assert measured.clips_per_core_s > 0
+    assert threads == [1, 1]
+    assert torch.get_num_threads() == before

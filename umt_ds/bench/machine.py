@@ -76,9 +76,10 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """Of the checkout that this file lies in, with a + where it was changed since; unknown elsewhere."""
-    told = [_git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")]
-    return f"{told[0]}{'+' if told[1] else ''}" if told[0] else "unknown"
+    """Of the checkout that this file lies in, with a + where more than RESULTS was changed since; unknown elsewhere."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(exclude){RESULTS.name}")
+    return f"{commit}{'+' if changed else ''}" if commit else "unknown"
 
 
 def _git(*arguments: str) -> str:

@@ -37,6 +37,8 @@ def measure_loader(config: RunConfig, *, seconds: float = 10.0) -> LoaderRate:
     data = config.data.model_copy(update={"workers": 0})
     plan = plan_of(_DRAWS, views=data.num_sample)
     gpu = torch.device("cuda")  # need not be there: what is left to it is not measured
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
     with closing(build_loader(config.model_copy(update={"data": data}), plan, ALONE, device=gpu)) as loader:
         loader.builder(0)  # opens shards, imports decoders
         clips, step, read = 0, 1, _bytes_read()
@@ -45,6 +47,7 @@ def measure_loader(config: RunConfig, *, seconds: float = 10.0) -> LoaderRate:
             loader.builder(step)
             clips, step = clips + _DRAWS, step + 1
         core_s, read = time.process_time() - core, _bytes_read() - read
+    torch.set_num_threads(threads)
     return LoaderRate(clips / core_s, read / clips, f"measured here on {clips:,} clips, {cpu_model()}")
 
 

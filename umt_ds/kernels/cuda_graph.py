@@ -54,6 +54,7 @@ class Replayed(Generic[T]):
                 self._function(held)
         torch.cuda.current_stream(x.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # thread_local: the thread that pins batches goes on allocating meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self._function(held)
         return _Recording(graph, held, output)
