@@ -22,8 +22,8 @@ from umt_ds.tasks.cost import TaskCost, task_cost
 STAGES = (0, 1, 2, 3)
 # CUDA context, cuBLAS and NCCL workspaces, fragments of the allocator: a round number, not a measurement
 SLACK = 3e9
-# what `measure_loader` found on real clips as umt-data stores them (short side 240 to 256, JPEG q90) with EPYC cores: 171
-# clips of 8 frames a core-second, 21 to 26 kB a frame; less what a worker costs (`umt bench loader`: 150 with one)
+# what `measure_loader` found on real clips as umt-data stores them (short side 240 to 256, JPEG q90) with EPYC cores:
+# 171 clips of 8 frames a core-second, 21 to 26 kB a frame; less what a worker costs (`umt bench loader`: 150 with one)
 _FRAMES_PER_CORE_S, _FRAME_BYTES = 1200, 22_000
 # hours of the UMT paper for stage 1 on 658,000 clips x 200 epochs with 32 A100-80G, by student
 PAPER_HOURS = {"vit_b16": 60, "vit_l16": 90}
