@@ -307,6 +307,9 @@ def finish(plan: Plan) -> Summary:
     ).save(plan.out)
     if is_local(plan.out):
         _remove_half_made(plan.out)
+        for folder in (plan.out, plan.state / "done"):
+            for left_over in folder.glob("*.partial"):  # of a process that was killed while it wrote a small file
+                left_over.unlink(missing_ok=True)
     return summary_of(plan)
 
 

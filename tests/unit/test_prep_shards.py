@@ -177,11 +177,15 @@ def test_a_run_that_was_killed_continues_to_the_same_bytes(finished: Path, video
     first.communicate()
     assert not (out / "manifest.json").exists()
     wait_until(lambda: not processes_of_session(first.pid))  # no decoding process outlives the run
+    cut_off = [out / ".umt-data" / "done" / "000001.json.host-7.partial", out / "manifest.json.host-7.partial"]
+    for left in cut_off:  # as a kill leaves them in the moment before their rename
+        left.write_text("{")
     kept = (out / "set-000000.tar").stat().st_mtime_ns
     make(videos, out)
     assert (out / "set-000000.tar").stat().st_mtime_ns == kept
     assert hashes(out) == hashes(finished)
     assert not half_made(out)  # what the killed run left is gone
+    assert not any(left.exists() for left in cut_off)
 
 
 def half_made(out: Path) -> list[Path]:
