@@ -28,7 +28,7 @@ class Fed:
 
 
 class Feed:
-    """`step(s)` gives the micro-batches of step s with their inputs; steps follow one another from `first` on."""
+    """Each call of `step` gives the micro-batches of the next step with their inputs, from step `first` on."""
 
     def __init__(
         self, task: Task, loader: BatchSource, watch: Stopwatch, *, first: int, device: torch.device, ahead: bool
@@ -46,7 +46,7 @@ class Feed:
         self._past_used: Any = None
 
     def step(self, accumulation: int) -> Iterator[Fed]:
-        """The inputs of one step. The caller has queued all work on one before it asks for the next."""
+        """The micro-batches of one step. The caller has queued all work on one before it asks for the next."""
         for _ in range(accumulation):
             fed = self._next or self._make()
             self._next = self._make() if self._ahead else None
