@@ -16,7 +16,6 @@ from __future__ import annotations
 import cProfile
 import multiprocessing
 import pstats
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -35,7 +34,7 @@ import torch
 from data_prep.clip import RunOptions, StoreOptions
 from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder
-from umt_ds.bench.machine import aligned, spread
+from umt_ds.bench.machine import Clock, aligned, spread
 from umt_ds.bench.prep import make_clips
 from umt_ds.bench.rate import ALONE, plan_of
 from umt_ds.config.load import check, fill_environment, load_run, load_tree
@@ -224,10 +223,10 @@ def _in_process(make: MakeLoader, turn: int, draws: int) -> Run:
     with closing(make(0, "nothing")) as loader:
         numbers = _batches(turn, draws)
         next(loader.micro_batches(numbers[0]))  # opens the shards
-        with _Clock() as clock:
+        with Clock() as clock:
             for number in numbers:
                 list(loader.micro_batches(number + 1))
-    return clock.run(len(numbers) * _MICRO)
+    return Run(len(numbers) * _MICRO, clock.wall_s, clock.core_s)
 
 
 def _with_workers(make: MakeLoader, turn: int, *, workers: int, draws: int) -> Run:
@@ -237,20 +236,20 @@ def _with_workers(make: MakeLoader, turn: int, *, workers: int, draws: int) -> R
         ahead = 2 * workers
         for number in range(ahead):
             list(loader.micro_batches(numbers[0] + number))
-        with _Clock() as clock:
+        with Clock() as clock:
             for number in numbers:
                 list(loader.micro_batches(ahead + number))
-    return clock.run(len(numbers) * _MICRO)
+    return Run(len(numbers) * _MICRO, clock.wall_s, clock.core_s)
 
 
 def _workers_part(make: MakeLoader, on_device: OnDevice, turn: int, *, draws: int) -> Run:
     with closing(make(0, on_device)) as loader:
         numbers = _batches(turn, draws)
         loader.builder(numbers[0])
-        with _Clock() as clock:
+        with Clock() as clock:
             for number in numbers:
                 loader.builder(number + 1)
-    return clock.run(len(numbers) * _MICRO)
+    return Run(len(numbers) * _MICRO, clock.wall_s, clock.core_s)
 
 
 def _by_simplejpeg(make: MakeLoader, turn: int, *, draws: int) -> Run:
@@ -263,10 +262,10 @@ def _by_simplejpeg(make: MakeLoader, turn: int, *, draws: int) -> Run:
     files = [f.numpy().tobytes() for pack in packs if pack for f in torch.split(pack.files, list(pack.file_sizes))]
     sizes = [simplejpeg.decode_jpeg_header(file)[:2] for file in files]
     buffer = np.empty(3 * max(height * width for height, width in sizes), np.uint8)
-    with _Clock() as clock:
+    with Clock() as clock:
         for file in files:
             simplejpeg.decode_jpeg(file, colorspace="RGB", fastdct=False, fastupsample=False, buffer=buffer)
-    return clock.run(len(numbers) * _MICRO)
+    return Run(len(numbers) * _MICRO, clock.wall_s, clock.core_s)
 
 
 def _by_decord(videos: Sequence[Path], turn: int) -> Run:
@@ -275,7 +274,7 @@ def _by_decord(videos: Sequence[Path], turn: int) -> Run:
 
     torch.set_num_threads(1)
     out = np.empty((_FRAMES, _SIDE, _SIDE, 3), np.uint8)
-    with _Clock() as clock:
+    with Clock() as clock:
         for draw, path in enumerate(videos, start=turn * len(videos)):
             reader = decord.VideoReader(str(path), num_threads=1)
             numbers = FramePolicy("sparse", _FRAMES).choose(len(reader), Stream(0, "frames", draw))
@@ -283,7 +282,7 @@ def _by_decord(videos: Sequence[Path], turn: int) -> Run:
             height, width = frames.shape[1:3]
             stream = Stream(0, "augment", draw, 0)
             render(frames, draw_view(width, height, side=_SIDE, stream=stream, flip=True), out)
-    return clock.run(len(videos))
+    return Run(len(videos), clock.wall_s, clock.core_s)
 
 
 def _shares(make: MakeLoader, draws: int) -> dict[str, float]:
@@ -298,26 +297,3 @@ def _shares(make: MakeLoader, draws: int) -> dict[str, float]:
         for stage, functions in _STAGES.items()
     }
     return {**shares, "rest": 1 - sum(shares.values())}
-
-
-class _Clock:
-    """Time on the wall, and time of the cores: of this process and of the children it has."""
-
-    wall_s = core_s = 0.0
-
-    def __enter__(self) -> _Clock:
-        self.wall_s, self.core_s = -time.perf_counter(), -_core_seconds()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wall_s += time.perf_counter()
-        self.core_s += _core_seconds()
-
-    def run(self, clips: int) -> Run:
-        return Run(clips, self.wall_s, self.core_s)
-
-
-def _core_seconds() -> float:
-    # Linux's number for the clock of another process (CPUCLOCK_SCHED); /proc counts in hundredths of a second
-    clocks = [(~child.pid << 3) | 2 for child in multiprocessing.active_children() if child.pid]
-    return time.process_time() + sum(time.clock_gettime(clock) for clock in clocks)

@@ -15,10 +15,8 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-import resource
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -36,7 +34,7 @@ from data_prep.decode import evenly_spread, make_sample
 from data_prep.engines import in_order
 from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder
-from umt_ds.bench.machine import aligned, spread
+from umt_ds.bench.machine import Clock, aligned, spread
 from umt_ds.data.video import Pixels, write_mp4
 from umt_ds.errors import ConfigError
 
@@ -146,7 +144,7 @@ def _paths(listing: Listing) -> list[Path]:
 
 
 def _by_ffmpeg(listing: Listing) -> Run:
-    with _Clock() as clock:
+    with Clock() as clock:
         for path in _paths(listing):
             command = ["ffmpeg", "-v", "quiet", "-nostdin", "-threads", "1", "-i", str(path)]
             subprocess.run([*command, "-vf", f"scale=-2:{SHORT_SIDE}", "-f", "null", "-"], check=True)
@@ -158,7 +156,7 @@ def _by_decord(paths: Sequence[Path]) -> Run:
     import decord
 
     size = 0
-    with _Clock() as clock:
+    with Clock() as clock:
         for path in paths:
             reader = decord.VideoReader(str(path), num_threads=1)
             for frame in reader.get_batch(evenly_spread(len(reader), FRAMES)).asnumpy():
@@ -177,7 +175,7 @@ def _small_jpeg(frame: Pixels) -> bytes:
 
 def _by_umt_data(listing: Listing, scratch: Path, workers: int) -> Run:
     with TemporaryDirectory(dir=scratch) as out:
-        with _Clock() as clock:
+        with Clock() as clock:
             summary = prepare(
                 listing, Path(out), name="bench", store=StoreOptions(), run=RunOptions(workers, timeout_s=600)
             )
@@ -185,25 +183,6 @@ def _by_umt_data(listing: Listing, scratch: Path, workers: int) -> Run:
             first = summary.refused[0]
             raise ConfigError(f"{first.source} is refused: {first.reason}", hint="measure with whole videos only")
         return Run(len(listing.clips), clock.wall_s, clock.core_s, summary.bytes)
-
-
-class _Clock:
-    """Time on the wall, and time of the cores: of this process and of children that ended meanwhile."""
-
-    wall_s = core_s = 0.0
-
-    def __enter__(self) -> _Clock:
-        self.wall_s, self.core_s = -time.perf_counter(), -_core_seconds()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wall_s += time.perf_counter()
-        self.core_s += _core_seconds()
-
-
-def _core_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def measure_memory(videos: Path | None, *, clips: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +23,16 @@ _POSITIVE = click.IntRange(1)
 @click.group("bench")
 def command() -> None:
     """Measure a part of the system, and print a table that says on what machine. Slow: run it alone."""
+
+
+def _tell(title: str, packages: Sequence[str], lines: Sequence[str], *, keep: bool) -> None:
+    """Print what was measured under a header; with `keep`, append it to RESULTS.md too."""
+    from umt_ds.bench import machine
+
+    text = "\n".join([*machine.header(f"umt {shlex.join(sys.argv[1:])}", packages), *lines])
+    click.echo(text)
+    if keep:
+        machine.record(title, text)
 
 
 def _workers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
@@ -50,19 +61,14 @@ def prep(videos: Path | None, clips: int, rounds: int, workers: list[int], memor
       umt bench prep
       umt bench prep --videos ~/webvid/part-00 --clips 200 --memory 2000
     """
-    from umt_ds.bench import machine
     from umt_ds.bench.prep import PACKAGES, measure, measure_memory
 
-    lines = machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES)
     table = measure(videos, clips=clips, rounds=rounds, workers=workers)
     what = "the videos given" if videos else "made clips of 596x336, 15 s, 25 fps"
-    lines += [f"what:    {table.files} videos ({what}), {rounds} rounds: median (min-max)", "", table.text()]
+    lines = [f"what:    {table.files} videos ({what}), {rounds} rounds: median (min-max)", "", table.text()]
     if memory:
         lines += ["", measure_memory(videos, clips=memory)]
-    text = "\n".join(lines)
-    click.echo(text)
-    if keep:
-        machine.record("prep", text)
+    _tell("prep", PACKAGES, lines, keep=keep)
 
 
 # ---------------------------------------------------------------- kernels
@@ -91,13 +97,12 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
     """
     import torch
 
-    from umt_ds.bench import machine
     from umt_ds.bench.kernels import PACKAGES, Setup, all_cases, compiled, measure, table
 
     on_gpu = torch.cuda.is_available()
     setup = Setup(clips or (32 if on_gpu else 1), torch.device("cuda" if on_gpu else "cpu"),
                   torch.bfloat16 if on_gpu else torch.float32)  # fmt: skip
-    lines = machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES)
+    lines: list[str] = []
     if not chips:
         where = "on the GPU, in bf16" if on_gpu else "without a GPU: the torch references on the CPU, in fp32"
         lines += [f"what:    {where}, {setup.clips} clips, {rounds} rounds: median (min-max)"]
@@ -106,10 +111,7 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
             lines += ["", table(case, measure(case, rounds=rounds, device=setup.device))]
     if chips or not on_gpu:
         lines += ["", compiled(chips or [80, 90], clips=clips or 32)]
-    text = "\n".join(lines)
-    click.echo(text)
-    if keep:
-        machine.record("kernels", text)
+    _tell("kernels", PACKAGES, lines, keep=keep)
 
 
 @command.command()
@@ -155,7 +157,6 @@ def step(
         from umt_ds.distributed.local import run_local_ranks
 
         sys.exit(run_local_ranks([sys.executable, "-m", "umt_ds", *sys.argv[1:]], ranks))  # they know by RANK
-    from umt_ds.bench import machine
     from umt_ds.bench.step_report import PACKAGES
 
     if sweeps:
@@ -179,10 +180,7 @@ def step(
             save_outcome(report, outcome)
             return
         text = report.text()
-    text = "\n".join([*machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES), text])
-    click.echo(text)
-    if keep:
-        machine.record(f"step {name}", text)
+    _tell(f"step {name}", PACKAGES, [text], keep=keep)
 
 
 def _sweep(words: list[str], sweeps: tuple[str, ...]) -> str:
@@ -230,17 +228,12 @@ def loader(
       umt bench loader ~/shards/mine --rounds 3
       umt bench loader stage1/b16_k710 --against simplejpeg
     """
-    from umt_ds.bench import machine
     from umt_ds.bench.loader import PACKAGES, measure
 
-    lines = machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES)
     table = measure(what, clips=clips, rounds=rounds, workers=workers, against=against, on_device=on_device)
     source = what or f"{clips} made clips of 340x256, 10 s, 25 fps, one key frame"
-    lines += [f"what:    {source}; {rounds} rounds: median (min-max)", "", table.text()]
-    text = "\n".join(lines)
-    click.echo(text)
-    if keep:
-        machine.record("loader", text)
+    lines = [f"what:    {source}; {rounds} rounds: median (min-max)", "", table.text()]
+    _tell("loader", PACKAGES, lines, keep=keep)
 
 
 @command.command()
@@ -257,13 +250,9 @@ def fp8(name: str, overrides: tuple[str, ...], clips: int, keep: bool) -> None:
     For example:
       umt bench fp8 stage1/b16_k710 data.sources.k710.shards=~/shards/mine task.teacher.weights=clip_b16.safetensors
     """
-    from umt_ds.bench import machine
     from umt_ds.bench.fp8 import PACKAGES, compare
     from umt_ds.config.load import load_run
 
     change = compare(load_run(name, overrides), clips=clips)
-    lines = machine.header(f"umt {shlex.join(sys.argv[1:])}", PACKAGES)
-    text = "\n".join([*lines, f"what:    the first {clips} clips of the run", "", change.text()])
-    click.echo(text)
-    if keep:
-        machine.record(f"fp8 {name}", text)
+    lines = [f"what:    the first {clips} clips of the run", "", change.text()]
+    _tell(f"fp8 {name}", PACKAGES, lines, keep=keep)
