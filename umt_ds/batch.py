@@ -29,6 +29,7 @@ class Batch:
 
     `draws` is the number of the draw each row came from; `slots` is the row's place in the global
     batch of its step (0 … views_per_step - 1): masks and drop path are keyed by it.
+    `packed_with` holds the rows of the other medium, where images and clips share a micro-batch.
     """
 
     media: Media
@@ -40,6 +41,13 @@ class Batch:
     substituted: int = 0  # draws that show a substitute, because their own sample is bad
     text: Tokens | None = None
     labels: Tensor | None = None  # i64 [B]; -1 where a sample has none
+    ids: Tensor | None = None  # i64 [B], a hash of source and key: equal for rows that show the same sample
+    packed_with: Batch | None = None
+
+    @property
+    def parts(self) -> tuple[Batch, ...]:
+        """The rows of one medium each: itself, and what it is packed with."""
+        return (self,) if self.packed_with is None else (replace(self, packed_with=None), self.packed_with)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device` (asynchronous from pinned memory)."""
@@ -57,6 +65,8 @@ class Batch:
             slots=move(self.slots),
             text=None if self.text is None else Tokens(move(self.text.ids), move(self.text.mask)),
             labels=None if self.labels is None else move(self.labels),
+            ids=None if self.ids is None else move(self.ids),
+            packed_with=None if self.packed_with is None else self.packed_with._moved(move),
         )
 
 

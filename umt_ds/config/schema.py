@@ -111,6 +111,124 @@ class Stage1Config(Section):
     loss: Literal["l2", "mse", "smooth_l1"] = "l2"
 
 
+class BertSizes(Section):
+    """A BERT by its numbers."""
+
+    width: int = Field(gt=0)
+    layers: int = Field(gt=1)
+    heads: int = Field(gt=0)
+    hidden: int = Field(gt=0, description="width inside the feed-forward parts")
+    vocab_size: int = Field(30522, gt=0)
+
+    @model_validator(mode="after")
+    def _divides(self) -> BertSizes:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class BertConfig(Section):
+    """The BERT whose lower layers read text and whose upper ones look at the video too (SPEC 7.1)."""
+
+    preset: Literal["bert_base", "bert_large", "folder", "custom"] = Field(
+        "bert_base", description="sizes: of a name, of the folder's config.json, or `custom` with sizes"
+    )
+    sizes: BertSizes | None = None
+    weights: Path | Literal["random"] = Field(
+        description="a Hugging Face folder (config.json, weights, vocabulary); `random` to start from nothing"
+    )
+    vocabulary: Path | None = Field(None, description="folder of a tokenizer, or a vocab.txt; default: that of weights")
+    fusion_layers: int = Field(3, gt=0, description="the last n layers get cross-attention; the others encode text")
+    max_tokens: int = Field(32, gt=1, description="a longer caption loses its end")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    checkpoint_layers: int = Field(0, ge=0, description="first n layers recompute their activations")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BertConfig:
+        if (self.preset == "custom") != (self.sizes is not None):
+            raise ValueError("preset: custom and sizes belong together")
+        if self.weights == "random" and self.preset == "folder":
+            raise ValueError("preset: folder reads the folder that weights names, and weights is random")
+        if self.weights == "random" and self.vocabulary is None:
+            raise ValueError("weights: random has no vocabulary: name one, a tokenizer's folder or a vocab.txt")
+        return self
+
+
+class LossWeights(Section):
+    """What each part of the objective counts; 0 leaves it out (UMT table 5)."""
+
+    vtc: float = Field(1.0, ge=0, description="video-text contrastive")
+    vtm: float = Field(1.0, ge=0, description="video-text matching")
+    mlm: float = Field(1.0, ge=0, description="masked language modelling")
+    uta: float = Field(1.0, ge=0, description="unmasked token alignment; without it no teacher and no semantic mask")
+
+
+class ContrastiveConfig(Section):
+    """VTC (SPEC 7.4)."""
+
+    gather: Literal["exact", "sliced"] = Field(
+        "exact", description="gradient of the global batch, or, as published, that over the number of ranks"
+    )
+    temperature: float = Field(0.07, gt=0, description="at the start; it is trained")
+    bounds: tuple[float, float] = (0.001, 0.5)
+
+
+class MatchingConfig(Section):
+    """VTM (SPEC 7.4)."""
+
+    negatives: Literal["local", "global"] = Field(
+        "local", description="drawn from this rank's rows, as published, or from all ranks'"
+    )
+    hard: bool = Field(True, description="in proportion to softmax(similarity); false: evenly")
+
+
+class MaskedWordsConfig(Section):
+    """MLM (SPEC 7.4)."""
+
+    ratio: float = Field(0.5, gt=0, lt=1, description="part of the tokens that is to be guessed")
+    mean: Literal["local", "global"] = Field(
+        "local", description="mean over the guesses of a rank, then of the ranks, as published; or over all guesses"
+    )
+
+
+class MediaMasks(Section):
+    """What the encoder does not see: of an image, of a clip. null hides nothing."""
+
+    image: MaskConfig | None = MaskConfig(ratio=0.5)
+    video: MaskConfig | None = MaskConfig(ratio=0.8)
+
+    @model_validator(mode="after")
+    def _one_view(self) -> MediaMasks:
+        if any(mask is not None and mask.views > 1 for mask in (self.image, self.video)):
+            raise ValueError("views is for stage 1: a caption belongs to one look at its clip")
+        return self
+
+
+class Stage2Config(Section):
+    """Video-language pretraining on images and clips with captions (UMT section 3.2)."""
+
+    kind: Literal["stage2"]
+    student: StudentConfig = StudentConfig(frames=4)
+    text: BertConfig
+    teacher: TeacherConfig | None = None
+    mask: MediaMasks = MediaMasks()
+    embed_width: int = Field(512, gt=0, description="of the space where videos and texts are compared")
+    loss_weights: LossWeights = LossWeights()
+    vtc: ContrastiveConfig = ContrastiveConfig()
+    vtm: MatchingConfig = MatchingConfig()
+    mlm: MaskedWordsConfig = MaskedWordsConfig()
+    loss: Literal["l2", "mse", "smooth_l1"] = Field("l2", description="of UTA")
+    align_projections: Literal["none", "visual", "visual_text"] = Field(
+        "none", description="draw the projections towards CLIP's own embeddings (UMT table 16)"
+    )
+
+    @model_validator(mode="after")
+    def _teacher(self) -> Stage2Config:
+        if self.teacher is None and (self.loss_weights.uta or self.align_projections != "none"):
+            raise ValueError("loss_weights.uta and align_projections need a teacher; without one: loss_weights.uta: 0")
+        return self
+
+
 class ClipTextConfig(Section):
     """open_clip's text tower by its numbers (its own BPE vocabulary)."""
 
@@ -129,7 +247,7 @@ class ImageTextConfig(Section):
     pixels: Literal["imagenet", "clip"] = Field("imagenet", description="mean and std of the image tower's input")
 
 
-TaskConfig = Annotated[Stage1Config | ImageTextConfig, Field(discriminator="kind")]
+TaskConfig = Annotated[Stage1Config | Stage2Config | ImageTextConfig, Field(discriminator="kind")]
 
 # ---------------------------------------------------------------- data
 
@@ -137,7 +255,9 @@ TaskConfig = Annotated[Stage1Config | ImageTextConfig, Field(discriminator="kind
 class FramesConfig(Section):
     """How the frames of a clip are chosen from those stored (SPEC 6.2). The count is the task's."""
 
-    policy: Literal["sparse", "dense"] = "sparse"
+    policy: Literal["sparse", "dense", "intervals"] = Field(
+        "sparse", description="intervals: as sparse, but by the rule of stage 2 (SPEC 7.6)"
+    )
     stride: int = Field(1, gt=0, description="dense only: distance between frames")
 
 
@@ -148,6 +268,8 @@ class SourceConfig(Section):
         description="folder or URL (s3://, hf://, http://) of indexed shards; streamed: pipe:COMMAND, names that end "
         "in .tar (patterns such as {000..099}.tar too), or a list of these"
     )
+    media: Literal["image", "video"] = Field("video", description="an image is a clip of one frame")
+    caption: str = Field("caption", description="field of a sample's json that holds its text, or a list of texts")
     samples: int | None = Field(None, gt=0, description="streamed only: how many there are, if the schedule asks")
     weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size")
     frames: FramesConfig = FramesConfig()
@@ -174,7 +296,8 @@ class SourceConfig(Section):
 class AugmentConfig(Section):
     """What happens to the pixels of a training clip (SPEC 6.3)."""
 
-    crop: Literal["multi_scale", "center"] = "multi_scale"
+    crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
+    scale: tuple[float, float] = Field((0.5, 1.0), description="random_resized only: part of the area that is kept")
     flip: bool = True
     color_jitter: float = Field(0.0, ge=0)
     # among the numbers: a pixel may become its neighbour of 256
@@ -219,6 +342,14 @@ class BatchConfig(Section):
 
     global_: int = Field(alias="global", gt=0)
     micro: int = Field(gt=0)
+    media: Literal["alternate", "packed"] = Field(
+        "alternate",
+        description="sources of images and of clips: one medium a step, as published, or both in each batch",
+    )
+    pack: int = Field(16, gt=0, description="packed: so many draws hold whole shares of both media; divides micro")
+    split_contrastive: bool = Field(
+        False, description="a rank's whole share of a step is compared at once, `micro` rows in memory at a time"
+    )
 
 
 class OptimConfig(Section):
@@ -329,10 +460,13 @@ class RunConfig(Section):
 
 # Key paths whose change makes another experiment. Paths of weights and shards are not among them: what
 # lies there is compared by content (fingerprints in the checkpoint manifest).
-NUMBERS = ("seed", "task", "data", "batch.global", "optim", "schedule")
+NUMBERS = ("seed", "task", "data", "batch.global", "batch.media", "batch.pack", "optim", "schedule")
 RUNNING_INSIDE_NUMBERS = (
     "task.teacher.weights",
     "task.student.checkpoint_blocks",
+    "task.text.weights",
+    "task.text.vocabulary",
+    "task.text.checkpoint_layers",
     "data.workers",
     "data.max_bad_rate",
     "data.cache.*",
