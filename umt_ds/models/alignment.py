@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from umt_ds.kernels.align_loss import align_loss
 from umt_ds.models.layers import NORM_EPS, initialise_linear
-from umt_ds.models.vit import VideoViT, VitOutput, tap_layers
+from umt_ds.models.vit import Clips, VideoViT, VitOutput, tap_layers
 
 FeatureNorm = Literal["l2", "none"]
 
@@ -56,7 +56,7 @@ class AlignmentModel(nn.Module):
     """Encoder, and decoder k for the k-th tapped block in ascending order.
 
     norm: "l2" makes each output token a unit vector, "none" leaves it as the decoder made it.
-    decoder_eps: of the decoders' LayerNorm; 1e-6 in stage 1, 1e-5 in stage 2.
+    decoder_eps: of the decoders' LayerNorm; 1e-6 in stage 1, 1e-5 in stage 2. layers: 0 aligns nothing.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AlignmentModel(nn.Module):
         decoder_eps: float = NORM_EPS,
     ) -> None:
         super().__init__()
-        self.taps = tap_layers(encoder.size.depth, layers, interval)
+        self.taps = tap_layers(encoder.size.depth, layers, interval) if layers else ()
         self.norm: FeatureNorm = norm
         self.encoder = encoder
         self.clip_decoder = nn.ModuleList(
@@ -85,6 +85,10 @@ class AlignmentModel(nn.Module):
         """The encoder's normed last tokens [B,V,D] and K normed taps [B,V,D]."""
         output: VitOutput = self.encoder(pixels, keep=keep, taps=self.taps, drop_noise=drop_noise)
         return output
+
+    def encode_packed(self, parts: Sequence[Clips]) -> list[VitOutput]:
+        """`encode` of clips and images in one row."""
+        return self.encoder.forward_packed(parts, taps=self.taps)
 
     def decode(self, output: VitOutput, pixels: Tensor, keep: Tensor | None) -> Tensor:
         """The decoders' features [K,B,V,C] for the taps of a pass over the same pixels and kept tokens."""

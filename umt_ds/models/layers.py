@@ -2,7 +2,8 @@
 
 Parameter names and arithmetic are those of the published checkpoints (SPEC 1.2 and 1.4).
 
-Shapes: B clips, T frames, h x w patches per frame, N = T·h·w tokens, V visible tokens, p patch side, D width.
+Shapes: B clips, T frames, h x w patches per frame, N = T·h·w tokens, V visible tokens, p patch side, D width. Blocks
+take [B,V,D], or with `lengths` the tokens of clips of any lengths in one row, [L,D].
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from umt_ds.errors import ConfigError
-from umt_ds.kernels.attention import attention
+from umt_ds.kernels.attention import Lengths, attention, attention_packed
 from umt_ds.kernels.embed_visible import embed_visible
 
 NORM_EPS = 1e-6
@@ -130,11 +131,12 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,V,D] to [B,V,D]."""
+    def forward(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
+        """[B,V,D] to [B,V,D], or [L,D] to [L,D]."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        query, key, value = self.qkv(x, bias).unflatten(-1, (3, self.heads, -1)).unbind(2)  # [B,V,heads,D/heads] each
-        out: Tensor = self.proj(attention(query, key, value).flatten(2))
+        query, key, value = self.qkv(x, bias).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # [B,V,heads,D/heads] each
+        mixed = attention(query, key, value) if lengths is None else attention_packed(query, key, value, lengths)
+        out: Tensor = self.proj(mixed.flatten(-2))
         return out
 
 
@@ -163,15 +165,16 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, x: Tensor, scales: Tensor | None = None) -> Tensor:
-        """[B,V,D] to [B,V,D]. scales f32 [2,B]: of the branches of attention and MLP (drop path); None leaves them."""
-        of_attention, of_mlp = (None, None) if scales is None else scales.type_as(x)[..., None, None].unbind(0)
-        x = _add(x, self.attn(self.norm1(x)), of_attention)
+    def forward(self, x: Tensor, scales: Tensor | None = None, lengths: Lengths | None = None) -> Tensor:
+        """[B,V,D] to [B,V,D], or [L,D] to [L,D]. scales f32 [2,B,1,1], or [2,L,1]: of the branches of attention and
+        MLP (drop path); None leaves them."""
+        of_attention, of_mlp = (None, None) if scales is None else scales.type_as(x).unbind(0)
+        x = _add(x, self.attn(self.norm1(x), lengths), of_attention)
         return _add(x, self.mlp(self.norm2(x)), of_mlp)
 
 
 def _add(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
-    """x + scale · branch: [B,V,D] twice, scale [B,1,1] or none."""
+    """x + scale · branch, the scale broadcast or none."""
     return x + branch if scale is None else torch.addcmul(x, branch, scale)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from umt_ds.errors import ConfigError
+from umt_ds.kernels.attention import Lengths
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.models.layers import IMAGENET, NORM_EPS, Block, PatchEmbed, PixelStatistics, initialise_linear
 from umt_ds.models.positions import PositionRule, position_table
@@ -27,6 +28,14 @@ class VitOutput(NamedTuple):
 
     tokens: Tensor
     taps: tuple[Tensor, ...]
+
+
+class Clips(NamedTuple):
+    """What the transformer looks at: arguments of `VideoViT.forward`, of clips that are alike."""
+
+    pixels: Tensor
+    keep: Tensor | None = None
+    drop_noise: Tensor | None = None
 
 
 def tap_layers(depth: int, layers: int, interval: float = 1.0) -> tuple[int, ...]:
@@ -110,17 +119,45 @@ class VideoViT(nn.Module):
         side by side; None keeps all. taps: ascending block numbers. drop_noise: f32 [depth,2,M·B] from
         `drop_path_noise`, for training. Raises ValueError in training with drop path but without noise.
         """
-        of_clip = None if keep is None else keep.reshape(len(pixels), -1)  # [B,M·V]
-        x = self.patch_embed(pixels, of_clip, self.position_table(pixels))  # [B,M·V,D]
-        if keep is not None:
-            x = x.reshape(*keep.shape, -1)  # [M·B,V,D]
+        x = self._embed(pixels, keep)  # [M·B,V,D]
         scales = self._branch_scales(drop_noise)
+        return self._run(x, None if scales is None else scales[..., None, None], taps)
+
+    def forward_packed(self, parts: Sequence[Clips], *, taps: Sequence[int] = ()) -> list[VitOutput]:
+        """`forward` of several sets of clips, images among them, in one row of tokens without padding: the same
+        outputs, from fewer and larger products."""
+        embedded = [self._embed(part.pixels, part.keep) for part in parts]  # [B,V,D] each, of any V
+        lengths = Lengths(tuple(x.shape[1] for x in embedded for _ in range(len(x))))
+        scales = [self._branch_scales(part.drop_noise) for part in parts]  # [depth,2,B] each
+        of_tokens = [
+            clip_scales[..., None].expand(*clip_scales.shape, x.shape[1]).flatten(2)  # [depth,2,B·V]
+            for clip_scales, x in zip(scales, embedded, strict=True)
+            if clip_scales is not None
+        ]
+        row = torch.cat([x.flatten(0, 1) for x in embedded])  # [L,D]
+        output = self._run(row, torch.cat(of_tokens, dim=2)[..., None] if of_tokens else None, taps, lengths)
+        sizes = [x.shape[0] * x.shape[1] for x in embedded]
+        split = [torch.split(out, sizes) for out in (output.tokens, *output.taps)]
+        outputs = []
+        for x, (tokens, *tapped) in zip(embedded, zip(*split, strict=True), strict=True):
+            outputs.append(VitOutput(tokens.view_as(x), tuple(tap.view_as(x) for tap in tapped)))
+        return outputs
+
+    def _embed(self, pixels: Tensor, keep: Tensor | None) -> Tensor:
+        """The kept tokens at their places: [M·B,V,D]."""
+        of_clip = None if keep is None else keep.reshape(len(pixels), -1)  # [B,M·V]
+        x: Tensor = self.patch_embed(pixels, of_clip, self.position_table(pixels))  # [B,M·V,D]
+        return x if keep is None else x.reshape(*keep.shape, -1)
+
+    def _run(self, x: Tensor, scales: Tensor | None, taps: Sequence[int], lengths: Lengths | None = None) -> VitOutput:
+        """All blocks, and the norm. x: [B,V,D] or [L,D]; scales: of each block, as `Block` takes them."""
         tapped = []
         for index, block in enumerate(self.blocks):
+            of_block = None if scales is None else scales[index]
             if index < self.checkpoint_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, x, scales[index], use_reentrant=False)
+                x = checkpoint(block, x, of_block, lengths, use_reentrant=False)
             else:
-                x = block(x, scales[index])
+                x = block(x, of_block, lengths)
             if index in taps:
                 tapped.append(x)
         tokens = self.norm(x)
@@ -139,10 +176,10 @@ class VideoViT(nn.Module):
             device=pixels.device,
         )
 
-    def _branch_scales(self, drop_noise: Tensor | None) -> Sequence[Tensor | None]:
-        """Of each block [2,B]; None where it drops nothing."""
+    def _branch_scales(self, drop_noise: Tensor | None) -> Tensor | None:
+        """f32 [depth,2,B]; None where nothing is dropped."""
         if not self.training or self.drop_path == 0.0:
-            return [None] * self.size.depth
+            return None
         if drop_noise is None:
             raise ValueError("drop path in training needs drop_noise: see drop_path_noise(seed, step, slots, depth)")
-        return branch_scales(drop_noise, self.drop_path).unbind(0)
+        return branch_scales(drop_noise, self.drop_path)

@@ -3,6 +3,8 @@
 Where flash-attn is installed and takes the tensors it is used (`flash.py` says which of its versions), else torch's own
 fused attention. `reference.py` says what all of them compute.
 
+Text asks for more (padded keys, dropout of the weights): that is always torch's.
+
 Shapes: B sequences, N queries, M keys and values, H heads, d width of a head, L tokens of all sequences in a row.
 """
 
@@ -17,11 +19,16 @@ from umt_ds.kernels.attention.lengths import Lengths
 __all__ = ["Lengths", "attention", "attention_packed"]
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, *, is_key: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
     """softmax(query · keyᵀ / √d) · value for each head: [B,N,H,d] with [B,M,H,d] twice to [B,N,H,d].
 
     Any strides but a last axis that is contiguous; statistics in fp32. torch.compile traces through it.
+    is_key: bool [B,M], False where a key is padding; each sequence has one key at least. dropout: of the weights.
     """
+    if is_key is not None or dropout > 0:
+        return fused.attention(query, key, value, is_key=is_key, dropout=dropout)
     version = _flash_version(query.device, query.dtype, query.shape[-1])
     if version is None:
         return fused.attention(query, key, value)

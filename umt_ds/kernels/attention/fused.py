@@ -9,9 +9,14 @@ from torch import Tensor
 from umt_ds.kernels.attention.lengths import Lengths
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, *, is_key: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
     """As `umt_ds.kernels.attention.attention`, any dtype and device."""
-    mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    mask = None if is_key is None else is_key[:, None, None, :]
+    mixed = F.scaled_dot_product_attention(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, dropout_p=dropout
+    )
     return mixed.transpose(1, 2)
 
 
