@@ -164,17 +164,10 @@ def pooled_student(encoder: VideoViT) -> Encode:
 def pooled_teacher(teacher: Teacher) -> Encode:
     """Mean over the frames of the image embedding: the class token's, or the mean of all patches in towers that
     have none. What CLIP compares with captions, so the best it has to say; it knows nothing of the frames' order."""
-    tower, device = teacher.tower, next(teacher.parameters()).device
+    device = next(teacher.parameters()).device
 
     def encode(pixels: Tensor) -> Tensor:
-        look = teacher.attend(pixels.to(device))
-        if tower.has_class_token:
-            first = torch.zeros(look.clips * look.frames, 1, dtype=torch.int64, device=device)
-            frames = look.last.output(first)  # [B·T,1,W]
-        else:
-            frames = look.last.output(None)[:, tower.prefix_tokens :]  # [B·T,S,W]
-        embedding = tower.project(frames).float().mean(dim=1)  # [B·T,C]
-        return embedding.view(len(pixels), -1, embedding.shape[-1]).mean(dim=1)
+        return teacher.attend(pixels.to(device)).embedding().mean(dim=1)
 
     return encode
 

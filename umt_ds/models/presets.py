@@ -1,4 +1,4 @@
-"""The sizes of the student by name. The width of its decoders is not here: it comes from the teacher."""
+"""The sizes of the student and of BERT by name. The width of the decoders is not here: it comes from the teacher."""
 
 from __future__ import annotations
 
@@ -31,5 +31,28 @@ def vit_size(preset: StudentPreset) -> VitSize:
             return VitSize(width=768, depth=12, heads=12, patch=16)
         case "vit_l16":
             return VitSize(width=1024, depth=24, heads=16, patch=16)
+        case _:
+            assert_never(preset)
+
+
+@dataclass(frozen=True)
+class BertSize:
+    """The numbers that fix a BERT. `hidden`: width inside the feed-forward parts; `max_tokens`: positions it knows."""
+
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    vocab_size: int = 30522
+    max_tokens: int = 512
+
+
+def bert_size(preset: Literal["bert_base", "bert_large"]) -> BertSize:
+    """The size of a named BERT, with the uncased vocabulary."""
+    match preset:
+        case "bert_base":
+            return BertSize(width=768, layers=12, heads=12, hidden=3072)
+        case "bert_large":
+            return BertSize(width=1024, layers=24, heads=16, hidden=4096)
         case _:
             assert_never(preset)

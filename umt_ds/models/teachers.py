@@ -185,6 +185,19 @@ class TeacherPass:
         features = torch.stack(self.features(keep, equal_frames=equal_frames))
         return unit_length(features) if self.teacher.norm == "l2" else features.float()
 
+    @torch.no_grad()
+    def embedding(self) -> Tensor:
+        """What CLIP compares with captions, frame by frame: f32 [B,T,C]; the class token's projection, or the mean over
+        all patches in towers that have none."""
+        tower = self.teacher.tower
+        if tower.has_class_token:
+            device = next(self.teacher.parameters()).device
+            first = torch.zeros(self.clips * self.frames, 1, dtype=torch.int64, device=device)
+            tokens = self.last.output(first)  # [F,1,W]
+        else:
+            tokens = self.last.output(None)[:, tower.prefix_tokens :]  # [F,S,W]
+        return tower.project(tokens).float().mean(dim=1).view(self.clips, self.frames, -1)
+
     def _take(self, state: Tensor, keep: Tensor) -> Tensor:
         """The kept tokens of a block output [F,P+S,W], prefix tokens stepped over: [M·B,V,W]."""
         tower = self.teacher.tower

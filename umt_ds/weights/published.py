@@ -1,4 +1,4 @@
-"""Translate published weights into the names of this project: CLIP teachers and UMT students.
+"""Translate published weights into the names of this project: CLIP teachers, UMT students, BERT, UMT's stage 2.
 
 Only names and layouts change here, never a number. Sizes that do not fit are the loader's business.
 """
@@ -29,6 +29,10 @@ _HF_TOP = {
     "post_layernorm.weight": "ln_post.weight",
     "post_layernorm.bias": "ln_post.bias",
 }
+# What old BERT files call the two tensors of a norm.
+_OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+# Heads and buffers of BERT that nothing here uses; the decoder is the word embeddings once more.
+_BERT_UNUSED = ("pooler.", "cls.seq_relationship.", "cls.predictions.decoder.")
 _STUDENT_PREFIXES = ("module.", "backbone.")
 
 
@@ -105,3 +109,47 @@ def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         key.removeprefix("encoder."): value for key, value in student_state(state).items() if key.startswith("encoder.")
     }
+
+
+def bert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A BERT file of Hugging Face in the keys of `models.bert.Bert`: `bert.…`, and `cls.…` where it has a word head.
+
+    Takes BertForPreTraining, BertForMaskedLM and the bare BertModel; pooler and next-sentence head are left out.
+    Raises WeightsError where there is no BERT.
+    """
+    named = {}
+    for key, value in state.items():
+        for old, new in _OLD_NORM.items():
+            key = key.replace(old, new)
+        bare = key.removeprefix("bert.")
+        if bare.startswith(_BERT_UNUSED) or key.endswith("position_ids"):
+            continue
+        named[key if key.startswith("cls.") else f"bert.{bare}"] = value
+    if "bert.embeddings.word_embeddings.weight" not in named:
+        raise WeightsError(
+            f"no BERT among {len(state)} tensors, the first is {next(iter(state), 'none')!r}",
+            hint="expected the names of Hugging Face's BertModel or BertForMaskedLM",
+        )
+    return named
+
+
+def is_video_text(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of stage 2, published or our own, and not of a student alone."""
+    return any(key.removeprefix("module.").startswith("vision_encoder.") for key in state)
+
+
+def video_text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of stage 2, published or our own, in the keys of `models.video_text.VideoTextModel`.
+
+    The teacher that published files hold is left out, and the tied decoder; the temperature gets its dimension.
+    """
+    named = {key.removeprefix("module."): value for key, value in state.items()}
+    kept = {
+        key: value
+        for key, value in named.items()
+        if not key.startswith(("clip_teacher.", "text_encoder.cls.predictions.decoder."))
+        and not key.endswith("position_ids")
+    }
+    if "temp" in kept:
+        kept["temp"] = kept["temp"].reshape(1)
+    return kept

@@ -1,0 +1,158 @@
+"""BERT in two halves: the lower layers read text, the upper ones look at a video too. The door to transformers' BERT.
+
+The parts (embeddings, projections, feed-forward, head) are transformers' own, under the published names; how they are
+run is here, because keys and values of a video are made once for all texts that look at it, and because attention goes
+through our door. (transformers' own layers, seen in 5.23, turn causal without padding when they are given
+cross-attention.) A test holds whole passes against transformers' models.
+
+Shapes: R texts, L tokens, W width, A heads, B videos (or images), N tokens of each, D width of the video, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.models.bert import modeling_bert as hugging_face
+from transformers.models.bert.configuration_bert import BertConfig
+
+from umt_ds.errors import ConfigError
+from umt_ds.kernels.attention import attention
+from umt_ds.models.presets import BertSize
+
+# they are typed by half
+Embeddings: Any = hugging_face.BertEmbeddings
+Layer: Any = hugging_face.BertLayer
+Transform: Any = hugging_face.BertPredictionHeadTransform
+
+
+class WordHead(nn.Module):
+    """Which word stands here: transformers' transform, then the word embeddings themselves, and a bias."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.transform: Any = Transform(config)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        """[M,W] with word embeddings [V,W] to logits [M,V]."""
+        return F.linear(self.transform(x), words, self.bias)
+
+
+class Bert(nn.Module):
+    """Text encoder, fusion encoder and word head; `bert.…` and `cls.…` as in published checkpoints (SPEC 7.1).
+
+    The last `fusion_layers` layers have cross-attention to videos of `video_width`. dropout: of states and of attention
+    weights, in training. checkpoint_layers: recompute the activations of the first n layers in the backward pass.
+    Raises ConfigError where no layer is left to read text.
+    """
+
+    def __init__(
+        self,
+        size: BertSize,
+        *,
+        fusion_layers: int,
+        video_width: int,
+        dropout: float = 0.1,
+        checkpoint_layers: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 < fusion_layers < size.layers:
+            raise ConfigError(
+                f"fusion_layers={fusion_layers} leaves none of {size.layers} layers to read text",
+                hint=f"1 to {size.layers - 1}; published: 3 of 12, 5 of 24",
+            )
+        config: Any = BertConfig(
+            vocab_size=size.vocab_size,
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=size.hidden,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            max_position_embeddings=size.max_tokens,
+        )
+        layers = [Layer(config) for _ in range(size.layers - fusion_layers)]
+        # `is_decoder` gives a layer its cross-attention; what else it changes lies in the forward that is not used
+        crossing: Any = BertConfig(**{**config.to_dict(), "is_decoder": True, "add_cross_attention": True})
+        for _ in range(fusion_layers):
+            layer = Layer(crossing)
+            layer.crossattention.self.key = nn.Linear(video_width, size.width)
+            layer.crossattention.self.value = nn.Linear(video_width, size.width)
+            layers.append(layer)
+        self.size = size
+        self.text_layers = size.layers - fusion_layers
+        self.dropout = dropout
+        self.checkpoint_layers = checkpoint_layers
+        encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+        self.bert: Any = nn.ModuleDict({"embeddings": Embeddings(config), "encoder": encoder})
+        self.cls: Any = nn.ModuleDict({"predictions": WordHead(config)})
+        self.apply(_initialise)
+
+    @property
+    def layers(self) -> Any:
+        """All layers, text first."""
+        return self.bert["encoder"]["layer"]
+
+    def encode(self, ids: Tensor, is_token: Tensor) -> Tensor:
+        """Text alone, through the lower layers. ids i64 [R,L], is_token bool [R,L] (False: padding) to [R,L,W]."""
+        x: Tensor = self.bert["embeddings"](ids)
+        for index in range(self.text_layers):
+            x = self._run(index, x, is_token)
+        return x
+
+    def fuse(self, text: Tensor, is_token: Tensor, video: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Encoded text [R,L,W] looks at videos [B,N,D], text r at video rows[r] (i64 [R]; None: R = B): [R,L,W]."""
+        for index in range(self.text_layers, self.size.layers):
+            text = self._run(index, text, is_token, video, rows)
+        return text
+
+    def words(self, x: Tensor) -> Tensor:
+        """States [M,W] to logits over the vocabulary [M,V]."""
+        logits: Tensor = self.cls["predictions"](x, self.bert["embeddings"].word_embeddings.weight)
+        return logits
+
+    def _run(
+        self, index: int, x: Tensor, is_token: Tensor, video: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        run: Callable[..., Tensor] = self._layer
+        if index < self.checkpoint_layers and torch.is_grad_enabled():
+            out: Tensor = checkpoint(run, index, x, is_token, video, rows, use_reentrant=False)
+            return out
+        return run(index, x, is_token, video, rows)
+
+    def _layer(self, index: int, x: Tensor, is_token: Tensor, video: Tensor | None, rows: Tensor | None) -> Tensor:
+        """Self-attention, cross-attention where there is a video, feed-forward; each with its residual and norm."""
+        layer = self.layers[index]
+        own = layer.attention.self
+        mixed = self._attend(own, x, own.key(x), own.value(x), is_token)
+        x = layer.attention.output(mixed, x)
+        if video is not None:
+            cross = layer.crossattention.self
+            key, value = cross.key(video), cross.value(video)  # [B,N,W]
+            if rows is not None:
+                key, value = key[rows], value[rows]  # [R,N,W]
+            x = layer.crossattention.output(self._attend(cross, x, key, value, None), x)
+        out: Tensor = layer.output(layer.intermediate(x), x)
+        return out
+
+    def _attend(self, part: Any, x: Tensor, key: Tensor, value: Tensor, is_key: Tensor | None) -> Tensor:
+        """Queries of x [R,L,W] over keys and values [R,M,W]: [R,L,W]."""
+        query, key, value = (y.unflatten(-1, (self.size.heads, -1)) for y in (part.query(x), key, value))
+        dropout = self.dropout if self.training else 0.0
+        return attention(query, key, value, is_key=is_key, dropout=dropout).flatten(2)
+
+
+def _initialise(module: nn.Module) -> None:
+    """BERT's own start: normal 0.02, biases 0, norms 1 and 0 (as they are made)."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()
