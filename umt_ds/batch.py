@@ -49,6 +49,15 @@ class Batch:
         """The rows of one medium each: itself, and what it is packed with."""
         return (self,) if self.packed_with is None else (replace(self, packed_with=None), self.packed_with)
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of its rows; what is counted over all of them (digest, substitutes) stays behind."""
+        assert self.packed_with is None, "take the rows of each part"
+
+        def some(tensor: Tensor) -> Tensor:
+            return tensor[start:stop]
+
+        return replace(self._moved(some), keys=self.keys[start:stop], digest=0, substituted=0)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device` (asynchronous from pinned memory)."""
         return self._moved(lambda tensor: tensor.to(device, non_blocking=True))

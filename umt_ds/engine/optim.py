@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -10,15 +11,16 @@ from torch import nn
 from umt_ds.config.schema import OptimConfig
 
 
-def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(module: nn.Module, weight_decay: float, *, also: Collection[str] = ()) -> list[dict[str, Any]]:
     """Two AdamW groups: matrices decay; every tensor of one dimension (biases, norms, q_bias, v_bias) does not.
 
+    also: names of parameters that decay although they have one dimension.
     Source: SPEC 5 (B/16 with decoders: 55 tensors decayed, 129 not).
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    parameters = [(p.ndim > 1 or name in also, p) for name, p in module.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, "lr_scale": 1.0},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "lr_scale": 1.0},
+        {"params": [p for decays, p in parameters if decays], "weight_decay": weight_decay, "lr_scale": 1.0},
+        {"params": [p for decays, p in parameters if not decays], "weight_decay": 0.0, "lr_scale": 1.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -1,0 +1,192 @@
+"""Stage 2 gives what the published modules give: encoders, similarities, four losses, fusion, heads, key names.
+
+Every size comes from the file itself, so that another file of the same form is judged unedited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from umt_ds.config.schema import Stage2Config
+from umt_ds.losses.contrastive import contrastive_loss
+from umt_ds.losses.masked_lm import HiddenWords
+from umt_ds.models.alignment import unit_length
+from umt_ds.models.bert import Bert
+from umt_ds.models.presets import BertSize, VitSize, bert_size, vit_size
+from umt_ds.models.teachers import build_teacher
+from umt_ds.models.video_text import VideoEncoder, compared
+from umt_ds.models.vit import Clips, VideoViT
+from umt_ds.tasks.stage2_module import FalsePairs, Rows, Stage2Module
+from umt_ds.weights.load import load_strict
+from umt_ds.weights.published import teacher_state, video_text_state
+
+Golden = Callable[[str], Any]
+Keys = Callable[..., dict[str, tuple[int, ...]]]
+OUTPUTS = {"rtol": 0, "atol": 1e-5}
+MEDIA = ("video", "image")
+
+
+def module_of(
+    vit: VitSize, bert: BertSize, *, fusion_layers: int, embed_width: int, out_width: int, layers: int
+) -> Stage2Module:
+    vision = VideoEncoder(VideoViT(vit), out_width=out_width, layers=layers, interval=1.0, norm="l2")
+    text = Bert(bert, fusion_layers=fusion_layers, video_width=vit.width, dropout=0.0)
+    config = Stage2Config.model_validate(
+        {"kind": "stage2", "text": {"weights": "none"}, "teacher": {"weights": "random"}, "embed_width": embed_width}
+    )
+    return Stage2Module(vision, text, config=config, seed=0).eval()
+
+
+def published_module(file: dict[str, Any]) -> Stage2Module:
+    ve, bert = file["cfg"]["ve"], file["cfg"]["bert"]
+    module = module_of(
+        VitSize(ve["encoder_embed_dim"], ve["encoder_depth"], ve["encoder_num_heads"], ve["patch_size"]),
+        BertSize(
+            width=bert["hidden_size"],
+            layers=bert["num_hidden_layers"],
+            heads=bert["num_attention_heads"],
+            hidden=bert["intermediate_size"],
+            vocab_size=bert["vocab_size"],
+            max_tokens=bert["max_position_embeddings"],
+        ),
+        fusion_layers=bert["num_hidden_layers"] - bert["fusion_layer"],
+        embed_width=file["cfg"]["embed_dim"],
+        out_width=ve["clip_output_dim"],
+        layers=ve["clip_return_layer"],
+    )
+    load_strict(module, video_text_state(file["state"]), where="stage2_umt.pt")
+    return module
+
+
+def rows_of(file: dict[str, Any], medium: str, *, hidden: HiddenWords | None = None) -> Rows:
+    part = file[medium]
+    mask = part["mask"]
+    keep = torch.arange(mask.shape[1]).expand_as(mask)[~mask].view(len(mask), -1)
+    return Rows(
+        medium="video" if medium == "video" else "image",
+        clips=Clips(part["img"].transpose(1, 2), keep),
+        pooled_frames=1,
+        ids=file["input_ids"],
+        is_token=file["attention_mask"].bool(),
+        hidden=hidden,
+        names=part["idx"][:, None].expand(-1, 2),
+        slots=torch.arange(len(mask)),
+        targets=tuple(part["clip_vis"]),
+    )
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, **OUTPUTS)
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_encoders_and_similarities_are_the_published_ones(golden: Golden, medium: str) -> None:
+    file = golden("stage2_umt.pt")
+    module, rows, part = published_module(file), rows_of(file, medium), file[medium]
+    vision = module.vision_encoder
+
+    output = vision.encode(*rows.clips)
+    pooled = vision.pool(output.tokens, frames=1)
+    text = module.text_encoder.encode(rows.ids, rows.is_token)
+
+    close(output.tokens, part["vision_embeds"])
+    close(pooled, part["pooled"])
+    close(vision.decode(output, rows.clips.pixels, rows.clips.keep), unit_length(part["student"]))
+    close(module.vision_proj(pooled), part["vision_proj"])
+    close(text, part["text_embeds"])
+    close(module.text_proj(text[:, 0]), part["text_proj"])
+    video, caption = compared(module.embed_video(pooled)), module.embed_text(text)
+    close(video @ caption.T / module.temperature(), part["sim_v2t"])
+    close(caption @ video.T / module.temperature(), part["sim_t2v"])
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
+    file = golden("stage2_umt.pt")
+    module, part = published_module(file), file[medium]
+    labels, ids = part["mlm_labels"], part["mlm_ids"]
+    places = (labels != -100).flatten().nonzero().squeeze(1)
+    rows = rows_of(file, medium, hidden=HiddenWords(ids, places, labels.flatten()[places], len(places)))
+    (seen,) = module._look([rows])
+
+    close(seen.losses["uta"], part["loss_uta"])
+
+    same = part["idx"][:, None] == part["idx"][None]
+    vtc = contrastive_loss(seen.video, seen.caption, temperature=module.temperature(), same=same)
+    close(vtc, part["loss_vtc"])
+
+    every = torch.ones(len(labels), dtype=torch.bool)
+    false = FalsePairs(
+        seen.tokens, seen.text, rows.is_token, part["vtm_negative_video"], every, part["vtm_negative_text"], every
+    )
+    matching, guessing = module._fuse(rows, seen, false)
+    close(matching / (3 * len(labels)), part["loss_vtm_seed7"])
+    close(guessing / len(places), part["mlm_loss_fixed"])
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_fusion_and_its_heads_are_the_published_ones(golden: Golden, medium: str) -> None:
+    file = golden("stage2_umt.pt")
+    module, rows, part = published_module(file), rows_of(file, medium), file[medium]
+    text, tokens = module.text_encoder, part["vision_embeds"]
+
+    fused = text.fuse(part["text_embeds"], rows.is_token, tokens)
+    close(fused, part["fusion"])
+    close(module.match(fused), part["itm_logits"])
+
+    guessed = text.fuse(text.encode(part["mlm_ids"], rows.is_token), rows.is_token, tokens)
+    column = part["mlm_logits_col2"]
+    close(text.words(guessed[:, 2])[:, : column.shape[1]], column)
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_embeddings_for_evaluation_see_all_tokens_and_keep_the_frames(golden: Golden, medium: str) -> None:
+    file = golden("stage2_umt.pt")
+    vision, pixels = published_module(file).vision_encoder, file[medium]["img"].transpose(1, 2)
+    output = vision.encode(pixels)
+    close(output.tokens, file[medium]["eval_embeds"])
+    close(vision.pool(output.tokens, frames=pixels.shape[2]), file[medium]["eval_pooled"])
+
+
+def test_the_teacher_gives_the_published_targets(golden: Golden) -> None:
+    file = golden("stage2_umt.pt")
+    cfg = file["cfg"]["teacher"]
+    state = {key.removeprefix("clip_teacher."): value for key, value in file["state"].items() if "clip_teacher" in key}
+    vision = {key: cfg[key] for key in ("width", "layers")}
+    vision |= {"image_size": cfg["side"], "patch_size": cfg["patch"], "head_width": cfg["width"] // cfg["heads"]}
+    teacher = build_teacher(
+        {"embed_dim": cfg["output_dim"], "quick_gelu": True, "vision_cfg": vision},
+        layers=cfg["return_layers"],
+        norm="none",
+        state=teacher_state(state),
+    )
+    for medium in MEDIA:
+        rows = rows_of(file, medium)
+        assert rows.clips.keep is not None
+        targets = teacher.attend(rows.clips.pixels).targets(rows.clips.keep, equal_frames=True)
+        close(targets, file[medium]["clip_vis"])
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_keys_and_shapes_are_those_of_published_checkpoints(published_keys: Keys, size: str) -> None:
+    published = published_keys(f"keys_stage2_{size}.txt")
+    vit, bert, fusion, width = {
+        "base": (vit_size("vit_b16"), bert_size("bert_base"), 3, 512),
+        "large": (vit_size("vit_l16"), bert_size("bert_large"), 5, 768),
+    }[size]
+    with torch.device("meta"):
+        module = module_of(vit, bert, fusion_layers=fusion, embed_width=width, out_width=width, layers=6)
+    ours = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    theirs = {
+        key: shape
+        for key, shape in published.items()
+        if not key.startswith("clip_teacher.") and "predictions.decoder" not in key and "position_ids" not in key
+    }
+    assert theirs.pop("temp") == ()
+    assert ours.pop("temp") == (1,)
+    assert ours == theirs
