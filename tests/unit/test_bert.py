@@ -94,9 +94,7 @@ def test_texts_that_share_a_video_share_its_keys_and_values() -> None:
     ids, is_token = texts(padded=True)
     video, rows = torch.randn(2, 5, 24), torch.tensor([1, 0, 1])
     text = bert.encode(ids, is_token)
-    torch.testing.assert_close(
-        bert.fuse(text, is_token, video, rows), bert.fuse(text, is_token, video[rows]), **CLOSE
-    )
+    torch.testing.assert_close(bert.fuse(text, is_token, video, rows), bert.fuse(text, is_token, video[rows]), **CLOSE)
 
 
 def test_recomputed_layers_give_the_same_gradients_also_with_dropout() -> None:
