@@ -17,10 +17,17 @@ Media = Literal["image", "video"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """Text as token ids. ids: i64 [B,L]; mask: bool [B,L], True where a token is (not padding)."""
+    """Text as token ids. ids: i64 [B,L]; mask: bool [B,L], True where a token is (not padding). clip_ids: i64 [B,77],
+    the same text for CLIP, where its text tower is a teacher."""
 
     ids: Tensor
     mask: Tensor
+    clip_ids: Tensor | None = None
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Tokens:
+        """The same text, each tensor moved."""
+        clip_ids = None if self.clip_ids is None else move(self.clip_ids)
+        return Tokens(move(self.ids), move(self.mask), clip_ids)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Batch:
             pixels=move(self.pixels),
             draws=move(self.draws),
             slots=move(self.slots),
-            text=None if self.text is None else Tokens(move(self.text.ids), move(self.text.mask)),
+            text=None if self.text is None else self.text.moved(move),
             labels=None if self.labels is None else move(self.labels),
             ids=None if self.ids is None else move(self.ids),
             packed_with=None if self.packed_with is None else self.packed_with._moved(move),

@@ -296,3 +296,43 @@ def _resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     if len(patches) == grid[0] * grid[1]:
         return table
     return torch.cat([class_row, resize_grid(patches[None], rows=grid[0], cols=grid[1])[0]])
+
+
+class TextTeacher(nn.Module):
+    """CLIP's frozen text tower, for those who align the projection of text with it (UMT table 16)."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> TextTeacher:
+        """Stay in eval mode, whatever `mode` says."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def embedding(self, ids: Tensor) -> Tensor:
+        """CLIP's tokens i64 [B,77] to the unit vectors that it compares with images: f32 [B,C]."""
+        embedded: Tensor = self.tower(ids)
+        return unit_length(embedded)
+
+
+def build_text_teacher(model: str, *, state: Mapping[str, Tensor] | None, seed: int = 0) -> TextTeacher:
+    """The text tower of a CLIP by preset or open_clip name. state: as `weights.published.text_teacher_state` makes it;
+    None draws random weights. Raises ConfigError for an unknown model, WeightsError for a misfit."""
+    from open_clip.model import _build_text_tower
+
+    config, _ = _architecture(model, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        tower = _build_text_tower(config["embed_dim"], dict(config["text_cfg"]), config.get("quick_gelu", False))
+    if state is not None:
+        try:
+            tower.load_state_dict(dict(state), strict=True)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"the text tower of teacher {model!r} cannot be loaded: {str(error)[:600]}",
+                hint="task.align_projections=visual_text needs a whole CLIP file, in OpenAI's or open_clip's layout",
+            ) from error
+    return TextTeacher(tower)

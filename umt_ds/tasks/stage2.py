@@ -16,7 +16,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Batch, Media
+from umt_ds.batch import Batch, Media, Tokens
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.schema import BertConfig, MaskConfig, OptimConfig, Stage2Config
 from umt_ds.data.text import CaptionTokenizer
@@ -30,14 +30,15 @@ from umt_ds.masking import MaskPlan, keep_digest
 from umt_ds.models.alignment import unit_length
 from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, bert_size, vit_size
-from umt_ds.models.teachers import Teacher, TeacherPass
+from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher, build_text_teacher
 from umt_ds.models.video_text import VideoEncoder, keeps_frames
 from umt_ds.models.vit import Clips, VideoViT, drop_path_noise
+from umt_ds.tasks.initial import read_weights, state_fingerprint
 from umt_ds.tasks.stage1 import COMPUTE_DTYPE, common_grid, load_teacher
 from umt_ds.tasks.stage2_module import Rows, Stage2Inputs, Stage2Module
 from umt_ds.weights.bert_folder import bert_folder_size, read_bert_folder
 from umt_ds.weights.load import LoadReport, load_strict
-from umt_ds.weights.published import is_video_text, student_state, video_text_state
+from umt_ds.weights.published import is_video_text, student_state, text_teacher_state, video_text_state
 
 log = logging.getLogger("umt_ds")
 
@@ -63,6 +64,11 @@ class Stage2Task:
         self._fingerprints = {"vocabulary": tokenizer.fingerprint}
         if config.teacher is not None and needs_teacher(config):
             self._teacher, self._fingerprints["teacher"] = load_teacher(config.teacher)
+        self._text_teacher: TextTeacher | None = None
+        if config.align_projections == "visual_text":
+            self._text_teacher = load_text_teacher(config)
+            self._fingerprints["text teacher"] = state_fingerprint(self._text_teacher.state_dict())
+            self._text_teacher.to(device)
         self._masks: dict[Media, MaskPlan | None] = media_masks(config, self._teacher)
         self._module = build_module(config, self._teacher, self._vocabulary, seed=seed)
         if self._teacher is not None:
@@ -151,6 +157,7 @@ class Stage2Task:
             slots=batch.slots,
             targets=targets,
             clip_video=clip_video,
+            clip_text=self._clip_text(batch.text),
         )
 
     def _hide_words(self, batch: Batch, step: int) -> HiddenWords:
@@ -179,6 +186,12 @@ class Stage2Task:
             keep = torch.arange(tokens, device=batch.pixels.device).expand(len(batch.pixels), -1)
         return look.features(keep, equal_frames=plan is None or plan.equal_frames)
 
+    def _clip_text(self, text: Tokens) -> Tensor | None:
+        if self._text_teacher is None:
+            return None
+        assert text.clip_ids is not None, "the loader tokenises captions for CLIP too"
+        return self._text_teacher.embedding(text.clip_ids)
+
     def _drop_noise(self, slots: Tensor, step: int) -> Tensor | None:
         encoder = self._module.vision_encoder.encoder
         return drop_path_noise(self._seed, step, slots, encoder.size.depth) if encoder.drop_path > 0 else None
@@ -190,6 +203,23 @@ class Stage2Task:
 def needs_teacher(config: Stage2Config) -> bool:
     """Whether anything is compared with the teacher."""
     return config.loss_weights.uta > 0 or config.align_projections != "none"
+
+
+def load_text_teacher(config: Stage2Config) -> TextTeacher:
+    """CLIP's text tower, out of the file of the teacher. Raises ConfigError where it is not as wide as the projections,
+    WeightsError where the file has no text tower."""
+    settings = config.teacher
+    assert settings is not None, "the schema demands one"
+    if settings.preset == "custom":
+        raise ConfigError(
+            "task.align_projections=visual_text needs a CLIP with a text tower; a custom teacher has none",
+            hint="task.align_projections=visual",
+        )
+    state = None
+    if settings.weights != "random":
+        assert isinstance(settings.weights, Path)
+        state = text_teacher_state(read_weights(settings.weights))
+    return build_text_teacher(settings.preset, state=state)
 
 
 def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, MaskPlan | None]:
@@ -221,6 +251,11 @@ def build_module(config: Stage2Config, teacher: Teacher | None, vocabulary: Voca
     size = vit_size(student.preset)
     if teacher is not None:
         common_grid(student.image_size, size.patch, teacher)
+    if teacher is not None and config.align_projections != "none" and teacher.out_width != config.embed_width:
+        raise ConfigError(
+            f"task.align_projections: CLIP's projections are {teacher.out_width} wide, not {config.embed_width}",
+            hint=f"task.embed_width={teacher.out_width}",
+        )
     aligned = teacher is not None and settings is not None and config.loss_weights.uta > 0
     torch.manual_seed(seed)
     vision = VideoEncoder(

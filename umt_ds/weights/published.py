@@ -58,6 +58,12 @@ def teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return visual
 
 
+def text_teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A CLIP file's text tower in open_clip's keys; OpenAI's and open_clip's layout, where it lies beside `visual.`."""
+    other = ("visual.", "logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size")
+    return {key.removeprefix("text."): value for key, value in state.items() if not key.startswith(other)}
+
+
 def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face's CLIP vision tower; transformers 5 names it with and without `vision_model.`."""
     named = any(key.startswith("vision_model.") for key in state)
