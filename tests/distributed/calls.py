@@ -69,7 +69,7 @@ class _ToyConfig:
 def _engine(settings: dict[str, Any], world: int, module: nn.Module) -> Engine:
     draws = MICRO * ACCUMULATION * world
     plan = RunPlan(
-        world=world, micro=MICRO, accumulation=ACCUMULATION, draws_per_step=draws, views_per_step=draws,
+        world=world, micro=MICRO, chunk=MICRO, accumulation=ACCUMULATION, draws_per_step=draws, views_per_step=draws,
         steps_per_epoch=1, total_steps=100, warmup_steps=0, peak_lr=LR, min_lr=0.0,
     )  # fmt: skip
     return build_engine(_ToyTask(module), _ToyConfig(OPTIM, EngineConfig(deepspeed="cpu.json")), plan, settings)  # type: ignore[arg-type]

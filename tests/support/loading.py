@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.support.shards import noisy_frames, write_shards
-from umt_ds.batch import Batch
+from umt_ds.batch import Batch, Tokens
 from umt_ds.data.augment import draw_view, render
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
@@ -87,3 +88,25 @@ def assert_same(one: Batch, other: Batch) -> None:
 def write_noise(folder: Path) -> Path:
     """40 samples of noise in 4 shards."""
     return write_shards(folder, [11, 9, 12, 8], members=noisy_frames)
+
+
+@dataclass(frozen=True)
+class Tokenizing:
+    """A tokenizer for the loader out of a function of captions."""
+
+    of: Callable[[list[str]], Tokens]
+
+    def clean(self, caption: str) -> str:
+        """Nothing but spaces says nothing."""
+        return caption.strip()
+
+    def __call__(self, captions: list[str]) -> Tokens:
+        return self.of(captions)
+
+
+def _numbers(captions: list[str]) -> Tokens:
+    ids = torch.tensor([[int(caption.split()[1])] for caption in captions])
+    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+LAST_NUMBER = Tokenizing(_numbers)  # of "clip 12": the number

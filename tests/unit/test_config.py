@@ -25,7 +25,11 @@ from umt_ds.config.schema import EngineConfig
 from umt_ds.config.show import as_tree, as_yaml, config_hash, diff_lines, flatten, numbers_of
 from umt_ds.errors import EXIT_BAD_CONFIG, ConfigError
 
-ENVIRONMENT = {"UMT_DATA": "/data", "UMT_CLIP_B16": "/clip/b16.pt", "UMT_CLIP_L14": "/clip/l14.pt"}
+ENVIRONMENT = {
+    "UMT_DATA": "/data", "UMT_CLIP_B16": "/clip/b16.pt", "UMT_CLIP_L14": "/clip/l14.pt", "UMT_BERT_BASE": "/bert/base",
+    "UMT_BERT_LARGE": "/bert/large", "UMT_STAGE1_B16": "/runs/b16", "UMT_STAGE1_L16": "/runs/l16",
+    "UMT_STAGE2_B16": "/runs/stage2",
+}  # fmt: skip
 DS_CONFIGS = sorted(Path(ds_configs.__file__).parent.glob("*.json"))
 
 # A whole run with nothing to spare: taking any leaf away leaves a required field missing, or a default.
@@ -394,7 +398,7 @@ def test_every_shipped_json_loads_and_is_what_its_name_says(path: Path, small: s
 def test_every_shipped_run_loads_and_names_files_that_exist(name: str) -> None:
     config = load_run(name)
     load_deepspeed_json(config.engine)
-    plan_run(config, world=2, num_samples=1_000_000)
+    plan_run(config, world=config.batch.global_ // config.batch.micro, num_samples=1_000_000)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
@@ -404,7 +408,7 @@ def test_every_shipped_file_begins_with_how_to_run_it_and_where_its_numbers_are_
     name = path.relative_to(CONFIGS).with_suffix("").as_posix()
     assert re.search(r"Source: \S", header)
     if not name.startswith("base/"):
-        assert re.search(rf"^# Run: .*umt(_ds)? train {name}\b", header, re.MULTILINE)
+        assert re.search(rf"^# Run: .*(umt(_ds)? train|umt-launch) {name}\b", header, re.MULTILINE)
         assert re.search(r"^# Source: \S", header, re.MULTILINE)
 
 
@@ -477,3 +481,50 @@ def test_a_difference_names_each_leaf_that_changed_and_no_other(small: str) -> N
     left, right = as_tree(load_run(small)), as_tree(load_run(small, ["batch.micro=2", "stop_at=3"]))
     assert diff_lines(left, right) == ["batch.micro: 4 → 2", "stop_at: None → 3"]
     assert diff_lines({"a": {"b": 1}}, {"a": {"c": 1}}) == ["a.b: 1 → –", "a.c: – → 1"]
+
+
+@pytest.mark.usefixtures("_environment")
+@pytest.mark.parametrize(
+    ("name", "different"),
+    [
+        ("b16", {"task.embed_width": 512, "task.text.preset": "bert_base", "task.text.fusion_layers": 3,
+                 "task.student.preset": "vit_b16", "task.student.drop_path": 0.1, "task.teacher.preset": "clip_b16"}),
+        ("l16", {"task.embed_width": 768, "task.text.preset": "bert_large", "task.text.fusion_layers": 5,
+                 "task.student.preset": "vit_l16", "task.student.drop_path": 0.2, "task.teacher.preset": "clip_l14"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("corpus", ["5m", "17m", "25m"])
+def test_the_recipes_of_stage_2_are_the_published_ones(name: str, corpus: str, different: dict[str, object]) -> None:
+    """UMT table 21; SPEC 7.1 to 7.6."""
+    config = load_run(f"stage2/{name}_{corpus}")
+    published = {
+        **different, "task.student.frames": 4, "task.mask.image.ratio": 0.5, "task.mask.video.ratio": 0.8,
+        "task.mask.image.kind": "semantic", "task.mask.video.kind": "semantic", "task.mlm.ratio": 0.5,
+        "task.text.max_tokens": 32, "task.text.dropout": 0.1, "task.teacher.layers": 6,
+        "task.teacher.pixels": "imagenet",
+        "task.loss_weights.vtc": 1.0, "task.loss_weights.vtm": 1.0, "task.loss_weights.mlm": 1.0,
+        "task.loss_weights.uta": 1.0, "task.vtc.temperature": 0.07, "task.vtc.bounds": [0.001, 0.5],
+        "task.vtm.negatives": "local", "task.vtm.hard": True, "task.mlm.mean": "local",
+        "batch.global": 4096, "batch.micro": 128, "batch.media": "alternate",
+        "optim.lr": 1e-4, "optim.lr_rule": "absolute", "optim.min_lr": 1e-6, "optim.betas": [0.9, 0.999],
+        "optim.weight_decay": 0.02, "optim.clip_grad": None, "schedule.epochs": 10, "schedule.warmup_epochs": 1,
+        "data.augment.crop": "random_resized", "data.augment.scale": [0.5, 1.0], "data.augment.flip": True, "seed": 42,
+    }  # fmt: skip
+    leaves = flatten(as_tree(config))
+    assert {key: leaves[key] for key in published} == published
+    videos = {source for source, settings in config.data.sources.items() if settings.media == "video"}
+    images = set(config.data.sources) - videos
+    assert videos == ({"webvid10m"} if corpus == "25m" else {"webvid2m"})
+    assert images == ({"cc3m"} if corpus == "5m" else {"cc3m", "coco", "vg", "sbu", "cc12m"})
+    assert all(config.data.sources[source].frames.policy == "intervals" for source in videos)
+
+
+@pytest.mark.usefixtures("_environment")
+def test_accumulation_that_would_shrink_the_contrast_is_refused_and_can_be_done_rightly() -> None:
+    with pytest.raises(ConfigError, match=r"from 4096 videos to 512") as refused:
+        plan_run(load_run("stage2/b16_5m"), world=4, num_samples=1_000_000)
+    assert "batch.split_contrastive=true" in str(refused.value)
+    split = plan_run(load_run("stage2/b16_5m", ["batch.split_contrastive=true"]), world=4, num_samples=1_000_000)
+    assert (split.micro, split.chunk, split.pieces, split.accumulation) == (1024, 128, 8, 1)
+    alone = ["task.loss_weights.vtc=0", "task.loss_weights.vtm=0"]
+    assert plan_run(load_run("stage2/b16_5m", alone), world=4, num_samples=1_000_000).accumulation == 8

@@ -18,6 +18,7 @@ from umt_ds.data.clips import Clip, caption_of, label_of, read_clip
 from umt_ds.data.decode import decode_array, decode_pictures
 from umt_ds.data.order import SampleRef
 from umt_ds.data.source import ShardSource
+from umt_ds.data.text import clean_caption
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream
 
@@ -149,10 +150,19 @@ def test_one_of_several_captions_is_drawn_by_key() -> None:
     drawn = [caption_of(captions, Stream(0, draw)) for draw in range(60)]
     assert set(drawn) == {"a", "b", "c"}
     assert drawn == [caption_of(captions, Stream(0, draw)) for draw in range(60)]
-    without: list[dict[str, object]] = [{}, {"caption": []}, {"caption": None}, {"caption": [1]}]
+    nothings: list[object] = [[], None, " ", ["", "?"]]
+    without: list[dict[str, object]] = [{}, *({"caption": nothing} for nothing in nothings)]
     for nothing in without:
         with pytest.raises(DecodeError, match="no caption"):
-            caption_of(nothing, Stream(0))
+            caption_of(nothing, Stream(0), clean=lambda text: text.strip(" ?"))
+    with pytest.raises(DecodeError, match="neither text nor a list"):
+        caption_of({"caption": [1]}, Stream(0))
+
+
+def test_captions_come_from_the_field_asked_for_and_those_that_say_nothing_are_passed_over() -> None:
+    record = {"title": ["", "A cat!", " "], "caption": "other"}
+    drawn = {caption_of(record, Stream(0, draw), field="title", clean=clean_caption) for draw in range(20)}
+    assert drawn == {"a cat"}
 
 
 def test_labels_are_whole_numbers_or_absent() -> None:

@@ -66,6 +66,7 @@ DOORS = {
     "decord": ("umt_ds.bench.prep", "umt_ds.bench.loader"),  # as what others use, to compare with
     "av": ("umt_ds.data.video*",),
     "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*"),
+    "tokenizers": ("umt_ds.data.text",),
     "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text"),
     "timm": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.mixing", "umt_ds.data.augment"),
     "webdataset": ("data_prep.writer", "umt_ds.data.stream"),

@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.loading import PLAN, assert_same, consume, global_batch, spec, write_noise
+from tests.support.loading import (
+    LAST_NUMBER,
+    PLAN,
+    Tokenizing,
+    assert_same,
+    consume,
+    global_batch,
+    spec,
+    write_noise,
+)
 from tests.support.shards import flip_byte, key_of_sample, undecodable, write_shards
 from umt_ds.batch import Batch, Tokens
 from umt_ds.data import pipeline
@@ -68,7 +77,7 @@ def test_a_substitute_leaves_all_other_draws_alone(tmp_path: Path) -> None:
 
 def test_label_and_caption_belong_to_the_clip_that_is_shown(tmp_path: Path) -> None:
     folder = write_shards(tmp_path, [11, 9], members=undecodable(*range(0, 20, 3)))
-    loader = Loader([spec(folder)], replace(PLAN, num_sample=2), tokenize=last_number, label_field="label")
+    loader = Loader([spec(folder)], replace(PLAN, num_sample=2), tokenize=LAST_NUMBER, label_field="label")
     batches = [b for step in range(5) for b in loader.micro_batches(step)]
     assert sum(b.substituted for b in batches) > 10
     for b in batches:
@@ -78,12 +87,6 @@ def test_label_and_caption_belong_to_the_clip_that_is_shown(tmp_path: Path) -> N
         assert torch.equal(b.pixels[:, 0, 0, 0, 0].long(), b.labels)  # red is the number of the sample
         assert torch.equal(b.text.ids[:, 0], b.labels)
         assert b.text.mask.all()
-
-
-def last_number(captions: list[str]) -> Tokens:
-    """A tokenizer for "clip 12": the number."""
-    ids = torch.tensor([[int(caption.split()[1])] for caption in captions])
-    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
 
 
 def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_our_own_bugs_are_never_swallowed(folder: Path, workers: int) -> None:
     def buggy(captions: list[str]) -> Tokens:
         raise KeyError("a bug")
 
-    loader = Loader([spec(folder)], replace(PLAN, num_workers=workers), tokenize=buggy)
+    loader = Loader([spec(folder)], replace(PLAN, num_workers=workers), tokenize=Tokenizing(buggy))
     with pytest.raises(KeyError, match="a bug"):
         list(loader.micro_batches(0))
     assert loader.faults.draws == 0
@@ -235,7 +238,7 @@ def test_workers_that_stand_still_give_one_clear_error(folder: Path, monkeypatch
         raise AssertionError
 
     plan = replace(PLAN, num_workers=1, stall_limit_s=0.5)
-    loader = Loader([spec(folder)], plan, tokenize=sleepy)
+    loader = Loader([spec(folder)], plan, tokenize=Tokenizing(sleepy))
     with pytest.raises(MachineError, match="no batch came"):
         list(loader.micro_batches(0))
     loader.close()

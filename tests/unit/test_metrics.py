@@ -25,7 +25,7 @@ from umt_ds.engine.speed import Lap
 CPU = torch.device("cpu")
 # draws of two views each; the rate is 0, 5e-4, 1e-3 in the three steps of the warm-up
 PLAN = RunPlan(
-    world=2, micro=4, accumulation=1, draws_per_step=8, views_per_step=16, steps_per_epoch=10,
+    world=2, micro=4, chunk=4, accumulation=1, draws_per_step=8, views_per_step=16, steps_per_epoch=10,
     total_steps=100, warmup_steps=3, peak_lr=1e-3, min_lr=0.0,
 )  # fmt: skip
 HEARD = Heard(

@@ -71,7 +71,7 @@ def test_a_device_makes_the_same_views_within_one_grey_level(folder: Path, finis
 
 def test_the_worker_ships_the_files_once_for_all_views_and_only_crops_of_the_rest(folder: Path) -> None:
     plan = replace(PLAN, num_sample=2, image_side=32, on_device="decode")
-    packed = Loader([spec(folder)], plan).builder(0).packed
+    packed = Loader([spec(folder)], plan).builder(0).parts[0].packed
     assert packed is not None
     num_jpegs = sum(piece.is_jpeg for piece in packed.pieces) // 2
     assert 0 < num_jpegs < 12  # the PNG clips among them are decoded by the worker

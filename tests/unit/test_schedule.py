@@ -22,7 +22,7 @@ K710_SAMPLES = 658_340  # about the size of the training list
 
 def plan(total: int, warmup: int, *, peak: float = 1.2e-3, low: float = 8e-5) -> RunPlan:
     return RunPlan(
-        world=1, micro=1, accumulation=1, draws_per_step=1, views_per_step=1, steps_per_epoch=1,
+        world=1, micro=1, chunk=1, accumulation=1, draws_per_step=1, views_per_step=1, steps_per_epoch=1,
         total_steps=total, warmup_steps=warmup, peak_lr=peak, min_lr=low,
     )  # fmt: skip
 

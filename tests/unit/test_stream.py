@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.loading import PLAN, consume, spec
+from tests.support.loading import LAST_NUMBER, PLAN, consume, spec
 from tests.support.object_store import upload
 from tests.support.shards import frame, key_of_sample, noisy_frames, picture, png_frames, undecodable, write_shards
 from tests.support.videos import write_video
 from tests.support.web_server import web_server
-from umt_ds.batch import Batch, Tokens
+from umt_ds.batch import Batch
 from umt_ds.config.load import load_run
 from umt_ds.data import stream as stream_module
 from umt_ds.data.frames import FramePolicy
@@ -53,16 +53,10 @@ def stream(*names: str, samples: int | None = None, frames: int = 1) -> SourceSp
 
 
 def load(source: SourceSpec, steps: int = 4, *, plan: LoaderPlan = PLAN, tokenize: bool = False) -> list[Batch]:
-    loader = Loader([source], plan, tokenize=last_number if tokenize else None, label_field="label")
+    loader = Loader([source], plan, tokenize=LAST_NUMBER if tokenize else None, label_field="label")
     batches = [batch for step in range(steps) for batch in loader.micro_batches(step)]
     loader.close()
     return batches
-
-
-def last_number(captions: list[str]) -> Tokens:
-    """A tokenizer for "clip 12": the number."""
-    ids = torch.tensor([[int(caption.split()[1])] for caption in captions])
-    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
 
 
 def keys_of(batches: list[Batch]) -> list[str]:

@@ -256,7 +256,7 @@ def _by_simplejpeg(make: MakeLoader, turn: int, *, draws: int) -> Run:
     """The frames that `_in_process` shows in this turn, without reading them: the worker packs them for a device."""
     numbers = _batches(turn, draws)
     with closing(make(0, "decode")) as loader:
-        packs = [loader.builder(number + 1).packed for number in numbers]
+        packs = [loader.builder(number + 1).parts[0].packed for number in numbers]
     if not all(piece.is_jpeg for pack in packs if pack for piece in pack.pieces):
         raise ConfigError("some frames there are no JPEG", hint="--against plain leaves simplejpeg out")
     files = [f.numpy().tobytes() for pack in packs if pack for f in torch.split(pack.files, list(pack.file_sizes))]

@@ -54,7 +54,7 @@ def measure_loader(config: RunConfig, *, seconds: float = 10.0) -> LoaderRate:
 def plan_of(draws: int, *, views: int = 1) -> RunPlan:
     """A plan of one rank that shows so many draws at a time."""
     return RunPlan(
-        world=1, micro=draws, accumulation=1, draws_per_step=draws, views_per_step=draws * views,
+        world=1, micro=draws, chunk=draws, accumulation=1, draws_per_step=draws, views_per_step=draws * views,
         steps_per_epoch=1, total_steps=1, warmup_steps=0, peak_lr=0.0, min_lr=0.0,
     )  # fmt: skip
 

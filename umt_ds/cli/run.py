@@ -72,7 +72,7 @@ def _train(config: RunConfig, job: Job, run: Path, stop: Stop, watchdog: Watchdo
     precision = precision_of(settings)
     plan = plan_run(config, world=job.world.size, num_samples=count_samples(config))
     loader = build_loader(config, plan, job.world, device=job.device)
-    task = build_task(config, device=job.device, precision=precision)
+    task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}
     store = CheckpointStore(
         run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.schema import RunConfig, Stage2Config
 from umt_ds.errors import ConfigError
 
 
@@ -14,6 +14,7 @@ class RunPlan:
 
     world: int
     micro: int  # draws per rank and micro-batch
+    chunk: int  # of those, in memory at a time: all, but with batch.split_contrastive
     accumulation: int
     draws_per_step: int
     views_per_step: int
@@ -22,6 +23,11 @@ class RunPlan:
     warmup_steps: int
     peak_lr: float
     min_lr: float
+
+    @property
+    def pieces(self) -> int:
+        """That a micro-batch is worked on in: 1, but with batch.split_contrastive."""
+        return self.micro // self.chunk
 
 
 def accumulation_of(global_draws: int, micro: int, world: int) -> int:
@@ -64,11 +70,16 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
             f"warm-up ({warmup} steps) is not shorter than the run ({total} steps)",
             hint="shorten schedule.warmup_*",
         )
+    micro, accumulation = batch.micro, accumulation_of(batch.global_, batch.micro, world)
+    if batch.split_contrastive:
+        micro, accumulation = micro * accumulation, 1
+    _refuse_shrunken_contrast(config, micro * world, accumulation)
     scale = views / 256 if optim.lr_rule == "per_256" else 1.0
     return RunPlan(
         world=world,
-        micro=batch.micro,
-        accumulation=accumulation_of(batch.global_, batch.micro, world),
+        micro=micro,
+        chunk=batch.micro,
+        accumulation=accumulation,
         draws_per_step=batch.global_,
         views_per_step=views,
         steps_per_epoch=steps_per_epoch,
@@ -77,3 +88,17 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
         peak_lr=optim.lr * scale,
         min_lr=optim.min_lr * scale,
     )
+
+
+def _refuse_shrunken_contrast(config: RunConfig, together: int, accumulation: int) -> None:
+    """Raises ConfigError where rows of one step would be compared in parts, which is another objective."""
+    task = config.task
+    if accumulation == 1 or not isinstance(task, Stage2Config):
+        return
+    if task.loss_weights.vtc or task.loss_weights.vtm:
+        raise ConfigError(
+            f"{accumulation} micro-batches a step would shrink what each text is compared with from "
+            f"{config.batch.global_} videos to {together}",
+            hint="batch.split_contrastive=true compares all of them, batch.micro rows in memory at a time; "
+            "or more ranks, or a larger batch.micro",
+        )

@@ -3,12 +3,14 @@
 All frames of a clip are treated alike, and every choice comes from a keyed stream. Pixels stay uint8;
 the model normalises on its device. T frames, H x W pixels.
 
-torch resizes: on bytes it follows Pillow's arithmetic with weights of 15 bits for 22, six times as fast. A value is
-Pillow's or, where that sum lies close to a half, its neighbour; Pillow does the colours.
+torch resizes, bilinear (stage 1, recognition) or bicubic (stage 2): on bytes it follows Pillow's arithmetic with
+weights of 15 bits for 22, six times as fast. A value is Pillow's or, where that sum lies close to a half, its
+neighbour; Pillow does the colours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,9 +26,12 @@ from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
+RATIOS = (3 / 4, 4 / 3)  # width to height of a random part of a frame
+_TRIES = 10
 
 Pixels = NDArray[np.uint8]
-CropKind = Literal["multi_scale", "center"]
+CropKind = Literal["multi_scale", "random_resized", "center"]
+Filter = Literal["bilinear", "bicubic"]
 ColourOp = tuple[Literal["brightness", "contrast", "saturation", "hue"], float]
 
 
@@ -78,6 +83,7 @@ class Placement:
     size: tuple[int, int]
     left: int = 0
     top: int = 0
+    filter: Filter = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -96,15 +102,19 @@ def draw_view(
     side: int,
     stream: Stream,
     crop: CropKind = "multi_scale",
+    scale: tuple[float, float] = (0.5, 1.0),
     flip: bool = False,
     jitter: ColorJitter = NO_JITTER,
 ) -> View:
     """A random view of a clip of that size: crop and resize, colour jitter, then with `flip` a mirror image half of
-    the time. Source: SPEC 6.3, stage 1.
+    the time. Source: SPEC 6.3, stage 1; random_resized, of which `scale` is the part of the area: SPEC 7.6.
     """
     match crop:
         case "multi_scale":
             placement = Placement(draw_crop(width, height, side=side, stream=stream), (side, side))
+        case "random_resized":
+            area = draw_area(width, height, scale=scale, stream=stream)
+            placement = Placement(area, (side, side), filter="bicubic")
         case "center":
             placement = centred(width, height, side)
         case _:
@@ -115,8 +125,21 @@ def draw_view(
 
 def centre_view(frames: Pixels, *, side: int) -> Pixels:
     """The view for evaluation, without chance: u8 [T,H,W,3] → u8 [T,side,side,3]."""
+    return _placed(frames, centred(frames.shape[2], frames.shape[1], side), side)
+
+
+def stretch_view(frames: Pixels, *, side: int) -> Pixels:
+    """The whole frame in a square, whatever its shape: u8 [T,H,W,3] → u8 [T,side,side,3].
+
+    Source: SPEC 7.6, test (bicubic; antialiased here, as torchvision does it today).
+    """
+    crop = Crop(0, 0, frames.shape[2], frames.shape[1])
+    return _placed(frames, Placement(crop, (side, side), filter="bicubic"), side)
+
+
+def _placed(frames: Pixels, place: Placement, side: int) -> Pixels:
     out = np.empty((len(frames), side, side, 3), np.uint8)
-    render(frames, View(centred(frames.shape[2], frames.shape[1], side)), out)
+    render(frames, View(place), out)
     return out
 
 
@@ -134,6 +157,21 @@ def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
     corners = crop_corners(width - crop_width, height - crop_height)
     left, top = corners[stream.integer(len(corners))]
     return Crop(left, top, crop_width, crop_height)
+
+
+def draw_area(width: int, height: int, *, scale: tuple[float, float], stream: Stream) -> Crop:
+    """A part of the area between `scale`, its shape between 3:4 and 4:3, anywhere; the largest such one in the centre
+    where ten draws do not fit. Source: SPEC 7.6, torchvision's RandomResizedCrop.
+    """
+    low, high = RATIOS
+    for _ in range(_TRIES):
+        area = width * height * stream.uniform(*scale)
+        ratio = math.exp(stream.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Crop(stream.integer(width - w + 1), stream.integer(height - h + 1), w, h)
+    w, h = min(width, round(height * high)), min(height, round(width / low))
+    return Crop((width - w) // 2, (height - h) // 2, w, h)
 
 
 @lru_cache(maxsize=256)  # the clips of a set are of few sizes
@@ -168,10 +206,10 @@ def render(frames: Pixels, view: View, out: Pixels) -> None:
         pictures = pictures.flip(3)
     is_resized = (place.crop.width, place.crop.height) != place.size
     if is_resized and place.size == (side, side) and not view.colours:
-        _resize(pictures, place.size, out=target)
+        _resize(pictures, place, out=target)
         return
     if is_resized:
-        pictures = _resize(pictures, place.size)
+        pictures = _resize(pictures, place)
     if view.colours:
         pictures = _recoloured_clip(pictures, view.colours)
     target.copy_(pictures[:, :, place.top : place.top + side, place.left : place.left + side])
@@ -182,10 +220,12 @@ def cut(frames: Pixels, crop: Crop) -> Pixels:
     return frames[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
 
-def _resize(pictures: Tensor, size: tuple[int, int], out: Tensor | None = None) -> Tensor:
+def _resize(pictures: Tensor, place: Placement, out: Tensor | None = None) -> Tensor:
     """u8 [T,3,H,W] → u8 [T,3,h,w], antialiased. What F.interpolate calls, which has no `out` (torch 2.14)."""
-    resize: Callable[..., Tensor] = torch._C._nn._upsample_bilinear2d_aa
-    return resize(pictures, size[::-1], False, None, None, out=out)
+    kernels = torch._C._nn
+    bilinear = place.filter == "bilinear"
+    resize: Callable[..., Tensor] = kernels._upsample_bilinear2d_aa if bilinear else kernels._upsample_bicubic2d_aa
+    return resize(pictures, place.size[::-1], False, None, None, out=out)
 
 
 def _recoloured_clip(pictures: Tensor, colours: Sequence[ColourOp]) -> Tensor:

@@ -15,6 +15,9 @@ from umt_ds.data.records import Media, Member, media_of
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream, digest64
 
+# A caption as it is written → as it is tokenised.
+Clean = Callable[[str], str]
+
 # Number of stored frames → the frames to show. Pure: it may be asked more than once.
 ChooseFrames = Callable[[int], list[int]]
 
@@ -93,6 +96,11 @@ def read_clip(
     return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
 
 
+def read_record(source: ClipSource[Ref], ref: Ref) -> Mapping[str, Any]:
+    """The json of one sample, with caption and label from its `txt` and `cls`. Raises DecodeError where it is bad."""
+    return _read_record(_Reading(source, ref))
+
+
 def _read_frames(
     read: _Reading[Any], choose: ChooseFrames, leave_jpegs: bool, memory: Memory
 ) -> tuple[Frames | Jpegs, list[int]]:
@@ -166,11 +174,18 @@ def label_of(record: Mapping[str, Any], field: str) -> int:
     return label
 
 
-def caption_of(record: Mapping[str, Any], stream: Stream) -> str:
-    """The caption; one of several by key. Raises DecodeError where the sample has none."""
-    captions = record.get("caption")
+def captions_of(record: Mapping[str, Any], *, field: str = "caption", clean: Clean = str.strip) -> list[str]:
+    """The captions in `field`, cleaned; none where nothing is left of them. Raises DecodeError for what is no text."""
+    captions = record.get(field) or []
     captions = [captions] if isinstance(captions, str) else captions
-    if not isinstance(captions, list) or not captions or not all(isinstance(c, str) for c in captions):
-        raise DecodeError("the sample has no caption")
-    caption: str = captions[stream.integer(len(captions))]
-    return caption
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise DecodeError(f"{field} is neither text nor a list of texts")
+    return [text for text in map(clean, captions) if text]
+
+
+def caption_of(record: Mapping[str, Any], stream: Stream, *, field: str = "caption", clean: Clean = str.strip) -> str:
+    """The caption, cleaned; one of several by key. Raises DecodeError where the sample has none that says anything."""
+    captions = captions_of(record, field=field, clean=clean)
+    if not captions:
+        raise DecodeError(f"the sample has no caption ({field} is missing or says nothing)")
+    return captions[stream.integer(len(captions))]

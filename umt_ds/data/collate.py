@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from umt_ds.batch import Batch, Media, Tokens
-from umt_ds.keyed import add_digests
+from umt_ds.keyed import add_digests, digest64
 
-Tokenize = Callable[[list[str]], Tokens]
+
+class Tokenize(Protocol):
+    """What makes tokens of captions in the workers."""
+
+    def clean(self, caption: str) -> str:
+        """The caption as it is tokenised; empty where it says nothing."""
+
+    def __call__(self, captions: list[str]) -> Tokens:
+        """Clean captions to tokens."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class Shown:
     """What one draw shows, besides its pixels."""
 
     draw: int
+    source: str
     key: str
     digest: int
     is_substitute: bool
@@ -46,6 +56,8 @@ def collate(
         substituted=sum(item.is_substitute for item in shown),
         text=_text(shown, views, tokenize),
         labels=_labels(shown, views),
+        # 63 bits: torch has no unsigned words of 64
+        ids=torch.tensor([digest64(item.source, item.key) >> 1 for item in shown]).repeat_interleave(views),
     )
 
 

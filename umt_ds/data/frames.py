@@ -15,7 +15,7 @@ import numpy as np
 from umt_ds.errors import ConfigError, DecodeError
 from umt_ds.keyed import Stream
 
-Sampling = Literal["sparse", "dense", "middle"]
+Sampling = Literal["sparse", "dense", "intervals", "middle"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class FramePolicy:
                 return sparse(num_frames, count=self.count, stream=stream)
             case "dense":
                 return dense(num_frames, count=self.count, stride=self.stride, stream=stream)
+            case "intervals":
+                return intervals(num_frames, count=self.count, stream=stream)
             case "middle":
                 return middle(num_frames, count=self.count)
             case _:
@@ -69,6 +71,21 @@ def dense(num_frames: int, *, count: int, stride: int, stream: Stream) -> list[i
     start = stream.integer(max(num_frames - count * stride, 0) + 1)
     last = start + (num_frames - 1 - start) // stride * stride
     return [min(start + i * stride, last) for i in range(count)]
+
+
+def intervals(num_frames: int, *, count: int, stream: Stream) -> list[int]:
+    """One random frame from each of `count` intervals, never the last of an interval.
+
+    Where an interval has but one frame: different frames, sorted; a clip shorter than that shows every frame, then
+    repeats its last. Source: SPEC 7.6, 'rand'.
+    """
+    known = min(count, num_frames)
+    edges = np.linspace(0, num_frames, known + 1).astype(int).tolist()
+    if all(end - start > 1 for start, end in pairwise(edges)):
+        frames = [start + stream.integer(end - 1 - start) for start, end in pairwise(edges)]
+    else:
+        frames = stream.distinct(num_frames, known)
+    return frames + [num_frames - 1] * (count - known)
 
 
 def middle(num_frames: int, *, count: int) -> list[int]:

@@ -4,7 +4,7 @@ Order, mixture, frames, crops and captions are pure functions of (seed, draw num
 state of the loader is the number of the step. Ranks, accumulation and workers only cut the same
 sequence of draws into pieces:
 
-    step s       draws [s·G, (s+1)·G)
+    step s       draws [s·G, (s+1)·G), of one medium or of both (`media.py`)
     micro-batch  rank r, accumulation step a: the b draws from s·G + (a·R + r)·b on
     worker       builds whole micro-batches; they come back in order
 
@@ -27,25 +27,26 @@ from umt_ds.batch import Batch, Media
 from umt_ds.data.augment import NO_JITTER, ColorJitter, CropKind, View, draw_view, render
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.cache import KeepLast
-from umt_ds.data.clips import Clip, ClipSource, caption_of, label_of, read_clip
+from umt_ds.data.clips import Clip, ClipSource, caption_of, captions_of, label_of, read_clip, read_record
 from umt_ds.data.collate import Shown, Tokenize, collate
 from umt_ds.data.decode import Frames, new_memory
 from umt_ds.data.faults import MAX_SUBSTITUTES, Fault, FaultLog, candidates, first_good
 from umt_ds.data.frames import FramePolicy
-from umt_ds.data.mixture import Mixture
+from umt_ds.data.media import Mode, Programme
 from umt_ds.data.on_device import OnDevice, Packed, Packer, finish
 from umt_ds.data.order import Order
 from umt_ds.data.pipeline import BatchMemory, Pipeline
 from umt_ds.data.remote import Traffic
 from umt_ds.data.source import ShardSource
 from umt_ds.data.stream import Tars, TarStream
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, DataError, DecodeError
 from umt_ds.keyed import Stream, key_of
 
 log = logging.getLogger(__name__)
 Ref = TypeVar("Ref")
 
 _CPU = torch.device("cpu")
+_LOOKED_AT = 8  # samples of a source, to see whether they have captions
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class SourceSpec:
     frames: FramePolicy
     weight: float | None = None
     media: Media = "video"
+    caption: str = "caption"  # field of the samples' json that holds their text
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ class LoaderPlan:
     image_side: int
     num_sample: int = 1  # views of each drawn clip (repeated augmentation)
     crop: CropKind = "multi_scale"
+    scale: tuple[float, float] = (0.5, 1.0)  # random_resized: part of the area that is kept
     flip: bool = True
     jitter: ColorJitter = NO_JITTER
     on_device: OnDevice = "nothing"
     window: int = 16  # shards shuffled together
+    media_mode: Mode = "alternate"  # sources of images and of clips: one medium a step, or both in each micro-batch
+    pack: int = 16  # packed: draws that hold whole shares of both; divides micro
     skip_draws: tuple[tuple[int, int], ...] = ()  # ranges [a, b) that show a substitute instead of their sample
 
     micro: int = 1  # b: draws per micro-batch and rank
@@ -109,17 +114,27 @@ class LoaderPlan:
 
 @dataclass(frozen=True)
 class Delivery:
-    """A batch on its way out of a worker, with the bad samples that were met and what was fetched."""
+    """The rows of each medium on their way out of a worker, with the bad samples that were met and what was fetched."""
 
-    batch: Batch
+    parts: tuple[Part, ...]
     faults: tuple[Fault, ...]
     traffic: Traffic
-    packed: Packed | None = None  # what the device makes the pixels from, which `batch` then lacks
 
     def pin_memory(self) -> Delivery:
         """Called by torch's DataLoader where there is a CUDA device."""
-        packed = None if self.packed is None else self.packed.pin_memory()
-        return replace(self, batch=self.batch.pin_memory(), packed=packed)
+        return replace(self, parts=tuple(part.pin_memory() for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one medium. packed: what the device makes the pixels from, which `batch` then lacks."""
+
+    batch: Batch
+    packed: Packed | None = None
+
+    def pin_memory(self) -> Part:
+        """The same in pinned host memory."""
+        return Part(self.batch.pin_memory(), None if self.packed is None else self.packed.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -143,9 +158,8 @@ class BatchBuilder:
         label_field: str | None = None,
         cache: BlockCache | None = None,
     ) -> None:
-        _check_alike(sources)
+        self._num_frames = _frames_of_media(sources)
         self._specs = tuple(sources)
-        self._media, self._num_frames = sources[0].media, sources[0].frames.count
         self._plan = plan
         self._tokenize = tokenize
         self._label_field = label_field
@@ -165,18 +179,42 @@ class BatchBuilder:
         # frames are rendered before the next are read: fresh memory for each clip would cost its pages every time
         self._frame_memory: KeepLast[tuple[int, ...], Frames] = KeepLast(new_memory, size=4)
         self._batch_memory = BatchMemory(turns=plan.prefetch + 1)
-        self._mixture = Mixture(_weights(sources, self.sources), seed=plan.seed)
+        self.programme = Programme(
+            [spec.media for spec in sources],
+            _weights(sources, self.sources),
+            seed=plan.seed,
+            step_draws=plan.global_draws,
+            mode=plan.media_mode,
+            pack=plan.pack,
+        )
+        if tokenize is not None:
+            _check_captions(self._specs, self.sources, tokenize)
 
     def __call__(self, number: int) -> Delivery:
         plan = self._plan
-        packer = None if plan.on_device == "nothing" else Packer()
-        frame = (self._num_frames, plan.image_side, plan.image_side, 3) if packer is None else (0,)
         self._batch_memory.next_turn()
-        pixels = self._batch_memory("views", (plan.micro, plan.num_sample, *frame))  # u8 [draws,views,T,side,side,3]
-        shown, faults = [], []
         first = plan.first_draw(number)
-        self._expect(range(first, first + plan.micro))
-        for draw, views in enumerate(pixels, start=first):
+        draws = range(first, first + plan.micro)
+        self._expect(draws)
+        step_start = number // plan.accumulation * plan.global_draws
+        faults: list[Fault] = []
+        parts = []
+        for medium in self.programme.media:
+            own = [draw for draw in draws if self.programme.medium(draw) == medium]
+            if own:
+                parts.append(self._build(own, medium, step_start, faults))
+        traffic = sum((s.take_traffic() for s in self.sources if isinstance(s, ShardSource)), Traffic())
+        return Delivery(tuple(parts), tuple(faults), traffic)
+
+    def _build(self, draws: Sequence[int], medium: Media, step_start: int, faults: list[Fault]) -> Part:
+        """The rows of one medium; what was wrong goes to `faults`."""
+        plan = self._plan
+        packer = None if plan.on_device == "nothing" else Packer()
+        frame = (self._num_frames[medium], plan.image_side, plan.image_side, 3) if packer is None else (0,)
+        # u8 [draws,views,T,side,side,3]
+        pixels = self._batch_memory(f"{medium} views", (len(draws), plan.num_sample, *frame))
+        shown = []
+        for draw, views in zip(draws, pixels, strict=True):
             clip, item, bad = self._show(draw)
             for copy, out in enumerate(views):
                 view = self._draw_view(clip, draw, copy)
@@ -186,15 +224,12 @@ class BatchBuilder:
                     packer.add(clip, view, draw=draw)
             shown.append(item)
             faults += bad
-        step_start = number // plan.accumulation * plan.global_draws
-        batch = collate(shown, pixels, media=self._media, step_start=step_start, tokenize=self._tokenize)
-        traffic = sum((s.take_traffic() for s in self.sources if isinstance(s, ShardSource)), Traffic())
-        packed = None if packer is None else packer.pack(self._batch_memory)
-        return Delivery(batch, tuple(faults), traffic, packed)
+        batch = collate(shown, pixels, media=medium, step_start=step_start, tokenize=self._tokenize)
+        return Part(batch, None if packer is None else packer.pack(self._batch_memory, medium))
 
     def _expect(self, draws: range) -> None:
         """Tell each source what the draws will read, so that a remote one fetches it at once."""
-        drawn = [self._mixture(draw) for draw in draws]
+        drawn = [self.programme(draw) for draw in draws]
         for number, source in enumerate(self.sources):
             if isinstance(source, ShardSource):
                 source.expect(self._orders[number](k) for which, k in drawn if which == number)
@@ -202,7 +237,7 @@ class BatchBuilder:
     def _show(self, draw: int) -> tuple[Clip, Shown, list[Fault]]:
         """Draw `draw`: its sample or the first good substitute, and what was wrong with those before."""
         plan = self._plan
-        number, k = self._mixture(draw)
+        number, k = self.programme(draw)
         source = self.sources[number]
         if isinstance(source, TarStream):
             seed = key_of(plan.seed, "stream", self._specs[number].name, draw)
@@ -211,35 +246,47 @@ class BatchBuilder:
             refs = candidates(self._orders[number], draw=draw, k=k, seed=plan.seed, skip_own=plan.skips(draw))
             sample, faults = self._first_good(source, refs, draw, number)
         clip = sample.clip
-        return clip, Shown(draw, clip.key, clip.digest(draw), bool(faults), sample.label, sample.caption), faults
+        name = self._specs[number].name
+        shown = Shown(draw, name, clip.key, clip.digest(draw), bool(faults), sample.label, sample.caption)
+        return clip, shown, faults
 
     def _first_good(
         self, source: ClipSource[Ref], refs: Iterable[Ref], draw: int, number: int
     ) -> tuple[_Sample, list[Fault]]:
         spec = self._specs[number]
-        read = partial(self._read, source, draw, spec.frames)
+        read = partial(self._read, source, draw, spec)
         return first_good(refs, read, draw=draw, name=lambda ref: f"{spec.name}:{source.key(ref)}")
 
-    def _read(self, source: ClipSource[Ref], draw: int, policy: FramePolicy, ref: Ref) -> _Sample:
+    def _read(self, source: ClipSource[Ref], draw: int, spec: SourceSpec, ref: Ref) -> _Sample:
         """One sample under draw `draw`: pixels, label and caption of the same clip."""
         seed = self._plan.seed
         clip = read_clip(
             source,
             ref,
-            choose=lambda num_frames: policy.choose(num_frames, Stream(seed, "frames", draw)),
+            choose=lambda num_frames: spec.frames.choose(num_frames, Stream(seed, "frames", draw)),
             with_record=self._tokenize is not None or self._label_field is not None,
             leave_jpegs=self._plan.on_device == "decode",
             memory=self._frame_memory,
         )
         label = None if self._label_field is None else label_of(clip.record, self._label_field)
-        caption = None if self._tokenize is None else caption_of(clip.record, Stream(seed, "caption", draw))
+        caption = None
+        if self._tokenize is not None:
+            stream = Stream(seed, "caption", draw)
+            caption = caption_of(clip.record, stream, field=spec.caption, clean=self._tokenize.clean)
         return _Sample(clip, label, caption)
 
     def _draw_view(self, clip: Clip, draw: int, copy: int) -> View:
         plan, (width, height) = self._plan, clip.size
         stream = Stream(plan.seed, "augment", draw, copy)
         return draw_view(
-            width, height, side=plan.image_side, stream=stream, crop=plan.crop, flip=plan.flip, jitter=plan.jitter
+            width,
+            height,
+            side=plan.image_side,
+            stream=stream,
+            crop=plan.crop,
+            scale=plan.scale,
+            flip=plan.flip,
+            jitter=plan.jitter,
         )
 
 
@@ -332,25 +379,58 @@ class Loader:
         delivery = self._pipeline.take()
         self._next += 1
         self.traffic += delivery.traffic
-        self.faults.add(delivery.faults, draws=self._plan.micro, substituted=delivery.batch.substituted)
-        batch = delivery.batch
-        if delivery.packed is not None:
-            return replace(batch, pixels=finish(delivery.packed, side=self._plan.image_side, device=self._device))
+        batches = [self._finished(part) for part in delivery.parts]
+        substituted = sum(batch.substituted for batch in batches)
+        self.faults.add(delivery.faults, draws=self._plan.micro, substituted=substituted)
+        return batches[0] if len(batches) == 1 else replace(batches[0], packed_with=batches[1])
+
+    def _finished(self, part: Part) -> Batch:
+        """The rows with pixels that stay."""
+        batch = part.batch
+        if part.packed is not None:
+            return replace(batch, pixels=finish(part.packed, side=self._plan.image_side, device=self._device))
         if self._plan.num_workers and not batch.pixels.is_pinned():  # its worker will write over it
             return replace(batch, pixels=batch.pixels.clone())
         return batch
 
 
-def _check_alike(sources: Sequence[SourceSpec]) -> None:
-    """One batch mixes all sources, so their clips must be alike."""
+def _frames_of_media(sources: Sequence[SourceSpec]) -> dict[Media, int]:
+    """Frames of what each medium shows. Raises ConfigError for sources that cannot be shown together."""
     if not sources:
         raise ConfigError("data.sources is empty", hint="name at least one folder of shards")
     if len({spec.name for spec in sources}) < len(sources):
         raise ConfigError(f"two sources have the same name: {[spec.name for spec in sources]}")
-    if len({(spec.media, spec.frames.count) for spec in sources}) > 1:
-        raise ConfigError("sources of one batch must have the same media and the same number of frames")
+    frames: dict[Media, int] = {}
+    for spec in sources:
+        if frames.setdefault(spec.media, spec.frames.count) != spec.frames.count:
+            raise ConfigError(f"sources of one medium must have the same number of frames: {spec.name} has not")
     if len({spec.weight is None for spec in sources}) > 1:
         raise ConfigError("give every source a weight, or none (then they weigh as many samples as they hold)")
+    return frames
+
+
+def _check_captions(
+    specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStream], tokenize: Tokenize
+) -> None:
+    """Raises DataError for a source whose first samples have no text: every draw of it would need a substitute."""
+    for spec, source in zip(specs, sources, strict=True):
+        if isinstance(source, TarStream):
+            continue
+        fields: set[str] = set()
+        for ref in islice(source.refs(), _LOOKED_AT):
+            try:
+                record = read_record(source, ref)
+                if captions_of(record, field=spec.caption, clean=tokenize.clean):
+                    break
+                fields |= {name for name, value in record.items() if isinstance(value, str) and value}
+            except DecodeError:
+                continue
+        else:
+            raise DataError(
+                f"source {spec.name}: the first {min(_LOOKED_AT, source.num_samples)} samples of {spec.shards} have no "
+                f"text in {spec.caption!r}",
+                hint=f"data.sources.{spec.name}.caption=FIELD; fields with text: {', '.join(sorted(fields)) or 'none'}",
+            )
 
 
 def _weights(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStream]) -> list[float]:

@@ -82,12 +82,12 @@ class Packer:
         self._pixels.append(inside)
         self._num_pixels += inside.size
 
-    def pack(self, memory: BatchMemory) -> Packed:
+    def pack(self, memory: BatchMemory, name: str) -> Packed:
         """All of it in two buffers, which travel as pixels of a batch do."""
-        pixels = memory("pixels", (self._num_pixels,))
+        pixels = memory(f"{name} pixels", (self._num_pixels,))
         np.concatenate([np.empty(0, np.uint8), *(crop.ravel() for crop in self._pixels)], out=pixels.numpy())
         sizes = tuple(len(file) for file in self._files)
-        files = memory("files", (sum(sizes),))
+        files = memory(f"{name} files", (sum(sizes),))
         files.numpy()[:] = np.frombuffer(b"".join(self._files), np.uint8)
         return Packed(pixels, files, sizes, tuple(self._pieces))
 
@@ -133,8 +133,9 @@ def _resize(frames: Tensor, place: Placement) -> Tensor:
     """u8 [n,T,3,H,W] → u8 [n,T,3,h,w]; the sums are taken in fp32, and rounded once where Pillow rounds twice."""
     if frames.shape[-2:] == place.size[::-1]:
         return frames
-    exact = F.interpolate(frames.flatten(0, 1).float(), size=place.size[::-1], mode="bilinear", antialias=True)
-    return exact.add_(0.5).to(torch.uint8).view(*frames.shape[:3], *exact.shape[-2:])  # to(uint8) cuts off
+    exact = F.interpolate(frames.flatten(0, 1).float(), size=place.size[::-1], mode=place.filter, antialias=True)
+    rounded = exact.add_(0.5).clamp_(0, 255).to(torch.uint8)  # to(uint8) cuts off; bicubic sums leave the range
+    return rounded.view(*frames.shape[:3], *exact.shape[-2:])
 
 
 def _decode(packed: Packed, device: torch.device) -> list[Tensor]:

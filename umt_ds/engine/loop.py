@@ -112,8 +112,9 @@ class Tally:
         for name, value in {"loss": losses.total, **losses.parts}.items():
             value = value.detach().float() * share
             self.losses[name] = self.losses[name] + value if name in self.losses else value
-        self.digest = add_digests(self.digest, batch.digest)
-        self.substituted += batch.substituted
+        for part in batch.parts:
+            self.digest = add_digests(self.digest, part.digest)
+            self.substituted += part.substituted
         if losses.digest is not None:
             self.mask_digest = self.mask_digest + losses.digest
 

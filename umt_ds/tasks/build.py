@@ -9,30 +9,55 @@ from typing import TYPE_CHECKING, assert_never
 
 import torch
 
+from umt_ds.batch import Media
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import CacheConfig, ImageTextConfig, RunConfig, SourceConfig, Stage1Config
+from umt_ds.config.schema import (
+    BertConfig,
+    CacheConfig,
+    ImageTextConfig,
+    RunConfig,
+    SourceConfig,
+    Stage1Config,
+    Stage2Config,
+)
 from umt_ds.data.augment import ColorJitter
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.collate import Tokenize
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.media import check_pack, shares_of
 from umt_ds.data.places import is_local, place
 from umt_ds.data.records import load_manifest
 from umt_ds.data.stream import Tars
+from umt_ds.data.text import CaptionTokenizer
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
 from umt_ds.tasks.stage1 import Stage1Task
 
 if TYPE_CHECKING:
     from umt_ds.tasks.image_text import ImageTextTask  # loads open_clip
+    from umt_ds.tasks.stage2 import Stage2Task  # loads transformers
 
 
-def build_task(config: RunConfig, *, device: torch.device, precision: Precision) -> Stage1Task | ImageTextTask:
-    """The task that `task.kind` names, with initial weights that are the same on every rank."""
+def build_task(
+    config: RunConfig, *, device: torch.device, precision: Precision, pieces: int = 1
+) -> Stage1Task | Stage2Task | ImageTextTask:
+    """The task that `task.kind` names, with initial weights that are the same on every rank. pieces: of a `RunPlan`."""
     match config.task:
         case Stage1Config() as settings:
             return Stage1Task(settings, seed=config.seed, device=device, precision=precision)
+        case Stage2Config() as settings:
+            from umt_ds.tasks.stage2 import Stage2Task
+
+            return Stage2Task(
+                settings,
+                seed=config.seed,
+                device=device,
+                precision=precision,
+                tokenizer=caption_tokenizer(settings.text),
+                pieces=pieces,
+            )
         case ImageTextConfig() as settings:
             from umt_ds.tasks.image_text import ImageTextTask
 
@@ -53,6 +78,8 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
             f"data.augment.on_device=decode needs a CUDA device for nvJPEG, and this run is on {device.type}",
             hint="data.augment.on_device=nothing lets the workers decode",
         )
+    if config.batch.media == "packed" and len({source.media for source in data.sources.values()}) > 1:
+        check_pack(plan.chunk, config.batch.pack)
     jitter = data.augment.color_jitter
     loader_plan = LoaderPlan(
         seed=config.seed,
@@ -60,9 +87,12 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         image_side=side,
         num_sample=data.num_sample,
         crop=data.augment.crop,
+        scale=data.augment.scale,
         flip=data.augment.flip,
         jitter=ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
         on_device=data.augment.on_device,
+        media_mode=config.batch.media,
+        pack=config.batch.pack,
         window=data.window,
         skip_draws=data.skip_draws,
         micro=plan.micro,
@@ -79,9 +109,9 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
 
 
 def clip_shape(config: RunConfig) -> tuple[int, int]:
-    """Frames per clip and side in pixels: what the task's model sees."""
+    """Frames per clip (an image has one) and side in pixels: what the task's model sees."""
     match config.task:
-        case Stage1Config(student=student):
+        case Stage1Config(student=student) | Stage2Config(student=student):
             return student.frames, student.image_size
         case ImageTextConfig(tower=tower):
             return 1, tower.image_size
@@ -128,16 +158,50 @@ def build_cache(settings: CacheConfig) -> BlockCache:
     return BlockCache(cache_folder(settings), max_bytes=int(settings.max_gb * 1e9))
 
 
+def media_shares(config: RunConfig) -> dict[Media, float]:
+    """The part of all views that each medium has. Raises ConfigError where nobody knows how large the sources are."""
+    sources = config.data.sources
+    media: list[Media] = [source.media for source in sources.values()]
+    if len(set(media)) == 1:
+        return {media[0]: 1.0}
+    weights = [source.weight for source in sources.values()]
+    sizes = sample_counts(config) if None in weights else {}
+    known = [float(weight or sizes[name] or 0) for name, weight in zip(sources, weights, strict=True)]
+    return shares_of(media, known, mode=config.batch.media, pack=config.batch.pack)
+
+
+def caption_tokenizer(text: BertConfig) -> CaptionTokenizer:
+    """BERT's tokenizer of a run. Raises ConfigError where there is no vocabulary."""
+    vocabulary = text.vocabulary or text.weights
+    assert isinstance(vocabulary, Path), "the schema demands a vocabulary beside random weights"
+    return CaptionTokenizer(vocabulary, max_tokens=text.max_tokens)
+
+
 def _source(name: str, source: SourceConfig, frames: int) -> SourceSpec:
-    policy = FramePolicy(source.frames.policy, frames, source.frames.stride)
-    return SourceSpec(name=name, shards=shards_of(source), frames=policy, weight=source.weight)
+    count = 1 if source.media == "image" else frames
+    policy = FramePolicy(source.frames.policy, count, source.frames.stride)
+    return SourceSpec(
+        name=name,
+        shards=shards_of(source),
+        frames=policy,
+        weight=source.weight,
+        media=source.media,
+        caption=source.caption,
+    )
 
 
 def _tokenizer(config: RunConfig) -> Tokenize | None:
     match config.task:
-        case ImageTextConfig(text=text):
+        case Stage2Config(text=text, align_projections=align):
+            tokenizer = caption_tokenizer(text)
+            if align != "visual_text":
+                return tokenizer
+            from umt_ds.tasks.image_text import ClipToo
+
+            return ClipToo(tokenizer)
+        case ImageTextConfig(text=clip):
             from umt_ds.tasks.image_text import Tokenizer
 
-            return Tokenizer(text.context_length)
+            return Tokenizer(clip.context_length)
         case _:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import open_clip
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from umt_ds.batch import Batch, Losses, Tokens
 from umt_ds.config.schema import ImageTextConfig, OptimConfig
+from umt_ds.data.collate import Tokenize
 from umt_ds.engine.optim import decay_groups
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.models.flops import teacher_flops_per_clip
@@ -117,7 +118,29 @@ class Tokenizer:
     def __init__(self, context_length: int) -> None:
         self._tokenizer = SimpleTokenizer(context_length=context_length)
 
+    def clean(self, caption: str) -> str:
+        """CLIP's own tokenizer cleans."""
+        return caption.strip()
+
     def __call__(self, captions: list[str]) -> Tokens:
         """ids i64 [B,L], padded with 0; too long captions lose their end."""
         ids = self._tokenizer(captions)
         return Tokens(ids=ids, mask=ids != 0)
+
+
+_CLIP_CONTEXT = 77  # tokens of CLIP's own text tower
+
+
+class ClipToo:
+    """Another tokenizer's tokens, and CLIP's of the same captions beside them."""
+
+    def __init__(self, tokenizer: Tokenize) -> None:
+        self._tokenizer, self._of_clip = tokenizer, Tokenizer(_CLIP_CONTEXT)
+
+    def clean(self, caption: str) -> str:
+        """As the other one does."""
+        return self._tokenizer.clean(caption)
+
+    def __call__(self, captions: list[str]) -> Tokens:
+        """With `clip_ids`."""
+        return replace(self._tokenizer(captions), clip_ids=self._of_clip(captions).ids)
