@@ -232,7 +232,9 @@ def classes_(name: str, in_k710: bool) -> None:
 def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOptions) -> None:
     """Render a small world of moving balls in OUT/videos and make the shards OUT/train and OUT/val of it.
 
-    A clip's appearance (a striped red ball) shows in any frame, its motion (moves left) in no single one.
+    A clip's appearance (a striped red ball) shows in any frame, its motion (moves left) in no single one. For video
+    and language there are as many pictures with captions in OUT/images, a vocabulary of their words in OUT/vocab.txt,
+    and in OUT/retrieval 64 clips of val that all show something different.
 
     \b
     Example:
@@ -240,16 +242,24 @@ def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOpt
     """
     from data_prep.cli.making import conclude
     from data_prep.prepare import prepare
-    from data_prep.sources.demo import FRAMES, list_demo, render_demo
+    from data_prep.sources import demo as world
 
     if dry_run:
-        click.echo(f"would render {clips} clips of {size}x{size} in {out}/videos, then {out}/train and {out}/val")
+        click.echo(f"would render {clips} clips and pictures of {size}x{size} below {out}, and make shards of them")
         return
-    render_demo(out, count=clips, seed=seed, size=size, run=run)
-    store = StoreOptions(frames=FRAMES, short_side=size, per_shard=128)
-    for split in ("train", "val"):
-        listing = list_demo(out, split).first_in_order()
-        conclude(prepare(listing, out / split, name=f"demo-{split}", store=store, run=run), run.max_bad)
+    world.render_demo(out, count=clips, seed=seed, size=size, run=run)
+    world.render_pictures(out, count=clips, seed=seed, size=size, run=run)
+    world.write_vocabulary(out)
+    store = StoreOptions(frames=world.FRAMES, short_side=size, per_shard=128)
+    sets = {
+        "train": world.list_demo(out, "train"),
+        "val": world.list_demo(out, "val"),
+        "images": world.list_pictures(out),
+        "retrieval": world.list_distinct(out),
+    }
+    for name, listing in sets.items():
+        made = prepare(listing.first_in_order(), out / name, name=f"demo-{name}", store=store, run=run)
+        conclude(made, run.max_bad)
 
 
 COMMANDS = (folder, list_, kinetics, k710, classes_, something, webvid, pairs, demo)

@@ -3,7 +3,7 @@
 What a clip shows (`appearance`: pattern and colour) can be told from any single frame; what happens in it
 (`motion`) from no single frame, because position, size and angle are uniform in every motion class: only
 their change differs. Each motion is another one's film run backwards, and left is right in a mirror, so
-training on it must not flip.
+training on it must not flip. Pictures beside the clips show scenes of their own, and say nothing of motion.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data_prep.clip import Clip, Listing, RunOptions
 from data_prep.engines import Lost, in_order
@@ -33,6 +35,7 @@ from umt_ds.keyed import Stream, permutation
 Split = Literal["train", "val"]
 
 FRAMES, FPS = 16, 10
+DISTINCT = 64  # held-out clips of which each caption is true of one only
 COLORS = {"red": (214, 48, 40), "green": (46, 160, 67), "blue": (42, 92, 220), "yellow": (240, 200, 30)}
 PATTERNS = ("plain", "striped", "checked")
 BACKGROUNDS = {"dark": 60.0, "grey": 110.0, "light": 160.0}
@@ -55,7 +58,15 @@ _PHRASES = (
     "there is a {appearance}; it {motion}. The background is {background}",
     "a {appearance} that {motion} on a {background} background",
 )
+_STILL_PHRASES = (
+    "a {appearance} over a {background} background",
+    "over a {background} background, a {appearance}",
+    "there is a {appearance}. The background is {background}",
+    "a {appearance} on a {background} background",
+)
 _VIDEOS, _CAPTIONS, _RECIPE = "videos", "captions.csv", "recipe.json"
+_PICTURES, _PICTURE_CAPTIONS = "pictures", "picture_captions.csv"
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,67 @@ def list_demo(out: Path, split: Split) -> Listing:
     )
 
 
+def list_distinct(out: Path, count: int = DISTINCT) -> Listing:
+    """`count` held-out clips of which no two show the same appearance, motion and background, so that each caption is
+    true of one clip only; all there are, if fewer."""
+    listing = list_demo(out, "val").first_in_order()
+    first = {(c.label_name, c.extra["background"]): c for c in reversed(listing.clips)}
+    chosen = [clip for clip in listing.clips if first[clip.label_name, clip.extra["background"]] is clip]
+    return replace(listing, clips=tuple(chosen[:count]), about={**listing.about, "distinct": len(chosen[:count])})
+
+
+def render_pictures(out: Path, *, count: int, seed: int, size: int, run: RunOptions) -> None:
+    """Write `out/pictures/*.png` and `out/picture_captions.csv`: single frames of scenes that no clip shows."""
+    pictures = out / _PICTURES
+    pictures.mkdir(parents=True, exist_ok=True)
+    world = [_still(number, seed) for number in range(count)]
+    missing = [scene for scene in world if not (pictures / scene.file).is_file()]
+    results = in_order(partial(_render_picture, pictures, size), missing, workers=run.workers, timeout_s=run.timeout_s)
+    for result in progress(results, total=len(missing), unit="picture", desc="render", disable=not missing):
+        if isinstance(result, Lost):
+            raise MachineError(f"a demo picture could not be rendered: {result.reason}")
+    _write_table(out / _PICTURE_CAPTIONS, ["file", "caption"], [[scene.file, scene.caption] for scene in world])
+
+
+def list_pictures(out: Path) -> Listing:
+    """The rendered pictures with their captions."""
+    rows = read_table(out / _PICTURE_CAPTIONS, needed=("file", "caption"))
+    clips = tuple(Clip(sample_key(row["file"]), row["file"], captions=(row["caption"],)) for row in rows)
+    return Listing(root=out / _PICTURES, clips=clips, media="image", about={"source": "demo pictures"})
+
+
+def write_vocabulary(out: Path) -> None:
+    """`out/vocab.txt`: a WordPiece vocabulary of the words that captions of this world are made of, and of letters for
+    all others, so that a text encoder can be trained where no BERT lies on the disk."""
+    said = " ".join([*_PHRASES, *_STILL_PHRASES, *APPEARANCES, *MOTIONS, *BACKGROUNDS]).lower()
+    words = set(re.findall("[a-z]+", re.sub(r"\{.*?\}", " ", said)))
+    letters = set("abcdefghijklmnopqrstuvwxyz0123456789")
+    tokens = [*_SPECIAL_TOKENS, *sorted(letters | words), *(f"##{letter}" for letter in sorted(letters))]
+    path = out / "vocab.txt"
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    os.replace(partial_path, path)
+
+
+def _still(number: int, seed: int) -> Scene:
+    random = Stream(seed, "demo picture", number)
+    appearance = APPEARANCES[random.integer(len(APPEARANCES))]
+    background = list(BACKGROUNDS)[random.integer(len(BACKGROUNDS))]
+    pattern, color, _ = appearance.split()
+    phrase = _STILL_PHRASES[random.integer(len(_STILL_PHRASES))]
+    return Scene(
+        file=f"picture-{number:05d}.png",
+        split="train",
+        color=color,
+        pattern=pattern,
+        background=background,
+        motion=next(iter(MOTIONS)),  # of which frame 0 shows nothing
+        caption=phrase.format(appearance=appearance, background=background),
+        start=(random.uniform(), random.uniform(), random.uniform(), random.uniform()),
+        speed=0.5,
+    )
+
+
 def _clip(row: dict[str, str]) -> Clip:
     return Clip(
         key=sample_key(row["file"]),
@@ -165,13 +237,24 @@ def _check_recipe(path: Path, recipe: dict[str, int]) -> None:
 
 
 def _write_captions(path: Path, world: Sequence[Scene]) -> None:
+    head = ["file", "caption", "label", "appearance", "motion", "background", "split"]
+    rows = [
+        [s.file, s.caption, f"{s.appearance} {s.motion}", s.appearance, s.motion, s.background, s.split] for s in world
+    ]
+    _write_table(path, head, rows)
+
+
+def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     partial_path = path.with_name(path.name + ".partial")
     with partial_path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["file", "caption", "label", "appearance", "motion", "background", "split"])
-        for s in world:
-            label = f"{s.appearance} {s.motion}"
-            rows.writerow([s.file, s.caption, label, s.appearance, s.motion, s.background, s.split])
+        csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    os.replace(partial_path, path)
+
+
+def _render_picture(pictures: Path, size: int, scene: Scene) -> None:
+    path = pictures / scene.file
+    partial_path = path.with_name(path.name + ".partial")
+    Image.fromarray(draw(scene, 0, size)).save(partial_path, format="PNG")
     os.replace(partial_path, path)
 
 

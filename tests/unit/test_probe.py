@@ -108,7 +108,9 @@ def test_chance_is_the_share_of_the_most_common_training_class() -> None:
 def test_features_keep_order_keys_and_labels() -> None:
     def batch(*numbers: int) -> LabelledClips:
         pixels = torch.tensor(numbers, dtype=torch.uint8)[:, None, None, None, None].expand(-1, 2, 4, 4, 3)
-        return LabelledClips(tuple(f"k{n}" for n in numbers), pixels, {"motion": torch.tensor(numbers)})
+        return LabelledClips(
+            tuple(f"k{n}" for n in numbers), pixels, {"motion": torch.tensor(numbers)}, ((),) * len(numbers)
+        )
 
     found = clip_features(lambda pixels: pixels.double().mean(dim=(1, 2, 3)), [batch(3, 1), batch(2)])
     assert found.keys == ("k3", "k1", "k2")

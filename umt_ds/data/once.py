@@ -9,28 +9,47 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from umt_ds.data.augment import centre_view
-from umt_ds.data.clips import label_of, read_clip
+from umt_ds.data.augment import centre_view, stretch_view
+from umt_ds.data.clips import Clean, captions_of, label_of, read_clip
 from umt_ds.data.frames import middle
+from umt_ds.data.order import SampleRef
 from umt_ds.data.source import ShardSource
 from umt_ds.errors import DataError, DecodeError
 
 log = logging.getLogger(__name__)
 
 
+# How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval; SPEC 7.6).
+EvaluationView = Literal["centre", "stretched"]
+
+
 @dataclass(frozen=True)
 class LabelledClips:
-    """B clips with their names and labels."""
+    """B clips with their names, labels and captions."""
 
     keys: tuple[str, ...]  # B
     pixels: Tensor  # u8 [B,T,side,side,3]
     labels: dict[str, Tensor]  # field → i64 [B]; -1 where a sample has none
+    captions: tuple[tuple[str, ...], ...]  # B times the captions of a clip, cleaned; empty where none were asked for
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Of each clip."""
+
+    num_frames: int
+    side: int
+    view: EvaluationView
+    label_fields: Sequence[str]
+    caption_field: str | None
+    clean: Clean
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,7 @@ class _One:
     key: str
     view: NDArray[np.uint8]  # [T,side,side,3]
     labels: tuple[int, ...]
+    captions: tuple[str, ...]
 
 
 def iterate_once(
@@ -46,29 +66,30 @@ def iterate_once(
     num_frames: int,
     side: int,
     batch_size: int,
+    view: EvaluationView = "centre",
     label_fields: Sequence[str] = (),
+    caption_field: str | None = None,
+    clean: Clean = str.strip,
     max_bad_rate: float = 0.01,
 ) -> Iterator[LabelledClips]:
     """All clips of a shard folder, `batch_size` at a time (the last batch may be smaller).
 
-    The centre frame of each of `num_frames` segments, short side to `side`, centre crop. A clip that
-    cannot be decoded is left out and logged: nothing is put in its place, it would be scored under a
-    wrong name. Raises DataError when more than `max_bad_rate` of the source is bad.
+    The centre frame of each of `num_frames` segments, as `view` says. A clip that cannot be decoded, or has no caption
+    that says anything though they were asked for, is left out and logged: nothing is put in its place, it would be
+    scored under a wrong name. Raises DataError when more than `max_bad_rate` of the source is bad.
     """
     with closing(ShardSource(folder, max_open=2)) as source:
-        clips = _good_clips(source, num_frames, side, label_fields, max_bad_rate)
+        wanted = _Wanted(num_frames, side, view, label_fields, caption_field, clean)
+        clips = _good_clips(source, wanted, max_bad_rate)
         while some := list(islice(clips, batch_size)):
             yield _stack(some, label_fields)
 
 
-def _good_clips(
-    source: ShardSource, num_frames: int, side: int, fields: Sequence[str], max_bad_rate: float
-) -> Iterator[_One]:
+def _good_clips(source: ShardSource, wanted: _Wanted, max_bad_rate: float) -> Iterator[_One]:
     bad = 0
     for ref in source.refs():
         try:
-            clip = read_clip(source, ref, choose=partial(middle, count=num_frames), with_record=bool(fields))
-            labels = tuple(label_of(clip.record, field) for field in fields)
+            one = _read(source, ref, wanted)
         except DecodeError as error:
             bad += 1
             log.warning("bad sample %s in %s: left out (%s)", source.key(ref), source.folder, error.what)
@@ -78,7 +99,20 @@ def _good_clips(
                     hint=f"run `umt-data verify {source.folder}`",
                 ) from error
         else:
-            yield _One(clip.key, centre_view(clip.frames, side=side), labels)
+            yield one
+
+
+def _read(source: ShardSource, ref: SampleRef, wanted: _Wanted) -> _One:
+    with_record = bool(wanted.label_fields) or wanted.caption_field is not None
+    clip = read_clip(source, ref, choose=partial(middle, count=wanted.num_frames), with_record=with_record)
+    labels = tuple(label_of(clip.record, field) for field in wanted.label_fields)
+    captions: list[str] = []
+    if wanted.caption_field is not None:
+        captions = captions_of(clip.record, field=wanted.caption_field, clean=wanted.clean)
+        if not captions:
+            raise DecodeError(f"it has no caption in {wanted.caption_field!r}")
+    view = centre_view if wanted.view == "centre" else stretch_view
+    return _One(clip.key, view(clip.frames, side=wanted.side), labels, tuple(captions))
 
 
 def _stack(clips: Sequence[_One], fields: Sequence[str]) -> LabelledClips:
@@ -86,4 +120,5 @@ def _stack(clips: Sequence[_One], fields: Sequence[str]) -> LabelledClips:
         keys=tuple(clip.key for clip in clips),
         pixels=torch.from_numpy(np.stack([clip.view for clip in clips])),
         labels={field: torch.tensor([clip.labels[i] for clip in clips]) for i, field in enumerate(fields)},
+        captions=tuple(clip.captions for clip in clips),
     )

@@ -8,7 +8,7 @@ from statistics import median
 from typing import assert_never
 
 from umt_ds.config.load import check, fill_environment, load_tree, run_names
-from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config
+from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
 from umt_ds.config.show import as_tree, diff_lines
 from umt_ds.engine.manifest import checkpoint_folders, read_checkpoint_manifest
 from umt_ds.errors import CheckpointError
@@ -49,6 +49,17 @@ def _task(config: RunConfig) -> str:
                 f"stage1: {student.preset} student, {student.frames} frames of {student.image_size} px, imitates the "
                 f"last {teacher.layers} layers of {teacher.preset} ({teacher.weights}); {mask.kind} mask, "
                 f"ratio {mask.ratio:g}; {loss} loss"
+            )
+        case Stage2Config(student=student, text=text, mask=mask, loss_weights=weights):
+            hidden = ", ".join(
+                f"{medium} {plan.kind} {plan.ratio:g}"
+                for medium, plan in (("image", mask.image), ("video", mask.video))
+                if plan is not None and (weights.uta or plan.kind != "semantic")
+            )
+            losses = " + ".join(f"{weight:g} {name}" for name, weight in weights.model_dump().items() if weight)
+            return (
+                f"stage2: {student.preset} student, {student.frames} frames of {student.image_size} px, and BERT "
+                f"({text.preset}, {text.fusion_layers} layers for fusion); masks: {hidden or 'none'}; {losses}"
             )
         case ImageTextConfig(tower=tower):
             return (

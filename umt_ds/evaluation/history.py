@@ -54,8 +54,9 @@ class History:
 
     @property
     def loss_names(self) -> list[str]:
-        """`loss`, and of the other numbers that the task logs those that are not the same."""
-        names = [name for name, value in self.last.items() if _is_number(value) and name not in _NOT_LOSSES]
+        """`loss`, and of the other numbers that the task logs those that are not the same; a step may lack some."""
+        logged = {name: None for record in self.records for name, value in record.items() if _is_number(value)}
+        names = [name for name in logged if name not in _NOT_LOSSES]
         return ["loss", *(name for name in names if self.values(name) != self.values("loss"))]
 
     def steps(self) -> list[int]:

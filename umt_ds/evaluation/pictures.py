@@ -16,6 +16,7 @@ from torch import Tensor
 
 from umt_ds.evaluation.history import History
 from umt_ds.evaluation.masked import MaskedClip, shade_removed, squares
+from umt_ds.evaluation.retrieval import Answer, Found
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,8 @@ _TITLES = {
     "data_stall_percent": "waiting for data, %",
     "peak_memory_gib": "peak memory, GiB",
 }
-_LINE, _MARK, _GRID = "#1f5fa8", "#c0392b", "#dddddd"
+_LINE, _MARK, _GRID, _RIGHT = "#1f5fa8", "#c0392b", "#dddddd", "#2e9e4f"
+_MEDIA = {"image": "#e39c37", "video": "#1f5fa8"}  # whose losses are logged apart
 _BARS = ("#1f5fa8", "#9bbcdd", "#e39c37", "#bbbbbb", "#6aa84f", "#8e63a9")
 
 
@@ -37,22 +39,37 @@ _BARS = ("#1f5fa8", "#9bbcdd", "#e39c37", "#bbbbbb", "#6aa84f", "#8e63a9")
 
 
 def draw_training(history: History, *, title: str) -> bytes:
-    """Loss (and its parts), learning rate and gradient norm over the steps, as PNG."""
-    return _draw_curves(history, [*history.loss_names, "lr", "grad_norm"], title=title)
+    """Loss and its parts (of images and clips together), learning rate and gradient norm over the steps, as PNG."""
+    panels = [names for _, names in groupby_loss(history.loss_names)]
+    return _draw_curves(history, [*panels, ["lr"], ["grad_norm"]], title=title)
+
+
+def groupby_loss(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Parts of a loss by what they are, in the order given: image_vtc and video_vtc are both vtc."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        medium, _, part = name.partition("_")
+        groups.setdefault(part if medium in _MEDIA else name, []).append(name)
+    return list(groups.items())
 
 
 def draw_speed(history: History, *, title: str) -> bytes:
     """Throughput, data stall and memory over the steps, as PNG."""
-    return _draw_curves(history, ["clips_per_s", "data_stall_percent", "peak_memory_gib"], title=title)
+    return _draw_curves(history, [["clips_per_s"], ["data_stall_percent"], ["peak_memory_gib"]], title=title)
 
 
-def _draw_curves(history: History, names: Sequence[str], *, title: str) -> bytes:
-    """One panel a name above one another, over the same steps; each resumption a dashed line."""
-    figure = _figure(width=9.0, height=0.8 + 1.75 * len(names), title=title)
-    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    for panel, name in zip(panels, names, strict=True):
-        panel.plot(history.steps(), history.values(name), color=_LINE, linewidth=1.6, marker=_marker(history))
-        panel.set_ylabel(_TITLES.get(name, name))
+def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str) -> bytes:
+    """One panel for each row of names above one another, over the same steps; each resumption a dashed line."""
+    figure = _figure(width=9.0, height=0.8 + 1.75 * len(rows), title=title)
+    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, names in zip(panels, rows, strict=True):
+        name = names[0]
+        for each in names:
+            _draw_line(panel, history, each)
+        medium, _, part = name.partition("_")
+        panel.set_ylabel(part if medium in _MEDIA else _TITLES.get(name, name))
+        if len(names) > 1 or medium in _MEDIA:
+            panel.legend(loc="upper right", frameon=False, fontsize=8)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
         if name not in history.loss_names:
             panel.set_ylim(0, 100 if name == "data_stall_percent" else _above(history.values(name)))
@@ -67,9 +84,12 @@ def _draw_curves(history: History, names: Sequence[str], *, title: str) -> bytes
     return _png(figure)
 
 
-def _marker(history: History) -> str:
-    """A line through one point shows nothing."""
-    return "o" if len(history.records) == 1 else ""
+def _draw_line(panel: Axes, history: History, name: str) -> None:
+    """What was logged under a name, where it was: a step that shows clips says nothing of images."""
+    told = [(step, value) for step, value in zip(history.steps(), history.values(name), strict=True) if value == value]
+    medium = name.partition("_")[0]
+    marker = "o" if len(told) == 1 else ""  # a line through one point shows nothing
+    panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=medium)
 
 
 def _above(values: Sequence[float]) -> float:
@@ -145,6 +165,42 @@ def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) ->
     _tidy(panel)
     panel.grid(visible=False, axis="x")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return _png(figure)
+
+
+# ---------------------------------------------------------------- retrieval
+
+
+def draw_similarity(found: Found, *, title: str) -> bytes:
+    """Every caption against every video, as PNG; captions in the order of their videos: the diagonal is right."""
+    order = found.video_of_text.argsort(stable=True)
+    figure = _figure(width=7.2, height=6.4, title=title)
+    panel = figure.subplots()
+    image = panel.imshow(found.similarity[:, order].T.numpy(), cmap="viridis", aspect="auto", interpolation="nearest")
+    panel.set_xlabel("video")
+    panel.set_ylabel("caption")
+    figure.colorbar(image, ax=panel, label="similarity (cosine)")
+    return _png(figure)
+
+
+def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, title: str) -> bytes:
+    """For each caption a row of the videos it found, best first; its own has a green frame. As PNG.
+
+    frames: of each video shown, u8 [T,H,W,3].
+    """
+    columns = len(answers[0].found)
+    figure = _figure(width=2.6 * columns, height=0.6 + 1.15 * len(answers), title=title)
+    rows = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
+    for row, answer in zip(rows, answers, strict=True):
+        place = answer.found.index(answer.right) + 1 if answer.right in answer.found else None
+        where = f"its own is number {place}" if place else f"its own is not among the first {columns}"
+        row.suptitle(f"“{answer.caption}”: {where}", fontsize=9, x=0.01, ha="left")
+        for panel, video in zip(row.subplots(1, columns, squeeze=False)[0], answer.found, strict=True):
+            panel.imshow(_strip(frames[video]).numpy(), interpolation="nearest")
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.spines[:].set_color(_RIGHT if video == answer.right else _GRID)
+            panel.spines[:].set_linewidth(4 if video == answer.right else 1)
     return _png(figure)
 
 

@@ -1,0 +1,115 @@
+"""What `umt eval` does: load the runs, score them, and put the scores side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from umt_ds.config.load import load_run
+from umt_ds.config.schema import RunConfig
+from umt_ds.data.once import LabelledClips, iterate_once
+from umt_ds.data.records import load_manifest
+from umt_ds.errors import MachineError
+from umt_ds.evaluation.retrieval import RANKS, Found, RetrievalScores, find, retrieval_scores
+from umt_ds.evaluation.spread import Spread, groups_of, pairs_of
+from umt_ds.tasks.retriever import Retriever, build_retriever
+
+_HEAD = [*(f"T→V R@{k}" for k in RANKS), *(f"V→T R@{k}" for k in RANKS), "mean"]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Which clips, and how. limit: only the first so many."""
+
+    shards: Path
+    limit: int | None = None
+    caption: str = "caption"
+    batch: int = 16
+
+    def search(self, retriever: Retriever, *, name: str) -> Found:
+        """Embed all clips and captions by a model. Raises DataError for clips without captions."""
+        return find(retriever, retriever.tokenizer, self._clips(retriever, name))
+
+    def _clips(self, retriever: Retriever, name: str) -> Iterator[LabelledClips]:
+        total = min(load_manifest(self.shards).num_samples, self.limit or 1 << 62)
+        clips = iterate_once(
+            self.shards,
+            num_frames=retriever.frames,
+            side=retriever.side,
+            batch_size=min(self.batch, total),
+            view="stretched",
+            caption_field=self.caption,
+            clean=retriever.tokenizer.clean,
+        )
+        with tqdm(total=total, unit="clip", desc=f"embed {name}") as bar:
+            for some in islice(clips, -(-total // min(self.batch, total))):
+                yield some
+                bar.update(len(some.keys))
+
+
+def score_retrieval(runs: Sequence[Path], request: Retrieval, *, out: Path | None) -> str:
+    """The table as text; the numbers go to `out`, too. Raises ConfigError for a run that is not of stage 2."""
+    configs = [load_run(str(run / "config.yaml")) for run in runs]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scores = []
+    for run, config in zip(runs, configs, strict=True):
+        found = request.search(build_retriever(config, run, device=device), name=run.name)
+        scores.append(retrieval_scores(found.similarity, found.video_of_text))
+    if out is not None:
+        _write(out, runs, request, scores)
+    return _text(runs, configs, scores)
+
+
+def numbers_of_scores(scores: RetrievalScores) -> list[float]:
+    """R@1, 5, 10 both ways and their mean, in percent."""
+    shares = [*scores.text_to_video.values(), *scores.video_to_text.values(), scores.mean]
+    return [100 * share for share in shares]
+
+
+def _text(runs: Sequence[Path], configs: Sequence[RunConfig], scores: Sequence[RetrievalScores]) -> str:
+    numbers = [numbers_of_scores(score) for score in scores]
+    rows = [[run.name, *(f"{number:.1f}" for number in row)] for run, row in zip(runs, numbers, strict=True)]
+    groups = groups_of(configs)
+    spreads = [[Spread.of([numbers[m][c] for m in group.members]) for c in range(len(_HEAD))] for group in groups]
+    for group, columns in zip(groups, spreads, strict=True):
+        if len(group.members) > 1:
+            name = f"mean ± sd of {len(group.members)} from {group.weights}"
+            rows.append([name, *(f"{c.mean:.1f} ± {c.deviation:.1f}" for c in columns)])
+    for one, other in pairs_of(groups):
+        left, right = spreads[groups.index(one)], spreads[groups.index(other)]
+        gains = [a.minus(b) for a, b in zip(left, right, strict=True)]
+        name = f"{one.weights} less {other.weights}, ± standard error"
+        rows.append([name, *(f"{gain:+.1f} ± {error:.1f}" for gain, error in gains)])
+    first = scores[0]
+    about = f"{first.texts} captions, {first.videos} clips; chance is {100 * first.chance:.2f} % at R@1. In percent:"
+    return "\n".join([about, *_columns([["", *_HEAD], *rows])])
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        row[0].ljust(widths[0])
+        + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+
+
+def _write(out: Path, runs: Sequence[Path], request: Retrieval, scores: Sequence[RetrievalScores]) -> None:
+    content = {
+        "shards": str(request.shards),
+        "limit": request.limit,
+        "runs": {str(run): asdict(score) for run, score in zip(runs, scores, strict=True)},
+    }
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, out)
+    except OSError as error:
+        raise MachineError(f"cannot write {out}: {error}", hint="choose another file with -o") from error
