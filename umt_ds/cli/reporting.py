@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
+import torch
+from torch import Tensor
+
+from umt_ds.cli.scoring import Retrieval
 from umt_ds.cli.study import Say, Study
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
+from umt_ds.data.frames import middle
 from umt_ds.data.records import load_manifest
+from umt_ds.data.stream import Tars
 from umt_ds.engine.manifest import resolve_checkpoint
-from umt_ds.errors import MachineError, UmtError
+from umt_ds.errors import DataError, MachineError, UmtError
 from umt_ds.evaluation.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
 from umt_ds.evaluation.history import History, read_history
 from umt_ds.evaluation.masked import MaskedClip
 from umt_ds.evaluation.page import Section, note, page, picture, sentence, table
-from umt_ds.evaluation.pictures import draw_accuracy, draw_masks, draw_speed, draw_training
+from umt_ds.evaluation.pictures import (
+    draw_accuracy,
+    draw_answers,
+    draw_masks,
+    draw_similarity,
+    draw_speed,
+    draw_training,
+)
 from umt_ds.evaluation.probe import ProbeResult
+from umt_ds.evaluation.retrieval import Answer, Found, RetrievalScores, answers, retrieval_scores
+from umt_ds.tasks.build import shards_of
+from umt_ds.tasks.retriever import build_retriever
 
 T = TypeVar("T")
+_ANSWERS, _FIRST = 6, 5  # captions that are shown, and clips for each
 
 
 @dataclass(frozen=True)
@@ -59,17 +76,21 @@ def write_report(run: Path, out: Path, options: ReportOptions, *, say: Say) -> s
                 result = _or_error(lambda: study.probe(say))
                 sections.append(_probe(study, result, output))
                 text += f"\n{_as_text(result)}"
+        case Stage2Config():
+            say("embedding held-out clips and captions")
+            search = _or_error(lambda: _search(run, config, options))
+            sections.append(_found(search, config.name, output))
+            text += f"\n{search if isinstance(search, UmtError) else _columns(_score_rows(search.scores))}"
+        case ImageTextConfig():
+            sections.append(Section("What was learned", (note(_CLIP),)))
         case _:
-            sections.append(Section("What was learned", (note(_ONLY_STAGE1),)))
+            assert_never(config.task)
     sections += [_speed(config, history, output), _origins(run)]
     output.write("index.html", page(f"Run {config.name}", sections).encode())
     return text
 
 
-_ONLY_STAGE1 = (
-    "Masks and kNN are drawn for stage-1 runs only. How good this CLIP is shows where it teaches: in the row "
-    "`teacher` of the report of a stage-1 run."
-)
+_CLIP = "How good this CLIP is shows where it teaches: in the row `teacher` of the report of a stage-1 run."
 
 
 class _Output:
@@ -200,12 +221,93 @@ def _probe_rows(result: ProbeResult) -> list[list[str]]:
 
 def _as_text(result: ProbeResult | UmtError) -> str:
     """The table for a terminal."""
-    if isinstance(result, UmtError):
-        return f"no kNN accuracy: {result}"
-    rows = _probe_rows(result)
+    return f"no kNN accuracy: {result}" if isinstance(result, UmtError) else _columns(_probe_rows(result))
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells for a terminal."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         row[0].ljust(widths[0])
         + "".join(cell.rjust(width + 3) for cell, width in zip(row[1:], widths[1:], strict=True))
         for row in rows
     )
+
+
+# ---------------------------------------------------------------- retrieval
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Held-out clips, what the captions found, and some of it with the frames that are needed to show it."""
+
+    shards: Path
+    checkpoint: Path
+    found: Found
+    scores: RetrievalScores
+    answers: list[Answer]
+    frames: dict[int, Tensor]  # u8 [T,H,W,3] of each video that is shown
+
+
+def _search(run: Path, config: RunConfig, options: ReportOptions) -> _Search:
+    shards = options.val or _held_out(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    retriever = build_retriever(config, run, device=device)
+    request = Retrieval(shards, limit=options.max_clips)
+    found = request.search(retriever, name=shards.name)
+    texts = middle(len(found.captions), count=min(_ANSWERS, len(found.captions)))
+    some = answers(found, texts=texts, first=min(_FIRST, len(found.keys)))
+    shown = {video for answer in some for video in answer.found}
+    return _Search(
+        shards=shards,
+        checkpoint=resolve_checkpoint(run),
+        found=found,
+        scores=retrieval_scores(found.similarity, found.video_of_text),
+        answers=some,
+        frames=request.frames_of(shown, retriever),
+    )
+
+
+def _held_out(config: RunConfig) -> Path:
+    """`retrieval` or `val` beside the clips that the run was trained on. Raises DataError where there is neither."""
+    sources = config.data.sources.values()
+    videos = [source for source in sources if source.media == "video"] or list(sources)
+    shards = shards_of(videos[0])
+    if isinstance(shards, Tars):
+        raise DataError("the run's clips are streamed", hint="name held-out shards with captions: --val SHARDS")
+    for name in ("retrieval", "val"):
+        if (shards.parent / name).is_dir():
+            return shards.parent / name
+    raise DataError(f"there are no held-out clips beside {shards}", hint="name some with captions: --val SHARDS")
+
+
+def _found(result: _Search | UmtError, name: str, output: _Output) -> Section:
+    title = "What finds what"
+    if isinstance(result, UmtError):
+        return Section(title, (note(f"Not measured: {result}"),))
+    output.write("retrieval.json", (json.dumps(asdict(result.scores), indent=1) + "\n").encode())
+    matrix = draw_similarity(result.found, title=f"{name}: held-out captions and clips")
+    strips = draw_answers(result.answers, result.frames, title=f"{name}: what some captions find")
+    head, *rows = _score_rows(result.scores)
+    scores = result.scores
+    return Section(
+        title,
+        (
+            table(rows, head=head),
+            note(
+                f"{scores.texts} captions and {scores.videos} clips that the run has not seen, by the similarity of "
+                f"their embeddings; nothing is hidden and nothing re-ranked. By chance a caption finds its clip "
+                f"{100 * scores.chance:.1f} % of the time."
+            ),
+            output.picture("similarity.png", matrix, about="similarity of every caption to every clip"),
+            output.picture("retrieved.png", strips, about="some captions and the clips found for them, best first"),
+            table([("checkpoint", str(result.checkpoint)), ("clips", str(result.shards))]),
+        ),
+    )
+
+
+def _score_rows(scores: RetrievalScores) -> list[list[str]]:
+    """R@k both ways in percent, heading first."""
+    ways = {"caption → clip": scores.text_to_video, "clip → caption": scores.video_to_text}
+    head = ["found among the first k, %", *(f"k = {k}" for k in scores.text_to_video)]
+    return [head, *([way, *(f"{100 * share:.1f}" for share in shares.values())] for way, shares in ways.items())]

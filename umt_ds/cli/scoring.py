@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from umt_ds.config.load import load_run
@@ -36,6 +37,11 @@ class Retrieval:
     def search(self, retriever: Retriever, *, name: str) -> Found:
         """Embed all clips and captions by a model. Raises DataError for clips without captions."""
         return find(retriever, retriever.tokenizer, self._clips(retriever, name))
+
+    def frames_of(self, videos: Collection[int], retriever: Retriever) -> dict[int, Tensor]:
+        """The frames of some of the clips, by their number: u8 [T,H,W,3]."""
+        every = (frames for some in self._clips(retriever, "pictures") for frames in some.pixels)
+        return {number: frames for number, frames in enumerate(every) if number in videos}
 
     def _clips(self, retriever: Retriever, name: str) -> Iterator[LabelledClips]:
         total = min(load_manifest(self.shards).num_samples, self.limit or 1 << 62)
