@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from umt_ds.models.presets import VitSize
+from umt_ds.models.presets import BertSize, VitSize
 
 
 @dataclass(frozen=True)
@@ -77,4 +77,52 @@ def teacher_flops_per_clip(
         blocks=frames * ((size.depth - 1) * block_flops(size, tokens) + last),
         patch_embed=frames * patch_embed_flops(size, patches),
         heads=2.0 * frames * layers * projected * size.width * out_width,
+    )
+
+
+@dataclass(frozen=True)
+class TextFlops:
+    """Operations of one caption in the forward pass, by part; and what it is compared with."""
+
+    encode: float
+    fuse: float
+    words: float
+
+    @property
+    def forward(self) -> float:
+        """The forward pass."""
+        return self.encode + self.fuse + self.words
+
+    @property
+    def forward_backward(self) -> float:
+        """Three times the forward: embeddings are looked up."""
+        return 3 * self.forward
+
+
+def text_flops(
+    size: BertSize,
+    *,
+    fusion_layers: int,
+    tokens: int,
+    video_tokens: int,
+    video_width: int,
+    texts: int,
+    looks: int,
+    videos: int,
+    guesses: float,
+) -> TextFlops:
+    """BERT on one caption of `tokens`, padding included: its lower layers run on `texts` versions of it, its upper ones
+    `looks` times, at videos of `video_tokens`; keys and values of `videos` of them are made. guesses: words guessed.
+
+    A layer: 8·n·W² for self-attention's Linears, 4·n·W·hidden for the feed-forward part, 4·n²·W for attention; cross-
+    attention adds 4·n·W² and 4·n·N·W, and 4·N·D·W for each video.
+    """
+    width, n = size.width, tokens
+    layer = 8.0 * n * width**2 + 4 * n * width * size.hidden + 4 * n**2 * width
+    cross = 4.0 * n * width**2 + 4 * n * video_tokens * width
+    keys_and_values = 4.0 * video_tokens * video_width * width
+    return TextFlops(
+        encode=texts * (size.layers - fusion_layers) * layer,
+        fuse=fusion_layers * (looks * (layer + cross) + videos * keys_and_values),
+        words=guesses * (2 * width**2 + 2 * width * size.vocab_size),
     )

@@ -7,7 +7,7 @@ Letters: n tokens that attend to one another, d width, C width of the teacher's 
 
 from __future__ import annotations
 
-from umt_ds.models.presets import VitSize
+from umt_ds.models.presets import BertSize, VitSize
 
 _FP32 = 4
 
@@ -47,3 +47,34 @@ def teacher_bytes_per_clip(
     tokens = patches + prefix_tokens
     inside = (2 + 3 * size.mlp_ratio + layers - 1) * tokens * size.width
     return frames * element * (inside + patches * 3 * size.patch**2)
+
+
+def text_bytes(
+    size: BertSize,
+    *,
+    fusion_layers: int,
+    tokens: int,
+    video_tokens: int,
+    video_width: int,
+    texts: int,
+    looks: int,
+    videos: int,
+    guesses: float,
+    element: int,
+    checkpoint_layers: int = 0,
+) -> float:
+    """What BERT keeps of one caption for its backward; arguments as `flops.text_flops`.
+
+    A layer, per token: q, k, v, the mixed values, inputs and outputs of both norms (8 widths), the feed-forward part
+    before and after GELU. Cross-attention: 4 widths more, and keys and values of the video looked at (2·N·W). Words:
+    their logits, and these in fp32. A checkpointed layer keeps its input alone.
+    """
+    layer = (8 * size.width + 2 * size.hidden) * tokens * element
+    cross = (4 * tokens + 2 * video_tokens) * size.width * element
+    whole_text = max(0, size.layers - fusion_layers - checkpoint_layers)
+    whole_fusion = min(fusion_layers, max(0, size.layers - checkpoint_layers))
+    kept = texts * whole_text * layer + looks * whole_fusion * (layer + cross)
+    inputs = (texts * (size.layers - fusion_layers - whole_text) + looks * (fusion_layers - whole_fusion)) * tokens
+    looked_at = videos * video_tokens * video_width
+    words = guesses * (size.vocab_size * (element + 2 * _FP32) + 3 * size.width * element)
+    return kept + (inputs * size.width + looked_at) * element + words

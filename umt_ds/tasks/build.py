@@ -57,6 +57,7 @@ def build_task(
                 precision=precision,
                 tokenizer=caption_tokenizer(settings.text),
                 pieces=pieces,
+                shares=media_shares(config),
             )
         case ImageTextConfig() as settings:
             from umt_ds.tasks.image_text import ImageTextTask

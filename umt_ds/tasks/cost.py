@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
 import torch
 from torch import nn
 
+from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import ImageTextConfig, Stage1Config, TaskConfig
+from umt_ds.config.schema import ImageTextConfig, Stage1Config, Stage2Config, TaskConfig
 from umt_ds.engine.memory import ELEMENT
 from umt_ds.masking import MaskPlan
 from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
@@ -18,6 +20,8 @@ from umt_ds.models.presets import VitSize, vit_size
 from umt_ds.models.teachers import build_teacher
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.stage1 import Stage1Module, common_grid, stage1_flops
+
+ONLY_VIDEO: Mapping[Media, float] = {"video": 1.0}
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,14 @@ class TaskCost:
         return self.published_student_flops + self.published_teacher_flops
 
 
-def task_cost(task: TaskConfig, precision: Precision) -> TaskCost:
-    """Raises ConfigError where student and teacher do not fit each other."""
+def task_cost(task: TaskConfig, precision: Precision, *, shares: Mapping[Media, float] = ONLY_VIDEO) -> TaskCost:
+    """shares: of all views, that each medium has; stage 2 alone asks. Memory is of the heavier medium.
+
+    Raises ConfigError where student and teacher do not fit each other.
+    """
     match task:
+        case Stage2Config():
+            return _stage2_cost(task, ELEMENT[precision], shares)
         case Stage1Config():
             return _stage1_cost(task, ELEMENT[precision])
         case ImageTextConfig():
@@ -95,6 +104,37 @@ def _stage1_cost(task: Stage1Config, element: int) -> TaskCost:
             size, visible=visible, element=element, checkpoint_blocks=task.student.checkpoint_blocks, **aligned
         ),
         teacher_bytes=teacher_bytes_per_clip(teacher.size, layers=settings.layers, element=element, **looked),
+    )
+
+
+def _stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float]) -> TaskCost:
+    from umt_ds.tasks.stage2_cost import Stage2Cost, on_meta  # loads transformers
+
+    module, teacher = on_meta(task)
+    cost = Stage2Cost(task, teacher)
+    student, published = task.student, [cost.published_flops(medium) for medium in shares]
+    ours, parts = [cost.flops(medium) for medium in shares], list(shares.values())
+
+    def mean(numbers: Iterable[float]) -> float:
+        return sum(part * number for part, number in zip(parts, numbers, strict=True))
+
+    def of(medium: Media) -> str:
+        frames, side = cost.frames(medium), student.image_size
+        tokens = frames * (side // vit_size(student.preset).patch) ** 2
+        return f"{shares[medium]:.0%} {medium}s, {frames} frame(s), {cost.visible(medium)} of {tokens} tokens visible"
+
+    return TaskCost(
+        sentence=f"{student.preset}, {student.image_size} px, BERT {task.text.preset}: {'; '.join(map(of, shares))}",
+        parameters=_count(module),
+        teacher_parameters=0 if teacher is None else _count(teacher),
+        forward_flops=mean(cost.forward_flops(medium) for medium in shares),
+        student_flops=mean(own for own, _ in ours),
+        teacher_flops=mean(its for _, its in ours),
+        published_student_flops=mean(own for own, _ in published),
+        published_teacher_flops=mean(its for _, its in published),
+        pixel_bytes=max(cost.frames(medium) for medium in shares) * student.image_size**2 * 3,
+        activation_bytes=max(cost.activation_bytes(medium, element=element) for medium in shares),
+        teacher_bytes=max(cost.teacher_bytes(medium, element=element) for medium in shares),
     )
 
 

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from umt_ds.batch import Batch, Media, Tokens
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import MaskConfig, OptimConfig, Stage2Config
+from umt_ds.config.schema import OptimConfig, Stage2Config
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.speed import span
-from umt_ds.errors import ConfigError
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.keyed import digest64
 from umt_ds.losses.masked_lm import HiddenWords, Vocabulary, hide_words
@@ -33,14 +32,22 @@ from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
 from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.stage1 import COMPUTE_DTYPE, load_teacher
-from umt_ds.tasks.stage2_model import build_module, load_initial, load_text_teacher
+from umt_ds.tasks.stage2_cost import Stage2Cost
+from umt_ds.tasks.stage2_model import (
+    build_module,
+    load_initial,
+    load_text_teacher,
+    media_masks,
+    needs_teacher,
+)
 from umt_ds.tasks.stage2_module import Rows, Stage2Inputs, Stage2Module
 
 log = logging.getLogger("umt_ds")
 
 
 class Stage2Task:
-    """Satisfies `engine.protocol.Task`. pieces: that a batch is worked on in (`batch.split_contrastive`)."""
+    """Satisfies `engine.protocol.Task`. pieces: that a batch is worked on in (`batch.split_contrastive`). shares: of
+    all views, that each medium has, for those who count operations."""
 
     def __init__(
         self,
@@ -51,11 +58,13 @@ class Stage2Task:
         precision: Precision,
         tokenizer: CaptionTokenizer,
         pieces: int = 1,
+        shares: Mapping[Media, float] | None = None,
     ) -> None:
         self._config, self._seed, self._device, self._pieces = config, seed, device, pieces
         self._vocabulary = Vocabulary(
             tokenizer.vocab_size, cls_id=tokenizer.cls_id, pad_id=tokenizer.pad_id, mask_id=tokenizer.mask_id
         )
+        self._shares: Mapping[Media, float] = shares or {"video": 1.0}
         self._teacher: Teacher | None = None
         self._fingerprints = {"vocabulary": tokenizer.fingerprint}
         if config.teacher is not None and needs_teacher(config):
@@ -84,7 +93,8 @@ class Stage2Task:
 
     @property
     def flops_per_view(self) -> float:
-        return 0.0
+        """The mean over images and clips as they are shown; captions count as if they had full length."""
+        return Stage2Cost(self._config, self._teacher).mean_flops(self._shares)
 
     def accelerate(self, *, compile: bool, graph: bool) -> None:
         """torch.compile for the blocks of student and teacher; the teacher's look as a CUDA graph."""
@@ -190,34 +200,6 @@ class Stage2Task:
     def _drop_noise(self, slots: Tensor, step: int) -> Tensor | None:
         encoder = self._module.vision_encoder.encoder
         return drop_path_noise(self._seed, step, slots, encoder.size.depth) if encoder.drop_path > 0 else None
-
-
-# ---------------------------------------------------------------- parts
-
-
-def needs_teacher(config: Stage2Config) -> bool:
-    """Whether anything is compared with the teacher."""
-    return config.loss_weights.uta > 0 or config.align_projections != "none"
-
-
-def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, MaskPlan | None]:
-    """How tokens of each medium are hidden; None where all are seen.
-
-    Semantic masks belong to UTA: without it there are none, as in the paper's table 5 (SPEC 7.3). Raises ConfigError
-    for a semantic mask with a teacher that has no class token.
-    """
-
-    def plan(mask: MaskConfig | None) -> MaskPlan | None:
-        if mask is None or mask.ratio == 0 or (mask.kind == "semantic" and not config.loss_weights.uta):
-            return None
-        if mask.kind == "semantic" and (teacher is None or not teacher.has_class_token):
-            raise ConfigError(
-                "a semantic mask needs a teacher with a class token",
-                hint="task.mask.video.kind and task.mask.image.kind: tube or random, or a CLIP teacher",
-            )
-        return MaskPlan(mask.kind, mask.ratio)
-
-    return {"image": plan(config.mask.image), "video": plan(config.mask.video)}
 
 
 def _text_hashes(ids: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from umt_ds.config.schema import BertConfig, Stage2Config
+from umt_ds.batch import Media
+from umt_ds.config.schema import BertConfig, MaskConfig, Stage2Config
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.losses.masked_lm import Vocabulary
+from umt_ds.masking import MaskPlan
 from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, bert_size, vit_size
 from umt_ds.models.teachers import Teacher, TextTeacher, build_text_teacher
@@ -29,6 +31,31 @@ from umt_ds.weights.load import LoadReport, load_strict
 from umt_ds.weights.published import is_video_text, student_state, text_teacher_state, video_text_state
 
 log = logging.getLogger("umt_ds")
+
+
+def needs_teacher(config: Stage2Config) -> bool:
+    """Whether anything is compared with the teacher."""
+    return config.loss_weights.uta > 0 or config.align_projections != "none"
+
+
+def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, MaskPlan | None]:
+    """How tokens of each medium are hidden; None where all are seen.
+
+    Semantic masks belong to UTA: without it there are none, as in the paper's table 5 (SPEC 7.3). Raises ConfigError
+    for a semantic mask with a teacher that has no class token.
+    """
+
+    def plan(mask: MaskConfig | None) -> MaskPlan | None:
+        if mask is None or mask.ratio == 0 or (mask.kind == "semantic" and not config.loss_weights.uta):
+            return None
+        if mask.kind == "semantic" and (teacher is None or not teacher.has_class_token):
+            raise ConfigError(
+                "a semantic mask needs a teacher with a class token",
+                hint="task.mask.video.kind and task.mask.image.kind: tube or random, or a CLIP teacher",
+            )
+        return MaskPlan(mask.kind, mask.ratio)
+
+    return {"image": plan(config.mask.image), "video": plan(config.mask.video)}
 
 
 def build_module(
