@@ -20,16 +20,21 @@ from umt_ds.data.augment import (
     centre_view,
     crop_corners,
     crop_sizes,
+    draw_area,
     draw_crop,
+    draw_view,
     render,
+    stretch_view,
 )
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
 
 
-def of_pillow(frame: NDArray[np.uint8], crop: Crop, size: tuple[int, int]) -> NDArray[np.uint8]:
+def of_pillow(
+    frame: NDArray[np.uint8], crop: Crop, size: tuple[int, int], filter: Image.Resampling = Image.Resampling.BILINEAR
+) -> NDArray[np.uint8]:
     box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
-    return np.asarray(Image.fromarray(frame).crop(box).resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(frame).crop(box).resize(size, filter))
 
 
 def weights(length: int, size: int) -> NDArray[np.float64]:
@@ -126,6 +131,39 @@ def test_the_resize_is_within_a_grey_level_of_the_exact_sums_at_every_size_that_
             # so the two can be two apart: at 6 : 7, where sums often end near a half, by one value in thousands
             assert apart(pillow, shown).max() <= 2
             assert (apart(pillow, shown) > 1).mean() < 5e-4
+
+
+def test_a_random_part_has_an_area_and_a_shape_in_range_and_lies_anywhere() -> None:
+    crops = [draw_area(340, 256, scale=(0.5, 1.0), stream=Stream(0, i)) for i in range(2000)]
+    for crop in crops:
+        assert 0 <= crop.left <= 340 - crop.width
+        assert 0 <= crop.top <= 256 - crop.height
+        assert 0.49 < crop.width * crop.height / (340 * 256) <= 1.0
+        assert 3 / 4 - 0.01 < crop.width / crop.height < 4 / 3 + 0.01
+    assert {crop.left for crop in crops} > set(range(0, 60, 4))
+    logs = np.log([crop.width / crop.height for crop in crops])
+    assert logs.min() < -0.2
+    assert logs.max() > 0.27
+
+
+def test_a_picture_too_long_for_any_part_shows_its_largest_centre() -> None:
+    # as torchvision: 1000 x 100 at no less than half of the area has no part of 3:4 to 4:3
+    assert draw_area(1000, 100, scale=(0.5, 1.0), stream=Stream(0)) == Crop(433, 0, 133, 100)
+    assert draw_area(100, 1000, scale=(0.5, 1.0), stream=Stream(0)) == Crop(0, 433, 100, 133)
+
+
+def test_parts_are_resized_as_pillow_does_it_bicubic(clip: NDArray[np.uint8]) -> None:
+    for i in range(20):
+        view = draw_view(90, 60, side=32, stream=Stream(0, i), crop="random_resized")
+        out = np.empty((3, 32, 32, 3), np.uint8)
+        render(clip, view, out)
+        expected = of_pillow(clip[1], view.place.crop, (32, 32), Image.Resampling.BICUBIC)
+        assert apart(expected, out[1]).max() <= 1
+
+
+def test_the_stretched_view_shows_all_of_a_frame_out_of_shape(clip: NDArray[np.uint8]) -> None:
+    whole = of_pillow(clip[0], Crop(0, 0, 90, 60), (32, 32), Image.Resampling.BICUBIC)
+    assert apart(whole, stretch_view(clip, side=32)[0]).max() <= 1
 
 
 def test_every_frame_gets_the_same_crop_colour_and_flip(clip: NDArray[np.uint8]) -> None:

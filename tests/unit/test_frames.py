@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umt_ds.data.frames import FramePolicy, Sampling, dense, middle, sparse
+from umt_ds.data.frames import FramePolicy, Sampling, dense, intervals, middle, sparse
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream
 
@@ -67,12 +67,29 @@ def test_middle_takes_segment_centres(num_frames: int, count: int, expected: lis
     assert middle(num_frames, count=count) == expected
 
 
-@given(st.sampled_from(["sparse", "dense", "middle"]), st.integers(1, 70), st.integers(1, 20), st.integers(1, 9))
+@given(st.sampled_from(["sparse", "dense", "intervals", "middle"]), st.integers(1, 70), st.integers(1, 20), st.integers(1, 9))
 def test_every_policy_gives_legal_ascending_frames(kind: Sampling, num_frames: int, count: int, stride: int) -> None:
     frames = FramePolicy(kind, count, stride).choose(num_frames, Stream(1, num_frames))
     assert len(frames) == count
     assert frames == sorted(frames)
     assert 0 <= frames[0] <= frames[-1] < num_frames
+
+
+def test_intervals_never_show_the_last_frame_of_an_interval() -> None:
+    # SPEC 7.6: 32 frames, 4 intervals of 8: 0-6, 8-14, …
+    shown = [intervals(32, count=4, stream=Stream(0, i)) for i in range(400)]
+    assert [set(position) for position in zip(*shown, strict=True)] == [set(range(8 * i, 8 * i + 7)) for i in range(4)]
+
+
+def test_intervals_of_one_frame_show_different_ones_in_order() -> None:
+    shown = [intervals(6, count=4, stream=Stream(0, i)) for i in range(100)]
+    assert all(frames == sorted(set(frames)) for frames in shown)
+    assert len({tuple(frames) for frames in shown}) > 5
+
+
+def test_intervals_of_a_clip_that_is_too_short_repeat_its_last_frame() -> None:
+    assert intervals(3, count=5, stream=Stream(0)) == [0, 1, 2, 2, 2]
+    assert intervals(1, count=1, stream=Stream(0)) == [0]
 
 
 def test_an_empty_clip_is_a_bad_sample() -> None:

@@ -58,7 +58,7 @@ def apart(one: Tensor, other: Tensor) -> int:
     return int((one.int() - other.int()).abs().max())
 
 
-@pytest.mark.parametrize("crop", ["multi_scale", "center"])
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "center"])
 @pytest.mark.parametrize("finished_by", ["resize", "decode"])
 def test_a_device_makes_the_same_views_within_one_grey_level(folder: Path, finished_by: OnDevice, crop: str) -> None:
     plan = replace(PLAN, num_sample=2, image_side=32, crop=crop)

@@ -1,0 +1,131 @@
+"""What finds what: ranks by hand, ties, several captions, runs of several seeds side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.shards import frame, noisy_frames, picture, write_shards
+from umt_ds.batch import Tokens
+from umt_ds.config.schema import RunConfig
+from umt_ds.data.once import iterate_once
+from umt_ds.errors import DataError
+from umt_ds.evaluation.pictures import draw_answers, draw_similarity
+from umt_ds.evaluation.retrieval import Found, answers, find, retrieval_scores, similarity
+from umt_ds.evaluation.spread import Spread, groups_of, pairs_of
+
+
+def test_similarity_is_the_mean_over_the_vectors_of_a_video() -> None:
+    videos = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    texts = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    torch.testing.assert_close(similarity(videos, texts), torch.tensor([[0.5, 0.7]]))
+
+
+def test_ranks_are_counted_both_ways() -> None:
+    # captions 0 and 1 find their videos at ranks 0 and 2; videos 0, 1, 2 their captions at 0, 1, 1
+    similar = torch.tensor([[0.9, 0.8, 0.2], [0.1, 0.3, 0.4], [0.0, 0.5, 0.3]])
+    scores = retrieval_scores(similar, torch.tensor([0, 1, 2]))
+    assert scores.text_to_video[1] == pytest.approx(1 / 3)  # only caption 0
+    assert scores.text_to_video[5] == 1.0
+    assert scores.video_to_text[1] == pytest.approx(1 / 3)
+    assert scores.chance == pytest.approx(1 / 3)
+
+
+def test_any_of_its_captions_answers_for_a_video_and_each_is_a_query() -> None:
+    similar = torch.tensor([[0.1, 0.9, 0.5], [0.8, 0.2, 0.6]])
+    scores = retrieval_scores(similar, torch.tensor([0, 0, 1]))
+    assert scores.text_to_video[1] == pytest.approx(2 / 3)  # caption 0 finds video 1
+    assert scores.video_to_text[1] == pytest.approx(1 / 2)  # video 1 finds caption 0, which is not its own
+
+
+def test_a_model_that_finds_everything_alike_finds_nothing() -> None:
+    scores = retrieval_scores(torch.zeros(20, 20), torch.arange(20))
+    assert set(scores.text_to_video.values()) == set(scores.video_to_text.values()) == {0.0}
+
+
+class Numbers:
+    """Embeds a clip as its first grey value, a caption as its number."""
+
+    def embed_videos(self, pixels: Tensor) -> Tensor:
+        return self._circle(pixels[:, :1, 0, 0, 0].float())
+
+    def embed_texts(self, tokens: Tokens) -> Tensor:
+        return self._circle(tokens.ids[:, 0].float())
+
+    def _circle(self, numbers: Tensor) -> Tensor:
+        angle = numbers / 256 * math.pi
+        return torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
+def tokens(captions: list[str]) -> Tokens:
+    ids = torch.tensor([[int(caption.split()[1])] for caption in captions])
+    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def grey(number: int) -> dict[str, bytes]:
+    said = json.dumps({"caption": [f"grey {10 * number}"]}).encode()
+    return {"000.png": picture(frame(10 * number, 0)), "json": said}
+
+
+def test_a_set_is_embedded_once_and_compared_whole(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, [4, 3], members=grey)
+    clips = iterate_once(folder, num_frames=1, side=8, batch_size=3, view="stretched", caption_field="caption")
+    found = find(Numbers(), tokens, clips)
+    assert len(found.keys) == 7
+    assert found.similarity.shape == (7, 7)
+    scores = retrieval_scores(found.similarity, found.video_of_text)
+    assert scores.text_to_video[1] == 1.0
+    (answer,) = answers(found, texts=[3], first=3)
+    assert answer.caption == "grey 30"
+    assert answer.found[0] == answer.right == 3
+    assert set(answer.found[1:]) == {2, 4}
+
+
+def test_clips_without_captions_are_refused(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, [4], members=lambda n: {**noisy_frames(n), "json": b"{}"})
+    with pytest.raises(DataError, match="of 4 samples are bad"):
+        list(iterate_once(folder, num_frames=1, side=8, batch_size=2, caption_field="caption"))
+
+
+def test_the_pictures_can_be_drawn() -> None:
+    found = Found(("a", "b", "c"), ("one", "two", "three"), torch.arange(3), torch.rand(3, 3))
+    frames = {number: torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8) for number in range(3)}
+    for png in (
+        draw_similarity(found, title="t"),
+        draw_answers(answers(found, texts=[0, 2], first=3), frames, title="t"),
+    ):
+        assert png.startswith(b"\x89PNG")
+
+
+def run(seed: int, weights: str | None, **optim: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": f"r{seed}", "seed": seed, "init": {"weights": weights},
+            "task": {"kind": "stage2", "text": {"weights": "bert"}, "teacher": {"weights": "random"}},
+            "data": {"sources": {"a": {"shards": "s"}}}, "batch": {"global": 4, "micro": 2},
+            "optim": {"lr": 1e-3, "lr_rule": "absolute", **optim}, "schedule": {"steps": 3, "warmup_steps": 1},
+            "engine": {"deepspeed": "cpu.json"},
+        }
+    )  # fmt: skip
+
+
+def test_runs_that_differ_by_their_seed_alone_are_one_group() -> None:
+    runs = [run(0, "a"), run(0, None), run(1, "a"), run(1, None), run(0, "a", weight_decay=0.5)]
+    groups = groups_of(runs)
+    assert [group.members for group in groups] == [(0, 2), (1, 3), (4,)]
+    assert [(one.weights, other.weights) for one, other in pairs_of(groups)] == [("a", "scratch")]
+    assert pairs_of([groups[1], groups[0]]) == pairs_of(groups)
+
+
+def test_a_difference_of_means_has_the_standard_error_of_both() -> None:
+    one, other = Spread.of([3.0, 5.0, 4.0]), Spread.of([1.0, 2.0, 3.0])
+    gain, error = one.minus(other)
+    assert gain == pytest.approx(2.0)
+    assert error == pytest.approx(math.sqrt(1 / 3 + 1 / 3))
+    assert math.isnan(Spread.of([1.0]).deviation)
