@@ -32,6 +32,10 @@ def members(number: int) -> dict[str, bytes]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     write_shards(folder / "shards", (9, 9, 9), members=members)
+    write_shards(folder / "images", (9, 9), members=still)
+    letters = "0123456789abcdefghijklmnopqrstuvwxyz"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     return folder
 
 
@@ -43,6 +47,36 @@ def overrides(folder: Path, run: str, *more: str) -> list[str]:
         f"schedule.steps={STEPS}", "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=2",
         "report.tensorboard=false", *more,
     ]  # fmt: skip
+
+
+STAGE2: dict[str, tuple[str, ...]] = {
+    "unbroken": ("s2-unbroken",),
+    "stopped": ("s2-resumed", f"stop_at={STOP}"),
+    "resumed": ("s2-resumed",),
+    "split": ("s2-split", "batch.split_contrastive=true", "batch.micro=2"),
+    "packed": ("s2-packed", "batch.media=packed", "batch.pack=3", "engine.deepspeed=zero2_bf16.json"),
+    "zero3": ("s2-zero3", "engine.deepspeed=zero3_bf16.json", "schedule.steps=3"),
+    "vtm alone": (
+        "s2-vtm", "task.loss_weights={vtc: 0, vtm: 1, mlm: 0, uta: 0}", "schedule.steps=3", "batch.media=packed",
+        "batch.pack=3",
+    ),
+    "nothing local": ("s2-global", "task.vtm.negatives=global", "task.mlm.mean=global", "task.text.dropout=0"),
+}  # fmt: skip
+
+
+def stage2(folder: Path, run: str, *more: str) -> list[str]:
+    """demo/stage2 on the same clips and on single frames, with a vocabulary of letters, drop path and dropout on."""
+    sources = f"{{clips: {{shards: {folder / 'shards'}}}, pictures: {{shards: {folder / 'images'}, media: image}}}}"
+    return [
+        f"run_dir={folder / run}", f"data.sources={sources}", "task.teacher.weights=random", "init.weights=null",
+        f"task.text.vocabulary={folder / 'vocab.txt'}", "task.student.drop_path=0.2", "task.text.dropout=0.1",
+        "data.workers=1", "batch.global=12", "batch.micro=6", "optim.clip_grad=0.05", f"schedule.steps={STEPS}",
+        "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=2", "report.tensorboard=false", *more,
+    ]  # fmt: skip
+
+
+def still(number: int) -> dict[str, bytes]:
+    return {**record(number), "png": members(number)["000.png"]}
 
 
 def train(folder: Path, run: str, *more: str) -> dict[str, Any]:
@@ -124,6 +158,15 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
             name: train(folder, f"ds-{name}", f"engine.deepspeed={name}", "schedule.steps=3", "cadence.save=100")
             for name in DS_CONFIGS
         },
+        **{
+            f"stage2 {name}": call("tests.distributed.calls:train", name="demo/stage2", overrides=stage2(folder, *more))
+            for name, more in STAGE2.items()
+        },
+        "stage2 host reads": call(
+            "tests.distributed.calls:host_reads",
+            name="demo/stage2",
+            overrides=stage2(folder, "s2-reads", "schedule.steps=3"),
+        ),
     }
     by_rank = run_ranks(2, list(calls.values()))
     return dict(zip(calls, zip(*by_rank, strict=True), strict=True))
@@ -248,3 +291,72 @@ def test_another_world_and_stage_see_the_same_clips_and_masks_and_the_same_losse
     results = run_ranks(world, [train(folder, run.name, *more)])
     assert results == [[{"code": 0}]] * world
     assert_same_run(folder / "unbroken", run, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- stage 2
+
+
+def test_stage_2_resumes_bit_for_bit(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    assert two_ranks["stage2 stopped"] == ({"code": 75}, {"code": 75})
+    assert two_ranks["stage2 resumed"] == two_ranks["stage2 unbroken"] == ({"code": 0}, {"code": 0})
+    assert_same_run(folder / "s2-unbroken", folder / "s2-resumed", rtol=None)
+    a, b = stored(folder / "s2-unbroken"), stored(folder / "s2-resumed")
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    shown = {
+        name.partition("_")[0] for r in read_metrics(folder / "s2-unbroken").values() for name in r if "_vtc" in name
+    }
+    assert shown == {"image", "video"}, "both media were trained on"
+
+
+def test_a_batch_in_pieces_is_the_same_objective(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    """The first step has the same weights; later ones meet other dropout."""
+    assert two_ranks["stage2 split"] == ({"code": 0}, {"code": 0})
+    whole, split = read_metrics(folder / "s2-unbroken"), read_metrics(folder / "s2-split")
+    for step in whole:
+        assert whole[step]["mask_digest_total"] == split[step]["mask_digest_total"]
+    names = [name for name in whole[1] if name.endswith("_uta")]
+    assert names
+    for name in names:  # what no dropout touches
+        assert split[1][name] == pytest.approx(whole[1][name], rel=1e-5)
+    assert split[1]["loss"] == pytest.approx(whole[1]["loss"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["packed", "zero3", "vtm alone"])
+def test_stage_2_trains_packed_in_bf16_with_zero_3_and_with_parts_left_out(
+    name: str, folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    assert two_ranks[f"stage2 {name}"] == ({"code": 0}, {"code": 0})
+    records = read_metrics(folder / STAGE2[name][0])
+    assert len(records) == (STEPS if name == "packed" else 3)
+    if name == "packed":
+        assert {"image_vtc", "video_vtc", "image_mlm", "video_uta"} <= set(records[1])
+        assert records[STEPS]["loss"] < records[1]["loss"]
+    if name == "vtm alone":
+        assert {key for key in records[1] if key.startswith(("image_", "video_"))} == {"image_vtm", "video_vtm"}
+
+
+def test_stage_2_waits_for_the_host_where_words_are_hidden_on_it_alone(two_ranks: dict[str, list[Any]]) -> None:
+    for told in two_ranks["stage2 host reads"]:
+        assert told["code"] == 0
+        for seen in told["seen"][1:]:  # tables are copied in the first
+            assert all(" at masked_lm.py" in one or "_text_hashes" in one or "digest64" in one for one in seen), seen
+
+
+def test_no_teacher_is_in_a_checkpoint_of_stage_2(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    names = {name.split()[1].split(".")[0] for name in stored(folder / "s2-unbroken")}
+    assert names == {"temp", "vision_encoder", "text_encoder", "vision_proj", "text_proj", "itm_head"}
+
+
+def test_one_rank_sees_the_same_and_with_global_negatives_and_means_loses_the_same(
+    folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    quiet = ("task.text.dropout=0", "task.vtm.negatives=global", "task.mlm.mean=global", "batch.micro=12")
+    alone = call("tests.distributed.calls:train", name="demo/stage2", overrides=stage2(folder, "s2-alone", *quiet))
+    assert run_ranks(1, [alone]) == [[{"code": 0}]]
+    a, b = read_metrics(folder / "s2-global"), read_metrics(folder / "s2-alone")
+    for step in a:
+        for exact in ("digest", "mask_digest_total", "lr"):
+            assert a[step][exact] == b[step][exact], f"step {step}: {exact}"
+        for number in ("loss", "grad_norm"):
+            assert a[step][number] == pytest.approx(b[step][number], rel=2e-4), f"step {step}: {number}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
 from umt_ds.bench.plain_models import PlainStudent, PlainTeacher
-from umt_ds.models.presets import VitSize
+from umt_ds.bench.plain_stage2 import Drawn, PlainBert, PlainVideoText, PlainVision, Rows
+from umt_ds.models.presets import BertSize, VitSize
+from umt_ds.weights.published import video_text_state
 
 Golden = Callable[[str], Any]
 OUTPUTS = {"rtol": 0, "atol": 1e-5}
@@ -59,3 +62,36 @@ def test_teacher_features_and_attention(golden: Golden) -> None:
 
     torch.testing.assert_close(features, file["feat"], **OUTPUTS)
     torch.testing.assert_close(attention, file["attn"], **OUTPUTS)
+
+
+@pytest.mark.parametrize("medium", ["video", "image"])
+def test_the_losses_of_stage_2(golden: Golden, medium: str) -> None:
+    file = golden("stage2_umt.pt")
+    ve, bert, part = file["cfg"]["ve"], file["cfg"]["bert"], file[medium]
+    size = VitSize(ve["encoder_embed_dim"], ve["encoder_depth"], ve["encoder_num_heads"], ve["patch_size"])
+    vision = PlainVision(
+        size, tokens=file["video"]["mask"].shape[1], out_width=ve["clip_output_dim"], layers=ve["clip_return_layer"]
+    )
+    sizes = BertSize(
+        width=bert["hidden_size"],
+        layers=bert["num_hidden_layers"],
+        heads=bert["num_attention_heads"],
+        hidden=bert["intermediate_size"],
+        vocab_size=bert["vocab_size"],
+    )
+    layers = bert["num_hidden_layers"] - bert["fusion_layer"]
+    text = PlainBert(sizes, fusion_layers=layers, video_width=size.width, dropout=0.0)
+    model = PlainVideoText(vision, text, text_width=sizes.width, embed_width=file["cfg"]["embed_dim"])
+    model.load_state_dict(video_text_state(file["state"]))
+
+    mask = part["mask"]
+    targets = part["clip_vis"]
+    unit = targets / targets.norm(dim=-1, keepdim=True)
+    features = unit.new_zeros(*unit.shape[:2], mask.shape[1], unit.shape[-1])
+    features[:, ~mask] = unit.flatten(1, 2)  # the others are not looked at
+    rows = Rows(part["img"].transpose(1, 2), file["input_ids"], file["attention_mask"].bool(), part["idx"])
+    false = (part["vtm_negative_video"], part["vtm_negative_text"])
+    loss = model(rows, features, Drawn(mask, part["mlm_ids"], part["mlm_labels"], false))
+
+    expected = part["loss_uta"] + part["loss_vtc"] + part["loss_vtm_seed7"] + part["mlm_loss_fixed"]
+    torch.testing.assert_close(loss, expected, rtol=0, atol=2e-5)  # a sum of four numbers to 1e-5

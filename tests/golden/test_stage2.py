@@ -112,7 +112,7 @@ def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
     labels, ids = part["mlm_labels"], part["mlm_ids"]
     places = (labels != -100).flatten().nonzero().squeeze(1)
     rows = rows_of(file, medium, hidden=HiddenWords(ids, places, labels.flatten()[places], len(places)))
-    (seen,) = module._look([rows])
+    (seen,) = module.look([rows])
 
     close(seen.losses["uta"], part["loss_uta"])
 
@@ -124,7 +124,7 @@ def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
     false = FalsePairs(
         seen.tokens, seen.text, rows.is_token, part["vtm_negative_video"], every, part["vtm_negative_text"], every
     )
-    matching, guessing = module._fuse(rows, seen, false)
+    matching, guessing = module.fuse(rows, seen, false)
     close(matching / (3 * len(labels)), part["loss_vtm_seed7"])
     close(guessing / len(places), part["mlm_loss_fixed"])
 

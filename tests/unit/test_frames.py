@@ -67,7 +67,12 @@ def test_middle_takes_segment_centres(num_frames: int, count: int, expected: lis
     assert middle(num_frames, count=count) == expected
 
 
-@given(st.sampled_from(["sparse", "dense", "intervals", "middle"]), st.integers(1, 70), st.integers(1, 20), st.integers(1, 9))
+@given(
+    st.sampled_from(["sparse", "dense", "intervals", "middle"]),
+    st.integers(1, 70),
+    st.integers(1, 20),
+    st.integers(1, 9),
+)
 def test_every_policy_gives_legal_ascending_frames(kind: Sampling, num_frames: int, count: int, stride: int) -> None:
     frames = FramePolicy(kind, count, stride).choose(num_frames, Stream(1, num_frames))
     assert len(frames) == count

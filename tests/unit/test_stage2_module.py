@@ -41,8 +41,8 @@ def test_the_total_is_the_weighted_sum_of_the_parts() -> None:
 def test_contrast_matching_and_words_are_what_a_loop_over_the_rows_says() -> None:
     module, rows = tiny_module(), tiny_rows("video", range(5), texts=[0, 1, 1, 3, 4])
     with torch.no_grad():
-        (seen,) = module._look([rows])
-        false = module._false_pairs([rows], [seen], module.temperature(), step=5)
+        (seen,) = module.look([rows])
+        false = module.false_pairs([rows], [seen], module.temperature(), step=5)
         parts = module(inputs_of(rows)).parts
 
         similarity = seen.video @ seen.caption.T / module.temp
@@ -76,9 +76,9 @@ def test_contrast_matching_and_words_are_what_a_loop_over_the_rows_says() -> Non
 
 def test_false_pairs_never_belong_together() -> None:
     module, rows = tiny_module(), tiny_rows("image", range(6), texts=[0, 0, 0, 1, 1, 2])
-    (seen,) = module._look([rows])
+    (seen,) = module.look([rows])
     for step in range(20):
-        false = module._false_pairs([rows], [seen], module.temperature(), step=step)
+        false = module.false_pairs([rows], [seen], module.temperature(), step=step)
         text = torch.tensor([0, 0, 0, 1, 1, 2])
         assert (text[false.video] != text).all()
         assert (text[false.caption] != text).all()
@@ -90,7 +90,7 @@ def test_rows_without_any_false_partner_do_not_count_and_nothing_becomes_nan(tex
     parts, grads = run(module, rows)
     assert all(math.isfinite(float(value)) for value in parts.values())
     assert all(gradient.isfinite().all() for gradient in grads.values())
-    (seen,) = module._look([rows])
+    (seen,) = module.look([rows])
     fused = module.text_encoder.fuse(seen.text, rows.is_token, seen.tokens)
     true_pairs = -module.match(fused).log_softmax(dim=1)[:, 1].mean()
     torch.testing.assert_close(parts["image_vtm"], true_pairs.detach(), **CLOSE)
@@ -152,10 +152,10 @@ def test_soft_and_hard_negatives_draw_differently() -> None:
     for hard in (True, False):
         module = tiny_module(vtm={"hard": hard})
         with torch.no_grad():
-            (seen,) = module._look([rows])
+            (seen,) = module.look([rows])
         cold = torch.full((1,), 0.001)  # at which hard negatives are the nearest ones
         similarity = (seen.caption @ seen.video.T).masked_fill(torch.eye(32, dtype=torch.bool), -9)
-        drawn = module._false_pairs([rows], [seen], cold, step=0).video
+        drawn = module.false_pairs([rows], [seen], cold, step=0).video
         draws[hard] = float(similarity.gather(1, drawn[:, None]).mean()), float(similarity.max(dim=1).values.mean())
     assert draws[True][0] == pytest.approx(draws[True][1], abs=0.02)
     assert draws[False][0] < draws[False][1] - 0.1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from torch import Tensor
 from umt_ds.batch import Batch, Media, Tokens
 from umt_ds.config.schema import OptimConfig, Stage2Config
 from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.presets import vit_size
 from umt_ds.models.vit import VideoViT
@@ -20,7 +20,7 @@ from umt_ds.tasks.stage2 import Stage2Task
 
 CPU = torch.device("cpu")
 TOWER = {"image_size": 64, "patch_size": 8, "width": 32, "layers": 3, "heads": 2, "out_width": 16}
-WORDS: Any = SimpleNamespace(vocab_size=60, cls_id=2, pad_id=0, mask_id=4, fingerprint="of a test")
+WORDS = Vocabulary(60, cls_id=2, pad_id=0, mask_id=4, fingerprint="of a test")
 SETTINGS: dict[str, Any] = {
     "kind": "stage2",
     "student": {"preset": "pocket", "frames": 2, "image_size": 64},
@@ -33,9 +33,9 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def task(pieces: int = 1, words: Any = WORDS, **settings: Any) -> Stage2Task:
+def task(pieces: int = 1, words: Vocabulary = WORDS, **settings: Any) -> Stage2Task:
     config = Stage2Config.model_validate({**SETTINGS, **settings})
-    return Stage2Task(config, seed=1, device=CPU, precision="fp32", tokenizer=words, pieces=pieces)
+    return Stage2Task(config, seed=1, device=CPU, precision="fp32", vocabulary=words, pieces=pieces)
 
 
 def batch(medium: Media, slots: range) -> Batch:
@@ -183,7 +183,7 @@ def test_weights_of_another_size_are_refused_with_the_first_misfits() -> None:
 
 
 def test_a_tokenizer_that_is_not_the_berts_is_refused() -> None:
-    other = SimpleNamespace(**{**vars(WORDS), "vocab_size": 61})
+    other = replace(WORDS, size=61)
     with pytest.raises(ConfigError, match="61 tokens and this BERT 60"):
         task(words=other)
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from umt_ds.batch import Batch
 from umt_ds.bench.plain_models import PlainStudent, PlainTeacher
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import OptimConfig, Stage1Config
+from umt_ds.config.schema import OptimConfig, Stage1Config, TeacherConfig
 from umt_ds.distributed.collectives import active
 from umt_ds.engine.optim import build_adamw, decay_groups
 from umt_ds.errors import ConfigError, NonFiniteError
@@ -30,6 +31,11 @@ from umt_ds.models.teachers import Teacher
 from umt_ds.models.towers import ClipTower
 
 AUTOCAST: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast_of(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """fp16 as published, or the run's precision."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def float_clips(pixels: Tensor) -> Tensor:
@@ -71,18 +77,16 @@ class PlainStep:
     device: torch.device
     autocast_dtype: torch.dtype | None
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """fp16 as published, or the run's precision."""
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.autocast_dtype)
+    def ready(self, batch: Batch) -> Tensor:
+        """As the published loader gives it."""
+        return float_clips(batch.pixels)
 
     def step(self, video: Tensor, lr: float) -> float:
         """Train on clips f32 [B,3,T,H,W] in host memory; the loss. Raises NonFiniteError."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         video = video.to(self.device, non_blocking=True)
-        with self.autocast():
+        with autocast_of(self.device, self.autocast_dtype):
             features, attention = self.teacher(video)
             mask = published_mask(attention, clips=len(video), ratio=self.mask_ratio)
             loss = plain_loss(self.student, video, features, mask)
@@ -140,29 +144,34 @@ def build_plain(
 
 def plain_models(task: Stage1Config, ours: Teacher) -> tuple[PlainStudent, PlainTeacher]:
     """Student with fresh weights, teacher with those of `ours`, in fp32 on the CPU."""
-    tower = ours.tower
-    assert isinstance(tower, ClipTower)
     student = PlainStudent(
         vit_size(task.student.preset),
-        tokens=task.student.frames * tower.patches,
+        tokens=task.student.frames * ours.tower.patches,
         out_width=ours.out_width,
         layers=task.teacher.layers,
         interval=task.teacher.interval,
         drop_rate=task.student.drop_path,
         checkpoint_blocks=task.student.checkpoint_blocks,
     )
+    return student, plain_teacher(ours, task.teacher)
+
+
+def plain_teacher(ours: Teacher, settings: TeacherConfig) -> PlainTeacher:
+    """With the weights of `ours`, in fp32 on the CPU."""
+    tower = ours.tower
+    assert isinstance(tower, ClipTower)
     teacher = PlainTeacher(
         ours.size,
         image_size=tower.image_size[0],
         out_width=ours.out_width,
-        layers=task.teacher.layers,
-        interval=task.teacher.interval,
+        layers=settings.layers,
+        interval=settings.interval,
         quick_gelu=tower.blocks[0].quick_gelu,
     )
-    weights = {name: value.float() for name, value in tower.visual.state_dict().items()}
+    weights = {name: value.float().cpu() for name, value in tower.visual.state_dict().items()}
     weights["conv1.weight"] = weights["conv1.weight"].unsqueeze(2)  # published as Conv3d
     teacher.load_state_dict(weights)
-    return student, teacher.requires_grad_(False).eval()
+    return teacher.requires_grad_(False).eval()
 
 
 def refuse_unpublished(task: Stage1Config, teacher: Teacher) -> None:

@@ -111,10 +111,10 @@ class PlainEncoder(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    def __init__(self, width: int, out_width: int) -> None:
+    def __init__(self, width: int, out_width: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.head = nn.Linear(width, out_width)
-        self.norm = nn.LayerNorm(out_width, eps=1e-6)
+        self.norm = nn.LayerNorm(out_width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,V,D] to unit vectors [B,V,C]."""
@@ -136,19 +136,29 @@ class PlainStudent(nn.Module):
         interval: float = 1.0,
         drop_rate: float = 0.0,
         checkpoint_blocks: int = 0,
+        decoder_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         taps = tap_layers(size.depth, layers, interval)
         self.encoder = PlainEncoder(size, taps=taps, drop_rate=drop_rate, checkpoint_blocks=checkpoint_blocks)
-        self.clip_decoder = nn.ModuleList(PlainDecoder(size.width, out_width) for _ in range(layers))
+        self.clip_decoder = nn.ModuleList(PlainDecoder(size.width, out_width, decoder_eps) for _ in range(layers))
         self.table = sincos_table(tokens, size.width)[None]  # [1,N,D]; a buffer would be sent around by DDP
 
     def forward(self, video: Tensor, mask: Tensor) -> Tensor:
         """f32 [B,3,T,H,W], mask bool [B,N], True where hidden, to unit vectors [K,B,V,C]."""
+        return self.decode(self.encode(video, mask), mask)
+
+    def encode(self, video: Tensor, mask: Tensor) -> Tensor:
+        """To normed taps [K,B,V,D], the last output last."""
         self.table = self.table.to(video.device)  # once
-        taps = self.encoder(video, mask, self.table)  # [K,B,V,D]
+        taps: Tensor = self.encoder(video, mask, self.table[:, : mask.shape[1]])
+        return taps
+
+    def decode(self, taps: Tensor, mask: Tensor) -> Tensor:
+        """Normed taps [K,B,V,D] to unit vectors [K,B,V,C]."""
         layers, clips, _, width = taps.shape
-        placed = self.table.repeat(clips, 1, 1).type_as(taps)[~mask].view(clips, -1, width)
+        table = self.table[:, : mask.shape[1]]
+        placed = table.repeat(clips, 1, 1).type_as(taps)[~mask].view(clips, -1, width)
         placed = taps + placed.unsqueeze(0).repeat(layers, 1, 1, 1)
         return torch.stack([decoder(placed[k]) for k, decoder in enumerate(self.clip_decoder)])
 

@@ -18,12 +18,13 @@ _AS_MASK, _AS_OTHER = 0.8, 0.9  # of the chosen tokens: 80 % hidden, 10 % anothe
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The numbers of a tokenizer that masking needs."""
+    """The numbers of a tokenizer that masking needs, and a hash of all its words."""
 
     size: int
     cls_id: int
     pad_id: int
     mask_id: int
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

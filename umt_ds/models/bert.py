@@ -33,14 +33,48 @@ Transform: Any = hugging_face.BertPredictionHeadTransform
 class WordHead(nn.Module):
     """Which word stands here: transformers' transform, then the word embeddings themselves, and a bias."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, size: BertSize) -> None:
         super().__init__()
-        self.transform: Any = Transform(config)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.transform: Any = Transform(_settings(size, dropout=0.0))
+        self.bias = nn.Parameter(torch.zeros(size.vocab_size))
 
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
         """[M,W] with word embeddings [V,W] to logits [M,V]."""
         return F.linear(self.transform(x), words, self.bias)
+
+
+def bert_parts(size: BertSize, *, fusion_layers: int, video_width: int, dropout: float) -> nn.ModuleDict:
+    """transformers' embeddings and layers under their published names: `embeddings`, `encoder.layer`.
+
+    The last `fusion_layers` have cross-attention, with keys and values made of `video_width`.
+    """
+    config = _settings(size, dropout=dropout)
+    layers = [Layer(config) for _ in range(size.layers - fusion_layers)]
+    # `is_decoder` gives a layer its cross-attention; what else it changes lies in a forward that is not ours
+    crossing = _settings(size, dropout=dropout, is_decoder=True, add_cross_attention=True)
+    for _ in range(fusion_layers):
+        layer = Layer(crossing)
+        layer.crossattention.self.key = nn.Linear(video_width, size.width)
+        layer.crossattention.self.value = nn.Linear(video_width, size.width)
+        layers.append(layer)
+    encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
+    return nn.ModuleDict({"embeddings": Embeddings(config), "encoder": encoder})
+
+
+def _settings(size: BertSize, *, dropout: float, **more: Any) -> Any:
+    config: Any = BertConfig(
+        vocab_size=size.vocab_size,
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.hidden,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        max_position_embeddings=size.max_tokens,
+        **more,
+    )
+    config._attn_implementation = "eager"  # their own attention, where somebody calls it
+    return config
 
 
 class Bert(nn.Module):
@@ -66,31 +100,13 @@ class Bert(nn.Module):
                 f"fusion_layers={fusion_layers} leaves none of {size.layers} layers to read text",
                 hint=f"1 to {size.layers - 1}; published: 3 of 12, 5 of 24",
             )
-        config: Any = BertConfig(
-            vocab_size=size.vocab_size,
-            hidden_size=size.width,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            intermediate_size=size.hidden,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            max_position_embeddings=size.max_tokens,
-        )
-        layers = [Layer(config) for _ in range(size.layers - fusion_layers)]
-        # `is_decoder` gives a layer its cross-attention; what else it changes lies in the forward that is not used
-        crossing: Any = BertConfig(**{**config.to_dict(), "is_decoder": True, "add_cross_attention": True})
-        for _ in range(fusion_layers):
-            layer = Layer(crossing)
-            layer.crossattention.self.key = nn.Linear(video_width, size.width)
-            layer.crossattention.self.value = nn.Linear(video_width, size.width)
-            layers.append(layer)
         self.size = size
         self.text_layers = size.layers - fusion_layers
         self.dropout = dropout
         self.checkpoint_layers = checkpoint_layers
-        encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
-        self.bert: Any = nn.ModuleDict({"embeddings": Embeddings(config), "encoder": encoder})
-        self.cls: Any = nn.ModuleDict({"predictions": WordHead(config)})
+        # a door of Any: module dicts are typed by half
+        self.bert: Any = bert_parts(size, fusion_layers=fusion_layers, video_width=video_width, dropout=dropout)
+        self.cls: Any = nn.ModuleDict({"predictions": WordHead(size)})
         self.apply(_initialise)
 
     @property

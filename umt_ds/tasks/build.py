@@ -33,6 +33,7 @@ from umt_ds.data.stream import Tars
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
+from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.tasks.stage1 import Stage1Task
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def build_task(
                 seed=config.seed,
                 device=device,
                 precision=precision,
-                tokenizer=caption_tokenizer(settings.text),
+                vocabulary=vocabulary_of(caption_tokenizer(settings.text)),
                 pieces=pieces,
                 shares=media_shares(config),
             )
@@ -176,6 +177,17 @@ def caption_tokenizer(text: BertConfig) -> CaptionTokenizer:
     vocabulary = text.vocabulary or text.weights
     assert isinstance(vocabulary, Path), "the schema demands a vocabulary beside random weights"
     return CaptionTokenizer(vocabulary, max_tokens=text.max_tokens)
+
+
+def vocabulary_of(tokenizer: CaptionTokenizer) -> Vocabulary:
+    """What masking and BERT need to know of a tokenizer."""
+    return Vocabulary(
+        tokenizer.vocab_size,
+        cls_id=tokenizer.cls_id,
+        pad_id=tokenizer.pad_id,
+        mask_id=tokenizer.mask_id,
+        fingerprint=tokenizer.fingerprint,
+    )
 
 
 def _source(name: str, source: SourceConfig, frames: int) -> SourceSpec:

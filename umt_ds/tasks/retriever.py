@@ -15,9 +15,8 @@ from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig, Stage2Config
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.errors import ConfigError
-from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.video_text import VideoTextModel
-from umt_ds.tasks.build import caption_tokenizer
+from umt_ds.tasks.build import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage2_model import build_module, load_initial
 
@@ -61,10 +60,7 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
             f"run {config.name} is of kind {task.kind}, and only stage2 learns text", hint="a stage-2 run"
         )
     tokenizer = caption_tokenizer(task.text)
-    vocabulary = Vocabulary(
-        tokenizer.vocab_size, cls_id=tokenizer.cls_id, pad_id=tokenizer.pad_id, mask_id=tokenizer.mask_id
-    )
-    model = build_module(task, None, vocabulary, seed=config.seed, pretrained=weights is None)
+    model = build_module(task, None, vocabulary_of(tokenizer), seed=config.seed, pretrained=weights is None)
     if weights is not None:
         load_initial(model, read_weights(weights), where=str(weights))
     student = task.student

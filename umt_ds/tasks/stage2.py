@@ -18,7 +18,6 @@ from torch import Tensor
 from umt_ds.batch import Batch, Media, Tokens
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.schema import OptimConfig, Stage2Config
-from umt_ds.data.text import CaptionTokenizer
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.speed import span
 from umt_ds.kernels.philox import Purpose, uniform
@@ -56,17 +55,15 @@ class Stage2Task:
         seed: int,
         device: torch.device,
         precision: Precision,
-        tokenizer: CaptionTokenizer,
+        vocabulary: Vocabulary,
         pieces: int = 1,
         shares: Mapping[Media, float] | None = None,
     ) -> None:
         self._config, self._seed, self._device, self._pieces = config, seed, device, pieces
-        self._vocabulary = Vocabulary(
-            tokenizer.vocab_size, cls_id=tokenizer.cls_id, pad_id=tokenizer.pad_id, mask_id=tokenizer.mask_id
-        )
+        self._vocabulary = vocabulary
         self._shares: Mapping[Media, float] = shares or {"video": 1.0}
         self._teacher: Teacher | None = None
-        self._fingerprints = {"vocabulary": tokenizer.fingerprint}
+        self._fingerprints = {"vocabulary": vocabulary.fingerprint}
         if config.teacher is not None and needs_teacher(config):
             self._teacher, self._fingerprints["teacher"] = load_teacher(config.teacher)
         self._text_teacher: TextTeacher | None = None
@@ -136,7 +133,7 @@ class Stage2Task:
         names = torch.stack([batch.ids, _text_hashes(batch.text.ids)], dim=1)  # i64 [B,2]
         with span("host_to_device"):
             batch = batch.to(self._device)
-            names = names.to(self._device, non_blocking=True)
+            names = _to(names, self._device)
             hidden = None if hidden is None else _moved(hidden, self._device)
         assert batch.text is not None
         plan, frames = self._masks[batch.media], batch.pixels.shape[1]
@@ -208,8 +205,13 @@ def _text_hashes(ids: Tensor) -> Tensor:
 
 
 def _moved(hidden: HiddenWords, device: torch.device) -> HiddenWords:
-    ids, places, labels = (t.to(device, non_blocking=True) for t in (hidden.ids, hidden.places, hidden.labels))
+    ids, places, labels = (_to(tensor, device) for tensor in (hidden.ids, hidden.places, hidden.labels))
     return HiddenWords(ids, places, labels, hidden.count)
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """From host memory without waiting, which takes pinned memory."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _digest(rows: Rows, step: int) -> Tensor:

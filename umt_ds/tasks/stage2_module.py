@@ -87,7 +87,7 @@ class Stage2Module(VideoTextModel):
     def forward(self, inputs: Stage2Inputs) -> Losses:
         """The weighted sum of all losses of one batch. Of two media each counts by its rows."""
         again = len(inputs.pieces) > 1
-        seen = [_run(self._look, again, piece) for piece in inputs.pieces]
+        seen = [_run(self.look, again, piece) for piece in inputs.pieces]
         temperature = self.temperature()
         media = [rows.medium for rows in inputs.pieces[0]]
         sizes = [len(rows.ids) for rows in inputs.pieces[0]]
@@ -103,7 +103,7 @@ class Stage2Module(VideoTextModel):
 
     # ------------------------------------------------------------ each by itself
 
-    def _look(self, piece: Sequence[Rows]) -> list[Seen]:
+    def look(self, piece: Sequence[Rows]) -> list[Seen]:
         """Encode videos and texts of a piece, and compare them with what the teacher said."""
         outputs, texts = self._encode_videos(piece), self._encode_texts(piece)
         seen = []
@@ -169,11 +169,11 @@ class Stage2Module(VideoTextModel):
             )
         fusions: list[Tensor] = []
         if self.weights["vtm"] or self.weights["mlm"]:
-            false = self._false_pairs(rows, seen, temperature.detach(), step=step) if self.weights["vtm"] else None
+            false = self.false_pairs(rows, seen, temperature.detach(), step=step) if self.weights["vtm"] else None
             start = 0
             for some, what in zip(rows, seen, strict=True):
                 pairs = None if false is None else false.of_rows(start, start + len(some.ids))
-                fusions.append(_run(self._fuse, again, some, what, pairs))
+                fusions.append(_run(self.fuse, again, some, what, pairs))
                 start += len(some.ids)
             matching, guessing = torch.stack(fusions).sum(dim=0)
             if false is not None:
@@ -184,7 +184,7 @@ class Stage2Module(VideoTextModel):
                 losses["mlm"] = guessing / _of_a_rank(count, all_ranks=self.config.mlm.mean == "global")
         return losses
 
-    def _false_pairs(self, rows: Sequence[Rows], seen: Sequence[Seen], temperature: Tensor, *, step: int) -> FalsePairs:
+    def false_pairs(self, rows: Sequence[Rows], seen: Sequence[Seen], temperature: Tensor, *, step: int) -> FalsePairs:
         """For each text a video that it does not tell of, and for each video such a text: hard ones (SPEC 7.4)."""
         vtm = self.config.vtm
         own = [torch.cat(parts) for parts in zip(*((s.video.detach(), s.caption.detach()) for s in seen), strict=True)]
@@ -203,7 +203,7 @@ class Stage2Module(VideoTextModel):
         caption, has_text = draw_negatives(own[0] @ captions.T / temperature, same, for_video, hard=vtm.hard)
         return FalsePairs(tokens, text, is_token, video, has_video, caption, has_text)
 
-    def _fuse(self, rows: Rows, seen: Seen, false: FalsePairs | None) -> Tensor:
+    def fuse(self, rows: Rows, seen: Seen, false: FalsePairs | None) -> Tensor:
         """Texts look at videos: true pairs, false videos, false texts, hidden words. f32 [2]: sums of VTM and MLM."""
         count = len(rows.ids)
         own = torch.arange(count, device=rows.ids.device)
