@@ -97,8 +97,9 @@ def test_nothing_but_a_name_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path:
 @pytest.mark.parametrize(
     ("name", "request_", "said"),
     [
-        ("demo/teacher", Request(), "is no stage-1 run"),
+        ("demo/teacher", Request(), "is no run of stage 1 or 2"),
         ("demo/stage1", Request(against_plain=True, data="shards"), "reads no shards"),
+        ("demo/stage2", Request(against_plain=True, shown="packed"), "shows one medium"),
     ],
 )
 def test_what_cannot_be_measured_is_said_at_once(name: str, request_: Request, said: str) -> None:

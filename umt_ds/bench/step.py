@@ -1,8 +1,9 @@
-"""`umt bench step`: how fast one step of stage 1 is, where its time goes, and what the published step would take.
+"""`umt bench step`: how fast one step of stage 1 or 2 is, where its time goes, and what the published step would take.
 
-Ours is the real thing: `tasks.stage1`, DeepSpeed behind `engine.deepspeed`, and `engine.loop.train_step`, on clips of
-noise or on the run's own shards. The plain twin (`plain.py`) does its steps in turns with ours, in the same process,
-so that whatever else the machine does slows both alike. A step is one micro-batch unless `batch.global` is given.
+Ours is the real thing: the task, DeepSpeed behind `engine.deepspeed`, and `engine.loop.train_step`, on noise
+(`noise.py`) or on the run's own shards. The plain twin (`plain.py`, `plain_stage2.py`) does its steps in turns with
+ours, in the same process, so that whatever else the machine does slows both alike. A step is one micro-batch unless
+`batch.global` is given.
 """
 
 from __future__ import annotations
@@ -15,35 +16,35 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 
-from umt_ds.batch import Batch
-from umt_ds.bench.plain import PlainStep, build_plain, float_clips, refuse_unpublished
+from umt_ds.bench.noise import DIFFERENT_BATCHES, Noise, Shown, noise_vocabulary, shares_of_shown
+from umt_ds.bench.origin import Origin
 from umt_ds.bench.step_report import StepReport, Way
 from umt_ds.config.batching import RunPlan, plan_run
-from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of, zero_stage_of
+from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.load import check, fill_environment, load_tree
-from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
 from umt_ds.distributed.collectives import barrier, broadcast_object, mean_over_ranks
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import find_world
 from umt_ds.engine.deepspeed import Engine, build_engine
 from umt_ds.engine.feed import Feed
 from umt_ds.engine.loop import train_step
-from umt_ds.engine.protocol import BatchSource
+from umt_ds.engine.protocol import BatchSource, Task
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Recorder, Stopwatch, peak_flops
 from umt_ds.errors import ConfigError, MachineError
-from umt_ds.tasks.build import build_loader, clip_shape, count_samples
+from umt_ds.tasks.build import build_loader, build_task, count_samples, media_shares
 from umt_ds.tasks.cost import task_cost
 from umt_ds.tasks.stage1 import Stage1Task
+from umt_ds.tasks.stage2 import Stage2Task
 
 _TURN_S = 1.0  # a turn has as many steps as fit, at least one
-_DIFFERENT_BATCHES = 4  # of noise, shown over and over
 _EPOCH = 1000  # steps, where no shards say: the schedule of a recipe needs a length
 _TOP_OPS = 15
 # torch's error for the GPU and pinned memory, cuBLAS's, the CPU allocator's: the last two have no type of their own
@@ -59,17 +60,21 @@ class Request:
     against_plain: bool = False
     data: Literal["synthetic", "shards"] = "synthetic"
     profile: Path | None = None
+    shown: Shown = "video"  # noise of stage 2
 
 
 def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunConfig:
-    """The run, without what a measurement can do without: teacher weights that are not here are random, shards may
-    be missing, and a step is one micro-batch where `batch.global` is not overridden. Raises ConfigError.
+    """The run, without what a measurement can do without: weights that are not here are random, shards may be missing,
+    and a step is one micro-batch where `batch.global` is not overridden. Raises ConfigError.
     """
     tree, origins = load_tree(name, overrides)
     tree = fill_environment(tree, origins, keep_unset=True)
-    teacher, batch = tree.get("task", {}).get("teacher", {}), tree.get("batch", {})
-    if "weights" in teacher and not Path(str(teacher["weights"])).exists():
-        teacher["weights"] = "random"
+    batch, task = tree.get("batch", {}), tree.get("task", {})
+    for part in (task.get("teacher") or {}, task.get("text") or {}):
+        if "weights" in part and not Path(str(part["weights"])).exists():
+            part["weights"] = "random"
+    if (task.get("text") or {}).get("weights") == "random":
+        task["text"].setdefault("vocabulary", "none")  # tokens are noise
     if isinstance(batch.get("micro"), int) and not any(word.startswith("batch.global=") for word in overrides):
         batch["global"] = batch["micro"] * ranks
     return check(tree, origins)
@@ -78,15 +83,17 @@ def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunCon
 def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport:
     """Measure on the ranks that are there; every rank calls it. Raises MachineError where memory runs out."""
     config = load_bench_run(name, overrides, ranks=find_world().size)
-    if not isinstance(config.task, Stage1Config):
-        raise ConfigError(f"{name} is no stage-1 run", hint="for example stage1/b16_k710")
+    if not isinstance(config.task, (Stage1Config, Stage2Config)):
+        raise ConfigError(f"{name} is no run of stage 1 or 2", hint="for example stage1/b16_k710")
+    if request.against_plain and request.shown == "packed":
+        raise ConfigError("the published step shows one medium", hint="leave --against away, or --media packed")
     if request.against_plain and request.data == "shards":
         raise ConfigError("the plain twin reads no shards", hint="leave --against or --data away")
     if request.against_plain and config.batch.global_ != config.batch.micro * find_world().size:
         raise ConfigError("the published step has one micro-batch a rank", hint="leave --against or batch.global away")
     try:
         with start_job() as job, ExitStack() as leaving:
-            return _measure(config, config.task, request, job, leaving)
+            return _measure(config, request, job, leaving)
     except RuntimeError as error:
         if not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
@@ -96,24 +103,25 @@ def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport
         ) from error
 
 
-def _measure(config: RunConfig, settings: Stage1Config, request: Request, job: Job, leaving: ExitStack) -> StepReport:
+def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) -> StepReport:
     device, deepspeed_json = job.device, load_deepspeed_json(config.engine)
     precision = precision_of(deepspeed_json)
     samples = count_samples(config) if request.data == "shards" else _EPOCH * config.batch.global_
     plan = plan_run(config, world=job.world.size, num_samples=samples)
-    cost = task_cost(settings, precision)
-    source = Noise(config, plan, job) if request.data == "synthetic" else _shards(config, plan, job, leaving)
+    synthetic = request.data == "synthetic"
+    shares = shares_of_shown(request.shown) if synthetic else media_shares(config)
+    cost = task_cost(config.task, precision, shares=shares)
+    source = Noise(config, plan, job, shown=request.shown) if synthetic else _shards(config, plan, job, leaving)
     held = _held(device)
-    task = Stage1Task(settings, seed=config.seed, device=device, precision=precision)
-    origin = Origin.of(task, settings, source) if request.against_plain else None
+    task = _task(config, plan, job, request, precision)
+    origin = Origin.of(task, config, source) if request.against_plain else None
     ours = Ours(config, plan, task, build_engine(task, config, plan, deepspeed_json), source)
     leaving.callback(ours.engine.close)
     _warm_up(ours, device, held)
     twin, losses = None, None
     if origin is not None:
         held = _held(device)
-        plain = build_plain(settings, task.teacher, origin.state, config.optim, device=device, precision=precision)
-        twin = Twin(plain, plan, source)
+        twin = Twin(origin.twin(task, config, precision=precision), plan, source)
         losses = (origin.loss, twin.loss_of(origin))
         _warm_up(twin, device, held)
 
@@ -136,28 +144,31 @@ def _measure(config: RunConfig, settings: Stage1Config, request: Request, job: J
     )
 
 
+def _task(
+    config: RunConfig, plan: RunPlan, job: Job, request: Request, precision: Precision
+) -> Stage1Task | Stage2Task:
+    if request.data == "shards":
+        task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
+        assert isinstance(task, (Stage1Task, Stage2Task))
+        return task
+    match config.task:
+        case Stage1Config() as settings:
+            return Stage1Task(settings, seed=config.seed, device=job.device, precision=precision)
+        case Stage2Config() as settings:
+            return Stage2Task(
+                settings,
+                seed=config.seed,
+                device=job.device,
+                precision=precision,
+                vocabulary=noise_vocabulary(settings.text),
+                pieces=plan.pieces,
+                shares=shares_of_shown(request.shown),
+            )
+        case _:
+            raise AssertionError("measure lets nothing else through")
+
+
 # ---------------------------------------------------------------- clips
-
-
-class Noise:
-    """Satisfies `engine.protocol.BatchSource`: a few micro-batches of noise in host memory, over and over."""
-
-    def __init__(self, config: RunConfig, plan: RunPlan, job: Job) -> None:
-        self._plan, self._rank = plan, job.world.rank
-        frames, side = clip_shape(config)
-        self._rows = plan.micro * config.data.num_sample
-        draw = torch.Generator().manual_seed(job.world.rank)
-        shape = (self._rows, frames, side, side, 3)
-        clips = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw) for _ in range(_DIFFERENT_BATCHES)]
-        self._clips = [clip.pin_memory() for clip in clips] if job.device.type == "cuda" else clips
-
-    def micro_batches(self, step: int) -> Iterator[Batch]:
-        """As many as a step has."""
-        for micro_step in range(self._plan.accumulation):
-            first = (micro_step * self._plan.world + self._rank) * self._rows
-            slots = torch.arange(first, first + self._rows)
-            pixels = self._clips[step % len(self._clips)]
-            yield Batch("video", pixels, draws=slots, slots=slots, keys=("noise",) * self._rows)
 
 
 def _shards(config: RunConfig, plan: RunPlan, job: Job, leaving: ExitStack) -> BatchSource:
@@ -173,7 +184,7 @@ def _shards(config: RunConfig, plan: RunPlan, job: Job, leaving: ExitStack) -> B
 class Ours:
     """The step of a training."""
 
-    def __init__(self, config: RunConfig, plan: RunPlan, task: Stage1Task, engine: Engine, source: BatchSource) -> None:
+    def __init__(self, config: RunConfig, plan: RunPlan, task: Task, engine: Engine, source: BatchSource) -> None:
         self.engine, self.module = engine, engine.module
         self.micro_batches = plan.accumulation
         self.first_loss = self.memory = math.nan
@@ -192,48 +203,25 @@ class Ours:
 class Twin:
     """The step as published, on the same clips."""
 
-    def __init__(self, plain: PlainStep, plan: RunPlan, source: BatchSource) -> None:
+    def __init__(self, plain: Any, plan: RunPlan, source: BatchSource) -> None:
         self.module = plain.student
         self.micro_batches = 1
         self.first_loss = self.memory = math.nan
         self._plain, self._plan = plain, plan
-        clips = [float_clips(next(source.micro_batches(step)).pixels) for step in range(_DIFFERENT_BATCHES)]
-        self._clips = [clip.pin_memory() for clip in clips] if plain.device.type == "cuda" else clips
+        self._ready = [plain.ready(next(source.micro_batches(step))) for step in range(DIFFERENT_BATCHES)]
         self._step = 0
 
     def step(self) -> None:
         """The next one."""
-        loss = self._plain.step(self._clips[self._step % len(self._clips)], lr_at(self._step, self._plan))
+        loss = self._plain.step(self._ready[self._step % len(self._ready)], lr_at(self._step, self._plan))
         if self._step == 0:
             self.first_loss = mean_over_ranks(torch.tensor(loss, device=self._plain.device)).item()
         self._step += 1
 
     def loss_of(self, origin: Origin) -> float:
-        """On our first clips, under our mask."""
-        return self._plain.evaluate(self._clips[0], origin.mask)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where both start. state: the student's weights; mask: bool [B,N], True hidden; loss: ours, without drop path."""
-
-    state: dict[str, Tensor]
-    mask: Tensor
-    loss: float
-
-    @staticmethod
-    @torch.no_grad()
-    def of(task: Stage1Task, settings: Stage1Config, source: BatchSource) -> Origin:
-        """Before DeepSpeed takes the module. Raises ConfigError where there is no published step."""
-        refuse_unpublished(settings, task.teacher)
-        module = task.module.to(task.device).eval()
-        inputs = task.prepare(next(source.micro_batches(0)), 0)
-        loss = module(inputs).total.item()
-        module.train()
-        tokens = len(module.encoder.position_table(inputs.pixels))
-        mask = torch.ones(len(inputs.keep), tokens, dtype=torch.bool).scatter(1, inputs.keep.cpu(), False)
-        state = {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}
-        return Origin(state, mask, loss)
+        """On our first clips, under our mask (and words, and false pairs)."""
+        loss: float = self._plain.evaluate(self._ready[0], origin.drawn)
+        return loss
 
 
 # ---------------------------------------------------------------- measuring
@@ -360,9 +348,10 @@ def _profile(way: Ours, path: Path, job: Job) -> list[str]:
 def _where(config: RunConfig, plan: RunPlan, request: Request, job: Job, steps: int) -> dict[str, str]:
     device, settings = job.device, load_deepspeed_json(config.engine)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    assert isinstance(config.task, Stage1Config)
+    assert isinstance(config.task, (Stage1Config, Stage2Config))
     faster = ("compile", "graph", "ahead")
-    weights = "random weights" if config.task.teacher.weights == "random" else str(config.task.teacher.weights)
+    teacher = config.task.teacher
+    weights = "random weights" if teacher is None or teacher.weights == "random" else str(teacher.weights)
     return {
         "where": f"{plan.world} rank(s), each on {name}; {precision_of(settings)}, ZeRO {zero_stage_of(settings)} "
         f"({config.engine.deepspeed}){''.join(f', {name}' for name in faster if getattr(config.engine, name))}",

@@ -15,6 +15,7 @@ from umt_ds.errors import UmtError
 
 if TYPE_CHECKING:
     from umt_ds.bench.loader import Against
+    from umt_ds.bench.noise import Shown
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _POSITIVE = click.IntRange(1)
@@ -121,6 +122,8 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
 @click.option("--data", type=click.Choice(["synthetic", "shards"]), default="synthetic", show_default=True,
               help="Noise in memory, or the run's own shards.")  # fmt: skip
 @click.option("--against", type=click.Choice(["plain"]), help="In turns with the published step in plain torch.")
+@click.option("--media", "shown", type=click.Choice(["video", "image", "packed"]), default="video", show_default=True,
+              help="Stage 2: what the noise is.")  # fmt: skip
 @click.option("--rounds", type=_POSITIVE, default=5, show_default=True, help="Turns of each way.")
 @click.option("--steps", type=_POSITIVE, help="Steps of a turn; default: as many as fill a second.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,…",
@@ -134,6 +137,7 @@ def step(
     ranks: int | None,
     data: Literal["synthetic", "shards"],
     against: str | None,
+    shown: Shown,
     rounds: int,
     steps: int | None,
     sweeps: tuple[str, ...],
@@ -141,8 +145,8 @@ def step(
     keep: bool,
     outcome: Path | None,
 ) -> None:
-    """Measure one training step of stage-1 run NAME on this machine: clips/s, TFLOP/s, MFU, memory, and where its time
-    goes. No weights or shards are needed. A step is one micro-batch of each rank, unless batch.global is given.
+    """Measure one training step of run NAME, of stage 1 or 2, on this machine: clips/s, TFLOP/s, MFU, memory, where its
+    time goes. No weights or shards are needed. A step is one micro-batch of each rank, unless batch.global is given.
 
     \b
     For example:
@@ -150,6 +154,8 @@ def step(
       umt bench step stage1/b16_k710 batch.micro=64 --against plain --profile trace.json
       umt bench step stage1/b16_k710 --sweep batch.micro=16,32,64 --sweep task.mask.ratio=0.5,0.8,0.9
       umt bench step stage1/b16_k710 batch.micro=2 engine.deepspeed=cpu.json --ranks 2
+      umt bench step stage2/b16_5m --media image --against plain
+      umt bench step stage2/b16_5m --sweep task.loss_weights.uta=1,0
     """
     if sweeps and profile:
         raise click.UsageError("--profile takes one measurement, --sweep makes many")
@@ -160,7 +166,10 @@ def step(
     from umt_ds.bench.step_report import PACKAGES
 
     if sweeps:
-        options = {"--ranks": ranks, "--data": data, "--against": against, "--rounds": rounds, "--steps": steps}
+        options = {
+            "--ranks": ranks, "--data": data, "--against": against, "--media": shown, "--rounds": rounds,
+            "--steps": steps,
+        }  # fmt: skip
         words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
         text = _sweep([name, *overrides, *words], sweeps)
     else:
@@ -169,7 +178,7 @@ def step(
         from umt_ds.distributed.world import find_world
 
         try:
-            report = measure(name, overrides, Request(rounds, steps, against is not None, data, profile))
+            report = measure(name, overrides, Request(rounds, steps, against is not None, data, profile, shown))
         except UmtError as error:
             if outcome is not None:
                 save_outcome(error.what, outcome)

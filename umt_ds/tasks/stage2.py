@@ -85,6 +85,10 @@ class Stage2Task:
         return self._device
 
     @property
+    def teacher(self) -> Teacher | None:
+        return self._teacher
+
+    @property
     def fingerprints(self) -> Mapping[str, str]:
         return self._fingerprints
 
@@ -129,8 +133,9 @@ class Stage2Task:
     def _prepare(self, batch: Batch, step: int) -> Rows:
         assert batch.text is not None, "the loader tokenises captions for this task"
         assert batch.ids is not None
-        hidden = self._hide_words(batch, step) if self._config.loss_weights.mlm else None
-        names = torch.stack([batch.ids, _text_hashes(batch.text.ids)], dim=1)  # i64 [B,2]
+        with span("mask"):
+            hidden = self._hide_words(batch, step) if self._config.loss_weights.mlm else None
+            names = torch.stack([batch.ids, _text_hashes(batch.text.ids)], dim=1)  # i64 [B,2]
         with span("host_to_device"):
             batch = batch.to(self._device)
             names = _to(names, self._device)
