@@ -25,7 +25,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from umt_ds.config.schema import CacheConfig, RunConfig, TeacherConfig
+from umt_ds.config.schema import BertConfig, CacheConfig, RunConfig, TeacherConfig
 from umt_ds.distributed.world import free_port
 from umt_ds.errors import MachineError
 
@@ -365,6 +365,22 @@ def stream(*names: str) -> Finding:
         there = f"{len(source.tars):,} tars, from {source.tars[0]}; one sample: {frames} frames of {width} x {height}"
     todo = "umt-data index makes a run exact, where the tars lie in a folder or store"
     return Finding("note", there, "streamed: the run is inexact", todo)
+
+
+def bert(settings: BertConfig) -> Finding:
+    """Does its folder hold the model that is asked for, and the tokenizer that belongs to it?"""
+    for path in (settings.weights, settings.vocabulary):
+        if path is not None and (unset := _unset(path)) is not None:
+            return unset
+    from umt_ds.tasks.build import caption_tokenizer, vocabulary_of
+    from umt_ds.tasks.stage2_model import build_bert
+
+    words = vocabulary_of(caption_tokenizer(settings))
+    size = build_bert(settings, words, video_width=8).size
+    found = f"{size.layers} layers, width {size.width}, {words.size} tokens"
+    if settings.weights == "random":
+        return Finding("note", f"task.text.weights=random, {found}", "a BERT that knows nothing: for trying things out")
+    return Finding("ok", f"{settings.weights}: {found}", f"{settings.fusion_layers} of the layers fuse")
 
 
 def teacher(settings: TeacherConfig) -> Finding:

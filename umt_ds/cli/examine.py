@@ -14,7 +14,7 @@ from pebble import ProcessExpired, ProcessPool
 from umt_ds.cli import checks
 from umt_ds.cli.checks import Check, Finding
 from umt_ds.config.load import check, fill_environment, load_tree
-from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
 from umt_ds.data.places import is_url
 from umt_ds.errors import UmtError
 
@@ -71,8 +71,10 @@ def _run_checks(config: RunConfig) -> dict[str, Check]:
     }
     if any(is_url(source.names[0]) and not source.is_stream for source in config.data.sources.values()):
         plan["cache"] = partial(checks.cache, config.data.cache)
-    if isinstance(config.task, Stage1Config):
+    if isinstance(config.task, (Stage1Config, Stage2Config)) and config.task.teacher is not None:
         plan["teacher"] = partial(checks.teacher, config.task.teacher)
+    if isinstance(config.task, Stage2Config):
+        plan["BERT"] = partial(checks.bert, config.task.text)
     for key, path in (("weights", config.init.weights), ("resume_from", config.init.resume_from)):
         if path is not None:
             plan[f"init.{key}"] = partial(checks.weights, path)

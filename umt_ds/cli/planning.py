@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from umt_ds.batch import Media
 from umt_ds.bench.rate import LoaderRate, measure_loader
 from umt_ds.cli.gpus import GPUS, GpuKind
+from umt_ds.cli.published import PAPER, PAPER_GPUS, Published
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
-from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
 from umt_ds.data.places import has_file
 from umt_ds.data.records import MANIFEST
 from umt_ds.data.stream import Tars
 from umt_ds.engine.memory import StateBytes, state_bytes
-from umt_ds.errors import ConfigError, DataError
-from umt_ds.tasks.build import clip_shape, count_samples, shards_of
+from umt_ds.errors import ConfigError, DataError, UmtError
+from umt_ds.tasks.build import clip_shape, count_samples, media_shares, shards_of
 from umt_ds.tasks.cost import TaskCost, task_cost
 
 STAGES = (0, 1, 2, 3)
@@ -25,9 +27,6 @@ SLACK = 3e9
 # what `measure_loader` found on real clips as umt-data stores them (short side 240 to 256, JPEG q90) with EPYC cores:
 # 171 clips of 8 frames a core-second, 21 to 26 kB a frame; less what a worker costs (`umt bench loader`: 150 with one)
 _FRAMES_PER_CORE_S, _FRAME_BYTES = 1200, 22_000
-# hours of the UMT paper for stage 1 on 658,000 clips x 200 epochs with 32 A100-80G, by student
-PAPER_HOURS = {"vit_b16": 60, "vit_l16": 90}
-PAPER_CLIPS, PAPER_GPUS = 658_000 * 200, 32
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class JobPlan:
     cost: TaskCost
     memory: dict[int, Memory]  # by ZeRO stage
     loader: LoaderRate
+    shares: Mapping[Media, float]
+    knows_shares: bool
 
     @property
     def views_per_gpu_s(self) -> float:
@@ -104,11 +105,22 @@ class JobPlan:
     @property
     def paper_mfu(self) -> float | None:
         """Share of peak that the paper's hours mean, by the arithmetic of the published code; None: not its run."""
-        task = self.config.task
-        if not isinstance(task, Stage1Config) or task.student.preset not in PAPER_HOURS:
+        published, task = self.published, self.config.task
+        if published is None or not isinstance(task, (Stage1Config, Stage2Config)):
             return None
-        seconds = PAPER_HOURS[task.student.preset] * 3600 * PAPER_GPUS
-        return self.cost.published_flops * PAPER_CLIPS / (seconds * GPUS["a100"].half_flops)
+        cost = task_cost(task, self.precision, shares=published.shares)
+        seconds = published.hours[task.student.preset] * 3600 * PAPER_GPUS
+        views = published.samples * published.epochs
+        return cost.published_flops * views / (seconds * GPUS["a100"].half_flops)
+
+    @property
+    def published(self) -> Published | None:
+        """The paper's run of this kind and size."""
+        task = self.config.task
+        published = PAPER.get(task.kind)
+        if published is None or not isinstance(task, (Stage1Config, Stage2Config)):
+            return None
+        return published if task.student.preset in published.hours else None
 
     def text(self) -> str:
         """The plan as `umt plan` prints it."""
@@ -122,7 +134,8 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
     has_shards = (request.samples is None or request.measure) and _has_shards(config)
     samples = request.samples or _count(config, has_shards)
     run = plan_run(config, world=request.gpus, num_samples=samples)
-    cost = task_cost(config.task, precision)
+    shares, knows_shares = _shares(config)
+    cost = task_cost(config.task, precision, shares=shares)
     memory = {
         stage: Memory(
             state_bytes(cost.parameters, stage=stage, world=request.gpus, precision=precision, settings=settings),
@@ -136,8 +149,18 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
         say("measuring the loader for 10 s …")
         loader = measure_loader(config)
     else:
-        loader = _assumed_loader(config)
-    return JobPlan(config, request, precision, stage, samples, run, cost, memory, loader)
+        loader = _assumed_loader(config, shares)
+    return JobPlan(
+        config, request, precision, stage, samples, run, cost, memory, loader, shares=shares, knows_shares=knows_shares
+    )
+
+
+def _shares(config: RunConfig) -> tuple[Mapping[Media, float], bool]:
+    """The part of all views that each medium has, and whether that is known: halves, where the sources are not here."""
+    try:
+        return media_shares(config), True
+    except UmtError:
+        return {"image": 0.5, "video": 0.5}, False
 
 
 def _has_shards(config: RunConfig) -> bool:
@@ -192,8 +215,9 @@ def _refuse_too_large(
     )
 
 
-def _assumed_loader(config: RunConfig) -> LoaderRate:
-    frames, _ = clip_shape(config)
+def _assumed_loader(config: RunConfig, shares: Mapping[Media, float]) -> LoaderRate:
+    of_clip, _ = clip_shape(config)
+    frames = sum(share * (1 if medium == "image" else of_clip) for medium, share in shares.items())
     return LoaderRate(_FRAMES_PER_CORE_S / frames, _FRAME_BYTES * frames, "assumed")
 
 
@@ -323,13 +347,15 @@ def _checkpoint(plan: JobPlan) -> list[str]:
 
 
 def _paper(plan: JobPlan) -> list[str]:
-    mfu, task = plan.paper_mfu, plan.config.task
-    if mfu is None or not isinstance(task, Stage1Config):
+    mfu, published, task = plan.paper_mfu, plan.published, plan.config.task
+    if mfu is None or published is None or not isinstance(task, (Stage1Config, Stage2Config)):
         return []
-    hours = PAPER_HOURS[task.student.preset]
+    hours, views = published.hours[task.student.preset], published.samples * published.epochs
+    what = "clips" if published.shares.keys() == {"video"} else "images and clips"
     return [
-        f"{hours} h on {PAPER_GPUS} A100 = {hours * PAPER_GPUS:,} GPU-hours for 658,000 clips x 200 epochs: "
-        f"{PAPER_CLIPS / hours / 3600 / PAPER_GPUS:.1f} clips/s a GPU, {mfu:.1%} MFU by the published arithmetic"
+        f"{hours} h on {PAPER_GPUS} A100 = {hours * PAPER_GPUS:,} GPU-hours for {published.samples:,} {what} x "
+        f"{published.epochs} epochs: {views / hours / 3600 / PAPER_GPUS:.1f} clips/s a GPU, {mfu:.1%} MFU by the "
+        "published arithmetic"
     ]
 
 
@@ -342,6 +368,10 @@ def _assumptions(plan: JobPlan) -> list[str]:
         "activations: of a block (8 + 2 mlp_ratio) x tokens x width values; or the teacher's pass, if that is larger",
         "time: no start-up, evaluation, saving or waiting in queues",
     ]
+    if isinstance(plan.config.task, Stage2Config):
+        lines.append("captions of full length; memory of the heavier medium")
+    if not plan.knows_shares:
+        lines.append("as many images as clips: the sources are not here, and have no weights")
     if plan.loader.origin == "assumed":
         lines.append(f"loader: {_FRAMES_PER_CORE_S} frames a core-second and {_FRAME_BYTES / 1e3:.0f} kB a frame, "
                      "as umt-data stores them (short side 256)")  # fmt: skip
