@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tests.distributed.calls import HostReads
 from tests.support.ranks import REPO, call, run_ranks
 from tests.support.shards import picture, record, write_shards
+from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.engine.manifest import read_checkpoint_manifest
 from umt_ds.engine.report import read_metrics
 
@@ -32,10 +33,7 @@ def members(number: int) -> dict[str, bytes]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     write_shards(folder / "shards", (9, 9, 9), members=members)
-    write_shards(folder / "images", (9, 9), members=still)
-    letters = "0123456789abcdefghijklmnopqrstuvwxyz"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    write_for_stage2(folder)
     return folder
 
 
@@ -62,21 +60,6 @@ STAGE2: dict[str, tuple[str, ...]] = {
     ),
     "nothing local": ("s2-global", "task.vtm.negatives=global", "task.mlm.mean=global", "task.text.dropout=0"),
 }  # fmt: skip
-
-
-def stage2(folder: Path, run: str, *more: str) -> list[str]:
-    """demo/stage2 on the same clips and on single frames, with a vocabulary of letters, drop path and dropout on."""
-    sources = f"{{clips: {{shards: {folder / 'shards'}}}, pictures: {{shards: {folder / 'images'}, media: image}}}}"
-    return [
-        f"run_dir={folder / run}", f"data.sources={sources}", "task.teacher.weights=random", "init.weights=null",
-        f"task.text.vocabulary={folder / 'vocab.txt'}", "task.student.drop_path=0.2", "task.text.dropout=0.1",
-        "data.workers=1", "batch.global=12", "batch.micro=6", "optim.clip_grad=0.05", f"schedule.steps={STEPS}",
-        "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=2", "report.tensorboard=false", *more,
-    ]  # fmt: skip
-
-
-def still(number: int) -> dict[str, bytes]:
-    return {**record(number), "png": members(number)["000.png"]}
 
 
 def train(folder: Path, run: str, *more: str) -> dict[str, Any]:
@@ -159,13 +142,15 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
             for name in DS_CONFIGS
         },
         **{
-            f"stage2 {name}": call("tests.distributed.calls:train", name="demo/stage2", overrides=stage2(folder, *more))
+            f"stage2 {name}": call(
+                "tests.distributed.calls:train", name="demo/stage2", overrides=stage2_run(folder, *more)
+            )
             for name, more in STAGE2.items()
         },
         "stage2 host reads": call(
             "tests.distributed.calls:host_reads",
             name="demo/stage2",
-            overrides=stage2(folder, "s2-reads", "schedule.steps=3"),
+            overrides=stage2_run(folder, "s2-reads", "schedule.steps=3"),
         ),
     }
     by_rank = run_ranks(2, list(calls.values()))
@@ -352,7 +337,7 @@ def test_one_rank_sees_the_same_and_with_global_negatives_and_means_loses_the_sa
     folder: Path, two_ranks: dict[str, list[Any]]
 ) -> None:
     quiet = ("task.text.dropout=0", "task.vtm.negatives=global", "task.mlm.mean=global", "batch.micro=12")
-    alone = call("tests.distributed.calls:train", name="demo/stage2", overrides=stage2(folder, "s2-alone", *quiet))
+    alone = call("tests.distributed.calls:train", name="demo/stage2", overrides=stage2_run(folder, "s2-alone", *quiet))
     assert run_ranks(1, [alone]) == [[{"code": 0}]]
     a, b = read_metrics(folder / "s2-global"), read_metrics(folder / "s2-alone")
     for step in a:

@@ -13,6 +13,7 @@ import torch
 
 from tests.support.ranks import call, run_ranks
 from tests.support.shards import picture, record, write_shards
+from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.batch import Batch
 from umt_ds.bench.step import Request, measure
 from umt_ds.data.frames import FramePolicy
@@ -121,6 +122,16 @@ def test_a_bf16_run_trains_stops_and_resumes_with_the_same_clips_and_masks(folde
         for same in ("digest_total", "mask_digest_total"):
             assert unbroken[step][same] == resumed[step][same], f"step {step}: {same}"
         assert unbroken[step]["loss"] == pytest.approx(resumed[step]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["batch.media=packed", "batch.pack=3"], ["batch.split_contrastive=true", "batch.micro=3"]]
+)
+def test_no_step_of_stage_2_waits_for_the_host(folder: Path, more: list[str]) -> None:
+    write_for_stage2(folder)
+    wanted = stage2_run(folder, "run", "engine.deepspeed=zero1_bf16.json", "batch.micro=12", *more)
+    done = call("tests.distributed.calls:train_forbidding_waits", name="demo/stage2", overrides=wanted)
+    assert run_ranks(1, [done]) == [[{"code": 0}]]
 
 
 def test_a_measured_step_has_its_parts_and_its_twin_on_the_device() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from umt_ds.models.flops import ClipFlops, student_flops_per_clip, teacher_flops_per_clip
-from umt_ds.models.presets import StudentPreset, VitSize, vit_size
+from umt_ds.models.bert import Bert
+from umt_ds.models.flops import ClipFlops, student_flops_per_clip, teacher_flops_per_clip, text_flops
+from umt_ds.models.presets import BertSize, StudentPreset, VitSize, vit_size
 from umt_ds.models.vit import VideoViT
 
 CLIP_B16 = VitSize(width=768, depth=12, heads=12, patch=16)
@@ -118,3 +121,25 @@ def test_a_clip_of_stage_1_as_published(
     flops = student(preset, out_width).forward_backward + looks
     assert flops / G == pytest.approx(total, rel=5e-3)
     assert looks / flops == pytest.approx(share, abs=5e-4)
+
+
+def test_bert_s_halves_and_words_are_what_torch_counts() -> None:
+    """A caption of 12 tokens: read twice, four looks at two videos of 20 tokens, 3 words guessed."""
+    size = BertSize(width=32, layers=5, heads=4, hidden=48, vocab_size=70)
+    bert = Bert(size, fusion_layers=2, video_width=24, dropout=0.0)
+    ids, is_token = torch.randint(0, 70, (2, 12)), torch.ones(4, 12, dtype=torch.bool)
+    video, rows = torch.randn(2, 20, 24), torch.tensor([0, 1, 0, 0])
+    counted = []
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        text = bert.encode(ids, is_token[:2])
+        counted.append(counter.get_total_flops())
+        fused = bert.fuse(text[[0, 0, 1, 1]], is_token, video, rows)
+        counted.append(counter.get_total_flops())
+        bert.words(fused[0, :3])
+        counted.append(counter.get_total_flops())
+    flops = text_flops(
+        size, fusion_layers=2, tokens=12, video_tokens=20, video_width=24, texts=2, looks=4, videos=2, guesses=3
+    )
+    assert counted[0] == flops.encode
+    assert counted[1] - counted[0] == flops.fuse
+    assert counted[2] - counted[1] == flops.words

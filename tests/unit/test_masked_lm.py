@@ -75,6 +75,12 @@ def test_similarities_so_far_apart_that_softmax_vanishes_still_give_a_negative()
     assert drawn.item() in (1, 2)
 
 
+def test_similarities_that_are_not_numbers_give_some_row_and_leave_the_error_to_the_loss() -> None:
+    nothing = torch.full((2, 3), torch.nan)
+    drawn, _ = draw_negatives(nothing, torch.zeros(2, 3, dtype=torch.bool), torch.rand(2, 3), hard=True)
+    assert ((drawn >= 0) & (drawn < 3)).all()
+
+
 def test_only_pairs_that_count_are_in_the_matching_loss() -> None:
     logits = torch.tensor([[0.0, 2.0], [0.0, 2.0], [1.0, 0.0]])
     loss = matching_loss(logits, is_match=torch.tensor([True, False, False]), counts=torch.tensor([True, False, True]))

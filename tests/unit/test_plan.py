@@ -17,8 +17,8 @@ from umt_ds.bench.rate import measure_loader
 from umt_ds.cli.gpus import GPUS, GpuKind
 from umt_ds.cli.plan import command
 from umt_ds.cli.planning import JobPlan, Request, plan_job
-from umt_ds.config.load import check, fill_environment, load_run, load_tree
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.load import check, fill_environment, load_run, load_tree, run_names
+from umt_ds.config.schema import RunConfig, Stage2Config
 from umt_ds.data.source import ShardSource
 from umt_ds.engine.memory import state_bytes
 from umt_ds.engine.speed import PEAK_FLOPS
@@ -27,8 +27,10 @@ from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.memory import student_bytes_per_clip
 from umt_ds.models.presets import StudentPreset, vit_size
 from umt_ds.models.vit import VideoViT
-from umt_ds.tasks.build import build_task
+from umt_ds.tasks.build import build_task, media_shares
 from umt_ds.tasks.cost import task_cost
+from umt_ds.tasks.stage2_cost import on_meta
+from umt_ds.tasks.stage2_model import media_masks
 
 PAPER = Request(gpus=32, kind="a100", samples=658_000)
 K710 = 658_000
@@ -47,11 +49,18 @@ def plan(name: str, *overrides: str, request: Request = PAPER) -> JobPlan:
 # ---------------------------------------------------------------- counts
 
 
-@pytest.mark.parametrize("name", ["demo/stage1", "demo/teacher"])
-def test_the_cost_of_a_task_is_what_the_task_itself_has_and_counts(name: str) -> None:
-    config = load_run(name, ["task.teacher.weights=random"] if name == "demo/stage1" else [])
+@pytest.mark.parametrize("name", ["demo/stage1", "demo/teacher", "demo/stage2"])
+def test_the_cost_of_a_task_is_what_the_task_itself_has_and_counts(name: str, tmp_path: Path) -> None:
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    sources = "data.sources={a: {shards: a, weight: 1}, b: {shards: b, weight: 3, media: image}}"
+    more = {
+        "demo/stage1": ["task.teacher.weights=random"],
+        "demo/stage2": ["task.teacher.weights=random", f"task.text.vocabulary={vocabulary}", sources],
+    }
+    config = load_run(name, more.get(name, []))
     task = build_task(config, device=torch.device("cpu"), precision="fp32")
-    cost = task_cost(config.task, "fp32")
+    cost = task_cost(config.task, "fp32", shares=media_shares(config))
     assert cost.parameters == sum(p.numel() for p in task.module.parameters())
     assert cost.flops == task.flops_per_view
 
@@ -65,6 +74,38 @@ def test_the_paper_s_hours_mean_the_mfu_that_peers_derives(name: str, hours: int
     slow = replace(made, request=replace(PAPER, mfu=mfu), cost=replace(made.cost, teacher_flops=0.0,
                    student_flops=made.cost.published_flops))  # fmt: skip
     assert slow.hours == pytest.approx(hours, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "hours", "parameters"), [("b16", 24, 205_402_429), ("l16", 40, 665_561_917)])
+def test_stage_2_is_planned_from_its_sizes_alone(name: str, hours: int, parameters: int) -> None:
+    """Parameters: SPEC 7.1 without the teacher; hours: SPEC 7.5."""
+    made = plan(f"stage2/{name}_25m", request=replace(PAPER, samples=25_680_000))
+    assert made.cost.parameters == parameters
+    assert (made.run.micro, made.run.chunk, made.run.accumulation) == (128, 128, 1)
+    text = made.text()
+    assert f"{hours} h on 32 A100" in text
+    assert "as many images as clips: the sources are not here" in text
+    assert "98 of 196 tokens visible" in text
+    assert "160 of 784 tokens visible" in text
+
+
+def test_masks_save_three_quarters_of_the_memory_that_table_5_of_the_paper_tells() -> None:
+    """56.6 GB without masks and 18.6 GB with them, B/16 at 128 clips a GPU: 3.04 times."""
+    masked = task_cost(recipe("stage2/b16_5m").task, "bf16").activation_bytes
+    whole = task_cost(recipe("stage2/b16_5m", "task.loss_weights.uta=0").task, "bf16").activation_bytes
+    assert whole / masked > 3
+
+
+@pytest.mark.parametrize("name", [name for name in run_names() if name.startswith("stage2/ablations/")])
+def test_every_ablation_is_a_model_that_can_be_built(name: str) -> None:
+    config = recipe(name).task
+    assert isinstance(config, Stage2Config)
+    module, teacher = on_meta(config)
+    masks = media_masks(config, teacher)
+    assert (teacher is None) == (name.rpartition("/")[2] in ("without_uta", "random_mask", "extra_unmasked"))
+    unmasked = ("without_uta", "extra_unmasked")
+    assert all((mask is None) == name.endswith(unmasked) for mask in masks.values())
+    assert len(module.vision_encoder.clip_decoder) == (0 if teacher is None else 6)
 
 
 def test_steps_and_checkpoint_of_the_paper_s_run() -> None:

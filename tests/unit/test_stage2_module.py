@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.support.stage2 import gradients, inputs_of, tiny_module, tiny_rows
+from umt_ds.models.positions import sincos_table
 from umt_ds.models.video_text import VideoTextModel, _Within, keeps_frames
 from umt_ds.tasks.stage2_module import Stage2Module
 
@@ -175,3 +176,15 @@ def test_frames_are_kept_apart_where_all_is_seen_or_all_masks_are_tubes() -> Non
     assert keeps_frames("tube", masks=("tube", "tube"))
     assert not keeps_frames("tube", masks=("semantic", "tube"))
     assert not keeps_frames("random", masks=("random", "random"))
+
+
+def test_an_image_has_the_places_of_a_first_frame_and_twelve_frames_places_never_seen() -> None:
+    """SPEC 7.2: no interpolation in stage 2."""
+    encoder = tiny_module().vision_encoder.encoder
+
+    def table(frames: int) -> Tensor:
+        return encoder.position_table(torch.zeros(1, frames, 16, 16, 3, dtype=torch.uint8))
+
+    assert torch.equal(table(1), table(4)[:4])
+    assert torch.equal(table(4), table(12)[:16])
+    assert torch.equal(table(12), sincos_table(48, 16))

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.masking import MaskPlan
-from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.models.teachers import Teacher, build_teacher, build_text_teacher
 from umt_ds.models.towers import SiglipTower
+from umt_ds.weights.published import text_teacher_state
 
 POCKET: dict[str, Any] = {
     "embed_dim": 10,
@@ -364,3 +365,29 @@ def test_weights_of_another_model_are_refused() -> None:
     del state["proj"]
     with pytest.raises(WeightsError, match="proj"):
         build_teacher(POCKET, layers=3, state=state)
+
+
+def test_the_text_teacher_is_the_text_half_of_an_open_clip_file() -> None:
+    import open_clip
+
+    config = {
+        "embed_dim": 24,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    torch.manual_seed(0)
+    clip = open_clip.model.CLIP(
+        config["embed_dim"],
+        open_clip.CLIPVisionCfg(**config["vision_cfg"]),
+        open_clip.CLIPTextCfg(**config["text_cfg"]),
+        quick_gelu=True,
+    ).eval()
+    ids = open_clip.tokenize(["a red ball", "two dogs run"])
+    teacher = build_text_teacher(config, state=text_teacher_state(clip.state_dict()))
+    with torch.no_grad():
+        expected = clip.encode_text(ids, normalize=True)
+    torch.testing.assert_close(teacher.embedding(ids), expected)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    with pytest.raises(WeightsError, match="needs a whole CLIP file"):
+        build_text_teacher(config, state={"ln_final.weight": torch.zeros(32)})

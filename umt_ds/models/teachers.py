@@ -318,12 +318,16 @@ class TextTeacher(nn.Module):
         return unit_length(embedded)
 
 
-def build_text_teacher(model: str, *, state: Mapping[str, Tensor] | None, seed: int = 0) -> TextTeacher:
-    """The text tower of a CLIP by preset or open_clip name. state: as `weights.published.text_teacher_state` makes it;
-    None draws random weights. Raises ConfigError for an unknown model, WeightsError for a misfit."""
+def build_text_teacher(model: str | Architecture, *, state: Mapping[str, Tensor] | None, seed: int = 0) -> TextTeacher:
+    """The text tower of a CLIP by preset, open_clip name or architecture with `text_cfg`.
+
+    state: as `weights.published.text_teacher_state` makes it; None draws random weights. Raises ConfigError for an
+    unknown model, WeightsError for a misfit.
+    """
     from open_clip.model import _build_text_tower
 
     config, _ = _architecture(model, None)
+    name = model if isinstance(model, str) else "given as numbers"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         tower = _build_text_tower(config["embed_dim"], dict(config["text_cfg"]), config.get("quick_gelu", False))
@@ -332,7 +336,7 @@ def build_text_teacher(model: str, *, state: Mapping[str, Tensor] | None, seed: 
             tower.load_state_dict(dict(state), strict=True)
         except RuntimeError as error:
             raise WeightsError(
-                f"the text tower of teacher {model!r} cannot be loaded: {str(error)[:600]}",
+                f"the text tower of teacher {name!r} cannot be loaded: {str(error)[:600]}",
                 hint="task.align_projections=visual_text needs a whole CLIP file, in OpenAI's or open_clip's layout",
             ) from error
     return TextTeacher(tower)
