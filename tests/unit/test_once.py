@@ -31,3 +31,10 @@ def test_a_bad_clip_is_left_out_and_too_many_stop(tmp_path: Path, caplog: pytest
     assert "clip-0003" in caplog.text
     with pytest.raises(DataError, match="1 of 15 samples are bad"):
         list(iterate_once(folder, num_frames=2, side=16, batch_size=50, max_bad_rate=0.01))
+
+
+def test_a_limit_is_exact_whatever_the_batch(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path)
+    for batch_size in (3, 7, 50):
+        batches = list(iterate_once(folder, num_frames=1, side=8, batch_size=batch_size, limit=7))
+        assert [key for batch in batches for key in batch.keys] == [key_of_sample(n) for n in range(7)]

@@ -53,7 +53,7 @@ def plan(name: str, *overrides: str, request: Request = PAPER) -> JobPlan:
 def test_the_cost_of_a_task_is_what_the_task_itself_has_and_counts(name: str, tmp_path: Path) -> None:
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
-    sources = "data.sources={a: {shards: a, weight: 1}, b: {shards: b, weight: 3, media: image}}"
+    sources = "data.sources={clips: {shards: a, weight: 1}, pictures: {shards: b, weight: 3, media: image}}"
     more = {
         "demo/stage1": ["task.teacher.weights=random"],
         "demo/stage2": ["task.teacher.weights=random", f"task.text.vocabulary={vocabulary}", sources],

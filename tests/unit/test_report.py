@@ -210,7 +210,7 @@ def test_a_run_of_another_kind_has_curves_and_facts_only(tmp_path: Path) -> None
     assert text == str(tmp_path / "out" / "index.html")
     words = words_of(tmp_path / "out" / "index.html")
     assert "image_text: a CLIP of 4 layers" in words
-    assert "drawn for stage-1 runs only" in words
+    assert "How good this CLIP is shows where it teaches" in words
 
 
 def test_several_runs_go_to_folders_of_their_names(tmp_path: Path) -> None:

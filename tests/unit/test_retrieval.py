@@ -49,6 +49,14 @@ def test_a_model_that_finds_everything_alike_finds_nothing() -> None:
     assert set(scores.text_to_video.values()) == set(scores.video_to_text.values()) == {0.0}
 
 
+def test_what_is_not_a_number_finds_nothing() -> None:
+    similar = torch.eye(20)
+    similar[:, 3] = similar[5] = math.nan  # of caption 3 and video 5
+    scores = retrieval_scores(similar, torch.arange(20))
+    assert scores.text_to_video[1] == 0.0  # the NaN of video 5 may be the best for every caption
+    assert retrieval_scores(torch.full((20, 20), math.nan), torch.arange(20)).mean == 0.0
+
+
 class Numbers:
     """Embeds a clip as its first grey value, a caption as its number."""
 

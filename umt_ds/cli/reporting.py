@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar, assert_never
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from umt_ds.cli.scoring import Retrieval
 from umt_ds.cli.study import Say, Study
+from umt_ds.cli.terminal import columns
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
 from umt_ds.data.frames import middle
@@ -80,7 +81,7 @@ def write_report(run: Path, out: Path, options: ReportOptions, *, say: Say) -> s
             say("embedding held-out clips and captions")
             search = _or_error(lambda: _search(run, config, options))
             sections.append(_found(search, config.name, output))
-            text += f"\n{search if isinstance(search, UmtError) else _columns(_score_rows(search.scores))}"
+            text += f"\n{search if isinstance(search, UmtError) else columns(_score_rows(search.scores))}"
         case ImageTextConfig():
             sections.append(Section("What was learned", (note(_CLIP),)))
         case _:
@@ -221,17 +222,7 @@ def _probe_rows(result: ProbeResult) -> list[list[str]]:
 
 def _as_text(result: ProbeResult | UmtError) -> str:
     """The table for a terminal."""
-    return f"no kNN accuracy: {result}" if isinstance(result, UmtError) else _columns(_probe_rows(result))
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells for a terminal."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        row[0].ljust(widths[0])
-        + "".join(cell.rjust(width + 3) for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    )
+    return f"no kNN accuracy: {result}" if isinstance(result, UmtError) else columns(_probe_rows(result))
 
 
 # ---------------------------------------------------------------- retrieval

@@ -6,17 +6,15 @@ import json
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from umt_ds.cli.terminal import with_bar
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.data.once import LabelledClips, iterate_once
-from umt_ds.data.records import load_manifest
 from umt_ds.errors import MachineError
 from umt_ds.evaluation.retrieval import RANKS, Found, RetrievalScores, find, retrieval_scores
 from umt_ds.evaluation.spread import Spread, groups_of, pairs_of
@@ -44,20 +42,17 @@ class Retrieval:
         return {number: frames for number, frames in enumerate(every) if number in videos}
 
     def _clips(self, retriever: Retriever, name: str) -> Iterator[LabelledClips]:
-        total = min(load_manifest(self.shards).num_samples, self.limit or 1 << 62)
         clips = iterate_once(
             self.shards,
             num_frames=retriever.frames,
             side=retriever.side,
-            batch_size=min(self.batch, total),
+            batch_size=self.batch,
             view="stretched",
             caption_field=self.caption,
             clean=retriever.tokenizer.clean,
+            limit=self.limit,
         )
-        with tqdm(total=total, unit="clip", desc=f"embed {name}") as bar:
-            for some in islice(clips, -(-total // min(self.batch, total))):
-                yield some
-                bar.update(len(some.keys))
+        return with_bar(clips, self.shards, limit=self.limit, name=f"embed {name}")
 
 
 def score_retrieval(runs: Sequence[Path], request: Retrieval, *, out: Path | None) -> str:
@@ -84,10 +79,10 @@ def _text(runs: Sequence[Path], configs: Sequence[RunConfig], scores: Sequence[R
     rows = [[run.name, *(f"{number:.1f}" for number in row)] for run, row in zip(runs, numbers, strict=True)]
     groups = groups_of(configs)
     spreads = [[Spread.of([numbers[m][c] for m in group.members]) for c in range(len(_HEAD))] for group in groups]
-    for group, columns in zip(groups, spreads, strict=True):
+    for group, spread in zip(groups, spreads, strict=True):
         if len(group.members) > 1:
             name = f"mean ± sd of {len(group.members)} from {group.weights}"
-            rows.append([name, *(f"{c.mean:.1f} ± {c.deviation:.1f}" for c in columns)])
+            rows.append([name, *(f"{c.mean:.1f} ± {c.deviation:.1f}" for c in spread)])
     for one, other in pairs_of(groups):
         left, right = spreads[groups.index(one)], spreads[groups.index(other)]
         gains = [a.minus(b) for a, b in zip(left, right, strict=True)]
@@ -95,16 +90,7 @@ def _text(runs: Sequence[Path], configs: Sequence[RunConfig], scores: Sequence[R
         rows.append([name, *(f"{gain:+.1f} ± {error:.1f}" for gain, error in gains)])
     first = scores[0]
     about = f"{first.texts} captions, {first.videos} clips; chance is {100 * first.chance:.2f} % at R@1. In percent:"
-    return "\n".join([about, *_columns([["", *_HEAD], *rows])])
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        row[0].ljust(widths[0])
-        + "".join(cell.rjust(width + 2) for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
+    return f"{about}\n{columns([['', *_HEAD], *rows])}"
 
 
 def _write(out: Path, runs: Sequence[Path], request: Retrieval, scores: Sequence[RetrievalScores]) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from umt_ds.cli.terminal import with_bar
 from umt_ds.config.schema import RunConfig, Stage1Config
 from umt_ds.data.once import LabelledClips, iterate_once
 from umt_ds.data.places import absolute
-from umt_ds.data.records import load_manifest
 from umt_ds.data.stream import Tars
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.masked import MaskedClip, masked_clips
@@ -123,14 +121,15 @@ class Study:
     def _read(self, shards: Path, fields: Sequence[str]) -> Iterator[LabelledClips]:
         """The first `max_clips` clips: shards lie in hashed order, so these are a fair sample of all."""
         student = self.task.student
-        batches = iterate_once(
-            shards, num_frames=student.frames, side=student.image_size, batch_size=_BATCH, label_fields=fields
+        clips = iterate_once(
+            shards,
+            num_frames=student.frames,
+            side=student.image_size,
+            batch_size=_BATCH,
+            label_fields=fields,
+            limit=self.max_clips,
         )
-        total = min(load_manifest(shards).num_samples, self.max_clips)
-        with tqdm(total=total, unit="clip", desc=f"probe {shards.name}") as bar:
-            for batch in islice(batches, -(-self.max_clips // _BATCH)):
-                yield batch
-                bar.update(len(batch.keys))
+        return with_bar(clips, shards, limit=self.max_clips, name=f"probe {shards.name}")
 
 
 def _device() -> torch.device:

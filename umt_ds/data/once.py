@@ -70,9 +70,10 @@ def iterate_once(
     label_fields: Sequence[str] = (),
     caption_field: str | None = None,
     clean: Clean = str.strip,
+    limit: int | None = None,
     max_bad_rate: float = 0.01,
 ) -> Iterator[LabelledClips]:
-    """All clips of a shard folder, `batch_size` at a time (the last batch may be smaller).
+    """All clips of a shard folder, or the first `limit`, `batch_size` at a time (the last batch may be smaller).
 
     The centre frame of each of `num_frames` segments, as `view` says. A clip that cannot be decoded, or has no caption
     that says anything though they were asked for, is left out and logged: nothing is put in its place, it would be
@@ -80,7 +81,7 @@ def iterate_once(
     """
     with closing(ShardSource(folder, max_open=2)) as source:
         wanted = _Wanted(num_frames, side, view, label_fields, caption_field, clean)
-        clips = _good_clips(source, wanted, max_bad_rate)
+        clips = islice(_good_clips(source, wanted, max_bad_rate), limit)
         while some := list(islice(clips, batch_size)):
             yield _stack(some, label_fields)
 

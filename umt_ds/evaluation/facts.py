@@ -5,21 +5,22 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import assert_never
+from typing import assert_never, get_args
 
+from umt_ds.batch import Media
 from umt_ds.config.load import check, fill_environment, load_tree, run_names
 from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
 from umt_ds.config.show import as_tree, diff_lines
 from umt_ds.engine.manifest import checkpoint_folders, read_checkpoint_manifest
 from umt_ds.errors import CheckpointError
-from umt_ds.evaluation.history import History
+from umt_ds.evaluation.history import History, Record
 
 Rows = list[tuple[str, ...]]
 
 
 def key_numbers(config: RunConfig, history: History) -> Rows:
     """What was trained on what, and how it went: (name, value)."""
-    first, last, optim = history.records[0], history.last, config.optim
+    last, optim = history.last, config.optim
     schedule = {name: value for name, value in config.schedule.model_dump().items() if value is not None}
     return [
         ("task", _task(config)),
@@ -32,7 +33,7 @@ def key_numbers(config: RunConfig, history: History) -> Rows:
         ("seed", str(config.seed)),
         ("progress", f"step {last['step']}, epoch {last['epoch']:g}, {last['draws']} clips drawn, "
                      f"{len(history.resumed_at) + 1} attempt(s)"),
-        ("loss", f"{first['loss']:.4f} at step {first['step']} → {last['loss']:.4f} at step {last['step']}"),
+        *_losses(history),
         ("speed", f"{median(history.values('clips_per_s')):.1f} clips/s (median), "
                   f"{last['gflops_per_clip']:g} GFLOP a clip, waiting for data "
                   f"{median(history.values('data_stall_percent')):.1f} % (median)"),
@@ -40,6 +41,22 @@ def key_numbers(config: RunConfig, history: History) -> Rows:
         ("digest of all clips", last["digest_total"]),
         ("digest of all masks", last["mask_digest_total"]),
     ]  # fmt: skip
+
+
+def _losses(history: History) -> Rows:
+    """The loss of the first and the last logged step; by medium where steps show one only, since a clip's
+    loss is no image's."""
+    by_media: dict[str, list[Record]] = {}
+    for record in history.records:
+        shown = [medium for medium in get_args(Media) if any(name.startswith(f"{medium}_") for name in record)]
+        by_media.setdefault(" and ".join(shown), []).append(record)
+    return [
+        (
+            f"loss, {media}" if media else "loss",
+            " → ".join(f"{r['loss']:.4f} at step {r['step']}" for r in (some[0], some[-1])),
+        )
+        for media, some in by_media.items()
+    ]
 
 
 def _task(config: RunConfig) -> str:

@@ -92,15 +92,16 @@ def similarity(videos: Tensor, texts: Tensor) -> Tensor:
 def retrieval_scores(similar: Tensor, video_of_text: Tensor) -> RetrievalScores:
     """R@1, R@5 and R@10 both ways. similar: f32 [V,T]; video_of_text: i64 [T].
 
-    Of equals those that are wrong come first: a model that finds everything alike finds nothing. Source: SPEC 8.3.
+    Of equals, and of what is not a number, those that are wrong come first: a model that finds everything alike, or
+    has gone to NaN, finds nothing. Source: SPEC 8.3.
     """
     videos, texts = similar.shape
     is_answer = video_of_text[None] == torch.arange(videos)[:, None]  # [V,T]
     own = similar[video_of_text, torch.arange(texts)]  # [T]
-    before = (similar >= own) & ~is_answer  # wrong videos that come before the right one
+    before = ~(similar < own) & ~is_answer  # wrong videos that come before the right one; NaN is never less
     rank_of_text = before.sum(dim=0)
     best = similar.masked_fill(~is_answer, -torch.inf).max(dim=1).values  # [V], of the caption found first
-    rank_of_video = ((similar >= best[:, None]) & ~is_answer).sum(dim=1)
+    rank_of_video = (~(similar < best[:, None]) & ~is_answer).sum(dim=1)
     return RetrievalScores(
         text_to_video={k: (rank_of_text < k).double().mean().item() for k in RANKS},
         video_to_text={k: (rank_of_video < k).double().mean().item() for k in RANKS},

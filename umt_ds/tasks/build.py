@@ -168,7 +168,7 @@ def media_shares(config: RunConfig) -> dict[Media, float]:
         return {media[0]: 1.0}
     weights = [source.weight for source in sources.values()]
     sizes = sample_counts(config) if None in weights else {}
-    known = [float(weight or sizes[name] or 0) for name, weight in zip(sources, weights, strict=True)]
+    known = [float(weight or sizes.get(name) or 0) for name, weight in zip(sources, weights, strict=True)]
     return shares_of(media, known, mode=config.batch.media, pack=config.batch.pack)
 
 
