@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from umt_ds.cli.terminal import with_bar
+from umt_ds.cli.terminal import columns, with_bar
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.data.once import LabelledClips, iterate_once
