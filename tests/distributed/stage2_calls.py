@@ -1,4 +1,4 @@
-"""What the ranks of test_stage2.py do: gradients of the tiny model, averaged over the ranks as DeepSpeed does."""
+"""What the ranks of test_stage2_ranks.py do: gradients of the tiny model, averaged over the ranks as DeepSpeed does."""
 
 from __future__ import annotations
 
