@@ -7,7 +7,7 @@ JOBS ?= 2
 
 SEEDS := 0 1 2
 
-.PHONY: setup demo demo-full test test-slurm drills check format clean
+.PHONY: setup demo demo-full test test-slow test-slurm fuzz drills check format clean
 
 setup: .venv/.ready
 
@@ -40,7 +40,17 @@ demo-full: demo
 	@echo "Open runs/demo/stage2-0/report/index.html; the table above is in runs/demo/retrieval.json"
 
 test: setup check
-	$(BIN)/pytest --quiet -n $(JOBS) --dist loadfile -m "not slurm"
+	$(BIN)/pytest --quiet -n $(JOBS) --dist loadfile -m "not slurm and not slow"
+
+# What proves something that few changes touch and takes long: every shipped recipe for a step, soaks.
+test-slow: setup
+	$(BIN)/pytest --quiet -n $(JOBS) --dist loadfile -m "slow and not slurm"
+
+# The property tests of all readers of foreign input with thousands of examples each, drawn anew every time; `make test`
+# runs the same tests with a few that are always the same. One reader: make fuzz FUZZ=tests/fuzz/test_fuzz_run_yaml.py
+FUZZ ?= tests/fuzz
+fuzz: setup
+	$(BIN)/pytest --quiet -n $(JOBS) --dist load --hypothesis-profile fuzz $(FUZZ)
 
 # On a real Slurm of two virtual nodes, started and stopped by the tests: needs root and Debian's slurm-wlm and munge.
 test-slurm: setup

@@ -1,10 +1,16 @@
-"""The folder of real inputs beside the repository."""
+"""The folder of real inputs beside the repository, and how many examples property tests draw."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# `make test`: a few examples, always the same ones. `make fuzz`: many, new ones each time.
+settings.register_profile("short", max_examples=40, derandomize=True, deadline=None)
+settings.register_profile("fuzz", max_examples=3000, deadline=None, print_blob=True)
+settings.load_profile("short")
 
 TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parent.parent / "shared"
