@@ -6,6 +6,8 @@ which kind it was: 0 done, 1 anything else, 2 bad configuration, 75 stopped and 
 
 from __future__ import annotations
 
+from typing import Self
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
@@ -16,11 +18,17 @@ class UmtError(Exception):
     """An error that a user can act on: what happened and where, then `hint`, what to do about it."""
 
     exit_code = EXIT_FAILED
+    agreed = False  # every rank of a job raises it, so that it is enough if the first one says it
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
+
+    def by_all_ranks(self) -> Self:
+        """The same error, marked as one that the ranks have agreed on: each of them raises it."""
+        self.agreed = True
+        return self
 
     def __str__(self) -> str:
         return f"{self.what}\n  hint: {self.hint}" if self.hint else self.what
@@ -53,4 +61,10 @@ class MachineError(UmtError):
 
 
 class NonFiniteError(UmtError):
-    """Loss or gradient became NaN or infinite. Exit code 1, never 75: a restart would meet it again."""
+    """Loss or gradient became NaN or infinite. Exit code 75, so that the job goes on from its last checkpoint; 1 where
+    the same step fails again. step: counted from 0, where it is one."""
+
+    def __init__(self, what: str, *, hint: str | None = None, step: int | None = None, again: bool) -> None:
+        super().__init__(what, hint=hint)
+        self.step = step
+        self.exit_code = EXIT_FAILED if again else EXIT_STOPPED

@@ -111,7 +111,7 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
         "from weights": train(folder, "from-weights", f"init.weights={folder / 'unbroken'}", "schedule.steps=3"),
         "continued": train(folder, "continued", f"init.resume_from={folder / 'unbroken'}"),
         **{
-            f"diverging {stage}": train(
+            f"{again}diverging {stage}": train(
                 folder,
                 f"diverging-{stage}",
                 "optim.lr=1e30",
@@ -121,6 +121,7 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
                 "cadence.save=1",
                 "cadence.log=3",
             )
+            for again in ("", "again ")
             for stage in (0, 1)
         },
         **{
@@ -219,13 +220,17 @@ def test_resume_from_a_finished_run_has_nothing_left_to_do(folder: Path, two_ran
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_a_run_that_becomes_nan_ends_with_1_names_the_step_and_keeps_only_finite_weights(
+def test_a_run_that_becomes_nan_names_the_step_keeps_only_finite_weights_and_is_tried_once_more(
     stage: int, folder: Path, two_ranks: dict[str, list[Any]]
 ) -> None:
-    assert two_ranks[f"diverging {stage}"] == ({"code": 1}, {"code": 1})
+    assert two_ranks[f"diverging {stage}"] == ({"code": 75}, {"code": 75})
+    assert two_ranks[f"again diverging {stage}"] == ({"code": 1}, {"code": 1})
     run = folder / f"diverging-{stage}"
     # step 0 has learning rate 0, step 1 half of 1e30, so step 2 is the first to see it
-    assert "NaN or infinite in step 2 (draws 24 to 35)" in (run / "log.txt").read_text()
+    first, second = (run / "log.txt").read_text().split("resuming this run at step 2")
+    assert "NaN or infinite in step 2 (draws 24 to 35); nothing was saved after it\n" in first
+    assert "NaN or infinite in step 2 (draws 24 to 35); nothing was saved after it; the second time" in second
+    assert "data.skip_draws=[[24,36]]" in second
     kept = sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())
     assert kept == ["step-00000001", "step-00000002"]
     weights = (run / "checkpoints" / "step-00000001").glob("weight-*.safetensors")

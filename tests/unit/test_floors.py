@@ -88,7 +88,7 @@ TORCH_FREE = (
     "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report",
     "umt_ds.bench.step_sweep", "umt_ds.cli.bench",
     "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.cli.examine", "umt_ds.cli.checks", "umt_ds.cli.plan",
-    "umt_ds.cli.gpus",
+    "umt_ds.engine.gpus",
     "data_prep*", "launchers*", "ds_configs",
 )  # fmt: skip
 LOADS_TORCH = {

@@ -18,7 +18,7 @@ from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
 from umt_ds.engine import report as report_module
 from umt_ds.engine.protocol import Progress
-from umt_ds.engine.pulse import Heard
+from umt_ds.engine.pulse import Heard, RankTimes
 from umt_ds.engine.report import METRICS, Report, read_metrics, read_records
 from umt_ds.engine.speed import Lap
 
@@ -30,9 +30,10 @@ PLAN = RunPlan(
 )  # fmt: skip
 HEARD = Heard(
     step=0, losses={"loss": 0.5, "uta": 0.25}, grad_norm=1.5, skipped=False, digest=0xABC, mask_digest=0,
-    substituted=0, wants_stop=False, wrote_snapshot=False, data_s=1.0,
+    substituted=0, wants_stop=False, wrote_snapshot=False,
+    times=RankTimes(data_s=(0.25, 1.0), own_s=(1.5, 1.25)),
 )  # fmt: skip
-LAP = Lap(seconds=4.0, data_s=1.0, steps=5)
+LAP = Lap(seconds=4.0, data_s=0.25, own_s=1.5, steps=5)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,10 @@ def test_a_logged_step_is_one_json_object_with_everything_one_asks_for(tmp_path:
         "grad_norm": 1.5,
         "clips_per_s": 20.0,  # 5 steps × 16 views in 4 s
         "clips_per_s_per_device": 10.0,
-        "data_stall_percent": 25.0,
+        "data_stall_percent": 25.0,  # of the rank that waited longest
+        "data_stall_rank": 1,
+        "slowest_rank": 0,
+        "slowest_rank_ms": 25.0,  # 1.5 s in 5 steps, the median 1.375 s
         "mfu_percent": 2.0,  # 10 views/s × 2 GFLOP of 1 TFLOP/s
         "gflops_per_clip": 2.0,
         "bad_samples": 3,

@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -14,14 +13,12 @@ from click.testing import CliRunner
 
 from tests.support.shards import png_frames, write_shards
 from umt_ds.bench.rate import measure_loader
-from umt_ds.cli.gpus import GPUS, GpuKind
 from umt_ds.cli.plan import command
 from umt_ds.cli.planning import JobPlan, Request, plan_job
 from umt_ds.config.load import check, fill_environment, load_run, load_tree, run_names
 from umt_ds.config.schema import RunConfig, Stage2Config
 from umt_ds.data.source import ShardSource
 from umt_ds.engine.memory import state_bytes
-from umt_ds.engine.speed import PEAK_FLOPS
 from umt_ds.errors import ConfigError
 from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.memory import student_bytes_per_clip
@@ -113,11 +110,6 @@ def test_steps_and_checkpoint_of_the_paper_s_run() -> None:
     assert (made.run.steps_per_epoch, made.run.total_steps, made.run.accumulation) == (321, 64_200, 1)
     student_and_decoders = 85_637_376 + 6 * (768 * 512 + 512 + 2 * 512)
     assert made.checkpoint_bytes == 12 * student_and_decoders
-
-
-def test_the_gpus_are_those_that_a_run_measures_its_mfu_by() -> None:
-    assert set(GPUS) == set(get_args(GpuKind))
-    assert {kind: gpu.half_flops for kind, gpu in GPUS.items()} == {kind: PEAK_FLOPS[kind.upper()] for kind in GPUS}
 
 
 # ---------------------------------------------------------------- memory

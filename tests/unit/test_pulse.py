@@ -12,14 +12,15 @@ import torch
 from tests.support.ranks import call, run_ranks
 from umt_ds.distributed.job import start_job
 from umt_ds.distributed.world import World
-from umt_ds.engine.pulse import Heard, Pulse, Said
+from umt_ds.engine.pulse import Heard, Pulse, RankTimes, Said
+from umt_ds.engine.speed import Lap
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
 SAID = Said(
     step=1, losses={"uta": torch.tensor(0.25), "loss": torch.tensor(0.5)}, grad_norm=torch.tensor(1.5),
     skipped=torch.tensor(0.0), mask_digest=torch.tensor(-1), digest=2**64 - 2, substituted=3, wants_stop=False,
-    wrote_snapshot=True, data_s=0.125,
+    wrote_snapshot=True, lap=Lap(seconds=1.0, data_s=0.125, own_s=0.5, steps=1),
 )  # fmt: skip
 
 
@@ -31,7 +32,8 @@ def test_a_step_is_heard_when_the_next_one_was_said() -> None:
     (first,) = pulse.hear(now=False)
     assert first == Heard(
         step=1, losses={"loss": 0.5, "uta": 0.25}, grad_norm=1.5, skipped=False, digest=2**64 - 2,
-        mask_digest=2**64 - 1, substituted=3, wants_stop=False, wrote_snapshot=True, data_s=0.125,
+        mask_digest=2**64 - 1, substituted=3, wants_stop=False, wrote_snapshot=True,
+        times=RankTimes(data_s=(0.125,), own_s=(0.5,)),
     )  # fmt: skip
 
 
@@ -66,11 +68,11 @@ def said_on_each_rank() -> dict[str, Any]:
                 substituted=rank,
                 wants_stop=rank == 1,
                 wrote_snapshot=rank != 2,
-                data_s=[0.5, 2.0, 1.0][rank],
+                lap=Lap(seconds=4.0, data_s=[0.5, 2.0, 1.0][rank], own_s=[2.0, 2.5, 3.0][rank], steps=1),
             )
         )
         (heard,) = pulse.hear(now=True)
-    return vars(heard)
+    return {**vars(heard), "times": [heard.times.data_s, heard.times.own_s]}
 
 
 def test_all_ranks_hear_the_same_sums() -> None:
@@ -86,5 +88,10 @@ def test_all_ranks_hear_the_same_sums() -> None:
         "substituted": 3,
         "wants_stop": True,
         "wrote_snapshot": False,
-        "data_s": 2.0,
+        "times": [[0.5, 2.0, 1.0], [2.0, 2.5, 3.0]],
     }
+
+
+def test_the_rank_that_the_others_wait_for_is_told_from_the_one_that_waits_for_data() -> None:
+    times = RankTimes(data_s=(0.5, 2.0, 1.0), own_s=(2.0, 2.5, 4.0))
+    assert (times.data_rank, times.slowest_rank, times.behind_s) == (1, 2, 1.5)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.ranks import environment
 from umt_ds.distributed.world import World
-from umt_ds.engine.restarts import HangError, check_restarts
+from umt_ds.engine.restarts import NoProgressError, check_restarts, note_failed_step
 from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED
 
 ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
@@ -83,6 +83,35 @@ def test_it_lets_live_who_gets_on_or_is_not_watched(tmp_path: Path, code: str, l
     assert (rank.returncode, told) == (0, "")
 
 
+WRITING = """
+def write():
+    for _ in range(12):
+        with (run / "weight.partial").open("ab") as file:
+            file.write(b"a block")
+        time.sleep(0.1)
+    if ends_badly:
+        wait_for_the_others()
+ends_badly = False
+run.mkdir(exist_ok=True)
+watchdog.beat(4)
+with watchdog.while_growing(run):
+    write()
+"""
+
+
+def test_who_waits_for_a_save_lives_as_long_as_its_files_grow(tmp_path: Path) -> None:
+    rank = start(WRITING, tmp_path / "checkpoints", limit_s=0.5)
+    _, told = rank.communicate(timeout=60)
+    assert (rank.returncode, told) == (0, "")
+
+
+def test_a_save_that_stands_still_is_ended_as_any_hang(tmp_path: Path) -> None:
+    rank = start(WRITING.replace("= False", "= True"), tmp_path / "checkpoints", limit_s=0.5)
+    _, told = rank.communicate(timeout=60)
+    assert rank.returncode == EXIT_STOPPED
+    assert "made no progress for 0.5 s after step 4, in a save" in told
+
+
 def test_the_time_of_a_suspended_job_does_not_count(tmp_path: Path) -> None:
     """`scontrol suspend` stops all processes of a job; when it goes on, nothing hangs."""
     rank = start("watchdog.beat(1); print('ready', flush=True); input(); watchdog.close()", tmp_path, limit_s=0.5)
@@ -109,8 +138,8 @@ def watchdog_ends_a_job(run: Path, *, checkpoint: int | None = None) -> None:
     (run / "stacks").mkdir()
 
 
-def counted(run: Path) -> dict[str, int]:
-    found: dict[str, int] = json.loads((run / "restarts.json").read_text())
+def counted(run: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run / "restarts.json").read_text())
     return found
 
 
@@ -118,14 +147,14 @@ def test_a_job_that_hangs_three_times_at_the_same_place_is_not_started_a_fourth_
     watchdog_ends_a_job(tmp_path, checkpoint=12)  # it made progress first
     for ends in range(3):
         watchdog_ends_a_job(tmp_path)
-        assert counted(tmp_path) == {"step": 12, "watchdog_ends": ends}
-    with pytest.raises(HangError, match="3 jobs in a row made no progress after step 12") as raised:
+        assert counted(tmp_path) == {"step": 12, "watchdog_ends": ends, "failed_steps": []}
+    with pytest.raises(NoProgressError, match="3 jobs in a row made no progress after step 12") as raised:
         check_restarts(tmp_path, ALONE)
     assert raised.value.exit_code == EXIT_FAILED
     assert f"the stacks in {tmp_path}/stacks-*" in str(raised.value.hint)
     assert len(list(tmp_path.glob("stacks-*"))) >= 1
     check_restarts(tmp_path, ALONE)  # a person starts it again: three more tries
-    assert counted(tmp_path) == {"step": 12, "watchdog_ends": 0}
+    assert counted(tmp_path) == {"step": 12, "watchdog_ends": 0, "failed_steps": []}
 
 
 def test_a_newer_checkpoint_or_an_end_of_another_kind_does_not_count(tmp_path: Path) -> None:
@@ -133,12 +162,44 @@ def test_a_newer_checkpoint_or_an_end_of_another_kind_does_not_count(tmp_path: P
         watchdog_ends_a_job(tmp_path, checkpoint=step)
     for _ in range(5):  # killed, full disk, preempted
         check_restarts(tmp_path, ALONE)
-    assert counted(tmp_path) == {"step": 10, "watchdog_ends": 0}
+    assert counted(tmp_path) == {"step": 10, "watchdog_ends": 0, "failed_steps": []}
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1]", "7"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[1]",
+        "7",
+        '{"step": "0", "watchdog_ends": 2}',
+        '{"step": 0, "watchdog_ends": 2, "failed_steps": 7}',
+    ],
+)
 def test_a_damaged_count_stops_nobody_and_begins_anew(tmp_path: Path, damage: str) -> None:
     watchdog_ends_a_job(tmp_path)
     (tmp_path / "restarts.json").write_text(damage)
     check_restarts(tmp_path, ALONE)
-    assert counted(tmp_path) == {"step": 0, "watchdog_ends": 0}
+    assert counted(tmp_path) == {"step": 0, "watchdog_ends": 0, "failed_steps": []}
+
+
+def nan_ends_a_job(run: Path, step: int) -> frozenset[int]:
+    """A job starts and meets a NaN in `step`; what it knew of those before."""
+    known = check_restarts(run, ALONE)
+    note_failed_step(run, ALONE, step)
+    return known
+
+
+def test_a_start_knows_in_which_steps_those_since_the_last_checkpoint_failed(tmp_path: Path) -> None:
+    assert nan_ends_a_job(tmp_path, 7) == frozenset()
+    assert nan_ends_a_job(tmp_path, 9) == {7}
+    (tmp_path / "checkpoints" / "step-00000008").mkdir(parents=True)  # steps 0 to 7 went well this time
+    assert check_restarts(tmp_path, ALONE) == {9}
+
+
+def test_nans_in_three_jobs_without_a_newer_checkpoint_are_enough(tmp_path: Path) -> None:
+    for step in (7, 9, 8):
+        nan_ends_a_job(tmp_path, step)
+    with pytest.raises(NoProgressError, match=r"3 jobs met a NaN or infinity .* in the steps 7, 9, 8"):
+        check_restarts(tmp_path, ALONE)
+    assert check_restarts(tmp_path, ALONE) == frozenset(), "a person starts it again"

@@ -44,7 +44,7 @@ from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
 from umt_ds.data.records import MANIFEST
-from umt_ds.engine.speed import PEAK_FLOPS
+from umt_ds.engine.gpus import GPUS
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
 from umt_ds.tasks.build import build_loader
@@ -121,7 +121,7 @@ class Table:
         """With workers, where those were measured: they also hand their batches over."""
         rate = min(median(run.clips / run.core_s for run in self.runs[way]) for way in self._loaders())
         for name, goal in H100_GOALS.items():
-            at_mfu = PEAK_FLOPS["H100"] * H100_MFU / task_cost(_recipe(f"stage1/{name}_k710").task, "bf16").flops
+            at_mfu = GPUS["h100"].half_flops * H100_MFU / task_cost(_recipe(f"stage1/{name}_k710").task, "bf16").flops
             yield (
                 f"cores for one H100, {name}: {goal / rate:.1f} at {goal} clips/s, "
                 f"{at_mfu / rate:.1f} at {H100_MFU:.0%} MFU ({at_mfu:.0f} clips/s)"

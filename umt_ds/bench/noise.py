@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -52,6 +53,11 @@ class Noise:
         ]
         pinned = job.device.type == "cuda"
         self._batches = [[part.pin_memory() for part in parts] for parts in batches] if pinned else batches
+
+    def deliveries(self, step: int) -> Iterator[Callable[[], Batch]]:
+        """Nothing is left to do for them."""
+        for batch in self.micro_batches(step):
+            yield partial(lambda batch: batch, batch)
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """As many as a step has."""

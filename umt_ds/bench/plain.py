@@ -92,7 +92,7 @@ class PlainStep:
             loss = plain_loss(self.student, video, features, mask)
         value = loss.item()
         if not torch.isfinite(loss):
-            raise NonFiniteError(f"the plain twin's loss is {value}")
+            raise NonFiniteError(f"the plain twin's loss is {value}", again=True)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)

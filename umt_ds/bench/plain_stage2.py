@@ -214,7 +214,7 @@ class PlainStage2Step:
             loss = self.student(rows, features, Drawn(mask.to(self.device), hidden, labels, None))
         value: float = loss.item()
         if not torch.isfinite(loss):
-            raise NonFiniteError(f"the plain twin's loss is {value}")
+            raise NonFiniteError(f"the plain twin's loss is {value}", again=True)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)

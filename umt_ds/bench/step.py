@@ -189,7 +189,9 @@ class Ours:
         self.micro_batches = plan.accumulation
         self.first_loss = self.memory = math.nan
         self._plan, self._key = plan, (config.seed, find_world().rank)
-        self._feed = Feed(task, source, Stopwatch(), first=0, device=engine.device, ahead=config.engine.ahead)
+        self._feed = Feed(
+            task, source, Stopwatch(engine.device), first=0, device=engine.device, ahead=config.engine.ahead
+        )
         self._step = 0
 
     def step(self) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import click
 
-from umt_ds.cli.gpus import GpuKind
 from umt_ds.config.load import check, fill_environment, load_tree
+from umt_ds.engine.gpus import GPUS
 
 
 @click.command("plan")
 @click.argument("name")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--gpus", type=click.IntRange(1), default=8, show_default=True, help="Ranks: one a GPU.")
-@click.option("--gpu", "kind", type=click.Choice(get_args(GpuKind)), default="h100", show_default=True)
+@click.option("--gpu", "kind", type=click.Choice(list(GPUS)), default="h100", show_default=True)
 @click.option("--cores-per-gpu", type=click.IntRange(1), default=14, show_default=True, help="CPU cores.")
 @click.option("--samples", type=click.IntRange(1), help="Size of the data, where its shards are not here.")
 @click.option("--mfu", type=click.FloatRange(0.1, 100), default=25.0, show_default=True, help="Percent, assumed.")
@@ -23,7 +21,7 @@ def command(
     name: str,
     overrides: tuple[str, ...],
     gpus: int,
-    kind: GpuKind,
+    kind: str,
     cores_per_gpu: int,
     samples: int | None,
     mfu: float,

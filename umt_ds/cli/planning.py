@@ -8,7 +8,6 @@ from itertools import zip_longest
 
 from umt_ds.batch import Media
 from umt_ds.bench.rate import LoaderRate, measure_loader
-from umt_ds.cli.gpus import GPUS, GpuKind
 from umt_ds.cli.published import PAPER, PAPER_GPUS, Published
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
@@ -16,6 +15,7 @@ from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
 from umt_ds.data.places import has_file
 from umt_ds.data.records import MANIFEST
 from umt_ds.data.stream import Tars
+from umt_ds.engine.gpus import GPUS
 from umt_ds.engine.memory import StateBytes, state_bytes
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.tasks.build import clip_shape, count_samples, media_shares, shards_of
@@ -34,7 +34,7 @@ class Request:
     """What the job may use. mfu: share of the GPUs' peak that the run is assumed to reach, 0 … 1."""
 
     gpus: int
-    kind: GpuKind
+    kind: str
     cores_per_gpu: int = 14
     samples: int | None = None  # None: counted in the shards
     mfu: float = 0.25

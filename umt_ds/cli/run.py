@@ -13,6 +13,7 @@ from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
+from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.collectives import barrier
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.engine.checkpoint import CheckpointStore, Resume, read_tensors, versions
@@ -20,24 +21,15 @@ from umt_ds.engine.deepspeed import build_engine
 from umt_ds.engine.loop import train
 from umt_ds.engine.protocol import Ended, Task
 from umt_ds.engine.report import Report, start_logging
-from umt_ds.engine.restarts import HangError, check_restarts, ended_by_watchdog
+from umt_ds.engine.restarts import check_restarts, ended_by_watchdog, note_failed_step
 from umt_ds.engine.stop import Stop
 from umt_ds.engine.watchdog import Watchdog
-from umt_ds.errors import (
-    EXIT_DONE,
-    EXIT_STOPPED,
-    CheckpointError,
-    ConfigError,
-    MachineError,
-    NonFiniteError,
-    UmtError,
-)
+from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, MachineError, NonFiniteError
 from umt_ds.tasks.build import build_loader, build_task, count_samples
 from umt_ds.tasks.initial import read_weights
 from umt_ds.weights.load import load_strict
 
 log = logging.getLogger("umt_ds")
-AGREED = (ConfigError, CheckpointError, NonFiniteError, HangError)  # every rank raises these, or none
 
 
 def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int:
@@ -45,18 +37,17 @@ def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int
 
     Raises SystemExit with the error's code after saying what is wrong, in the log too.
     """
-    with start_job() as job:
+    with start_job() as job, ending_together(job.world):
         run = _open_folder(config, job)
         stop = Stop(run, world=job.world, stop_at=config.stop_at)
         watchdog = Watchdog(run, world=job.world, limit_s=config.cadence.watchdog)
         try:
-            check_restarts(run, job.world)
-            return _train(config, job, run, stop, watchdog, allow_config_change)
-        except UmtError as error:
-            # what all ranks agree on is said once; anything else by each rank it happens to
-            if job.world.is_first or not isinstance(error, AGREED):
-                log.error("error: %s", error)
-            raise SystemExit(error.exit_code) from error
+            failed_before = check_restarts(run, job.world)
+            return _train(config, job, run, stop, watchdog, allow_config_change, failed_before)
+        except NonFiniteError as error:
+            if error.step is not None:
+                note_failed_step(run, job.world, error.step)
+            raise
         except RuntimeError as error:  # torch's, when a rank that it talks to is gone
             if not ended_by_watchdog(run):
                 raise
@@ -67,7 +58,15 @@ def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int
             stop.close()
 
 
-def _train(config: RunConfig, job: Job, run: Path, stop: Stop, watchdog: Watchdog, allow_config_change: bool) -> int:
+def _train(
+    config: RunConfig,
+    job: Job,
+    run: Path,
+    stop: Stop,
+    watchdog: Watchdog,
+    allow_config_change: bool,
+    failed_before: frozenset[int],
+) -> int:
     settings = load_deepspeed_json(config.engine)
     precision = precision_of(settings)
     plan = plan_run(config, world=job.world.size, num_samples=count_samples(config))
@@ -108,6 +107,7 @@ def _train(config: RunConfig, job: Job, run: Path, stop: Stop, watchdog: Watchdo
             cadence=config.cadence,
             seed=config.seed,
             ahead=config.engine.ahead,
+            failed_before=failed_before,
         )
     finally:
         loader.close()

@@ -412,6 +412,12 @@ class CadenceConfig(Section):
     log: int = Field(20, gt=0)
     save: int = Field(1000, gt=0)
     keep: int = Field(3, gt=0, description="newest checkpoints kept")
+    max_skipped: int = Field(
+        0,
+        ge=0,
+        description="steps of the whole run that may be left out because their gradient is NaN or infinite (it never "
+        "reaches the weights); one more ends the job with 75, and with 1 where the same step fails again",
+    )
     async_save: bool = Field(True, description="train on while a checkpoint is written, from a copy in RAM")
     # below the 600 s after which torch ends a waiting collective itself, with an exit code that nobody restarts
     watchdog: float = Field(

@@ -14,7 +14,7 @@ Streamed tars (`stream.py`) are the exception: a draw shows what comes next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -358,10 +358,15 @@ class Loader:
 
         A step that does not follow the last one restarts the pipeline there.
         """
+        return (finish() for finish in self.deliveries(step))
+
+    def deliveries(self, step: int) -> Iterator[Callable[[], Batch]]:
+        """The same as they arrive: a call finishes the pixels, in the stream of the device that is current then. The
+        memory that they lie in is a worker's: call it before the next one is taken."""
         if self._pipeline is None or self._next != step * self._plan.accumulation:
             self.start(step)
         for _ in range(self._plan.accumulation):
-            yield self._take()
+            yield partial(self._finished, self._take())
 
     def close(self) -> None:
         """End the workers and close all files. The loader can be started again."""
@@ -374,17 +379,20 @@ class Loader:
         for source in self.builder.sources:
             source.close()
 
-    def _take(self) -> Batch:
+    def _take(self) -> Delivery:
         assert self._pipeline is not None
         delivery = self._pipeline.take()
         self._next += 1
         self.traffic += delivery.traffic
-        batches = [self._finished(part) for part in delivery.parts]
-        substituted = sum(batch.substituted for batch in batches)
+        substituted = sum(part.batch.substituted for part in delivery.parts)
         self.faults.add(delivery.faults, draws=self._plan.micro, substituted=substituted)
+        return delivery
+
+    def _finished(self, delivery: Delivery) -> Batch:
+        batches = [self._finished_part(part) for part in delivery.parts]
         return batches[0] if len(batches) == 1 else replace(batches[0], packed_with=batches[1])
 
-    def _finished(self, part: Part) -> Batch:
+    def _finished_part(self, part: Part) -> Batch:
         """The rows with pixels that stay."""
         batch = part.batch
         if part.packed is not None:

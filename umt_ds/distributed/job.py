@@ -35,7 +35,8 @@ def start_job() -> Iterator[Job]:
 
     A group that is open already (a notebook, several runs in one process) is used and left open: DeepSpeed
     cannot follow into a second one. On a clean exit all ranks meet at a barrier and collect garbage before the
-    group is destroyed: DeepSpeed engines that outlive the group abort the interpreter in one run of five.
+    group is destroyed: DeepSpeed engines that outlive the group abort the interpreter in one run of five. After an
+    error nobody waits for the others: what NCCL has under way is broken off.
     """
     world = find_world()
     device = _device(world)
@@ -44,13 +45,18 @@ def start_job() -> Iterator[Job]:
         gc.collect()
         barrier()
         return
+    on_cuda = device.type == "cuda"
     os.environ.update(
-        RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank),
+        RANK=str(world.rank), WORLD_SIZE=str(world.size),
+        # DeepSpeed takes it for the number of the device, which it is not where each rank sees one GPU alone
+        LOCAL_RANK=str(device.index if on_cuda else world.local_rank),
         MASTER_ADDR=world.master_addr, MASTER_PORT=str(world.master_port),
     )  # fmt: skip
-    backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=START_TIMEOUT)
+        # device_id: else torch guesses the device of a barrier from the rank (and warns), and NCCL connects late
+        dist.init_process_group(
+            "nccl" if on_cuda else "gloo", timeout=START_TIMEOUT, device_id=device if on_cuda else None
+        )
     except (RuntimeError, ValueError) as error:
         raise MachineError(
             f"rank {world.rank} of {world.size} could not join the group at "
@@ -61,8 +67,19 @@ def start_job() -> Iterator[Job]:
         yield Job(world, device)
         gc.collect()
         barrier()
-    finally:
-        gc.collect()
+    except BaseException:
+        _break_off(device)
+        raise
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def _break_off(device: torch.device) -> None:
+    """Leave the group without waiting for anybody: NCCL would wait for collectives that others do not join."""
+    gc.collect()
+    if device.type == "cuda":
+        dist.distributed_c10d._abort_process_group()  # torch ≥ 2.6 has no public name for it
+    else:
         dist.destroy_process_group()
 
 

@@ -120,7 +120,7 @@ class CheckpointStore:
                 found = error
         answer = broadcast_object(found)
         if isinstance(answer, UmtError):
-            raise answer
+            raise answer.by_all_ranks()
         assert answer is not None  # rank 0 found one or the other
         if answer.manifest is not None:
             self._inexact |= set(answer.manifest.inexact)
@@ -268,7 +268,7 @@ class CheckpointStore:
                 f"checkpoint {final.name} was not written ({problem or 'another rank failed'})",
                 hint=f"last good checkpoint: {kept[0] if kept else 'none'}; {free:.1f} GiB free on {self.run}: "
                 "free some space and start the same command again",
-            ) from problem
+            ).by_all_ranks() from problem
 
     def _prepare(self, partial: Path) -> None:
         if self._world.is_first:

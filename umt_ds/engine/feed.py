@@ -7,7 +7,7 @@ teacher fills what the student leaves idle, for the memory of one more set of in
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +33,9 @@ class Feed:
     def __init__(
         self, task: Task, loader: BatchSource, watch: Stopwatch, *, first: int, device: torch.device, ahead: bool
     ) -> None:
-        self._task, self._device, self._ahead = task, device, ahead
-        self._batches = (
-            (step, batch) for step in itertools.count(first) for batch in watch.timed_data(loader.micro_batches(step))
+        self._task, self._watch, self._device, self._ahead = task, watch, device, ahead
+        self._arrivals = (
+            (step, finish) for step in itertools.count(first) for finish in watch.timed_data(loader.deliveries(step))
         )
         self._stream: Any = None
         if ahead and device.type == "cuda":
@@ -56,16 +56,22 @@ class Feed:
             self._let_go_of(fed)
 
     def _make(self) -> Fed:
-        step, batch = next(self._batches)
+        step, finish = next(self._arrivals)
         if self._stream is None:
-            return Fed(batch, self._task.prepare(batch, step))
+            return self._prepared(finish, step)
         if self._past_used is not None:
             self._stream.wait_event(self._past_used)
         self._used = None
+        # the pixels are finished in the stream that reads them first; in another one they might still be written
         with torch.cuda.stream(self._stream):
-            fed = Fed(batch, self._task.prepare(batch, step))
+            fed = self._prepared(finish, step)
             fed.made = self._stream.record_event()
         return fed
+
+    def _prepared(self, finish: Callable[[], Batch], step: int) -> Fed:
+        with self._watch.preparing():
+            batch = finish()
+            return Fed(batch, self._task.prepare(batch, step))
 
     def _let_go_of(self, fed: Fed) -> None:
         if self._stream is not None:

@@ -6,6 +6,7 @@ step ahead of what it has heard of (see `pulse`); before it saves, and at the en
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,7 @@ from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.deepspeed import Engine
 from umt_ds.engine.feed import Feed
 from umt_ds.engine.guard import FiniteGuard
+from umt_ds.engine.manifest import CHECKPOINTS
 from umt_ds.engine.protocol import BatchSource, Ended, Progress, Task
 from umt_ds.engine.pulse import Pulse, Said
 from umt_ds.engine.report import Report
@@ -44,10 +46,19 @@ def train(
     cadence: CadenceConfig,
     seed: int,
     ahead: bool,
+    failed_before: Collection[int] = (),
 ) -> tuple[Ended, Progress]:
-    """Run from `progress` to `plan.total_steps`. All ranks call it; returns why it ended, and where."""
-    guard = FiniteGuard(draws_per_step=plan.draws_per_step, overflow_is_normal=engine.precision == "fp16")
-    pulse, watch = Pulse(world, engine.device), Stopwatch()
+    """Run from `progress` to `plan.total_steps`. All ranks call it; returns why it ended, and where.
+
+    failed_before: 0-based steps in which an earlier start met a NaN.
+    """
+    guard = FiniteGuard(
+        draws_per_step=plan.draws_per_step,
+        overflow_is_normal=engine.precision == "fp16",
+        max_skipped=cadence.max_skipped,
+        failed_before=failed_before,
+    )
+    pulse, watch = Pulse(world, engine.device), Stopwatch(engine.device)
     feed = Feed(task, loader, watch, first=progress.step, device=engine.device, ahead=ahead)
     laps: dict[int, Lap] = {}  # of the logged steps that were not heard yet
     for step in range(progress.step + 1, plan.total_steps + 1):
@@ -64,7 +75,7 @@ def train(
             laps.setdefault(step, watch.lap())
             heard += pulse.hear(now=True)
         for one in heard:
-            guard.check(one, before_raising=store.finish)
+            guard.check(one, skipped_before=progress.skipped, before_raising=store.finish)
             progress = progress.after(one, plan.draws_per_step)
             if one.step in laps:
                 report.step(progress, one, laps.pop(one.step))
@@ -73,7 +84,7 @@ def train(
                     store.finish()
         watchdog.beat(step)
         if saving:
-            with watch.paused():
+            with watch.paused(), watchdog.while_growing(store.run / CHECKPOINTS):
                 store.save(engine, progress, wait=ending)
             watchdog.beat(step)
         if ending:
@@ -130,5 +141,5 @@ class Tally:
             substituted=self.substituted,
             wants_stop=wants_stop,
             wrote_snapshot=wrote,
-            data_s=lap.data_s if lap is not None else 0.0,
+            lap=lap,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -47,8 +47,12 @@ class Task(Protocol):
 class BatchSource(Protocol):
     """What the loop asks of a loader."""
 
+    def deliveries(self, step: int) -> Iterator[Callable[[], Batch]]:
+        """This rank's micro-batches of optimiser step `step`, in order, as they arrive: each is a call that does what
+        the device has to do for it, in the stream that is current then, and gives the batch."""
+
     def micro_batches(self, step: int) -> Iterator[Batch]:
-        """This rank's micro-batches of optimiser step `step`, in order."""
+        """The same, done."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from umt_ds.distributed.collectives import active
 from umt_ds.distributed.world import World
+from umt_ds.engine.speed import Lap
 
 _LIMBS, _LIMB_BITS = 4, 16  # a 64-bit word as whole numbers whose sum over any number of ranks is exact in fp64
 
@@ -34,7 +36,31 @@ class Said:
     substituted: int  # draws that showed a substitute
     wants_stop: bool
     wrote_snapshot: bool  # the snapshot that is on its way is on this rank's disk
-    data_s: float  # waited for data since the last logged step
+    lap: Lap | None = None  # of a step that is logged: what this rank did since the last one
+
+
+@dataclass(frozen=True)
+class RankTimes:
+    """Of the ranks, for each since the last logged step: how long its device waited for data, and what it did before
+    it met the others (`speed.Lap`). The ranks end a step together, so this is where a slow node shows."""
+
+    data_s: tuple[float, ...]
+    own_s: tuple[float, ...]
+
+    @property
+    def data_rank(self) -> int:
+        """The rank that waited longest for data."""
+        return self.data_s.index(max(self.data_s))
+
+    @property
+    def slowest_rank(self) -> int:
+        """The rank that was last where the ranks meet."""
+        return self.own_s.index(max(self.own_s))
+
+    @property
+    def behind_s(self) -> float:
+        """By how much it came after the median rank."""
+        return max(self.own_s) - median(self.own_s)
 
 
 @dataclass(frozen=True)
@@ -50,7 +76,7 @@ class Heard:
     substituted: int
     wants_stop: bool  # one rank at least
     wrote_snapshot: bool  # all ranks
-    data_s: float  # of the rank that waited longest
+    times: RankTimes
 
 
 @dataclass
@@ -74,11 +100,12 @@ class Pulse:
         """Start to add this rank's numbers to those of the others; nobody waits."""
         names = sorted(said.losses)
         on_device = [said.losses[name] for name in names] + [said.grad_norm, said.skipped, *_limbs_of(said.mask_digest)]
-        # the longest wait of all ranks out of a sum: each rank has a place of its own
-        waits = [0.0] * self._world.size
-        waits[self._world.rank] = said.data_s
+        # each rank's own numbers out of a sum: it has places of its own
+        times = [0.0] * (2 * self._world.size)
+        if said.lap is not None:
+            times[self._world.rank :: self._world.size] = said.lap.data_s, said.lap.own_s
         flags = [float(said.wants_stop), float(said.wrote_snapshot), float(said.substituted)]
-        of_host = torch.tensor([*_limbs(said.digest), *flags, *waits], dtype=torch.float64)
+        of_host = torch.tensor([*_limbs(said.digest), *flags, *times], dtype=torch.float64)
         if self._device.type == "cuda":
             of_host = of_host.pin_memory().to(self._device, non_blocking=True)
         numbers = torch.cat([torch.stack([number.detach().double() for number in on_device]), of_host])
@@ -108,7 +135,7 @@ class Pulse:
         values = sent.numbers.tolist()
         size, losses = self._world.size, len(sent.names)
         grad_norm, skipped, *rest = values[losses:]
-        mask_digest, digest, (stops, wrote, substituted), waits = (
+        mask_digest, digest, (stops, wrote, substituted), times = (
             rest[:_LIMBS], rest[_LIMBS : 2 * _LIMBS], rest[2 * _LIMBS : 2 * _LIMBS + 3], rest[2 * _LIMBS + 3 :]
         )  # fmt: skip
         return Heard(
@@ -121,7 +148,7 @@ class Pulse:
             substituted=round(substituted),
             wants_stop=stops > 0,
             wrote_snapshot=round(wrote) == size,
-            data_s=max(waits),
+            times=RankTimes(tuple(times[:size]), tuple(times[size:])),
         )
 
 

@@ -75,7 +75,8 @@ class Report:
         """Log the step that was heard of; `progress` counts it."""
         if not self._world.is_first:
             return
-        views_per_s = lap.steps * self._plan.views_per_step / max(lap.seconds, 1e-9)
+        times, seconds = heard.times, max(lap.seconds, 1e-9)
+        views_per_s = lap.steps * self._plan.views_per_step / seconds
         per_device = views_per_s / self._world.size
         record = {
             "step": progress.step,
@@ -86,7 +87,10 @@ class Report:
             "grad_norm": heard.grad_norm,
             "clips_per_s": round(views_per_s, 3),
             "clips_per_s_per_device": round(per_device, 3),
-            "data_stall_percent": round(100 * heard.data_s / max(lap.seconds, 1e-9), 2),
+            "data_stall_percent": min(100.0, round(100 * max(times.data_s) / seconds, 2)),
+            "data_stall_rank": times.data_rank,
+            "slowest_rank": times.slowest_rank,
+            "slowest_rank_ms": round(1e3 * times.behind_s / lap.steps, 3),
             "mfu_percent": round(100 * per_device * self._flops_per_view / self._peak, 2),
             "gflops_per_clip": round(self._flops_per_view / 1e9, 3),
             "peak_memory_gib": round(peak_memory_gib(self._device), 3),
@@ -107,10 +111,19 @@ class Report:
             + (f" ({detail})" if detail else "")
             + f" | lr {record['lr']:.2e} | grad {record['grad_norm']:.3g}"
             f" | {record['clips_per_s']:.1f} clips/s, {record['clips_per_s_per_device']:.1f} a device"
-            f" | data {record['data_stall_percent']:.0f} %"
+            f" | data {record['data_stall_percent']:.0f} %{self._slowest(record)}"
             f" | mfu {record['mfu_percent']:.0f} % at {record['gflops_per_clip']:.4g} GFLOP a clip"
             f" | mem {record['peak_memory_gib']:.1f} GiB | bad {record['bad_samples']}"
             f" | digest {record['digest'][:8]}"
+        )
+
+    def _slowest(self, record: dict[str, Any]) -> str:
+        """Which rank the others wait for, where there are others."""
+        if self._world.size == 1:
+            return ""
+        return (
+            f" (rank {record['data_stall_rank']}) | slowest rank {record['slowest_rank']}, "
+            f"{record['slowest_rank_ms']:.1f} ms a step"
         )
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -7,64 +7,60 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from umt_ds.engine.gpus import gpu_called
+
 T = TypeVar("T")
 
-# Dense bf16/fp16 matrix peak in FLOP/s, from NVIDIA's data sheets (SXM parts where there are several)
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "V100": 125e12,
-}
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Lap:
-    """Time since the last lap, pauses left out; `data_s` of it was spent waiting for the loader."""
+    """Time since the last lap, pauses left out. In `data_s` of it the device had nothing to do but wait for the loader;
+    `own_s` is what this rank did by itself before it met the others: waiting for data, and preparing inputs."""
 
     seconds: float
     data_s: float
+    own_s: float
     steps: int
 
 
 class Stopwatch:
     """Counts steps and seconds between two log lines."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = _CPU) -> None:
+        self._data, self._preparing = DeviceTimer(device), DeviceTimer(device)
         self._restart()
 
     def _restart(self) -> None:
         self._start = time.perf_counter()
         self._paused_s = 0.0
-        self._data_s = 0.0
         self._steps = 0
 
     def count_step(self) -> None:
         self._steps += 1
 
     def timed_data(self, batches: Iterable[T]) -> Iterator[T]:
-        """Hand the batches through; the time until each arrives counts as waiting for data."""
+        """Hand on what the loader gives; the time in which a device stands still for it counts as waiting for data."""
         iterator = iter(batches)
         while True:
-            begin = time.perf_counter()
             try:
-                with span("data"):
+                with span("data"), self._data.running():
                     batch = next(iterator)
             except StopIteration:
                 return
-            finally:
-                self._data_s += time.perf_counter() - begin
             yield batch
+
+    def preparing(self) -> AbstractContextManager[None]:
+        """What is inside makes the inputs of a batch, without the other ranks."""
+        return self._preparing.running()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -75,9 +71,49 @@ class Stopwatch:
 
     def lap(self) -> Lap:
         """Time since the last call, and start again."""
-        lap = Lap(time.perf_counter() - self._start - self._paused_s, self._data_s, self._steps)
+        data_s = self._data.take()
+        own_s = data_s + self._preparing.take()
+        lap = Lap(time.perf_counter() - self._start - self._paused_s, data_s, own_s, self._steps)
         self._restart()
         return lap
+
+
+class DeviceTimer:
+    """Adds up the time that passes on a device between the begin and the end of some stretches of code.
+
+    A host that runs ahead of a CUDA device may wait for a batch while the device still works, and nothing is lost. So
+    begin and end are marks in the device's stream: between two with no work in between lies the time in which it stood
+    still. Nobody waits for the answer: what the device has not reached yet counts in the next lap.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._stretches: list[tuple[Any, Any]] = []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """One stretch; also one that ends with an error."""
+        begin = _mark(self._on_cuda)
+        try:
+            yield
+        finally:
+            self._stretches.append((begin, _mark(self._on_cuda)))
+
+    def take(self) -> float:
+        """Seconds of the stretches that ended since the last call."""
+        ended = [pair for pair in self._stretches if not self._on_cuda or pair[1].query()]
+        self._stretches = self._stretches[len(ended) :]  # marks are reached in their order
+        seconds: float = sum(begin.elapsed_time(end) / 1e3 if self._on_cuda else end - begin for begin, end in ended)
+        return seconds
+
+
+def _mark(on_cuda: bool) -> Any:
+    """Now: on the clock of the host, or in the current stream of the device."""
+    if not on_cuda:
+        return time.perf_counter()
+    event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
 
 
 # ---------------------------------------------------------------- spans
@@ -113,11 +149,11 @@ class Recorder:
         stream = torch.cuda.current_stream() if self._on_cuda else None
         around = self._open[-1] if self._open else (None, stream)
         self._open.append((name, stream))
-        begin = self._now()
+        begin = _mark(self._on_cuda)
         try:
             yield
         finally:
-            end = self._now()
+            end = _mark(self._on_cuda)
             self._open.pop()
             if around[1] == stream:
                 self._done.append((name, around[0], begin, end))
@@ -133,13 +169,6 @@ class Recorder:
             if around is not None:
                 total[around] -= elapsed
         return dict(total)
-
-    def _now(self) -> Any:
-        if not self._on_cuda:
-            return time.perf_counter()
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
 
 
 _recorder: Recorder | None = None
@@ -189,13 +218,13 @@ def _in_span(method: Any) -> Callable[..., Any]:
 def peak_flops(device: torch.device) -> tuple[float, str]:
     """Peak matrix arithmetic of one device in FLOP/s, and where the number comes from.
 
-    For a CPU, or a GPU that is not in the table: a matrix product timed now (fp32 on a CPU, bf16 on a GPU).
+    For a CPU, or a GPU of which we have no data sheet: a matrix product timed now (fp32 on a CPU, bf16 on a GPU).
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for part, flops in PEAK_FLOPS.items():
-            if part in name:
-                return flops, f"{name}, data sheet"
+        found = gpu_called(name)
+        if found is not None:
+            return found.half_flops, f"{name}, data sheet"
     return _measured_matmul(device), "measured matrix product"
 
 

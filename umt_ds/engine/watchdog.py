@@ -17,6 +17,8 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +51,7 @@ class Watchdog:
     def __init__(self, run: Path, *, world: World, limit_s: float) -> None:
         self._run, self._world, self._limit_s = run, world, limit_s
         self._beat = _Beat("the start", max(limit_s, _START_S))
+        self._tick_s = min(1.0, limit_s / 5)
         self._closed = threading.Event()
         if limit_s:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -57,16 +60,35 @@ class Watchdog:
         """This rank got on: it ended step `step`, or the save after it."""
         self._beat = _Beat(f"step {step}", self._limit_s)
 
+    @contextmanager
+    def while_growing(self, folder: Path) -> Iterator[None]:
+        """Inside, this rank waits for files that it or others write below `folder`: as long as they grow, all is well.
+        A large checkpoint on a slow disk may take longer than any step."""
+        ended = threading.Event()
+
+        def look() -> None:  # in a thread of its own: a disk that hangs must not stop the watchdog
+            size = -1
+            while not ended.wait(self._tick_s):
+                now = _bytes_below(folder)
+                if now != size:
+                    size, self._beat = now, _Beat(f"{self._beat.after}, in a save", self._limit_s)
+
+        if self._limit_s:
+            threading.Thread(target=look, name="watchdog, of a save", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
     def close(self) -> None:
         """Watch no longer."""
         self._closed.set()
 
     def _watch(self) -> None:
-        tick_s = min(1.0, self._limit_s / 5)
         seen, quiet_s = self._beat, 0.0
-        while not self._closed.wait(tick_s):  # ticks and not the clock: a stopped process has none
+        while not self._closed.wait(self._tick_s):  # ticks and not the clock: a stopped process has none
             beat = self._beat
-            quiet_s = quiet_s + tick_s if beat is seen else 0.0
+            quiet_s = quiet_s + self._tick_s if beat is seen else 0.0
             seen = beat
             if quiet_s >= beat.allowed_s:
                 self._end(beat)
@@ -96,3 +118,12 @@ class Watchdog:
             with path.open("w") as file:
                 print(f"{datetime.now(UTC):%FT%TZ} {headline}\n", file=file, flush=True)
                 faulthandler.dump_traceback(file)
+
+
+def _bytes_below(folder: Path) -> int:
+    """Of all files; what comes and goes meanwhile counts or not."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total

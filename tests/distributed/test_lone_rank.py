@@ -1,4 +1,4 @@
-"""A rank that stands still: the others find out by themselves, and the job goes on as if nothing had happened."""
+"""A rank that stands still, or that fails alone: the others find out by themselves, and leave; the job can go on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,16 +15,21 @@ from tests.support.jobs import write_clips
 from tests.support.ranks import environment
 from umt_ds.distributed.world import free_port
 from umt_ds.engine.report import METRICS, read_metrics, read_records
-from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
+from umt_ds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 STEPS = 20
 
 
 @contextmanager
-def ranks(folder: Path, run: str, world: int, *more: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """`umt train demo/stage1` started once a rank, as srun does it. All that a rank prints is in RUN-rank.txt."""
+def ranks(
+    folder: Path, run: str, world: int, *more: str, teachers: Sequence[str] = ()
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """`umt train demo/stage1` started once a rank, as srun does it. All that a rank prints is in RUN-rank.txt.
+
+    teachers: what each rank finds in the variable TEACHER; default: random.
+    """
     command = [
-        sys.executable, "-m", "umt_ds", "train", "demo/stage1", "task.teacher.weights=random",
+        sys.executable, "-m", "umt_ds", "train", "demo/stage1", "task.teacher.weights=${env:TEACHER}",
         f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}", "data.workers=1",
         "batch.global=6", "batch.micro=2", f"schedule.steps={STEPS}", "schedule.warmup_steps=1", "cadence.log=1",
         "cadence.save=8", "report.tensorboard=false", *more,
@@ -34,6 +39,7 @@ def ranks(folder: Path, run: str, world: int, *more: str) -> Iterator[list[subpr
     for rank in range(world):
         with (folder / f"{run}-{rank}.txt").open("a") as out:
             env = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            env["TEACHER"] = teachers[rank] if teachers else "random"
             children.append(subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT))
     try:
         yield children
@@ -76,3 +82,17 @@ def test_when_a_rank_is_stopped_the_others_leave_with_75_and_their_stacks_and_th
     ]
     twice = [[r["loss"] for r in read_records(run / METRICS) if r["step"] == step] for step in (9, 10)]
     assert all(len(losses) == 2 and losses[0] == losses[1] for losses in twice), "steps that ran twice: bit for bit"
+
+
+def test_when_one_node_lacks_a_file_all_ranks_leave_and_the_rank_that_lacks_it_says_so(tmp_path: Path) -> None:
+    """The others wait for it in the broadcast of where to resume: with NCCL they would wait for the watchdog."""
+    write_clips(tmp_path / "shards")
+    missing = tmp_path / "on-other-nodes.safetensors"
+    with ranks(tmp_path, "run", 2, "batch.micro=3", teachers=["random", str(missing)]) as job:
+        assert job[1].wait(timeout=120) == EXIT_FAILED
+        assert job[0].wait(timeout=10) == EXIT_FAILED
+    told = [(tmp_path / f"run-{rank}.txt").read_text() for rank in range(2)]
+    assert f"error: no weight file {missing}" in told[1]
+    assert f"rank 1 of 2 ({os.uname().nodename}) ended: no weight file {missing}" in told[0]
+    assert "Traceback" not in told[0] + told[1]
+    assert f"ended: no weight file {missing}" in (tmp_path / "run" / "log.txt").read_text()

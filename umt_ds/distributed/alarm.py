@@ -1,0 +1,182 @@
+"""When one rank ends with an error the others leave too, within seconds, and the cause is said once.
+
+A rank that fails alone (its disk, its copy of a file, its part of the data) leaves the others waiting in a collective:
+with gloo until a connection breaks, with NCCL until somebody kills them. So the rank that fails leaves a word in the
+store through which the group met, and a thread of every other rank looks there. Nothing here is a collective.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from umt_ds.distributed.world import World
+from umt_ds.errors import EXIT_FAILED, UmtError
+
+log = logging.getLogger("umt_ds")
+
+_LOOK_S = 0.5  # how often a rank looks whether another one has failed
+_LEAVE_S = 5.0  # then it may come to its end by itself, and is ended after that
+_HEARD_S = 5.0  # the longest that a failing rank waits for the others to hear of it: the store may be its own
+_SAME_S = 2.0  # so much later at most the first rank fails as this one did, where all do
+_STORE_GONE_S = 15.0  # without an answer of the store, the rank that keeps it is taken for ended
+
+_LOST = "look for a rank that was killed (out of memory?) or a node that went away; the same command goes on"
+
+_jobs = 0  # of this process, one after another in the same group: each has its own words in the store
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a rank that ends leaves behind for the others."""
+
+    rank: int
+    host: str
+    error: str
+    code: int
+
+
+class Alarm:
+    """One rank's end of it; every rank of a job makes one. Alone, it does nothing.
+
+    leave: how the process is ended when its main thread cannot (it waits for a rank that is gone).
+    """
+
+    def __init__(self, world: World, *, leave: Callable[[int], None] = os._exit) -> None:
+        global _jobs
+        _jobs += 1
+        self._world, self._leave = world, leave
+        self._name = f"umt/alarm/{_jobs}"
+        self._closed = threading.Event()
+        self._store: Any = _store() if world.size > 1 else None
+        self._word: Word | None = None
+        self._heard = threading.Event()
+        if self._store is not None:
+            threading.Thread(target=self._watch, name="alarm", daemon=True).start()
+
+    def ring(self, error: str, code: int) -> None:
+        """This rank ends with `code` because of `error`. Returns when all others have heard of it, or after seconds."""
+        if self._store is None or self._closed.is_set():
+            return
+        word = json.dumps(asdict(Word(self._world.rank, socket.gethostname(), error, code)))
+        with suppress(RuntimeError):  # the store is gone, and whoever could hear of it with it
+            store = _own_client(self._store)
+            store.set(f"{self._name}/{self._world.rank}", word)
+            store.compare_set(f"{self._name}/first", "", word)
+            self._closed.set()
+            store.add(f"{self._name}/heard", 1)
+            _wait(lambda: store.add(f"{self._name}/heard", 0) >= self._world.size, _HEARD_S)
+
+    def said_by_the_first_rank(self, error: str) -> bool:
+        """Whether rank 0 ends with the same error, in a moment at the latest."""
+        if self._store is None:
+            return False
+        key = f"{self._name}/0"
+        with suppress(RuntimeError):
+            store = _own_client(self._store)
+            return _wait(lambda: store.check([key]), _SAME_S) and json.loads(store.get(key))["error"] == error
+        return False
+
+    def heard(self, *, within_s: float) -> Word | None:
+        """What another rank left behind, if one has ended or does so in a moment."""
+        self._heard.wait(within_s if self._store is not None else 0)
+        return self._word
+
+    def close(self) -> None:
+        """This rank is at its end, and listens no longer."""
+        self._closed.set()
+
+    # ---------------------------------------------------------------- the thread
+
+    def _watch(self) -> None:
+        store, answered = _own_client(self._store), time.monotonic()
+        while not self._closed.wait(_LOOK_S):
+            try:
+                if store.check([f"{self._name}/first"]):
+                    word = Word(**json.loads(store.get(f"{self._name}/first")))
+                    store.add(f"{self._name}/heard", 1)
+                    self._end(word)
+                    return
+                answered = time.monotonic()
+            except RuntimeError as error:
+                if time.monotonic() - answered > _STORE_GONE_S:
+                    self._end(Word(0, "?", f"its store does not answer ({error})", EXIT_FAILED))
+                    return
+
+    def _end(self, word: Word) -> None:
+        self._word = word
+        self._heard.set()
+        if self._world.is_first:
+            log.error("rank %d of %d (%s) ended: %s", word.rank, self._world.size, word.host, word.error)
+        if not self._closed.wait(_LEAVE_S):
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            self._leave(word.code)
+
+
+@contextmanager
+def ending_together(world: World, *, leave: Callable[[int], None] = os._exit) -> Iterator[Alarm]:
+    """What is inside is the work of one rank of a job. An error of it is said, the others are told, and it becomes
+    SystemExit with the error's code; so does the end of another rank, which shows here as a broken connection.
+
+    An error that all ranks raise is said by the first one. Any other is said by the rank that it happens to, and the
+    first rank says which one that is.
+    """
+    alarm = Alarm(world, leave=leave)
+    try:
+        yield alarm
+    except UmtError as error:
+        if world.is_first:
+            log.error("error: %s", error)
+        alarm.ring(str(error), error.exit_code)
+        if not (world.is_first or error.agreed or alarm.said_by_the_first_rank(str(error))):
+            log.error("error: %s", error)
+        raise SystemExit(error.exit_code) from error
+    except Exception as error:
+        broken = _is_broken_connection(error)
+        cause = alarm.heard(within_s=2.0) if broken else None
+        if cause is not None:  # the first rank says what it was
+            raise SystemExit(cause.code) from error
+        if broken:
+            log.error("error: a rank that this one talks to is gone, without a word: %s\n  hint: %s", error, _LOST)
+        alarm.ring(f"{type(error).__name__}: {error}", EXIT_FAILED)
+        if broken:
+            raise SystemExit(EXIT_FAILED) from error
+        raise
+    finally:
+        alarm.close()
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    """Of a collective whose other end is gone. gloo raises a bare RuntimeError (torch 2.14)."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _store() -> Any:
+    """Through which the group met."""
+    return dist.distributed_c10d._get_default_store()
+
+
+def _own_client(store: Any) -> Any:
+    """A connection of its own: a thread that waits for an answer holds up all that share one (torch ≥ 2.8)."""
+    return store.clone() if hasattr(store, "clone") else store
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
