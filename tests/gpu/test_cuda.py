@@ -101,13 +101,20 @@ def test_no_step_waits_for_the_host(folder: Path, more: list[str]) -> None:
 
 
 def test_working_ahead_and_replaying_a_graph_change_no_mask_and_the_losses_by_rounding(folder: Path) -> None:
-    ways = {"plain": (), "ahead": ("engine.ahead=true",), "graph": ("engine.graph=true", "engine.ahead=true")}
-    assert run_ranks(1, [training(folder, run, *more) for run, more in ways.items()]) == [[{"code": 0}] * 3]
-    plain = read_metrics(folder / "plain")
-    for run in ("ahead", "graph"):
+    on_device = "data.augment.on_device=resize"
+    ways = {
+        "plain": (),
+        "ahead": ("engine.ahead=true",),
+        "graph": ("engine.graph=true", "engine.ahead=true"),
+        "resize": (on_device,),
+        "resize-ahead": (on_device, "engine.ahead=true"),
+    }
+    assert run_ranks(1, [training(folder, run, *more) for run, more in ways.items()]) == [[{"code": 0}] * len(ways)]
+    for run, like in {"ahead": "plain", "graph": "plain", "resize-ahead": "resize"}.items():
+        expected = read_metrics(folder / like)
         for step, told in read_metrics(folder / run).items():
-            assert told["mask_digest_total"] == plain[step]["mask_digest_total"], f"{run}, step {step}"
-            assert told["loss"] == pytest.approx(plain[step]["loss"], rel=1e-3)
+            assert told["mask_digest_total"] == expected[step]["mask_digest_total"], f"{run}, step {step}"
+            assert told["loss"] == pytest.approx(expected[step]["loss"], rel=1e-3)
 
 
 def test_a_bf16_run_trains_stops_and_resumes_with_the_same_clips_and_masks(folder: Path) -> None:

@@ -24,6 +24,7 @@ from umt_ds.config.schema import RunConfig, Stage1Config
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.engine.manifest import CheckpointManifest
 from umt_ds.errors import ConfigError, DataError, UmtError
+from umt_ds.evaluation.facts import key_numbers
 from umt_ds.evaluation.history import read_history
 from umt_ds.evaluation.masked import shade_removed
 from umt_ds.evaluation.pictures import draw_training
@@ -109,6 +110,19 @@ def words_of(page: Path) -> str:
 
 
 # ---------------------------------------------------------------- the log
+
+
+def test_the_rank_that_the_others_wait_for_most_often_is_named(tmp_path: Path) -> None:
+    def line(step: int, rank: int, late_ms: float) -> str:
+        record = {**json.loads(metrics_line(step)), "slowest_rank": rank, "slowest_rank_ms": late_ms}
+        return json.dumps(record) + "\n"
+
+    config = make_config(tmp_path)
+    run = make_run(config, [metrics_line(1), line(2, 5, 8.0), line(3, 1, 2.0), line(4, 5, 9.0)])
+    history = read_history(run)
+    assert history.loss_names == ["loss"], "numbers of ranks are no losses"
+    told = dict(key_numbers(config, history))["slowest rank"]
+    assert told == "rank 5 in 67 % of the logged steps; the last one came 8.0 ms a step after the others (median)"
 
 
 def test_history_takes_the_later_record_and_compares_the_repeated_steps(tmp_path: Path) -> None:

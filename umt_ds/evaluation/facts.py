@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -37,10 +38,27 @@ def key_numbers(config: RunConfig, history: History) -> Rows:
         ("speed", f"{median(history.values('clips_per_s')):.1f} clips/s (median), "
                   f"{last['gflops_per_clip']:g} GFLOP a clip, waiting for data "
                   f"{median(history.values('data_stall_percent')):.1f} % (median)"),
+        *_slowest_rank(history),
         ("faults", f"{last['bad_samples']} draws showed a substitute, {last['skipped_steps']} steps skipped"),
         ("digest of all clips", last["digest_total"]),
         ("digest of all masks", last["mask_digest_total"]),
     ]  # fmt: skip
+
+
+def _slowest_rank(history: History) -> Rows:
+    """Which rank the others waited for most often; nothing where there were no others, or nobody looked."""
+    told = [record for record in history.records if record.get("slowest_rank_ms")]  # alone: 0
+    if not told:
+        return []
+    rank, times = Counter(record["slowest_rank"] for record in told).most_common(1)[0]
+    late_ms = median(record["slowest_rank_ms"] for record in told)
+    return [
+        (
+            "slowest rank",
+            f"rank {rank} in {100 * times / len(told):.0f} % of the logged steps; the last one came {late_ms:.1f} ms a "
+            "step after the others (median)",
+        )
+    ]
 
 
 def _losses(history: History) -> Rows:

@@ -15,7 +15,8 @@ Record = dict[str, Any]
 # Records hold these beside the losses, see `engine.report`.
 _NOT_LOSSES = {
     "step", "draws", "epoch", "attempt", "lr", "grad_norm", "clips_per_s", "clips_per_s_per_device",
-    "data_stall_percent", "mfu_percent", "gflops_per_clip", "peak_memory_gib", "bad_samples", "skipped_steps",
+    "data_stall_percent", "data_stall_rank", "slowest_rank", "slowest_rank_ms", "mfu_percent", "gflops_per_clip",
+    "peak_memory_gib", "bad_samples", "skipped_steps",
 }  # fmt: skip
 
 

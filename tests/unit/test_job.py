@@ -1,0 +1,71 @@
+"""The way into and out of a process group on GPUs, which nobody has here: what torch and DeepSpeed are told."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from umt_ds.distributed.job import start_job
+from umt_ds.errors import MachineError
+
+
+class Group:
+    """Stands in for torch.distributed: notes how it is joined and left."""
+
+    def __init__(self) -> None:
+        self.joined: dict[str, Any] = {}
+        self.left: list[str] = []
+
+    def join(self, backend: str, **how: Any) -> None:
+        self.joined = {"backend": backend, **how}
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> Group:
+    """Rank 3 of 4 on a node."""
+    fake = Group()
+    place = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "MASTER_ADDR": "n1", "MASTER_PORT": "29500"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(dist, "init_process_group", fake.join)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: fake.left.append("left"))
+    monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", lambda: fake.left.append("broken off"))
+    return fake
+
+
+@pytest.mark.parametrize(("visible", "index"), [(1, 0), (4, 3), (8, 3)])
+def test_all_are_told_the_number_of_the_device_that_this_rank_sees(
+    monkeypatch: pytest.MonkeyPatch, group: Group, visible: int, index: int
+) -> None:
+    """`srun --gpus-per-task=1` shows each rank one GPU, number 0; DeepSpeed takes LOCAL_RANK for a device's number."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    with start_job() as job:
+        assert job.device == torch.device("cuda", index)
+        assert job.world.local_rank == 3
+        assert os.environ["LOCAL_RANK"] == str(index)
+    assert group.joined["backend"] == "nccl"
+    assert group.joined["device_id"] == torch.device("cuda", index)
+
+
+def test_a_rank_without_a_gpu_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch, group: Group) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(MachineError, match="local rank 3 has no GPU: 2 are visible"), start_job():
+        pass
+
+
+def test_after_an_error_nobody_waits_for_ranks_that_still_wait_in_a_collective(
+    monkeypatch: pytest.MonkeyPatch, group: Group
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with start_job():
+        pass
+    assert group.left == ["left"]
+    with pytest.raises(SystemExit), start_job():
+        raise SystemExit(1)
+    assert group.left == ["left", "broken off"]
