@@ -81,7 +81,7 @@ def assert_same_run(one: Path, two: Path, *, rtol: float | None) -> None:
 
 
 def stored(run: Path) -> dict[str, torch.Tensor]:
-    from umt_ds.engine.checkpoint import read_tensors
+    from umt_ds.engine.checkpoint_files import read_tensors
 
     newest = run / "checkpoints" / f"step-{STEPS:08d}"
     return {

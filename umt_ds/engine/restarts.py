@@ -15,6 +15,7 @@ from pathlib import Path
 from umt_ds.distributed.collectives import broadcast_object
 from umt_ds.distributed.world import World
 from umt_ds.engine.manifest import checkpoint_folders, step_of
+from umt_ds.engine.readback import parse_json
 from umt_ds.engine.watchdog import STACKS
 from umt_ds.errors import UmtError
 
@@ -32,12 +33,14 @@ def check_restarts(run: Path, world: World) -> None:
     """At the start of a job: has the watchdog ended the jobs before it too often? Every rank calls it.
 
     Raises HangError on every rank after MOST_ENDS ends without a newer checkpoint; the start after that one counts
-    anew, because a person has given it.
+    anew, because a person has given it. Raises MachineError on every rank where the disk does not show the checkpoints.
     """
-    problem: HangError | None = None
+    problem: UmtError | None = None
     if world.is_first:
         try:
             problem = _count_ends(run)
+        except UmtError as error:  # the checkpoints cannot be looked at: every rank must hear of it
+            problem = error
         except OSError as error:  # counting is a service: a full disk has better places to be told
             log.warning("restarts could not be counted in %s: %s", run / RESTARTS, error)
     problem = broadcast_object(problem)
@@ -73,9 +76,12 @@ def _count_ends(run: Path) -> HangError | None:
 
 
 def _read(path: Path) -> dict[str, int]:
+    """What was counted; nothing at a first start, or where the file holds something else: then it counts anew."""
     try:
-        found: dict[str, int] = dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # a first start; or damaged, then it counts anew
+        found = parse_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    if not isinstance(found, dict) or any(type(count) is not int for count in found.values()):
         return {}
     return found
 

@@ -12,7 +12,7 @@ from umt_ds.config.load import check, fill_environment, load_tree, run_names
 from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
 from umt_ds.config.show import as_tree, diff_lines
 from umt_ds.engine.manifest import checkpoint_folders, read_checkpoint_manifest
-from umt_ds.errors import CheckpointError
+from umt_ds.errors import UmtError
 from umt_ds.evaluation.history import History, Record
 
 Rows = list[tuple[str, ...]]
@@ -98,12 +98,12 @@ def recipe_difference(config: RunConfig) -> tuple[str, list[str]] | None:
 
 
 def checkpoint_rows(run: Path) -> Rows:
-    """Step, how it ran, size, when: one row a checkpoint, newest first. A damaged one says so."""
+    """Step, how it ran, size, when: one row a checkpoint, newest first. One that cannot be read says why."""
     rows: Rows = []
     for folder in checkpoint_folders(run):
         try:
             manifest = read_checkpoint_manifest(folder)
-        except CheckpointError as error:
+        except UmtError as error:
             rows.append((folder.name, error.what))
             continue
         size = sum(entry["bytes"] for entry in manifest.files.values()) / 2**20
@@ -115,7 +115,7 @@ def checkpoint_rows(run: Path) -> Rows:
 def origin_rows(run: Path) -> Rows:
     """Versions, and content hashes of data and teacher, as the newest checkpoint states them: (name, value)."""
     for folder in checkpoint_folders(run):
-        with suppress(CheckpointError):
+        with suppress(UmtError):
             manifest = read_checkpoint_manifest(folder)
             hashes = [(f"content of {name}", value) for name, value in manifest.fingerprints.items()]
             streams = [(f"content of data.{name}", "streamed: this run is inexact") for name in manifest.inexact]
