@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -12,8 +13,9 @@ from umt_ds.config.load import check, fill_environment, load_tree, run_names
 from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
 from umt_ds.config.show import as_tree, diff_lines
 from umt_ds.engine.manifest import checkpoint_folders, read_checkpoint_manifest
+from umt_ds.engine.metrics_file import Record, number_in
 from umt_ds.errors import UmtError
-from umt_ds.evaluation.history import History, Record
+from umt_ds.evaluation.history import History
 
 Rows = list[tuple[str, ...]]
 
@@ -31,16 +33,26 @@ def key_numbers(config: RunConfig, history: History) -> Rows:
                       f"clipping {optim.clip_grad if optim.clip_grad is not None else 'off'}"),
         ("schedule", ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in schedule.items())),
         ("seed", str(config.seed)),
-        ("progress", f"step {last['step']}, epoch {last['epoch']:g}, {last['draws']} clips drawn, "
+        ("progress", f"step {last['step']}, epoch {number_in(last, 'epoch'):g}, {_logged(last, 'draws')} clips drawn, "
                      f"{len(history.resumed_at) + 1} attempt(s)"),
         *_losses(history),
-        ("speed", f"{median(history.values('clips_per_s')):.1f} clips/s (median), "
-                  f"{last['gflops_per_clip']:g} GFLOP a clip, waiting for data "
-                  f"{median(history.values('data_stall_percent')):.1f} % (median)"),
-        ("faults", f"{last['bad_samples']} draws showed a substitute, {last['skipped_steps']} steps skipped"),
-        ("digest of all clips", last["digest_total"]),
-        ("digest of all masks", last["mask_digest_total"]),
+        ("speed", f"{_median(history, 'clips_per_s'):.1f} clips/s (median), "
+                  f"{number_in(last, 'gflops_per_clip'):g} GFLOP a clip, waiting for data "
+                  f"{_median(history, 'data_stall_percent'):.1f} % (median)"),
+        ("faults", f"{_logged(last, 'bad_samples')} draws showed a substitute, "
+                   f"{_logged(last, 'skipped_steps')} steps skipped"),
+        ("digest of all clips", _logged(last, "digest_total")),
+        ("digest of all masks", _logged(last, "mask_digest_total")),
     ]  # fmt: skip
+
+
+def _logged(record: Record, name: str) -> str:
+    return str(record.get(name, "(not logged)"))
+
+
+def _median(history: History, name: str) -> float:
+    """Over the steps that logged it; NaN where none did."""
+    return median([value for value in history.values(name) if math.isfinite(value)] or [math.nan])
 
 
 def _losses(history: History) -> Rows:
@@ -53,7 +65,7 @@ def _losses(history: History) -> Rows:
     return [
         (
             f"loss, {media}" if media else "loss",
-            " → ".join(f"{r['loss']:.4f} at step {r['step']}" for r in (some[0], some[-1])),
+            " → ".join(f"{number_in(r, 'loss'):.4f} at step {r['step']}" for r in (some[0], some[-1])),
         )
         for media, some in by_media.items()
     ]
