@@ -40,7 +40,7 @@ def _log_reaches_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
 def reseal(checkpoint: Path, **changes: Any) -> None:
     """Change a manifest as whoever knows how to seal one would: a later version, or a person."""
     record = {**json.loads((checkpoint / MANIFEST).read_text()), **changes}
-    record.pop("seal")
+    del record["seal"]
     seal = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     (checkpoint / MANIFEST).write_text(json.dumps({**record, "seal": seal}))
 
@@ -200,6 +200,15 @@ def test_a_checkpoint_of_another_version_stops_the_start_and_nothing_of_it_is_to
     assert "move it away" in str(raised.value.hint)
     assert raised.value.exit_code == 1
     assert content_of(tmp_path) == before
+
+
+def test_a_checkpoint_of_an_earlier_version_of_this_format_is_read(tmp_path: Path) -> None:
+    """Some fields came later, and have a default."""
+    save(open_store(tmp_path), 2)
+    record = json.loads((folder(tmp_path, 2) / MANIFEST).read_text())
+    (folder(tmp_path, 2) / MANIFEST).write_text(json.dumps({k: v for k, v in record.items() if k != "inexact"}))
+    reseal(folder(tmp_path, 2))
+    assert same_state(resume(open_store(tmp_path)), FakeEngine(2))
 
 
 def test_the_format_of_a_newer_version_is_named(tmp_path: Path) -> None:
