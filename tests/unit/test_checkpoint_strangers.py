@@ -391,6 +391,26 @@ def test_a_disk_that_does_not_answer_is_no_damage(
     assert raised.value.exit_code == 1
 
 
+@pytest.mark.parametrize("kind", ["a link to a disk that is not mounted", "a file"])
+def test_what_stands_in_place_of_the_checkpoints_is_no_run_without_any(tmp_path: Path, kind: str) -> None:
+    if kind == "a file":
+        (tmp_path / "checkpoints").write_text("")
+    else:
+        (tmp_path / "checkpoints").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(MachineError, match=f"{tmp_path}/checkpoints cannot be read"):
+        open_store(tmp_path).plan_resume()
+
+
+def test_a_node_that_does_not_see_what_rank_0_saw_says_so(tmp_path: Path) -> None:
+    save(open_store(tmp_path), 2)
+    store = open_store(tmp_path)
+    plan = store.plan_resume()
+    (folder(tmp_path, 2) / "exp_avg-00000.safetensors").unlink()
+    with pytest.raises(MachineError, match=r"exp_avg-00000\.safetensors is not there on ") as raised:
+        store.load(FakeEngine(2), plan)  # type: ignore[arg-type]
+    assert "every node must see the run folder" in str(raised.value.hint)
+
+
 def test_without_inodes_the_message_names_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.write_text
 

@@ -302,9 +302,10 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, report: Re
     report._file = whole
 
 
-def test_a_log_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").mkdir()
-    with pytest.raises(MachineError, match=r"log\.txt cannot be written: Is a directory"):
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_log_that_is_no_file_is_one_error(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "log.txt")
+    with pytest.raises(MachineError, match=r"log\.txt is no file"):
         start_logging(tmp_path, World(0, 1, 0, "127.0.0.1", 1, "alone"))
 
 

@@ -132,7 +132,12 @@ class CheckpointStore:
     def _find_resume(self, allow_config_change: bool) -> Resume:
         own = checkpoint_folders(self.run)
         if others := strangers(self.run):
-            log.warning("ignored in %s, as their names are no checkpoints': %s", self.run, ", ".join(others))
+            log.warning(
+                "ignored in %s, as a checkpoint is a folder with a name such as %s: %s",
+                self.run / CHECKPOINTS,
+                folder_name(12),
+                ", ".join(others),
+            )
         source = self._config.init.resume_from
         if own:
             folder, manifest = self._newest_whole(own)

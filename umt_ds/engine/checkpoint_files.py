@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from umt_ds.engine.manifest import (
     resolve_checkpoint,
 )
 from umt_ds.engine.readback import is_file, names_in, unreadable
-from umt_ds.errors import CheckpointError, DamagedCheckpointError
+from umt_ds.errors import CheckpointError, DamagedCheckpointError, MachineError
 
 log = logging.getLogger("umt_ds")
 _ELSEWHERE = "no run of ours writes this: move the checkpoint away, and take another one"
@@ -120,8 +121,10 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{path} is missing", hint="use the checkpoint before it") from error
+    except FileNotFoundError as error:  # it was there when it was verified, by rank 0
+        raise MachineError(
+            f"{path} is not there on {platform.node()}", hint="every node must see the run folder: a shared disk"
+        ) from error
     except SafetensorError as error:
         raise DamagedCheckpointError(f"{path} is damaged: {error}", hint="use the checkpoint before it") from error
     except OSError as error:

@@ -8,15 +8,13 @@ over line by line, and counted. Memory: a line, whatever the file.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
-from umt_ds.engine.readback import is_file, parse_json, unreadable
-from umt_ds.errors import MachineError
+from umt_ds.engine.readback import is_file, parse_json, refuse_no_file, unreadable
 
 METRICS = "metrics.jsonl"
 Record = dict[str, Any]
@@ -58,9 +56,8 @@ def read_records(path: Path, odd: OddLines | None = None) -> Iterator[Record]:
     MachineError where the file cannot be read; without one there are no records.
     """
     odd = OddLines() if odd is None else odd
+    refuse_no_file(path)
     if not is_file(path):
-        if os.path.exists(path):
-            raise MachineError(f"{path} is no file", hint="move it away, and start the same command again")
         return
     try:
         with path.open("rb") as file:

@@ -36,13 +36,22 @@ def is_folder(path: Path) -> bool:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is in a folder, sorted; nothing where there is none. Raises MachineError where the disk does not say."""
+    """What is in a folder, sorted; nothing where there is none. Raises MachineError where the disk does not say, and
+    where something else is in its place: a link to a disk that is not mounted is no empty folder."""
     try:
         return sorted(entry.name for entry in os.scandir(folder))
-    except _GONE:
+    except _GONE as error:
+        if os.path.lexists(folder):
+            raise unreadable(folder, error) from error
         return []
     except OSError as error:
         raise unreadable(folder, error) from error
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raises MachineError where something is at `path` that is no file: to open a pipe would take for ever."""
+    if os.path.exists(path) and not is_file(path):
+        raise MachineError(f"{path} is no file", hint="move it away, and start the same command again")
 
 
 def parse_json(content: bytes) -> object:

@@ -18,6 +18,7 @@ from umt_ds.distributed.world import World
 from umt_ds.engine.metrics_file import METRICS, OddLines, read_records
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.pulse import Heard
+from umt_ds.engine.readback import refuse_no_file
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
 from umt_ds.errors import MachineError
@@ -34,6 +35,7 @@ def start_logging(run: Path, world: World) -> None:
     formatter = logging.Formatter(f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if world.is_first:
+        refuse_no_file(run / "log.txt")
         try:
             handlers.append(logging.FileHandler(run / "log.txt", encoding="utf-8", errors="backslashreplace"))
         except OSError as error:

@@ -15,9 +15,9 @@ from pathlib import Path
 from umt_ds.distributed.collectives import broadcast_object
 from umt_ds.distributed.world import World
 from umt_ds.engine.manifest import checkpoint_folders, step_of
-from umt_ds.engine.readback import parse_json
+from umt_ds.engine.readback import parse_json, read_back
 from umt_ds.engine.watchdog import STACKS
-from umt_ds.errors import UmtError
+from umt_ds.errors import MachineError, UmtError
 
 log = logging.getLogger("umt_ds")
 
@@ -78,8 +78,8 @@ def _count_ends(run: Path) -> HangError | None:
 def _read(path: Path) -> dict[str, int]:
     """What was counted; nothing at a first start, or where the file holds something else: then it counts anew."""
     try:
-        found = parse_json(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        found = parse_json(read_back(path))
+    except (FileNotFoundError, ValueError, MachineError):
         return {}
     if not isinstance(found, dict) or any(type(count) is not int for count in found.values()):
         return {}
