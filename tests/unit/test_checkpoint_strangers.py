@@ -176,6 +176,10 @@ def test_what_is_no_file_in_place_of_one_is_damage_and_nobody_waits_for_it(
 OTHER_VERSIONS: dict[str, Callable[[Path], None]] = {
     "a newer format": lambda checkpoint: reseal(checkpoint, format=2),
     "a newer format with another seal": lambda checkpoint: (checkpoint / MANIFEST).write_text('{"format": 3, "x": []}'),
+    "a format that is text with another seal": lambda checkpoint: (checkpoint / MANIFEST).write_text(
+        '{"format": "2.0", "seal": 7}'
+    ),
+    "no word of ours": lambda checkpoint: (checkpoint / MANIFEST).write_text('{"version": 5}'),
     "an older format": lambda checkpoint: reseal(checkpoint, format=0),
     "a format that is text": lambda checkpoint: reseal(checkpoint, format="1"),
     "a format that is true": lambda checkpoint: reseal(checkpoint, format=True),
@@ -294,6 +298,28 @@ def test_what_cannot_be_removed_costs_a_warning_and_no_run(
     assert "could not be removed" in caplog.text
     save(store, 8)
     assert names_in(tmp_path) == {"step-00000008", "LATEST"}, "what was left goes with a later save"
+
+
+@pytest.mark.parametrize("inside", ["a whole checkpoint", "a damaged checkpoint", "half a checkpoint", "no checkpoint"])
+def test_what_somebody_put_into_a_checkpoint_outlives_it(tmp_path: Path, inside: str) -> None:
+    """Notes, an export, or the checkpoints of another trainer under such a name."""
+    store = open_store(tmp_path, "cadence.keep=1")
+    save(store, 2)
+    place = folder(tmp_path, 2)
+    (place / "export").mkdir()
+    (place / "export" / "model.pt").write_bytes(b"theirs")
+    if inside in ("a damaged checkpoint", "no checkpoint"):
+        (place / MANIFEST).unlink()
+    if inside == "no checkpoint":
+        for path in place.glob("*.safetensors"):
+            path.unlink()
+    if inside == "half a checkpoint":
+        place.rename(place.with_name(place.name + ".partial"))
+    save(store, 4)
+    assert [path.name for path in checkpoint_folders(tmp_path)] == ["step-00000004"]
+    (kept,) = (tmp_path / "checkpoints").rglob("model.pt")
+    assert kept.read_bytes() == b"theirs"
+    assert not list(kept.parent.parent.glob("*.safetensors")), "what we wrote is gone"
 
 
 def test_a_checkpoint_that_is_a_link_is_pruned_without_what_it_points_to(tmp_path: Path) -> None:

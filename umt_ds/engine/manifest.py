@@ -67,6 +67,11 @@ def tensor_file(kind: StateKind, rank: int) -> str:
     return f"{kind}-{rank:05d}.safetensors"
 
 
+def is_file_of_ours(name: str) -> bool:
+    """Is it the name of a file as a checkpoint has them?"""
+    return name == MANIFEST or _TENSOR_FILE.fullmatch(name) is not None
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -97,14 +102,15 @@ def read_checkpoint_manifest(folder: Path) -> CheckpointManifest:
 
 
 def _refuse_other_format(record: dict[str, Any], path: Path) -> None:
-    """First: another format may have other fields and another seal."""
+    """First: another format may have other fields and another seal. What has neither is nobody's we know."""
     found = record.get("format")
-    if type(found) is int and found != FORMAT:
-        age = "a newer" if found > FORMAT else "an older"
-        raise CheckpointError(
-            f"{path} was written by {age} version of umt_ds: it has format {found}; this version reads {FORMAT}",
-            hint=_OTHER_VERSION,
-        )
+    if (type(found) is int and found == FORMAT) or record.keys() & {"format", "seal"} == {"seal"}:
+        return
+    age = "a newer" if type(found) is int and found > FORMAT else "another"
+    raise CheckpointError(
+        f"{path} was written by {age} version of umt_ds: it has format {found!a:.40}; this version reads {FORMAT}",
+        hint=_OTHER_VERSION,
+    )
 
 
 def _refuse_altered(record: dict[str, Any], path: Path) -> None:

@@ -166,7 +166,7 @@ def _open_to_append(path: Path) -> TextIO:
 def _unwritable(path: Path, error: OSError) -> MachineError:
     return MachineError(
         f"{path} cannot be written: {error.strerror or error}",
-        hint="free some space, or give write permission, and start the same command again",
+        hint="free some space and start the same command again; or give the permission to write",
     )
 
 

@@ -9,7 +9,13 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from umt_ds.engine.manifest import checkpoint_folders, is_folder_name, read_checkpoint_manifest, step_of
+from umt_ds.engine.manifest import (
+    checkpoint_folders,
+    is_file_of_ours,
+    is_folder_name,
+    read_checkpoint_manifest,
+    step_of,
+)
 from umt_ds.engine.readback import is_folder, names_in
 from umt_ds.errors import DamagedCheckpointError, MachineError, UmtError
 
@@ -26,7 +32,7 @@ def make_partial(final: Path) -> None:
     """An empty folder to write a checkpoint into; what a killed save left of others is removed."""
     inside, partial = final.parent, partial_of(final)
     for left_over in (inside / name for name in names_in(inside)):
-        if _is_partial(left_over) and _is_ours(left_over):
+        if _is_partial(left_over) and _may_go(left_over):
             _remove(left_over)
     make_room(partial)
     partial.mkdir(parents=True)
@@ -49,7 +55,7 @@ def prune(run: Path, *, newest: int, keep: int) -> None:
     """
     kept = 0
     try:
-        mine = [folder for folder in checkpoint_folders(run) if step_of(folder) <= newest and _is_ours(folder)]
+        mine = [folder for folder in checkpoint_folders(run) if step_of(folder) <= newest and _may_go(folder)]
     except MachineError as error:
         log.warning("old checkpoints stay for now: %s", error.what)
         return
@@ -100,7 +106,7 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _is_ours(folder: Path) -> bool:
+def _may_go(folder: Path) -> bool:
     """Whole or damaged, but not another version's; what cannot be read now may be anybody's."""
     try:
         _is_whole(folder)
@@ -110,13 +116,20 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Under another name first: a removal that is broken off must not leave half a checkpoint under a final name."""
+    """Under another name first: a removal that is broken off must not leave half a checkpoint under a final name.
+    What somebody else put into the folder is kept, aside."""
     try:
         if folder.is_symlink():
             folder.unlink()
             return
         if folder.suffix != _PARTIAL:
             folder = folder.rename(partial_of(folder))
-        shutil.rmtree(folder)
-    except OSError as error:
+        names = names_in(folder)
+        if all(map(is_file_of_ours, names)):
+            shutil.rmtree(folder)
+            return
+        for name in filter(is_file_of_ours, names):
+            (folder / name).unlink()
+        make_room(folder)
+    except (OSError, MachineError) as error:
         log.warning("%s could not be removed: %s", folder, error)
