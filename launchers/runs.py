@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from launchers.slurm import cancel, is_active, state_of, submit
 from umt_ds.engine.manifest import checkpoint_folders, step_of
+from umt_ds.engine.readback import is_file, parse_json, read_back
 from umt_ds.errors import ConfigError, MachineError
 
 _TAIL_BYTES = 1 << 16
@@ -22,6 +23,9 @@ class Submission:
     job: str
     submitted: str  # UTC, ISO 8601
     asked: str  # what was asked for, in words
+
+
+_FIELDS = {field.name for field in fields(Submission)}
 
 
 def submit_run(run: Path, asked: str) -> str:
@@ -65,11 +69,21 @@ def refuse_second_job(run: Path) -> None:
 
 
 def last_submission(run: Path) -> Submission:
-    """Raises ConfigError where `run` is not the folder of a run that umt-launch submitted."""
+    """Raises ConfigError where `run` is not the folder of a run that umt-launch submitted, MachineError where the last
+    line is cut off: to take the one before it could give a run two jobs."""
     jobs = run / "launch" / "jobs.jsonl"
-    if not jobs.is_file():
+    if not is_file(jobs):
         raise ConfigError(f"{run} is not a run that umt-launch submitted", hint="name the run folder (run_dir)")
-    return Submission(**json.loads(jobs.read_text().splitlines()[-1]))
+    lines = read_back(jobs).splitlines() or [b""]
+    try:
+        found = parse_json(lines[-1])
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.keys() != _FIELDS or not all(isinstance(v, str) for v in found.values()):
+        raise MachineError(
+            f"{jobs}: line {len(lines)} tells of no submission", hint="see what runs (squeue), then remove that line"
+        )
+    return Submission(**found)
 
 
 def log_of(run: Path) -> Path:
@@ -87,8 +101,13 @@ def describe(run: Path) -> list[tuple[str, str]]:
         ("job", f"{last.job} {state_of(last.job)}: {last.asked}, submitted {last.submitted}"),
         ("step", _last_step(run / "log.txt")),
         ("checkpoint", f"step {step_of(checkpoints[0])}, {checkpoints[0]}" if checkpoints else "none"),
-        *(("history", line) for line in (history.read_text().splitlines()[-6:] if history.is_file() else [])),
+        *(("history", line) for line in _lines_of(history)[-6:]),
     ]
+
+
+def _lines_of(path: Path) -> list[str]:
+    """Lines that a crash may have spoilt; none without the file."""
+    return read_back(path).decode(errors="replace").splitlines() if is_file(path) else []
 
 
 def _last_step(log: Path) -> str:

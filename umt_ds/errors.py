@@ -52,6 +52,10 @@ class CheckpointError(UmtError):
     """A checkpoint is missing, incomplete, altered, or belongs to another configuration."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's files are not those that were written: the checkpoint before it may be taken instead."""
+
+
 class WeightsError(UmtError):
     """A weight file cannot be read or does not fit the model."""
 

@@ -19,7 +19,8 @@ from umt_ds.config.load import load_run
 from umt_ds.config.schema import EngineConfig, OptimConfig
 from umt_ds.distributed.job import start_job
 from umt_ds.engine import loop
-from umt_ds.engine.deepspeed import STATE_KINDS, Engine, build_engine
+from umt_ds.engine.deepspeed import Engine, build_engine
+from umt_ds.engine.manifest import STATE_KINDS
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.pulse import Pulse
 

@@ -15,10 +15,9 @@ import torch
 from tests.support.jobs import write_clips
 from tests.support.ranks import Call, call, run_ranks
 from umt_ds.cli.verify_run import compare_runs
-from umt_ds.engine.checkpoint import read_tensors
-from umt_ds.engine.deepspeed import STATE_KINDS, StateKind
-from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.checkpoint_files import read_tensors
+from umt_ds.engine.manifest import STATE_KINDS, StateKind, read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.engine.metrics_file import read_metrics
 
 STEPS = 10
 CHAIN = (  # ranks, ZeRO stage, loader workers, stop after step; 12 = 2 × ranks × accumulation of 3, 6, 2, 3

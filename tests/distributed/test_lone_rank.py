@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.support.jobs import write_clips
 from tests.support.ranks import environment
 from umt_ds.distributed.world import free_port
-from umt_ds.engine.report import METRICS, read_metrics, read_records
+from umt_ds.engine.metrics_file import METRICS, read_metrics, read_records
 from umt_ds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 STEPS = 20

@@ -17,7 +17,7 @@ from tests.support.ranks import REPO, call, run_ranks
 from tests.support.shards import picture, record, write_shards
 from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.engine.manifest import read_checkpoint_manifest
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 
 STEPS, STOP = 6, 3
 UNSYNCED = [(0, "cpu.json"), (1, "zero1_bf16.json"), (2, "cpu.json")]  # stage and precision, with clipping
@@ -81,7 +81,7 @@ def assert_same_run(one: Path, two: Path, *, rtol: float | None) -> None:
 
 
 def stored(run: Path) -> dict[str, torch.Tensor]:
-    from umt_ds.engine.checkpoint import read_tensors
+    from umt_ds.engine.checkpoint_files import read_tensors
 
     newest = run / "checkpoints" / f"step-{STEPS:08d}"
     return {

@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.drills.drill import CannotBeDone, Drill, Outcome
 from tests.support.jobs import SAVE, STEPS, TrainingJob
 from umt_ds.engine.manifest import CHECKPOINTS, LATEST
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED
 
 # ---------------------------------------------------------------- processes that die

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.jobs import start_job, write_clips
 from tests.support.ranks import REPO, environment
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 
 pytestmark = pytest.mark.e2e
 

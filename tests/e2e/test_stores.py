@@ -14,7 +14,7 @@ from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
 from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.keyed import add_digests
 from umt_ds.tasks.build import build_loader
 

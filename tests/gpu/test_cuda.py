@@ -19,7 +19,7 @@ from umt_ds.bench.step import Request, measure
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.models.teachers import build_teacher
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.jobs import start_job, write_clips
 from tests.support.ranks import environment
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 STEPS = 24

@@ -18,7 +18,7 @@ import numpy as np
 
 from tests.support.ranks import environment
 from tests.support.shards import picture, record, write_shards
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 
 STEPS, SAVE = 10, 2  # length of a job, and its cadence.save
 

@@ -11,97 +11,31 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from umt_ds.config.load import load_run
-from umt_ds.distributed.world import World
+from tests.support.checkpoints import (
+    FINGERPRINTS,
+    KINDS,
+    SHAPES,
+    FakeEngine,
+    folder,
+    names_in,
+    open_store,
+    resume,
+    same_state,
+    save,
+    save_and_finish,
+)
 from umt_ds.engine import checkpoint, snapshot
-from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.manifest import inexact_sources, read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.protocol import Progress
 from umt_ds.errors import CheckpointError
-
-CPU = torch.device("cpu")
-KINDS = ("weight", "exp_avg", "exp_avg_sq")
-SHAPES = {"encoder.norm.weight": (5,), "encoder.patch.weight": (3, 2, 2), "clip_decoder.0.head.bias": (7,)}
-FINGERPRINTS = {"data.demo": "aaaa", "teacher": "bbbb"}
-
-
-class FakeEngine:
-    """The state of a training by name, as `engine.deepspeed.Engine` gives and takes it."""
-
-    stage, precision, device = 1, "fp32", CPU
-
-    def __init__(self, seed: int, *, loss_scale: dict[str, float] | None = None) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.state = {k: {n: torch.randn(s, generator=generator) for n, s in SHAPES.items()} for k in KINDS}
-        self.loss_scale = loss_scale
-        self.steps: int | None = None
-
-    def names(self) -> list[str]:
-        return list(SHAPES)
-
-    def read_state(self, kind: str) -> Iterator[tuple[str, Tensor]]:
-        yield from self.state[kind].items()
-
-    def write_state(self, kind: str, name: str, value: Tensor) -> None:
-        assert self.steps is not None, "DeepSpeed has nowhere to put moments before reset_moments"
-        self.state[kind][name] = value.clone()
-
-    def reset_moments(self, *, steps: int) -> None:
-        self.steps = steps
-
-    def read_loss_scale(self) -> dict[str, float] | None:
-        return self.loss_scale
-
-    def write_loss_scale(self, state: dict[str, float] | None) -> None:
-        self.loss_scale = state
-
-
-def open_store(
-    run: Path, *overrides: str, fingerprints: dict[str, str] = FINGERPRINTS, inexact: Sequence[str] = ()
-) -> CheckpointStore:
-    """A store as one rank alone opens it at start-up."""
-    config = load_run("demo/stage1", [f"run_dir={run}", *overrides])
-    alone = World(0, 1, 0, "127.0.0.1", 1, "alone")
-    return CheckpointStore(run, world=alone, config=config, fingerprints=fingerprints, device=CPU, inexact=inexact)
-
-
-def save(store: CheckpointStore, *steps: int, wait: bool = True) -> None:
-    """The state after step n is that of FakeEngine(n)."""
-    for step in steps:
-        store.save(FakeEngine(step), Progress(step=step, draws=32 * step), wait=wait)  # type: ignore[arg-type]
-
-
-def save_and_finish(store: CheckpointStore, step: int, *, wait: bool) -> None:
-    save(store, step, wait=wait)
-    store.finish()
-
-
-def resume(store: CheckpointStore) -> FakeEngine:
-    """Start as cli.run does; the engine with what was loaded."""
-    engine = FakeEngine(seed=-1)
-    store.load(engine, store.plan_resume())  # type: ignore[arg-type]
-    return engine
-
-
-def same_state(one: FakeEngine, two: FakeEngine) -> bool:
-    return all(torch.equal(one.state[k][n], two.state[k][n]) for k in KINDS for n in SHAPES)
-
-
-def folder(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:08d}"
-
-
-def names_in(run: Path) -> set[str]:
-    return {path.name for path in (run / "checkpoints").iterdir()}
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ NEIGHBOURS = {
         VERSION,  # into the manifest of a shard set
         "launchers.slurm",  # a job array that makes shards
     ),
-    "launchers": ("umt_ds.config.*", "umt_ds.errors", "umt_ds.engine.manifest", VERSION),
+    "launchers": ("umt_ds.config.*", "umt_ds.errors", "umt_ds.engine.manifest", "umt_ds.engine.readback", VERSION),
     "ds_configs": (),
 }
 # And who may know the neighbours: umt_ds only the folder of DeepSpeed files, where it is read, and data_prep, where
@@ -84,7 +84,8 @@ DOORS = {
 TORCH_FREE = (
     "umt_ds", "umt_ds.__main__", "umt_ds.errors", "umt_ds.keyed", "umt_ds.config.*", "umt_ds.cli",
     "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report", "umt_ds.distributed.world",
-    "umt_ds.distributed.local", "umt_ds.engine.manifest", "umt_ds.data.places", "umt_ds.data.records",
+    "umt_ds.distributed.local", "umt_ds.engine.manifest", "umt_ds.engine.readback",
+    "umt_ds.engine.tidy", "umt_ds.engine.metrics_file", "umt_ds.data.places", "umt_ds.data.records",
     "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report",
     "umt_ds.bench.step_sweep", "umt_ds.cli.bench",
     "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.cli.examine", "umt_ds.cli.checks", "umt_ds.cli.plan",

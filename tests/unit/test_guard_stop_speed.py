@@ -21,7 +21,7 @@ from umt_ds.engine.guard import FiniteGuard
 from umt_ds.engine.pulse import Heard, RankTimes
 from umt_ds.engine.speed import DeviceTimer, Recorder, Stopwatch, peak_flops, peak_memory_gib, span
 from umt_ds.engine.stop import SIGNALS, Stop
-from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED, NonFiniteError
+from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED, MachineError, NonFiniteError
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
@@ -152,6 +152,12 @@ def test_a_stop_file_of_an_earlier_job_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "stop").exists()
     assert not wish.wanted()
     wish.close()
+
+
+def test_a_folder_called_stop_is_one_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "stop").mkdir()
+    with pytest.raises(MachineError, match=f"{tmp_path}/stop asks to stop and cannot be removed"):
+        Stop(tmp_path, world=ALONE)
 
 
 def test_only_the_first_rank_touches_the_stop_file(tmp_path: Path) -> None:

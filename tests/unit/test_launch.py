@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from launchers.hosts import read_hostfile
+from launchers.runs import describe, last_submission
 from launchers.train import TrainJob, render
 from tests.support.ranks import environment
 from umt_ds.config.cluster import EXAMPLE, ClusterConfig, load_cluster
@@ -290,6 +291,16 @@ def test_a_job_that_hangs_is_requeued_three_times_without_progress_then_ends_wit
     assert "no new checkpoint in 4 starts" in (shell.launch / "history").read_text()
 
 
+def test_what_a_crash_left_of_the_count_counts_anew_and_only_checkpoints_are_progress(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    (shell.launch / "stalls").write_bytes(b"\0\0\0")
+    for name in ("step-5", "step-00000009.partial", "step-\u0665\u0665\u0665\u0665\u0665\u0665\u0665\u0665"):
+        (shell.run / "checkpoints" / name).mkdir()
+    assert shell.start("mkdir $RUN/checkpoints/step-00000009.aside-1; exit 75").wait(timeout=20) == 75
+    assert (shell.launch / "stalls").read_text() == "1\n"
+    assert "newest checkpoint: none" in (shell.launch / "history").read_text()
+
+
 def test_where_stop_at_says_the_job_stays_stopped(tmp_path: Path) -> None:
     shell = Shell(tmp_path, stop_at=7)
     assert (shell.start("mkdir $RUN/checkpoints/step-00000007; exit 75").wait(timeout=20), shell.requeues) == (75, 0)
@@ -333,3 +344,31 @@ def test_resume_submits_the_same_file_again_from_a_clean_slate(tmp_path: Path) -
     assert len([json.loads(line) for line in (run / "launch" / "jobs.jsonl").read_text().splitlines()]) == 2
     assert not (run / "stop").exists()
     assert not (run / "launch" / "stalls").exists()
+
+
+def submitted(run: Path, *lines: bytes) -> Path:
+    (run / "launch").mkdir(parents=True)
+    (run / "launch" / "jobs.jsonl").write_bytes(b"".join(lines))
+    return run
+
+
+WHOLE = b'{"job": "5", "submitted": "2026-01-01T00:00:00+00:00", "asked": "1 node"}\n'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"job": "6", "subm', b"null\n", b'{"job": 6}\n', bytes(40), b"\xff\n", WHOLE.replace(b'"5"', b"5"), b"[" * 9999],
+)
+def test_a_submission_that_cannot_be_read_is_one_error_as_its_job_may_run(tmp_path: Path, line: bytes) -> None:
+    """To take the line before it could put two jobs into one run folder."""
+    assert last_submission(submitted(tmp_path / "whole", WHOLE)).job == "5"
+    with pytest.raises(MachineError, match=r"jobs\.jsonl: line 2 tells of no submission") as raised:
+        last_submission(submitted(tmp_path / "odd", WHOLE, line))
+    assert "squeue" in str(raised.value.hint)
+
+
+def test_the_status_survives_a_history_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launchers.runs.state_of", lambda job: "RUNNING")
+    run = submitted(tmp_path / "run", WHOLE)
+    (run / "launch" / "history").write_bytes(b"\xff\0\nstarted\n")
+    assert ("history", "started") in describe(run)

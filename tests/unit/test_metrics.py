@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from umt_ds.config.batching import RunPlan
 from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
 from umt_ds.engine import report as report_module
+from umt_ds.engine.metrics_file import METRICS, OddLines, read_metrics, read_records
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.pulse import Heard, RankTimes
-from umt_ds.engine.report import METRICS, Report, read_metrics, read_records
+from umt_ds.engine.report import Report, start_logging
 from umt_ds.engine.speed import Lap
+from umt_ds.errors import MachineError
 
 CPU = torch.device("cpu")
 # draws of two views each; the rate is 0, 5e-4, 1e-3 in the three steps of the warm-up
@@ -202,8 +206,111 @@ def write(run: Path, *records: dict[str, Any], rest: str = "") -> None:
 
 def test_a_half_written_last_line_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path, record(1), record(2), rest='{"step": 3, "dig')
-    assert read_records(tmp_path / METRICS) == [record(1), record(2)]
+    assert list(read_records(tmp_path / METRICS)) == [record(1), record(2)]
     assert sorted(read_metrics(tmp_path)) == [1, 2]
+
+
+ODD_LINES: dict[str, bytes] = {
+    "half a record": b'{"step": 2, "dig',
+    "null": b"null",
+    "a number": b"7",
+    "a list": b"[1, 2]",
+    "text": b'"step"',
+    "no UTF-8": b'{"step": 2, "digest": "\xff\xfe"}',
+    "zeros of a disk that lost power": bytes(4096),
+    "zeros before a record": bytes(100) + b'{"step": 2, "digest": "02"}',
+    "UTF-16": '{"step": 2, "digest": "02"}'.encode("utf-16"),
+    "nothing known in it": b"{}",
+    "no step": b'{"digest": "02"}',
+    "no digest": b'{"step": 2}',
+    "a step that is text": b'{"step": "2", "digest": "02"}',
+    "a step that is true": b'{"step": true, "digest": "02"}',
+    "half a step": b'{"step": 2.5, "digest": "02"}',
+    "a step below zero": b'{"step": -1, "digest": "02"}',
+    "a step that is NaN": b'{"step": NaN, "digest": "02"}',
+    "a step of forty digits": b'{"step": 1' + b"0" * 40 + b', "digest": "02"}',
+    "a number of five thousand digits": b'{"step": 2, "digest": "02", "loss": 1' + b"0" * 5000 + b"}",
+    "a loss that no float holds": b'{"step": 2, "digest": "02", "loss": 1' + b"0" * 400 + b"}",
+    "a loss that is text": b'{"step": 2, "digest": "02", "loss": "low"}',
+    "a loss that is null": b'{"step": 2, "digest": "02", "loss": null}',
+    "a rate that is a list": b'{"step": 2, "digest": "02", "lr": [0.1]}',
+    "a digest that is a number": b'{"step": 2, "digest": 2}',
+    "a digest that no terminal takes": b'{"step": 2, "digest": "\\ud83d"}',
+    "a digest that writes in red": b'{"step": 2, "digest": "\\u001b[31m"}',
+    "a name that no page takes": b'{"step": 2, "digest": "02", "\\ud83d": 1}',
+    "an attempt that is null": b'{"step": 2, "digest": "02", "attempt": null}',
+    "draws that are text": b'{"step": 2, "digest": "02", "draws": "8"}',
+    "two records": b'{"step": 2, "digest": "02"}{"step": 3, "digest": "03"}',
+    "nested without end": b"[" * 100_000,
+    "longer than any record": b'{"step": 2, "digest": "02"}' + b" " * (3 << 20),
+}
+
+
+@pytest.mark.parametrize("line", ODD_LINES.values(), ids=ODD_LINES.keys())
+def test_a_line_that_is_no_record_costs_that_line_and_is_counted(tmp_path: Path, line: bytes) -> None:
+    write(tmp_path, record(1))
+    with (tmp_path / METRICS).open("ab") as out:
+        out.write(b"\n \r\n" + line + b"\n" + json.dumps(record(9)).encode() + b"\r\n" + line)
+    odd = OddLines()
+    assert list(read_records(tmp_path / METRICS, odd)) == [record(1), record(9)]
+    assert (odd.count, odd.first) == (2, 4), "blank lines hold nothing that is lost"
+    assert odd.told(Path("F")) == "2 lines of F are no records, first at line 4: passed over"
+
+
+def test_a_record_may_have_more_than_we_know_and_numbers_that_are_none(tmp_path: Path) -> None:
+    """A later version says more; NaN is no JSON, but who wrote it meant that step."""
+    made = record(1, ranks=[1, 2], host="a", none=None, loss=float("inf"))
+    write(tmp_path, made, rest='{"step": 2, "digest": "02", "loss": NaN, "lr": 1}')
+    first, second = read_records(tmp_path / METRICS)
+    assert first == made
+    assert (second["step"], second["attempt"], second["lr"]) == (2, 1, 1)
+    assert second["loss"] != second["loss"]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_one_error_and_nobody_waits_for_it(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / METRICS)
+    with pytest.raises(MachineError, match=f"{METRICS} is no file"):
+        open_report(tmp_path)
+
+
+def test_a_run_starts_in_spite_of_odd_lines_and_says_how_many_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, record(1, attempt=4), rest='null\n{"step": 2, "attempt": "x"}')
+    opened = open_report(tmp_path)
+    log_step(opened, 2)
+    opened.close()
+    assert f"2 lines of {tmp_path / METRICS} are no records, first at line 2" in caplog.text
+    assert {step: told["attempt"] for step, told in read_metrics(tmp_path).items()} == {1: 4, 2: 5}
+
+
+def test_nothing_is_said_of_a_file_without_odd_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, record(1))
+    open_report(tmp_path).close()
+    assert caplog.text == ""
+
+
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, report: Report) -> None:
+    class Full:
+        name = str(tmp_path / METRICS)
+
+        def write(self, text: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        close = flush = write
+
+    whole, report._file = report._file, Full()  # type: ignore[assignment]
+    with pytest.raises(MachineError, match=f"{METRICS} cannot be written: No space left on device"):
+        log_step(report, 2)
+    report._file = whole
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_log_that_is_no_file_is_one_error(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "log.txt")
+    with pytest.raises(MachineError, match=r"log\.txt is no file"):
+        start_logging(tmp_path, World(0, 1, 0, "127.0.0.1", 1, "alone"))
 
 
 def test_of_a_step_that_ran_twice_the_later_record_counts(tmp_path: Path) -> None:
@@ -211,9 +318,9 @@ def test_of_a_step_that_ran_twice_the_later_record_counts(tmp_path: Path) -> Non
     metrics = read_metrics(tmp_path)
     assert sorted(metrics) == [1, 2, 3]
     assert metrics[2] == record(2, loss=2.5, attempt=2)
-    assert len(read_records(tmp_path / METRICS)) == 4, "both are still there for who compares them"
+    assert len(list(read_records(tmp_path / METRICS))) == 4, "both are still there for who compares them"
 
 
 def test_a_run_without_metrics_has_none(tmp_path: Path) -> None:
-    assert read_records(tmp_path / METRICS) == []
+    assert list(read_records(tmp_path / METRICS)) == []
     assert read_metrics(tmp_path) == {}

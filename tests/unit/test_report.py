@@ -137,6 +137,21 @@ def test_history_takes_the_later_record_and_compares_the_repeated_steps(tmp_path
     )
 
 
+def test_odd_lines_and_numbers_that_are_missing_cost_no_page(tmp_path: Path) -> None:
+    """A disk that lost power, a loss that overflowed, a record of an earlier version."""
+    short = json.dumps({"step": 3, "digest": "03", "attempt": 2})
+    nan = metrics_line(3).replace("2.0", "NaN")
+    config = load_run("demo/teacher", (f"run_dir={tmp_path / 'run'}",))
+    lines = [metrics_line(1), "null\n", metrics_line(2), "\0\0\0\n", nan, short, '\n{"st']
+    run, said = make_run(config, lines), []
+    page = Path(write_report(run, tmp_path / "out", ReportOptions(), say=said.append).splitlines()[0])
+    told = f"3 lines of {run / 'metrics.jsonl'} are no records, first at line 2"
+    assert told in words_of(page)
+    assert any(told in line for line in said)
+    assert "loss 2.0000 at step 1 → nan at step 3" in words_of(page)
+    assert "(not logged)" in words_of(page)
+
+
 def test_history_names_repeated_steps_that_saw_other_clips(tmp_path: Path) -> None:
     lines = [metrics_line(1), metrics_line(2), metrics_line(2, attempt=2, digest="other", loss=0.75)]
     rerun = read_history(make_run(make_config(tmp_path), lines)).rerun
@@ -243,7 +258,7 @@ def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path: Path) -
     assert refused.value.hint == "name a folder that `umt train` wrote"
     assert not (tmp_path / "out").exists()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1')
-    with pytest.raises(UmtError, match="has not logged a step yet"):
+    with pytest.raises(UmtError, match=r"has not logged a step yet \(1 line of .* is no record"):
         write_report(tmp_path, tmp_path / "out", ReportOptions(), say=lambda _: None)
 
 

@@ -113,6 +113,53 @@ def test_json_says_the_same(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_run_agrees_with_itself_whatever_it_logged(tmp_path: Path) -> None:
+    odd = records(
+        loss={1: float("nan"), 2: float("inf"), 3: 10**300}, grad_norm={1: float("nan")}, lr={3: float("nan")}
+    )
+    del odd[3]["loss"], odd[3]["lr"], odd[3]["digest_total"]
+    assert verify(tmp_path, odd, odd, "--rtol", "0") == (
+        0,
+        "4 of 4 common steps agree: 4 bit for bit, 0 within rtol 0\n",
+    )
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_number_that_is_none_in_one_run_only_is_a_difference_and_the_json_is_strict(
+    tmp_path: Path, number: str
+) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    code, said = verify(tmp_path, records(), records(loss={3: float(number)}), "--json")
+    found = json.loads(said, parse_constant=refuse)
+    assert code == 1
+    assert (found["first_difference"]["field"], found["first_difference"]["b"]) == ("loss", number)
+    assert found["largest_relative_difference"] == 0
+
+
+def test_lines_that_are_no_records_are_counted_and_the_rest_is_compared(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "a", records()), write(tmp_path / "b", records())
+    with Path(one, "metrics.jsonl").open("ab") as out:
+        out.write(b'null\n\0\0\0\n{"step": 5, "digest')
+    done = CliRunner().invoke(command, [one, other])
+    assert (done.exit_code, done.output.splitlines()[0]) == (
+        0,
+        "4 of 4 common steps agree: 4 bit for bit, 0 within rtol 1e-05",
+    )
+    assert f"3 lines of {one}/metrics.jsonl are no records, first at line 5" in done.output
+    told = json.loads(CliRunner().invoke(command, [one, other, "--json"]).output)["passed_over"]
+    assert len(told) == 1
+    assert one in told[0]
+
+
+def test_where_no_line_is_a_record_there_is_nothing_to_compare_and_it_says_why(tmp_path: Path) -> None:
+    run = write(tmp_path / "a", [])
+    Path(run, "metrics.jsonl").write_bytes(bytes(9000))
+    with pytest.raises(ConfigError, match=r"nothing to compare.*1 line of .* is no record"):
+        CliRunner().invoke(command, [run, run], standalone_mode=False, catch_exceptions=False)
+
+
 def test_without_a_common_step_there_is_nothing_to_compare_and_the_exit_code_is_2(tmp_path: Path) -> None:
     words = ["verify-run", write(tmp_path / "a", records(4)), write(tmp_path / "b", records(6)[4:])]
     with pytest.raises(ConfigError, match=r"nothing to compare: .* 4 steps .* 2, none") as raised:

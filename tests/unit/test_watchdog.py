@@ -172,13 +172,18 @@ def test_a_newer_checkpoint_or_an_end_of_another_kind_does_not_count(tmp_path: P
         "{",
         "[1]",
         "7",
-        '{"step": "0", "watchdog_ends": 2}',
+        "null",
+        '{"step": 0, "watchdog_ends": "2"}',
+        '{"step": [0]}',
         '{"step": 0, "watchdog_ends": 2, "failed_steps": 7}',
+        "[" * 9000,
+        "\ud83d",
+        "\0",
     ],
 )
 def test_a_damaged_count_stops_nobody_and_begins_anew(tmp_path: Path, damage: str) -> None:
     watchdog_ends_a_job(tmp_path)
-    (tmp_path / "restarts.json").write_text(damage)
+    (tmp_path / "restarts.json").write_text(damage, errors="surrogatepass")
     check_restarts(tmp_path, ALONE)
     assert counted(tmp_path) == {"step": 0, "watchdog_ends": 0, "failed_steps": []}
 

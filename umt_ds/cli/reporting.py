@@ -60,6 +60,8 @@ def write_report(run: Path, out: Path, options: ReportOptions, *, say: Say) -> s
     UmtError where `run` is no run, and where shards that `options` names are not there.
     """
     history = read_history(run)
+    if history.passed_over:
+        say(history.passed_over)
     config = load_run(str(run / "config.yaml"))
     for named in (options.train, options.val):
         if named is not None:
@@ -149,6 +151,7 @@ def _training(config: RunConfig, history: History, output: _Output) -> Section:
             output.picture("training.png", png, about="loss, learning rate and gradient norm over the steps"),
             sentence(f"Resumed; first steps logged after it: {resumed}." if resumed else "Ran without interruption."),
             sentence(str(history.rerun)),
+            *([sentence(history.passed_over)] if history.passed_over else []),
         ),
     )
 

@@ -16,7 +16,8 @@ from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.collectives import barrier
 from umt_ds.distributed.job import Job, start_job
-from umt_ds.engine.checkpoint import CheckpointStore, Resume, read_tensors, versions
+from umt_ds.engine.checkpoint import CheckpointStore, Resume, versions
+from umt_ds.engine.checkpoint_files import read_tensors
 from umt_ds.engine.deepspeed import build_engine
 from umt_ds.engine.loop import train
 from umt_ds.engine.protocol import Ended, Task
@@ -120,7 +121,7 @@ def _train(
 def _load_initial(task: Task, config: RunConfig, resume: Resume) -> str:
     """Weights into the module, before DeepSpeed copies them: the four cases, and a sentence about it."""
     if resume.folder is not None:
-        load_strict(task.module, dict(read_tensors(resume.folder, "weight")), where=str(resume.folder))
+        load_strict(task.module, dict(read_tensors(resume.folder, "weight", resume.manifest)), where=str(resume.folder))
         return resume.sentence
     weights = config.init.weights
     if weights is not None:

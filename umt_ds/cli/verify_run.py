@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 import click
 
+from umt_ds.engine.manifest import inexact_sources
+from umt_ds.engine.metrics_file import METRICS, OddLines, read_metrics
+from umt_ds.engine.readback import is_file
 from umt_ds.errors import ConfigError
 
 Record = Mapping[str, Any]
@@ -37,7 +40,7 @@ class Difference:
 
     step: int
     field: str
-    a: str | float | None
+    a: str | float | None  # "nan", "inf": JSON has no such numbers
     b: str | float | None
     meaning: str
 
@@ -56,6 +59,7 @@ class Comparison:
     largest_relative_difference: float  # of loss and gradient norm
     first_difference: Difference | None
     inexact: tuple[str, ...] = ()  # sources that one of the runs streamed
+    passed_over: tuple[str, ...] = ()  # which lines of whose file are no records, in words
 
     def text(self) -> str:
         lines = [f"{self.bit_equal + self.within_rtol} of {self.common_steps} common steps agree: "]
@@ -69,25 +73,28 @@ class Comparison:
             lines.append(f"it means: {first.meaning}")
         if self.inexact:
             lines.append(f"streamed, so no two runs show the same clips: {', '.join(self.inexact)}")
+        lines += self.passed_over
         return "\n".join(lines)
 
 
 def compare_records(a: Mapping[int, Record], b: Mapping[int, Record], *, rtol: float) -> Comparison:
     """Compare the steps that both have. a, b: the records of a run by step, as `read_metrics` gives them.
 
-    Draws, digests and learning rate must be equal, loss and gradient norm to `rtol` of the larger.
+    Draws, digests and learning rate must be equal, loss and gradient norm to `rtol` of the larger. What both lack is
+    equal, and so is NaN in both.
     """
     common = sorted(a.keys() & b.keys())
     verdicts: list[Verdict] = []
     first, largest = None, 0.0
     for step in common:
         one, other = a[step], b[step]
-        unequal = [name for name in _MEANING if one.get(name) != other.get(name)]
+        unequal = [name for name in _MEANING if not _same(one.get(name), other.get(name))]
         wrong = [name for name in unequal if not _equal_to_rounding(name, one, other, rtol)]
         verdicts.append("different" if wrong else "within rtol" if unequal else "bit-equal")
         largest = max([largest, *(_distance(one[n], other[n]) for n in _TO_ROUNDING if n in one and n in other)])
         if wrong and first is None:
-            first = Difference(step, wrong[0], one.get(wrong[0]), other.get(wrong[0]), _MEANING[wrong[0]])
+            name = wrong[0]
+            first = Difference(step, name, _strict(one.get(name)), _strict(other.get(name)), _MEANING[name])
     return Comparison(
         rtol=rtol,
         common_steps=len(common),
@@ -108,30 +115,43 @@ def _equal_to_rounding(name: str, one: Record, other: Record, rtol: float) -> bo
     return math.isclose(one[name], other[name], rel_tol=rtol)
 
 
+def _same(one: object, other: object) -> bool:
+    return one == other or (one != one and other != other)  # NaN alone differs from itself
+
+
 def _distance(one: float, other: float) -> float:
-    return 0.0 if one == other else abs(one - other) / max(abs(one), abs(other))
+    """Relative to the larger, of finite numbers; 0 where one is not finite: how far NaN is nobody can say."""
+    if one == other or not math.isfinite(one) or not math.isfinite(other):
+        return 0.0
+    return abs(one / 2 - other / 2) / max(abs(one), abs(other)) * 2
+
+
+def _strict(value: Any) -> Any:
+    """As JSON can say it."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
     """Compare two run folders by their metrics.jsonl. Raises ConfigError where they have no logged step in common."""
-    from umt_ds.engine.manifest import inexact_sources
-    from umt_ds.engine.report import METRICS, read_metrics
-
-    records = []
+    records, passed_over = [], []
     for run in (a, b):
-        if not (run / METRICS).is_file():
+        path, odd = run / METRICS, OddLines()
+        if not is_file(path):
             raise ConfigError(
                 f"{run} is no run folder: it has no {METRICS}", hint="name folders that `umt train` wrote"
             )
-        records.append(read_metrics(run))
+        records.append(read_metrics(run, odd))
+        passed_over += [odd.told(path)] if odd.count else []
     comparison = compare_records(records[0], records[1], rtol=rtol)
     if comparison.common_steps == 0:
+        told = "".join(f"; {sentence}" for sentence in dict.fromkeys(passed_over))
         raise ConfigError(
-            f"nothing to compare: {a} logged {len(records[0])} steps and {b} {len(records[1])}, none of them in both",
+            f"nothing to compare: {a} logged {len(records[0])} steps and {b} {len(records[1])}, none of them in both"
+            f"{told}",
             hint="train further; or log both runs at the same steps (cadence.log)",
         )
     inexact = {name for run in (a, b) for name in inexact_sources(run)}
-    return replace(comparison, inexact=tuple(sorted(inexact)))
+    return replace(comparison, inexact=tuple(sorted(inexact)), passed_over=tuple(dict.fromkeys(passed_over)))
 
 
 @click.command("verify-run")
@@ -151,5 +171,5 @@ def command(a: Path, b: Path, rtol: float, as_json: bool) -> None:
       umt verify-run runs/eight_ranks runs/two_ranks --json
     """
     comparison = compare_runs(a, b, rtol=rtol)
-    click.echo(json.dumps(asdict(comparison)) if as_json else comparison.text())
+    click.echo(json.dumps(asdict(comparison), allow_nan=False) if as_json else comparison.text())
     sys.exit(1 if comparison.different else 0)

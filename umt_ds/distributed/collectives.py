@@ -14,6 +14,11 @@ def active() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def is_first_rank() -> bool:
+    """Is this rank 0, or no rank of a group at all? For what is said once. No collective."""
+    return not active() or dist.get_rank() == 0
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """True on every rank if it is true on one."""
     raised = torch.tensor(int(flag), device=device)

@@ -15,21 +15,18 @@ cost is `cadence.save` steps and those that one write takes; an agreed stop cost
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
 
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.load import check
@@ -37,20 +34,25 @@ from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
 from umt_ds.distributed.world import World
-from umt_ds.engine.deepspeed import STATE_KINDS, Engine, StateKind
+from umt_ds.engine.checkpoint_files import read_tensors, verify_files, verify_state
+from umt_ds.engine.deepspeed import Engine
 from umt_ds.engine.manifest import (
     CHECKPOINTS,
     LATEST,
     MANIFEST,
+    STATE_KINDS,
     CheckpointManifest,
+    StateKind,
     checkpoint_folders,
+    folder_name,
     read_checkpoint_manifest,
     resolve_checkpoint,
-    step_of,
+    strangers,
 )
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
-from umt_ds.errors import CheckpointError, ConfigError, UmtError
+from umt_ds.engine.tidy import make_partial, make_room, newest_checkpoint, partial_of, prune, room_on, sync_folder
+from umt_ds.errors import CheckpointError, ConfigError, DamagedCheckpointError, UmtError
 
 log = logging.getLogger("umt_ds")
 _Action = Callable[[], None]
@@ -66,7 +68,7 @@ class Resume:
 
     @property
     def progress(self) -> Progress:
-        return Progress(**self.manifest.progress) if self.manifest else Progress()
+        return _progress_in(self.manifest) if self.manifest else Progress()
 
 
 @dataclass
@@ -109,7 +111,8 @@ class CheckpointStore:
         """Which of the cases applies: my own checkpoint, or `init.resume_from`, or fresh.
 
         Rank 0 looks and checks; all ranks get its answer. A damaged newest checkpoint is reported and the
-        one before it is taken; if none is left, CheckpointError (never a silent fresh start).
+        one before it is taken; if none is left, CheckpointError (never a silent fresh start). One that another version
+        wrote (CheckpointError), or that the disk does not give (MachineError), is not passed over.
         """
 
         found: Resume | UmtError | None = None
@@ -128,6 +131,13 @@ class CheckpointStore:
 
     def _find_resume(self, allow_config_change: bool) -> Resume:
         own = checkpoint_folders(self.run)
+        if others := strangers(self.run):
+            log.warning(
+                "ignored in %s, as a checkpoint is a folder with a name such as %s: %s",
+                self.run / CHECKPOINTS,
+                folder_name(12),
+                ", ".join(others),
+            )
         source = self._config.init.resume_from
         if own:
             folder, manifest = self._newest_whole(own)
@@ -137,6 +147,7 @@ class CheckpointStore:
             sentence = f"continuing {source} at step {manifest.step} (init.resume_from)"
         else:
             return Resume(None, None, "starting at step 0")
+        _progress_in(manifest)
         self._compare_config(manifest, allow_config_change)
         return Resume(folder, manifest, f"{sentence}, from {folder}")
 
@@ -146,8 +157,9 @@ class CheckpointStore:
             try:
                 manifest = read_checkpoint_manifest(folder)
                 verify_files(folder, manifest)
+                verify_state(folder, manifest)
                 return folder, manifest
-            except CheckpointError as error:
+            except DamagedCheckpointError as error:
                 problems.append(error)
                 log.error("checkpoint refused: %s", error.what)
         raise CheckpointError(
@@ -180,12 +192,20 @@ class CheckpointStore:
             return Progress()
         engine.reset_moments(steps=resume.progress.step - resume.progress.skipped)
         for kind in STATE_KINDS:
-            stored = dict(read_tensors(resume.folder, kind))
-            for name in engine.names():
-                engine.write_state(kind, name, stored[name])
+            self._load_kind(engine, resume.folder, kind, resume.manifest)
         engine.write_loss_scale(resume.manifest.loss_scale)
         self._saved_step = resume.progress.step if resume.folder.parent == self.run / CHECKPOINTS else None
         return resume.progress
+
+    def _load_kind(self, engine: Engine, folder: Path, kind: StateKind, manifest: CheckpointManifest) -> None:
+        stored, names = dict(read_tensors(folder, kind, manifest)), engine.names()
+        if odd := sorted(stored.keys() ^ set(names)):
+            raise CheckpointError(
+                f"{folder.name}: its {kind} is not of this model; in one of them only: {', '.join(odd[:5])}",
+                hint="resume with the code and configuration that wrote it, or choose another run_dir",
+            )
+        for name in names:
+            engine.write_state(kind, name, stored[name])
 
     # ------------------------------------------------------------ save
 
@@ -197,15 +217,14 @@ class CheckpointStore:
         not write, then or now; older checkpoints stay.
         """
         began = time.perf_counter()
-        final = self.run / CHECKPOINTS / f"step-{progress.step:08d}"
+        final = self.run / CHECKPOINTS / folder_name(progress.step)
         if self._pending is not None:
             self._wait_for_room(progress.step)
         if self._saved_step == progress.step:
             return final
-        partial = final.with_name(final.name + ".partial")
-        self._together("prepare", final, lambda: self._prepare(partial))
+        self._together("was not written", final, lambda: self._prepare(final))
         wait = wait or not self._config.cadence.async_save
-        writing = self._writer.write(engine, partial, at_once=wait)
+        writing = self._writer.write(engine, partial_of(final), at_once=wait)
         self._saves += 1
         held_s = time.perf_counter() - began
         self._pending = _Pending(final, self._manifest(engine, progress), writing, held_s)
@@ -224,11 +243,12 @@ class CheckpointStore:
         began = time.perf_counter()
         pending, self._pending = self._pending, None
         final, files = pending.final, Files()
-        self._together("write", final, lambda: files.update(pending.writing.files()))
+        self._together("was not written", final, lambda: files.update(pending.writing.files()))
         manifest = replace(
             pending.manifest, files=_gather_files(files), written=datetime.now(UTC).isoformat(timespec="seconds")
         )
-        self._together("commit", final, lambda: self._commit(final, manifest))
+        self._together("was not written", final, lambda: self._commit(final, manifest))
+        self._together(f"is whole, but {LATEST} does not name it", final, lambda: self._point_to(final, manifest))
         self._saved_step = manifest.step
         log.info(
             "saved %s: %.2f GB in %.2f s, training held %.2f s",
@@ -253,28 +273,24 @@ class CheckpointStore:
             self._saves,
         )
 
-    def _together(self, what: str, final: Path, action: _Action) -> None:
-        """Do it on every rank; if it failed on one, fail on all. There is no collective in `action`."""
-        problem: OSError | SafetensorError | None = None
+    def _together(self, outcome: str, final: Path, action: _Action) -> None:
+        """Do it on every rank; if it failed on one, fail on all, with `outcome`. No collective is in `action`."""
+        problem: OSError | SafetensorError | UmtError | None = None
         try:
             action()
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, UmtError) as error:
             problem = error
-            log.error("rank %d could not %s checkpoint %s: %s", self._world.rank, what, final.name, error)
+            log.error("rank %d: checkpoint %s %s: %s", self._world.rank, final.name, outcome, error)
         if any_rank(problem is not None, self._device):
-            kept = checkpoint_folders(self.run)
-            free = shutil.disk_usage(self.run).free / 2**30 if self.run.exists() else 0.0
             raise CheckpointError(
-                f"checkpoint {final.name} was not written ({problem or 'another rank failed'})",
-                hint=f"last good checkpoint: {kept[0] if kept else 'none'}; {free:.1f} GiB free on {self.run}: "
+                f"checkpoint {final.name} {outcome} ({getattr(problem, 'what', problem) or 'another rank failed'})",
+                hint=f"last good checkpoint: {newest_checkpoint(self.run)}; {room_on(self.run)}: "
                 "free some space and start the same command again",
             ).by_all_ranks() from problem
 
-    def _prepare(self, partial: Path) -> None:
+    def _prepare(self, final: Path) -> None:
         if self._world.is_first:
-            for left_over in partial.parent.glob("step-*.partial"):
-                shutil.rmtree(left_over)
-            partial.mkdir(parents=True)
+            make_partial(final)
 
     def _numbers(self) -> dict[str, object]:
         """What makes this the experiment it is; the precision is said in the DeepSpeed JSON."""
@@ -302,54 +318,39 @@ class CheckpointStore:
         )
 
     def _commit(self, final: Path, manifest: CheckpointManifest) -> None:
-        """Rank 0 makes the checkpoint real: manifest, fsync, rename, LATEST, prune."""
+        """Rank 0 makes the checkpoint real: manifest, fsync, rename."""
         if not self._world.is_first:
             return
-        partial = final.with_name(final.name + ".partial")
+        partial = partial_of(final)
         with (partial / MANIFEST).open("w") as out:
             out.write(manifest.to_json())
             out.flush()
             os.fsync(out.fileno())
-        _sync_folder(partial)
-        if final.exists():  # a damaged checkpoint of the same step, refused when this run started
-            shutil.rmtree(final)
+        sync_folder(partial)
+        make_room(final)  # of a damaged checkpoint of the same step, refused when this run started
         os.replace(partial, final)
+        sync_folder(final.parent)
+
+    def _point_to(self, final: Path, manifest: CheckpointManifest) -> None:
+        """LATEST is for people; then older checkpoints may go."""
+        if not self._world.is_first:
+            return
         latest = final.parent / LATEST
         pointer = latest.with_name(LATEST + ".partial")
         pointer.write_text(final.name + "\n")
         os.replace(pointer, latest)
-        _sync_folder(final.parent)
-        # a newer one can only be a damaged one that was refused at the start: it must not push out a good one
-        mine = [folder for folder in checkpoint_folders(self.run) if step_of(folder) <= manifest.step]
-        for old in mine[self._config.cadence.keep :]:
-            shutil.rmtree(old)
+        sync_folder(final.parent)
+        prune(self.run, newest=manifest.step, keep=self._config.cadence.keep)
 
 
-# ---------------------------------------------------------------- files
-
-
-def read_tensors(folder: Path, kind: StateKind) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of one kind in a checkpoint, fp32 on the CPU. Raises CheckpointError on a bad file."""
-    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                    yield name, file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}", hint="use the checkpoint before it") from error
-
-
-def verify_files(folder: Path, manifest: CheckpointManifest) -> None:
-    """Sizes and sha256 of all tensor files. Raises CheckpointError naming the first that is wrong."""
-    for name, stated in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{folder.name}: file {name} is missing")
-        if path.stat().st_size != stated["bytes"]:
-            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} bytes instead of {stated['bytes']}")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != stated["sha256"]:
-                raise CheckpointError(f"{folder.name}: {name} was altered (sha256 differs)")
+def _progress_in(manifest: CheckpointManifest) -> Progress:
+    try:
+        return Progress(**manifest.progress)
+    except TypeError as error:
+        raise CheckpointError(
+            f"this version cannot read the progress of {folder_name(manifest.step)}: {error}",
+            hint="resume with the version that wrote it (its manifest says which); to go on without it, move it away",
+        ) from error
 
 
 def _config_in(manifest: CheckpointManifest) -> RunConfig:
@@ -373,14 +374,6 @@ def versions() -> dict[str, str]:
         except ModuleNotFoundError:
             found[package] = "not installed"
     return {"python": platform.python_version(), **found}
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _gather_files(own: Files) -> Files:

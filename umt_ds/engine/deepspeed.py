@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,12 +22,11 @@ from umt_ds.config.batching import RunPlan
 from umt_ds.config.deepspeed_json import Precision, complete_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.schema import RunConfig
 from umt_ds.engine.gate import GradientGate, total_norm
+from umt_ds.engine.manifest import StateKind
 from umt_ds.engine.optim import build_adamw
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import ConfigError
 
-StateKind = Literal["weight", "exp_avg", "exp_avg_sq"]
-STATE_KINDS: tuple[StateKind, ...] = ("weight", "exp_avg", "exp_avg_sq")
 _LOSS_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 

@@ -5,33 +5,41 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.schema import RunConfig
 from umt_ds.distributed.world import World
+from umt_ds.engine.metrics_file import METRICS, OddLines, read_records
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.pulse import Heard
+from umt_ds.engine.readback import refuse_no_file
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
+from umt_ds.errors import MachineError
 
 log = logging.getLogger("umt_ds")
-METRICS = "metrics.jsonl"
 
 
 def start_logging(run: Path, world: World) -> None:
-    """Rank 0 logs to the console (stderr) and RUN/log.txt; the others only say what is wrong, with their rank."""
+    """Rank 0 logs to the console (stderr) and RUN/log.txt; the others only say what is wrong, with their rank.
+    Raises MachineError where log.txt cannot be written."""
     log.handlers.clear()
     log.propagate = False
     prefix = "" if world.is_first else f"[rank {world.rank}] "
     formatter = logging.Formatter(f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S")
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if world.is_first:
-        handlers.append(logging.FileHandler(run / "log.txt"))
+        refuse_no_file(run / "log.txt")
+        try:
+            handlers.append(logging.FileHandler(run / "log.txt", encoding="utf-8", errors="backslashreplace"))
+        except OSError as error:
+            raise _unwritable(run / "log.txt", error) from error
     for handler in handlers:
         handler.setFormatter(formatter)
         log.addHandler(handler)
@@ -39,7 +47,8 @@ def start_logging(run: Path, world: World) -> None:
 
 
 class Report:
-    """Writes the record of each logged step. Every rank calls it; rank 0 writes."""
+    """Writes the record of each logged step. Every rank calls it; rank 0 writes. Raises MachineError, on rank 0, where
+    RUN/metrics.jsonl cannot be read or written."""
 
     def __init__(
         self,
@@ -55,15 +64,16 @@ class Report:
         self._flops_per_view = flops_per_view
         self._peak, self._peak_source = peak_flops(device)
         self._attempt = 0
-        self._file = None
+        self._file: TextIO | None = None
         self._writer: Any = None
         self._wandb: Any = None
         if not world.is_first:
             return
-        path = run / METRICS
-        self._attempt = 1 + max((r.get("attempt", 0) for r in read_records(path)), default=0)
-        _end_last_line(path)
-        self._file = path.open("a", buffering=1)  # a whole line a write: a killed run leaves whole records
+        path, odd = run / METRICS, OddLines()
+        self._attempt = 1 + max((record["attempt"] for record in read_records(path, odd)), default=0)
+        if odd.count:
+            log.warning("%s", odd.told(path))
+        self._file = _open_to_append(path)
         if config.report.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -130,7 +140,10 @@ class Report:
         assert self._file is not None
         # JSON knows no infinity: the gradient norm of a step that fp16 skipped is left out
         told = {k: v for k, v in record.items() if not isinstance(v, float) or math.isfinite(v)}
-        self._file.write(json.dumps(told, allow_nan=False) + "\n")
+        try:
+            self._file.write(json.dumps(told, allow_nan=False) + "\n")
+        except OSError as error:
+            raise _unwritable(Path(self._file.name), error) from error
         numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
         if self._writer is not None:
             for name, value in numbers.items():
@@ -141,36 +154,33 @@ class Report:
     def close(self) -> None:
         """Flush everything."""
         for sink in (self._file, self._writer):
-            if sink is not None:
-                sink.close()
+            try:
+                if sink is not None:
+                    sink.close()
+            except OSError as error:  # what could not be written was said when it was
+                log.warning("the log is not whole: %s", error)
         if self._wandb is not None:
             self._wandb.finish()
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """All whole records of a metrics file, in the order written; a half-written last line is passed over."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
+def _open_to_append(path: Path) -> TextIO:
+    """A whole line a write: a killed run leaves whole records. The next one does not continue half a line."""
+    try:
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+        return path.open("a", buffering=1)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
-def read_metrics(run: Path) -> dict[int, dict[str, Any]]:
-    """The training record of each logged step: of steps that ran twice (after a kill), the later one."""
-    records = (r for r in read_records(run / METRICS) if "digest" in r)
-    return {record["step"]: record for record in records}
-
-
-def _end_last_line(path: Path) -> None:
-    """A killed run may leave half a line; the next record must not continue it."""
-    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        with path.open("a") as out:
-            out.write("\n")
+def _unwritable(path: Path, error: OSError) -> MachineError:
+    return MachineError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="free some space and start the same command again; or give the permission to write",
+    )
 
 
 def _start_wandb(config: RunConfig, run: Path) -> Any:

@@ -13,12 +13,14 @@ import os
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from umt_ds.distributed.collectives import broadcast_object
 from umt_ds.distributed.world import World
 from umt_ds.engine.manifest import checkpoint_folders, step_of
+from umt_ds.engine.readback import parse_json, read_back
 from umt_ds.engine.watchdog import STACKS
-from umt_ds.errors import UmtError
+from umt_ds.errors import MachineError, UmtError
 
 log = logging.getLogger("umt_ds")
 
@@ -45,16 +47,19 @@ def check_restarts(run: Path, world: World) -> frozenset[int]:
     rank. Every rank calls it.
 
     Raises NoProgressError on every rank after MOST_ENDS ends of a kind without a newer checkpoint; the start after that
-    one counts anew, because a person has given it.
+    one counts anew, because a person has given it. Raises MachineError on every rank where the disk does not show the
+    checkpoints.
     """
-    answer: frozenset[int] | NoProgressError = frozenset()
+    answer: frozenset[int] | UmtError = frozenset()
     if world.is_first:
         try:
             answer = _count_ends(run)
+        except UmtError as error:  # the checkpoints cannot be looked at: every rank must hear of it
+            answer = error
         except OSError as error:  # counting is a service: a full disk has better places to be told
             log.warning("restarts could not be counted in %s: %s", run / RESTARTS, error)
     answer = broadcast_object(answer)
-    if isinstance(answer, NoProgressError):
+    if isinstance(answer, UmtError):
         raise answer.by_all_ranks()
     return answer
 
@@ -113,12 +118,12 @@ def _fails(ends: Ends) -> NoProgressError | None:
 
 
 def _read(path: Path) -> Ends:
-    """What was counted; nothing at a first start, and where the file is damaged."""
+    """What was counted; nothing at a first start, or where the file holds something else: then it counts anew."""
     try:
-        found = json.loads(path.read_bytes())
+        found: Any = parse_json(read_back(path))
         ends = Ends(found["step"], found["watchdog_ends"], tuple(found.get("failed_steps", ())))
         numbers = (ends.step, ends.watchdog_ends, *ends.failed_steps)
-    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, MachineError):
         return Ends()
     return ends if all(type(number) is int for number in numbers) else Ends()
 

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from umt_ds.distributed.world import World
-from umt_ds.engine.deepspeed import STATE_KINDS, Engine, StateKind
+from umt_ds.engine.deepspeed import Engine
+from umt_ds.engine.manifest import STATE_KINDS, StateKind, tensor_file
 
 Share = dict[str, Tensor]  # fp32 on the CPU, by parameter name
 Files = dict[str, dict[str, object]]  # name → bytes and sha256
@@ -60,7 +61,7 @@ class SnapshotWriter:
         for kind in STATE_KINDS:
             share = _take_share(engine, kind, self._world)
             if share:
-                path = folder / f"{kind}-{self._world.rank:05d}.safetensors"
+                path = folder / tensor_file(kind, self._world.rank)
                 writing.jobs.append(self._thread.submit(_write, path, share, writing))
             del share  # the thread has it, and it goes when it is written
             if at_once:

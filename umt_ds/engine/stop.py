@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from umt_ds.distributed.world import World
+from umt_ds.errors import MachineError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # One wish may come twice: Ctrl-C and `timeout` signal the whole process group, and a launcher passes its own on
@@ -36,7 +37,7 @@ class Stop:
         self._stop_at = stop_at
         self._signalled = False
         if world.is_first:
-            self._file.unlink(missing_ok=True)  # a wish of an earlier job
+            self._forget()  # a wish of an earlier job
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)  # as set_wakeup_fd demands
         self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
@@ -57,6 +58,14 @@ class Stop:
                 first = now
             elif now - first >= _SAME_WISH_S:
                 os._exit(128 + number)
+
+    def _forget(self) -> None:
+        try:
+            self._file.unlink(missing_ok=True)
+        except OSError as error:  # a folder, or another user's
+            raise MachineError(
+                f"{self._file} asks to stop and cannot be removed: {error.strerror}", hint="remove it, then start again"
+            ) from error
 
     def is_due(self, step: int) -> bool:
         """Is `stop_at` reached after `step`? The same answer on every rank."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +14,9 @@ from umt_ds.config.load import check, fill_environment, load_tree, run_names
 from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
 from umt_ds.config.show import as_tree, diff_lines
 from umt_ds.engine.manifest import checkpoint_folders, read_checkpoint_manifest
-from umt_ds.errors import CheckpointError
-from umt_ds.evaluation.history import History, Record
+from umt_ds.engine.metrics_file import Record, number_in
+from umt_ds.errors import UmtError
+from umt_ds.evaluation.history import History
 
 Rows = list[tuple[str, ...]]
 
@@ -32,26 +34,36 @@ def key_numbers(config: RunConfig, history: History) -> Rows:
                       f"clipping {optim.clip_grad if optim.clip_grad is not None else 'off'}"),
         ("schedule", ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in schedule.items())),
         ("seed", str(config.seed)),
-        ("progress", f"step {last['step']}, epoch {last['epoch']:g}, {last['draws']} clips drawn, "
+        ("progress", f"step {last['step']}, epoch {number_in(last, 'epoch'):g}, {_logged(last, 'draws')} clips drawn, "
                      f"{len(history.resumed_at) + 1} attempt(s)"),
         *_losses(history),
-        ("speed", f"{median(history.values('clips_per_s')):.1f} clips/s (median), "
-                  f"{last['gflops_per_clip']:g} GFLOP a clip, waiting for data "
-                  f"{median(history.values('data_stall_percent')):.1f} % (median)"),
+        ("speed", f"{_median(history, 'clips_per_s'):.1f} clips/s (median), "
+                  f"{number_in(last, 'gflops_per_clip'):g} GFLOP a clip, waiting for data "
+                  f"{_median(history, 'data_stall_percent'):.1f} % (median)"),
         *_slowest_rank(history),
-        ("faults", f"{last['bad_samples']} draws showed a substitute, {last['skipped_steps']} steps skipped"),
-        ("digest of all clips", last["digest_total"]),
-        ("digest of all masks", last["mask_digest_total"]),
+        ("faults", f"{_logged(last, 'bad_samples')} draws showed a substitute, "
+                   f"{_logged(last, 'skipped_steps')} steps skipped"),
+        ("digest of all clips", _logged(last, "digest_total")),
+        ("digest of all masks", _logged(last, "mask_digest_total")),
     ]  # fmt: skip
+
+
+def _logged(record: Record, name: str) -> str:
+    return str(record.get(name, "(not logged)"))
+
+
+def _median(history: History, name: str) -> float:
+    """Over the steps that logged it; NaN where none did."""
+    return median([value for value in history.values(name) if math.isfinite(value)] or [math.nan])
 
 
 def _slowest_rank(history: History) -> Rows:
     """Which rank the others waited for most often; nothing where there were no others, or nobody looked."""
-    told = [record for record in history.records if record.get("slowest_rank_ms")]  # alone: 0
+    told = [record for record in history.records if number_in(record, "slowest_rank_ms") > 0]  # alone: 0
     if not told:
         return []
-    rank, times = Counter(record["slowest_rank"] for record in told).most_common(1)[0]
-    late_ms = median(record["slowest_rank_ms"] for record in told)
+    rank, times = Counter(_logged(record, "slowest_rank") for record in told).most_common(1)[0]
+    late_ms = median(number_in(record, "slowest_rank_ms") for record in told)
     return [
         (
             "slowest rank",
@@ -71,7 +83,7 @@ def _losses(history: History) -> Rows:
     return [
         (
             f"loss, {media}" if media else "loss",
-            " → ".join(f"{r['loss']:.4f} at step {r['step']}" for r in (some[0], some[-1])),
+            " → ".join(f"{number_in(r, 'loss'):.4f} at step {r['step']}" for r in (some[0], some[-1])),
         )
         for media, some in by_media.items()
     ]
@@ -116,12 +128,12 @@ def recipe_difference(config: RunConfig) -> tuple[str, list[str]] | None:
 
 
 def checkpoint_rows(run: Path) -> Rows:
-    """Step, how it ran, size, when: one row a checkpoint, newest first. A damaged one says so."""
+    """Step, how it ran, size, when: one row a checkpoint, newest first. One that cannot be read says why."""
     rows: Rows = []
     for folder in checkpoint_folders(run):
         try:
             manifest = read_checkpoint_manifest(folder)
-        except CheckpointError as error:
+        except UmtError as error:
             rows.append((folder.name, error.what))
             continue
         size = sum(entry["bytes"] for entry in manifest.files.values()) / 2**20
@@ -133,7 +145,7 @@ def checkpoint_rows(run: Path) -> Rows:
 def origin_rows(run: Path) -> Rows:
     """Versions, and content hashes of data and teacher, as the newest checkpoint states them: (name, value)."""
     for folder in checkpoint_folders(run):
-        with suppress(CheckpointError):
+        with suppress(UmtError):
             manifest = read_checkpoint_manifest(folder)
             hashes = [(f"content of {name}", value) for name, value in manifest.fingerprints.items()]
             streams = [(f"content of data.{name}", "streamed: this run is inexact") for name in manifest.inexact]

@@ -5,19 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from umt_ds.engine.report import METRICS, read_records
+from umt_ds.engine.metrics_file import COUNTS, MEASURES, METRICS, OddLines, Record, is_number, number_in, read_records
+from umt_ds.engine.readback import is_file
 from umt_ds.errors import UmtError
-
-Record = dict[str, Any]
-
-# Records hold these beside the losses, see `engine.report`.
-_NOT_LOSSES = {
-    "step", "draws", "epoch", "attempt", "lr", "grad_norm", "clips_per_s", "clips_per_s_per_device",
-    "data_stall_percent", "data_stall_rank", "slowest_rank", "slowest_rank_ms", "mfu_percent", "gflops_per_clip",
-    "peak_memory_gib", "bad_samples", "skipped_steps",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,11 +34,13 @@ class Rerun:
 @dataclass(frozen=True)
 class History:
     """The training records of a run. records: one a logged step, ascending; of steps that ran twice the later
-    one. resumed_at: the first logged step of each attempt but the first."""
+    one. resumed_at: the first logged step of each attempt but the first. passed_over: which lines of the file are no
+    records, in words, if there are any."""
 
     records: tuple[Record, ...]
     resumed_at: tuple[int, ...]
     rerun: Rerun
+    passed_over: str = ""
 
     @property
     def last(self) -> Record:
@@ -56,47 +49,50 @@ class History:
     @property
     def loss_names(self) -> list[str]:
         """`loss`, and of the other numbers that the task logs those that are not the same; a step may lack some."""
-        logged = {name: None for record in self.records for name, value in record.items() if _is_number(value)}
-        names = [name for name in logged if name not in _NOT_LOSSES]
-        return ["loss", *(name for name in names if self.values(name) != self.values("loss"))]
+        logged = {name: None for record in self.records for name, value in record.items() if is_number(value)}
+        names = [name for name in logged if name not in (*COUNTS, *MEASURES, "loss")]
+        return ["loss", *(name for name in names if not _same(self.values(name), self.values("loss")))]
 
     def steps(self) -> list[int]:
         return [record["step"] for record in self.records]
 
     def values(self, name: str) -> list[float]:
         """One number a logged step; NaN where a record lacks it."""
-        return [float(record.get(name, math.nan)) for record in self.records]
+        return [number_in(record, name) for record in self.records]
 
 
 def read_history(run: Path) -> History:
     """Read RUN/metrics.jsonl. Raises UmtError where `run` is no run folder, or nothing was logged yet."""
-    path = run / METRICS
-    if not path.is_file():
+    path, odd = run / METRICS, OddLines()
+    if not is_file(path):
         raise UmtError(f"{run} is no run folder: it has no {METRICS}", hint="name a folder that `umt train` wrote")
-    written = [record for record in read_records(path) if "digest" in record]
-    if not written:
-        raise UmtError(f"{run} has not logged a step yet", hint="try again later; cadence.log says how often it logs")
     by_step: dict[int, list[Record]] = {}
-    for record in written:
-        by_step.setdefault(record["step"], []).append(record)
     first_steps: dict[int, int] = {}
-    for record in written:
+    for record in read_records(path, odd):
+        by_step.setdefault(record["step"], []).append(record)
         first_steps.setdefault(record["attempt"], record["step"])
+    if not by_step:
+        told = f" ({odd.told(path)})" if odd.count else ""
+        raise UmtError(
+            f"{run} has not logged a step yet{told}", hint="try again later; cadence.log says how often it logs"
+        )
     return History(
         records=tuple(by_step[step][-1] for step in sorted(by_step)),
         resumed_at=tuple(first_steps[attempt] for attempt in sorted(first_steps)[1:]),
         rerun=_rerun({step: records for step, records in sorted(by_step.items()) if len(records) > 1}),
+        passed_over=odd.told(path),
     )
 
 
 def _rerun(twice: dict[int, list[Record]]) -> Rerun:
-    losses = [[record["loss"] for record in records] for records in twice.values()]
+    losses = [[x for record in records if math.isfinite(x := number_in(record, "loss"))] for records in twice.values()]
     return Rerun(
         steps=tuple(twice),
         different=tuple(step for step, records in twice.items() if len({r["digest"] for r in records}) > 1),
-        largest_loss_difference=max((max(some) - min(some) for some in losses), default=0.0),
+        largest_loss_difference=max((max(some) - min(some) for some in losses if some), default=0.0),
     )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _same(one: list[float], other: list[float]) -> bool:
+    """Equal numbers; what neither has is equal too."""
+    return all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(one, other, strict=True))

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from umt_ds.engine.checkpoint import read_tensors, verify_files
-from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.engine.checkpoint_files import read_checkpoint_weights
 from umt_ds.weights.load import read_state
 
 
@@ -17,9 +16,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name. Raises WeightsError or CheckpointError on anything missing, altered or untrusted."""
     if not path.is_dir():
         return read_state(path)
-    folder = resolve_checkpoint(path)
-    verify_files(folder, read_checkpoint_manifest(folder))
-    return dict(read_tensors(folder, "weight"))
+    return read_checkpoint_weights(path)
 
 
 def state_fingerprint(state: Mapping[str, Tensor]) -> str:

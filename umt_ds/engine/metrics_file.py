@@ -1,0 +1,123 @@
+"""RUN/metrics.jsonl, read back: the one reader of it. Torch-free.
+
+A line is a record if it is one JSON object in UTF-8 that has the step and the digest of its clips, and in every field
+that we write a value of our kind. What else a killed run, a disk that lost power or an editor left behind is passed
+over line by line, and counted. Memory: a line, whatever the file.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeGuard
+
+from umt_ds.engine.readback import is_file, parse_json, refuse_no_file, unreadable
+
+METRICS = "metrics.jsonl"
+Record = dict[str, Any]
+
+# What `engine.report` writes beside the losses of the task, each a number.
+COUNTS = ("step", "draws", "attempt", "bad_samples", "skipped_steps", "data_stall_rank", "slowest_rank")
+MEASURES = (
+    "epoch", "lr", "grad_norm", "clips_per_s", "clips_per_s_per_device", "data_stall_percent", "slowest_rank_ms",
+    "mfu_percent", "gflops_per_clip", "peak_memory_gib",
+)  # fmt: skip
+_TEXTS = ("digest", "digest_total", "mask_digest_total")
+_LONGEST_LINE = 1 << 20  # bytes; ours have 600
+
+
+@dataclass
+class OddLines:
+    """How many lines of a file are no records, and which is the first (from 1)."""
+
+    count: int = 0
+    first: int = 0
+
+    def add(self, line: int) -> None:
+        self.first = self.first or line
+        self.count += 1
+
+    def told(self, path: Path) -> str:
+        """The sentence for a user; empty where there is nothing to tell."""
+        if not self.count:
+            return ""
+        lines = f"{self.count} lines of {path} are no records" if self.count > 1 else f"1 line of {path} is no record"
+        return f"{lines}, first at line {self.first}: passed over"
+
+
+def read_records(path: Path, odd: OddLines | None = None) -> Iterator[Record]:
+    """The records of a metrics file, in the order written; `odd` counts the lines that are none.
+
+    Each has `step` and `attempt` (1 where it is not said), whole numbers, and `digest`, a text. `draws` and other
+    COUNTS are whole numbers, MEASURES and `loss` numbers (NaN and infinities too), where they are there. Raises
+    MachineError where the file cannot be read; without one there are no records.
+    """
+    odd = OddLines() if odd is None else odd
+    refuse_no_file(path)
+    if not is_file(path):
+        return
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(file), start=1):
+                record = _record_in(line)
+                if record is not None:
+                    yield record
+                elif line.strip():
+                    odd.add(number)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def read_metrics(run: Path, odd: OddLines | None = None) -> dict[int, Record]:
+    """The record of each logged step, as `read_records`: of steps that ran twice (after a kill), the later one."""
+    return {record["step"]: record for record in read_records(run / METRICS, odd)}
+
+
+def number_in(record: Record, name: str) -> float:
+    """One number of a record; NaN where it has none of that name."""
+    value = record.get(name)
+    return float(value) if is_number(value) else math.nan
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Is it a number that a float can hold, NaN and infinities included?"""
+    if isinstance(value, float):
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; in place of one that is too long for a record two words, whatever is in it."""
+    while line := file.readline(_LONGEST_LINE):
+        yield line if len(line) < _LONGEST_LINE else b"too long"
+        while not line.endswith(b"\n") and (line := file.readline(_LONGEST_LINE)):
+            pass
+
+
+def _record_in(line: bytes) -> Record | None:
+    try:
+        found = parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or not {"step", "digest"} <= found.keys():
+        return None
+    found.setdefault("attempt", 1)
+    fits = (
+        all(map(_is_plain, found))
+        and all(_is_count(found[name]) for name in COUNTS if name in found)
+        and all(is_number(found[name]) for name in (*MEASURES, "loss") if name in found)
+        and all(_is_plain(found[name]) for name in _TEXTS if name in found)
+    )
+    return found if fits else None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_plain(value: object) -> bool:
+    """Text that any terminal and page takes."""
+    return isinstance(value, str) and value.isascii() and value.isprintable()
