@@ -364,8 +364,18 @@ class OptimConfig(Section):
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
 
 
+LrCurve = Literal["cosine_offset", "cosine_floor"]
+
+
 class ScheduleConfig(Section):
-    """Length of the run: in epochs of all sources together, or in optimiser steps."""
+    """Length of the run, in epochs of all sources together or in optimiser steps; the curve of its learning rate."""
+
+    # the default is what runs had before there was a choice: their config.yaml keeps its meaning
+    curve: LrCurve = Field(
+        "cosine_offset",
+        description="offset: from 0 to lr, and down to min_lr (stage 1); floor: down to 0, but never below min_lr, "
+        "where it starts too (stage 2). Formulas: umt_ds/engine/schedule.py",
+    )
 
     epochs: float | None = Field(None, gt=0)
     warmup_epochs: float | None = Field(None, ge=0)
