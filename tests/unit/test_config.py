@@ -505,6 +505,7 @@ def test_the_recipes_of_stage_2_are_the_published_ones(name: str, corpus: str, d
         "task.loss_weights.vtc": 1.0, "task.loss_weights.vtm": 1.0, "task.loss_weights.mlm": 1.0,
         "task.loss_weights.uta": 1.0, "task.vtc.temperature": 0.07, "task.vtc.bounds": [0.001, 0.5],
         "task.vtm.negatives": "local", "task.vtm.hard": True, "task.mlm.mean": "local",
+        "task.vtc.positives": "sample", "schedule.curve": "cosine_floor",
         "batch.global": 4096, "batch.micro": 128, "batch.media": "alternate",
         "optim.lr": 1e-4, "optim.lr_rule": "absolute", "optim.min_lr": 1e-6, "optim.betas": [0.9, 0.999],
         "optim.weight_decay": 0.02, "optim.clip_grad": None, "schedule.epochs": 10, "schedule.warmup_epochs": 1,

@@ -167,7 +167,14 @@ class ContrastiveConfig(Section):
     """VTC (SPEC 7.4)."""
 
     gather: Literal["exact", "sliced"] = Field(
-        "exact", description="gradient of the global batch, or, as published, that over the number of ranks"
+        "exact",
+        description="gradient of the global batch at any number of ranks, or, as published, over that number for the "
+        "encoders (as loss_weights.vtc=1/ranks has it)",
+    )
+    positives: Literal["caption", "sample"] = Field(
+        "caption",
+        description="what belongs together, here and in VTM: rows whose captions say the same, too, or, as published, "
+        "rows of one sample alone",
     )
     temperature: float = Field(0.07, gt=0, description="at the start; it is trained")
     bounds: tuple[float, float] = (0.001, 0.5)
