@@ -307,6 +307,11 @@ class AugmentConfig(Section):
     scale: tuple[float, float] = Field((0.5, 1.0), description="random_resized only: part of the area that is kept")
     flip: bool = True
     color_jitter: float = Field(0.0, ge=0)
+    antialias: bool = Field(
+        True,
+        description="where frames shrink, a pixel is the mean of all that it covers (stage 1); false: of the nearest "
+        "alone, as published stage 2 and its evaluation; exact, and twice the work of a resize on a core",
+    )
     # among the numbers: a pixel may become its neighbour of 256
     on_device: Literal["nothing", "resize", "decode"] = Field(
         "nothing",

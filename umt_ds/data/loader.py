@@ -73,6 +73,7 @@ class LoaderPlan:
     scale: tuple[float, float] = (0.5, 1.0)  # random_resized: part of the area that is kept
     flip: bool = True
     jitter: ColorJitter = NO_JITTER
+    antialias: bool = True
     on_device: OnDevice = "nothing"
     window: int = 16  # shards shuffled together
     media_mode: Mode = "alternate"  # sources of images and of clips: one medium a step, or both in each micro-batch
@@ -287,6 +288,7 @@ class BatchBuilder:
             scale=plan.scale,
             flip=plan.flip,
             jitter=plan.jitter,
+            antialias=plan.antialias,
         )
 
 

@@ -92,6 +92,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         scale=data.augment.scale,
         flip=data.augment.flip,
         jitter=ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
+        antialias=data.augment.antialias,
         on_device=data.augment.on_device,
         media_mode=config.batch.media,
         pack=config.batch.pack,
