@@ -47,7 +47,7 @@ def accumulation_of(global_draws: int, micro: int, world: int) -> int:
 
 
 def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
-    """All derived numbers. `num_samples` counts the samples of all sources: an epoch is that many draws.
+    """All derived numbers. `num_samples` counts the samples of all sources, as their `repeat` says: an epoch's draws.
 
     Steps per epoch are rounded down and the schedule lasts a whole number of steps, as in the published
     code (SPEC 5). Raises ConfigError where nothing would be trained.

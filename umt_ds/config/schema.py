@@ -278,7 +278,13 @@ class SourceConfig(Section):
     media: Literal["image", "video"] = Field("video", description="an image is a clip of one frame")
     caption: str = Field("caption", description="field of a sample's json that holds its text, or a list of texts")
     samples: int | None = Field(None, gt=0, description="streamed only: how many there are, if the schedule asks")
-    weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size")
+    repeat: float = Field(
+        1.0,
+        gt=0,
+        description="draws of an epoch that a sample stands for, such as its number of captions (each draw shows one); "
+        "without weights the mixture follows",
+    )
+    weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size × repeat")
     frames: FramesConfig = FramesConfig()
 
     @property
@@ -310,7 +316,7 @@ class AugmentConfig(Section):
     antialias: bool = Field(
         True,
         description="where frames shrink, a pixel is the mean of all that it covers (stage 1); false: of the nearest "
-        "alone, as published stage 2 and its evaluation; exact, and twice the work of a resize on a core",
+        "alone, as published stage 2 and its evaluation, to the byte: a core then makes a third as many clips",
     )
     # among the numbers: a pixel may become its neighbour of 256
     on_device: Literal["nothing", "resize", "decode"] = Field(
