@@ -23,6 +23,7 @@ from umt_ds.engine.deepspeed import Engine, build_engine
 from umt_ds.engine.manifest import STATE_KINDS
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.pulse import Pulse
+from umt_ds.models.full_value import full_value, keep_full
 
 WIDTH, MICRO, ACCUMULATION, LR = 16, 4, 2, 1e-2
 OPTIM = OptimConfig(lr=LR, lr_rule="absolute", clip_grad=0.1, weight_decay=0.05)
@@ -76,8 +77,8 @@ def _engine(settings: dict[str, Any], world: int, module: nn.Module) -> Engine:
     return build_engine(_ToyTask(module), _ToyConfig(OPTIM, EngineConfig(deepspeed="cpu.json")), plan, settings)  # type: ignore[arg-type]
 
 
-def _step(engine: Engine, step: int, rank: int, world: int, *, poison: bool = False) -> list[float]:
-    engine.set_lr(LR)
+def _step(engine: Engine, step: int, rank: int, world: int, *, poison: bool = False, lr: float = LR) -> list[float]:
+    engine.set_lr(lr)
     rows = toy_rows(step, world) * (float("nan") if poison else 1.0)
     loss = 0.0
     for turn in range(ACCUMULATION):
@@ -128,6 +129,40 @@ def resumed_equals_unbroken(settings: dict[str, Any]) -> bool:
         unbroken.close()
         resumed.close()
     return same
+
+
+class ScaledToy(Toy):
+    """Its outputs are divided by a parameter whose exact value counts; `used` lists what each pass divided by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temp = nn.Parameter(torch.full((1,), 0.07))
+        keep_full(self.temp)
+        self.used: list[float] = []
+
+    def forward(self, x: Tensor) -> Losses:
+        scale = full_value(self.temp).squeeze(0)
+        self.used.append(float(scale))
+        return Losses(super().forward(x).total / scale)
+
+
+def full_values(settings: dict[str, Any]) -> dict[str, Any]:
+    """Three steps of 1e-5 after loading a scale of .0699: whether the optimizer begins with the weights that were
+    loaded, the scale of each pass, and the one that a checkpoint before each step would hold."""
+    with start_job() as job:
+        rank, world = job.world.rank, job.world.size
+        module = ScaledToy()
+        loaded = {**module.state_dict(), "temp": torch.tensor([0.0699])}
+        loaded = {name: weight.clone() for name, weight in loaded.items()}
+        module.load_state_dict(loaded)
+        engine = _engine(settings, world, module)
+        begins = all(torch.equal(loaded[name], weight) for name, weight in _weights(engine).items())
+        stored = []
+        for step in range(3):
+            stored += [_weights(engine)["temp"].item()] * ACCUMULATION
+            _step(engine, step, rank, world, lr=1e-5)
+        engine.close()
+    return {"begins": begins, "used": module.used, "stored": stored}
 
 
 def poisoned_step(settings: dict[str, Any]) -> dict[str, bool]:

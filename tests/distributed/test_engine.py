@@ -5,6 +5,7 @@ One launch for all stages: starting two DeepSpeed ranks costs more than all the 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ def results() -> dict[str, list[Any]]:
     everything = {
         "curve": [call("tests.distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
         "resumed": [call("tests.distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
+        "full": [call("tests.distributed.calls:full_values", settings=s) for s in FP32 + BF16 + FP16],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
     }
     flat = run_ranks(WORLD, [c for group in everything.values() for c in group])
@@ -78,3 +80,18 @@ def test_state_by_name_resumes_every_stage_and_precision_bit_for_bit(results: di
 def test_a_nan_on_one_rank_moves_no_weight_and_is_told(number: int, results: dict[str, list[Any]]) -> None:
     told = results["poisoned"][number]
     assert told == {"applied": False, "norm_is_finite": False, "weights_unchanged": True, "goes_on": True}
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_a_temperature_is_exact_in_every_stage_and_precision(number: int, results: dict[str, list[Any]]) -> None:
+    told = results["full"][number]
+    assert told["used"] == told["stored"]
+    assert told["used"][0] == pytest.approx(0.0699, abs=1e-8)
+    moves = [after - before for before, after in itertools.pairwise(told["used"][:: calls.ACCUMULATION])]
+    assert all(5e-6 < abs(move) < 2e-5 for move in moves), "steps of 1e-5, which bf16 near .07 has not"
+
+
+def test_the_optimizer_begins_with_the_weights_that_were_given_and_not_with_their_roundings(
+    results: dict[str, list[Any]],
+) -> None:
+    assert all(told["begins"] for told in results["full"])

@@ -322,6 +322,8 @@ def test_stage_2_trains_packed_in_bf16_with_zero_3_and_with_parts_left_out(
     if name == "packed":
         assert {"image_vtc", "video_vtc", "image_mlm", "video_uta"} <= set(records[1])
         assert records[STEPS]["loss"] < records[1]["loss"]
+        assert records[1]["temperature"] == pytest.approx(0.07, abs=1e-6), "bf16 has .0698 and .0703"
+        assert 0 < abs(records[STEPS]["temperature"] - 0.07) < 4e-3
     if name == "vtm alone":
         assert {key for key in records[1] if key.startswith(("image_", "video_"))} == {"image_vtm", "video_vtm"}
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from umt_ds.config.batching import RunPlan
 from umt_ds.config.schema import Stage2Config
+from umt_ds.engine.schedule import lr_at
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.losses.masked_lm import HiddenWords
 from umt_ds.models.alignment import unit_length
@@ -190,3 +192,18 @@ def test_keys_and_shapes_are_those_of_published_checkpoints(published_keys: Keys
     assert theirs.pop("temp") == ()
     assert ours.pop("temp") == (1,)
     assert ours == theirs
+
+
+def test_the_learning_rate_of_every_step_is_the_published_one(golden: Golden) -> None:
+    settings = golden("lr_stage2.pt")["settings"]
+    assert settings
+    for one in settings:
+        plan = RunPlan(
+            world=1, micro=1, chunk=1, accumulation=1, draws_per_step=1, views_per_step=1, steps_per_epoch=1,
+            total_steps=one["total"], warmup_steps=one["warmup"], peak_lr=one["lr"],
+            min_lr=one["lr"] * one["min_lr_multi"], lr_curve="cosine_floor",
+        )  # fmt: skip
+        ours = torch.tensor([lr_at(step, plan) for step in range(one["total"] + 1)], dtype=torch.float64)
+        torch.testing.assert_close(ours[:-1], one["rate"], rtol=1e-9, atol=0)
+        torch.testing.assert_close(ours[:-1] / one["lr"], one["factor"], rtol=1e-9, atol=0)
+        assert float(ours[-1]) / one["lr"] == pytest.approx(one["after"], rel=1e-9)

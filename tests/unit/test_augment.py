@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from tests.support.loading import training_view
 from umt_ds.data.augment import (
     ColorJitter,
     Crop,
+    CropKind,
     Placement,
     View,
     _recoloured,
@@ -164,6 +168,49 @@ def test_parts_are_resized_as_pillow_does_it_bicubic(clip: NDArray[np.uint8]) ->
 def test_the_stretched_view_shows_all_of_a_frame_out_of_shape(clip: NDArray[np.uint8]) -> None:
     whole = of_pillow(clip[0], Crop(0, 0, 90, 60), (32, 32), Image.Resampling.BICUBIC)
     assert apart(whole, stretch_view(clip, side=32)[0]).max() <= 1
+
+
+def of_torchvision(clip: NDArray[np.uint8], place: Placement) -> NDArray[np.uint8]:
+    """Crop and resize of tensors without antialias, which is all that torchvision 0.13 has."""
+    tensor = torch.from_numpy(clip).permute(0, 3, 1, 2)
+    how = InterpolationMode(place.filter)
+    top, left = place.crop.top, place.crop.left
+    height, width = place.crop.height, place.crop.width
+    shown = tv.resized_crop(tensor, top, left, height, width, list(place.size[::-1]), how, antialias=False)
+    return shown.permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "center"])
+def test_without_antialias_a_view_is_that_of_published_tensors_to_the_byte(crop: CropKind) -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (3, 60, 90, 3), dtype=np.uint8)
+    for i in range(20):
+        view = draw_view(90, 60, side=32, stream=Stream(0, i), crop=crop, antialias=False, flip=True)
+        out = np.empty((3, 32, 32, 3), np.uint8)
+        render(clip, view, out)
+        whole = of_torchvision(clip, view.place)
+        whole = whole[:, :, ::-1] if view.mirrored else whole
+        place = view.place
+        assert np.array_equal(out, whole[:, place.top : place.top + 32, place.left : place.left + 32])
+        smooth = np.empty_like(out)
+        render(clip, replace(view, place=replace(place, antialias=True)), smooth)
+        assert apart(out, smooth).mean() > 5
+
+
+def test_chance_decides_the_same_with_and_without_antialias() -> None:
+    for i in range(20):
+        with_, without = (
+            draw_view(90, 60, side=32, stream=Stream(0, i), flip=True, antialias=a) for a in (True, False)
+        )
+        assert replace(without, place=replace(without.place, antialias=True)) == with_
+
+
+def test_views_for_evaluation_do_without_antialias_too() -> None:
+    clip = np.random.default_rng(1).integers(0, 256, (2, 60, 90, 3), dtype=np.uint8)
+    whole = Crop(0, 0, 90, 60)
+    stretched = of_torchvision(clip, Placement(whole, (32, 32), filter="bicubic"))
+    assert np.array_equal(stretch_view(clip, side=32, antialias=False), stretched)
+    centre = of_torchvision(clip, Placement(whole, (48, 32)))[:, :, 8:40]
+    assert np.array_equal(centre_view(clip, side=32, antialias=False), centre)
 
 
 def test_every_frame_gets_the_same_crop_colour_and_flip(clip: NDArray[np.uint8]) -> None:

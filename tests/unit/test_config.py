@@ -423,7 +423,7 @@ def test_the_b16_recipe_is_the_published_one() -> None:
         "optim.lr": 1.5e-4, "optim.lr_rule": "per_256", "optim.min_lr": 1e-5, "optim.betas": [0.9, 0.95],
         "optim.eps": 1e-8, "optim.weight_decay": 0.05, "optim.clip_grad": None,
         "schedule.epochs": 200, "schedule.warmup_epochs": 40, "data.num_sample": 1, "data.augment.flip": True,
-        "data.sources.k710.frames.policy": "sparse",
+        "data.sources.k710.frames.policy": "sparse", "schedule.curve": "cosine_offset", "data.augment.antialias": True,
     }  # fmt: skip
     leaves = flatten(as_tree(config))
     assert {key: leaves[key] for key in published} == published
@@ -505,6 +505,7 @@ def test_the_recipes_of_stage_2_are_the_published_ones(name: str, corpus: str, d
         "task.loss_weights.vtc": 1.0, "task.loss_weights.vtm": 1.0, "task.loss_weights.mlm": 1.0,
         "task.loss_weights.uta": 1.0, "task.vtc.temperature": 0.07, "task.vtc.bounds": [0.001, 0.5],
         "task.vtm.negatives": "local", "task.vtm.hard": True, "task.mlm.mean": "local",
+        "task.vtc.positives": "sample", "data.augment.antialias": False, "schedule.curve": "cosine_floor",
         "batch.global": 4096, "batch.micro": 128, "batch.media": "alternate",
         "optim.lr": 1e-4, "optim.lr_rule": "absolute", "optim.min_lr": 1e-6, "optim.betas": [0.9, 0.999],
         "optim.weight_decay": 0.02, "optim.clip_grad": None, "schedule.epochs": 10, "schedule.warmup_epochs": 1,

@@ -41,9 +41,35 @@ def test_dense_starts_anywhere_its_span_fits() -> None:
     assert all(frames == [frames[0] + 4 * i for i in range(8)] for frames in shown)
 
 
+def published_dense(start: int, num_frames: int, count: int, stride: int) -> list[int]:
+    """The authors' loop over 1-based numbers (SPEC 8.6): it steps on while that stays below the number of frames."""
+    offset, frames = start + 1, []
+    for _ in range(count):
+        frames.append(offset - 1)
+        if offset + stride < num_frames:
+            offset += stride
+    return frames
+
+
+def test_dense_never_steps_onto_the_last_frame() -> None:
+    shown = [dense(300, count=8, stride=1, stream=Stream(0, i)) for i in range(3000)]
+    assert [292, 293, 294, 295, 296, 297, 298, 298] in shown
+    assert {frames[0] for frames in shown} == set(range(293)), "spans end at 299, where only a start can be"
+
+
+@pytest.mark.parametrize(("count", "stride"), [(1, 1), (1, 5), (2, 1), (8, 1), (8, 2), (8, 4), (5, 3)])
+def test_dense_is_the_published_loop(count: int, stride: int) -> None:
+    for num_frames in range(1, 50):
+        for key in range(12):
+            frames = dense(num_frames, count=count, stride=stride, stream=Stream(2, key))
+            assert 0 <= frames[0] <= max(0, num_frames - count * stride)
+            assert frames == published_dense(frames[0], num_frames, count, stride)
+
+
 @pytest.mark.parametrize(
     ("num_frames", "expected"),
     [
+        (9, [0, 4, 4, 4, 4, 4, 4, 4]),  # 8 is the last of all, which no step reaches
         (10, [0, 4, 8, 8, 8, 8, 8, 8]),  # the last legal frame repeats
         (1, [0] * 8),
         (32, [0, 4, 8, 12, 16, 20, 24, 28]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,6 +155,14 @@ def test_the_losses_to_log_are_detached_scalars(module: ImageTextModule) -> None
     assert all(part.shape == () and not part.requires_grad for part in losses.parts.values())
     assert losses.total.requires_grad
     assert float(losses.parts["temperature"]) == pytest.approx(0.07)
+
+
+def test_the_temperature_stays_exact_when_the_module_is_cast() -> None:
+    module = ImageTextTask(CONFIG, seed=0, device=torch.device("cpu")).module.bfloat16()
+    asked = inputs("a red disc", "a blue square")
+    losses = module(replace(asked, images=asked.images.bfloat16()))
+    assert float(losses.parts["temperature"]) == pytest.approx(0.07, abs=1e-8)
+    assert module.temperature.item() != pytest.approx(0.07, abs=1e-4)
 
 
 def test_the_temperature_has_a_floor() -> None:

@@ -69,6 +69,16 @@ def test_a_device_makes_the_same_views_within_one_grey_level(folder: Path, finis
     assert (expected[0].pixels[::2] != expected[0].pixels[1::2]).any(), "the two views of a clip differ"
 
 
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "center"])
+def test_a_device_leaves_antialias_away_where_the_workers_do(folder: Path, crop: str) -> None:
+    plan = replace(PLAN, image_side=32, crop=crop, antialias=False)
+    (expected,) = global_batch(folder, range(1), plan=plan)
+    (finished,) = global_batch(folder, range(1), plan=replace(plan, on_device="resize"))
+    assert torch.equal(finished.pixels, expected.pixels)
+    (smooth,) = global_batch(folder, range(1), plan=replace(plan, antialias=True))
+    assert apart(smooth.pixels, expected.pixels) > 1
+
+
 def test_the_worker_ships_the_files_once_for_all_views_and_only_crops_of_the_rest(folder: Path) -> None:
     plan = replace(PLAN, num_sample=2, image_side=32, on_device="decode")
     packed = Loader([spec(folder)], plan).builder(0).parts[0].packed

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tests.support.shards import frame, key_of_sample, undecodable, write_shards
-from umt_ds.data.once import iterate_once
+from tests.support.shards import frame, key_of_sample, noisy_frames, undecodable, write_shards
+from umt_ds.data.augment import centre_view, stretch_view
+from umt_ds.data.once import EvaluationView, iterate_once
 from umt_ds.errors import DataError
 
 
@@ -22,6 +24,19 @@ def test_every_sample_once_in_manifest_order_with_centre_frames(tmp_path: Path) 
     # six stored frames, two segments of three: their centres are frames 1 and 4
     expected = np.stack([frame(5, 1, size=(16, 16)), frame(5, 4, size=(16, 16))])
     assert np.array_equal(batches[1].pixels[1].numpy(), expected)
+
+
+@pytest.mark.parametrize("view", ["centre", "stretched"])
+def test_frames_are_resized_with_or_without_antialias(tmp_path: Path, view: EvaluationView) -> None:
+    folder = write_shards(tmp_path, [2], members=noisy_frames)
+    shown = {}
+    for antialias in (True, False):
+        (clips,) = iterate_once(folder, num_frames=2, side=8, batch_size=2, view=view, antialias=antialias)
+        shown[antialias] = clips.pixels
+    stored = np.random.default_rng(0).integers(0, 256, (7, 20, 28, 3), dtype=np.uint8)  # of `noisy_frames`
+    of_frames = {"centre": centre_view, "stretched": stretch_view}[view]
+    assert np.array_equal(shown[False][0].numpy(), of_frames(stored[[1, 4]], side=8, antialias=False))
+    assert not torch.equal(shown[False], shown[True])
 
 
 def test_a_bad_clip_is_left_out_and_too_many_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -237,6 +237,14 @@ def test_the_loader_is_measured_on_the_run_s_own_shards(tmp_path: Path) -> None:
     assert (made.samples, made.loader.origin) == (15, "assumed")
 
 
+def test_a_core_is_assumed_to_make_fewer_clips_where_it_resizes_without_antialias() -> None:
+    smooth, plain, on_device = (
+        plan("stage1/b16_k710", f"data.augment.antialias={a}", f"data.augment.on_device={d}").loader.clips_per_core_s
+        for a, d in (("true", "nothing"), ("false", "nothing"), ("false", "resize"))
+    )
+    assert plain < smooth == on_device
+
+
 def test_too_few_cores_make_the_loader_set_the_pace() -> None:
     rich, poor = plan("stage1/b16_k710"), plan("stage1/b16_k710", request=replace(PAPER, cores_per_gpu=1))
     assert not rich.is_bound_by_loader

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.support.shards import frame, noisy_frames, picture, write_shards
 from umt_ds.batch import Tokens
+from umt_ds.cli.scoring import Retrieval, resized_how
 from umt_ds.config.schema import RunConfig
+from umt_ds.data.augment import stretch_view
 from umt_ds.data.once import iterate_once
 from umt_ds.errors import DataError
 from umt_ds.evaluation.pictures import draw_answers, draw_similarity
@@ -93,6 +98,35 @@ def test_a_set_is_embedded_once_and_compared_whole(tmp_path: Path) -> None:
     assert answer.caption == "grey 30"
     assert answer.found[0] == answer.right == 3
     assert set(answer.found[1:]) == {2, 4}
+
+
+@dataclass
+class Looks:
+    """What `Retrieval` asks of a retriever to show it clips."""
+
+    antialias: bool
+    frames: int = 1
+    side: int = 8
+    tokenizer: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(clean=str.strip))
+
+
+@pytest.mark.parametrize("of_run", [True, False])
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_frames_are_resized_as_the_run_does_it_unless_told_otherwise(
+    of_run: bool, asked: bool | None, tmp_path: Path
+) -> None:
+    folder = write_shards(tmp_path, [2], members=noisy_frames)
+    request = Retrieval(folder, antialias=asked)
+    shown = request.frames_of({0}, Looks(antialias=of_run))  # type: ignore[arg-type]
+    stored = np.random.default_rng(0).integers(0, 256, (7, 20, 28, 3), dtype=np.uint8)  # of `noisy_frames`
+    how = of_run if asked is None else asked
+    assert np.array_equal(shown[0].numpy(), stretch_view(stored[[3]], side=8, antialias=how))
+
+
+def test_the_table_says_how_frames_were_resized() -> None:
+    assert resized_how([True]) == "resized with antialias"
+    assert resized_how([False, False]) == "resized without antialias, as published"
+    assert "each run" in resized_how([True, False])
 
 
 def test_clips_without_captions_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from umt_ds.config.batching import RunPlan, plan_run
-from umt_ds.config.load import load_run
-from umt_ds.config.schema import OptimConfig
+from umt_ds.config.load import check, load_run
+from umt_ds.config.schema import LrCurve, OptimConfig
+from umt_ds.config.show import as_tree, numbers_of
 from umt_ds.engine.optim import build_adamw, decay_groups
 from umt_ds.engine.schedule import lr_at
+from umt_ds.errors import ConfigError
 from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.presets import StudentPreset, vit_size
 from umt_ds.models.vit import VideoViT
@@ -20,10 +24,12 @@ from umt_ds.models.vit import VideoViT
 K710_SAMPLES = 658_340  # about the size of the training list
 
 
-def plan(total: int, warmup: int, *, peak: float = 1.2e-3, low: float = 8e-5) -> RunPlan:
+def plan(
+    total: int, warmup: int, *, peak: float = 1.2e-3, low: float = 8e-5, curve: LrCurve = "cosine_offset"
+) -> RunPlan:
     return RunPlan(
         world=1, micro=1, chunk=1, accumulation=1, draws_per_step=1, views_per_step=1, steps_per_epoch=1,
-        total_steps=total, warmup_steps=warmup, peak_lr=peak, min_lr=low,
+        total_steps=total, warmup_steps=warmup, peak_lr=peak, min_lr=low, lr_curve=curve,
     )  # fmt: skip
 
 
@@ -46,6 +52,56 @@ def test_the_warm_up_begins_at_zero_and_ends_at_the_peak() -> None:
     assert rates[19] == rates[20] == max(rates) == 1.2e-3, "linspace includes its end; the cosine starts there too"
     assert rates[-1] > 8e-5, "the minimum itself is where the next step would be"
     assert lr_at(100, plan(100, 20)) == lr_at(105, plan(100, 20)) == 8e-5
+
+
+def floored(step: int, total: int, warmup: int) -> float:
+    """The factor of the authors' `get_cosine_schedule_with_warmup` of multi_modality, minimum .01 (SPEC 8.6)."""
+    if step < warmup:
+        return max(0.01, step / max(1, warmup))
+    progress = (step - warmup) / max(1, total - warmup)
+    return max(0.01, 0.5 * (1.0 + math.cos(math.pi * 0.5 * 2.0 * progress)))
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup"), [(60, 6), (25, 0), (10, 1), (10, 2), (3, 2), (1, 0), (200, 150), (13_100, 1_310)]
+)
+def test_a_floored_curve_is_cut_off_at_the_minimum_at_every_step(total: int, warmup: int) -> None:
+    of_run = plan(total, warmup, peak=1e-4, low=1e-6, curve="cosine_floor")
+    ours = [lr_at(step, of_run) for step in range(total + 1)]
+    np.testing.assert_allclose(ours, [1e-4 * floored(s, total, warmup) for s in range(total + 1)], rtol=1e-12)
+    assert lr_at(2 * total, of_run) == 1e-6, "it does not climb again"
+
+
+def test_a_floored_curve_starts_at_the_minimum_and_reaches_the_peak_after_the_warm_up() -> None:
+    rates = [lr_at(step, plan(60, 6, peak=1e-4, low=1e-6, curve="cosine_floor")) for step in range(60)]
+    assert rates[0] == 1e-6
+    assert rates[6] == max(rates) == 1e-4
+    assert rates[3] == pytest.approx(5e-5)
+    assert rates[-3:] == [1e-6] * 3, "the last steps have the minimum itself"
+
+
+def test_recipes_of_stage_2_take_the_floored_curve_and_those_of_stage_1_the_offset_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("UMT_DATA", "UMT_CLIP_B16", "UMT_BERT_BASE", "UMT_STAGE1_B16", "UMT_STAGE2_B16"):
+        monkeypatch.setenv(variable, "/x")
+    for name, curve, first in (("stage1/b16_k710", "cosine_offset", 0.0), ("stage2/b16_25m", "cosine_floor", 1e-6)):
+        run = plan_run(load_run(name), world=32, num_samples=25_680_000)
+        assert (run.lr_curve, lr_at(0, run)) == (curve, first)
+    assert load_run("stage2/ablations/extra_unmasked").schedule.curve == "cosine_floor"
+
+
+def test_a_run_folder_of_before_there_was_a_choice_is_the_experiment_that_it_was() -> None:
+    now = load_run("demo/stage1")
+    before = as_tree(now)
+    del before["schedule"]["curve"]
+    assert numbers_of(check(before, {})) == numbers_of(now)
+
+
+def test_a_floor_above_the_peak_is_refused() -> None:
+    config = load_run("demo/stage1", ["schedule.curve=cosine_floor", "optim.lr=1e-6", "optim.min_lr=1e-5"])
+    with pytest.raises(ConfigError, match=r"optim\.min_lr=1e-05 is above optim\.lr=1e-06"):
+        plan_run(config, world=1, num_samples=100)
 
 
 def test_k710_has_the_published_rates_and_length(monkeypatch: pytest.MonkeyPatch) -> None:

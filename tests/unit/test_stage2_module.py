@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,32 @@ def test_contrast_matching_and_words_are_what_a_loop_over_the_rows_says() -> Non
         changed = rows.hidden.places[: rows.hidden.count]
         words = F.cross_entropy(logits[changed], rows.ids.flatten()[changed])
         assert parts["video_mlm"].item() == pytest.approx(words.item(), rel=1e-5)
+
+
+def test_equal_captions_are_positives_or_as_published_are_not() -> None:
+    """Of four rows, 1 and 2 say the same; rows 0 and 3 show the same sample (views of it)."""
+    rows = tiny_rows("video", range(4), texts=[0, 1, 1, 3])
+    rows = replace(rows, names=torch.tensor([[7, 1000], [8, 1001], [9, 1001], [7, 1003]]))
+    partners = {"caption": [{0, 3}, {1, 2}, {1, 2}, {0, 3}], "sample": [{0, 3}, {1}, {2}, {0, 3}]}
+    for positives, of_row in partners.items():
+        module = tiny_module(vtc={"positives": positives})
+        with torch.no_grad():
+            (seen,) = module.look([rows])
+            loss = module(inputs_of(rows)).parts["video_vtc"].item()
+            drawn = [module.false_pairs([rows], [seen], module.temperature(), step=s) for s in range(40)]
+        similarity = seen.video @ seen.caption.T / module.temp
+        each = [
+            -sum(logits[i].log_softmax(0)[j].item() for j in of_row[i]) / len(of_row[i])
+            for logits in (similarity, similarity.T)
+            for i in range(4)
+        ]
+        assert loss == pytest.approx(sum(each) / 8, rel=1e-5), positives
+        for i in range(4):
+            others = set(range(4)) - of_row[i]
+            assert {int(false.video[i]) for false in drawn} <= others
+            assert {int(false.caption[i]) for false in drawn} <= others
+        if positives == "sample":
+            assert any(int(false.video[1]) == 2 for false in drawn), "a row that says the same may be drawn as false"
 
 
 def test_false_pairs_never_belong_together() -> None:

@@ -19,10 +19,21 @@ def command() -> None:
 @click.option("--shards", required=True, metavar="SHARDS", help="Held-out clips (or images) with captions.")
 @click.option("--limit", type=click.IntRange(2), help="Only the first so many: shards lie in hashed order.")
 @click.option("--caption", default="caption", show_default=True, help="Field of a sample's json with its text.")
+@click.option(
+    "--antialias/--no-antialias",
+    default=None,
+    help="How frames are resized; by default as data.augment.antialias of each run. Published weights: without.",
+)
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Clips embedded together.")
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers as JSON, too.")
 def retrieval(
-    runs: tuple[Path, ...], shards: str, limit: int | None, caption: str, batch: int, out: Path | None
+    runs: tuple[Path, ...],
+    shards: str,
+    limit: int | None,
+    caption: str,
+    antialias: bool | None,
+    batch: int,
+    out: Path | None,
 ) -> None:
     """Zero-shot retrieval by stage-2 runs: how often a caption finds its clip, and a clip its caption, among all.
 
@@ -36,5 +47,5 @@ def retrieval(
     """
     from umt_ds.cli.scoring import Retrieval, score_retrieval
 
-    request = Retrieval(place(shards), limit=limit, caption=caption, batch=batch)
+    request = Retrieval(place(shards), limit=limit, caption=caption, batch=batch, antialias=antialias)
     click.echo(score_retrieval(runs, request, out=out))

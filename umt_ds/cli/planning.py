@@ -27,6 +27,8 @@ SLACK = 3e9
 # what `measure_loader` found on real clips as umt-data stores them (short side 240 to 256, JPEG q90) with EPYC cores:
 # 171 clips of 8 frames a core-second, 21 to 26 kB a frame; less what a worker costs (`umt bench loader`: 150 with one)
 _FRAMES_PER_CORE_S, _FRAME_BYTES = 1200, 22_000
+# what is left of that without antialias, whose sums are exact: by crop, on frames of 340 x 256
+_PLAIN_PACE = {"multi_scale": 0.6, "center": 0.6, "random_resized": 0.3}
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,14 @@ def _refuse_too_large(
 def _assumed_loader(config: RunConfig, shares: Mapping[Media, float]) -> LoaderRate:
     of_clip, _ = clip_shape(config)
     frames = sum(share * (1 if medium == "image" else of_clip) for medium, share in shares.items())
-    return LoaderRate(_FRAMES_PER_CORE_S / frames, _FRAME_BYTES * frames, "assumed")
+    return LoaderRate(_assumed_pace(config) / frames, _FRAME_BYTES * frames, "assumed")
+
+
+def _assumed_pace(config: RunConfig) -> float:
+    """Frames a core-second."""
+    augment = config.data.augment
+    is_plain = not augment.antialias and augment.on_device == "nothing"
+    return _FRAMES_PER_CORE_S * (_PLAIN_PACE[augment.crop] if is_plain else 1)
 
 
 # ---------------------------------------------------------------- text
@@ -373,7 +382,7 @@ def _assumptions(plan: JobPlan) -> list[str]:
     if not plan.knows_shares:
         lines.append("as many images as clips: the sources are not here, and have no weights")
     if plan.loader.origin == "assumed":
-        lines.append(f"loader: {_FRAMES_PER_CORE_S} frames a core-second and {_FRAME_BYTES / 1e3:.0f} kB a frame, "
+        lines.append(f"loader: {_assumed_pace(plan.config):.0f} frames a core-second of {_FRAME_BYTES / 1e3:.0f} kB, "
                      "as umt-data stores them (short side 256)")  # fmt: skip
     return lines
 

@@ -12,7 +12,7 @@ from typing import TypeVar, assert_never
 import torch
 from torch import Tensor
 
-from umt_ds.cli.scoring import Retrieval
+from umt_ds.cli.scoring import Retrieval, resized_how
 from umt_ds.cli.study import Say, Study
 from umt_ds.cli.terminal import columns
 from umt_ds.config.load import load_run
@@ -241,6 +241,7 @@ class _Search:
     scores: RetrievalScores
     answers: list[Answer]
     frames: dict[int, Tensor]  # u8 [T,H,W,3] of each video that is shown
+    resized: str  # how frames were
 
 
 def _search(run: Path, config: RunConfig, options: ReportOptions) -> _Search:
@@ -259,6 +260,7 @@ def _search(run: Path, config: RunConfig, options: ReportOptions) -> _Search:
         scores=retrieval_scores(found.similarity, found.video_of_text),
         answers=some,
         frames=request.frames_of(shown, retriever),
+        resized=resized_how([retriever.antialias]),
     )
 
 
@@ -290,8 +292,8 @@ def _found(result: _Search | UmtError, name: str, output: _Output) -> Section:
             table(rows, head=head),
             note(
                 f"{scores.texts} captions and {scores.videos} clips that the run has not seen, by the similarity of "
-                f"their embeddings; nothing is hidden and nothing re-ranked. By chance a caption finds its clip "
-                f"{100 * scores.chance:.1f} % of the time."
+                f"their embeddings; frames are {result.resized}, nothing is hidden and nothing re-ranked. By chance a "
+                f"caption finds its clip {100 * scores.chance:.1f} % of the time."
             ),
             output.picture("similarity.png", matrix, about="similarity of every caption to every clip"),
             output.picture("retrieved.png", strips, about="some captions and the clips found for them, best first"),

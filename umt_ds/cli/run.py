@@ -172,11 +172,12 @@ def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage:
         plan.accumulation,
     )
     log.info(
-        "%d steps (%d an epoch), warm-up %d, peak lr %.3g, min lr %.3g",
+        "%d steps (%d an epoch), warm-up %d, peak lr %.3g, min lr %.3g (%s)",
         plan.total_steps,
         plan.steps_per_epoch,
         plan.warmup_steps,
         plan.peak_lr,
         plan.min_lr,
+        plan.lr_curve,
     )
     log.info("%s", sentence)

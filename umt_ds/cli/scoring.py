@@ -25,12 +25,13 @@ _HEAD = [*(f"T→V R@{k}" for k in RANKS), *(f"V→T R@{k}" for k in RANKS), "me
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Which clips, and how. limit: only the first so many."""
+    """Which clips, and how. limit: only the first so many. antialias: None as the run's own clips are resized."""
 
     shards: Path
     limit: int | None = None
     caption: str = "caption"
     batch: int = 16
+    antialias: bool | None = None
 
     def search(self, retriever: Retriever, *, name: str) -> Found:
         """Embed all clips and captions by a model. Raises DataError for clips without captions."""
@@ -41,6 +42,10 @@ class Retrieval:
         every = (frames for some in self._clips(retriever, "pictures") for frames in some.pixels)
         return {number: frames for number, frames in enumerate(every) if number in videos}
 
+    def resizes_smoothly(self, of_run: bool) -> bool:
+        """Whether with antialias."""
+        return of_run if self.antialias is None else self.antialias
+
     def _clips(self, retriever: Retriever, name: str) -> Iterator[LabelledClips]:
         clips = iterate_once(
             self.shards,
@@ -48,6 +53,7 @@ class Retrieval:
             side=retriever.side,
             batch_size=self.batch,
             view="stretched",
+            antialias=self.resizes_smoothly(retriever.antialias),
             caption_field=self.caption,
             clean=retriever.tokenizer.clean,
             limit=self.limit,
@@ -65,7 +71,15 @@ def score_retrieval(runs: Sequence[Path], request: Retrieval, *, out: Path | Non
         scores.append(retrieval_scores(found.similarity, found.video_of_text))
     if out is not None:
         _write(out, runs, request, scores)
-    return _text(runs, configs, scores)
+    smooth = {request.resizes_smoothly(config.data.augment.antialias) for config in configs}
+    return _text(runs, configs, scores, resized=resized_how(smooth))
+
+
+def resized_how(smooth: Collection[bool]) -> str:
+    """How the frames of all runs were resized. smooth: with antialias or without, as it occurs."""
+    if len(set(smooth)) > 1:
+        return "resized as each run's own clips are, with antialias or without"
+    return "resized with antialias" if any(smooth) else "resized without antialias, as published"
 
 
 def numbers_of_scores(scores: RetrievalScores) -> list[float]:
@@ -74,7 +88,9 @@ def numbers_of_scores(scores: RetrievalScores) -> list[float]:
     return [100 * share for share in shares]
 
 
-def _text(runs: Sequence[Path], configs: Sequence[RunConfig], scores: Sequence[RetrievalScores]) -> str:
+def _text(
+    runs: Sequence[Path], configs: Sequence[RunConfig], scores: Sequence[RetrievalScores], *, resized: str
+) -> str:
     numbers = [numbers_of_scores(score) for score in scores]
     rows = [[run.name, *(f"{number:.1f}" for number in row)] for run, row in zip(runs, numbers, strict=True)]
     groups = groups_of(configs)
@@ -89,14 +105,15 @@ def _text(runs: Sequence[Path], configs: Sequence[RunConfig], scores: Sequence[R
         name = f"{one.weights} less {other.weights}, ± standard error"
         rows.append([name, *(f"{gain:+.1f} ± {error:.1f}" for gain, error in gains)])
     first = scores[0]
-    about = f"{first.texts} captions, {first.videos} clips; chance is {100 * first.chance:.2f} % at R@1. In percent:"
-    return f"{about}\n{columns([['', *_HEAD], *rows])}"
+    about = f"{first.texts} captions, {first.videos} clips, {resized}; chance is {100 * first.chance:.2f} % at R@1."
+    return f"{about} In percent:\n{columns([['', *_HEAD], *rows])}"
 
 
 def _write(out: Path, runs: Sequence[Path], request: Retrieval, scores: Sequence[RetrievalScores]) -> None:
     content = {
         "shards": str(request.shards),
         "limit": request.limit,
+        "antialias": "as each run" if request.antialias is None else request.antialias,
         "runs": {str(run): asdict(score) for run, score in zip(runs, scores, strict=True)},
     }
     partial = out.with_name(f"{out.name}.partial")

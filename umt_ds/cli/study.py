@@ -99,6 +99,7 @@ class Study:
             self.mask,
             frames=student.frames,
             side=student.image_size,
+            antialias=self.config.data.augment.antialias,
             seed=self.config.seed,
         )
 
@@ -125,6 +126,7 @@ class Study:
             shards,
             num_frames=student.frames,
             side=student.image_size,
+            antialias=self.config.data.augment.antialias,
             batch_size=_BATCH,
             label_fields=fields,
             limit=self.max_clips,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from umt_ds.config.schema import RunConfig, Stage2Config
+from umt_ds.config.schema import LrCurve, RunConfig, Stage2Config
 from umt_ds.errors import ConfigError
 
 
@@ -23,6 +23,7 @@ class RunPlan:
     warmup_steps: int
     peak_lr: float
     min_lr: float
+    lr_curve: LrCurve = "cosine_offset"
 
     @property
     def pieces(self) -> int:
@@ -46,7 +47,7 @@ def accumulation_of(global_draws: int, micro: int, world: int) -> int:
 
 
 def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
-    """All derived numbers. `num_samples` counts the samples of all sources: an epoch is that many draws.
+    """All derived numbers. `num_samples` counts the samples of all sources, as their `repeat` says: an epoch's draws.
 
     Steps per epoch are rounded down and the schedule lasts a whole number of steps, as in the published
     code (SPEC 5). Raises ConfigError where nothing would be trained.
@@ -70,6 +71,12 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
             f"warm-up ({warmup} steps) is not shorter than the run ({total} steps)",
             hint="shorten schedule.warmup_*",
         )
+    if schedule.curve == "cosine_floor" and optim.min_lr > optim.lr:
+        raise ConfigError(
+            f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}: schedule.curve=cosine_floor would hold "
+            "the whole run at the minimum",
+            hint=f"optim.min_lr={optim.lr / 100:g} is the published 1 % of this rate",
+        )
     micro, accumulation = batch.micro, accumulation_of(batch.global_, batch.micro, world)
     if batch.split_contrastive:
         micro, accumulation = micro * accumulation, 1
@@ -87,6 +94,7 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
         warmup_steps=warmup,
         peak_lr=optim.lr * scale,
         min_lr=optim.min_lr * scale,
+        lr_curve=schedule.curve,
     )
 
 

@@ -167,7 +167,14 @@ class ContrastiveConfig(Section):
     """VTC (SPEC 7.4)."""
 
     gather: Literal["exact", "sliced"] = Field(
-        "exact", description="gradient of the global batch, or, as published, that over the number of ranks"
+        "exact",
+        description="gradient of the global batch at any number of ranks, or, as published, over that number for the "
+        "encoders (as loss_weights.vtc=1/ranks has it)",
+    )
+    positives: Literal["caption", "sample"] = Field(
+        "caption",
+        description="what belongs together, here and in VTM: rows whose captions say the same, too, or, as published, "
+        "rows of one sample alone",
     )
     temperature: float = Field(0.07, gt=0, description="at the start; it is trained")
     bounds: tuple[float, float] = (0.001, 0.5)
@@ -271,7 +278,13 @@ class SourceConfig(Section):
     media: Literal["image", "video"] = Field("video", description="an image is a clip of one frame")
     caption: str = Field("caption", description="field of a sample's json that holds its text, or a list of texts")
     samples: int | None = Field(None, gt=0, description="streamed only: how many there are, if the schedule asks")
-    weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size")
+    repeat: float = Field(
+        1.0,
+        gt=0,
+        description="draws of an epoch that a sample stands for, such as its number of captions (each draw shows one); "
+        "without weights the mixture follows",
+    )
+    weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size × repeat")
     frames: FramesConfig = FramesConfig()
 
     @property
@@ -300,6 +313,11 @@ class AugmentConfig(Section):
     scale: tuple[float, float] = Field((0.5, 1.0), description="random_resized only: part of the area that is kept")
     flip: bool = True
     color_jitter: float = Field(0.0, ge=0)
+    antialias: bool = Field(
+        True,
+        description="where frames shrink, a pixel is the mean of all that it covers (stage 1); false: of the nearest "
+        "alone, as published stage 2 and its evaluation, to the byte: a core then makes a third as many clips",
+    )
     # among the numbers: a pixel may become its neighbour of 256
     on_device: Literal["nothing", "resize", "decode"] = Field(
         "nothing",
@@ -364,8 +382,18 @@ class OptimConfig(Section):
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
 
 
+LrCurve = Literal["cosine_offset", "cosine_floor"]
+
+
 class ScheduleConfig(Section):
-    """Length of the run: in epochs of all sources together, or in optimiser steps."""
+    """Length of the run, in epochs of all sources together or in optimiser steps; the curve of its learning rate."""
+
+    # the default is what runs had before there was a choice: their config.yaml keeps its meaning
+    curve: LrCurve = Field(
+        "cosine_offset",
+        description="offset: from 0 to lr, and down to min_lr (stage 1); floor: down to 0, but never below min_lr, "
+        "where it starts too (stage 2). Formulas: umt_ds/engine/schedule.py",
+    )
 
     epochs: float | None = Field(None, gt=0)
     warmup_epochs: float | None = Field(None, ge=0)

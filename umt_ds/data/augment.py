@@ -5,7 +5,7 @@ the model normalises on its device. T frames, H x W pixels.
 
 torch resizes, bilinear (stage 1, recognition) or bicubic (stage 2): on bytes it follows Pillow's arithmetic with
 weights of 15 bits for 22, six times as fast. A value is Pillow's or, where that sum lies close to a half, its
-neighbour; Pillow does the colours.
+neighbour; Pillow does the colours. Without antialias a value is that of published tensors, to the byte.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch import Tensor
+from torch.nn import functional as F
 
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
@@ -77,13 +78,17 @@ NO_JITTER = ColorJitter()
 
 @dataclass(frozen=True)
 class Placement:
-    """How a frame becomes a square: cut `crop`, resize to `size` (w, h), keep side x side at (left, top)."""
+    """How a frame becomes a square: cut `crop`, resize to `size` (w, h), keep side x side at (left, top).
+
+    antialias: a pixel is the mean of all that it covers; without, of the nearest alone (SPEC 8.6, "Antialias").
+    """
 
     crop: Crop
     size: tuple[int, int]
     left: int = 0
     top: int = 0
     filter: Filter = "bilinear"
+    antialias: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,36 +110,38 @@ def draw_view(
     scale: tuple[float, float] = (0.5, 1.0),
     flip: bool = False,
     jitter: ColorJitter = NO_JITTER,
+    antialias: bool = True,
 ) -> View:
     """A random view of a clip of that size: crop and resize, colour jitter, then with `flip` a mirror image half of
     the time. Source: SPEC 6.3, stage 1; random_resized, of which `scale` is the part of the area: SPEC 7.6.
     """
     match crop:
         case "multi_scale":
-            placement = Placement(draw_crop(width, height, side=side, stream=stream), (side, side))
+            area = draw_crop(width, height, side=side, stream=stream)
+            placement = Placement(area, (side, side), antialias=antialias)
         case "random_resized":
             area = draw_area(width, height, scale=scale, stream=stream)
-            placement = Placement(area, (side, side), filter="bicubic")
+            placement = Placement(area, (side, side), filter="bicubic", antialias=antialias)
         case "center":
-            placement = centred(width, height, side)
+            placement = centred(width, height, side, antialias=antialias)
         case _:
             assert_never(crop)
     colours = jitter.draw(stream)
     return View(placement, colours, mirrored=flip and stream.integer(2) == 1)
 
 
-def centre_view(frames: Pixels, *, side: int) -> Pixels:
+def centre_view(frames: Pixels, *, side: int, antialias: bool = True) -> Pixels:
     """The view for evaluation, without chance: u8 [T,H,W,3] → u8 [T,side,side,3]."""
-    return _placed(frames, centred(frames.shape[2], frames.shape[1], side), side)
+    return _placed(frames, centred(frames.shape[2], frames.shape[1], side, antialias=antialias), side)
 
 
-def stretch_view(frames: Pixels, *, side: int) -> Pixels:
+def stretch_view(frames: Pixels, *, side: int, antialias: bool = True) -> Pixels:
     """The whole frame in a square, whatever its shape: u8 [T,H,W,3] → u8 [T,side,side,3].
 
-    Source: SPEC 7.6, test (bicubic; antialiased here, as torchvision does it today).
+    Source: SPEC 7.6, test (bicubic; published without antialias, SPEC 8.6).
     """
     crop = Crop(0, 0, frames.shape[2], frames.shape[1])
-    return _placed(frames, Placement(crop, (side, side), filter="bicubic"), side)
+    return _placed(frames, Placement(crop, (side, side), filter="bicubic", antialias=antialias), side)
 
 
 def _placed(frames: Pixels, place: Placement, side: int) -> Pixels:
@@ -143,11 +150,12 @@ def _placed(frames: Pixels, place: Placement, side: int) -> Pixels:
     return out
 
 
-def centred(width: int, height: int, side: int) -> Placement:
+def centred(width: int, height: int, side: int, *, antialias: bool = True) -> Placement:
     """Short side to `side`, then the centre. Source: SPEC 6.3, validation (with PIL's bilinear filter)."""
     short = min(width, height)
     size = (side * width // short, side * height // short)
-    return Placement(Crop(0, 0, width, height), size, (size[0] - side) // 2, (size[1] - side) // 2)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return Placement(Crop(0, 0, width, height), size, left, top, antialias=antialias)
 
 
 def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
@@ -202,14 +210,17 @@ def render(frames: Pixels, view: View, out: Pixels) -> None:
     place, side = view.place, out.shape[1]
     target = torch.from_numpy(out).permute(0, 3, 1, 2)  # [T,3,side,side]
     pictures = torch.from_numpy(cut(frames, place.crop)).permute(0, 3, 1, 2)  # [T,3,H,W]
-    if view.mirrored:  # now, while the pixels are copied anyway: mirror image and resize commute, bit for bit
+    # first, while the pixels are copied anyway: mirror image and antialiased resize commute, bit for bit
+    if view.mirrored and place.antialias:
         pictures = pictures.flip(3)
     is_resized = (place.crop.width, place.crop.height) != place.size
-    if is_resized and place.size == (side, side) and not view.colours:
+    if is_resized and place.antialias and place.size == (side, side) and not view.colours:
         _resize(pictures, place, out=target)
         return
     if is_resized:
-        pictures = _resize(pictures, place)
+        pictures = _resize(pictures, place) if place.antialias else resize_plainly(pictures, place)
+    if view.mirrored and not place.antialias:
+        pictures = pictures.flip(3)
     if view.colours:
         pictures = _recoloured_clip(pictures, view.colours)
     target.copy_(pictures[:, :, place.top : place.top + side, place.left : place.left + side])
@@ -226,6 +237,14 @@ def _resize(pictures: Tensor, place: Placement, out: Tensor | None = None) -> Te
     bilinear = place.filter == "bilinear"
     resize: Callable[..., Tensor] = kernels._upsample_bilinear2d_aa if bilinear else kernels._upsample_bicubic2d_aa
     return resize(pictures, place.size[::-1], False, None, None, out=out)
+
+
+def resize_plainly(pictures: Tensor, place: Placement) -> Tensor:
+    """u8 [n,3,H,W] → u8 [n,3,h,w] without antialias, on any device: as torchvision 0.13 resizes tensors, in fp32."""
+    # what stands pixel by pixel is twice as slow to take bicubic sums of
+    layout = torch.contiguous_format if place.filter == "bicubic" else torch.preserve_format
+    exact = F.interpolate(pictures.to(torch.float32, memory_format=layout), size=place.size[::-1], mode=place.filter)
+    return exact.round_().clamp_(0, 255).to(torch.uint8)  # bicubic sums leave the range
 
 
 def _recoloured_clip(pictures: Tensor, colours: Sequence[ColourOp]) -> Tensor:

@@ -66,10 +66,11 @@ def sparse(num_frames: int, *, count: int, stream: Stream) -> list[int]:
 def dense(num_frames: int, *, count: int, stride: int, stream: Stream) -> list[int]:
     """`count` frames `stride` apart from a random start; at the end the last legal one is repeated.
 
-    The start is random where the whole span count·stride fits, else 0. Source: SPEC 6.2, stage 1 dense.
+    The start is random where the whole span count·stride fits, else 0. As published, no step reaches the very last
+    frame: of 300, eight from 292 on end in …, 298, 298. Source: SPEC 6.2, stage 1 dense, and 8.6.
     """
     start = stream.integer(max(num_frames - count * stride, 0) + 1)
-    last = start + (num_frames - 1 - start) // stride * stride
+    last = start + max(num_frames - 2 - start, 0) // stride * stride
     return [min(start + i * stride, last) for i in range(count)]
 
 

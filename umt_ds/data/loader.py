@@ -51,12 +51,13 @@ _LOOKED_AT = 8  # samples of a source, to see whether they have captions
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """One folder of shards, or a stream, in the mixture. `weight`: share of the draws; None: its number of samples."""
+    """One folder of shards, or a stream, in the mixture. `weight`: share of the draws; None: its samples × `repeat`."""
 
     name: str
     shards: Path | Tars
     frames: FramePolicy
     weight: float | None = None
+    repeat: float = 1.0
     media: Media = "video"
     caption: str = "caption"  # field of the samples' json that holds their text
 
@@ -73,6 +74,7 @@ class LoaderPlan:
     scale: tuple[float, float] = (0.5, 1.0)  # random_resized: part of the area that is kept
     flip: bool = True
     jitter: ColorJitter = NO_JITTER
+    antialias: bool = True
     on_device: OnDevice = "nothing"
     window: int = 16  # shards shuffled together
     media_mode: Mode = "alternate"  # sources of images and of clips: one medium a step, or both in each micro-batch
@@ -287,6 +289,7 @@ class BatchBuilder:
             scale=plan.scale,
             flip=plan.flip,
             jitter=plan.jitter,
+            antialias=plan.antialias,
         )
 
 
@@ -338,7 +341,7 @@ class Loader:
 
     @property
     def num_samples(self) -> int:
-        """Samples of all sources together, as far as they are known: the draws of one epoch."""
+        """Samples of all sources together, as far as they are known."""
         return sum(source.num_samples or 0 for source in self.builder.sources)
 
     def start(self, step: int) -> None:
@@ -450,4 +453,4 @@ def _weights(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStr
             f"nobody knows how many samples {specs[sizes.index(None)].name} streams, so how often to draw from it",
             hint="give every source a weight, or the stream its samples",
         )
-    return [float(spec.weight or size or 0) for spec, size in zip(specs, sizes, strict=True)]
+    return [float(spec.weight or (size or 0) * spec.repeat) for spec, size in zip(specs, sizes, strict=True)]

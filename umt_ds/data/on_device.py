@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from umt_ds.data.augment import Crop, Pixels, Placement, View, cut
+from umt_ds.data.augment import Crop, Pixels, Placement, View, cut, resize_plainly
 from umt_ds.data.clips import Clip
 from umt_ds.data.decode import decode_pictures
 from umt_ds.data.pipeline import BatchMemory
@@ -133,6 +133,8 @@ def _resize(frames: Tensor, place: Placement) -> Tensor:
     """u8 [n,T,3,H,W] → u8 [n,T,3,h,w]; the sums are taken in fp32, and rounded once where Pillow rounds twice."""
     if frames.shape[-2:] == place.size[::-1]:
         return frames
+    if not place.antialias:
+        return torch.unflatten(resize_plainly(frames.flatten(0, 1), place), 0, frames.shape[:2])
     exact = F.interpolate(frames.flatten(0, 1).float(), size=place.size[::-1], mode=place.filter, antialias=True)
     rounded = exact.add_(0.5).clamp_(0, 255).to(torch.uint8)  # to(uint8) cuts off; bicubic sums leave the range
     return rounded.view(*frames.shape[:3], *exact.shape[-2:])

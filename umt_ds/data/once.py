@@ -47,6 +47,7 @@ class _Wanted:
     num_frames: int
     side: int
     view: EvaluationView
+    antialias: bool
     label_fields: Sequence[str]
     caption_field: str | None
     clean: Clean
@@ -67,6 +68,7 @@ def iterate_once(
     side: int,
     batch_size: int,
     view: EvaluationView = "centre",
+    antialias: bool = True,
     label_fields: Sequence[str] = (),
     caption_field: str | None = None,
     clean: Clean = str.strip,
@@ -80,7 +82,7 @@ def iterate_once(
     scored under a wrong name. Raises DataError when more than `max_bad_rate` of the source is bad.
     """
     with closing(ShardSource(folder, max_open=2)) as source:
-        wanted = _Wanted(num_frames, side, view, label_fields, caption_field, clean)
+        wanted = _Wanted(num_frames, side, view, antialias, label_fields, caption_field, clean)
         clips = islice(_good_clips(source, wanted, max_bad_rate), limit)
         while some := list(islice(clips, batch_size)):
             yield _stack(some, label_fields)
@@ -112,8 +114,9 @@ def _read(source: ShardSource, ref: SampleRef, wanted: _Wanted) -> _One:
         captions = captions_of(clip.record, field=wanted.caption_field, clean=wanted.clean)
         if not captions:
             raise DecodeError(f"it has no caption in {wanted.caption_field!r}")
-    view = centre_view if wanted.view == "centre" else stretch_view
-    return _One(clip.key, view(clip.frames, side=wanted.side), labels, tuple(captions))
+    see = centre_view if wanted.view == "centre" else stretch_view
+    view = see(clip.frames, side=wanted.side, antialias=wanted.antialias)
+    return _One(clip.key, view, labels, tuple(captions))
 
 
 def _stack(clips: Sequence[_One], fields: Sequence[str]) -> LabelledClips:

@@ -26,6 +26,7 @@ from umt_ds.engine.manifest import StateKind
 from umt_ds.engine.optim import build_adamw
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import ConfigError
+from umt_ds.models.full_value import is_kept_full, keep_full
 
 _LOSS_SCALE_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
@@ -53,10 +54,15 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
     stage, precision = zero_stage_of(settings), precision_of(settings)
     if _is_plain(stage, precision):
         complete["gradient_clipping"] = 0.0  # done by the engine below, which needs the norm anyway
+    given = {name: parameter.data for name, parameter in task.module.named_parameters()}
     wrapped, *_ = deepspeed.initialize(model=task.module, optimizer=optimizer, config=complete)
     if stage == 0 and plan.world == 1:
         wrapped.enable_backward_allreduce = False  # with nobody: it would copy all gradients there and back
-    return Engine(wrapped, optimizer, precision=precision, stage=stage, clip_grad=config.optim.clip_grad)
+    engine = Engine(wrapped, optimizer, precision=precision, stage=stage, clip_grad=config.optim.clip_grad)
+    if precision != "fp32":  # DeepSpeed makes its fp32 copies of the cast weights, which are rounded
+        for name in engine.names():
+            engine.write_state("weight", name, given[name])
+    return engine
 
 
 def _is_plain(stage: int, precision: Precision) -> bool:
@@ -102,6 +108,7 @@ class Engine:
         self._gate = GradientGate(optimizer, clip_grad=clip_grad, device=self.device)
         self._norm, self._skipped = self._gate.norm, self._gate.closed
         self._own_parameters = dict(wrapped.module.named_parameters())
+        self._kept_full = [p for p in self._own_parameters.values() if is_kept_full(p) and precision != "fp32"]
         self._gated = self._is_gated()
         self.reset_moments(steps=0)
 
@@ -139,6 +146,8 @@ class Engine:
             norm = self._wrapped.get_global_grad_norm()
             self._norm = torch.as_tensor(norm, dtype=torch.float32, device=self.device).reshape(())
             self._skipped = torch.full_like(self._norm, not self._wrapped.was_step_applied())
+        for parameter in self._kept_full:
+            keep_full(parameter, self._read(parameter, "weight"))
 
     def _is_gated(self) -> bool:
         """Does our gate stand before AdamW? Then a step does not wait for the host.
@@ -169,7 +178,7 @@ class Engine:
     def close(self) -> None:
         """Let go of DeepSpeed's references, before the process group is destroyed."""
         self._wrapped.destroy()
-        del self._wrapped, self._adamw, self._own_parameters
+        del self._wrapped, self._adamw, self._own_parameters, self._kept_full
 
     # ------------------------------------------------------------ state by name
 
@@ -188,6 +197,8 @@ class Engine:
 
         parameter = self._own_parameters[name]
         value = value.to(self.device, torch.float32)
+        if kind == "weight" and is_kept_full(parameter):
+            keep_full(parameter, value)
         match self.stage, kind:
             case 0, _:
                 self._master_state(parameter, kind).copy_(value)

@@ -24,7 +24,8 @@ Rows = list[tuple[str, ...]]
 def key_numbers(config: RunConfig, history: History) -> Rows:
     """What was trained on what, and how it went: (name, value)."""
     last, optim = history.last, config.optim
-    schedule = {name: value for name, value in config.schedule.model_dump().items() if value is not None}
+    schedule = {name: value for name, value in config.schedule if value is not None}
+    lengths = [f"{name.replace('_', ' ')} {value:g}" for name, value in schedule.items() if name != "curve"]
     return [
         ("task", _task(config)),
         ("data", ", ".join(f"{name}: {source.shards}" for name, source in config.data.sources.items())),
@@ -32,7 +33,7 @@ def key_numbers(config: RunConfig, history: History) -> Rows:
                   f"{config.data.num_sample} view(s) of each"),
         ("optimiser", f"AdamW, lr {optim.lr:g} ({optim.lr_rule}), weight decay {optim.weight_decay:g}, "
                       f"clipping {optim.clip_grad if optim.clip_grad is not None else 'off'}"),
-        ("schedule", ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in schedule.items())),
+        ("schedule", ", ".join([config.schedule.curve, *lengths])),
         ("seed", str(config.seed)),
         ("progress", f"step {last['step']}, epoch {number_in(last, 'epoch'):g}, {_logged(last, 'draws')} clips drawn, "
                      f"{len(history.resumed_at) + 1} attempt(s)"),

@@ -36,11 +36,20 @@ class MaskedClip:
 
 
 def masked_clips(
-    shards: Path, teacher: Teacher, plan: MaskPlan, *, frames: int, side: int, seed: int, count: int = 3
+    shards: Path,
+    teacher: Teacher,
+    plan: MaskPlan,
+    *,
+    frames: int,
+    side: int,
+    antialias: bool,
+    seed: int,
+    count: int = 3,
 ) -> list[MaskedClip]:
     """`count` clips, evenly spread over the set, under the masks that `plan` draws for step 0."""
     clips = _some_clips(shards, frames, count)
-    pixels = torch.stack([torch.from_numpy(centre_view(clip.frames, side=side)) for clip in clips])
+    views = [centre_view(clip.frames, side=side, antialias=antialias) for clip in clips]
+    pixels = torch.stack([torch.from_numpy(view) for view in views])
     attention = teacher.attend(pixels.to(next(teacher.parameters()).device)).attention
     attention = None if attention is None else attention.float().cpu()  # [count,T,S]
     patches = teacher.grid[0] * teacher.grid[1]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from umt_ds.models.alignment import AlignmentModel, FeatureNorm
 from umt_ds.models.bert import Bert
+from umt_ds.models.full_value import full_value, keep_full
 from umt_ds.models.layers import NORM_EPS
 from umt_ds.models.vit import VideoViT
 
@@ -72,6 +73,7 @@ class VideoTextModel(nn.Module):
         super().__init__()
         self.bounds = bounds
         self.temp = nn.Parameter(torch.full((1,), temperature))
+        keep_full(self.temp)
         self.vision_encoder = vision
         self.text_encoder = text
         self.vision_proj = nn.Linear(vision.encoder.size.width, embed_width)
@@ -79,8 +81,8 @@ class VideoTextModel(nn.Module):
         self.itm_head = nn.Linear(text.size.width, 2)
 
     def temperature(self) -> Tensor:
-        """What similarities are divided by: f32 [1], within the bounds."""
-        temperature: Tensor = _Within.apply(self.temp.float(), *self.bounds)
+        """What similarities are divided by: f32 [1] in every precision, within the bounds."""
+        temperature: Tensor = _Within.apply(full_value(self.temp), *self.bounds)
         return temperature
 
     def embed_video(self, pooled: Tensor) -> Tensor:

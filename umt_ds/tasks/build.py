@@ -92,6 +92,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         scale=data.augment.scale,
         flip=data.augment.flip,
         jitter=ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
+        antialias=data.augment.antialias,
         on_device=data.augment.on_device,
         media_mode=config.batch.media,
         pack=config.batch.pack,
@@ -136,7 +137,8 @@ def sample_counts(config: RunConfig) -> dict[str, int | None]:
 
 
 def count_samples(config: RunConfig) -> int:
-    """Samples of all sources together; 0 where that is unknown and the schedule does not ask.
+    """Draws of an epoch: the samples of all sources, each as often as its `repeat`; 0 where that is unknown and the
+    schedule does not ask.
 
     Raises ConfigError where it does ask.
     """
@@ -147,7 +149,12 @@ def count_samples(config: RunConfig) -> int:
             f"data.sources.{unknown[0]} is streamed, so nobody knows how long an epoch is",
             hint=f"give data.sources.{unknown[0]}.samples=…, or schedule.steps=… and schedule.warmup_steps=…",
         )
-    return 0 if unknown else sum(count for count in counts.values() if count is not None)
+    return 0 if unknown else round(sum(_draws(source, counts[name]) for name, source in config.data.sources.items()))
+
+
+def _draws(source: SourceConfig, samples: int | None) -> float:
+    """Draws of an epoch that a source has, of so many samples."""
+    return (samples or 0) * source.repeat
 
 
 def cache_folder(settings: CacheConfig) -> Path:
@@ -168,7 +175,7 @@ def media_shares(config: RunConfig) -> dict[Media, float]:
         return {media[0]: 1.0}
     weights = [source.weight for source in sources.values()]
     sizes = sample_counts(config) if None in weights else {}
-    known = [float(weight or sizes.get(name) or 0) for name, weight in zip(sources, weights, strict=True)]
+    known = [source.weight or _draws(source, sizes.get(name)) for name, source in sources.items()]
     return shares_of(media, known, mode=config.batch.media, pack=config.batch.pack)
 
 
@@ -198,6 +205,7 @@ def _source(name: str, source: SourceConfig, frames: int) -> SourceSpec:
         shards=shards_of(source),
         frames=policy,
         weight=source.weight,
+        repeat=source.repeat,
         media=source.media,
         caption=source.caption,
     )

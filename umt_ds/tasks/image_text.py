@@ -19,6 +19,7 @@ from umt_ds.data.collate import Tokenize
 from umt_ds.engine.optim import decay_groups
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.models.flops import teacher_flops_per_clip
+from umt_ds.models.full_value import full_value, keep_full
 from umt_ds.models.layers import CLIP as CLIP_PIXELS
 from umt_ds.models.layers import IMAGENET, normalise
 from umt_ds.models.presets import VitSize
@@ -46,13 +47,14 @@ class ImageTextModule(nn.Module):
         del clip.logit_scale
         self.text = clip
         self.temperature = nn.Parameter(torch.full((1,), START_TEMPERATURE))
+        keep_full(self.temperature)
 
     def forward(self, inputs: ImageTextInputs) -> Losses:
         """Contrastive loss inside the micro-batch; equal captions are positives of one another."""
         images = F.normalize(self.visual(inputs.images), dim=-1)  # [B,C]
         texts = self.text.encode_text(inputs.tokens, normalize=True)  # [B,C]
         same = (inputs.tokens[:, None] == inputs.tokens[None]).all(dim=-1)
-        temperature = self.temperature.clamp(min=MIN_TEMPERATURE)
+        temperature = full_value(self.temperature).clamp(min=MIN_TEMPERATURE)
         loss = contrastive_loss(images, texts, temperature=temperature, same=same)
         return Losses(loss, {"contrastive": loss.detach(), "temperature": temperature.detach().squeeze(0)})
 

@@ -24,9 +24,11 @@ from umt_ds.tasks.stage2_model import build_module, load_initial
 class Retriever:
     """Embeds videos and texts in evaluation mode; a product of two unit vectors is a similarity (SPEC 8.3)."""
 
-    def __init__(self, model: VideoTextModel, *, frames: int, side: int, tokenizer: CaptionTokenizer) -> None:
+    def __init__(
+        self, model: VideoTextModel, *, frames: int, side: int, antialias: bool, tokenizer: CaptionTokenizer
+    ) -> None:
         self._model = model.eval()
-        self.frames, self.side = frames, side  # what videos must have
+        self.frames, self.side, self.antialias = frames, side, antialias  # what videos must have, and how they get it
         self.tokenizer = tokenizer
 
     @torch.no_grad()
@@ -64,4 +66,10 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
     if weights is not None:
         load_initial(model, read_weights(weights), where=str(weights))
     student = task.student
-    return Retriever(model.to(device), frames=student.frames, side=student.image_size, tokenizer=tokenizer)
+    return Retriever(
+        model.to(device),
+        frames=student.frames,
+        side=student.image_size,
+        antialias=config.data.augment.antialias,
+        tokenizer=tokenizer,
+    )

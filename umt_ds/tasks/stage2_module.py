@@ -48,7 +48,7 @@ class Rows:
     ids: Tensor  # i64 [b,L]
     is_token: Tensor  # bool [b,L]
     hidden: HiddenWords | None  # without MLM none
-    names: Tensor  # i64 [b,2]: hashes of the sample and of its caption; equal in either means: belongs together
+    names: Tensor  # i64 [b,2]: hashes of the sample and of its caption; which of them count says vtc.positives
     slots: Tensor  # i64 [b]
     targets: tuple[Tensor, ...] = ()  # K times [b,N,C of the teacher]; without UTA none
     clip_video: Tensor | None = None  # f32 [b,C], the teacher's unit vectors: to align projections
@@ -157,7 +157,7 @@ class Stage2Module(VideoTextModel):
         """All losses of one medium: the means over its pieces, and what needs all of them together."""
         losses = {name: torch.stack([some.losses[name] for some in seen]).mean() for name in seen[0].losses}
         videos, captions = torch.cat([s.video for s in seen]), torch.cat([s.caption for s in seen])  # [B,C]
-        names = torch.cat([some.names for some in rows])
+        names = self._names(rows)
         all_names = gather_rows(names, gradient="sliced")
         if self.weights["vtc"]:
             gradient: Gradient = "sliced" if self.config.vtc.gather == "sliced" else "same_loss"
@@ -184,12 +184,17 @@ class Stage2Module(VideoTextModel):
                 losses["mlm"] = guessing / _of_a_rank(count, all_ranks=self.config.mlm.mean == "global")
         return losses
 
+    def _names(self, rows: Sequence[Rows]) -> Tensor:
+        """What rows that belong together have in common, in either column: i64 [B,1 or 2]."""
+        names = torch.cat([some.names for some in rows])
+        return names if self.config.vtc.positives == "caption" else names[:, :1]
+
     def false_pairs(self, rows: Sequence[Rows], seen: Sequence[Seen], temperature: Tensor, *, step: int) -> FalsePairs:
         """For each text a video that it does not tell of, and for each video such a text: hard ones (SPEC 7.4)."""
         vtm = self.config.vtm
         own = [torch.cat(parts) for parts in zip(*((s.video.detach(), s.caption.detach()) for s in seen), strict=True)]
         tokens, text = torch.cat([s.tokens for s in seen]), torch.cat([s.text for s in seen])
-        is_token, names = torch.cat([r.is_token for r in rows]), torch.cat([r.names for r in rows])
+        is_token, names = torch.cat([r.is_token for r in rows]), self._names(rows)
         videos, captions, all_names = own[0], own[1], names
         if vtm.negatives == "global":
             videos, captions, all_names, is_token = (
@@ -251,7 +256,7 @@ class FalsePairs(NamedTuple):
 
 
 def _same(names: Tensor, others: Tensor) -> Tensor:
-    """Which rows belong together: the same sample, or captions that say the same. i64 [B,2], [G,2] to bool [B,G]."""
+    """Which rows belong together: those with a name in common. i64 [B,K], [G,K] to bool [B,G]."""
     return (names[:, None] == others[None]).any(dim=-1)
 
 
