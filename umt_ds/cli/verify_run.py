@@ -162,8 +162,10 @@ def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
 def command(a: Path, b: Path, rtol: float, as_json: bool) -> None:
     """Compare run folders A and B step by step: clips shown (digest), masks, learning rate, loss, gradient norm.
 
-    Of steps that ran twice, after a kill, the later one counts. `--rtol 0` asks for equal bits, as a resumed run has
-    on the same number of ranks. Exit codes: 0 the common steps agree, 1 they differ, 2 there is nothing to compare.
+    Of steps that ran twice, after a kill, the later one counts; lines of metrics.jsonl that are no records are passed
+    over and counted. What both runs lack is equal, and so is NaN in both. `--rtol 0` asks for equal bits, as a resumed
+    run has on the same number of ranks. Exit codes: 0 the common steps agree, 1 they differ, 2 there is nothing to
+    compare.
 
     \b
     For example:
