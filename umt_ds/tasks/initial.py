@@ -1,25 +1,35 @@
-"""Weights from wherever they lie: a weight file, or a run or checkpoint folder of ours."""
+"""Weights from wherever they lie: a weight file, the folder of a model, or a run or checkpoint folder of ours."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from umt_ds.engine.checkpoint import read_tensors, verify_files
-from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.engine.manifest import CHECKPOINTS, MANIFEST, read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.errors import WeightsError
+from umt_ds.weights.folder import WEIGHT_FILES, holds_weights, listing
 from umt_ds.weights.load import read_state
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name. Raises WeightsError or CheckpointError on anything missing, altered or untrusted."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return read_state(path)
-    folder = resolve_checkpoint(path)
-    verify_files(folder, read_checkpoint_manifest(folder))
-    return dict(read_tensors(folder, "weight"))
+    if any(os.path.exists(path / name) for name in (MANIFEST, CHECKPOINTS)):
+        folder = resolve_checkpoint(path)
+        verify_files(folder, read_checkpoint_manifest(folder))
+        return dict(read_tensors(folder, "weight"))
+    if holds_weights(path):
+        return read_state(path)
+    raise WeightsError(
+        f"{path} is neither a run nor a model: {listing(path)}",
+        hint=f"a run has {CHECKPOINTS}/, a model {' or '.join(WEIGHT_FILES)}; or name a weight file",
+    )
 
 
 def state_fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -20,6 +20,11 @@ WEIGHT_FILES = (
 _WHOLE = "index and files are of one save: copy the whole folder again"
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder is that of a model."""
+    return any(os.path.isfile(folder / name) for name in WEIGHT_FILES)
+
+
 def weight_file_in(folder: Path) -> Path:
     """The weight file, or the index of several, of a model's folder.
 
