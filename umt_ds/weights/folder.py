@@ -20,6 +20,11 @@ WEIGHT_FILES = (
 _WHOLE = "index and files are of one save: copy the whole folder again"
 
 
+def folder_of(weights: Path) -> Path:
+    """The folder of a model that is named by itself, by its weight file, or by the index of several."""
+    return weights if os.path.isdir(weights) or not os.path.isfile(weights) else weights.parent
+
+
 def holds_weights(folder: Path) -> bool:
     """Whether a folder is that of a model."""
     return any(os.path.isfile(folder / name) for name in WEIGHT_FILES)

@@ -164,12 +164,24 @@ def bert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         key: value for key, value in bare_names(state).items() if not key.removeprefix("bert.").startswith(_BERT_UNUSED)
     }
     named = renamed(used, ours)
+    _require_tied(state, named)
     if "bert.embeddings.word_embeddings.weight" not in named:
         raise WeightsError(
             f"no BERT among {len(state)} tensors, the first is {next(iter(state), 'none')!r}",
             hint="expected the names of Hugging Face's BertModel or BertForMaskedLM",
         )
     return named
+
+
+def _require_tied(state: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError for a word head with a table of its own: here it is that of the word embeddings."""
+    words = named.get("bert.embeddings.word_embeddings.weight")
+    for key, decoder in state.items():
+        if key.endswith("cls.predictions.decoder.weight") and words is not None and not torch.equal(decoder, words):
+            raise WeightsError(
+                f"{key} is not the table of word embeddings: this BERT's word head is not tied to them",
+                hint="a BERT as published, whose tie_word_embeddings is true",
+            )
 
 
 def is_video_text(state: Mapping[str, Tensor]) -> bool:
