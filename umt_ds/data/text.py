@@ -14,9 +14,22 @@ import torch
 
 from umt_ds.batch import Tokens
 from umt_ds.data.vocabulary import SPECIAL, WordPieces, read_vocabulary
+from umt_ds.errors import DecodeError
 from umt_ds.keyed import digest64
 
+CHARACTERS = 64  # of a caption for each token that it may have: twice the longest of CLIP's 49,408 tokens
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
+
+
+def plain_text(caption: str) -> str:
+    """The caption without space around it.
+
+    Raises DecodeError for half a character: JSON can hold one (`"\\ud83d"`, of an emoji that was cut), no file and no
+    tokenizer can.
+    """
+    if re.search("[\ud800-\udfff]", caption):
+        raise DecodeError(f"a caption holds half a character (a lone surrogate): {caption[:60]!a}")
+    return caption.strip()
 
 
 def clean_caption(caption: str) -> str:
@@ -59,10 +72,13 @@ class CaptionTokenizer:
         tokenizer.enable_truncation(max_tokens)
         tokenizer.enable_padding(length=max_tokens, pad_id=self.pad_id, pad_token="[PAD]")
         self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
 
     def clean(self, caption: str) -> str:
-        """The caption as it is tokenised; empty where nothing is left to say."""
-        return clean_caption(caption)
+        """The caption as it is tokenised; empty where nothing is left to say. Raises DecodeError as `plain_text`."""
+        text = clean_caption(plain_text(caption))[: CHARACTERS * self._max_tokens]
+        # signs without ink (NUL, direction marks, a lone accent) are no words
+        return text if self._tokenizer.normalizer.normalize_str(text).strip() else ""
 
     def __call__(self, captions: list[str]) -> Tokens:
         """Clean captions to ids i64 [B,L] and mask bool [B,L]."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from umt_ds.batch import Batch, Losses, Tokens
 from umt_ds.config.schema import ImageTextConfig, OptimConfig
 from umt_ds.data.collate import Tokenize
+from umt_ds.data.text import CHARACTERS, plain_text
 from umt_ds.engine.optim import decay_groups
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.models.flops import teacher_flops_per_clip
@@ -120,8 +121,9 @@ class Tokenizer:
         self._tokenizer = SimpleTokenizer(context_length=context_length)
 
     def clean(self, caption: str) -> str:
-        """CLIP's own tokenizer cleans."""
-        return caption.strip()
+        """As it is: CLIP's tokenizer cleans. Empty where that leaves nothing; raises DecodeError as `plain_text`."""
+        text = plain_text(caption)[: CHARACTERS * self._tokenizer.context_length]  # a long word costs its square
+        return text if self._tokenizer.clean_fn(text) else ""
 
     def __call__(self, captions: list[str]) -> Tokens:
         """ids i64 [B,L], padded with 0; too long captions lose their end."""
