@@ -143,7 +143,7 @@ def test_a_caption_of_a_megabyte_is_its_beginning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("captions", [3, 0, 0.5, True, False, {"a": "b"}, {}, ["a", None], ["a", 3], [["a"]], [{}]])
 def test_what_is_no_text_is_called_so(captions: Any) -> None:
-    with pytest.raises(DecodeError, match="caption is of type .*, neither text nor a list of texts"):
+    with pytest.raises(DecodeError, match=r"caption is of type .*, neither text nor a list of texts"):
         captions_of({"caption": captions})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -224,3 +225,16 @@ def test_the_temperature_of_another_shape_is_refused() -> None:
         assert module.temp.item() == pytest.approx(0.07)
     with pytest.raises(WeightsError, match="temp"):
         load_strict(module, video_text_state({"temp": torch.zeros(2)}), where="test")
+
+
+def test_the_file_is_named_by_whoever_knows_it(tmp_path: Path) -> None:
+    from umt_ds.config.schema import TeacherConfig, TowerConfig
+    from umt_ds.tasks.stage1 import load_teacher
+
+    tower = TowerConfig(image_size=16, patch_size=8, width=24, layers=2, heads=3, out_width=10)
+    names = hugging_face()
+    for number, content in enumerate((names, {"a": torch.ones(1)}, {"conv1.weight": torch.ones(1)})):
+        path = tmp_path / f"{number}.pt"
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match=str(path)):
+            load_teacher(TeacherConfig(preset="custom", tower=tower, layers=2, weights=path))

@@ -154,7 +154,7 @@ def _with_splitting(numbers: dict[str, int], tokenizer: Mapping[str, Any], setti
     normalizer = {"lowercase": False} if normalizer is None else normalizer
     for key, part, allowed in (("normalizer", normalizer, _NORMALIZER), ("pre_tokenizer", splitter, _PRE_TOKENIZER)):
         if not isinstance(part, dict):
-            raise ValueError(f"{_WHOLE}: {key} is {str(part)[:99]}, not BERT's")
+            raise ValueError(f"{_WHOLE}: {key} is {repr(part)[:99]}, not BERT's")
         _require(part, allowed, f"{_WHOLE}: {key}.")
     _require(settings, _SETTINGS, f"{_CONFIG}: ")
 
@@ -214,5 +214,5 @@ def _is_number(value: object) -> bool:
 def _listing(path: Path) -> str:
     if not os.path.isdir(path):
         return "it does not exist"
-    names = sorted(os.listdir(path))
+    names = [ascii(name).strip("'") for name in sorted(os.listdir(path))]
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "it is empty"

@@ -23,7 +23,7 @@ from umt_ds.models.flops import teacher_flops_per_clip
 from umt_ds.models.layers import CLIP as CLIP_PIXELS
 from umt_ds.models.layers import IMAGENET, normalise
 from umt_ds.models.presets import VitSize
-from umt_ds.weights.load import load_strict
+from umt_ds.weights.load import about, load_strict
 from umt_ds.weights.names import bare_names
 
 START_TEMPERATURE, MIN_TEMPERATURE = 0.07, 0.01  # CLIP's own start and bound
@@ -101,7 +101,8 @@ class ImageTextTask:
         return decay_groups(self._module, optim.weight_decay)
 
     def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
-        return str(load_strict(self._module, bare_names(state), where=where))
+        with about(where):
+            return str(load_strict(self._module, bare_names(state), where=where))
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> ImageTextInputs:

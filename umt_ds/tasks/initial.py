@@ -12,7 +12,7 @@ from torch import Tensor
 from umt_ds.engine.checkpoint import read_tensors, verify_files
 from umt_ds.engine.manifest import CHECKPOINTS, MANIFEST, read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.errors import WeightsError
-from umt_ds.weights.folder import WEIGHT_FILES, holds_weights, listing
+from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
 
 
@@ -28,7 +28,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return read_state(path)
     raise WeightsError(
         f"{path} is neither a run nor a model: {listing(path)}",
-        hint=f"a run has {CHECKPOINTS}/, a model {' or '.join(WEIGHT_FILES)}; or name a weight file",
+        hint=f"a run has {CHECKPOINTS}/, a model {LOOKED_FOR}; or name a weight file",
     )
 
 

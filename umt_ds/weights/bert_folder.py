@@ -12,7 +12,7 @@ from torch import Tensor
 from umt_ds.errors import WeightsError
 from umt_ds.models.presets import BertSize
 from umt_ds.weights.folder import folder_of
-from umt_ds.weights.load import read_state
+from umt_ds.weights.load import about, read_state
 from umt_ds.weights.published import bert_state
 from umt_ds.weights.sniff import read_json
 
@@ -55,7 +55,8 @@ def bert_folder_size(weights: Path) -> BertSize:
 
 def read_bert_folder(weights: Path) -> dict[str, Tensor]:
     """Its weights in the keys of `models.bert.Bert`. Raises WeightsError where there are none, or not of a BERT."""
-    return bert_state(read_state(weights))
+    with about(weights):
+        return bert_state(read_state(weights))
 
 
 def _misfit(settings: Mapping[str, Any]) -> str:

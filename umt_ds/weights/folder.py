@@ -17,6 +17,7 @@ WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
     "open_clip_model.safetensors", "open_clip_pytorch_model.bin",
 )  # fmt: skip
+LOOKED_FOR = f"one of {', '.join(WEIGHT_FILES)}"
 _WHOLE = "index and files are of one save: copy the whole folder again"
 
 
@@ -40,7 +41,7 @@ def weight_file_in(folder: Path) -> Path:
             return folder / name
     raise WeightsError(
         f"{folder} holds no weights: {listing(folder)}",
-        hint=f"a model's folder has {' or '.join(WEIGHT_FILES)}; or name the weight file itself",
+        hint=f"a model's folder has {LOOKED_FOR}; or name the weight file itself",
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
             f"{path} is one of several files that belong together", hint="name their folder, or the index beside them"
         )
     return read_file(path, form)
+
+
+@contextmanager
+def about(where: Path | str) -> Iterator[None]:
+    """Any WeightsError inside names `where`, the file: those who translate or fit tensors do not know it."""
+    try:
+        yield
+    except WeightsError as error:
+        if str(where) in error.what:
+            raise
+        raise WeightsError(f"{where}: {error.what}", hint=error.hint) from error
 
 
 def load_strict(

@@ -51,6 +51,6 @@ def renamed(state: Mapping[str, Tensor], new_name: Callable[[str], str]) -> dict
 
 
 def some(names: Sequence[str]) -> str:
-    """Up to five names, and how many more there are."""
+    """Up to five names, and how many more there are; signs that would not print are spelt out."""
     more = f", … and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    return ", ".join(name if name.isprintable() else repr(name) for name in names[:5]) + more

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from umt_ds.errors import WeightsError
+from umt_ds.weights.names import some
 
 Form = Literal["safetensors", "torch", "index"]
 """index: the JSON file of `save_pretrained` that says which tensor lies in which file."""
@@ -169,7 +170,7 @@ def _inside_zip(path: Path) -> Form:
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
         raise no_weights(path, "arrays of NumPy (npz)", _CONVERT)
-    raise no_weights(path, f"a zip archive of other files ({', '.join(names[:3]) or 'it is empty'})", _UNPACK)
+    raise no_weights(path, f"a zip archive of other files ({some(names) or 'it is empty'})", _UNPACK)
 
 
 def _json_name(value: object) -> str:
