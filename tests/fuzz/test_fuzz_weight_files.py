@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,8 +20,6 @@ from umt_ds.weights.load import read_state
 from umt_ds.weights.published import bert_state, student_state, teacher_state, text_teacher_state, video_text_state
 
 STATE = {"visual.conv1.weight": torch.arange(6.0).view(2, 3), "visual.proj": torch.ones(4, dtype=torch.float16)}
-# what a warning says of an odd pickle is no concern of a user: the file is read or refused
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def torch_file(**settings: Any) -> bytes:

@@ -212,6 +212,19 @@ def test_a_class_of_somebodys_program_is_named(tmp_path: Path) -> None:
     assert "pathlib" in refusal(tmp_path / "w.pt", torch_bytes({"model": STATE, "where": PurePosixPath("a")}))
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_a_pickle_of_another_protocol_is_refused_for_that(tmp_path: Path, new: bool) -> None:
+    content = torch_bytes(pickle_protocol=4, _use_new_zipfile_serialization=new)
+    assert "pickle_protocol" in refusal(tmp_path / "w.pt", content)
+
+
+@pytest.mark.parametrize("content", [nn.Linear(2, 2), {"model": STATE, "best": np.ones(2)}, {"w": np.ones(2)}])
+@pytest.mark.parametrize("new", [True, False])
+def test_whole_models_and_arrays_of_numpy_are_named(tmp_path: Path, content: Any, new: bool) -> None:
+    said = refusal(tmp_path / "w.pt", torch_bytes(content, _use_new_zipfile_serialization=new))
+    assert "it asks for torch.nn.modules.linear.Linear" in said or "it asks for numpy" in said
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_a_torchscript_archive_is_called_so_under_any_name(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "clip.pt")

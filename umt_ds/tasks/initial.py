@@ -14,6 +14,7 @@ from umt_ds.engine.manifest import CHECKPOINTS, MANIFEST, read_checkpoint_manife
 from umt_ds.errors import WeightsError
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
+from umt_ds.weights.numbers import require_weights
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -23,7 +24,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if any(os.path.exists(path / name) for name in (MANIFEST, CHECKPOINTS)):
         folder = resolve_checkpoint(path)
         verify_files(folder, read_checkpoint_manifest(folder))
-        return dict(read_tensors(folder, "weight"))
+        state = dict(read_tensors(folder, "weight"))
+        require_weights(state, where=str(folder))
+        return state
     if holds_weights(path):
         return read_state(path)
     raise WeightsError(

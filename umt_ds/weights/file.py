@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,12 +47,14 @@ def _read_torch(path: Path) -> object:
     try:
         _check_parts(path)
         # an open file, not a path: torch goes by the suffix of a path
-        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            path.open("rb") as file,
+            warnings.catch_warnings(action="ignore"),  # of odd pickles: they are read or refused
+        ):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} holds more than tensors, which could run code{_wanted(path, error)}", hint=SAVE_WEIGHTS
-        ) from error
+        raise WeightsError(f"{path} {_why_refused(error)}", hint=SAVE_WEIGHTS) from error
     except WeightsError:
         raise
     except Exception as error:  # of a damaged file torch raises nearly anything
@@ -70,13 +73,13 @@ def _check_parts(path: Path) -> None:
             raise damaged(path, f"the bytes of its part {altered} were altered")
 
 
-def _wanted(path: Path, error: Exception) -> str:
-    """What else the pickle in a file asks for. torch's own words are left out: they propose to run it."""
-    named = re.findall(r"(?:GLOBAL|global|class|function) [`']?([\w.]+\.\w+)", str(error))
-    if zipfile.is_zipfile(path):
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    named = sorted(set(named) - {"argparse.Namespace"})
-    return f": it asks for {some(named)}" if named else ""
+def _why_refused(error: pickle.UnpicklingError) -> str:
+    """What a pickle asks for besides tensors. torch's own words are left out: they propose to run it."""
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"holds more than tensors, which could run code: it asks for {named[1]}"
+    if "Unsupported operand" in str(error):
+        return "cannot be read without running it: it was saved with a pickle_protocol other than torch's own, 2"
+    return "holds more than tensors, which could run code, or is damaged"
 
 
 def _flat(content: object, path: Path) -> dict[str, Tensor]:
@@ -88,7 +91,7 @@ def _flat(content: object, path: Path) -> dict[str, Tensor]:
     other = [str(key) for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if other:
         raise WeightsError(
-            f"{path} holds values that are no tensors: {some(other)}",
+            f"{path} holds entries that are no named tensors: {some(other)}",
             hint=f"save the weights flat, or under one of {', '.join(_WRAPPERS)}",
         )
     return {key: value.detach() for key, value in content.items()}
