@@ -104,6 +104,9 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "a pickle": (pickle.dumps({"w": np.ones(2)}), "state_dict"),
     "text": (b"see the other folder for the weights\n", "begins"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(99), "path"),
+    "a web page (HTML)": (b"<!-- saved from --><body>", "resolve"),
+    "text that begins 'Entry not found'": (b"Entry not found", "download"),
+    "MessagePack": (b"\x82\xa6params\x81\xa7encoder\xc7" + bytes(99), "safetensors"),
     "none of the kinds": (b"\xde\xad\xbe\xef" * 9, "de ad be ef"),
 }
 
@@ -123,6 +126,11 @@ def test_a_number_array_of_numpy_and_its_archive_are_what_numpy_writes(tmp_path:
     for name in ("w.npz", "w.npy"):
         with pytest.raises(WeightsError, match="NumPy"):
             read_state(tmp_path / name)
+
+
+def test_a_part_of_a_tensorflow_checkpoint_is_known_by_its_name(tmp_path: Path) -> None:
+    said = refusal(tmp_path / "bert_model.ckpt.data-00000-of-00001", b"\x17\xb7\xd1\x38" * 40)
+    assert "part of a TensorFlow checkpoint" in said
 
 
 def test_an_unfinished_download_is_called_so(tmp_path: Path) -> None:
@@ -229,6 +237,12 @@ def test_whole_models_and_arrays_of_numpy_are_named(tmp_path: Path, content: Any
 def test_a_torchscript_archive_is_called_so_under_any_name(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "clip.pt")
     assert "TorchScript" in refusal(tmp_path / "w.safetensors", (tmp_path / "clip.pt").read_bytes())
+
+
+def test_a_pickle_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    assert "no named tensors: model" in refusal(tmp_path / "w.pt", torch_bytes(content))
 
 
 # ---------------------------------------------------------------- what is no number

@@ -84,8 +84,8 @@ def _why_refused(error: pickle.UnpicklingError) -> str:
 
 def _flat(content: object, path: Path) -> dict[str, Tensor]:
     """The flat dict of tensors inside what a file held."""
-    while isinstance(content, Mapping) and (inner := _inside(content)) is not None:
-        content = inner
+    for _ in _WRAPPERS:  # no deeper than there are kinds: a pickle can contain itself
+        content = _unwrapped(content)
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} holds no state dict but {type(content).__name__}", hint="save model.state_dict()")
     other = [str(key) for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
@@ -97,6 +97,9 @@ def _flat(content: object, path: Path) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in content.items()}
 
 
-def _inside(content: Mapping[object, object]) -> Mapping[object, object] | None:
+def _unwrapped(content: object) -> object:
+    """What the first wrapper in `content` holds, or `content` where there is none."""
+    if not isinstance(content, Mapping):
+        return content
     inner = (content.get(wrapper) for wrapper in _WRAPPERS)
-    return next((found for found in inner if isinstance(found, Mapping)), None)
+    return next((found for found in inner if isinstance(found, Mapping)), content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -45,6 +46,7 @@ _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x93NUMPY", "an array of NumPy", _CONVERT),
     (0, b"GGUF", "a GGUF file, as llama.cpp reads them", _CONVERT),
     (0, b"lmgg", "a GGML file, as llama.cpp reads them", _CONVERT),
+    (0, b"tjgg", "a GGML file, as llama.cpp reads them", _CONVERT),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras and TensorFlow write them", _CONVERT),
     (4, b"TFL3", "a TensorFlow Lite model", _CONVERT),
     (0, b"\x89PNG", "a picture", _OTHER_PATH),
@@ -71,7 +73,7 @@ def form_of(path: Path) -> Form:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"{", b"[")):
         return _inside_json(path)
-    what, hint = _kind(start, text)
+    what, hint = _kind(path, start, text)
     raise no_weights(path, what, hint)
 
 
@@ -117,7 +119,7 @@ def _first_bytes(path: Path) -> bytes:
         raise WeightsError(f"{path} cannot be read: {reason}", hint="check the path, and who may read it") from error
 
 
-def _kind(start: bytes, text: bytes) -> tuple[str, str]:
+def _kind(path: Path, start: bytes, text: bytes) -> tuple[str, str]:
     """What a file is that is neither weights nor a container, and what to do. text: its start without leading space."""
     for place, mark, what, hint in _OTHERS:
         if start.startswith(mark, place):
@@ -128,14 +130,18 @@ def _kind(start: bytes, text: bytes) -> tuple[str, str]:
         return "empty", _AGAIN
     if not start.strip(b"\x00"):
         return "nothing but zeros, as a broken-off copy leaves them", _AGAIN
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
+    if text.startswith((b"<!doctype html", b"<!--", b"<html", b"<head", b"<body", b"<script")):
         return "a web page (HTML)", _FILE_ITSELF
     if text.startswith(b"<"):
         return "XML, as stores answer where they have no file", f"{_AGAIN}: {_FILE_ITSELF}"
     if start.startswith(b"\x80"):
         return "a pickle that torch.save did not write, and loading it could run code", SAVE_WEIGHTS
     if _is_text(start):
-        return f"text that begins {start[:40].decode(errors='ignore')!r}", _OTHER_PATH
+        return f"text that begins {start[:40].decode(errors='ignore')!r}", f"{_OTHER_PATH}, or {_AGAIN}"
+    if re.search(r"\.(data-\d{5}-of-\d{5}|meta|index)$", path.name):
+        return "part of a TensorFlow checkpoint", _CONVERT
+    if start[0] in range(0x81, 0x90) and start[1:2] >= b"\xa0":  # a mapping whose first key is a text
+        return "a MessagePack file, as Flax writes them", _CONVERT
     return f"none of the kinds known here: it begins with the bytes {start[:8].hex(' ')}", _CONVERT
 
 
