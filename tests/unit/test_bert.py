@@ -138,7 +138,7 @@ def test_the_real_small_bert_loads_and_encodes_as_in_transformers() -> None:
 
 
 def test_a_folder_without_a_bert_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"config\.json cannot be read"):
+    with pytest.raises(WeightsError, match=r"there is no .*config\.json"):
         bert_folder_size(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "roberta", "hidden_size": 8}')
     with pytest.raises(WeightsError, match="roberta"):

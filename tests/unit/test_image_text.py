@@ -12,10 +12,11 @@ from torch import Tensor
 
 from umt_ds.batch import Batch, Tokens
 from umt_ds.config.schema import ClipTextConfig, ImageTextConfig, OptimConfig, TowerConfig
+from umt_ds.errors import DecodeError
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.models.teachers import build_teacher
 from umt_ds.tasks import image_text
-from umt_ds.tasks.image_text import ImageTextInputs, ImageTextModule, ImageTextTask, Tokenizer
+from umt_ds.tasks.image_text import ClipToo, ImageTextInputs, ImageTextModule, ImageTextTask, Tokenizer
 from umt_ds.weights.published import teacher_state
 
 TOWER = TowerConfig(image_size=16, patch_size=8, width=32, layers=2, heads=2, out_width=12)
@@ -225,3 +226,37 @@ def test_tokens_are_padded_to_the_context_and_long_captions_lose_their_end() -> 
     assert tokens.mask.sum(dim=1).tolist() == [4, 8], "start, two words, end; and a full line"
     assert (tokens.ids[0, 4:] == 0).all()
     assert tokens.ids[1, -1] == tokens.ids[0, 3], "the end is there even then: the tower reads it"
+
+
+HALF = "a red \ud83d disc"  # as JSON's "\ud83d" gives it
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return Tokenizer(8)
+
+
+def test_half_a_character_is_no_caption_for_clip_either(words: Tokenizer) -> None:
+    for tokenizer in (words, ClipToo(words)):
+        with pytest.raises(DecodeError, match="half a character"):
+            tokenizer.clean(HALF)
+
+
+@pytest.mark.parametrize("caption", ["", " ", "\x00", "&nbsp;", "\x00 &nbsp;\n"])
+def test_a_caption_that_clip_cleans_to_nothing_says_nothing(words: Tokenizer, caption: str) -> None:
+    assert words.clean(caption) == ""
+
+
+def test_a_caption_of_a_megabyte_costs_clip_its_beginning(words: Tokenizer) -> None:
+    """Byte pairs of one word cost the square of its length."""
+    long = words.clean("a red disc that moves to the left and then " * 30_000)
+    assert len(long) < 1000
+    assert torch.equal(words([long]).ids, words(["a red disc that moves to the left and then"]).ids)
+    assert words([words.clean("".join(chr(97 + i * i % 26) for i in range(10**6)))]).mask.all()
+
+
+@pytest.mark.parametrize(
+    "caption", ["\u200f", "\u0301", "a\x00b", "\U0001f600", "&amp;&lt;&#xD83D;", "<start_of_text>"]
+)
+def test_odd_captions_have_tokens(words: Tokenizer, caption: str) -> None:
+    assert words([words.clean(caption)]).mask.sum() > 2

@@ -26,7 +26,7 @@ from tests.support.loading import (
     spec,
     write_noise,
 )
-from tests.support.shards import flip_byte, key_of_sample, undecodable, write_shards
+from tests.support.shards import flip_byte, key_of_sample, png_frames, undecodable, write_shards
 from umt_ds.batch import Batch, Tokens
 from umt_ds.data import pipeline
 from umt_ds.data import source as source_module
@@ -87,6 +87,18 @@ def test_label_and_caption_belong_to_the_clip_that_is_shown(tmp_path: Path) -> N
         assert torch.equal(b.pixels[:, 0, 0, 0, 0].long(), b.labels)  # red is the number of the sample
         assert torch.equal(b.text.ids[:, 0], b.labels)
         assert b.text.mask.all()
+
+
+def test_a_caption_that_is_no_text_costs_its_sample(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As JSON holds them: half a character, a number, and brackets without end."""
+    odd = {4: b'{"label": 4, "caption": "clip 4 \\ud83d"}', 7: b'{"label": 7, "caption": 7}', 9: b"[" * 99_999}
+    folder = write_shards(tmp_path, [11, 9], members=lambda n: png_frames(n) | ({"json": odd[n]} if n in odd else {}))
+    loader = Loader([spec(folder)], PLAN, tokenize=LAST_NUMBER, label_field="label")
+    batches = [b for step in range(5) for b in loader.micro_batches(step)]
+    assert sum(b.substituted for b in batches) >= 3 * 2  # more than two passes
+    assert not {key_of_sample(n) for n in odd} & {key for b in batches for key in b.keys}
+    for reason in ("half a character", "caption is of type int", "cannot be read"):
+        assert reason in caplog.text
 
 
 def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:

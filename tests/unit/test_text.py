@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from umt_ds.data.clips import captions_of
 from umt_ds.data.text import CaptionTokenizer, clean_caption
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, DecodeError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "play", "##s", "guitar"]
 
@@ -90,3 +93,60 @@ def test_a_vocabulary_that_is_not_berts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         CaptionTokenizer(tmp_path, max_tokens=8)
+
+
+# ---------------------------------------------------------------- captions of strangers
+
+HALF = "a man \ud83d plays"  # as JSON's "\ud83d" gives it
+SAYS_NOTHING = [
+    "\u200f",
+    "\x00",
+    "\u0301",
+    "\ufeff",
+    "\u00ad",
+    "\ufffd",
+    "\u0000\u200e ",
+    "\U000e0001",
+    "?!",
+    "",
+    " \t ",
+]
+
+
+def test_half_a_character_is_no_caption(tmp_path: Path) -> None:
+    tokenizer = CaptionTokenizer(vocabulary(tmp_path), max_tokens=4)
+    for clean in (tokenizer.clean, clean_caption, str.strip):
+        with pytest.raises(DecodeError, match="half a character"):
+            captions_of({"caption": ["a man", HALF]}, clean=clean)
+    with pytest.raises(DecodeError, match="half a character"):
+        tokenizer.clean(HALF)
+    assert captions_of(json.loads('{"caption": "a \\ud83d\\ude00"}'), clean=tokenizer.clean) == ["a \U0001f600"]
+
+
+@pytest.mark.parametrize("caption", SAYS_NOTHING)
+def test_a_caption_of_signs_that_the_tokenizer_drops_says_nothing(tmp_path: Path, caption: str) -> None:
+    assert CaptionTokenizer(vocabulary(tmp_path), max_tokens=4).clean(caption) == ""
+
+
+@pytest.mark.parametrize("caption", ["a\u0301", "\u200fa", "a\x00", "\u0623", "\U0001f600", "zzz", "x" * 500])
+def test_a_caption_that_says_something_has_tokens(tmp_path: Path, caption: str) -> None:
+    tokenizer = CaptionTokenizer(vocabulary(tmp_path), max_tokens=4)
+    assert tokenizer([tokenizer.clean(caption)]).mask.sum() > 1
+
+
+def test_a_caption_of_a_megabyte_is_its_beginning(tmp_path: Path) -> None:
+    tokenizer = CaptionTokenizer(vocabulary(tmp_path), max_tokens=4)
+    cleaned = tokenizer.clean("a man plays guitar " * 60_000)
+    assert len(cleaned) < 1000
+    assert torch.equal(tokenizer([cleaned]).ids, tokenizer(["a man plays guitar"]).ids)
+
+
+@pytest.mark.parametrize("captions", [3, 0, 0.5, True, False, {"a": "b"}, {}, ["a", None], ["a", 3], [["a"]], [{}]])
+def test_what_is_no_text_is_called_so(captions: Any) -> None:
+    with pytest.raises(DecodeError, match=r"caption is of type .*, neither text nor a list of texts"):
+        captions_of({"caption": captions})
+
+
+@pytest.mark.parametrize("record", [{}, {"caption": None}, {"caption": ""}, {"caption": []}, {"caption": ["", " "]}])
+def test_a_record_without_a_caption_has_none(record: dict[str, Any]) -> None:
+    assert captions_of(record) == []

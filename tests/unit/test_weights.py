@@ -105,7 +105,7 @@ def test_a_truncated_file_is_called_damaged(tmp_path: Path, name: str, share: fl
 @pytest.mark.parametrize("content", [torch.ones(2), {}, {"lr": 0.1}, {"model": {"w": [1, 2]}}, [torch.ones(1)]])
 def test_a_file_without_a_flat_state_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"holds no state dict|are no tensors"):
+    with pytest.raises(WeightsError, match=r"holds no state dict|are no named tensors"):
         read_state(tmp_path / "w.pth")
 
 

@@ -71,7 +71,7 @@ class TeacherConfig(Section):
 
     preset: str = Field("clip_b16", description="clip_b16, clip_l14, an open_clip model name, or `custom` with tower")
     tower: TowerConfig | None = None
-    weights: Path | Literal["random"] = Field(description="weight file or run folder; `random` to try things out")
+    weights: Path | Literal["random"] = Field(description="weight file, model or run folder; `random` to try it out")
     image_size: int | None = Field(None, gt=0, description="side the teacher sees; default: the preset's")
     layers: int = Field(6, gt=0, description="K: the last K blocks are aligned")
     interval: float = Field(1.0, gt=0, description="distance between aligned blocks")
@@ -135,7 +135,7 @@ class BertConfig(Section):
     )
     sizes: BertSizes | None = None
     weights: Path | Literal["random"] = Field(
-        description="a Hugging Face folder (config.json, weights, vocabulary); `random` to start from nothing"
+        description="a Hugging Face folder (config.json, weights, uncased vocabulary); `random` to start from nothing"
     )
     vocabulary: Path | None = Field(None, description="folder of a tokenizer, or a vocab.txt; default: that of weights")
     fusion_layers: int = Field(3, gt=0, description="the last n layers get cross-attention; the others encode text")
@@ -459,7 +459,7 @@ class InitConfig(Section):
     """Where weights come from when the run folder has no checkpoint of its own."""
 
     resume_from: Path | None = Field(None, description="another run or checkpoint folder: continue it, state and all")
-    weights: Path | None = Field(None, description="weights only: a file, checkpoint or run folder")
+    weights: Path | None = Field(None, description="weights only: a file, model, checkpoint or run folder")
 
 
 class ReportConfig(Section):

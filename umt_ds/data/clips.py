@@ -12,6 +12,7 @@ import numpy as np
 
 from umt_ds.data.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.records import Media, Member, media_of
+from umt_ds.data.text import plain_text
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream, digest64
 
@@ -159,7 +160,7 @@ def _read_record(read: _Reading[Any]) -> dict[str, Any]:
             record["caption"] = read(by_suffix["txt"]).decode()
         if "cls" in by_suffix and "label" not in record:
             record["label"] = int(read(by_suffix["cls"]))
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError and int() are all ValueErrors
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError and int() are ValueErrors
         raise DecodeError(f"json, txt or cls cannot be read: {error}") from error
     return record
 
@@ -176,11 +177,11 @@ def label_of(record: Mapping[str, Any], field: str) -> int:
 
 def captions_of(record: Mapping[str, Any], *, field: str = "caption", clean: Clean = str.strip) -> list[str]:
     """The captions in `field`, cleaned; none where nothing is left of them. Raises DecodeError for what is no text."""
-    captions = record.get(field) or []
-    captions = [captions] if isinstance(captions, str) else captions
+    said = record.get(field)
+    captions = [] if said is None else [said] if isinstance(said, str) else said
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise DecodeError(f"{field} is neither text nor a list of texts")
-    return [text for text in map(clean, captions) if text]
+        raise DecodeError(f"{field} is of type {type(said).__name__}, neither text nor a list of texts")
+    return [text for caption in captions if (text := clean(plain_text(caption)))]
 
 
 def caption_of(record: Mapping[str, Any], stream: Stream, *, field: str = "caption", clean: Clean = str.strip) -> str:

@@ -5,7 +5,6 @@ Shapes: B captions, L tokens (`max_tokens`).
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -14,11 +13,23 @@ from typing import Any
 import torch
 
 from umt_ds.batch import Tokens
-from umt_ds.errors import ConfigError
+from umt_ds.data.vocabulary import SPECIAL, WordPieces, read_vocabulary
+from umt_ds.errors import DecodeError
 from umt_ds.keyed import digest64
 
+CHARACTERS = 64  # of a caption for each token that it may have: twice the longest of CLIP's 49,408 tokens
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[MASK]")
+
+
+def plain_text(caption: str) -> str:
+    """The caption without space around it.
+
+    Raises DecodeError for half a character: JSON can hold one (`"\\ud83d"`, of an emoji that was cut), no file and no
+    tokenizer can.
+    """
+    if re.search("[\ud800-\udfff]", caption):
+        raise DecodeError(f"a caption holds half a character (a lone surrogate): {caption[:60]!a}")
+    return caption.strip()
 
 
 def clean_caption(caption: str) -> str:
@@ -34,8 +45,8 @@ def clean_caption(caption: str) -> str:
 class CaptionTokenizer:
     """WordPiece tokens `[CLS] x` without the `[SEP]` that BERT's own tokenizer adds (SPEC 7.1).
 
-    vocabulary: a `vocab.txt`, or the folder of a BERT or its tokenizer. A longer caption loses its end.
-    Raises ConfigError where there is no vocabulary, or one without BERT's special tokens.
+    vocabulary: a `vocab.txt`, or the folder of a BERT or its tokenizer (`vocabulary.read_vocabulary`). A longer caption
+    loses its end. Raises ConfigError where there is no vocabulary of an uncased BERT.
     """
 
     def __init__(self, vocabulary: Path, *, max_tokens: int) -> None:
@@ -43,18 +54,17 @@ class CaptionTokenizer:
 
         # the library's threads do not survive the fork of the loader's workers, which have one core each anyway
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        numbers = _read_vocabulary(vocabulary)
-        if missing := [token for token in _SPECIAL if token not in numbers]:
-            raise ConfigError(
-                f"the vocabulary of {vocabulary} lacks {', '.join(missing)}: it is not BERT's",
-                hint="name the folder of a BERT, or a vocab.txt with its special tokens",
-            )
+        pieces = read_vocabulary(vocabulary)
+        numbers = pieces.numbers
         self.vocab_size = len(numbers)
-        self.pad_id, _, self.cls_id, self.mask_id = (numbers[token] for token in _SPECIAL)
+        self.pad_id, _, self.cls_id, self.mask_id = (numbers[token] for token in SPECIAL)
         words = sorted(numbers, key=lambda token: numbers[token])
-        self.fingerprint = f"{digest64(*words):016x}"
+        splitting = [] if pieces == WordPieces(numbers) else [str(pieces.strip_accents), str(pieces.split_signs)]
+        self.fingerprint = f"{digest64(*words, *splitting):016x}"
         tokenizer: Any = Tokenizer(models.WordPiece(vocab=numbers, unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            lowercase=True, strip_accents=pieces.strip_accents, handle_chinese_chars=pieces.split_signs
+        )
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A", special_tokens=[("[CLS]", self.cls_id)]
@@ -62,31 +72,16 @@ class CaptionTokenizer:
         tokenizer.enable_truncation(max_tokens)
         tokenizer.enable_padding(length=max_tokens, pad_id=self.pad_id, pad_token="[PAD]")
         self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
 
     def clean(self, caption: str) -> str:
-        """The caption as it is tokenised; empty where nothing is left to say."""
-        return clean_caption(caption)
+        """The caption as it is tokenised; empty where nothing is left to say. Raises DecodeError as `plain_text`."""
+        text = clean_caption(plain_text(caption))[: CHARACTERS * self._max_tokens]
+        # signs without ink (NUL, direction marks, a lone accent) are no words
+        return text if self._tokenizer.normalizer.normalize_str(text).strip() else ""
 
     def __call__(self, captions: list[str]) -> Tokens:
         """Clean captions to ids i64 [B,L] and mask bool [B,L]."""
         encoded = self._tokenizer.encode_batch(captions)
         ids = torch.tensor([one.ids for one in encoded])
         return Tokens(ids, torch.tensor([one.attention_mask for one in encoded], dtype=torch.bool))
-
-
-def _read_vocabulary(path: Path) -> dict[str, int]:
-    """Token → number, from a vocab.txt or a folder that holds one, or a tokenizer.json."""
-    plain = path / "vocab.txt" if path.is_dir() else path
-    whole = path / "tokenizer.json"
-    try:
-        if plain.is_file():
-            return {token: number for number, token in enumerate(plain.read_text(encoding="utf-8").splitlines())}
-        if whole.is_file():
-            vocabulary: dict[str, int] = json.loads(whole.read_text(encoding="utf-8"))["model"]["vocab"]
-            return vocabulary
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"the vocabulary in {path} cannot be read: {error}", hint="copy the folder again") from error
-    raise ConfigError(
-        f"no vocabulary in {path}: neither vocab.txt nor tokenizer.json",
-        hint="task.text.vocabulary names the folder of a BERT, or a vocab.txt",
-    )

@@ -13,6 +13,7 @@ V kept tokens per clip, v kept tokens per frame, W width inside, C width of the 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -285,17 +286,28 @@ def _load(tower: ClipTower | SiglipTower, state: Mapping[str, Tensor], name: str
         tower.visual.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise WeightsError(
-            f"the weights do not fit teacher {name!r}: {str(error)[:600]}",
+            f"the weights do not fit teacher {name!r}: {_one_line(error)}",
             hint="is it the file of this model, and did it pass through weights.published.teacher_state?",
         ) from error
 
 
+def _one_line(error: RuntimeError) -> str:
+    """What torch says about tensors that are missing, unknown or of another shape, as a sentence and not a page."""
+    return " ".join(str(error).split())[:600]
+
+
 def _resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """CLIP's positions [1+g²,W] for another grid: bicubic, no antialias; the class row stays."""
-    class_row, patches = table[:1].float(), table[1:].float()
-    if len(patches) == grid[0] * grid[1]:
+    """CLIP's positions [1+g²,W] for another grid: bicubic, no antialias; the class row stays.
+
+    Raises RuntimeError, as torch does for a misfit, for a table that is not one of a square of patches.
+    """
+    patches = grid[0] * grid[1]
+    if table.dim() == 2 and len(table) == 1 + patches:
         return table
-    return torch.cat([class_row, resize_grid(patches[None], rows=grid[0], cols=grid[1])[0]])
+    if table.dim() != 2 or len(table) < 2 or math.isqrt(len(table) - 1) ** 2 != len(table) - 1:
+        raise RuntimeError(f"positional_embedding has shape {tuple(table.shape)}, not [1 + a square, width]")
+    resized = resize_grid(table[None, 1:].float(), rows=grid[0], cols=grid[1])[0]
+    return torch.cat([table[:1].float(), resized])
 
 
 class TextTeacher(nn.Module):
@@ -336,7 +348,7 @@ def build_text_teacher(model: str | Architecture, *, state: Mapping[str, Tensor]
             tower.load_state_dict(dict(state), strict=True)
         except RuntimeError as error:
             raise WeightsError(
-                f"the text tower of teacher {name!r} cannot be loaded: {str(error)[:600]}",
+                f"the text tower of teacher {name!r} cannot be loaded: {_one_line(error)}",
                 hint="task.align_projections=visual_text needs a whole CLIP file, in OpenAI's or open_clip's layout",
             ) from error
     return TextTeacher(tower)

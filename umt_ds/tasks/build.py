@@ -35,6 +35,7 @@ from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.tasks.stage1 import Stage1Task
+from umt_ds.weights.folder import folder_of
 
 if TYPE_CHECKING:
     from umt_ds.tasks.image_text import ImageTextTask  # loads open_clip
@@ -181,9 +182,10 @@ def media_shares(config: RunConfig) -> dict[Media, float]:
 
 def caption_tokenizer(text: BertConfig) -> CaptionTokenizer:
     """BERT's tokenizer of a run. Raises ConfigError where there is no vocabulary."""
-    vocabulary = text.vocabulary or text.weights
-    assert isinstance(vocabulary, Path), "the schema demands a vocabulary beside random weights"
-    return CaptionTokenizer(vocabulary, max_tokens=text.max_tokens)
+    if text.vocabulary is not None:
+        return CaptionTokenizer(text.vocabulary, max_tokens=text.max_tokens)
+    assert isinstance(text.weights, Path), "the schema demands a vocabulary beside random weights"
+    return CaptionTokenizer(folder_of(text.weights), max_tokens=text.max_tokens)
 
 
 def vocabulary_of(tokenizer: CaptionTokenizer) -> Vocabulary:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from umt_ds.batch import Batch, Losses, Tokens
 from umt_ds.config.schema import ImageTextConfig, OptimConfig
 from umt_ds.data.collate import Tokenize
+from umt_ds.data.text import CHARACTERS, plain_text
 from umt_ds.engine.optim import decay_groups
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.models.flops import teacher_flops_per_clip
@@ -23,7 +24,8 @@ from umt_ds.models.full_value import full_value, keep_full
 from umt_ds.models.layers import CLIP as CLIP_PIXELS
 from umt_ds.models.layers import IMAGENET, normalise
 from umt_ds.models.presets import VitSize
-from umt_ds.weights.load import load_strict
+from umt_ds.weights.load import about, load_strict
+from umt_ds.weights.names import bare_names
 
 START_TEMPERATURE, MIN_TEMPERATURE = 0.07, 0.01  # CLIP's own start and bound
 
@@ -101,7 +103,8 @@ class ImageTextTask:
         return decay_groups(self._module, optim.weight_decay)
 
     def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
-        return str(load_strict(self._module, state, where=where))
+        with about(where):
+            return str(load_strict(self._module, bare_names(state), where=where))
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> ImageTextInputs:
@@ -121,8 +124,9 @@ class Tokenizer:
         self._tokenizer = SimpleTokenizer(context_length=context_length)
 
     def clean(self, caption: str) -> str:
-        """CLIP's own tokenizer cleans."""
-        return caption.strip()
+        """As it is: CLIP's tokenizer cleans. Empty where that leaves nothing; raises DecodeError as `plain_text`."""
+        text = plain_text(caption)[: CHARACTERS * self._tokenizer.context_length]  # a long word costs its square
+        return text if self._tokenizer.clean_fn(text) else ""
 
     def __call__(self, captions: list[str]) -> Tokens:
         """ids i64 [B,L], padded with 0; too long captions lose their end."""

@@ -1,22 +1,36 @@
-"""Weights from wherever they lie: a weight file, or a run or checkpoint folder of ours."""
+"""Weights from wherever they lie: a weight file, the folder of a model, or a run or checkpoint folder of ours."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights
+from umt_ds.engine.manifest import CHECKPOINTS, MANIFEST
+from umt_ds.errors import WeightsError
+from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
+from umt_ds.weights.numbers import require_weights
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name. Raises WeightsError or CheckpointError on anything missing, altered or untrusted."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return read_state(path)
-    return read_checkpoint_weights(path)
+    if any(os.path.exists(path / name) for name in (MANIFEST, CHECKPOINTS)):
+        state = read_checkpoint_weights(path)
+        require_weights(state, where=str(path))
+        return state
+    if holds_weights(path):
+        return read_state(path)
+    raise WeightsError(
+        f"{path} is neither a run nor a model: {listing(path)}",
+        hint=f"a run has {CHECKPOINTS}/, a model {LOOKED_FOR}; or name a weight file",
+    )
 
 
 def state_fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -32,7 +32,7 @@ from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher, build_teacher
 from umt_ds.models.vit import VideoViT, drop_path_noise
 from umt_ds.tasks.initial import read_weights, state_fingerprint
-from umt_ds.weights.load import load_strict
+from umt_ds.weights.load import about, load_strict
 from umt_ds.weights.published import student_state, teacher_state
 
 log = logging.getLogger("umt_ds")
@@ -139,7 +139,8 @@ class Stage1Task:
 
     def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
         """Start from a published or own stage-1 student; decoders may be absent. Returns what was loaded."""
-        named = student_state(state)
+        with about(where):
+            named = student_state(state)
         has_decoders = any(key.startswith("clip_decoder.") for key in named)
         return str(load_strict(self._module, named, where=where, ignore=() if has_decoders else ("clip_decoder.",)))
 
@@ -206,20 +207,21 @@ def stage1_flops(config: Stage1Config, teacher: Teacher) -> tuple[float, float]:
 def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
     """The teacher and a fingerprint of its weights. Raises WeightsError where file and model do not fit."""
     state = None
-    if config.weights == "random":
-        log.info("the teacher has random weights (task.teacher.weights=random): for trying things out")
-    else:
-        assert not isinstance(config.weights, str)
-        state = teacher_state(read_weights(config.weights))
-    teacher = build_teacher(
-        config.preset if config.tower is None else config.tower.open_clip_config(),
-        layers=config.layers,
-        interval=config.interval,
-        norm=config.norm,
-        pixels=config.pixels,
-        image_size=config.image_size,
-        state=state,
-    )
+    with about(config.weights):
+        if config.weights == "random":
+            log.info("the teacher has random weights (task.teacher.weights=random): for trying things out")
+        else:
+            assert not isinstance(config.weights, str)
+            state = teacher_state(read_weights(config.weights))
+        teacher = build_teacher(
+            config.preset if config.tower is None else config.tower.open_clip_config(),
+            layers=config.layers,
+            interval=config.interval,
+            norm=config.norm,
+            pixels=config.pixels,
+            image_size=config.image_size,
+            state=state,
+        )
     return teacher, state_fingerprint(teacher.state_dict())
 
 

@@ -27,7 +27,7 @@ from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage1 import common_grid
 from umt_ds.tasks.stage2_module import Stage2Module
 from umt_ds.weights.bert_folder import bert_folder_size, read_bert_folder
-from umt_ds.weights.load import LoadReport, load_strict
+from umt_ds.weights.load import LoadReport, about, load_strict
 from umt_ds.weights.published import is_video_text, student_state, text_teacher_state, video_text_state
 
 log = logging.getLogger("umt_ds")
@@ -157,12 +157,13 @@ def load_initial(module: Stage2Module, state: Mapping[str, Tensor], *, where: st
     Decoders are left alone where one side has none; the pooling norm is new after stage 1.
     """
     own_decoders = len(module.vision_encoder.clip_decoder) > 0
-    if is_video_text(state):
-        named = video_text_state(state)
+    with about(where):
+        is_whole = is_video_text(state)
+        named = video_text_state(state) if is_whole else student_state(state)
+    if is_whole:
         decoders = "vision_encoder.clip_decoder."
         both = own_decoders and any(key.startswith(decoders) for key in named)
         return str(load_strict(module, named, where=where, ignore=() if both else (decoders,)))
-    named = student_state(state)
     both = own_decoders and any(key.startswith("clip_decoder.") for key in named)
     ignore = ("pool_norm.",) if both else ("pool_norm.", "clip_decoder.")
     return f"video encoder: {load_strict(module.vision_encoder, named, where=where, ignore=ignore)}"
@@ -182,4 +183,5 @@ def load_text_teacher(config: Stage2Config) -> TextTeacher:
     if settings.weights != "random":
         assert isinstance(settings.weights, Path)
         state = text_teacher_state(read_weights(settings.weights))
-    return build_text_teacher(settings.preset, state=state)
+    with about(settings.weights):
+        return build_text_teacher(settings.preset, state=state)

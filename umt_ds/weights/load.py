@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import zipfile
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from umt_ds.errors import WeightsError
+from umt_ds.weights.file import read_file
+from umt_ds.weights.folder import read_index, weight_file_in
+from umt_ds.weights.names import some
+from umt_ds.weights.sniff import form_of
 
-_WRAPPERS = ("model", "module", "state_dict")  # authors' trainer, DeepSpeed, Lightning and others
+_ONE_OF_SEVERAL = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
 
 
 @dataclass(frozen=True)
@@ -33,73 +36,33 @@ class LoadReport:
 def read_state(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU.
 
-    Takes safetensors and torch files, flat or wrapped in `model`, `module` or `state_dict`. Nothing in a file
-    is executed: torch files are read with weights_only, and argparse.Namespace (a plain bag of options that
-    the authors saved beside the weights) is the one extra type let through. TorchScript is refused, since
-    loading it runs code of the file. Raises WeightsError with what to do.
+    Takes safetensors and torch files, told apart by their content, flat or wrapped in `model`, `module` or
+    `state_dict`; the folder of a model, as `save_pretrained` writes it; and the index of several files. Nothing in a
+    file is executed: torch files are read with weights_only, and TorchScript is refused, since loading it runs code of
+    the file. Raises WeightsError that says what the file is and what to do, also where weights are not finite numbers.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"no weight file {path}", hint="check the path; nothing is downloaded at run time")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _unwrap(content, path)
-
-
-def _read_safetensors(path: Path) -> object:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_torch(path: Path) -> object:
-    try:
-        _refuse_torchscript(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    if os.path.isdir(path):
+        path = weight_file_in(path)
+    form = form_of(path)
+    if form == "index":
+        return read_index(path)
+    if _ONE_OF_SEVERAL.search(path.name):
         raise WeightsError(
-            f"{path} is no weight file, or holds more than tensors, which could run code: {str(error)[:300]}",
-            hint="if you trust it, convert it once: state = torch.load(path, weights_only=False); "
-            "safetensors.torch.save_file(state['model'], 'weights.safetensors')",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error  # torch raises any of these for a damaged file
-
-
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path} is damaged or cannot be read: {str(error)[:300]}", hint="copy or download it again")
-
-
-def _refuse_torchscript(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise WeightsError(
-                f"{path} is a TorchScript archive (as OpenAI's CLIP files are): loading it would run code in it",
-                hint='if you trust it, convert it once: python -c "import torch; '
-                f"torch.save(torch.jit.load('{path}', 'cpu').visual.state_dict(), 'clip_visual.pth')\"",
-            )
-
-
-def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    """The flat dict of tensors inside what a file held."""
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds no state dict but {type(content).__name__}", hint="save model.state_dict()")
-    other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if other:
-        raise WeightsError(
-            f"{path} holds values that are no tensors: {_some(other)}",
-            hint=f"save the weights flat, or under one of {', '.join(_WRAPPERS)}",
+            f"{path} is one of several files that belong together", hint="name their folder, or the index beside them"
         )
-    return {str(key): value for key, value in content.items()}
+    return read_file(path, form)
+
+
+@contextmanager
+def about(where: Path | str) -> Iterator[None]:
+    """Any WeightsError inside names `where`, the file: those who translate or fit tensors do not know it."""
+    try:
+        yield
+    except WeightsError as error:
+        if str(where) in error.what:
+            raise
+        raise WeightsError(f"{where}: {error.what}", hint=error.hint) from error
 
 
 def load_strict(
@@ -126,14 +89,8 @@ def load_strict(
     if any(misfits.values()):
         raise WeightsError(
             f"the weights of {where} do not fit: "
-            + "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in misfits.items() if keys),
+            + "; ".join(f"{len(keys)} {what}: {some(keys)}" for what, keys in misfits.items() if keys),
             hint="check that the file belongs to this model and size",
         )
     module.load_state_dict(given, strict=False)
     return LoadReport(loaded=len(given), fresh=tuple(own.keys() - wanted), unused=tuple(state.keys() - given.keys()))
-
-
-def _some(keys: Sequence[str]) -> str:
-    """Up to five keys, and how many more there are."""
-    more = f", … and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return ", ".join(keys[:5]) + more

@@ -1,39 +1,44 @@
 """Translate published weights into the names of this project: CLIP teachers, UMT students, BERT, UMT's stage 2.
 
-Only names and layouts change here, never a number. Sizes that do not fit are the loader's business.
+Only names and layouts change here, never a number. What wrappers add to names is off first (`names.bare_names`). Sizes
+that do not fit are the loader's business.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from umt_ds.errors import WeightsError
+from umt_ds.weights.names import bare_names, renamed, some
 
-# Hugging Face's name in a CLIP layer → open_clip's (q, k and v apart: they become one in_proj).
+# open_clip's name in a CLIP layer → Hugging Face's (q, k and v apart: they become one in_proj).
 _HF_LAYER = {
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "self_attn.out_proj": "attn.out_proj",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
 }
 _HF_TOP = {
-    "embeddings.class_embedding": "class_embedding",
-    "embeddings.patch_embedding.weight": "conv1.weight",
-    "embeddings.position_embedding.weight": "positional_embedding",
-    "pre_layrnorm.weight": "ln_pre.weight",  # sic
-    "pre_layrnorm.bias": "ln_pre.bias",
-    "post_layernorm.weight": "ln_post.weight",
-    "post_layernorm.bias": "ln_post.bias",
+    "class_embedding": "embeddings.class_embedding",
+    "conv1.weight": "embeddings.patch_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_pre.weight": "pre_layrnorm.weight",  # sic
+    "ln_pre.bias": "pre_layrnorm.bias",
+    "ln_post.weight": "post_layernorm.weight",
+    "ln_post.bias": "post_layernorm.bias",
 }
+_HF_PATCHES = "embeddings.patch_embedding.weight"
+_HF_BESIDE = ("visual_projection.", "text_projection.", "text_model.", "logit_")  # beside the vision tower
+_HF_HINT = "CLIPModel or CLIPVisionModelWithProjection, saved whole; adapters (LoRA) merged first"
 # What old BERT files call the two tensors of a norm.
 _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # Heads and buffers of BERT that nothing here uses; the decoder is the word embeddings once more.
 _BERT_UNUSED = ("pooler.", "cls.seq_relationship.", "cls.predictions.decoder.")
-_STUDENT_PREFIXES = ("module.", "backbone.")
 
 
 def teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -43,65 +48,91 @@ def teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     the UMT authors extract it, and Hugging Face's CLIPModel or CLIPVisionModelWithProjection. A patch
     embedding inflated to 5-D gives its middle slice. Raises WeightsError for anything else.
     """
-    if any("embeddings.patch_embedding." in key for key in state):
-        return _from_hugging_face(state)
+    state = bare_names(state)
+    for key in state:
+        if key.endswith(_HF_PATCHES):
+            return _from_hugging_face(state, key.removesuffix(_HF_PATCHES))
     visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    visual = visual or dict(state)
+    visual = visual or state
     if not any(key in visual for key in ("conv1.weight", "trunk.patch_embed.proj.weight")):
         raise WeightsError(
             f"no CLIP vision tower among {len(state)} tensors, the first is {next(iter(state), 'none')!r}",
             hint="expected OpenAI's, open_clip's or Hugging Face's names",
         )
     kernel = visual.get("conv1.weight")
-    if kernel is not None and kernel.dim() == 5:
+    if kernel is not None and kernel.dim() == 5 and kernel.shape[2] > 0:
         visual["conv1.weight"] = kernel[:, :, kernel.shape[2] // 2]
     return visual
 
 
 def text_teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A CLIP file's text tower in open_clip's keys; OpenAI's and open_clip's layout, where it lies beside `visual.`."""
-    other = ("visual.", "logit_scale", "logit_bias", "input_resolution", "context_length", "vocab_size")
-    return {key.removeprefix("text."): value for key, value in state.items() if not key.startswith(other)}
+    named = {key: value for key, value in bare_names(state).items() if not key.startswith(("visual.", "logit_"))}
+    return renamed(named, lambda key: key.removeprefix("text."))
 
 
-def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's CLIP vision tower; transformers 5 names it with and without `vision_model.`."""
-    named = any(key.startswith("vision_model.") for key in state)
-    source = {
-        key.removeprefix("vision_model."): value
-        for key, value in state.items()
-        if key.startswith("vision_model.") or not named
-    }
-    if "visual_projection.weight" not in state:
+def _from_hugging_face(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Hugging Face's CLIP vision tower, whose names begin with `prefix`; transformers 5 has it with and without
+    `vision_model.`."""
+    projection = next((value for key, value in state.items() if key.endswith("visual_projection.weight")), None)
+    if projection is None:
         raise WeightsError(
             "the Hugging Face file has no visual_projection: a bare CLIPVisionModel",
             hint="save CLIPModel or CLIPVisionModelWithProjection instead",
         )
-    tower = {ours: source[theirs] for theirs, ours in _HF_TOP.items()}
-    tower["proj"] = state["visual_projection.weight"].T
-    layers = {key.split(".")[2] for key in source if key.startswith("encoder.layers.")}
-    for index in sorted(layers, key=int):
+    source = {
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if key.startswith(prefix) and (prefix or not key.startswith(_HF_BESIDE))
+    }
+    sources = {ours: [theirs] for ours, theirs in _HF_TOP.items()} | _hf_layers(source)
+    _require_all(source, {theirs for parts in sources.values() for theirs in parts})
+    try:
+        tower = {ours: _joined([source[theirs] for theirs in parts]) for ours, parts in sources.items()}
+        tower["proj"] = torch.einsum("cw->wc", projection)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"shapes in the Hugging Face file do not go together: {' '.join(str(error).split())[:300]}", hint=_HF_HINT
+        ) from error
+    return tower
+
+
+def _hf_layers(source: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """open_clip's names of all layers → the tensors of Hugging Face's that they are made of."""
+    found = {match[1] for key in source if (match := re.match(r"encoder\.layers\.(0|[1-9][0-9]{0,3})\.", key))}
+    names: dict[str, list[str]] = {}
+    for index in range(max(map(int, found), default=-1) + 1):
         theirs, ours = f"encoder.layers.{index}", f"transformer.resblocks.{index}"
         for kind in ("weight", "bias"):
-            parts = [source[f"{theirs}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            tower[f"{ours}.attn.in_proj_{kind}"] = torch.cat(parts)
-            for their_name, our_name in _HF_LAYER.items():
-                tower[f"{ours}.{our_name}.{kind}"] = source[f"{theirs}.{their_name}.{kind}"]
-    return tower
+            names[f"{ours}.attn.in_proj_{kind}"] = [f"{theirs}.self_attn.{part}_proj.{kind}" for part in "qkv"]
+            for our_name, their_name in _HF_LAYER.items():
+                names[f"{ours}.{our_name}.{kind}"] = [f"{theirs}.{their_name}.{kind}"]
+    return names
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _require_all(source: Mapping[str, Tensor], wanted: set[str]) -> None:
+    """Raises WeightsError that names what a Hugging Face tower lacks, and what nobody would read."""
+    misfits = {"missing": sorted(wanted - source.keys()), "unknown": sorted(source.keys() - wanted)}
+    if any(misfits.values()):
+        raise WeightsError(
+            "the Hugging Face file does not hold one whole CLIP vision tower: "
+            + "; ".join(f"{len(names)} {what}: {some(names)}" for what, names in misfits.items() if names),
+            hint=_HF_HINT,
+        )
 
 
 def student_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published stage-1 student in the keys of `AlignmentModel`: `encoder.…` and `clip_decoder.k.…`.
 
-    Takes the pretraining file, the same under `module.` or `backbone.`, or a bare encoder (`blocks.…`).
+    Takes the pretraining file, the same under `backbone.`, or a bare encoder (`blocks.…`).
     Raises WeightsError where there is no video transformer.
     """
-    for prefix in _STUDENT_PREFIXES:
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    named = {
-        key if key.startswith(("encoder.", "clip_decoder.")) else f"encoder.{key}": value
-        for key, value in state.items()
-    }
+    bare = renamed(bare_names(state), lambda key: key.removeprefix("backbone."))
+    named = renamed(bare, lambda key: key if key.startswith(("encoder.", "clip_decoder.")) else f"encoder.{key}")
     if "encoder.patch_embed.proj.weight" not in named:
         raise WeightsError(
             f"no UMT student among {len(state)} tensors, the first is {next(iter(state), 'none')!r}",
@@ -123,14 +154,17 @@ def bert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Takes BertForPreTraining, BertForMaskedLM and the bare BertModel; pooler and next-sentence head are left out.
     Raises WeightsError where there is no BERT.
     """
-    named = {}
-    for key, value in state.items():
+
+    def ours(key: str) -> str:
         for old, new in _OLD_NORM.items():
             key = key.replace(old, new)
-        bare = key.removeprefix("bert.")
-        if bare.startswith(_BERT_UNUSED) or key.endswith("position_ids"):
-            continue
-        named[key if key.startswith("cls.") else f"bert.{bare}"] = value
+        return key if key.startswith("cls.") else f"bert.{key.removeprefix('bert.')}"
+
+    used = {
+        key: value for key, value in bare_names(state).items() if not key.removeprefix("bert.").startswith(_BERT_UNUSED)
+    }
+    named = renamed(used, ours)
+    _require_tied(state, named)
     if "bert.embeddings.word_embeddings.weight" not in named:
         raise WeightsError(
             f"no BERT among {len(state)} tensors, the first is {next(iter(state), 'none')!r}",
@@ -139,9 +173,20 @@ def bert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
+def _require_tied(state: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
+    """Raises WeightsError for a word head with a table of its own: here it is that of the word embeddings."""
+    words = named.get("bert.embeddings.word_embeddings.weight")
+    for key, decoder in state.items():
+        if key.endswith("cls.predictions.decoder.weight") and words is not None and not torch.equal(decoder, words):
+            raise WeightsError(
+                f"{key} is not the table of word embeddings: this BERT's word head is not tied to them",
+                hint="a BERT as published, whose tie_word_embeddings is true",
+            )
+
+
 def is_video_text(state: Mapping[str, Tensor]) -> bool:
     """Whether these are weights of stage 2, published or our own, and not of a student alone."""
-    return any(key.removeprefix("module.").startswith("vision_encoder.") for key in state)
+    return any(key.startswith("vision_encoder.") for key in bare_names(state))
 
 
 def video_text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,13 +194,11 @@ def video_text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The teacher that published files hold is left out, and the tied decoder; the temperature gets its dimension.
     """
-    named = {key.removeprefix("module."): value for key, value in state.items()}
     kept = {
         key: value
-        for key, value in named.items()
+        for key, value in bare_names(state).items()
         if not key.startswith(("clip_teacher.", "text_encoder.cls.predictions.decoder."))
-        and not key.endswith("position_ids")
     }
-    if "temp" in kept:
+    if "temp" in kept and kept["temp"].numel() == 1:
         kept["temp"] = kept["temp"].reshape(1)
     return kept
