@@ -139,7 +139,7 @@ class Stage2Task:
         with span("host_to_device"):
             batch = batch.to(self._device)
             names = _to(names, self._device)
-            hidden = None if hidden is None else _moved(hidden, self._device)
+            hidden = None if hidden is None else hidden.moved(lambda tensor: _to(tensor, self._device))
         assert batch.text is not None
         plan, frames = self._masks[batch.media], batch.pixels.shape[1]
         kinds = [None if mask is None else mask.kind for mask in self._masks.values()]
@@ -207,11 +207,6 @@ class Stage2Task:
 def _text_hashes(ids: Tensor) -> Tensor:
     """A hash of each row of token ids: i64 [B,L] to i64 [B]."""
     return torch.tensor([digest64(row.tobytes()) >> 1 for row in ids.numpy()])
-
-
-def _moved(hidden: HiddenWords, device: torch.device) -> HiddenWords:
-    ids, places, labels = (_to(tensor, device) for tensor in (hidden.ids, hidden.places, hidden.labels))
-    return HiddenWords(ids, places, labels, hidden.count)
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
