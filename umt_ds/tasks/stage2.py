@@ -30,7 +30,7 @@ from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher
 from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
 from umt_ds.tasks.initial import state_fingerprint
-from umt_ds.tasks.stage1 import COMPUTE_DTYPE, load_teacher
+from umt_ds.tasks.stage1 import load_teacher, place_teacher
 from umt_ds.tasks.stage2_cost import Stage2Cost
 from umt_ds.tasks.stage2_model import (
     build_module,
@@ -73,8 +73,8 @@ class Stage2Task:
             self._text_teacher.to(device)
         self._masks: dict[Media, MaskPlan | None] = media_masks(config, self._teacher)
         self._module = build_module(config, self._teacher, self._vocabulary, seed=seed)
-        if self._teacher is not None:
-            self._teacher.to(device, COMPUTE_DTYPE[precision])
+        if self._teacher is not None and config.teacher is not None:
+            place_teacher(self._teacher, config.teacher, device=device, precision=precision)
 
     @property
     def module(self) -> Stage2Module:
