@@ -11,6 +11,7 @@ import torch
 
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json, precision_of, zero_stage_of
+from umt_ds.config.effect import without_effect
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.distributed.collectives import barrier
@@ -178,4 +179,6 @@ def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage:
         plan.peak_lr,
         plan.min_lr,
     )
+    for line in without_effect(config):
+        log.info("%s", line)
     log.info("%s", sentence)

@@ -37,7 +37,6 @@ from umt_ds.tasks.stage2_model import (
     load_initial,
     load_text_teacher,
     media_masks,
-    needs_teacher,
 )
 from umt_ds.tasks.stage2_module import Rows, Stage2Inputs, Stage2Module
 
@@ -64,7 +63,7 @@ class Stage2Task:
         self._shares: Mapping[Media, float] = shares or {"video": 1.0}
         self._teacher: Teacher | None = None
         self._fingerprints = {"vocabulary": vocabulary.fingerprint}
-        if config.teacher is not None and needs_teacher(config):
+        if config.teacher is not None and config.needs_teacher:
             self._teacher, self._fingerprints["teacher"] = load_teacher(config.teacher)
         self._text_teacher: TextTeacher | None = None
         if config.align_projections == "visual_text":
