@@ -30,7 +30,6 @@ READ_ELSEWHERE = {
     "schedule.warmup_steps": "a schedule in steps",
     "task.mask.*.views": "the schema, which refuses more than one in stage 2",
     "task.text.sizes": "a BERT given by numbers",
-    "task.teacher.*": "a run that compares something with its teacher; else it says so",
 }
 
 

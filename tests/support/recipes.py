@@ -69,7 +69,7 @@ def smaller(name: str) -> list[str]:
     if name.startswith("demo/"):
         return few
     few += [f"run_dir=runs/{name}", "task.student.preset=pocket", "task.student.image_size=32"]
-    few += ["task.teacher.preset=tiny_clip"]
+    few += ["task.teacher.preset=tiny_clip"] if load_tree(name)[0]["task"]["teacher"] is not None else []
     return [*few, "task.text.preset=folder"] if name.startswith("stage2/") else few
 
 

@@ -84,7 +84,7 @@ class TeacherConfig(Section):
     norm: Literal["l2", "none"] = "l2"
     precision: Literal["run", "fp8"] = Field(
         "run",
-        description="fp8 multiplies faster on H100 and later; elsewhere it falls back, with the reason in the log",
+        description="fp8 multiplies faster on L40S, H100 and later, in bf16 runs; elsewhere the log says why not",
     )
 
     @model_validator(mode="after")
