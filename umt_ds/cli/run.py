@@ -179,6 +179,6 @@ def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage:
         plan.peak_lr,
         plan.min_lr,
     )
-    for line in without_effect(config):
+    for line in without_effect(config, on_gpu=job.device.type == "cuda"):
         log.info("%s", line)
     log.info("%s", sentence)

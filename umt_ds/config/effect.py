@@ -16,10 +16,10 @@ from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage
 Found = Iterator[tuple[str, str]]  # the key path of a setting or a section, and why it has no effect
 
 
-def without_effect(run: RunConfig) -> list[str]:
+def without_effect(run: RunConfig, *, on_gpu: bool = True) -> list[str]:
     """A sentence for each setting or section that was given, by whatever file or override, and does nothing."""
     given = set(_given(run))
-    found = [*_of_task(run), *_of_data(run), *_of_running(run)]
+    found = [*_of_task(run), *_of_data(run), *_of_running(run, on_gpu)]
     return [f"{path} has no effect here: {why}" for path, why in found if any(_is_in(key, path) for key in given)]
 
 
@@ -67,6 +67,8 @@ def _of_losses(task: Stage2Config) -> Found:
     if not weights.vtc and not (weights.vtm and task.vtm.hard):
         for name in ("temperature", "bounds"):
             yield f"task.vtc.{name}", "no similarity counts (task.loss_weights.vtc=0, and no hard pairs for VTM)"
+    if not weights.vtc and not weights.vtm:
+        yield "task.vtc.positives", "no pairs count (task.loss_weights.vtc=0 and vtm=0)"
     if not weights.vtm:
         yield "task.vtm", "task.loss_weights.vtm=0"
     if not weights.mlm:
@@ -75,6 +77,8 @@ def _of_losses(task: Stage2Config) -> Found:
 
 def _of_masks(run: RunConfig, task: Stage2Config) -> Found:
     shown = {source.media for source in run.data.sources.values()}
+    if "video" not in shown:
+        yield "task.student.frames", "an image has one frame, and no source has media: video"
     for medium, mask in (("image", task.mask.image), ("video", task.mask.video)):
         if mask is None:
             continue
@@ -99,7 +103,7 @@ def _of_data(run: RunConfig) -> Found:
         yield f"data.sources.{next(iter(sources))}.weight", "there is no other source"
 
 
-def _of_running(run: RunConfig) -> Found:
+def _of_running(run: RunConfig, on_gpu: bool) -> Found:
     has_both = len({source.media for source in run.data.sources.values()}) == 2
     if not has_both:
         yield "batch.media", "all sources hold the same medium"
@@ -107,5 +111,8 @@ def _of_running(run: RunConfig) -> Found:
         yield "batch.pack", "it is for batch.media=packed, of sources of images and of clips"
     if run.engine.graph and isinstance(run.task, Stage2Config) and not run.task.needs_teacher:
         yield "engine.graph", "it replays the teacher, and there is none"
+    for switch in ("graph", "ahead"):
+        if getattr(run.engine, switch) and not on_gpu:
+            yield f"engine.{switch}", "only a GPU gains by it, and this run is on CPUs"
     if run.init.resume_from is not None:
         yield "init.weights", "init.resume_from brings its own weights"

@@ -178,7 +178,7 @@ class ContrastiveConfig(Section):
     @model_validator(mode="after")
     def _inside(self) -> ContrastiveConfig:
         low, high = self.bounds
-        if not 0 < low <= self.temperature <= high:
+        if low <= high and not low <= self.temperature <= high:
             raise ValueError(f"temperature {self.temperature} is not inside its bounds [{low}, {high}]")
         return self
 
@@ -354,8 +354,6 @@ class AugmentConfig(Section):
     @field_validator("scale")
     @classmethod
     def _of_random_resized(cls, scale: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError("the least and the most of the area that may be kept: 0 < least <= most <= 1")
         crop = info.data.get("crop", "random_resized")
         if scale != cls.model_fields["scale"].default and crop != "random_resized":
             raise ValueError(f"it is for crop: random_resized, and crop is {crop}")
