@@ -8,6 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from launchers.cli import launch
 from umt_ds.cli.config import command
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run, run_names
@@ -102,6 +103,14 @@ def test_umt_config_says_it_beside_the_yaml() -> None:
     done = CliRunner().invoke(command, ["demo/stage2", NO_UTA, "init.weights=null"], catch_exceptions=False)
     assert "task.teacher has no effect here: " in done.stderr
     assert yaml.safe_load(done.stdout)["task"]["loss_weights"]["uta"] == 0
+
+
+def test_umt_launch_says_it_before_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UMT_CLUSTER", str(tmp_path / "cluster.yaml"))
+    (tmp_path / "cluster.yaml").touch()
+    words = ["submit", "stage2/ablations/without_uta", "--nodes", "2", "--dry-run"]
+    done = CliRunner().invoke(launch, words, catch_exceptions=False)
+    assert "task.loss has no effect here: " in done.stderr
 
 
 # ---------------------------------------------------------------- refused
