@@ -26,6 +26,7 @@ from launchers.train import Launcher, TrainJob, environment_of, render
 from umt_ds.config.batching import accumulation_of
 from umt_ds.config.cluster import EXAMPLE, ClusterConfig, cluster_file, load_cluster
 from umt_ds.config.deepspeed_json import load_deepspeed_json
+from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_yaml
@@ -126,6 +127,8 @@ def submit(
     run = config.folder.resolve()
     config = load_run(name, [*overrides, f"run_dir={run}"])
     load_deepspeed_json(config.engine)
+    for line in without_effect(config):
+        click.echo(line, err=True)
     words = ["--allow-config-change"] if allow_config_change else []
     if hosts is not None:
         return _start_on_hosts(config, cluster, hosts.resolve(), launcher, words, dry_run)

@@ -6,8 +6,8 @@ Shapes: B clips (rows), T frames, H x W pixels, L text length.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -15,8 +15,46 @@ from torch import Tensor
 Media = Literal["image", "video"]
 
 
+class Movable:
+    """A dataclass whose tensors travel together, whatever fields it has, or gets later.
+
+    The walk goes through dataclasses, tuples, lists and dicts; what holds no tensor stays the same object.
+    """
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Self:
+        """The same with each tensor moved."""
+        moved: Self = _moved(self, move)
+        return moved
+
+    def to(self, device: torch.device) -> Self:
+        """The same with its tensors on `device` (asynchronous from pinned memory)."""
+        return self.moved(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The same in pinned host memory, from which a CUDA device copies asynchronously (torch's DataLoader asks)."""
+        return self.moved(lambda tensor: tensor.pin_memory())
+
+
+def _moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return move(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        old = {each.name: getattr(value, each.name) for each in fields(value)}
+        new = _moved(old, move)
+        return value if new is old else replace(value, **new)
+    if isinstance(value, (tuple, list, dict)):
+        old_items = value.values() if isinstance(value, dict) else value
+        items = [_moved(item, move) for item in old_items]
+        if all(new is old for new, old in zip(items, old_items, strict=True)):
+            return value
+        if isinstance(value, dict):
+            return dict(zip(value, items, strict=True))
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # named tuples take arguments
+    return value
+
+
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Movable):
     """Text as token ids. ids: i64 [B,L]; mask: bool [B,L], True where a token is (not padding). clip_ids: i64 [B,77],
     the same text for CLIP, where its text tower is a teacher."""
 
@@ -24,14 +62,13 @@ class Tokens:
     mask: Tensor
     clip_ids: Tensor | None = None
 
-    def moved(self, move: Callable[[Tensor], Tensor]) -> Tokens:
-        """The same text, each tensor moved."""
-        clip_ids = None if self.clip_ids is None else move(self.clip_ids)
-        return Tokens(move(self.ids), move(self.mask), clip_ids)
+    def repeated(self, times: int) -> Tokens:
+        """Each text so often, side by side."""
+        return self.moved(lambda tensor: tensor.repeat_interleave(times, 0))
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Movable):
     """One micro-batch as the loader hands it over: pixels stay uint8 until the model needs them.
 
     `draws` is the number of the draw each row came from; `slots` is the row's place in the global
@@ -60,30 +97,8 @@ class Batch:
         """Some of its rows; what is counted over all of them (digest, substitutes) stays behind."""
         assert self.packed_with is None, "take the rows of each part"
 
-        def some(tensor: Tensor) -> Tensor:
-            return tensor[start:stop]
-
-        return replace(self._moved(some), keys=self.keys[start:stop], digest=0, substituted=0)
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on `device` (asynchronous from pinned memory)."""
-        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in pinned host memory, from which a CUDA device copies asynchronously."""
-        return self._moved(Tensor.pin_memory)
-
-    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(
-            self,
-            pixels=move(self.pixels),
-            draws=move(self.draws),
-            slots=move(self.slots),
-            text=None if self.text is None else self.text.moved(move),
-            labels=None if self.labels is None else move(self.labels),
-            ids=None if self.ids is None else move(self.ids),
-            packed_with=None if self.packed_with is None else self.packed_with._moved(move),
-        )
+        some = self.moved(lambda tensor: tensor[start:stop])
+        return replace(some, keys=self.keys[start:stop], digest=0, substituted=0)
 
 
 @dataclass(frozen=True)

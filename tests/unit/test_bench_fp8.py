@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from tests.support.shards import noisy_frames, write_shards
+from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.bench.fp8 import Fp8Change
 from umt_ds.cli.bench import command
 from umt_ds.errors import ConfigError
@@ -26,6 +27,15 @@ def test_it_tells_cosines_layer_by_layer_and_how_many_patches_stay(tmp_path: Pat
     assert len(cosines) == 3, "two layers, and all"
     assert all(0.98 < cosine < 1 for cosine in cosines)
     assert re.search(r"[0-9.]+ % of the kept tokens are the same", said)
+
+
+def test_the_teacher_of_stage_2_is_measured_too(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", [3], members=noisy_frames)
+    write_for_stage2(tmp_path)
+    run = ["demo/stage2", *stage2_run(tmp_path, "run"), "task.student.image_size=16", f"task.teacher.tower={TOWER}",
+           "task.teacher.layers=2", "task.text.sizes.vocab_size=77"]  # fmt: skip
+    said = CliRunner().invoke(command, ["fp8", *run, "--clips", "2"], catch_exceptions=False).output
+    assert len(re.findall(r"cosine mean ([0-9.]+)", said)) == 3, "two layers, and all"
 
 
 def test_a_run_without_a_teacher_has_nothing_to_quantise() -> None:

@@ -14,12 +14,16 @@ from torch import nn
 
 from tests.support.ranks import environment
 from umt_ds.batch import Batch
+from umt_ds.bench.noise import Noise
 from umt_ds.bench.plain import float_clips, plain_loss, plain_models, published_mask, refuse_unpublished
 from umt_ds.bench.step import Request, kept_for_backward, load_bench_run, measure
 from umt_ds.bench.step_report import StepReport, Way, budget_line, load_outcome, save_outcome, sweep_text
 from umt_ds.bench.step_sweep import label, sweep_points
+from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import Stage1Config
+from umt_ds.distributed.job import Job
+from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
 from umt_ds.tasks.stage1 import Stage1Task
 
@@ -36,6 +40,18 @@ def pocket_task(*overrides: str) -> tuple[Stage1Task, Stage1Config]:
 def noise(clips: int) -> Batch:
     pixels = torch.randint(0, 256, (clips, 8, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     return Batch("video", pixels, torch.arange(clips), torch.arange(clips), ("noise",) * clips)
+
+
+@pytest.mark.parametrize("align", ["visual", "visual_text"])
+def test_captions_of_noise_are_tokens_for_clip_too_where_its_text_tower_teaches(align: str, tmp_path: Path) -> None:
+    overrides = [f"task.align_projections={align}", "batch.global=4", "batch.micro=4", f"init.weights={tmp_path}"]
+    config = load_run("demo/stage2", overrides)
+    job = Job(World(0, 1, 0, "", 0, "alone"), CPU)
+    batches = Noise(config, plan_run(config, world=1, num_samples=4), job, shown="packed").micro_batches(0)
+    for part in next(batches).parts:
+        assert part.text is not None
+        clip_ids = part.text.clip_ids
+        assert (None if clip_ids is None else clip_ids.shape) == ((2, 77) if align == "visual_text" else None)
 
 
 # ---------------------------------------------------------------- the twin

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +110,48 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem_and_a_hidden_one_a_note(monkey
     assert checks.cuda().status == "note"
     monkeypatch.setattr(checks, "_answer", lambda *words: None)
     assert "cpu.json" in checks.cuda().used
+
+
+TESTED = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]  # torch 2.14.1 of CUDA 13.0
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "bf16", "status", "said"),
+    [
+        ("Tesla V100-SXM2-32GB", (7, 0), False, "problem", "no code for Tesla V100-SXM2-32GB, only for sm_75, sm_80"),
+        ("Tesla T4", (7, 5), False, "note", "engine.deepspeed=zero2_fp16.json"),
+        ("NVIDIA L40S", (8, 9), True, "ok", "NCCL, bf16"),
+        ("NVIDIA H100 PCIe", (9, 0), True, "ok", "NCCL, bf16"),
+    ],
+)
+def test_a_gpu_that_torch_has_no_code_for_is_a_problem(
+    name: str, capability: tuple[int, int], bf16: bool, status: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {
+        "is_available": True, "device_count": 1, "get_device_name": name, "mem_get_info": (99, 100),
+        "get_device_capability": capability, "get_arch_list": TESTED, "is_bf16_supported": bf16,
+    }  # fmt: skip
+    for question, answer in told.items():
+        monkeypatch.setattr(torch.cuda, question, lambda *_, answer=answer, **__: answer)
+    found = checks.cuda()
+    assert found.status == status
+    assert said in str(found)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "runs"),
+    [
+        ((8, 9), ["sm_80"], True),  # the same generation, later
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["sm_80"], False),
+        ((9, 0), ["sm_80", "compute_80"], True),  # compiled when it starts
+        ((9, 0), ["sm_90a"], True),
+        ((12, 0), ["sm_100"], False),
+        ((7, 0), [], False),
+    ],
+)
+def test_code_serves_its_own_generation_of_chips(capability: tuple[int, int], built_for: list[str], runs: bool) -> None:
+    assert checks.has_code(capability, built_for) is runs
 
 
 def test_a_library_that_is_installed_but_does_not_import_is_found(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from umt_ds.bench.rate import ALONE, plan_of
-from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config
 from umt_ds.errors import ConfigError
 from umt_ds.masking import MaskPlan
 from umt_ds.tasks.build import build_loader
@@ -45,22 +45,23 @@ class Fp8Change:
 
 @torch.no_grad()
 def compare(config: RunConfig, *, clips: int) -> Fp8Change:
-    """The first clips of the run's own shards, seen by its teacher in bf16 and in FP8. A CPU emulates, slowly.
+    """The first clips or images of a run's shards, seen by its teacher in bf16 and in FP8. A CPU emulates, slowly.
 
     Raises ConfigError where the run has no teacher to quantise.
     """
     task = config.task
-    if not isinstance(task, Stage1Config):
-        raise ConfigError(f"task {task.kind} has no teacher", hint="name a stage1 run")
+    if isinstance(task, ImageTextConfig) or task.teacher is None:
+        raise ConfigError(f"task {task.kind} has no teacher here", hint="name a run of stage 1 or 2 that has one")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher, _ = load_teacher(task.teacher)
     teacher.to(device, torch.bfloat16)
     with closing(build_loader(config, plan_of(clips), ALONE, device=device)) as loader:
-        batch = next(iter(loader.micro_batches(0))).to(device)
-    plan = MaskPlan(task.mask.kind, task.mask.ratio)
+        batch = next(iter(loader.micro_batches(0))).parts[0].to(device)
+    mask = task.mask if isinstance(task, Stage1Config) else getattr(task.mask, batch.media)
+    plan = MaskPlan("random", 0.0) if mask is None else MaskPlan(mask.kind, mask.ratio)
 
     def kept(attention: Tensor | None) -> Tensor:
-        frames, patches = task.student.frames, teacher.tower.patches
+        frames, patches = batch.pixels.shape[1], teacher.tower.patches
         return plan.keep(attention, seed=config.seed, step=0, slots=batch.slots, frames=frames, patches=patches)
 
     exact = teacher.attend(batch.pixels)

@@ -16,6 +16,7 @@ from umt_ds.config.schema import BertConfig, RunConfig, Stage2Config
 from umt_ds.distributed.job import Job
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.tasks.build import clip_shape
+from umt_ds.tasks.image_text import clip_tokenizer
 from umt_ds.tasks.stage2_model import bert_size_of
 
 Shown = Literal["video", "image", "packed"]
@@ -42,11 +43,11 @@ class Noise:
         self._plan, self._rank = plan, job.world.rank
         self._rows = plan.micro * config.data.num_sample
         frames, side = clip_shape(config)
-        text = config.task.text if isinstance(config.task, Stage2Config) else None
+        task = config.task if isinstance(config.task, Stage2Config) else None
         draw = torch.Generator().manual_seed(job.world.rank)
         batches = [
             [
-                _batch(medium, round(share * self._rows), 1 if medium == "image" else frames, side, text, draw)
+                _batch(medium, round(share * self._rows), 1 if medium == "image" else frames, side, task, draw)
                 for medium, share in shares_of_shown(shown).items()
             ]
             for _ in range(DIFFERENT_BATCHES)
@@ -71,17 +72,18 @@ class Noise:
             yield parts[0] if len(parts) == 1 else replace(parts[0], packed_with=parts[1])
 
 
-def _batch(medium: Media, rows: int, frames: int, side: int, text: BertConfig | None, draw: torch.Generator) -> Batch:
+def _batch(medium: Media, rows: int, frames: int, side: int, task: Stage2Config | None, draw: torch.Generator) -> Batch:
     pixels = torch.randint(0, 256, (rows, frames, side, side, 3), dtype=torch.uint8, generator=draw)
     numbers = torch.arange(rows)
-    tokens = None if text is None else _captions(rows, text, draw)
+    tokens = None if task is None else _captions(rows, task, draw)
     return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, ids=numbers)
 
 
-def _captions(rows: int, text: BertConfig, draw: torch.Generator) -> Tokens:
-    words, length = noise_vocabulary(text), text.max_tokens
+def _captions(rows: int, task: Stage2Config, draw: torch.Generator) -> Tokens:
+    words, length = noise_vocabulary(task.text), task.text.max_tokens
     ids: Tensor = torch.randint(words.mask_id + 1, words.size, (rows, length), generator=draw)
     ids[:, 0] = words.cls_id
     lengths = torch.randint(max(2, round(_SHORTEST * length)), length + 1, (rows, 1), generator=draw)
     is_token = torch.arange(length) < lengths
-    return Tokens(ids * is_token + words.pad_id * ~is_token, is_token)
+    of_clip = clip_tokenizer()(["noise"] * rows).ids if task.align_projections == "visual_text" else None
+    return Tokens(ids * is_token + words.pad_id * ~is_token, is_token, clip_ids=of_clip)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -127,11 +127,28 @@ def _devices(driver: str | None) -> Finding:
     free, total = zip(*(torch.cuda.mem_get_info(device) for device in range(count)), strict=True)
     there = f"{count} x {name}, {min(total) / 1e9:.0f} GB each, {min(free) / 1e9:.0f} free at least"
     there += f", driver {driver.split(',')[0]}" if driver else ""
+    built_for = torch.cuda.get_arch_list()
+    foreign = [n for n in range(count) if not has_code(torch.cuda.get_device_capability(n), built_for)]
+    if foreign:
+        which = f"this torch has no code for {torch.cuda.get_device_name(foreign[0])}, only for {', '.join(built_for)}"
+        return Finding("problem", f"{there}; {which}", todo="a torch >= 2.7 built for an older CUDA, or another GPU")
     if min(free) < 0.9 * min(total):
         return Finding("note", there, "NCCL", "somebody computes there already: see nvidia-smi")
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         return Finding("note", f"{there}, without bf16", "NCCL", "engine.deepspeed=zero2_fp16.json")
     return Finding("ok", there, "NCCL, bf16")
+
+
+def has_code(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
+    """Whether a torch that was built for chips such as sm_80, or compute_90, runs on a chip: machine code serves later
+    ones of its generation, what is compiled at the start (compute_…) all later ones."""
+    for target in built_for:
+        kind, _, digits = target.partition("_")
+        number = int(re.sub(r"\D", "", digits))
+        major, minor = divmod(number, 10)
+        if capability >= (major, minor) and (kind == "compute" or capability[0] == major):
+            return True
+    return False
 
 
 def deepspeed() -> Finding:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from umt_ds.config.load import Tree, check, fill_environment, load_tree, run_names
+from umt_ds.config.effect import without_effect
+from umt_ds.config.load import check, fill_environment, load_tree, run_names
+from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml, diff_lines
 
 
@@ -24,15 +26,17 @@ def command(name: str | None, overrides: tuple[str, ...], against: str | None) -
     if name is None:
         click.echo("\n".join(run_names()))
         return
-    tree = _resolve(name, overrides)
+    run = _resolve(name, overrides)
+    for line in without_effect(run):
+        click.echo(line, err=True)
     if against is None:
-        click.echo(as_yaml(tree), nl=False)
+        click.echo(as_yaml(as_tree(run)), nl=False)
         return
-    for line in diff_lines(_resolve(against, ()), tree):
+    for line in diff_lines(as_tree(_resolve(against, ())), as_tree(run)):
         click.echo(line)
 
 
-def _resolve(name: str, overrides: tuple[str, ...]) -> Tree:
+def _resolve(name: str, overrides: tuple[str, ...]) -> RunConfig:
     """Checked, defaults included; variables that are not set stay as `${env:NAME}`, so that one can look first."""
     tree, origins = load_tree(name, overrides)
-    return as_tree(check(fill_environment(tree, origins, keep_unset=True), origins))
+    return check(fill_environment(tree, origins, keep_unset=True), origins)

@@ -11,6 +11,7 @@ import torch
 
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json, precision_of, zero_stage_of
+from umt_ds.config.effect import without_effect
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.distributed.alarm import ending_together
@@ -180,4 +181,6 @@ def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage:
         plan.min_lr,
         plan.lr_curve,
     )
+    for line in without_effect(config, on_gpu=job.device.type == "cuda"):
+        log.info("%s", line)
     log.info("%s", sentence)

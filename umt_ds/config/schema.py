@@ -7,10 +7,13 @@ paths that do, everything else is about running (see ARCHITECTURE: two hashes pe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from umt_ds.errors import ConfigError
 
 
 class Section(BaseModel):
@@ -81,7 +84,7 @@ class TeacherConfig(Section):
     norm: Literal["l2", "none"] = "l2"
     precision: Literal["run", "fp8"] = Field(
         "run",
-        description="fp8 multiplies faster on H100 and later; elsewhere it falls back, with the reason in the log",
+        description="fp8 multiplies faster on L40S, H100 and later, in bf16 runs; elsewhere the log says why not",
     )
 
     @model_validator(mode="after")
@@ -179,6 +182,13 @@ class ContrastiveConfig(Section):
     temperature: float = Field(0.07, gt=0, description="at the start; it is trained")
     bounds: tuple[float, float] = (0.001, 0.5)
 
+    @model_validator(mode="after")
+    def _inside(self) -> ContrastiveConfig:
+        low, high = self.bounds
+        if low <= high and not low <= self.temperature <= high:
+            raise ValueError(f"temperature {self.temperature} is not inside its bounds [{low}, {high}]")
+        return self
+
 
 class MatchingConfig(Section):
     """VTM (SPEC 7.4)."""
@@ -235,6 +245,27 @@ class Stage2Config(Section):
             raise ValueError("loss_weights.uta and align_projections need a teacher; without one: loss_weights.uta: 0")
         return self
 
+    @model_validator(mode="after")
+    def _something(self) -> Stage2Config:
+        if not any(self.loss_weights.model_dump().values()) and self.align_projections == "none":
+            raise ValueError("all loss_weights are 0: there is nothing to learn")
+        return self
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether anything is compared with the teacher."""
+        return self.loss_weights.uta > 0 or self.align_projections != "none"
+
+    def mask_of(self, medium: Literal["image", "video"]) -> MaskConfig | None:
+        """How tokens of a medium are hidden; None where all are seen.
+
+        Semantic masks belong to UTA: without it there are none, as in the paper's table 5 (SPEC 7.3).
+        """
+        mask = self.mask.image if medium == "image" else self.mask.video
+        if mask is None or mask.ratio == 0 or (mask.kind == "semantic" and not self.loss_weights.uta):
+            return None
+        return mask
+
 
 class ClipTextConfig(Section):
     """open_clip's text tower by its numbers (its own BPE vocabulary)."""
@@ -266,6 +297,13 @@ class FramesConfig(Section):
         "sparse", description="intervals: as sparse, but by the rule of stage 2 (SPEC 7.6)"
     )
     stride: int = Field(1, gt=0, description="dense only: distance between frames")
+
+    @field_validator("stride")
+    @classmethod
+    def _of_dense(cls, stride: int, info: ValidationInfo) -> int:
+        if stride != 1 and info.data.get("policy", "dense") != "dense":
+            raise ValueError(f"it is for policy: dense, and policy is {info.data['policy']}")
+        return stride
 
 
 class SourceConfig(Section):
@@ -331,6 +369,14 @@ class AugmentConfig(Section):
             raise ValueError("color_jitter is the workers' work: it needs on_device: nothing")
         return self
 
+    @field_validator("scale")
+    @classmethod
+    def _of_random_resized(cls, scale: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+        crop = info.data.get("crop", "random_resized")
+        if scale != cls.model_fields["scale"].default and crop != "random_resized":
+            raise ValueError(f"it is for crop: random_resized, and crop is {crop}")
+        return scale
+
 
 class CacheConfig(Section):
     """What is kept of remote shards on the disk of a node, for all its ranks, workers and runs."""
@@ -380,6 +426,13 @@ class OptimConfig(Section):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
+
+    @field_validator("min_lr")
+    @classmethod
+    def _below_lr(cls, min_lr: float, info: ValidationInfo) -> float:
+        if min_lr > info.data.get("lr", min_lr):
+            raise ValueError(f"it is above lr, which is {info.data['lr']}: the learning rate would rise")
+        return min_lr
 
 
 LrCurve = Literal["cosine_offset", "cosine_floor"]
@@ -486,10 +539,39 @@ class RunConfig(Section):
     report: ReportConfig = ReportConfig()
     stop_at: int | None = Field(None, gt=0, description="stop, resumable, after this step")
 
+    @model_validator(mode="after")
+    def _belongs_together(self) -> RunConfig:
+        for key, why in _meaningless(self):
+            # no ValueError, which pydantic would blame on the whole run: the key is known here
+            raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
+        return self
+
     @property
     def folder(self) -> Path:
         """The run folder: `run_dir`, or runs/NAME under the current directory."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+
+def _meaningless(run: RunConfig) -> Iterator[tuple[str, str]]:
+    """Settings that the task of a run cannot honour, by key path, and why. What a variant of a recipe may leave behind
+    is not refused but said (`effect.py`)."""
+    kind = run.task.kind
+    if kind != "stage2" and run.batch.split_contrastive:
+        yield "batch.split_contrastive", f"only stage 2 works on a share in pieces, and task.kind is {kind}"
+    if kind != "stage2" and run.batch.media == "packed":
+        yield "batch.media", f"only stage 2 trains on images and clips in one batch, and task.kind is {kind}"
+    if kind == "image_text" and run.engine.graph:
+        yield "engine.graph", "it replays a teacher, and task.kind image_text has none"
+    for name, source in run.data.sources.items():
+        at = f"data.sources.{name}"
+        if run.data.skip_draws and source.is_stream:
+            yield "data.skip_draws", f"{at} is streamed, and its draws show what comes next: none can be left out"
+        if isinstance(run.task, Stage1Config):
+            if source.caption != SourceConfig.model_fields["caption"].default:
+                yield f"{at}.caption", "stage 1 reads no captions"
+            if source.media == "image" and run.task.student.frames > 1:
+                frames = run.task.student.frames
+                yield f"{at}.media", f"an image has one frame, and task.student.frames={frames} are trained on"
 
 
 # Key paths whose change makes another experiment. Paths of weights and shards are not among them: what

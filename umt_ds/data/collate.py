@@ -64,8 +64,7 @@ def collate(
 def _text(shown: Sequence[Shown], views: int, tokenize: Tokenize | None) -> Tokens | None:
     if tokenize is None:
         return None
-    tokens = tokenize([item.caption for item in shown if item.caption is not None])
-    return Tokens(tokens.ids.repeat_interleave(views, 0), tokens.mask.repeat_interleave(views, 0))
+    return tokenize([item.caption for item in shown if item.caption is not None]).repeated(views)
 
 
 def _labels(shown: Sequence[Shown], views: int) -> Tensor | None:

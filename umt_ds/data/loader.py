@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import torch
 
-from umt_ds.batch import Batch, Media
+from umt_ds.batch import Batch, Media, Movable
 from umt_ds.data.augment import NO_JITTER, ColorJitter, CropKind, View, draw_view, render
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.cache import KeepLast
@@ -115,28 +115,20 @@ class LoaderPlan:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class Delivery(Movable):
     """The rows of each medium on their way out of a worker, with the bad samples that were met and what was fetched."""
 
     parts: tuple[Part, ...]
     faults: tuple[Fault, ...]
     traffic: Traffic
 
-    def pin_memory(self) -> Delivery:
-        """Called by torch's DataLoader where there is a CUDA device."""
-        return replace(self, parts=tuple(part.pin_memory() for part in self.parts))
-
 
 @dataclass(frozen=True)
-class Part:
+class Part(Movable):
     """Rows of one medium. packed: what the device makes the pixels from, which `batch` then lacks."""
 
     batch: Batch
     packed: Packed | None = None
-
-    def pin_memory(self) -> Part:
-        """The same in pinned host memory."""
-        return Part(self.batch.pin_memory(), None if self.packed is None else self.packed.pin_memory())
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from umt_ds.batch import Movable
 from umt_ds.data.augment import Crop, Pixels, Placement, View, cut, resize_plainly
 from umt_ds.data.clips import Clip
 from umt_ds.data.decode import decode_pictures
@@ -44,17 +45,13 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Movable):
     """What the device makes the pixels of a micro-batch from."""
 
     pixels: Tensor  # u8, the frames of the pieces one after another
     files: Tensor  # u8, JPEG files one after another
     file_sizes: tuple[int, ...]
     pieces: tuple[_Piece, ...]  # V
-
-    def pin_memory(self) -> Packed:
-        """The same in pinned host memory."""
-        return replace(self, pixels=self.pixels.pin_memory(), files=self.files.pin_memory())
 
 
 class Packer:

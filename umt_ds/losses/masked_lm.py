@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from umt_ds.batch import Movable
+
 _IGNORED = -100  # torch's label for what does not count
 _ROUND = 64  # guesses are padded to multiples, so that the allocator meets few sizes
 _AS_MASK, _AS_OTHER = 0.8, 0.9  # of the chosen tokens: 80 % hidden, 10 % another word, 10 % left
@@ -28,7 +30,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class HiddenWords:
+class HiddenWords(Movable):
     """ids i64 [B,L], with words hidden. places i64 [M], of what is to be guessed in the flattened ids; labels i64 [M],
     what stood there, -100 for padding; count: those that are none."""
 

@@ -125,8 +125,9 @@ class Teacher(nn.Module):
             self._look = Replayed(self._attend)
 
     def quantise(self) -> None:
-        """Multiply in FP8 from now on, except for queries and keys of the last block, from which masks are drawn."""
-        assert isinstance(self.tower, ClipTower), "build_teacher lets nothing else through"
+        """Multiply in FP8 from now on, except for queries and keys of the last block, from which masks are drawn. Only
+        CLIP's own towers can."""
+        assert isinstance(self.tower, ClipTower), "place_teacher asks first"
         for block in self.tower.blocks:
             block.quantise()
 

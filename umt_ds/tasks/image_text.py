@@ -134,14 +134,16 @@ class Tokenizer:
         return Tokens(ids=ids, mask=ids != 0)
 
 
-_CLIP_CONTEXT = 77  # tokens of CLIP's own text tower
+def clip_tokenizer() -> Tokenizer:
+    """That of CLIP's own text tower: 77 tokens."""
+    return Tokenizer(77)
 
 
 class ClipToo:
     """Another tokenizer's tokens, and CLIP's of the same captions beside them."""
 
     def __init__(self, tokenizer: Tokenize) -> None:
-        self._tokenizer, self._of_clip = tokenizer, Tokenizer(_CLIP_CONTEXT)
+        self._tokenizer, self._of_clip = tokenizer, clip_tokenizer()
 
     def clean(self, caption: str) -> str:
         """As the other one does."""

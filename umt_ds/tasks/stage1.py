@@ -30,6 +30,7 @@ from umt_ds.models.alignment import AlignmentModel, unit_length
 from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
 from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.models.towers import ClipTower
 from umt_ds.models.vit import VideoViT, drop_path_noise
 from umt_ds.tasks.initial import read_weights, state_fingerprint
 from umt_ds.weights.load import about, load_strict
@@ -102,9 +103,7 @@ class Stage1Task:
         torch.manual_seed(seed)  # the student's initial weights: the same on every rank
         encoder = VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks)
         self._module = Stage1Module(encoder, teacher=self._teacher, loss=config.loss, settings=config.teacher)
-        self._teacher.to(device, COMPUTE_DTYPE[precision])
-        if config.teacher.precision == "fp8":
-            self._quantise_teacher(device, COMPUTE_DTYPE[precision])
+        place_teacher(self._teacher, config.teacher, device=device, precision=precision)
 
     @property
     def module(self) -> Stage1Module:
@@ -176,14 +175,6 @@ class Stage1Task:
         views = torch.arange(self._views, device=slots.device)
         return (slots[:, None] * self._views + views).flatten()
 
-    def _quantise_teacher(self, device: torch.device, dtype: torch.dtype) -> None:
-        reason = why_no_fp8(device, dtype)
-        if reason is not None:
-            log.warning("the teacher stays %s: task.teacher.precision=fp8, but %s", dtype, reason)
-            return
-        self._teacher.quantise()
-        log.info("the teacher multiplies in FP8; `umt bench fp8` tells what that changes")
-
 
 def stage1_flops(config: Stage1Config, teacher: Teacher) -> tuple[float, float]:
     """Operations a clip costs: of the student for all of its masks, forward and backward, and of the teacher."""
@@ -223,6 +214,27 @@ def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
             state=state,
         )
     return teacher, state_fingerprint(teacher.state_dict())
+
+
+def place_teacher(teacher: Teacher, config: TeacherConfig, *, device: torch.device, precision: Precision) -> None:
+    """Onto the device of the run, in its precision or in FP8; where that does not run or pay, the log says why.
+
+    Raises ConfigError for a tower that has no FP8.
+    """
+    dtype = COMPUTE_DTYPE[precision]
+    teacher.to(device, dtype)
+    if config.precision != "fp8":
+        return
+    if (reason := why_no_fp8(device, dtype)) is not None:
+        log.warning("the teacher stays %s: task.teacher.precision=fp8, but %s", dtype, reason)
+        return
+    if not isinstance(teacher.tower, ClipTower):
+        raise ConfigError(
+            f"task.teacher.precision=fp8, but teacher {config.preset} has no products in FP8",
+            hint="task.teacher.precision=run, or a CLIP teacher",
+        )
+    teacher.quantise()
+    log.info("the teacher multiplies in FP8; `umt bench fp8` tells what that changes")
 
 
 def common_grid(image_size: int, patch: int, teacher: Teacher) -> tuple[int, int]:

@@ -30,14 +30,13 @@ from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher
 from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
 from umt_ds.tasks.initial import state_fingerprint
-from umt_ds.tasks.stage1 import COMPUTE_DTYPE, load_teacher
+from umt_ds.tasks.stage1 import load_teacher, place_teacher
 from umt_ds.tasks.stage2_cost import Stage2Cost
 from umt_ds.tasks.stage2_model import (
     build_module,
     load_initial,
     load_text_teacher,
     media_masks,
-    needs_teacher,
 )
 from umt_ds.tasks.stage2_module import Rows, Stage2Inputs, Stage2Module
 
@@ -64,7 +63,7 @@ class Stage2Task:
         self._shares: Mapping[Media, float] = shares or {"video": 1.0}
         self._teacher: Teacher | None = None
         self._fingerprints = {"vocabulary": vocabulary.fingerprint}
-        if config.teacher is not None and needs_teacher(config):
+        if config.teacher is not None and config.needs_teacher:
             self._teacher, self._fingerprints["teacher"] = load_teacher(config.teacher)
         self._text_teacher: TextTeacher | None = None
         if config.align_projections == "visual_text":
@@ -73,8 +72,8 @@ class Stage2Task:
             self._text_teacher.to(device)
         self._masks: dict[Media, MaskPlan | None] = media_masks(config, self._teacher)
         self._module = build_module(config, self._teacher, self._vocabulary, seed=seed)
-        if self._teacher is not None:
-            self._teacher.to(device, COMPUTE_DTYPE[precision])
+        if self._teacher is not None and config.teacher is not None:
+            place_teacher(self._teacher, config.teacher, device=device, precision=precision)
 
     @property
     def module(self) -> Stage2Module:
@@ -139,7 +138,7 @@ class Stage2Task:
         with span("host_to_device"):
             batch = batch.to(self._device)
             names = _to(names, self._device)
-            hidden = None if hidden is None else _moved(hidden, self._device)
+            hidden = None if hidden is None else hidden.moved(lambda tensor: _to(tensor, self._device))
         assert batch.text is not None
         plan, frames = self._masks[batch.media], batch.pixels.shape[1]
         kinds = [None if mask is None else mask.kind for mask in self._masks.values()]
@@ -207,11 +206,6 @@ class Stage2Task:
 def _text_hashes(ids: Tensor) -> Tensor:
     """A hash of each row of token ids: i64 [B,L] to i64 [B]."""
     return torch.tensor([digest64(row.tobytes()) >> 1 for row in ids.numpy()])
-
-
-def _moved(hidden: HiddenWords, device: torch.device) -> HiddenWords:
-    ids, places, labels = (_to(tensor, device) for tensor in (hidden.ids, hidden.places, hidden.labels))
-    return HiddenWords(ids, places, labels, hidden.count)
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, te
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip, text_bytes
 from umt_ds.models.presets import BertSize, vit_size
 from umt_ds.models.teachers import Teacher, build_teacher
-from umt_ds.tasks.stage2_model import bert_size_of, build_module, media_masks, needs_teacher
+from umt_ds.tasks.stage2_model import bert_size_of, build_module, media_masks
 from umt_ds.tasks.stage2_module import Stage2Module
 
 
@@ -138,7 +138,7 @@ def on_meta(config: Stage2Config) -> tuple[Stage2Module, Teacher | None]:
     settings = config.teacher
     with torch.device("meta"):
         teacher = None
-        if settings is not None and needs_teacher(config):
+        if settings is not None and config.needs_teacher:
             teacher = build_teacher(
                 settings.preset if settings.tower is None else settings.tower.open_clip_config(),
                 layers=settings.layers,

@@ -33,29 +33,19 @@ from umt_ds.weights.published import is_video_text, student_state, text_teacher_
 log = logging.getLogger("umt_ds")
 
 
-def needs_teacher(config: Stage2Config) -> bool:
-    """Whether anything is compared with the teacher."""
-    return config.loss_weights.uta > 0 or config.align_projections != "none"
-
-
 def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, MaskPlan | None]:
-    """How tokens of each medium are hidden; None where all are seen.
-
-    Semantic masks belong to UTA: without it there are none, as in the paper's table 5 (SPEC 7.3). Raises ConfigError
-    for a semantic mask with a teacher that has no class token.
-    """
+    """How tokens of each medium are hidden; None where all are seen. Raises ConfigError for a semantic mask with a
+    teacher that has no class token."""
 
     def plan(mask: MaskConfig | None) -> MaskPlan | None:
-        if mask is None or mask.ratio == 0 or (mask.kind == "semantic" and not config.loss_weights.uta):
-            return None
-        if mask.kind == "semantic" and (teacher is None or not teacher.has_class_token):
+        if mask is not None and mask.kind == "semantic" and (teacher is None or not teacher.has_class_token):
             raise ConfigError(
                 "a semantic mask needs a teacher with a class token",
                 hint="task.mask.video.kind and task.mask.image.kind: tube or random, or a CLIP teacher",
             )
-        return MaskPlan(mask.kind, mask.ratio)
+        return None if mask is None else MaskPlan(mask.kind, mask.ratio)
 
-    return {"image": plan(config.mask.image), "video": plan(config.mask.video)}
+    return {"image": plan(config.mask_of("image")), "video": plan(config.mask_of("video"))}
 
 
 def build_module(

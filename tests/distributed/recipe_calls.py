@@ -1,0 +1,30 @@
+"""What the rank of test_recipes.py does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tests.support.reads import leaves_of, noting_reads
+from tests.support.recipes import smaller, variables, write_models
+from umt_ds.cli.run import run_training
+from umt_ds.config.load import load_run
+
+
+def enter(folder: str) -> None:
+    """Go where the recipes are to be run; all that they want is made, or was."""
+    os.environ.update(variables(Path(folder)))
+    os.chdir(folder)
+    write_models(Path(folder))
+
+
+def train_recipe(name: str) -> dict[str, Any]:
+    """`umt train NAME`, a few steps of it: the exit code, or what broke, and the settings that no code looked at."""
+    run = load_run(name, smaller(name))
+    with noting_reads(run) as read:
+        try:
+            code = run_training(run)
+        except (Exception, SystemExit) as error:
+            return {"code": repr(error)}
+    return {"code": code, "unread": sorted(set(leaves_of(run)) - read)}

@@ -1,0 +1,106 @@
+"""Every shipped recipe trains, and code reads each of its settings: a few in `make test`, all in `make test-slow`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.ranks import call, run_ranks
+from tests.support.recipes import in_order, smaller, variables, write_world
+from umt_ds.config.load import load_run, run_names
+from umt_ds.config.schema import Stage2Config
+from umt_ds.engine.report import read_metrics
+from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
+
+SOME = ("demo/teacher", "stage1/b16_k710", "stage2/ablations/one_stage", "stage2/ablations/align_visual_text")
+
+# Settings that a run of these recipes need not read, and what does read them. All others it must read: what no code
+# reads is skipped without a word. (What is read and yet counts for nothing: `tests/unit/test_effect.py`.)
+READ_ELSEWHERE = {
+    "cadence.async_save": "a save that does not end the run",
+    "data.cache.*": "shards that are remote",
+    "data.sources.*.samples": "streamed tars",
+    "schedule.epochs": "a schedule in epochs",
+    "schedule.warmup_epochs": "a schedule in epochs",
+    "schedule.warmup_steps": "a schedule in steps",
+    "task.mask.*.views": "the schema, which refuses more than one in stage 2",
+    "task.text.sizes": "a BERT given by numbers",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a recipe: the records of its steps, and the settings that nothing read."""
+
+    records: dict[int, dict[str, Any]]
+    unread: list[str]
+
+
+def train(folder: Path, *names: str) -> dict[str, Trained]:
+    """All in one process, by name."""
+    write_world(folder)
+    calls = [call("tests.distributed.recipe_calls:train_recipe", name=name) for name in names]
+    (results,) = run_ranks(1, [call("tests.distributed.recipe_calls:enter", folder=str(folder)), *calls])
+    done = dict(zip(names, results[1:], strict=True))
+    assert {name: one for name, one in done.items() if one["code"] not in (EXIT_DONE, EXIT_STOPPED)} == {}
+    for name in names:  # what it ran with, all settings written out, is a run itself
+        assert load_run(str(folder / run_of(name) / "config.yaml")).task == load_run(name, smaller(name)).task
+    return {name: Trained(read_metrics(folder / run_of(name)), one["unread"]) for name, one in done.items()}
+
+
+def run_of(name: str) -> Path:
+    return Path("runs") / name
+
+
+def parts_of(name: str) -> set[str]:
+    """The losses that a recipe must have shown, by their names in the log."""
+    task = load_run(name).task
+    if not isinstance(task, Stage2Config):
+        return {"uta" if task.kind == "stage1" else "contrastive"}
+    parts = {part for part, weight in task.loss_weights if weight}
+    parts |= {"align_visual"} if task.align_projections != "none" else set()
+    parts |= {"align_text"} if task.align_projections == "visual_text" else set()
+    return {f"{medium}_{part}" for medium in ("image", "video") for part in parts}
+
+
+def assert_trained(name: str, trained: Trained) -> None:
+    """It showed what the recipe names, no sample was bad, and there is something to learn."""
+    assert trained.records[1]["draws"] == 4
+    assert parts_of(name) <= set().union(*trained.records.values()), name
+    for record in trained.records.values():
+        assert math.isfinite(record["loss"]), name
+        assert record["grad_norm"] > 0, name
+        assert record["bad_samples"] == 0, name
+
+
+def read_elsewhere(key: str) -> set[str]:
+    return {pattern for pattern in READ_ELSEWHERE if fnmatch(key, pattern)}
+
+
+@pytest.fixture(autouse=True)
+def of_the_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable, place in variables(tmp_path).items():
+        monkeypatch.setenv(variable, place)
+
+
+def test_some_recipes_train_from_real_shards_and_each_setting_is_read(tmp_path: Path) -> None:
+    for name, trained in train(tmp_path, *SOME).items():
+        assert_trained(name, trained)
+        assert [key for key in trained.unread if not read_elsewhere(key)] == [], name
+
+
+@pytest.mark.slow
+def test_every_shipped_recipe_trains_from_real_shards_and_each_setting_is_read(tmp_path: Path) -> None:
+    names = in_order()
+    assert sorted(names) == sorted(run_names())
+    excused = set()
+    for name, trained in train(tmp_path, *names).items():
+        assert_trained(name, trained)
+        assert [key for key in trained.unread if not read_elsewhere(key)] == [], name
+        excused |= {pattern for key in trained.unread for pattern in read_elsewhere(key)}
+    assert excused == set(READ_ELSEWHERE), "no excuse outlives its reason"

@@ -1,0 +1,94 @@
+"""All that shipped recipes ask for, in small: a folder to run them in, and how each is made small enough for a test.
+
+What a recipe says about data, losses, masks, schedule, precision and first weights stays; models, batch and pictures
+shrink. The world is `umt-data demo`'s: each corpus of a recipe is its clips or its pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.support.ranks import environment as of_ranks
+from umt_ds.config.load import load_tree, run_names
+
+TINY_CLIP = {
+    "embed_dim": 512,  # as wide as the projections of B/16 in stage 2
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 6, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+VARIABLES = {  # by name: what is there in the folder
+    "UMT_DATA": "corpora",
+    "UMT_CLIP_B16": "clip.pt",
+    "UMT_CLIP_L14": "clip.pt",
+    "UMT_BERT_BASE": "bert",
+    "UMT_BERT_LARGE": "bert",
+    "UMT_STAGE1_B16": "runs/stage1/b16_k710",
+    "UMT_STAGE1_L16": "runs/stage1/l16_k710",
+    "UMT_STAGE2_B16": "runs/stage2/b16_5m",
+}
+FIRST = ("demo/teacher", "demo/stage1", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m")  # others start from them
+
+
+def in_order() -> list[str]:
+    """Every shipped recipe, those first whose runs others start from."""
+    return [*FIRST, *(name for name in run_names() if name not in FIRST)]
+
+
+def write_world(folder: Path) -> None:
+    """Clips and pictures, made by `umt-data`, under the name of each corpus."""
+    data = folder / "runs" / "demo" / "data"
+    command = [sys.executable, "-m", "data_prep", "demo", str(data), "--clips", "10", "--size", "64", "--workers", "1"]
+    subprocess.run(command, check=True, env=of_ranks(), capture_output=True)
+    for corpus, medium in corpora().items():
+        (folder / "corpora" / corpus).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "corpora" / corpus).symlink_to(data / ("images" if medium == "image" else "train"))
+
+
+def corpora() -> dict[str, str]:
+    """What the recipes' sources look for below UMT_DATA, and its medium."""
+    trees = [load_tree(name)[0]["data"]["sources"] for name in run_names()]
+    found = {source["shards"]: source.get("media", "video") for tree in trees for source in tree.values()}
+    return {shards.removeprefix("${env:UMT_DATA}/"): medium for shards, medium in found.items() if "UMT_DATA" in shards}
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """The environment that recipes want."""
+    return {name: str(folder / place) for name, place in VARIABLES.items()}
+
+
+def smaller(name: str) -> list[str]:
+    """Overrides that make a recipe tiny."""
+    few = ["batch.global=4", "batch.micro=4", "data.workers=0", "report.tensorboard=false", "cadence.log=1"]
+    few += [f"stop_at={2 * len(load_tree(name)[0]['data']['sources'])}"]  # long enough to meet each medium
+    if name.startswith("demo/"):
+        return few
+    few += [f"run_dir=runs/{name}", "task.student.preset=pocket", "task.student.image_size=32"]
+    few += ["task.teacher.preset=tiny_clip"] if load_tree(name)[0]["task"]["teacher"] is not None else []
+    return [*few, "task.text.preset=folder"] if name.startswith("stage2/") else few
+
+
+def write_models(folder: Path) -> None:
+    """A tiny CLIP, by a name that open_clip then knows, and a tiny BERT. Loads libraries for seconds: for ranks."""
+    import open_clip
+
+    torch.manual_seed(0)
+    (folder / "tiny_clip.json").write_text(json.dumps(TINY_CLIP))
+    open_clip.add_model_config(folder / "tiny_clip.json")
+    torch.save(open_clip.create_model("tiny_clip").state_dict(), folder / "clip.pt")
+    _write_bert(folder / "bert", vocabulary=(folder / "runs" / "demo" / "data" / "vocab.txt").read_text())
+
+
+def _write_bert(folder: Path, *, vocabulary: str) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
+    words = len(vocabulary.splitlines())
+    torch.manual_seed(0)
+    BertForMaskedLM(BertConfig(vocab_size=words, max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    (folder / "vocab.txt").write_text(vocabulary)
