@@ -70,7 +70,7 @@ def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int
 def _train(config: RunConfig, job: Job, run: Path, stop: Stop, watchdog: Watchdog, allow_config_change: bool) -> int:
     settings = load_deepspeed_json(config.engine)
     precision = precision_of(settings)
-    plan = plan_run(config, world=job.world.size, num_samples=count_samples(config))
+    plan = plan_run(config, world=job.world.size, num_samples=count_samples(config, wait=True))
     loader = build_loader(config, plan, job.world, device=job.device)
     task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}

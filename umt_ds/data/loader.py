@@ -165,7 +165,7 @@ class BatchBuilder:
         self._label_field = label_field
         # a window's shards, and a few of the next one while batches overlap its end
         self.sources = [
-            TarStream(spec.shards)
+            TarStream(spec.shards, name=spec.name)
             if isinstance(spec.shards, Tars)
             else ShardSource(spec.shards, max_open=plan.window + 4, cache=cache)
             for spec in sources
