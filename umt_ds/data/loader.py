@@ -33,6 +33,7 @@ from umt_ds.data.decode import Frames, new_memory
 from umt_ds.data.faults import MAX_SUBSTITUTES, Fault, FaultLog, candidates, first_good
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.media import Mode, Programme
+from umt_ds.data.mixture import MOST
 from umt_ds.data.on_device import OnDevice, Packed, Packer, finish
 from umt_ds.data.order import Order
 from umt_ds.data.pipeline import BatchMemory, Pipeline
@@ -186,6 +187,7 @@ class BatchBuilder:
             step_draws=plan.global_draws,
             mode=plan.media_mode,
             pack=plan.pack,
+            names=[spec.name for spec in sources],
         )
         if tokenize is not None:
             _check_captions(self._specs, self.sources, tokenize)
@@ -442,4 +444,6 @@ def _weights(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStr
             f"nobody knows how many samples {specs[sizes.index(None)].name} streams, so how often to draw from it",
             hint="give every source a weight, or the stream its samples",
         )
-    return [float(spec.weight or size or 0) for spec, size in zip(specs, sizes, strict=True)]
+    # a tiny source without a weight is drawn rarely: once in a block, if its samples are fewer than that
+    least = sum(size or 0 for size in sizes) / MOST if specs[0].weight is None else 0.0
+    return [float(spec.weight or max(size or 0, least)) for spec, size in zip(specs, sizes, strict=True)]
