@@ -40,6 +40,7 @@ NEIGHBOURS = {
         "umt_ds.data.places",  # folders and URLs; the door to fsspec
         "umt_ds.data.records",  # the shard contract
         "umt_ds.data.video",  # the door to PyAV
+        "umt_ds.distributed.parent",  # decode processes end with the one that started them
         "umt_ds.errors",
         "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
         VERSION,  # into the manifest of a shard set
@@ -84,7 +85,8 @@ DOORS = {
 TORCH_FREE = (
     "umt_ds", "umt_ds.__main__", "umt_ds.errors", "umt_ds.keyed", "umt_ds.config.*", "umt_ds.cli",
     "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report", "umt_ds.distributed.world",
-    "umt_ds.distributed.local", "umt_ds.engine.manifest", "umt_ds.data.places", "umt_ds.data.records",
+    "umt_ds.distributed.local", "umt_ds.distributed.parent", "umt_ds.distributed.leftovers",
+    "umt_ds.engine.manifest", "umt_ds.data.places", "umt_ds.data.records",
     "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report",
     "umt_ds.bench.step_sweep", "umt_ds.cli.bench",
     "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.cli.examine", "umt_ds.cli.checks", "umt_ds.cli.plan",

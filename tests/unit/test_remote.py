@@ -172,6 +172,20 @@ def test_the_loader_says_what_it_moved(
     assert said in caplog.text
 
 
+def test_a_cache_that_cannot_keep_blocks_is_said_once_and_counted(
+    store: Path, unbroken: list[Batch], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "full").touch()  # stands for a full or read-only disk
+    cache = BlockCache(tmp_path / "full", max_bytes=10**9)
+    with caplog.at_level("INFO", logger="umt_ds"):
+        batches, traffic = load(store, cache, workers=2)
+    assert_all_same(batches, unbroken)
+    assert traffic.unkept > 100
+    assert caplog.text.count("Not a directory") == 2
+    assert caplog.text.count("cannot keep what comes from the store") == 1
+    assert f"; {traffic.unkept} blocks could not be kept there" in caplog.text
+
+
 # ---------------------------------------------------------------- ranges
 
 

@@ -380,6 +380,11 @@ class Loader:
         assert self._pipeline is not None
         delivery = self._pipeline.take()
         self._next += 1
+        if delivery.traffic.unkept and not self.traffic.unkept:
+            log.warning(
+                "the cache of this node cannot keep what comes from the store, so it is fetched again and again: %s",
+                delivery.traffic.problem,
+            )
         self.traffic += delivery.traffic
         batches = [self._finished(part) for part in delivery.parts]
         substituted = sum(batch.substituted for batch in batches)

@@ -49,8 +49,8 @@ def _too_small(names: Sequence[str], counts: Sequence[int], total: float, block:
     without = [name for name, count in zip(names, counts, strict=True) if count == 0]
     return ConfigError(
         f"the weights leave {_some(without)} without a single draw in {block:,}",
-        hint=f"of weights that are {total:g} together, the least is {total / block:.3g}: raise it, leave the source out, "
-        "or, of media that are packed, take a larger batch.pack",
+        hint=f"of weights that are {total:g} together the least is {total / block:.3g}: raise it, leave the source out "
+        "or, if media are packed, take a larger batch.pack",
     )
 
 

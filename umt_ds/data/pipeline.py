@@ -94,9 +94,10 @@ class Pipeline(Generic[T]):
 
     def _raise_if_dead(self, error: Exception) -> None:
         """A death shows as many errors (a broken socket, a missing file): ask the processes themselves."""
-        wait([worker.sentinel for worker in self._workers], timeout=1)
-        if dead := [worker for worker in self._workers if worker.exitcode is not None]:
-            raise _death(f"{_how_it_ended(dead[0])} ({error})") from error
+        if ended := wait([worker.sentinel for worker in self._workers], timeout=1):
+            dead = next(worker for worker in self._workers if worker.sentinel in ended)
+            dead.join(timeout=1)  # its files are closed, and that shows, a moment before it has an exit code
+            raise _death(f"{_how_it_ended(dead)} ({error})") from error
 
 
 def _not_handed_over(error: Exception) -> Exception:
@@ -263,6 +264,8 @@ def _start_worker(number: int) -> None:
 
 
 def _say_refusal(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, (ConnectionError, EOFError)):  # the trainer is gone, and so are we in a moment
+        return
     told = refused_by_machine(error, doing="a loader worker cannot hand over a batch")
     if told is None:
         sys.__excepthook__(kind, error, trace)

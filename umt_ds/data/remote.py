@@ -36,18 +36,30 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that came over the network, in how many requests, and bytes that the cache on disk had."""
+    """Bytes that came over the network, in how many requests, and bytes that the cache on disk had.
+
+    unkept: blocks that the cache could not keep; problem: why not, of one of them.
+    """
 
     fetched: int = 0
     requests: int = 0
     cached: int = 0
+    unkept: int = 0
+    problem: str = ""
 
     def __str__(self) -> str:
         from_store = f"fetched {self.fetched / 1e6:,.1f} MB in {self.requests:,} requests"
-        return f"{from_store}, its cache had {self.cached / 1e6:,.1f} MB"
+        unkept = f"; {self.unkept:,} blocks could not be kept there ({self.problem})" if self.unkept else ""
+        return f"{from_store}, its cache had {self.cached / 1e6:,.1f} MB{unkept}"
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.fetched + other.fetched, self.requests + other.requests, self.cached + other.cached)
+        return Traffic(
+            self.fetched + other.fetched,
+            self.requests + other.requests,
+            self.cached + other.cached,
+            self.unkept + other.unkept,
+            self.problem or other.problem,
+        )
 
 
 class RemoteFiles:
@@ -132,8 +144,8 @@ class RemoteFiles:
                 for number, block in enumerate(run):
                     fetched[block] = data[number * BLOCK : (number + 1) * BLOCK]
                     self._at_hand.keep(block, fetched[block])
-                    if self._cache is not None:
-                        self._cache.put(self._name(block), fetched[block])
+                    if self._cache and (problem := self._cache.put(self._name(block), fetched[block])):
+                        self._traffic += Traffic(unkept=1, problem=problem)
         return fetched
 
     def _get(self, run: list[Block]) -> bytes:
