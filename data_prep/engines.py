@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from umt_ds.distributed.parent import die_with_the_parent
 from umt_ds.errors import MachineError
 
 Item = TypeVar("Item")
@@ -79,7 +80,8 @@ def in_order(
 
 
 def _start_worker(memory_gb: float | None) -> None:
-    """A small file can claim an enormous picture: a limit makes that an error of this file."""
+    """A small file can claim an enormous picture: a limit makes that an error of this file. It ends with its parent."""
+    die_with_the_parent()
     if memory_gb is not None:
         size = int(memory_gb * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (size, size))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.drills.drill import CannotBeDone, Drill, Outcome
+from tests.drills.loader_soak import soak
 from tests.support.jobs import SAVE, STEPS, TrainingJob
 from umt_ds.engine.manifest import CHECKPOINTS, LATEST
 from umt_ds.engine.metrics_file import read_metrics
@@ -76,6 +77,11 @@ def kill_a_loader_worker(drill: Drill) -> Outcome:
     os.kill(job.workers(rank=random.randrange(2))[0], signal.SIGKILL)
     job.wait(code=EXIT_FAILED, says="a loader worker died")
     return drill.go_on('"a loader worker died", exit 1')
+
+
+def loader_kills(drill: Drill) -> Outcome:
+    """SIGKILL of loader workers and their trainers, one a second, many while they start"""
+    return Outcome(soak(drill.run, seconds=20), 0)
 
 
 def stop_a_rank(drill: Drill) -> Outcome:
@@ -148,7 +154,7 @@ def limit_file_size(drill: Drill) -> Outcome:
 
 FAULTS: tuple[Callable[[Drill], Outcome], ...] = (
     kill_a_rank, kill_everything, kill_while_starting, kill_the_launcher, kill_during_a_save, kill_a_loader_worker,
-    stop_a_rank, flip_a_byte, truncate_a_file, damage_all_checkpoints, delete_latest, delete_the_newest,
+    loader_kills, stop_a_rank, flip_a_byte, truncate_a_file, damage_all_checkpoints, delete_latest, delete_the_newest,
     fill_the_disk, limit_file_size,
 )  # fmt: skip
 SHORT = (kill_a_rank, kill_the_launcher, kill_during_a_save, stop_a_rank, flip_a_byte, limit_file_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -78,12 +79,52 @@ def test_another_bound_begins_anew_and_leaves_nothing_of_the_old_one(tmp_path: P
     assert big.get("still") == block(1)
 
 
-def test_a_disk_that_cannot_be_written_costs_speed_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_cannot_be_written_costs_speed_only(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = BlockCache(tmp_path / "file", max_bytes=10 * SIZE)
-    cache.put("a", block(1))
+    assert "Not a directory" in str(cache.put("a", block(1)))
     assert cache.get("a") is None
-    assert "not kept in the cache" in caplog.text
+    assert not cache.has("a")
+
+
+def test_what_is_no_block_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """A folder in the place of a block, and a stranger's folder in a set that makes room."""
+    cache = BlockCache(tmp_path, max_bytes=3 * SIZE)
+    cache.put("a", block(1))
+    (cache._path("b") / "inside").mkdir(parents=True)
+    os.utime(cache._path("b"), (0, 0))  # the oldest
+    assert not cache.has("b")
+    assert cache.get("b") is None
+    assert "directory" in str(cache.put("b", block(2)))
+    for number in range(5):
+        assert cache.put(f"c{number}", block(number)) is None
+    assert cache.get("c4") == block(4)
+    assert stored_bytes(tmp_path) <= 3 * SIZE
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_folder_that_vanishes_is_made_again(tmp_path: Path) -> None:
+    cache = BlockCache(tmp_path / "cache", max_bytes=3 * SIZE)
+    cache.put("a", block(1))
+    shutil.rmtree(tmp_path / "cache")
+    assert cache.get("a") is None
+    assert cache.put("a", block(1)) is None
+    assert cache.get("a") == block(1)
+
+
+def test_another_users_blocks_are_read_and_not_made_room_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = BlockCache(tmp_path, max_bytes=2 * SIZE)
+    for name in "ab":
+        cache.put(name, block(1))
+
+    def refuse(*args: object, **how: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert cache.get("a") == block(1)
+    assert "another user" in str(cache.put("c", block(3)))
+    assert not cache.has("c")
 
 
 def churn(folder: Path, seed: int, rounds: int) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import NoCredentialsError
 from click.testing import CliRunner
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.support.loading import PLAN, assert_same, consume, global_batch, joined, spec, write_noise
 from tests.support.object_store import s3_process, s3_server, upload
@@ -20,7 +23,7 @@ from umt_ds.batch import Batch
 from umt_ds.bench.rate import measure_loader
 from umt_ds.cli import examine, umt
 from umt_ds.config.load import load_run
-from umt_ds.data import remote
+from umt_ds.data import places, remote
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.clips import read_clip
 from umt_ds.data.loader import Loader
@@ -43,7 +46,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Retries without waiting; the pauses that would have been made."""
     pauses: list[float] = []
-    monkeypatch.setattr("umt_ds.data.remote.time.sleep", pauses.append)
+    monkeypatch.setattr("umt_ds.data.places.time.sleep", pauses.append)
     return pauses
 
 
@@ -169,6 +172,20 @@ def test_the_loader_says_what_it_moved(
     assert said in caplog.text
 
 
+def test_a_cache_that_cannot_keep_blocks_is_said_once_and_counted(
+    store: Path, unbroken: list[Batch], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "full").touch()  # stands for a full or read-only disk
+    cache = BlockCache(tmp_path / "full", max_bytes=10**9)
+    with caplog.at_level("INFO", logger="umt_ds"):
+        batches, traffic = load(store, cache, workers=2)
+    assert_all_same(batches, unbroken)
+    assert traffic.unkept > 100
+    assert caplog.text.count("Not a directory") == 2
+    assert caplog.text.count("cannot keep what comes from the store") == 1
+    assert f"; {traffic.unkept} blocks could not be kept there" in caplog.text
+
+
 # ---------------------------------------------------------------- ranges
 
 
@@ -276,7 +293,8 @@ def test_a_passing_failure_is_tried_again(
 def test_a_server_that_is_gone_stops_the_run_with_one_clear_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "RETRY_PAUSES_S", ())  # s3fs itself tries for six seconds
+    for module in (remote, places):
+        monkeypatch.setattr(module, "RETRY_PAUSES_S", ())  # s3fs itself tries for six seconds
     with s3_process("sets") as (_, server):
         loader = Loader([spec(upload(folder, "s3://sets/noisy"))], replace(PLAN, num_workers=2))
         consume(loader, range(1))
@@ -333,7 +351,7 @@ def test_another_index_than_the_manifests_is_refused(folder: Path, store: Path) 
         source.members(source.ref(0))
 
 
-def test_a_web_server_that_ignores_ranges_is_one_clear_error(folder: Path) -> None:
+def test_a_web_server_that_ignores_ranges_is_one_clear_error(folder: Path, impatient: list[float]) -> None:
     with (
         web_server(folder, ranges=False) as address,
         pytest.raises(DataError, match="does not know HTTP ranges") as caught,
@@ -342,7 +360,7 @@ def test_a_web_server_that_ignores_ranges_is_one_clear_error(folder: Path) -> No
     assert "nginx" in str(caught.value)
 
 
-def test_a_web_server_that_lacks_a_shard_says_which(tmp_path: Path) -> None:
+def test_a_web_server_that_lacks_a_shard_says_which(tmp_path: Path, impatient: list[float]) -> None:
     folder = write_shards(tmp_path / "set")
     os.unlink(folder / "tiny-000001.tar")
     with web_server(folder, ranges=True) as address:
@@ -352,6 +370,122 @@ def test_a_web_server_that_lacks_a_shard_says_which(tmp_path: Path) -> None:
             ShardSource(place(f"{address}/elsewhere"))
     with pytest.raises(DataError, match=r"manifest\.json cannot be read"):
         ShardSource(place(address))
+
+
+class Answers:
+    """Stands between us and a store: the first `times` answers for files whose name ends so are `wrong`."""
+
+    def __init__(self, wrong: Callable[[bytes], bytes], *, suffix: str, times: int) -> None:
+        self._wrong, self._suffix, self.left = wrong, suffix, times
+
+    def patch(self, monkeypatch: pytest.MonkeyPatch) -> Answers:
+        """Put it before the stores in memory and on the web."""
+        real = MemoryFileSystem.cat_file
+
+        def cat_file(store: MemoryFileSystem, path: str, *args: Any, **how: Any) -> bytes:
+            data: bytes = real(store, path, *args, **how)
+            if path.endswith(self._suffix) and self.left:
+                self.left -= 1
+                return self._wrong(data)
+            return data
+
+        monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
+        return self
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:40] + bytes([data[40] ^ 1]) + data[41:]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".index.npz", "manifest.json"])
+@pytest.mark.parametrize("wrong", [half, lambda data: data + b"more", lambda data: b"", flipped])
+def test_a_wrong_answer_of_a_store_is_asked_again(
+    unbroken: list[Batch], folder: Path, wrong: Callable[[bytes], bytes], suffix: str,
+    impatient: list[float], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Short and long ones by their length, whatever their headers say; damaged ones by their checksums."""
+    there = upload(folder, "memory://sets/answers")
+    answers = Answers(wrong, suffix=suffix, times=1).patch(monkeypatch)
+    assert_all_same(load(there, None)[0], unbroken)
+    assert answers.left == 0
+    assert impatient == ([] if wrong is flipped else [0.5])
+
+
+def test_answers_that_stay_short_are_told_from_a_file_that_is(
+    folder: Path, impatient: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = upload(folder, "memory://sets/short")
+    source = ShardSource(there)
+    member = source.members(source.ref(0))[0]
+    with monkeypatch.context() as patch:
+        Answers(half, suffix=".tar", times=99).patch(patch)
+        with pytest.raises(DataError, match=r"cannot be read \(4 tries\): it sent \d+ bytes of \d+") as caught:
+            source.read(source.ref(0), member)
+    assert "proxies" in str(caught.value)
+    (there / "tiny-000003.tar").write_bytes(b"short")
+    with pytest.raises(DataError, match="ends at byte 5, its manifest or index says") as cut:
+        source.read(source.ref(39), source.members(source.ref(39))[0])
+    assert "restore it" in str(cut.value)
+
+
+def test_a_listing_that_is_cut_is_completed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = places.sizes_in
+    monkeypatch.setattr(places, "sizes_in", lambda folder: dict(list(real(folder).items())[:2]))
+    assert len(ShardSource(store)) == 40
+
+
+class Refused(Exception):  # noqa: N818 (as aiohttp's ClientResponseError, which is no OSError)
+    status = 403
+
+
+def client_error(code: str) -> Exception:
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    return translate_boto_error(ClientError({"Error": {"Code": code, "Message": "no"}}, "GetObject"))
+
+
+@pytest.mark.parametrize(
+    ("refusal", "hint"),
+    [
+        (lambda: client_error("ExpiredToken"), "credentials"),
+        (lambda: client_error("InvalidAccessKeyId"), "credentials"),
+        (lambda: client_error("TokenRefreshRequired"), "credentials"),
+        (lambda: client_error("InvalidToken"), "credentials"),
+        (lambda: client_error("403"), "credentials"),
+        (lambda: NoCredentialsError(), "credentials"),
+        (lambda: Refused("no"), "credentials"),
+        (lambda: client_error("RequestTimeTooSkewed"), "clock"),
+    ],
+)
+def test_refused_credentials_are_named_at_the_start_in_a_listing_and_in_the_middle(
+    folder: Path, impatient: list[float], monkeypatch: pytest.MonkeyPatch, refusal: Callable[[], Exception], hint: str
+) -> None:
+    there = upload(folder, "memory://sets/refused")
+    source = ShardSource(there)
+
+    def refuse(*args: object, **how: object) -> None:
+        raise refusal()
+
+    def hint_of_opening() -> str:
+        with pytest.raises(DataError) as caught:
+            ShardSource(there)
+        return str(caught.value.hint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "ls", refuse)
+        assert hint in hint_of_opening()
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "cat_file", refuse)
+        assert hint in hint_of_opening()
+        with pytest.raises(DataError) as caught:
+            source.members(source.ref(0))
+        assert hint in str(caught.value.hint)
+    impatient.clear()
 
 
 # ---------------------------------------------------------------- the commands

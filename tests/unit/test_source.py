@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Retries without waiting; the pauses that would have been made."""
     pauses: list[float] = []
-    monkeypatch.setattr("umt_ds.data.source.time.sleep", pauses.append)
+    monkeypatch.setattr("umt_ds.data.places.time.sleep", pauses.append)
     return pauses
 
 
@@ -74,7 +75,7 @@ def test_a_truncated_tar_is_named_when_the_source_is_opened(folder: Path) -> Non
         ShardSource(folder)
 
 
-def test_a_missing_index_is_an_error_with_the_command_to_run(folder: Path) -> None:
+def test_a_missing_index_is_an_error_with_the_command_to_run(folder: Path, impatient: list[float]) -> None:
     index_path(folder / "tiny-000000.tar").unlink()
     with pytest.raises(DataError, match="umt-data index"):
         ShardSource(folder).members(SampleRef(0, 0))
@@ -93,7 +94,7 @@ def test_an_index_of_another_tar_is_refused(folder: Path) -> None:
         ShardSource(folder).members(SampleRef(0, 0))
 
 
-def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_manifest_is_refused(tmp_path: Path, impatient: list[float]) -> None:
     with pytest.raises(DataError, match=r"no manifest\.json"):
         ShardSource(tmp_path)
 
@@ -113,7 +114,73 @@ def test_a_passing_io_error_is_tried_again(
     files = LocalFiles(folder, max_open=2)
     content = (folder / "tiny-000000.tar").read_bytes()
     assert files.read("tiny-000000.tar", 100, 50) == content[100:150]
-    assert impatient == [0.1, 0.5]
+    assert impatient == [0.5, 2.0]
+
+
+def away_for(folder: Path, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is not there until that many pauses have been made, as a mount that comes back."""
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    left = iter(range(times - 1, -1, -1))
+
+    def pause(_: float) -> None:
+        if next(left) == 0:
+            elsewhere.rename(folder)
+
+    monkeypatch.setattr("umt_ds.data.places.time.sleep", pause)
+
+
+def test_a_folder_that_goes_away_for_a_moment_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its manifest at the start, its indexes and its shards later."""
+    away_for(folder, 3, monkeypatch)
+    source = ShardSource(folder)
+    away_for(folder, 2, monkeypatch)
+    member = source.members(SampleRef(0, 0))[0]
+    away_for(folder, 3, monkeypatch)
+    assert len(source.read(SampleRef(0, 0), member)) == member.size
+
+
+def test_the_place_of_a_mount_that_is_away_is_empty(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    folder.mkdir()
+
+    def mount(_: float) -> None:
+        folder.rmdir()
+        elsewhere.rename(folder)
+
+    monkeypatch.setattr("umt_ds.data.places.time.sleep", mount)
+    assert len(ShardSource(folder)) == 15
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT])
+def test_a_passing_failure_of_an_index_or_a_listing_is_tried_again(
+    folder: Path, impatient: list[float], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fails_once(monkeypatch, os, "scandir", number)
+    fails_once(monkeypatch, Path, "read_bytes", number)
+    source = ShardSource(folder)
+    fails_once(monkeypatch, Path, "read_bytes", number)
+    assert source.members(SampleRef(0, 0))
+    assert len(impatient) == 3
+
+
+def fails_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: int) -> None:
+    real, failures = getattr(owner, name), iter([True])
+
+    def flaky(*args: object) -> object:
+        if next(failures, False):
+            raise OSError(number, os.strerror(number))
+        return real(*args)
+
+    monkeypatch.setattr(owner, name, flaky)
+
+
+def test_a_manifest_that_may_not_be_read_is_no_mount_that_is_away(
+    folder: Path, impatient: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_once(monkeypatch, Path, "read_bytes", errno.EACCES)
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read: .*Permission denied"):
+        ShardSource(folder)
+    assert impatient == []
 
 
 def test_a_lasting_io_error_stops_loudly_and_is_no_bad_sample(
@@ -132,7 +199,7 @@ def test_a_lasting_io_error_stops_loudly_and_is_no_bad_sample(
     assert len(impatient) == 3
 
 
-def test_a_tar_cut_while_the_run_reads_it_is_noticed(folder: Path) -> None:
+def test_a_tar_cut_while_the_run_reads_it_is_noticed(folder: Path, impatient: list[float]) -> None:
     source = ShardSource(folder)
     member = source.members(SampleRef(2, 5))[-1]
     os.truncate(folder / "tiny-000002.tar", member.offset + 3)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,8 @@ from umt_ds.batch import Batch
 from umt_ds.config.load import load_run
 from umt_ds.data import stream as stream_module
 from umt_ds.data.frames import FramePolicy
-from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.loader import BatchBuilder, Loader, LoaderPlan, SourceSpec
+from umt_ds.data.mixture import MOST
 from umt_ds.data.stream import Tars
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.tasks.build import count_samples, sample_counts
@@ -154,6 +157,17 @@ def test_a_stream_beside_a_folder_leaves_the_folders_order_alone(tmp_path: Path,
         Loader([replace(source, weight=None) for source in sources], plan)
 
 
+def test_a_source_of_a_few_samples_beside_a_billion_is_drawn_rarely_without_a_weight(images: Path) -> None:
+    """With a weight that says the same it is refused: somebody has written it."""
+    large, small = (
+        replace(stream(f"{images}/00000.tar", samples=samples), name=str(samples)) for samples in (10**9, 3)
+    )
+    counts = BatchBuilder([large, small], PLAN).programme._sources[0].counts
+    assert counts == [MOST - 1, 1]
+    with pytest.raises(ConfigError, match=f"leave 3 without a single draw in {MOST:,}"):
+        Loader([replace(large, weight=1e9), replace(small, weight=3)], PLAN)
+
+
 # ---------------------------------------------------------------- inexact, and how long
 
 
@@ -266,6 +280,67 @@ def test_a_stream_that_comes_back_goes_on_behind_what_was_given(
 def test_a_tar_that_is_not_there_is_named_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no tar .*/b\.tar"):
         Loader([stream(f"{tmp_path}/b.tar")], PLAN)
+
+
+def write_tar(path: Path, *names: str) -> Path:
+    """A tar of files with these names and a few bytes each."""
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            archive.addfile(info, io.BytesIO(b"junk"))
+    return path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_without_one_clip_says_what_it_holds(tmp_path: Path, workers: int) -> None:
+    dotted = write_tar(tmp_path / "dotted.tar", "vid_0.5_1.jpg", "vid_0.5_1.txt", "vid_1.5_1.jpg", "vid_1.5_1.txt")
+    empty = write_tar(tmp_path / "empty.tar")
+    with pytest.raises(DataError, match="the stream of source web holds no clip") as caught:
+        load(stream(str(dotted), f"pipe:cat {empty}", str(empty)), plan=replace(PLAN, num_workers=workers))
+    said = caught.value.what
+    assert "dotted.tar: 2 sample(s) with the files 5_1.jpg, 5_1.txt" in said
+    assert said.count("no sample at all") == 2
+    assert "first dot" in str(caught.value.hint)
+
+
+def test_the_dry_stream_of_a_mixture_is_named(tmp_path: Path, images: Path) -> None:
+    dry = SourceSpec("dry", Tars((str(write_tar(tmp_path / "x.tar", "a.json")),)), FramePolicy("sparse", 1), weight=1)
+    loader = Loader([replace(stream(f"{images}/00000.tar"), weight=1), dry], PLAN)
+    with pytest.raises(DataError, match=r"the stream of source dry holds no clip(.|\n)*with the files json"):
+        consume(loader, range(2))
+
+
+def test_tars_without_a_clip_among_others_are_said_once_and_left_out(
+    tmp_path: Path, images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = [str(write_tar(tmp_path / f"{number}.tar", "a.json")) for number in range(20)]
+    assert set(keys_of(load(stream(*empty, f"{images}/00000.tar"), steps=30))) == {f"{n:09d}" for n in range(5)}
+    said = [record.getMessage() for record in caplog.records if "holds no clip" in record.getMessage()]
+    assert 5 < len(said) == len(set(said)) <= 20
+
+
+def test_a_command_of_several_processes_ends_with_a_reader_that_is_killed(tmp_path: Path, images: Path) -> None:
+    marker = f"{time.time():.6f}"
+    command = f"cat {images}/00000.tar; sleep 1{marker} | sleep 2{marker}"
+
+    def read() -> None:
+        for _ in stream_module._samples_of(f"pipe:{command}"):
+            pass
+
+    reader = multiprocessing.get_context("fork").Process(target=read)
+    reader.start()
+    wait_until(lambda: running(f"sleep 1{marker}") and running(f"sleep 2{marker}"))
+    reader.kill()
+    wait_until(lambda: not running(marker))
+    reader.join()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

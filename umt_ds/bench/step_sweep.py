@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from umt_ds.bench.step_report import StepReport, load_outcome
 from umt_ds.config.load import parse_override
-from umt_ds.distributed.local import stop_with_the_parent
+from umt_ds.distributed.parent import stopping_with_this_process
 from umt_ds.errors import ConfigError
 
 Point = tuple[str, ...]  # overrides
@@ -58,7 +58,7 @@ def measure_apart(words: Sequence[str]) -> StepReport | str:
     with TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"
         command = [sys.executable, "-m", "umt_ds", "bench", "step", *words, "--outcome", str(outcome)]
-        code = subprocess.run(command, check=False, preexec_fn=stop_with_the_parent).returncode
+        code = subprocess.run(command, check=False, preexec_fn=stopping_with_this_process()).returncode
         if outcome.is_file():
             return load_outcome(outcome)
     if code == -signal.SIGKILL:

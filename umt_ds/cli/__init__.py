@@ -9,6 +9,7 @@ import click
 
 from umt_ds import __version__
 from umt_ds.errors import UmtError
+from umt_ds.refused import refused_by_machine
 
 # subcommand → (module, one line of help); the module's `command` is a click command of that name
 _COMMANDS = {
@@ -71,3 +72,9 @@ def main() -> None:
     except UmtError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
+        told = refused_by_machine(error, doing="the command cannot go on")
+        if told is None:
+            raise
+        click.echo(f"error: {told}", err=True)
+        sys.exit(told.exit_code)

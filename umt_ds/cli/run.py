@@ -71,7 +71,7 @@ def _train(
 ) -> int:
     settings = load_deepspeed_json(config.engine)
     precision = precision_of(settings)
-    plan = plan_run(config, world=job.world.size, num_samples=count_samples(config))
+    plan = plan_run(config, world=job.world.size, num_samples=count_samples(config, wait=True))
     loader = build_loader(config, plan, job.world, device=job.device)
     task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}

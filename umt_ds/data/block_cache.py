@@ -7,15 +7,12 @@ is left wrong by a kill. A block appears by a rename; one that vanishes or canno
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import socket
 import zlib
 from contextlib import suppress
 from pathlib import Path
-
-log = logging.getLogger(__name__)
 
 _SET_BYTES = 64 << 20  # small enough to list in less time than a block takes to arrive, large enough to fill evenly
 
@@ -36,21 +33,22 @@ class BlockCache:
 
     def has(self, name: str) -> bool:
         """Whether the block is there now."""
-        return self._path(name).exists()
+        return self._path(name).is_file()
 
     def get(self, name: str) -> bytes | None:
         """The block, which is now the one used last; None where it is not there."""
         try:
             with self._path(name).open("rb") as file:
-                os.utime(file.fileno())
+                with suppress(OSError):  # another user's: it may be read, and its owner's use keeps it
+                    os.utime(file.fileno())
                 return file.read()
         except OSError:
             return None
 
-    def put(self, name: str, data: bytes) -> None:
-        """Keep a block, in the place of those of its set that were used longest ago."""
+    def put(self, name: str, data: bytes) -> str | None:
+        """Keep a block, in the place of those of its set that were used longest ago. Why it cannot be kept, or None."""
         if len(data) > self._max_set_bytes:
-            return
+            return None
         path = self._path(name)
         partial = path.with_name(f"{name}.{socket.gethostname()}-{os.getpid()}.partial")
         try:
@@ -59,11 +57,12 @@ class BlockCache:
             self._make_room(path.parent)  # counts the partial ones too, of others as well
             os.replace(partial, path)
         except FileNotFoundError:  # another process made room here, or dropped the whole layout
-            return
+            return None
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            log.warning("a block is not kept in the cache: %s", error)
+            return str(error)
+        return None
 
     def drop(self, name: str) -> None:
         """Forget a block."""
@@ -74,16 +73,21 @@ class BlockCache:
         return self.folder / f"{zlib.crc32(name.encode()) % self._num_sets:05d}" / name
 
     def _make_room(self, folder: Path) -> None:
+        """Raises OSError where what fills the set is not ours to delete."""
         used: list[tuple[int, int, str]] = []  # time of last use, bytes, path
         with os.scandir(folder) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    stat = entry.stat()
-                    used.append((stat.st_mtime_ns, stat.st_size, entry.path))
+                    if entry.is_file(follow_symlinks=False):
+                        stat = entry.stat()
+                        used.append((stat.st_mtime_ns, stat.st_size, entry.path))
         excess = sum(size for _, size, _ in used) - self._max_set_bytes
-        for _, size, path in sorted(used):
+        for _, size, path in sorted(used)[:-1]:  # not what has just been written
             if excess <= 0:
                 return
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            excess -= size
+            with suppress(PermissionError):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+                excess -= size
+        if excess > 0:
+            raise OSError(f"{folder} is full of blocks that another user keeps")

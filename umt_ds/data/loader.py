@@ -33,6 +33,7 @@ from umt_ds.data.decode import Frames, new_memory
 from umt_ds.data.faults import MAX_SUBSTITUTES, Fault, FaultLog, candidates, first_good
 from umt_ds.data.frames import FramePolicy
 from umt_ds.data.media import Mode, Programme
+from umt_ds.data.mixture import MOST
 from umt_ds.data.on_device import OnDevice, Packed, Packer, finish
 from umt_ds.data.order import Order
 from umt_ds.data.pipeline import BatchMemory, Pipeline
@@ -159,7 +160,7 @@ class BatchBuilder:
         self._label_field = label_field
         # a window's shards, and a few of the next one while batches overlap its end
         self.sources = [
-            TarStream(spec.shards)
+            TarStream(spec.shards, name=spec.name)
             if isinstance(spec.shards, Tars)
             else ShardSource(spec.shards, max_open=plan.window + 4, cache=cache)
             for spec in sources
@@ -180,6 +181,7 @@ class BatchBuilder:
             step_draws=plan.global_draws,
             mode=plan.media_mode,
             pack=plan.pack,
+            names=[spec.name for spec in sources],
         )
         if tokenize is not None:
             _check_captions(self._specs, self.sources, tokenize)
@@ -378,6 +380,11 @@ class Loader:
         assert self._pipeline is not None
         delivery = self._pipeline.take()
         self._next += 1
+        if delivery.traffic.unkept and not self.traffic.unkept:
+            log.warning(
+                "the cache of this node cannot keep what comes from the store, so it is fetched again and again: %s",
+                delivery.traffic.problem,
+            )
         self.traffic += delivery.traffic
         substituted = sum(part.batch.substituted for part in delivery.parts)
         self.faults.add(delivery.faults, draws=self._plan.micro, substituted=substituted)
@@ -445,4 +452,7 @@ def _weights(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStr
             f"nobody knows how many samples {specs[sizes.index(None)].name} streams, so how often to draw from it",
             hint="give every source a weight, or the stream its samples",
         )
-    return [float(spec.weight or (size or 0) * spec.repeat) for spec, size in zip(specs, sizes, strict=True)]
+    draws = [(size or 0) * spec.repeat for spec, size in zip(specs, sizes, strict=True)]
+    # a tiny source without a weight is drawn rarely: once in a block, if its samples are fewer than that
+    least = sum(draws) / MOST if specs[0].weight is None else 0.0
+    return [float(spec.weight or max(own, least)) for spec, own in zip(specs, draws, strict=True)]

@@ -25,22 +25,36 @@ class Programme:
     """
 
     def __init__(
-        self, media: Sequence[Media], weights: Sequence[float], *, seed: int, step_draws: int, mode: Mode, pack: int
+        self,
+        media: Sequence[Media],
+        weights: Sequence[float],
+        *,
+        seed: int,
+        step_draws: int,
+        mode: Mode,
+        pack: int,
+        names: Sequence[str] = (),
     ) -> None:
         self._step_draws, self._mode = step_draws, mode
         self.media: tuple[Media, ...] = tuple(medium for medium in ("image", "video") if medium in media)
         self._places = [[i for i, own in enumerate(media) if own == medium] for medium in self.media]
         alone = len(self.media) == 1
         self._sources = [
-            Mixture([weights[i] for i in places], seed=seed if alone else key_of(seed, "media", medium))
+            Mixture(
+                [weights[i] for i in places],
+                seed=seed if alone else key_of(seed, "media", medium),
+                names=[names[i] for i in places] if names else (),
+            )
             for medium, places in zip(self.media, self._places, strict=True)
         ]
         self._turns: Mixture | None = None
         if not alone:
             shares = [sum(weights[i] for i in places) for places in self._places]
             of_media = key_of(seed, "media")
-            packed = mode == "packed"
-            self._turns = Mixture(shares, seed=of_media, block=pack) if packed else Mixture(shares, seed=of_media)
+            if mode == "packed":  # every group of `pack` draws holds both, so no block can be longer
+                self._turns = Mixture(shares, seed=of_media, block=pack, most=pack, names=self.media)
+            else:
+                self._turns = Mixture(shares, seed=of_media, names=self.media)
 
     def __call__(self, draw: int) -> tuple[int, int]:
         medium, number = self._turn(draw)
@@ -87,5 +101,5 @@ def shares_of(media: Sequence[Media], weights: Sequence[float], *, mode: Mode, p
     if len(present) == 1:
         return {present[0]: 1.0}
     sums = [sum(w for own, w in zip(media, weights, strict=True) if own == medium) for medium in present]
-    counts = block_counts(sums, pack) if mode == "packed" else sums
+    counts = block_counts(sums, pack, most=pack, names=present) if mode == "packed" else sums
     return {medium: count / sum(counts) for medium, count in zip(present, counts, strict=True)}

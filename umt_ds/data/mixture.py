@@ -16,35 +16,63 @@ from umt_ds.data.cache import KeepLast
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import permutation
 
+MOST = 1 << 20  # draws in a block: 12 MB of tables, a tenth of a second to deal
 
-def block_counts(weights: Sequence[float], block: int) -> list[int]:
+
+def block_counts(weights: Sequence[float], block: int, *, names: Sequence[str] = (), most: int = MOST) -> list[int]:
     """Whole draws of each source in a block, proportional to `weights`, by largest remainder.
 
-    Raises ConfigError for a weight that is not positive, or so small that it gets no draw at all.
+    A block has `block` draws, or where a source would get none, twice as many as often as it takes, up to `most`.
+    Raises ConfigError, with `names`, for a weight that is not positive, or so small that it gets no draw even then.
     """
-    if not weights or not all(np.isfinite(w) and w > 0 for w in weights):
-        raise ConfigError(f"source weights {list(weights)} must be positive numbers")
+    names = names or [f"number {place}" for place in range(1, len(weights) + 1)]
+    total = sum(weights)
+    wrong = [f"{name}: {weight}" for name, weight in zip(names, weights, strict=True) if not 0 < weight < np.inf]
+    if wrong or not 0 < total < np.inf:
+        raise ConfigError(f"source weights must be positive numbers ({_some(wrong) or f'their sum is {total}'})")
+    while min(counts := _largest_remainder(weights, block)) == 0:
+        if 2 * block > most:
+            raise _too_small(names, counts, total, block)
+        block *= 2
+    return counts
+
+
+def _largest_remainder(weights: Sequence[float], block: int) -> list[int]:
     exact = np.asarray(weights, dtype=np.float64) / sum(weights) * block
     counts = np.floor(exact).astype(np.int64)
     largest = np.argsort(-(exact - counts), kind="stable")  # ties go to the source named first
     counts[largest[: block - int(counts.sum())]] += 1
-    if counts.min() == 0:
-        raise ConfigError(
-            f"source weights {list(weights)} leave a source without a single draw in {block}",
-            hint="raise its weight, or leave the source out",
-        )
     return [int(count) for count in counts]
 
 
-class Mixture:
-    """`mixture(draw)` → (source, k): draw number `draw` is the k-th draw of source `source`."""
+def _too_small(names: Sequence[str], counts: Sequence[int], total: float, block: int) -> ConfigError:
+    without = [name for name, count in zip(names, counts, strict=True) if count == 0]
+    return ConfigError(
+        f"the weights leave {_some(without)} without a single draw in {block:,}",
+        hint=f"of weights that are {total:g} together the least is {total / block:.3g}: raise it, leave the source out "
+        "or, if media are packed, take a larger batch.pack",
+    )
 
-    def __init__(self, weights: Sequence[float], *, seed: int, block: int = 4096) -> None:
-        self.counts = block_counts(weights, block)
-        self._block = block
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:5]) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+
+
+class Mixture:
+    """`mixture(draw)` → (source, k): draw number `draw` is the k-th draw of source `source`.
+
+    A block has `block` draws, and more where small sources need it, up to `most`.
+    """
+
+    def __init__(
+        self, weights: Sequence[float], *, seed: int, block: int = 4096, most: int = MOST, names: Sequence[str] = ()
+    ) -> None:
+        self.counts = block_counts(weights, block, most=max(block, most), names=names)
+        self._block = sum(self.counts)
         self._seed = seed
-        self._sorted = np.repeat(np.arange(len(self.counts)), self.counts)  # [M] one source after the other
-        self._ranks = np.concatenate([np.arange(count) for count in self.counts])  # [M]
+        # [M] each: the sources one after the other, and the number of each draw of a source among those
+        self._sorted = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+        self._ranks = np.concatenate([np.arange(count, dtype=np.int32) for count in self.counts])
         self._blocks = KeepLast(self._deal, size=2)
 
     def __call__(self, draw: int) -> tuple[int, int]:
@@ -53,7 +81,7 @@ class Mixture:
         source = int(sources[place])
         return source, number * self.counts[source] + int(ranks[place])
 
-    def _deal(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _deal(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Source of each place in block `number`, and how often it came earlier in the block: [M] each."""
         sources = self._sorted[permutation(self._block, self._seed, "mixture", number)]
         ranks = np.empty_like(self._ranks)

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import logging
 import math
+import multiprocessing
+import os
+import pickle
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from umt_ds.errors import MachineError, UmtError
+from umt_ds.distributed.leftovers import note_shared_memory, own_folder
+from umt_ds.distributed.parent import die_with_the_parent
+from umt_ds.errors import EXIT_FAILED, MachineError, UmtError
+from umt_ds.refused import refused_by_machine
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POLL_S = 5  # how soon a dead worker is noticed
+_LEAVE_S = 5  # for workers to leave by themselves; one that loops or waits inside its source does not
 
 
 class Pipeline(Generic[T]):
@@ -33,13 +48,10 @@ class Pipeline(Generic[T]):
         self, build: Callable[[int], T], *, first: int, num_workers: int, prefetch: int, stall_limit_s: float
     ) -> None:
         self._stall_limit_s = stall_limit_s
-        child_signal = signal.getsignal(signal.SIGCHLD)
-        self._items = _iterate(build, first, num_workers, prefetch)
+        with _starting():
+            self._items = _iterate(build, first, num_workers, prefetch)
         # private names, seen in torch 2.14: it offers no other way to its processes
         self._workers: list[BaseProcess] = list(self._items._workers) if num_workers else []
-        if threading.current_thread() is threading.main_thread() and child_signal is not None:
-            # torch's own handler raises wherever the trainer happens to be; take() notices a death as well
-            signal.signal(signal.SIGCHLD, child_signal)
         # before multiprocessing's own exit handler, which would wait for ever for workers that ignore SIGTERM
         atexit.register(self.close)
 
@@ -54,29 +66,28 @@ class Pipeline(Generic[T]):
         """End the workers. Calling it again does nothing."""
         atexit.unregister(self.close)
         if self._workers:
+            patience = threading.Timer(_LEAVE_S, _kill, (self._workers,))
+            patience.start()
             self._items._shutdown_workers()  # torch calls it in __del__, which a traceback can put off
-        self._kill()
+            patience.cancel()
+        _kill(self._workers)
         self._workers = []
-
-    def _kill(self) -> None:
-        for worker in self._workers:
-            worker.kill()
-            worker.join()
 
     def _next(self) -> T | UmtError:
         """Wait in slices of _POLL_S; after each of them torch looks whether a worker has died."""
         waited_s = 0.0
         while True:
             try:
-                item: T | UmtError = next(self._items)
-                return item
-            except (RuntimeError, OSError, EOFError) as error:
+                item = next(self._items)
+                found: T | UmtError = item.unpacked() if isinstance(item, _Parcel) else item
+                return found
+            except (RuntimeError, OSError, EOFError, MemoryError, pickle.UnpicklingError) as error:
                 if not str(error).startswith("DataLoader timed out"):
                     self._raise_if_dead(error)
-                    raise
+                    raise _not_handed_over(error) from error
             waited_s += _POLL_S
             if waited_s >= self._stall_limit_s:
-                self._kill()
+                _kill(self._workers)
                 raise MachineError(
                     f"no batch came from the loader's workers for {waited_s:.0f} s",
                     hint="the disk does not answer, or a video decoder hangs: look with `py-spy dump`",
@@ -84,16 +95,68 @@ class Pipeline(Generic[T]):
 
     def _raise_if_dead(self, error: Exception) -> None:
         """A death shows as many errors (a broken socket, a missing file): ask the processes themselves."""
-        if self._workers and wait([worker.sentinel for worker in self._workers], timeout=1):
-            raise MachineError(
-                f"a loader worker died: {error}",
-                hint="usually out of memory, or /dev/shm too small (docker: --shm-size): "
-                "fewer data.workers or a smaller batch.micro need less of both",
-            ) from error
+        if ended := wait([worker.sentinel for worker in self._workers], timeout=1):
+            dead = next(worker for worker in self._workers if worker.sentinel in ended)
+            dead.join(timeout=1)  # its files are closed, and that shows, a moment before it has an exit code
+            raise _death(f"{_how_it_ended(dead)} ({error})") from error
+
+
+def _not_handed_over(error: Exception) -> Exception:
+    """What stands between workers that live and the trainer: a MachineError, or `error` where that is a bug."""
+    told = refused_by_machine(error, doing="the loader cannot take a batch from its workers")
+    if told is None and isinstance(error, (EOFError, ConnectionError)):  # the worker has said why
+        return MachineError(
+            f"a loader worker cannot hand over a batch: {type(error).__name__}",
+            hint="its own message stands above; most likely it may not open more files: raise `ulimit -n`",
+        )
+    return told or error
+
+
+def _death(how: str) -> MachineError:
+    return MachineError(
+        f"a loader worker died: {how}",
+        hint="usually out of memory, or /dev/shm too small (docker: --shm-size): "
+        "fewer data.workers or a smaller batch.micro need less of both",
+    )
+
+
+def _how_it_ended(worker: BaseProcess) -> str:
+    code = worker.exitcode or 0
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+        worker.join()
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Around the start of workers: what goes wrong is one error, and ends those that have started."""
+    before = set(multiprocessing.active_children())
+    child_signal = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    except (RuntimeError, OSError, MemoryError) as error:
+        started = set(multiprocessing.active_children()) - before
+        _kill(started)
+        if str(error).startswith("DataLoader worker"):  # torch's own handler of SIGCHLD, see below
+            raise _death(str(error)) from error
+        doing = f"the loader could start {len(started)} worker processes and no more"
+        raise refused_by_machine(error, doing=doing) or error from error
+    finally:
+        if threading.current_thread() is threading.main_thread() and child_signal is not None:
+            # torch's own handler raises wherever the trainer happens to be; take() notices a death as well
+            signal.signal(signal.SIGCHLD, child_signal)
 
 
 def _iterate(build: Callable[[int], Any], first: int, num_workers: int, prefetch: int) -> Any:
     """torch's iterator over build(first), build(first + 1), …; it starts its workers at once."""
+    if num_workers:
+        own_folder()  # the workers' sockets lie there, and go with it
+    # of the end of another thread the kernel would tell them, too; there torch looks every five seconds, between items
+    is_main = threading.current_thread() is threading.main_thread()
     loader: DataLoader[Any] = DataLoader(
         _Items(build),
         sampler=itertools.count(first),  # any iterable of indices will do
@@ -102,12 +165,19 @@ def _iterate(build: Callable[[int], Any], first: int, num_workers: int, prefetch
         prefetch_factor=prefetch if num_workers else None,
         timeout=_POLL_S if num_workers else 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
+        worker_init_fn=_start_worker if is_main else _ignore_stop_signals,
         # fork: workers share the parent's memory, need no second import of torch and no picklable arguments
         multiprocessing_context="fork" if num_workers else None,
         generator=torch.Generator(),  # else torch draws from the global generator, and the run's numbers move
     )
-    return iter(loader)
+    return _Workers(loader) if num_workers else iter(loader)
+
+
+class _Workers(_MultiProcessingDataLoaderIter):
+    """torch's iterator over worker processes, which `Pipeline.close` ends."""
+
+    def __del__(self) -> None:
+        """Nothing: torch's own prints a traceback where not all workers could be started."""
 
 
 class BatchMemory:
@@ -146,12 +216,59 @@ class _Items(Dataset[Any]):
 
     def __getitem__(self, number: int) -> Any:
         try:
-            return self._build(number)
+            item = self._build(number)
+            return item if get_worker_info() is None else _Parcel(bytes(ForkingPickler.dumps(item)))
         except UmtError as error:
             return error.with_traceback(None)
+        except (RuntimeError, OSError, MemoryError) as error:
+            told = refused_by_machine(error, doing="a loader worker cannot make a batch")
+            if told is None:
+                raise
+            return told
 
 
-def _start_worker(_: int) -> None:
+@dataclass(frozen=True)
+class _Parcel:
+    """An item on its way out of a worker, its memory shared and its tensors pickled as handles to it.
+
+    Left to torch, that happens in the queue's own thread: what fails there is printed and lost, and the trainer waits.
+    """
+
+    content: bytes
+
+    def unpacked(self) -> Any:
+        return pickle.loads(self.content)  # our own worker's
+
+    def pin_memory(self) -> Any:
+        """Called by torch's DataLoader where there is a CUDA device, in a thread of its own."""
+        item = self.unpacked()
+        return item.pin_memory() if hasattr(item, "pin_memory") else item
+
+
+def _ignore_stop_signals(_: int) -> None:
     """A stop signal goes to the whole process group: the trainer decides, its workers keep serving it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _start_worker(number: int) -> None:
+    """Serve the trainer whatever signals come, and end with it."""
+    _ignore_stop_signals(number)
+    die_with_the_parent()
+    sys.excepthook = _say_refusal  # for the thread that hands over shared memory
+    try:
+        note_shared_memory()
+        threading.Thread(target=int).start()  # the way out of a worker needs threads: without them it can tell nothing
+    except (RuntimeError, OSError) as error:
+        log.error("error: %s", refused_by_machine(error, doing="a loader worker cannot start") or error)
+        os._exit(EXIT_FAILED)
+
+
+def _say_refusal(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, (ConnectionError, EOFError)):  # the trainer is gone, and so are we in a moment
+        return
+    told = refused_by_machine(error, doing="a loader worker cannot hand over a batch")
+    if told is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        log.error("error: %s", told)

@@ -8,21 +8,90 @@ upload is complete.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from upath import UPath
 
+from umt_ds.distributed.leftovers import own_folder
 from umt_ds.errors import ConfigError
+
+T = TypeVar("T")
+
+RETRY_PAUSES_S = (0.5, 2.0, 8.0)  # besides what a store's own library tries
+
+
+def patiently(
+    read: Callable[[], T],
+    pauses_s: Sequence[float] | None = None,
+    *,
+    lasts: Callable[[OSError], bool] = lambda error: False,
+) -> T:
+    """What `read` gives. Where it raises OSError it is asked again after each pause; then the last one is raised.
+
+    Mounts go away for seconds and stores answer wrongly now and then: what lasts longer is for the user. `lasts`: of an
+    error that no waiting helps.
+    """
+    for pause_s in RETRY_PAUSES_S if pauses_s is None else pauses_s:
+        try:
+            return read()
+        except OSError as error:
+            if lasts(error):
+                raise
+            time.sleep(pause_s)
+    return read()
+
+
+def is_away(folder: Path) -> bool:
+    """Whether a local folder is not there, or empty, as the place of a mount is while that is away."""
+    try:
+        return is_local(folder) and next(os.scandir(folder), None) is None
+    except OSError:
+        return True
+
+
+def hint_of(error: BaseException) -> str | None:
+    """What to do about an answer of a store, where that is known better than "check the network"."""
+    said = _answers(error)
+    if "RequestTimeTooSkewed" in said:
+        return "the clock of this machine is wrong: set it (`timedatectl`), then start the same command again"
+    if re.search(_REFUSED, said):
+        return (
+            "the store refuses the credentials: they are missing, wrong, or have expired. Renew them (for s3:// "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or ~/.aws/credentials), then start the "
+            "same command again: it resumes"
+        )
+    return None
+
+
+# codes of S3, classes of botocore and others, and HTTP's own words and numbers (a HEAD has no room for more)
+_REFUSED = (
+    r"(?i)ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|"
+    r"credential|Unauthorized|Forbidden|SSOToken|TokenRetrieval|RefreshError|PermissionError|"
+    r"HTTP (401|403)|\((401|403)\)|status=40[13]\b|HeadObject operation: Bad Request"
+)
+
+
+def _answers(error: BaseException) -> str:
+    """Types, texts and HTTP statuses of an error and of those that it comes from."""
+    parts: list[str] = []
+    chain: BaseException | None = error
+    while chain is not None and len(parts) < 30:
+        status = getattr(chain, "status", None) or getattr(chain, "code", None)
+        parts += [type(chain).__name__, str(chain), f"status={status}"]
+        chain = chain.__cause__ or chain.__context__
+    return "\n".join(parts)
 
 
 def is_url(text: str) -> bool:
@@ -126,20 +195,21 @@ def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, int]:
     Raises OSError, whatever errors the store has of its own.
     """
     with _as_os_errors():
-        if is_local(folder) or not str(folder).startswith("http"):
-            there = sizes_in(folder)
-            return {name: there[name] for name in names if name in there}
-        with ThreadPoolExecutor(16) as pool:  # a web server has no listing that one can rely on: ask for each file
-            return {
-                name: size
-                for name, size in zip(names, pool.map(partial(_web_size, folder), names), strict=True)
-                if size >= 0
-            }
+        # a web server has no listing that one can rely on
+        there = {} if str(folder).startswith("http") else sizes_in(folder)
+        sizes = {name: there[name] for name in names if name in there}
+        if is_local(folder):
+            return sizes
+        absent = [name for name in names if name not in there]  # a listing may be cut: ask for each of them
+        with ThreadPoolExecutor(16) as pool:
+            found = zip(absent, pool.map(partial(_size_of, folder), absent), strict=True)
+            return sizes | {name: size for name, size in found if size >= 0}
 
 
-def _web_size(folder: Path, name: str) -> int:
-    """-1: the server does not have it."""
+def _size_of(folder: Path, name: str) -> int:
+    """-1: the store does not have it."""
     remote = cast("UPath", folder / name)
+    remote.fs.invalidate_cache()  # else it looks into the listing
     try:
         return int(remote.fs.info(remote.path)["size"] or 0)
     except FileNotFoundError:
@@ -147,12 +217,16 @@ def _web_size(folder: Path, name: str) -> int:
 
 
 def read_file(path: Path) -> bytes:
-    """All bytes of a file. Raises OSError, whatever errors the store has of its own."""
+    """All bytes of a file. Raises OSError, whatever errors the store has, and for an answer of a wrong length."""
     if is_local(path):
         return path.read_bytes()
     remote = cast("UPath", path)
     with _as_os_errors():
         data: bytes = remote.fs.cat_file(remote.path)
+        remote.fs.invalidate_cache()
+        size = remote.fs.info(remote.path).get("size")  # a web server need not say
+    if size is not None and len(data) != size:
+        raise OSError(f"the store sent {len(data)} bytes of {size}")
     return data
 
 
@@ -188,7 +262,7 @@ def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
 @contextmanager
 def scratch_for(folder: Path) -> Iterator[Path]:
     """A local folder to make files in that will be published to `folder`; on its disk, if it is on a disk."""
-    beside = folder if is_local(folder) else None
+    beside = folder if is_local(folder) else own_folder()
     scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=beside))
     try:
         yield scratch
@@ -203,7 +277,7 @@ def local_copy(path: Path) -> Iterator[Path]:
         yield path
         return
     remote = cast("UPath", path)
-    with tempfile.TemporaryDirectory(prefix="umt-") as folder:
+    with tempfile.TemporaryDirectory(dir=own_folder()) as folder:
         copy = Path(folder, path.name)
         remote.fs.get_file(remote.path, str(copy))
         yield copy

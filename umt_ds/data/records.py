@@ -28,7 +28,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from umt_ds.data.places import is_local, read_file, write_whole
+from umt_ds.data.places import hint_of, is_away, is_local, patiently, read_file, write_whole
 from umt_ds.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -306,22 +306,46 @@ class Manifest:
         write_json(folder / MANIFEST, record)
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """Read `folder/manifest.json`. Raises DataError where it is missing, damaged or of another format."""
-    path = folder / MANIFEST
+def load_manifest(folder: Path, *, wait: bool = False) -> Manifest:
+    """Read `folder/manifest.json`; with `wait`, a local folder that is not there may be a mount that comes back.
+
+    Raises DataError where it is missing, damaged or of another format.
+    """
+    data = _manifest_bytes(folder, wait=wait)
     try:
-        data = read_file(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
+        return _parse_manifest(data, folder)
+    except DataError:
+        if is_local(folder):
+            raise
+    return _parse_manifest(_manifest_bytes(folder, wait=wait), folder)  # it may have come damaged
+
+
+def _manifest_bytes(folder: Path, *, wait: bool) -> bytes:
+    path = folder / MANIFEST
+    missing = (FileNotFoundError, NotADirectoryError)
+
+    def lasts(error: OSError) -> bool:
+        if isinstance(error, missing):
+            return not (wait and is_away(folder))
+        return isinstance(error, PermissionError) and is_local(folder)
+
+    try:
+        return patiently(lambda: read_file(path), lasts=lasts)
+    except missing as error:
         why = "" if is_local(folder) else f" ({error})"  # a store says whether it is the bucket that is not there
         raise DataError(
             f"{folder} holds no {MANIFEST}: it is not a folder of finished shards{why}",
             hint=f"write shards with umt-data, or run `umt-data index {folder}` on tars from elsewhere",
         ) from error
     except OSError as error:
+        elsewhere = hint_of(error) or "check address, credentials and network"
         raise DataError(
-            f"{path} cannot be read: {error}",
-            hint="check the disk or mount" if is_local(folder) else "check address, credentials and network",
+            f"{path} cannot be read: {error}", hint="check the disk or mount" if is_local(folder) else elsewhere
         ) from error
+
+
+def _parse_manifest(data: bytes, folder: Path) -> Manifest:
+    path = folder / MANIFEST
     try:
         record = json.loads(data)
         stated = record.pop("fingerprint")

@@ -6,8 +6,8 @@ parts of neighbouring clips come with them. `expect` fetches what a whole batch 
 
 from __future__ import annotations
 
+import errno
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +15,9 @@ from pathlib import Path
 
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.cache import KeepLast
-from umt_ds.data.places import place, read_range
+from umt_ds.data.places import RETRY_PAUSES_S, hint_of, patiently, place, read_range, sizes_of
 from umt_ds.errors import DataError
 
-RETRY_PAUSES_S = (0.5, 2.0, 8.0)  # besides what the store's own library tries
 BLOCK = 1 << 18  # bytes: half a clip of 32 stored frames
 _BLOCKS_A_REQUEST = 32  # larger ranges are cut, and their parts fetched together
 _REQUESTS = 16  # at a time, of one worker
@@ -37,18 +36,30 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that came over the network, in how many requests, and bytes that the cache on disk had."""
+    """Bytes that came over the network, in how many requests, and bytes that the cache on disk had.
+
+    unkept: blocks that the cache could not keep; problem: why not, of one of them.
+    """
 
     fetched: int = 0
     requests: int = 0
     cached: int = 0
+    unkept: int = 0
+    problem: str = ""
 
     def __str__(self) -> str:
         from_store = f"fetched {self.fetched / 1e6:,.1f} MB in {self.requests:,} requests"
-        return f"{from_store}, its cache had {self.cached / 1e6:,.1f} MB"
+        unkept = f"; {self.unkept:,} blocks could not be kept there ({self.problem})" if self.unkept else ""
+        return f"{from_store}, its cache had {self.cached / 1e6:,.1f} MB{unkept}"
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.fetched + other.fetched, self.requests + other.requests, self.cached + other.cached)
+        return Traffic(
+            self.fetched + other.fetched,
+            self.requests + other.requests,
+            self.cached + other.cached,
+            self.unkept + other.unkept,
+            self.problem or other.problem,
+        )
 
 
 class RemoteFiles:
@@ -133,46 +144,66 @@ class RemoteFiles:
                 for number, block in enumerate(run):
                     fetched[block] = data[number * BLOCK : (number + 1) * BLOCK]
                     self._at_hand.keep(block, fetched[block])
-                    if self._cache is not None:
-                        self._cache.put(self._name(block), fetched[block])
+                    if self._cache and (problem := self._cache.put(self._name(block), fetched[block])):
+                        self._traffic += Traffic(unkept=1, problem=problem)
         return fetched
 
     def _get(self, run: list[Block]) -> bytes:
         """The bytes of neighbouring blocks from the store. Tries again after a pause, then gives up with DataError."""
         file, first = run[0]
         path, offset, size = self._folder / file, first * BLOCK, sum(map(self._size, run))
-        for pause_s in (*RETRY_PAUSES_S, None):
-            try:
-                data = read_range(path, offset, size)
-                break
-            except FileNotFoundError as error:
-                raise DataError(f"{path} is gone: {error}", hint="restore it; then the same command resumes") from error
-            except OSError as error:
-                if pause_s is None:
-                    raise DataError(
-                        f"{path} cannot be read ({len(RETRY_PAUSES_S) + 1} tries): {error}",
-                        hint="check the store and the network, then start the same command again: it resumes",
-                    ) from error
-                time.sleep(pause_s)
-        _check_length(path, len(data), offset, size)
-        return data
+
+        def read() -> bytes:
+            data = read_range(path, offset, size)
+            if len(data) != size:  # no error for HTTP, if only its headers agree
+                raise _WrongLengthError(len(data), size)
+            return data
+
+        try:
+            return patiently(read, RETRY_PAUSES_S)
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is gone: {error}", hint="restore it; then the same command resumes") from error
+        except OSError as error:
+            raise self._unreadable(file, error) from error
+
+    def _unreadable(self, file: str, error: OSError) -> DataError:
+        """Why a range cannot be had: the store gives it too long or too short, has another file by now, or fails."""
+        path, wanted = self._folder / file, self._files[file].size
+        if isinstance(error, _WrongLengthError) and error.got > error.asked:
+            return DataError(
+                f"{path}: the server gave {error.got} bytes where {error.asked} were asked for: it does not know HTTP "
+                "ranges",
+                hint="serve the shards by one that does (nginx, Apache, S3), or copy them to a disk",
+            )
+        asked_past_the_end = isinstance(error, _WrongLengthError) or error.errno == errno.EINVAL  # HTTP 416
+        if asked_past_the_end and (size := self._size_now(file)) not in (None, 0, wanted):  # 0: it does not say
+            return DataError(
+                f"{path} ends at byte {size}, its manifest or index says {wanted}",
+                hint="the file was truncated or replaced while the run read it: restore it",
+            )
+        return DataError(
+            f"{path} cannot be read ({len(RETRY_PAUSES_S) + 1} tries): {error}",
+            hint=hint_of(error)
+            or "check the store, its proxies and the network, then start the same command again: it resumes",
+        )
+
+    def _size_now(self, file: str) -> int | None:
+        try:
+            return sizes_of(self._folder, [file]).get(file)
+        except OSError:
+            return None
 
     def _connect(self) -> None:
         if self._process != os.getpid():
             self._folder, self._process = place(str(self._folder)), os.getpid()
 
 
-def _check_length(path: Path, length: int, offset: int, size: int) -> None:
-    if length < size:
-        raise DataError(
-            f"{path} ends at byte {offset + length}, its index says {offset + size}",
-            hint="the file was truncated or replaced while the run read it: restore it",
-        )
-    if length > size:
-        raise DataError(
-            f"{path}: the server gave {length} bytes where {size} were asked for: it does not know HTTP ranges",
-            hint="serve the shards by one that does (nginx, Apache, S3), or copy them to a disk",
-        )
+class _WrongLengthError(OSError):
+    """An answer with fewer or more bytes than were asked for."""
+
+    def __init__(self, got: int, asked: int) -> None:
+        super().__init__(f"it sent {got} bytes of {asked}")
+        self.got, self.asked = got, asked
 
 
 def _blocks(file: str, offset: int, size: int) -> list[Block]:

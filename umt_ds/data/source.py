@@ -8,7 +8,6 @@ DecodeError, which costs that sample only: see `faults.py`.
 from __future__ import annotations
 
 import os
-import time
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -20,22 +19,19 @@ from typing import Protocol
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.cache import KeepLast
 from umt_ds.data.order import SampleRef
-from umt_ds.data.places import is_local, sizes_of
+from umt_ds.data.places import RETRY_PAUSES_S, hint_of, is_away, is_local, patiently, sizes_of
 from umt_ds.data.records import (
     Manifest,
     Member,
     ShardEntry,
     ShardIndex,
     index_path,
-    load_index,
     load_manifest,
     parse_index,
-    sha256_of,
 )
 from umt_ds.data.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.errors import DataError, DecodeError
 
-RETRY_PAUSES_S = (0.1, 0.5, 2.0)
 _LONG_BYTES = 8 << 20  # a sample that long has so many frames that fetching only those shown costs less
 
 
@@ -70,24 +66,26 @@ class LocalFiles:
 
         It never returns something else instead: what a passing failure replaces cannot be replayed.
         """
-        for pause_s in (*RETRY_PAUSES_S, None):
+
+        def read() -> bytes:
             try:
                 data = _pread(self._files(shard), offset, size)
-                break
-            except OSError as error:
+                if len(data) < size:
+                    raise _EndsEarlyError(f"it ends at byte {offset + len(data)}, its index says {offset + size}")
+                return data
+            except OSError:
                 self._files.forget(shard)  # a stale handle does not recover; a new one may
-                if pause_s is None:
-                    raise DataError(
-                        f"{self._folder / shard} cannot be read ({len(RETRY_PAUSES_S) + 1} tries): {error}",
-                        hint="check the disk or mount, then start the same command again: it resumes",
-                    ) from error
-                time.sleep(pause_s)
-        if len(data) < size:
+                raise
+
+        path = self._folder / shard
+        try:
+            return patiently(read, RETRY_PAUSES_S)
+        except _EndsEarlyError as error:
             raise DataError(
-                f"{self._folder / shard} ends at byte {offset + len(data)}, its index says {offset + size}",
-                hint="the tar was truncated or replaced while the run read it: restore it",
-            )
-        return data
+                f"{path}: {error}", hint="the tar was truncated or replaced while the run read it: restore it"
+            ) from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
     def expect(self, ranges: Iterable[tuple[str, int, int]]) -> None:
         """The disk needs no notice."""
@@ -105,6 +103,17 @@ class LocalFiles:
 
     def _open(self, shard: str) -> int:
         return os.open(self._folder / shard, os.O_RDONLY | os.O_CLOEXEC)
+
+
+class _EndsEarlyError(OSError):
+    """A file is shorter than its index says."""
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path} cannot be read ({len(RETRY_PAUSES_S) + 1} tries): {error}",
+        hint="check the disk or mount, then start the same command again: it resumes",
+    )
 
 
 def _pread(file: int, offset: int, size: int) -> bytes:
@@ -125,7 +134,7 @@ class ShardSource:
 
     def __init__(self, folder: Path, *, max_open: int = 32, cache: BlockCache | None = None) -> None:
         self.folder = folder
-        self.manifest: Manifest = load_manifest(folder)
+        self.manifest: Manifest = load_manifest(folder, wait=True)
         self._is_local = is_local(folder)
         self._sizes = self._check_files()
         self._ends = list(accumulate(self.counts))
@@ -200,10 +209,11 @@ class ShardSource:
         wanted = self.manifest.shards
         names = [entry.file for entry in wanted]
         try:
-            sizes = sizes_of(self.folder, names if self._is_local else [*names, *map(_index_name, names)])
+            sizes = patiently(self._list, RETRY_PAUSES_S)
         except OSError as error:
             raise DataError(
-                f"{self.folder} cannot be listed: {error}", hint="check the disk or mount, or network and credentials"
+                f"{self.folder} cannot be listed: {error}",
+                hint=hint_of(error) or "check the disk or mount, or network and credentials",
             ) from error
         if missing := [name for name in names if name not in sizes]:
             listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
@@ -216,6 +226,13 @@ class ShardSource:
                 where = "on disk" if self._is_local else "in the store"
                 raise self._changed(entry, f"{sizes[entry.file]} bytes {where}, {entry.bytes} in the manifest")
         return sizes
+
+    def _list(self) -> dict[str, int]:
+        """Sizes of the shards, and in a store of their indexes too, by name."""
+        names = [entry.file for entry in self.manifest.shards]
+        if self._is_local and is_away(self.folder):
+            raise FileNotFoundError(f"{self.folder} is not there, or empty")
+        return sizes_of(self.folder, names if self._is_local else [*names, *map(_index_name, names)])
 
     def _remote_files(self) -> dict[str, RemoteFile]:
         """The shards and their indexes, by name."""
@@ -249,22 +266,31 @@ class ShardSource:
         return index
 
     def _local_index(self, entry: ShardEntry) -> ShardIndex:
-        tar = self.folder / entry.file
-        index = load_index(tar)
-        if sha256_of(index_path(tar)) != entry.index_sha256:
+        path = index_path(self.folder / entry.file)
+        try:
+            data = patiently(path.read_bytes, RETRY_PAUSES_S)
+        except FileNotFoundError as error:
+            raise self._no_index(entry) from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if sha256(data).hexdigest() != entry.index_sha256:
             raise self._other_index(entry)
-        return index
+        return parse_index(data, path)
 
     def _remote_index(self, entry: ShardEntry) -> ShardIndex:
         """Read as the shards are, so that it too is kept on disk: every worker of a node needs it."""
         path = index_path(self.folder / entry.file)
         if path.name not in self._sizes:
-            raise DataError(f"shard {entry.file} has no index {path}", hint=f"run `umt-data index {self.folder}`")
+            raise self._no_index(entry)
         size = self._sizes[path.name]
         data = self._read(path.name, 0, size, fits=lambda data: sha256(data).hexdigest() == entry.index_sha256)
         if data is None:
             raise self._other_index(entry)
         return parse_index(data, path)
+
+    def _no_index(self, entry: ShardEntry) -> DataError:
+        path = index_path(self.folder / entry.file)
+        return DataError(f"shard {entry.file} has no index {path}", hint=f"run `umt-data index {self.folder}`")
 
     def _other_index(self, entry: ShardEntry) -> DataError:
         return self._changed(entry, f"{_index_name(entry.file)} is not the file that the manifest names")

@@ -6,23 +6,32 @@ begins it anew. A run that reads one is *inexact*: its log says so, and so do it
 
 from __future__ import annotations
 
+import logging
+import os
 import random
+import signal
 import subprocess
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import IO, Any, cast
 
-from umt_ds.data.places import is_url, place
+from umt_ds.data.places import RETRY_PAUSES_S, hint_of, is_url, place
 from umt_ds.data.records import Member, media_of
+from umt_ds.distributed.parent import stopping_with_this_process
 from umt_ds.errors import DataError, UmtError
 
-RETRY_PAUSES_S = (0.5, 2.0, 8.0)
 SHUFFLE = 256  # samples in the buffer of a worker: 120 MB of clips with 32 stored frames
 PIPE = "pipe:"
+# A command may be a pipeline of several processes, and all of them end with the reader: its shell is told of that
+_END_TOGETHER = """trap 'kill -s KILL 0' TERM; sh -c "$1" & wait $!"""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,10 @@ class StreamedSample:
 class TarStream:
     """Samples without end: tars in random order with replacement, so that no rank runs dry; shuffled as they come."""
 
-    def __init__(self, tars: Tars) -> None:
+    def __init__(self, tars: Tars, *, name: str = "") -> None:
         from webdataset.shardlists import expand_urls
 
+        self._name = name
         self.num_samples = tars.samples
         self.tars = [tar for name in tars.names for tar in expand_urls(name)]
         for tar in self.tars:
@@ -57,7 +67,7 @@ class TarStream:
     def take(self, seed: int) -> Iterator[StreamedSample]:
         """The samples that come next. `seed` matters where this process begins: every worker has its own."""
         if self._running is None:
-            self._running = _shuffled(self.tars, seed)
+            self._running = _shuffled(self.tars, seed, self._name)
         return self._running
 
     def key(self, sample: StreamedSample) -> str:
@@ -77,29 +87,65 @@ class TarStream:
         self._running = None
 
 
-def _shuffled(tars: list[str], seed: int) -> Iterator[StreamedSample]:
+def _shuffled(tars: list[str], seed: int, name: str) -> Iterator[StreamedSample]:
     import webdataset
 
     # webdataset's own splitters by rank and worker are not needed: each has a seed of its own
     shards = webdataset.ResampledShards(tars, seed=seed, deterministic=True, worker_seed=lambda: 0)
+    clips = partial(_clips_of_all, num_tars=len(set(tars)), name=name)
     shuffle = webdataset.shuffle(SHUFFLE, initial=SHUFFLE // 4, rng=random.Random(seed))
-    return iter(webdataset.DataPipeline(shards, _samples_of_all, shuffle))
+    return iter(webdataset.DataPipeline(shards, clips, shuffle))
 
 
-def _samples_of_all(shards: Iterable[Mapping[str, str]]) -> Iterator[StreamedSample]:
+def _clips_of_all(shards: Iterable[Mapping[str, str]], *, num_tars: int, name: str) -> Iterator[StreamedSample]:
+    """The samples of `shards` that hold a clip. A tar without one is said once, and not read again.
+
+    Raises DataError when all tars have passed and none held a clip.
+    """
+    without: dict[str, Counter[str]] = {}  # by tar: how many of its samples had which files
     for shard in shards:
-        yield from _samples_of(shard["url"])
+        tar, clips, passed = shard["url"], 0, Counter[str]()
+        if tar in without:
+            continue
+        for sample in _samples_of(tar):  # a download that failed leaves its json
+            if media_of(list(sample.content)) == "none":
+                passed[", ".join(sample.content)] += 1
+            else:
+                clips += 1
+                yield sample
+        if not clips:
+            without[tar] = passed
+            if len(without) == num_tars:
+                raise _no_clip(without, name)
+            log.warning("%s holds no clip: %s; it is not read again", tar, _seen(passed))
+
+
+def _no_clip(without: Mapping[str, Counter[str]], name: str) -> DataError:
+    tars = "\n".join(f"  {tar}: {_seen(passed)}" for tar, passed in list(without.items())[:5])
+    of_source = f" of source {name}" if name else ""
+    return DataError(
+        f"the stream{of_source} holds no clip; {len(without)} tar(s) have passed:\n{tars}",
+        hint="a clip is jpg, png, mp4, npy, … or frames 000.jpg, 001.jpg, … behind its sample's key, which ends at the "
+        "first dot of a name (WebDataset): vid_0.5_1.jpg is the file 5_1.jpg of sample vid_0, so write vid_0_5_1.jpg",
+    )
+
+
+def _seen(passed: Counter[str]) -> str:
+    """What a tar's samples are made of."""
+    if not passed:
+        return "no sample at all"
+    kinds = "; ".join(f"{files:.100}" for files, _ in passed.most_common(3))
+    return f"{passed.total()} sample(s) with the files {kinds}" + ("; …" if len(passed) > 3 else "")
 
 
 def _samples_of(tar: str) -> Iterator[StreamedSample]:
-    """The samples that hold a clip. Where the stream breaks it is begun again, up to where it was; then DataError."""
+    """Its samples. Where the stream breaks it is begun again, up to where it was; then DataError."""
     given = 0
     for pause_s in (*RETRY_PAUSES_S, None):
         try:
             for sample in islice(_read(tar), given, None):
                 given += 1
-                if media_of(list(sample.content)) != "none":  # a download that failed leaves its json
-                    yield sample
+                yield sample
             return
         except UmtError:
             raise
@@ -109,7 +155,7 @@ def _samples_of(tar: str) -> Iterator[StreamedSample]:
                 why = error if isinstance(error, OSError) else next(iter(error.args), type(error).__name__)
                 raise DataError(
                     f"{tar} cannot be streamed ({len(RETRY_PAUSES_S) + 1} tries): {why}",
-                    hint="try its address or command in a shell; then the same command resumes",
+                    hint=hint_of(error) or "try its address or command in a shell; then the same command resumes",
                 ) from error
             time.sleep(pause_s)
 
@@ -151,7 +197,10 @@ def _opened(tar: str) -> Iterator[IO[bytes]]:
         with place(tar).open("rb") as file:
             yield cast(IO[bytes], file)
         return
-    process: subprocess.Popen[Any] = subprocess.Popen(tar.removeprefix(PIPE), shell=True, stdout=subprocess.PIPE)
+    command = ["sh", "-c", _END_TOGETHER, "sh", tar.removeprefix(PIPE)]
+    process: subprocess.Popen[Any] = subprocess.Popen(
+        command, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=stopping_with_this_process()
+    )
     assert process.stdout is not None
     with process.stdout as output:
         try:
@@ -159,5 +208,6 @@ def _opened(tar: str) -> Iterator[IO[bytes]]:
             if code := process.wait():
                 raise OSError(f"the command ends with exit code {code}")
         finally:
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,11 +10,11 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from umt_ds.distributed.parent import stopping_with_this_process
 from umt_ds.distributed.world import free_port
 from umt_ds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 _GRACE_S = 20.0  # for the other ranks after one has failed or stopped: they notice by themselves, or are ended
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -40,17 +39,11 @@ def run_local_ranks(command: Sequence[str], ranks: int) -> int:
     try:
         for rank in range(ranks):
             env = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            children.append(subprocess.Popen(command, env=env, preexec_fn=stop_with_the_parent))
+            children.append(subprocess.Popen(command, env=env, preexec_fn=stopping_with_this_process()))
         return _wait(children)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def stop_with_the_parent() -> None:
-    """For preexec_fn, in the child: if the process that started it is killed, it is asked to stop (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:

@@ -128,22 +128,25 @@ def shards_of(source: SourceConfig) -> Path | Tars:
     return Tars(source.names, source.samples) if source.is_stream else place(source.names[0])
 
 
-def sample_counts(config: RunConfig) -> dict[str, int | None]:
-    """Samples by source, from their manifests; of a stream what the configuration says, which may be nothing."""
+def sample_counts(config: RunConfig, *, wait: bool = False) -> dict[str, int | None]:
+    """Samples by source, from their manifests; of a stream what the configuration says, which may be nothing.
+
+    wait: for a folder that is not there.
+    """
     shards = {name: shards_of(source) for name, source in config.data.sources.items()}
     return {
-        name: there.samples if isinstance(there, Tars) else load_manifest(there).num_samples
+        name: there.samples if isinstance(there, Tars) else load_manifest(there, wait=wait).num_samples
         for name, there in shards.items()
     }
 
 
-def count_samples(config: RunConfig) -> int:
+def count_samples(config: RunConfig, *, wait: bool = False) -> int:
     """Draws of an epoch: the samples of all sources, each as often as its `repeat`; 0 where that is unknown and the
-    schedule does not ask.
+    schedule does not ask. wait: as above.
 
     Raises ConfigError where it does ask.
     """
-    counts = sample_counts(config)
+    counts = sample_counts(config, wait=wait)
     unknown = [name for name, count in counts.items() if count is None]
     if unknown and config.schedule.steps is None:
         raise ConfigError(

@@ -1,0 +1,105 @@
+"""A temporary folder of this process, and what processes that were killed have left of theirs. Torch-free.
+
+    $TMPDIR/umtp-x1y2z3ab/           locked as long as the process, or one that it forked, lives
+                         host        whose process ids the next ones are
+                         4711        process 4711 makes shared memory, in files named torch_4711_…
+    /dev/shm/sem.umtp-x1y2z3ab-…     semaphores
+
+However a process ends, the kernel lets go of its lock. So a folder that can be locked is nobody's any more, and the
+next process that wants one of its own removes it with all that bears its name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import util
+from multiprocessing.process import current_process
+from pathlib import Path
+
+_PREFIX = "umtp-"  # short: sockets lie in the folder, and their paths may have 107 bytes
+_HOST = "host"
+_SHARED_MEMORY = Path("/dev/shm")
+
+_own: Path | None = None
+_making = threading.Lock()
+
+
+def own_folder() -> Path:
+    """This process's folder, and that of those which it forks; gone when it ends. What others left is removed first.
+
+    multiprocessing puts its sockets there and names its semaphores after it. Raises OSError where none can be made.
+    """
+    global _own
+    with _making:
+        if _own is None:
+            remove_leftovers()
+            _own = _make()
+            settings = current_process()._config  # type: ignore[attr-defined]  # seen in Python 3.11 to 3.14
+            settings["tempdir"], settings["semprefix"] = str(_own), f"/{_own.name}"
+            # as multiprocessing removes its own folder: after its children, and not in a fork
+            util.Finalize(None, _remove, args=(_own,), exitpriority=-100)
+        return _own
+
+
+def note_shared_memory() -> None:
+    """This process, or fork, is about to make shared memory through torch: a kill in the middle leaves it behind."""
+    (own_folder() / str(os.getpid())).touch()
+
+
+def remove_leftovers() -> None:
+    """Remove what dead processes of this user left on this machine."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError), _locked(folder):
+            if folder.lstat().st_uid == os.getuid() and (folder / _HOST).read_text() == socket.gethostname():
+                _remove(folder)
+
+
+def _make() -> Path:
+    """A new folder, locked until the end; it gets its name when it is, or another process would remove it."""
+    unnamed = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
+    (unnamed / _HOST).write_text(socket.gethostname())
+    with suppress(OSError):  # a file system without locks: then nobody can lock the folder, and it stays
+        fcntl.flock(os.open(unnamed, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_EX)  # never closed
+    folder = unnamed.with_name(unnamed.name.removeprefix("."))
+    unnamed.rename(folder)
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError where somebody lives who holds it."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(file)
+
+
+def _remove(folder: Path) -> None:
+    shared = list(_SHARED_MEMORY.glob(f"sem.{folder.name}-*"))
+    for note in folder.glob("[0-9]*"):
+        if note.name.isdecimal() and not _is_alive(int(note.name)):  # a number may be in use again
+            shared += _SHARED_MEMORY.glob(f"torch_{note.name}_*")
+    for file in shared:
+        with suppress(OSError):
+            if file.lstat().st_uid == os.getuid():
+                file.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
