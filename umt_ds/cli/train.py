@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -10,6 +9,8 @@ import click
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
+from umt_ds.distributed.world import is_launched
+from umt_ds.environment import temporary_folder, working_folder
 from umt_ds.errors import ConfigError
 
 
@@ -33,11 +34,11 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
       torchrun --nproc-per-node 8 -m umt_ds train stage1/l16_k710 batch.micro=32
       deepspeed --module umt_ds train stage1/b16_k710
     """
+    working_folder(), temporary_folder()  # without one of them everything below fails somewhere in a library
     config = load_run(name, overrides)
     if dry_run:
         return _print_plan(config, ranks or 1)
-    started_by_launcher = "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    if ranks is not None and started_by_launcher:
+    if ranks is not None and is_launched():
         raise ConfigError("--ranks starts ranks, but a launcher has already done so", hint="leave --ranks away")
     if ranks is not None and ranks > 1:
         from umt_ds.distributed.local import run_local_ranks

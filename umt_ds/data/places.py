@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from upath import UPath
 
+from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 
 
@@ -203,7 +204,7 @@ def local_copy(path: Path) -> Iterator[Path]:
         yield path
         return
     remote = cast("UPath", path)
-    with tempfile.TemporaryDirectory(prefix="umt-") as folder:
+    with tempfile.TemporaryDirectory(prefix="umt-", dir=temporary_folder()) as folder:
         copy = Path(folder, path.name)
         remote.fs.get_file(remote.path, str(copy))
         yield copy

@@ -6,7 +6,6 @@ Shapes: B captions, L tokens (`max_tokens`).
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from umt_ds.batch import Tokens
+from umt_ds.environment import set_default
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import digest64
 
@@ -42,7 +42,7 @@ class CaptionTokenizer:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
         # the library's threads do not survive the fork of the loader's workers, which have one core each anyway
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        set_default("TOKENIZERS_PARALLELISM", "false")
         numbers = _read_vocabulary(vocabulary)
         if missing := [token for token in _SPECIAL if token not in numbers]:
             raise ConfigError(

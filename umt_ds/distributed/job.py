@@ -55,7 +55,7 @@ def start_job() -> Iterator[Job]:
         raise MachineError(
             f"rank {world.rank} of {world.size} could not join the group at "
             f"{world.master_addr}:{world.master_port}: {error}",
-            hint="are all ranks running, and can they reach that address?",
+            hint=_how_to_meet(world, error),
         ) from error
     try:
         yield Job(world, device)
@@ -64,6 +64,15 @@ def start_job() -> Iterator[Job]:
     finally:
         gc.collect()
         dist.destroy_process_group()
+
+
+def _how_to_meet(world: World, error: Exception) -> str:
+    if "EADDRINUSE" in str(error):
+        return (
+            f"another program has port {world.master_port}, perhaps another run: "
+            "export MASTER_PORT=… on all ranks, with a free one (torchrun and deepspeed: --master_port)"
+        )
+    return "are all ranks running, and can they reach that address?"
 
 
 def _device(world: World) -> torch.device:

@@ -1,0 +1,24 @@
+"""Joining the process group: what stands in the way is said with what to do about it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from umt_ds.distributed.job import start_job
+from umt_ds.errors import MachineError
+
+
+def test_a_port_that_another_program_has_is_said_with_the_variable_that_names_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        told = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in told.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(MachineError, match=f"127.0.0.1:{port}(.|\n)*export MASTER_PORT=…"), start_job():
+            pass
