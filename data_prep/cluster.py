@@ -18,11 +18,13 @@ from data_prep.manifest import Plan
 from data_prep.prepare import build_shards
 from data_prep.progress import progress
 from launchers.slurm import PrepArray, is_active, submit_array
+from umt_ds.config.cluster import load_cluster
 from umt_ds.data.places import absolute, is_local
 from umt_ds.data.records import write_json
 from umt_ds.errors import ConfigError, DataError, MachineError, UmtError
 
 _JOBS = "slurm.json"
+_FOR_TRAINING = ("gpus_per_node", "gpus", "cpus_per_task", "interface", "container", "container_runtime", "mounts")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Part:
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What the user asks of Slurm. `extra` are sbatch options as Slurm writes them."""
+    """What the user asks of Slurm. `extra` are sbatch options as Slurm writes them; they win over the habits of the
+    cluster."""
 
     tasks: int
     extra: tuple[str, ...] = ()
@@ -55,7 +58,10 @@ class SlurmOptions:
 
 
 def array_of(plan: Plan, run: RunOptions, slurm: SlurmOptions, *, retry_failed: bool) -> PrepArray:
-    """The job array that makes what is pending of `plan`. Raises ConfigError where its tasks cannot see the data."""
+    """The job array that makes what is pending of `plan`, asked for by the habits of the cluster.
+
+    Raises ConfigError where its tasks cannot see the data, and for habits that cannot be read.
+    """
     if not is_local(plan.out) and slurm.logs is None:
         raise ConfigError(f"{plan.out} cannot hold Slurm's logs", hint="name a shared folder with --logs")
     out = str(absolute(plan.out))
@@ -69,8 +75,13 @@ def array_of(plan: Plan, run: RunOptions, slurm: SlurmOptions, *, retry_failed: 
         cpus_per_task=run.workers,
         work=[*words, "work", out, *options, *(["--retry-failed"] if retry_failed else [])],
         finish=[*words, "finish", out, "--max-bad", str(run.max_bad)],
-        extra=slurm.extra,
+        cluster=load_cluster({"sbatch": slurm.extra}),
     )
+
+
+def habits_not_used(job: PrepArray) -> list[str]:
+    """The keys of the cluster file that say nothing about a job array on CPUs, as far as somebody gave them."""
+    return [key for key in _FOR_TRAINING if key in job.cluster.model_fields_set]
 
 
 def start_array(plan: Plan, job: PrepArray) -> tuple[str, str]:

@@ -69,7 +69,12 @@ def last_submission(run: Path) -> Submission:
     jobs = run / "launch" / "jobs.jsonl"
     if not jobs.is_file():
         raise ConfigError(f"{run} is not a run that umt-launch submitted", hint="name the run folder (run_dir)")
-    return Submission(**json.loads(jobs.read_text().splitlines()[-1]))
+    for line in reversed(jobs.read_text(errors="replace").splitlines()):
+        try:  # a crash or a full disk may have left half a line
+            return Submission(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+    raise ConfigError(f"{jobs} holds no submission that can be read", hint="submit the run again with umt-launch")
 
 
 def log_of(run: Path) -> Path:
@@ -87,7 +92,10 @@ def describe(run: Path) -> list[tuple[str, str]]:
         ("job", f"{last.job} {state_of(last.job)}: {last.asked}, submitted {last.submitted}"),
         ("step", _last_step(run / "log.txt")),
         ("checkpoint", f"step {step_of(checkpoints[0])}, {checkpoints[0]}" if checkpoints else "none"),
-        *(("history", line) for line in (history.read_text().splitlines()[-6:] if history.is_file() else [])),
+        *(
+            ("history", line)
+            for line in (history.read_text(errors="replace").splitlines()[-6:] if history.is_file() else [])
+        ),
     ]
 
 

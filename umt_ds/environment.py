@@ -16,6 +16,10 @@ from pathlib import Path
 
 from umt_ds.errors import ConfigError, MachineError
 
+# What a launcher tells each of its ranks, and how many ranks umt-launch planned a job for.
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+EXPECTED_WORLD = "UMT_EXPECTED_WORLD"
+
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
 _YES, _NO = ("1", "true", "yes", "on", "y"), ("0", "false", "no", "off", "n")
 

@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from umt_ds.environment import Environment, is_host
+from umt_ds.environment import EXPECTED_WORLD, RANK_VARIABLES, Environment, is_host
 from umt_ds.errors import MachineError
 
 Launcher = Literal["env", "slurm", "alone"]
-EXPECTED_WORLD = "UMT_EXPECTED_WORLD"  # how many ranks umt-launch planned the job for
-_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _THIS_MACHINE = "127.0.0.1"
 
 
@@ -64,7 +62,7 @@ def is_launched() -> bool:
 
 
 def _says_ranks(env: Environment) -> bool:
-    return any(env.text(name) for name in _RANKS)
+    return any(env.text(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
 
 
 def _num_tasks(env: Environment) -> int:
@@ -73,7 +71,7 @@ def _num_tasks(env: Environment) -> int:
 
 
 def _from_launcher(env: Environment) -> World:
-    _require(env, (*_RANKS, "MASTER_ADDR", "MASTER_PORT"), who="the launcher")
+    _require(env, RANK_VARIABLES, who="the launcher")
     size, port = env.number("WORLD_SIZE", 1, least=1), env.port("MASTER_PORT", 0)
     addr = env.host("MASTER_ADDR") or _THIS_MACHINE
     if size == 1 and not env.yes("TORCHELASTIC_USE_AGENT_STORE"):  # torchrun itself waits for its rank there
