@@ -87,13 +87,26 @@ def habits_not_used(job: PrepArray) -> list[str]:
 def start_array(plan: Plan, job: PrepArray) -> tuple[str, str]:
     """Submit; the ids of the array and of the job that ends it. Raises DataError where one is working already."""
     record = plan.state / _JOBS
-    if record.is_file() and (active := [job for job in json.loads(record.read_text()) if is_active(job)]):
+    if active := [job for job in _jobs_of(record) if is_active(job)]:
         raise DataError(
             f"job {active[0]} is already working in {plan.out}", hint=f"wait for it, or stop it: scancel {active[0]}"
         )
     jobs = submit_array(job)
     write_json(record, jobs)
     return jobs
+
+
+def _jobs_of(record: Path) -> list[str]:
+    """The ids of the jobs that were submitted last. Raises DataError where a crash left something else."""
+    if not record.is_file():
+        return []
+    try:
+        return [str(int(job)) for job in json.loads(record.read_bytes())]
+    except (ValueError, TypeError):
+        raise DataError(
+            f"{record} does not hold job ids, so nobody knows whether a job works in this set",
+            hint="look at squeue; remove that file if none does",
+        ) from None
 
 
 def wait_for(plan: Plan, jobs: Sequence[str], *, pause_s: float = 5.0) -> None:

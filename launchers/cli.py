@@ -32,7 +32,7 @@ from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_yaml
 from umt_ds.environment import EXPECTED_WORLD, Environment, working_folder
-from umt_ds.errors import ConfigError, UmtError
+from umt_ds.errors import EXIT_FAILED, ConfigError, UmtError
 
 _RUN = click.argument("run", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
 
@@ -265,3 +265,6 @@ def main() -> None:
     except UmtError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # no permission, a disk that fails: the system's words say it
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)

@@ -132,7 +132,9 @@ def directives_of(cluster: ClusterConfig, *more: str) -> str:
 
 def setup_of(cluster: ClusterConfig) -> str:
     """The shell commands before a job's own: modules, then variables."""
-    lines = [f"module load {shlex.join(cluster.modules)}"] if cluster.modules else []
+    load = f"module load {shlex.join(cluster.modules)}"
+    failed = f"{{ echo {shlex.quote(load + ' failed')} >&2; exit 1; }}"  # a job without its libraries would go on
+    lines = [load, f"[ $? -eq 0 ] || {failed}"] if cluster.modules else []
     return "\n".join(lines + [f"export {name}={shlex.quote(value)}" for name, value in environment_of(cluster).items()])
 
 

@@ -18,7 +18,15 @@ SLURM = (
     "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_ID", "SLURM_JOB_ID", "SLURM_STEP_NODELIST",
     "SLURM_NODELIST",
 )  # fmt: skip
-NAMES = (*RANK_VARIABLES, *SLURM, EXPECTED_WORLD, "GROUP_WORLD_SIZE", "CROSS_SIZE", "TORCHELASTIC_USE_AGENT_STORE")
+NAMES = (
+    *RANK_VARIABLES,
+    *SLURM,
+    EXPECTED_WORLD,
+    "GROUP_WORLD_SIZE",
+    "CROSS_SIZE",
+    "PMI_SIZE",
+    "TORCHELASTIC_USE_AGENT_STORE",
+)
 # what they hold where all is well, and what others were seen to put there
 USUAL = st.sampled_from(
     ["0", "1", "2", "8", "29500", "gpu003", "gpu[003-007,9],x1", "10.0.0.1", "", " ", "-1", "tcp://10.0.0.1:29500",

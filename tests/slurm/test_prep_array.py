@@ -66,7 +66,7 @@ def test_an_array_is_asked_for_by_the_habits_of_the_cluster(videos: Path, tmp_pa
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("partition: urgent\ntime: 1:10:00\ngpus_per_node: 8\n")
     array = ("--engine", "slurm", "--tasks", "1", "--sbatch=--comment='two words'", "--max-bad", "0.5", "--wait")
-    done = umt_data("folder", videos, tmp_path / "it's %j", *SMALL, *array, cluster=cluster)
+    done = umt_data("folder", videos, tmp_path / "50%j", *SMALL, *array, cluster=cluster)
     assert done.returncode == 0, done.stderr
     assert "not used here, as they are for training: gpus_per_node" in done.stderr
     for job in re.findall(r"job (\d+)", done.stdout)[:2]:

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from launchers.cli import launch as umt_launch
 from launchers.hosts import as_hostfile, is_here, read_hostfile
-from launchers.slurm import submit
+from launchers.runs import Submission, last_submission, submit_run
+from launchers.slurm import setup_of, submit
 from launchers.train import TrainJob, grace_within, render
 from tests.support.ranks import environment
 from umt_ds.config.cluster import EXAMPLE, ClusterConfig, load_cluster, time_limit_s
@@ -330,6 +331,17 @@ def test_a_wrong_flag_is_called_by_its_name() -> None:
         load_cluster({"partition": "a b"})
     with pytest.raises(ConfigError, match=r"^--module: has to be one line"):
         load_cluster({"modules": ("a\nb",)})
+    with pytest.raises(ConfigError, match=r"^--env RANK: is set by the job itself"):
+        load_cluster({"env": {"RANK": "0"}})
+
+
+def test_a_job_whose_module_cannot_be_loaded_does_not_go_on() -> None:
+    setup = setup_of(ClusterConfig(modules=("it's",)))
+    for module, code, said in (("true", 0, "on"), ("false", 1, "")):
+        script = f"module() {{ {module}; }}\n{setup}\necho on"
+        done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (code, said)
+        assert ("module load 'it'\"'\"'s' failed" in done.stderr) is (code == 1)
 
 
 @pytest.mark.parametrize("option", ["--nodes=3", "-N3", "--signal=USR1", "--output=x", "-o x", "--array=0-3", "-D /x"])
@@ -546,15 +558,24 @@ def test_ranks_that_the_submitting_shell_spoke_of_are_forgotten(
 
 
 def test_a_line_that_a_crash_cut_off_costs_that_line(tmp_path: Path) -> None:
-    from launchers.runs import Submission, last_submission
-
     jobs = tmp_path / "launch" / "jobs.jsonl"
     jobs.parent.mkdir()
     jobs.write_bytes(b'{"job": "5", "submitted": "now", "asked": "much"}\n{"job": "6", "su\xff')
     assert last_submission(tmp_path) == Submission("5", "now", "much")
     jobs.write_text("[]\n")
-    with pytest.raises(ConfigError, match="holds no submission that can be read"):
+    with pytest.raises(ConfigError, match=r"holds no submission that can be read"):
         last_submission(tmp_path)
+
+
+def test_a_submission_that_cannot_be_noted_says_which_job_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "sbatch", f"rm {tmp_path}/launch/jobs.jsonl; mkdir {tmp_path}/launch/jobs.jsonl; echo 4711")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "train.sbatch").write_text("#SBATCH --requeue\n")
+    with pytest.raises(MachineError, match=r"job 4711 is submitted, but could not be noted(.|\n)*scancel 4711"):
+        submit_run(tmp_path, "much")
 
 
 def test_where_stop_at_says_the_job_stays_stopped(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.clip import RunOptions, StoreOptions
-from data_prep.cluster import Part, SlurmOptions, array_of, build_on_ray, habits_not_used
+from data_prep.cluster import Part, SlurmOptions, array_of, build_on_ray, habits_not_used, start_array
 from data_prep.manifest import finish, load_plan, open_plan
 from data_prep.prepare import build_shards, close_set, prepare
 from data_prep.sources.folder import list_folder
@@ -108,6 +108,15 @@ def test_the_sbatch_files_say_all_and_quote_strange_names(videos: Path, tmp_path
         render_array(array_of(plan, ONE, SlurmOptions(1, logs=tmp_path / "a b"), retry_failed=False))
 
 
+def test_a_record_of_jobs_that_cannot_be_read_is_one_error(videos: Path, tmp_path: Path) -> None:
+    plan = open_plan(tmp_path / "set", name="set", listing=list_folder(videos).first_in_order(), store=STORE)
+    job = array_of(plan, ONE, SlurmOptions(2), retry_failed=False)
+    for text in ("", "{", '["a"]', "5", "\xff"):
+        (plan.state / "slurm.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(DataError, match=r"slurm\.json does not hold job ids"):
+            start_array(plan, job)
+
+
 HABITS = """\
 partition: gpu
 account: vision
@@ -133,7 +142,8 @@ def test_the_habits_of_the_cluster_are_in_both_files_and_options_win(
         lines = text.splitlines()
         assert [line for option in options if (line := f"#SBATCH {option}") not in lines] == []
         assert "#SBATCH --partition=gpu" not in lines
-        assert "module load cuda/12.4\nexport AWS_PROFILE='it'\"'\"'s'\nexec " in text
+        assert "module load cuda/12.4\n" in text
+        assert "export AWS_PROFILE='it'\"'\"'s'\nexec " in text
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
     assert habits_not_used(job) == ["gpus_per_node", "container"], "they are named, not skipped"
 

@@ -123,6 +123,15 @@ def test_a_single_rank_of_torchrun_meets_torchrun_where_it_says() -> None:
     assert (find_world(one).master_addr, find_world(one).master_port) == ("gpu003", 29500)
 
 
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_processes_of_mpi_that_are_told_no_ranks_are_refused(name: str) -> None:
+    """`mpirun -n 4 umt train` would start four trainings in one run folder."""
+    with pytest.raises(MachineError, match=rf"MPI started 4 processes \({name}\)"):
+        find_world({name: "4"})
+    assert find_world({name: "1"}).launcher == "alone"
+    assert find_world({**TORCHRUN, name: "8"}).size == 8
+
+
 def test_two_steps_of_one_job_meet_at_different_ports() -> None:
     ports = [find_world({**SRUN, "SLURM_STEP_ID": str(step)}).master_port for step in range(8)]
     assert len(set(ports)) == 8

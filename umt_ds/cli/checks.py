@@ -27,7 +27,7 @@ from packaging.version import Version
 
 from umt_ds.config.schema import BertConfig, CacheConfig, RunConfig, TeacherConfig
 from umt_ds.distributed.world import free_port
-from umt_ds.environment import Environment
+from umt_ds.environment import EXPECTED_WORLD, Environment
 from umt_ds.errors import MachineError
 
 Status = Literal["ok", "note", "problem"]
@@ -204,7 +204,8 @@ def nccl() -> Finding:
 def _all_reduce(ranks: int, variables: dict[str, str]) -> str:
     """What rank 0 of `umt_ds.bench.all_reduce` says. Raises MachineError with what a rank said instead."""
     everything = {**os.environ}
-    env = {name: value for name, value in everything.items() if not name.startswith("SLURM_")} | variables
+    env = {name: value for name, value in everything.items() if not name.startswith(("SLURM_", EXPECTED_WORLD))}
+    env |= variables
     env |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     env.setdefault("OMP_NUM_THREADS", "1")
     command = [sys.executable, "-m", "umt_ds.bench.all_reduce"]

@@ -142,12 +142,13 @@ def load_cluster(flags: Mapping[str, Any] | None = None) -> ClusterConfig:
     habits = _with_own_keys(_read(path), str(path))
     given = {key: value for key, value in (flags or {}).items() if value not in (None, (), {})}
     given = _with_own_keys(given, "the command line")
+    merged = {**habits, **given}
     if isinstance(habits.get("env"), dict):
-        given["env"] = {**habits["env"], **given.get("env", {})}
+        merged["env"] = {**habits["env"], **given.get("env", {})}
     try:
-        return ClusterConfig.model_validate({**habits, **given})
+        return ClusterConfig.model_validate(merged)
     except ValidationError as error:
-        raise _explain(error, str(path), flags=given.keys() - {"env"}) from None
+        raise _explain(error, str(path), flags=given) from None
 
 
 def options_in(texts: Iterable[str]) -> list[list[str]]:
@@ -256,11 +257,13 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def _explain(error: ValidationError, path: str, *, flags: Iterable[str]) -> ConfigError:
+def _explain(error: ValidationError, path: str, *, flags: Mapping[str, Any]) -> ConfigError:
     lines, hints = [], []
     for item in error.errors():
         top, *below = map(str, item["loc"])
-        where = f"--{_FLAGS.get(top, top).replace('_', '-')}" if top in flags else f"{path}: {'.'.join([top, *below])}"
+        where = f"{path}: {'.'.join([top, *below])}"
+        if top in flags and (top != "env" or below[:1] == [] or below[0] in flags["env"]):
+            where = f"--env {below[0]}" if top == "env" else f"--{_FLAGS.get(top, top).replace('_', '-')}"
         if item["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key")
             near = difflib.get_close_matches(top, ClusterConfig.model_fields, n=1)

@@ -45,6 +45,7 @@ def find_world(variables: Mapping[str, str] | None = None) -> World:
         world = _from_slurm(env)
     else:
         world = World(0, 1, 0, _THIS_MACHINE, free_port(), "alone")
+    _check_not_apart(env, world)
     expected = env.number(EXPECTED_WORLD, world.size, least=1)
     if world.size != expected:
         raise MachineError(
@@ -104,6 +105,16 @@ def _from_slurm(env: Environment) -> World:
     world = World(env.number("SLURM_PROCID", 0), size, env.number("SLURM_LOCALID", 0), addr, port, "slurm")
     _check_ranks(world, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
     return world
+
+
+def _check_not_apart(env: Environment, world: World) -> None:
+    """Raises MachineError where MPI started several processes that would each train alone in the same run folder."""
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        if world.size == 1 and (started := env.number(name, 1, least=1)) > 1:
+            raise MachineError(
+                f"MPI started {started} processes ({name}) but told them no ranks: {started} separate trainings",
+                hint=f"start them with torchrun or srun, or export {', '.join(RANK_VARIABLES)}",
+            )
 
 
 def _require(env: Environment, names: Sequence[str], *, who: str) -> None:
