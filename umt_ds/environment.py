@@ -70,7 +70,7 @@ class Environment:
         """One of `words`. Raises ConfigError for any other."""
         text = self.text(name)
         if text is not None and text not in words:
-            raise self._refusal(name, f"one of {', '.join(words)}")
+            raise ConfigError(f"{name}={text!r:.100} is not among its words", hint=f"one of {', '.join(words)}")
         return text
 
     def yes(self, name: str) -> bool:

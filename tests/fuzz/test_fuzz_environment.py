@@ -121,7 +121,6 @@ def test_every_type_of_variable_is_read_or_refused_by_name_and_value_in_one_line
         lambda: env.port("NAME", 1),
         lambda: env.host("NAME"),
         lambda: env.yes("NAME"),
-        lambda: env.choice("NAME", ("a", "b")),
     ):
         refused = None
         try:

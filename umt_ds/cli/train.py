@@ -34,7 +34,8 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
       torchrun --nproc-per-node 8 -m umt_ds train stage1/l16_k710 batch.micro=32
       deepspeed --module umt_ds train stage1/b16_k710
     """
-    working_folder(), temporary_folder()  # without one of them everything below fails somewhere in a library
+    working_folder()  # without these two, libraries would fail somewhere below
+    temporary_folder()
     config = load_run(name, overrides)
     if dry_run:
         return _print_plan(config, ranks or 1)

@@ -257,16 +257,24 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
+def _where(location: list[str], path: str, flags: Mapping[str, Any]) -> str:
+    """Who said it: a flag, or a key of the file."""
+    key, *below = location
+    if key == "env" and below and below[0] in flags.get("env", {}):
+        return f"--env {below[0]}"
+    if key in flags and key != "env":
+        return f"--{_FLAGS.get(key, key).replace('_', '-')}"
+    return f"{path}: {'.'.join(location)}"
+
+
 def _explain(error: ValidationError, path: str, *, flags: Mapping[str, Any]) -> ConfigError:
     lines, hints = [], []
     for item in error.errors():
-        top, *below = map(str, item["loc"])
-        where = f"{path}: {'.'.join([top, *below])}"
-        if top in flags and (top != "env" or below[:1] == [] or below[0] in flags["env"]):
-            where = f"--env {below[0]}" if top == "env" else f"--{_FLAGS.get(top, top).replace('_', '-')}"
+        location = [str(part) for part in item["loc"]]
+        where = _where(location, path, flags)
         if item["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key")
-            near = difflib.get_close_matches(top, ClusterConfig.model_fields, n=1)
+            near = difflib.get_close_matches(location[0], ClusterConfig.model_fields, n=1)
             hints += [f"did you mean {near[0]}?"] if near else []
         else:
             message = item["msg"].removeprefix("Value error, ")

@@ -70,7 +70,7 @@ def _how_to_meet(world: World, error: Exception) -> str:
     if "EADDRINUSE" in str(error):
         return (
             f"another program has port {world.master_port}, perhaps another run: "
-            "export MASTER_PORT=… on all ranks, with a free one (torchrun and deepspeed: --master_port)"
+            "export MASTER_PORT=… with a free one on all ranks (torchrun, deepspeed: --master_port; --ranks: try again)"
         )
     return "are all ranks running, and can they reach that address?"
 
