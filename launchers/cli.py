@@ -31,7 +31,7 @@ from umt_ds.config.deepspeed_json import load_deepspeed_json
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_yaml
-from umt_ds.environment import EXPECTED_WORLD, Environment, working_folder
+from umt_ds.environment import EXPECTED_WORLD, Environment, print_anything, working_folder
 from umt_ds.errors import EXIT_FAILED, ConfigError, UmtError
 
 _RUN = click.argument("run", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
@@ -253,6 +253,7 @@ def cluster() -> None:
 
 def main() -> None:
     """Run the command; errors that users can act on end with one message and their exit code."""
+    print_anything()
     try:
         launch(standalone_mode=False)
     except click.ClickException as error:

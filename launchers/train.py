@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Literal
 
 from launchers.slurm import as_pattern, check_path, directives_of, fill, refuse_options, setup_of
 from umt_ds.config.cluster import ClusterConfig, time_limit_s
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, MachineError
 
 GRACE_S = 600  # between USR1 and the time limit, unless asked otherwise
 _LEAST_WORK_S = 120  # Slurm may signal a minute early
@@ -110,6 +111,8 @@ def _container(job: TrainJob) -> list[str]:
     cluster = job.cluster
     if cluster.container is None:
         return []
+    if bad := [str(folder) for folder in (job.run, job.folder) if re.search("[:,]", str(folder))]:
+        raise MachineError(f"{bad[0]} cannot be mounted into a container: it has : or , in its name")
     mounts = ",".join(dict.fromkeys([f"{job.run}:{job.run}", f"{job.folder}:{job.folder}", *cluster.mounts]))
     if cluster.container_runtime == "pyxis":
         options = {"image": cluster.container, "mounts": mounts, "workdir": job.folder}

@@ -6,10 +6,12 @@ variable, its value and what it should be.
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import os
 import pwd
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -109,6 +111,13 @@ def is_host(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def print_anything() -> None:
+    """For a terminal of another encoding (LANG=en_US is Latin-1): signs that it lacks are printed as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def set_default(name: str, value: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import pwd
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -125,6 +127,14 @@ def test_a_current_folder_that_was_deleted_is_one_error(monkeypatch: pytest.Monk
     gone.rmdir()
     with pytest.raises(MachineError, match="the current folder does not exist any more"):
         working_folder()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_of_another_encoding_shows_what_it_can(encoding: str) -> None:
+    code = "from umt_ds.environment import print_anything; print_anything(); print('a → ü')"
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout
+    assert told.decode(encoding) == {"ascii": "a \\u2192 \\xfc\n", "latin-1": "a \\u2192 ü\n"}[encoding]
 
 
 # ---------------------------------------------------------------- one place

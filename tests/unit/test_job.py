@@ -27,5 +27,5 @@ def test_a_port_that_another_program_has_is_said_with_the_variable_that_names_an
 
 def test_an_accelerator_that_nothing_here_runs_on_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ACCELERATOR", "gpu")
-    with pytest.raises(ConfigError, match="DS_ACCELERATOR='gpu'(.|\n)*one of cuda, cpu"):
+    with pytest.raises(ConfigError, match=r"DS_ACCELERATOR='gpu'(.|\n)*one of cuda, cpu"):
         deepspeed._import_deepspeed()

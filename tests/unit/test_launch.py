@@ -369,6 +369,12 @@ def test_apptainer_runs_the_ranks_inside() -> None:
     assert "apptainer exec --nv --bind /r/x:/r/x,/r:/r,/data:/data --pwd /r umt.sif bash /r/x/launch/rank.sh" in text
 
 
+@pytest.mark.parametrize("name", ["a:b", "a,b"])
+def test_a_folder_that_cannot_be_mounted_into_a_container_is_refused(name: str) -> None:
+    with pytest.raises(MachineError, match="cannot be mounted"):
+        render(job(Path("/r") / name, cluster=ClusterConfig(container="umt.sqsh")))
+
+
 # ---------------------------------------------------------------- who makes the ranks
 
 

@@ -8,6 +8,7 @@ import sys
 import click
 
 from umt_ds import __version__
+from umt_ds.environment import print_anything
 from umt_ds.errors import UmtError
 
 # subcommand → (module, one line of help); the module's `command` is a click command of that name
@@ -59,6 +60,7 @@ def umt(local_rank: int | None) -> None:
 
 def main() -> None:
     """Run a command; errors that users can act on end with one message and their exit code."""
+    print_anything()
     try:
         umt(standalone_mode=False)
     except click.exceptions.Exit as done:

@@ -69,8 +69,8 @@ def start_job() -> Iterator[Job]:
 def _how_to_meet(world: World, error: Exception) -> str:
     if "EADDRINUSE" in str(error):
         return (
-            f"another program has port {world.master_port}, perhaps another run: "
-            "export MASTER_PORT=… with a free one on all ranks (torchrun, deepspeed: --master_port; --ranks: try again)"
+            f"another program has port {world.master_port}, perhaps another run. Name a free one on all ranks: export "
+            "MASTER_PORT=… (torchrun, deepspeed: --master_port); umt-launch and --ranks take another when started again"
         )
     return "are all ranks running, and can they reach that address?"
 
