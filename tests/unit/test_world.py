@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from umt_ds.distributed.world import World, find_world, first_host, free_port
+from umt_ds.distributed.world import World, find_world, first_host, free_port, sign_of_launcher
 from umt_ds.errors import ConfigError, MachineError, UmtError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu003", "MASTER_PORT": "29500"}
@@ -130,6 +130,20 @@ def test_processes_of_mpi_that_are_told_no_ranks_are_refused(name: str) -> None:
         find_world({name: "4"})
     assert find_world({name: "1"}).launcher == "alone"
     assert find_world({**TORCHRUN, name: "8"}).size == 8
+
+
+@pytest.mark.parametrize(
+    ("variables", "sign"),
+    [
+        ({"RANK": "0"}, "RANK=0"),
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2"),
+        ({"PMI_SIZE": "2"}, "PMI_SIZE=2"),
+        ({"RANK": " ", "SLURM_STEP_NUM_TASKS": "1", "PMI_SIZE": "1"}, None),
+    ],
+)
+def test_what_says_that_a_launcher_is_at_work_is_named(variables: dict[str, str], sign: str | None) -> None:
+    assert sign_of_launcher(variables) == sign
 
 
 def test_two_steps_of_one_job_meet_at_different_ports() -> None:

@@ -9,7 +9,7 @@ import click
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
-from umt_ds.distributed.world import is_launched
+from umt_ds.distributed.world import sign_of_launcher
 from umt_ds.environment import temporary_folder, working_folder
 from umt_ds.errors import ConfigError
 
@@ -39,8 +39,11 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
     config = load_run(name, overrides)
     if dry_run:
         return _print_plan(config, ranks or 1)
-    if ranks is not None and is_launched():
-        raise ConfigError("--ranks starts ranks, but a launcher has already done so", hint="leave --ranks away")
+    if ranks is not None and (sign := sign_of_launcher()):
+        raise ConfigError(
+            f"--ranks starts ranks, but a launcher has already done so ({sign})",
+            hint="leave --ranks away; or unset that variable, if there is none",
+        )
     if ranks is not None and ranks > 1:
         from umt_ds.distributed.local import run_local_ranks
 

@@ -14,6 +14,8 @@ from umt_ds.errors import MachineError
 
 Launcher = Literal["env", "slurm", "alone"]
 _THIS_MACHINE = "127.0.0.1"
+_WHICH_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_COUNTS_OF_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # how many processes mpirun started
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,21 @@ def find_world(variables: Mapping[str, str] | None = None) -> World:
     return world
 
 
-def is_launched() -> bool:
-    """Whether this process is one of several that a launcher started, or the only one of torchrun or deepspeed."""
-    env = Environment()
-    return _says_ranks(env) or _num_tasks(env) > 1
+def sign_of_launcher(variables: Mapping[str, str] | None = None) -> str | None:
+    """`NAME=value` of a variable by which a launcher says that this process is one of its ranks; None without one.
+
+    Raises ConfigError for a variable that cannot be read.
+    """
+    env = Environment(variables)
+    for name in _WHICH_RANK:
+        if env.text(name) is not None:
+            return f"{name}={env.text(name)}"
+    counts = {name: env.number(name, 1, least=1) for name in ("SLURM_STEP_NUM_TASKS", *_COUNTS_OF_MPI)}
+    return next((f"{name}={count}" for name, count in counts.items() if count > 1), None)
 
 
 def _says_ranks(env: Environment) -> bool:
-    return any(env.text(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return any(env.text(name) for name in _WHICH_RANK)
 
 
 def _num_tasks(env: Environment) -> int:
@@ -109,7 +118,7 @@ def _from_slurm(env: Environment) -> World:
 
 def _check_not_apart(env: Environment, world: World) -> None:
     """Raises MachineError where MPI started several processes that would each train alone in the same run folder."""
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+    for name in _COUNTS_OF_MPI:
         if world.size == 1 and (started := env.number(name, 1, least=1)) > 1:
             raise MachineError(
                 f"MPI started {started} processes ({name}) but told them no ranks: {started} separate trainings",
