@@ -18,11 +18,13 @@ from data_prep.manifest import Plan
 from data_prep.prepare import build_shards
 from data_prep.progress import progress
 from launchers.slurm import PrepArray, is_active, submit_array
+from umt_ds.config.cluster import load_cluster
 from umt_ds.data.places import absolute, is_local
 from umt_ds.data.records import write_json
 from umt_ds.errors import ConfigError, DataError, MachineError, UmtError
 
 _JOBS = "slurm.json"
+_FOR_TRAINING = ("gpus_per_node", "gpus", "cpus_per_task", "interface", "container", "container_runtime", "mounts")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Part:
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What the user asks of Slurm. `extra` are sbatch options as Slurm writes them."""
+    """What the user asks of Slurm. `extra` are sbatch options as Slurm writes them; they win over the habits of the
+    cluster."""
 
     tasks: int
     extra: tuple[str, ...] = ()
@@ -55,7 +58,10 @@ class SlurmOptions:
 
 
 def array_of(plan: Plan, run: RunOptions, slurm: SlurmOptions, *, retry_failed: bool) -> PrepArray:
-    """The job array that makes what is pending of `plan`. Raises ConfigError where its tasks cannot see the data."""
+    """The job array that makes what is pending of `plan`, asked for by the habits of the cluster.
+
+    Raises ConfigError where its tasks cannot see the data, and for habits that cannot be read.
+    """
     if not is_local(plan.out) and slurm.logs is None:
         raise ConfigError(f"{plan.out} cannot hold Slurm's logs", hint="name a shared folder with --logs")
     out = str(absolute(plan.out))
@@ -69,20 +75,38 @@ def array_of(plan: Plan, run: RunOptions, slurm: SlurmOptions, *, retry_failed: 
         cpus_per_task=run.workers,
         work=[*words, "work", out, *options, *(["--retry-failed"] if retry_failed else [])],
         finish=[*words, "finish", out, "--max-bad", str(run.max_bad)],
-        extra=slurm.extra,
+        cluster=load_cluster({"sbatch": slurm.extra}),
     )
+
+
+def habits_not_used(job: PrepArray) -> list[str]:
+    """The keys of the cluster file that say nothing about a job array on CPUs, as far as somebody gave them."""
+    return [key for key in _FOR_TRAINING if key in job.cluster.model_fields_set]
 
 
 def start_array(plan: Plan, job: PrepArray) -> tuple[str, str]:
     """Submit; the ids of the array and of the job that ends it. Raises DataError where one is working already."""
     record = plan.state / _JOBS
-    if record.is_file() and (active := [job for job in json.loads(record.read_text()) if is_active(job)]):
+    if active := [job for job in _jobs_of(record) if is_active(job)]:
         raise DataError(
             f"job {active[0]} is already working in {plan.out}", hint=f"wait for it, or stop it: scancel {active[0]}"
         )
     jobs = submit_array(job)
     write_json(record, jobs)
     return jobs
+
+
+def _jobs_of(record: Path) -> list[str]:
+    """The ids of the jobs that were submitted last. Raises DataError where a crash left something else."""
+    if not record.is_file():
+        return []
+    try:
+        return [str(int(job)) for job in json.loads(record.read_bytes())]
+    except (ValueError, TypeError):
+        raise DataError(
+            f"{record} does not hold job ids, so nobody knows whether a job works in this set",
+            hint="look at squeue; remove that file if none does",
+        ) from None
 
 
 def wait_for(plan: Plan, jobs: Sequence[str], *, pause_s: float = 5.0) -> None:

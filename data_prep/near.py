@@ -23,6 +23,7 @@ from data_prep.engines import Lost
 from data_prep.samples import Pixels, each_shard, find_samples, samples_of
 from data_prep.sheet import draw_grid, draw_tile, save_png
 from umt_ds.data.places import absolute, write_whole
+from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError, DataError
 
 LEAK_COLUMNS = ("train_key", "against_key", "against", "kind", "detail")  # kind: id, time or near
@@ -95,7 +96,7 @@ def near_duplicates(
     pairs: list[Near] = []
     unread = list(others.unread)
     clips, blank = 0, others.blank
-    with TemporaryDirectory(prefix="umt-") as scratch:
+    with TemporaryDirectory(prefix="umt-", dir=temporary_folder()) as scratch:
         file = Path(scratch, "against.npz")  # in a file, so that it is not sent along with each shard
         np.savez(file, starts=others.starts, hashes=others.hashes, mirrored=others.mirrored)
         compare = partial(_compare_shard, against=file, frames=frames, distance=distance, share=share)

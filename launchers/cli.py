@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from launchers.hosts import read_hostfile
+from launchers.hosts import as_hostfile, is_here, read_hostfile
 from launchers.runs import (
     describe,
     last_submission,
@@ -21,16 +22,18 @@ from launchers.runs import (
     stop_run,
     submit_run,
 )
+from launchers.slurm import check_path, environment_of
 from launchers.snapshot import write_snapshot
-from launchers.train import Launcher, TrainJob, environment_of, render
+from launchers.train import GRACE_S, Launcher, TrainJob, grace_within, render
 from umt_ds.config.batching import accumulation_of
-from umt_ds.config.cluster import EXAMPLE, ClusterConfig, cluster_file, load_cluster
+from umt_ds.config.cluster import EXAMPLE, ClusterConfig, cluster_file, load_cluster, time_limit_s
 from umt_ds.config.deepspeed_json import load_deepspeed_json
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_yaml
-from umt_ds.errors import ConfigError, UmtError
+from umt_ds.environment import EXPECTED_WORLD, Environment, print_anything, working_folder
+from umt_ds.errors import EXIT_FAILED, ConfigError, UmtError
 
 _RUN = click.argument("run", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
 
@@ -82,7 +85,12 @@ def _variables(ctx: click.Context, option: click.Parameter, words: tuple[str, ..
     help="Without Slurm: lines `HOST slots=RANKS`; needs --launcher deepspeed and ssh.",
 )
 @click.option("--tasks", type=click.IntRange(1), help="Ranks per node; default: one per GPU.")
-@click.option("--grace", type=click.IntRange(1), default=600, show_default=True, help="Seconds from USR1 to the limit.")
+@click.option(
+    "--grace",
+    type=click.IntRange(1, 65535),
+    show_default=f"{GRACE_S}, or a quarter of a shorter limit",
+    help="Seconds before the time limit at which the job begins to save.",
+)
 @click.option("--allow-config-change", is_flag=True, help="Resume although numbers of the experiment changed.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the job; write and submit nothing.")
 @click.option("--partition")
@@ -107,7 +115,7 @@ def submit(
     launcher: Launcher,
     hosts: Path | None,
     tasks: int | None,
-    grace: int,
+    grace: int | None,
     allow_config_change: bool,
     dry_run: bool,
     **habits: Any,
@@ -122,6 +130,7 @@ def submit(
       umt-launch stage1/b16_k710 --nodes 4 --launcher torchrun --dry-run
       umt-launch stage1/b16_k710 --hosts hosts.txt --launcher deepspeed
     """
+    folder = working_folder()
     cluster = load_cluster(habits)
     config = load_run(name, overrides)
     run = config.folder.resolve()
@@ -133,7 +142,8 @@ def submit(
     if hosts is not None:
         return _start_on_hosts(config, cluster, hosts.resolve(), launcher, words, dry_run)
     ranks_per_node = tasks or max(1, cluster.gpus_per_node)
-    job = TrainJob(config.name, run, Path.cwd(), nodes, ranks_per_node, cluster, launcher, grace, config.stop_at, words)
+    grace_s = _grace(cluster, grace)
+    job = TrainJob(config.name, run, folder, nodes, ranks_per_node, cluster, launcher, grace_s, config.stop_at, words)
     accumulation_of(config.batch.global_, config.batch.micro, job.world)
     files = render(job)
     if dry_run:
@@ -143,6 +153,20 @@ def submit(
     write_snapshot(run, config, files)
     _tell(run, submit_run(run, f"{nodes} node(s) x {ranks_per_node} rank(s) by {launcher}"))
     return None
+
+
+def _grace(cluster: ClusterConfig, asked_s: int | None) -> int:
+    """Seconds before the time limit, of the habits or of the variable that sbatch reads. Raises ConfigError."""
+    time = cluster.time
+    if time is None and (time := Environment().text("SBATCH_TIMELIMIT")) is not None:
+        try:
+            time_limit_s(time)
+        except ValueError as error:
+            raise ConfigError(f"SBATCH_TIMELIMIT={time!r} {error}") from None
+    grace_s = grace_within(time, asked_s)
+    if asked_s is None and grace_s < GRACE_S:
+        click.echo(f"grace: {grace_s} s instead of {GRACE_S}, a quarter of the time limit {time}", err=True)
+    return grace_s
 
 
 def _start_on_hosts(
@@ -155,17 +179,23 @@ def _start_on_hosts(
     world = sum(hosts.values())
     accumulation_of(config.batch.global_, config.batch.micro, world)
     launch = config.folder / "launch"
-    environment = {"UMT_EXPECTED_WORLD": str(world), **environment_of(cluster)}
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={file}"]
+    environment = {EXPECTED_WORLD: str(world), **environment_of(cluster)}
+    for path in (config.folder, working_folder()):  # DeepSpeed hands them to a shell on each host
+        check_path(path)
+    for name, value in environment.items():
+        if re.search(r"[\n\"$`\\]", value):
+            raise ConfigError(f"env: {name}={value!r} would not reach the hosts as it is", hint="no quotes or $ there")
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", f"--hostfile={launch}/hostfile"]
     command += [f"--master_addr={next(iter(hosts))}"]
-    command += ["--no_ssh_check"] if list(hosts) == ["localhost"] else []
+    command += ["--no_ssh_check"] if is_here(hosts) else []
+    command += ["--force_multi"] if len(hosts) == 1 and not is_here(hosts) else []  # or it would run on this machine
     command += ["--module", "umt_ds", "train", f"{launch}/config.yaml", *words]
     click.echo(f"stop: touch {config.folder}/stop   (exit code 75: the same command goes on)", err=True)
     if dry_run:
         click.echo(shlex.join(command))
         return
     variables = "".join(f"{name}={value}\n" for name, value in environment.items())
-    write_snapshot(config.folder, config, {"deepspeed_env": variables})
+    write_snapshot(config.folder, config, {"deepspeed_env": variables, "hostfile": as_hostfile(hosts)})
     # DeepSpeed takes variables over to the hosts from this file only
     os.environ.update(environment, DS_ENV_FILE=f"{launch}/deepspeed_env")
     os.execv(command[0], command)
@@ -217,14 +247,16 @@ def resume(run: Path) -> None:
 @launch.command()
 def cluster() -> None:
     """Print the habits of this cluster that are in force, and an example of the file that says them."""
-    path = cluster_file()
-    click.echo(f"# {path}: {'in force' if path.is_file() else 'not there, so these are the defaults'}")
-    click.echo(as_yaml(load_cluster().model_dump(mode="json")))
+    path, habits = cluster_file(), load_cluster()
+    there = "in force" if path is not None and path.exists() else "not there, so these are the defaults"
+    click.echo(f"# {path or 'a cluster.yaml (this user has no home folder)'}: {there}")
+    click.echo(as_yaml(habits.model_dump(mode="json")))
     click.echo(f"# ---- an example\n{EXAMPLE}", nl=False)
 
 
 def main() -> None:
     """Run the command; errors that users can act on end with one message and their exit code."""
+    print_anything()
     try:
         launch(standalone_mode=False)
     except click.ClickException as error:
@@ -237,3 +269,6 @@ def main() -> None:
     except UmtError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # no permission, a disk that fails: the system's words say it
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_FAILED)

@@ -32,11 +32,24 @@ def submit_run(run: Path, asked: str) -> str:
     """sbatch RUN/launch/train.sbatch, from a clean slate of stops and stalls; the job id."""
     for left_over in ("stop", "launch/stalls"):
         (run / left_over).unlink(missing_ok=True)
+    record = run / "launch" / "jobs.jsonl"
+    record.touch()  # fails before there is a job
     job = submit(run / "launch" / "train.sbatch")
     line = Submission(job, datetime.now(UTC).isoformat(timespec="seconds"), asked)
-    with (run / "launch" / "jobs.jsonl").open("a") as jobs:
-        jobs.write(json.dumps(asdict(line)) + "\n")
+    try:
+        with record.open("a") as jobs:
+            jobs.write("\n" * _ends_within_a_line(record) + json.dumps(asdict(line)) + "\n")
+    except OSError as error:
+        raise MachineError(
+            f"job {job} is submitted, but could not be noted in {record}: {error.strerror}",
+            hint=f"umt-launch cannot look after it: stop it with scancel {job}, make room, and submit again",
+        ) from error
     return job
+
+
+def _ends_within_a_line(file: Path) -> bool:
+    """Whether a crash or a full disk left half a line."""
+    return not file.read_bytes().endswith(b"\n") and file.stat().st_size > 0
 
 
 def resume_run(run: Path) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from umt_ds.errors import EXIT_STOPPED, MachineError
+from umt_ds.config.cluster import ClusterConfig
+from umt_ds.errors import EXIT_STOPPED, ConfigError, MachineError
 
 _TEMPLATES = Path(__file__).resolve().parent
+# SBATCH_… variables that are not called after their option
+_VARIABLES = {"time": ("TIMELIMIT",), "array": ("ARRAY_INX",), "requeue": ("REQUEUE", "NO_REQUEUE")}
+# Options that a job array sets itself, and how to ask for them
+_SET_BY_ARRAYS = {
+    "--array": "--tasks", "-a": "--tasks", "--ntasks": "--tasks", "-n": "--tasks", "--cpus-per-task": "--workers",
+    "-c": "--workers", "--output": "--logs", "-o": "--logs",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,13 +35,22 @@ class PrepArray:
     cpus_per_task: int
     work: Sequence[str]  # the command of a task, without its part
     finish: Sequence[str]
-    extra: Sequence[str] = ()  # #SBATCH options as Slurm writes them
+    cluster: ClusterConfig
 
 
 def render_array(job: PrepArray) -> tuple[str, str]:
     """The texts of the two sbatch files: of the array, and of the job that ends it."""
-    check_no_white_space(job.folder)
-    given = {"name": job.name, "out": job.out, "logs": job.folder, "directives": _directives(job.extra)}
+    check_path(job.folder)
+    check_text(job.name, "the name of the set")
+    check_text(job.out, "the path of the set")
+    refuse_options(job.cluster, _SET_BY_ARRAYS)
+    given = {
+        "name": shlex.quote(job.name),
+        "out": job.out,
+        "logs": as_pattern(job.folder),
+        "directives": directives_of(job.cluster),
+        "setup": setup_of(job.cluster),
+    }
     array = fill(
         "prep.sbatch",
         script=job.folder / "prep.sbatch",
@@ -81,11 +99,13 @@ def state_of(job: str) -> str:
             return state
 
 
-def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+def _ask(*command: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=variables, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError:
         raise MachineError(f"{command[0]} is not installed here", hint="ask on a login node of Slurm") from None
+    except OSError as error:
+        raise MachineError(f"{command[0]} cannot be started: {error.strerror}") from error
 
 
 def cancel(job: str, *options: str) -> None:
@@ -100,26 +120,73 @@ def fill(template: str, **values: object) -> str:
     return Template((_TEMPLATES / template).read_text()).substitute(values)
 
 
-def _directives(options: Sequence[str]) -> str:
-    return "".join(f"#SBATCH {option}\n" for option in options)
+# ---------------------------------------------------------------- what a batch script may hold
 
 
-def check_no_white_space(folder: Path) -> None:
-    """Raises MachineError, as #SBATCH lines cannot quote."""
-    if re.search(r"\s", str(folder)):
+def directives_of(cluster: ClusterConfig, *more: str) -> str:
+    """The #SBATCH lines of the habits of a cluster, and of `more` options; what `sbatch` says comes last."""
+    habits = {key: getattr(cluster, key) for key in ("partition", "account", "qos", "constraint", "time")}
+    options = [f"--{key}={value}" for key, value in habits.items() if value is not None]
+    return "\n".join(f"#SBATCH {option}" for option in [*options, *more, *cluster.sbatch])
+
+
+def setup_of(cluster: ClusterConfig) -> str:
+    """The shell commands before a job's own: modules, then variables."""
+    load = f"module load {shlex.join(cluster.modules)}"
+    failed = f"{{ echo {shlex.quote(load + ' failed')} >&2; exit 1; }}"  # a job without its libraries would go on
+    lines = [load, f"[ $? -eq 0 ] || {failed}"] if cluster.modules else []
+    return "\n".join(lines + [f"export {name}={shlex.quote(value)}" for name, value in environment_of(cluster).items()])
+
+
+def environment_of(cluster: ClusterConfig) -> Mapping[str, str]:
+    """Variables that the tasks get besides those of this shell."""
+    if cluster.interface is None:
+        return cluster.env
+    return {"NCCL_SOCKET_IFNAME": cluster.interface, "GLOO_SOCKET_IFNAME": cluster.interface, **cluster.env}
+
+
+def refuse_options(cluster: ClusterConfig, taken: Mapping[str, str]) -> None:
+    """Raises ConfigError where `sbatch` gives an option that the job sets itself; `taken` says how to ask for it."""
+    for option in cluster.sbatch:
+        word = option.split()[0].partition("=")[0]
+        name = word if word.startswith("--") else word[:2]
+        if name in taken:
+            raise ConfigError(f"sbatch: {option} is what the job sets itself", hint=f"ask for it with {taken[name]}")
+
+
+def check_path(folder: Path) -> None:
+    """Raises MachineError for a folder that the lines of a batch script, or of a launcher, would not take as it is."""
+    bad = re.search(r"[^\w@%+=:,./~^-]", str(folder))
+    if bad:
         raise MachineError(
-            f"folder {folder} has white space in its name, which #SBATCH lines cannot hold",
+            f"folder {str(folder)!r} has {bad[0]!r} in its name: a batch script takes no white space, quotes or other "
+            "signs of the shell there",
             hint="choose another folder",
         )
 
 
+def check_text(text: str, what: str) -> None:
+    """Raises ConfigError for text that would not stay in its line of a batch script."""
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise ConfigError(f"{what}, {text!r}, is more than one line of text", hint="choose another name")
+
+
+def as_pattern(path: Path) -> str:
+    """As sbatch takes a path in which it would replace %j and the like."""
+    return str(path).replace("%", "%%")
+
+
 def submit(script: Path, *options: str) -> str:
     """sbatch the file; the job id. Raises MachineError with what sbatch said."""
-    command = ["sbatch", "--parsable", *options, str(script)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        raise MachineError("sbatch is not installed here", hint="give the command on a login node of Slurm") from None
-    except subprocess.CalledProcessError as error:
-        raise MachineError(f"sbatch refused the job: {error.stderr.strip()}", hint=f"look at {script}") from error
+    done = _ask("sbatch", "--parsable", *options, str(script), variables=_not_overruling(script))
+    if done.returncode != 0:
+        raise MachineError(f"sbatch refused the job: {done.stderr.strip()}", hint=f"look at {script}")
     return done.stdout.strip().split(";")[0]
+
+
+def _not_overruling(script: Path) -> dict[str, str]:
+    """The variables of this shell without SBATCH_… of options that the script gives: sbatch would let them win."""
+    words = (line.split() for line in script.read_text().splitlines() if line.startswith("#SBATCH "))
+    options = {word[1].lstrip("-").partition("=")[0] for word in words}
+    names = {name for option in options for name in _VARIABLES.get(option, (option.upper().replace("-", "_"),))}
+    return {name: value for name, value in {**os.environ}.items() if name.removeprefix("SBATCH_") not in names}

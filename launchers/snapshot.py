@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import distributions
@@ -75,7 +76,8 @@ def write_snapshot(run: Path, config: RunConfig, files: Mapping[str, str]) -> Pa
 
 def _versions() -> str:
     """All installed packages, as pip reads them."""
-    lines = {f"{found.metadata['Name']}=={found.version}" for found in distributions()}
+    there = [found for found in distributions() if found.metadata["Name"]]  # pip leaves nameless ones after a crash
+    lines = {f"{found.metadata['Name']}=={found.version}" for found in there}
     return "\n".join([f"# Python {platform.python_version()}", *sorted(lines, key=str.lower)]) + "\n"
 
 
@@ -105,7 +107,8 @@ def _recipe(template: str, launch: Path, git: Mapping[str, str]) -> str:
     package, copy = f"umt_ds=={__version__}", ""
     if (_SOURCE / "pyproject.toml").is_file() and git:
         commit = git["git.txt"].split()[0]
-        package, copy = "/opt/source", f'git -C {_SOURCE} archive {commit} | tar --extract --directory "$source"'
+        source = shlex.quote(str(_SOURCE))
+        package, copy = "/opt/source", f'git -C {source} archive {commit} | tar --extract --directory "$source"'
         copy += f' && patch --strip 1 --directory "$source" <{launch}/git.diff' if "git.diff" in git else ""
     python = ".".join(platform.python_version_tuple()[:2])
     return template.format(launch=launch, python=python, copy=copy, package=package)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from launchers.slurm import check_no_white_space, fill
-from umt_ds.config.cluster import ClusterConfig
+from launchers.slurm import as_pattern, check_path, directives_of, fill, refuse_options, setup_of
+from umt_ds.config.cluster import ClusterConfig, time_limit_s
+from umt_ds.errors import ConfigError, MachineError
+
+GRACE_S = 600  # between USR1 and the time limit, unless asked otherwise
+_LEAST_WORK_S = 120  # Slurm may signal a minute early
+# Options that a training job sets itself, and how to ask for them
+_SET_BY_JOBS = {
+    "--nodes": "--nodes", "-N": "--nodes", "--ntasks": "--tasks", "-n": "--tasks", "--ntasks-per-node": "--tasks",
+    "--cpus-per-task": "--cpus-per-task", "-c": "--cpus-per-task", "--signal": "--grace", "--array": "several runs",
+    "-a": "several runs", "--output": "run_dir=…", "-o": "run_dir=…", "--chdir": "cd", "-D": "cd",
+}  # fmt: skip
 
 Launcher = Literal["srun", "torchrun", "deepspeed"]
 
@@ -26,7 +37,7 @@ class TrainJob:
     ranks_per_node: int
     cluster: ClusterConfig
     launcher: Launcher = "srun"
-    grace_s: int = 600  # seconds between USR1 and the time limit
+    grace_s: int = GRACE_S  # seconds between USR1 and the time limit
     stop_at: int | None = None
     words: Sequence[str] = ()  # options of umt train
 
@@ -38,8 +49,9 @@ class TrainJob:
 def render(job: TrainJob) -> dict[str, str]:
     """Text by file name, all for RUN/launch; train.sbatch is the one to submit."""
     for folder in (job.run, job.folder):
-        check_no_white_space(folder)
+        check_path(folder)
     launch, cluster = job.run / "launch", job.cluster
+    refuse_options(cluster, _SET_BY_JOBS)
     python = "python" if cluster.container else sys.executable
     rank = ["bash", f"{launch}/rank.sh", python, "-m", "umt_ds", "train", f"{launch}/config.yaml", *job.words]
     files = {"rank.sh": (Path(__file__).resolve().parent / "rank.sh").read_text()}
@@ -47,7 +59,7 @@ def render(job: TrainJob) -> dict[str, str]:
     if job.launcher != "srun":
         files["node.sh"] = fill(
             f"{job.launcher}_node.sh",
-            run=job.run,
+            hostfile=shlex.quote(f"{launch}/hostfile"),
             python=shlex.quote(python),
             ranks_per_node=job.ranks_per_node,
             command=shlex.join(rank),
@@ -57,6 +69,8 @@ def render(job: TrainJob) -> dict[str, str]:
         "train.sbatch",
         name=job.name,
         run=job.run,
+        run_word=shlex.quote(str(job.run)),
+        run_pattern=as_pattern(job.run),
         folder=job.folder,
         nodes=job.nodes,
         tasks_per_node=tasks,
@@ -65,31 +79,31 @@ def render(job: TrainJob) -> dict[str, str]:
         world=job.world,
         grace_s=job.grace_s,
         stop_at="" if job.stop_at is None else f"step-{job.stop_at:08d}",
-        directives="\n".join(f"#SBATCH {option}" for option in _directives(cluster)),
-        environment="\n".join(_environment(cluster)),
+        directives=directives_of(cluster, *_gpus(cluster)),
+        setup=setup_of(cluster),
         command=shlex.join([*_container(job), *rank]),
     )
     return files
 
 
-def environment_of(cluster: ClusterConfig) -> Mapping[str, str]:
-    """Variables that the ranks get besides those of this shell."""
-    if cluster.interface is None:
-        return cluster.env
-    return {"NCCL_SOCKET_IFNAME": cluster.interface, "GLOO_SOCKET_IFNAME": cluster.interface, **cluster.env}
+def grace_within(time: str | None, asked_s: int | None) -> int:
+    """Seconds before a time limit of Slurm at which a job begins to save: as asked, or the default, which is at most a
+    quarter of the limit. Raises ConfigError where too little is left to train: the job would be requeued for ever."""
+    limit_s = None if time is None else time_limit_s(time)
+    if limit_s is None:
+        return asked_s or GRACE_S
+    grace_s = asked_s or min(GRACE_S, limit_s // 4)
+    if limit_s - grace_s < _LEAST_WORK_S:
+        raise ConfigError(
+            f"the time limit {time} is {limit_s} s, and saving begins {grace_s} s before it (--grace): less than "
+            f"{_LEAST_WORK_S} s are left to start and to train, and the job would be requeued for ever",
+            hint="a longer --time" + ("" if asked_s is None else ", or a shorter --grace"),
+        )
+    return grace_s
 
 
-def _directives(cluster: ClusterConfig) -> list[str]:
-    habits = {key: getattr(cluster, key) for key in ("partition", "account", "qos", "constraint", "time")}
-    options = [f"--{key}={value}" for key, value in habits.items() if value is not None]
-    if cluster.gpus_per_node:
-        options.append(cluster.gpus.replace("{count}", str(cluster.gpus_per_node)))
-    return [*options, *cluster.sbatch]
-
-
-def _environment(cluster: ClusterConfig) -> list[str]:
-    lines = [f"module load {shlex.join(cluster.modules)}"] if cluster.modules else []
-    return lines + [f"export {name}={shlex.quote(value)}" for name, value in environment_of(cluster).items()]
+def _gpus(cluster: ClusterConfig) -> list[str]:
+    return [cluster.gpus.replace("{count}", str(cluster.gpus_per_node))] if cluster.gpus_per_node else []
 
 
 def _container(job: TrainJob) -> list[str]:
@@ -97,6 +111,8 @@ def _container(job: TrainJob) -> list[str]:
     cluster = job.cluster
     if cluster.container is None:
         return []
+    if bad := [str(folder) for folder in (job.run, job.folder) if re.search("[:,]", str(folder))]:
+        raise MachineError(f"{bad[0]} cannot be mounted into a container: it has : or , in its name")
     mounts = ",".join(dict.fromkeys([f"{job.run}:{job.run}", f"{job.folder}:{job.folder}", *cluster.mounts]))
     if cluster.container_runtime == "pyxis":
         options = {"image": cluster.container, "mounts": mounts, "workdir": job.folder}

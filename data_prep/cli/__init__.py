@@ -10,6 +10,7 @@ import sys
 import click
 
 from data_prep.cli import check, corpora, reshape, tasks
+from umt_ds.environment import print_anything
 from umt_ds.errors import EXIT_FAILED, UmtError
 
 
@@ -39,6 +40,7 @@ for module in (corpora, check, reshape, tasks):
 
 def main() -> None:
     """The program. Exit code 0: done; 1: something is wrong with data or machine; 2: wrong command or options."""
+    print_anything()
     try:
         umt_data()
     except UmtError as error:

@@ -66,7 +66,7 @@ class Making:
         conclude(summary, self.run.max_bad)
 
     def _with_slurm(self, listing: Listing, out: Path, name: str) -> None:
-        from data_prep.cluster import SlurmOptions, array_of, start_array, wait_for
+        from data_prep.cluster import SlurmOptions, array_of, habits_not_used, start_array, wait_for
         from data_prep.manifest import open_plan, summary_of
         from data_prep.prepare import close_set
 
@@ -77,6 +77,8 @@ class Making:
             return
         slurm = SlurmOptions(self.where.tasks, self.where.sbatch, self.where.logs)
         job = array_of(plan, self.run, slurm, retry_failed=self.retry_failed)
+        if unused := habits_not_used(job):
+            click.echo(f"of cluster.yaml not used here, as they are for training: {', '.join(unused)}", err=True)
         _say_estimate(plan, shards, self.run, processes=job.tasks * self.run.workers)
         array, last = start_array(plan, job)
         click.echo(f"job {array}: {len(shards)} shards by {job.tasks} tasks; job {last} then writes the manifest")

@@ -61,8 +61,8 @@ if ! munge -n >/dev/null 2>&1; then
   chown -R munge:munge /etc/munge /run/munge /var/log/munge /var/lib/munge
   chmod 700 /etc/munge; chmod 400 /etc/munge/munge.key; chmod 755 /run/munge
   runuser -u munge -- /usr/sbin/munged
-  pgrep -x munged >"$dir/munged.pid"
   for _ in $(seq 50); do munge -n >/dev/null 2>&1 && break; sleep .2; done
+  cp /run/munge/munged.pid "$dir/munged.pid"
 fi
 slurmctld -c
 slurmd -N n1

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--name", "set", "--frames", "2", "--short-side", "16", "--per-shard", "2", "--workers", "1")
 
 
-def umt_data(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def umt_data(*words: str | Path, cluster: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "UMT_CLUSTER": str(cluster or "")}
     command = [sys.executable, "-m", "data_prep", *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -60,6 +60,19 @@ def test_an_array_of_two_tasks_makes_the_same_bytes(
     assert hashes_in(out) == by_one_machine
     logs = [log.read_text() for log in sorted((out / ".umt-data" / "slurm").glob("*_[01].log"))]
     assert ["3 shards made" in logs[0], "2 shards made" in logs[1]] == [True, True]
+
+
+def test_an_array_is_asked_for_by_the_habits_of_the_cluster(videos: Path, tmp_path: Path) -> None:
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("partition: urgent\ntime: 1:10:00\ngpus_per_node: 8\n")
+    array = ("--engine", "slurm", "--tasks", "1", "--sbatch=--comment='two words'", "--max-bad", "0.5", "--wait")
+    done = umt_data("folder", videos, tmp_path / "50%j", *SMALL, *array, cluster=cluster)
+    assert done.returncode == 0, done.stderr
+    assert "not used here, as they are for training: gpus_per_node" in done.stderr
+    for job in re.findall(r"job (\d+)", done.stdout)[:2]:
+        told = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, check=True).stdout
+        for said in ("Partition=urgent", "TimeLimit=01:10:00", "Comment=two words"):
+            assert said in told
 
 
 def test_an_array_that_was_cancelled_is_continued_by_the_same_command(

@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 # A room is a module or package directly below umt_ds. It imports itself, and rooms of lower floors.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "refused", "keyed", "batch", "config"}),  # names, numbers, randomness, failures
+    frozenset({"errors", "refused", "environment", "keyed", "batch", "config"}),  # failures, surroundings, settings
     frozenset({"distributed"}),  # ranks and collectives, no DeepSpeed
     frozenset({"kernels"}),  # fast maths, each with a torch reference
     frozenset({"models", "losses", "masking", "data"}),  # four siblings: a sibling's service comes in as an argument
@@ -29,7 +29,8 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 # The exceptions inside a floor.
 SIBLINGS = {
-    "config": {"errors"},
+    "config": {"errors", "environment"},
+    "environment": {"errors"},
     "refused": {"errors"},
     "cli": {"bench"},  # `umt bench prep` is the way into umt_ds.bench.prep
 }
@@ -42,12 +43,21 @@ NEIGHBOURS = {
         "umt_ds.data.records",  # the shard contract
         "umt_ds.data.video",  # the door to PyAV
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
+        "umt_ds.config.cluster",  # the habits of the cluster, for a job array
+        "umt_ds.environment",
         "umt_ds.errors",
         "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
         VERSION,  # into the manifest of a shard set
         "launchers.slurm",  # a job array that makes shards
     ),
-    "launchers": ("umt_ds.config.*", "umt_ds.errors", "umt_ds.engine.manifest", "umt_ds.engine.readback", VERSION),
+    "launchers": (
+        "umt_ds.config.*",
+        "umt_ds.environment",
+        "umt_ds.errors",
+        "umt_ds.engine.manifest",
+        "umt_ds.engine.readback",
+        VERSION,
+    ),
     "ds_configs": (),
 }
 # And who may know the neighbours: umt_ds only the folder of DeepSpeed files, where it is read, and data_prep, where
@@ -84,7 +94,8 @@ DOORS = {
 # Importing these must not load torch: commands answer at once, decode workers stay small, launchers run on
 # login nodes. (`umt_ds.cli.run` is one rank of a training job and loads everything.)
 TORCH_FREE = (
-    "umt_ds", "umt_ds.__main__", "umt_ds.errors", "umt_ds.refused", "umt_ds.keyed", "umt_ds.config.*", "umt_ds.cli",
+    "umt_ds", "umt_ds.__main__", "umt_ds.environment", "umt_ds.errors", "umt_ds.refused", "umt_ds.keyed",
+    "umt_ds.config.*", "umt_ds.cli",
     "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report", "umt_ds.distributed.world",
     "umt_ds.distributed.local", "umt_ds.distributed.parent", "umt_ds.distributed.leftovers",
     "umt_ds.engine.manifest", "umt_ds.engine.readback",

@@ -1,8 +1,10 @@
-"""The way into and out of a process group on GPUs, which nobody has here: what torch and DeepSpeed are told."""
+"""The way into and out of a process group: what stands in it, and what torch and DeepSpeed are told of GPUs, which
+nobody has here."""
 
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 import torch.distributed as dist
 
 from umt_ds.distributed.job import start_job
-from umt_ds.errors import MachineError
+from umt_ds.engine import deepspeed
+from umt_ds.errors import ConfigError, MachineError
 
 
 class Group:
@@ -69,3 +72,23 @@ def test_after_an_error_nobody_waits_for_ranks_that_still_wait_in_a_collective(
     with pytest.raises(SystemExit), start_job():
         raise SystemExit(1)
     assert group.left == ["left", "broken off"]
+
+
+def test_a_port_that_another_program_has_is_said_with_the_variable_that_names_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        told = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in told.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(MachineError, match=f"127.0.0.1:{port}(.|\n)*export MASTER_PORT=…"), start_job():
+            pass
+
+
+def test_an_accelerator_that_nothing_here_runs_on_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "gpu")
+    with pytest.raises(ConfigError, match=r"DS_ACCELERATOR='gpu'(.|\n)*one of cuda, cpu"):
+        deepspeed._import_deepspeed()

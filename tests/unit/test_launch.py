@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from launchers.hosts import read_hostfile
-from launchers.runs import describe, last_submission
-from launchers.train import TrainJob, render
+from launchers.cli import launch as umt_launch
+from launchers.hosts import as_hostfile, is_here, read_hostfile
+from launchers.runs import describe, last_submission, submit_run
+from launchers.slurm import setup_of, submit
+from launchers.train import TrainJob, grace_within, render
 from tests.support.ranks import environment
-from umt_ds.config.cluster import EXAMPLE, ClusterConfig, load_cluster
+from umt_ds.config.cluster import EXAMPLE, ClusterConfig, load_cluster, time_limit_s
 from umt_ds.config.load import load_run
 from umt_ds.errors import ConfigError, MachineError
 
@@ -37,6 +40,14 @@ def launch(*words: str, path: Path | None = None) -> subprocess.CompletedProcess
     env = environment() | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
     code = "from launchers.cli import main; main()"
     return subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, check=False)
+
+
+def here(*words: str) -> str:
+    """The same in this process: all that it prints. Raises what it raises."""
+    done = CliRunner().invoke(umt_launch, words)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output
 
 
 def program(folder: Path, name: str, text: str) -> None:
@@ -114,9 +125,104 @@ def test_what_sbatch_refuses_is_told(tmp_path: Path) -> None:
     assert "invalid partition" in done.stderr
 
 
-def test_white_space_in_the_run_folder_is_refused() -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["my runs", "a\nrm -rf b", "a\tb", "it's", 'a"b', "$HOME", "a;b", "a&b", "`x`", "a\\b", "a#b", "(a)", "a*", "a\r"],
+)
+def test_a_run_folder_that_a_batch_script_would_not_take_as_it_is_is_refused(name: str) -> None:
+    with pytest.raises(MachineError, match="white space, quotes or other signs of the shell"):
+        render(job(Path("/r") / name))
     with pytest.raises(MachineError, match="white space"):
-        render(job(Path("/my runs/x")))
+        render(TrainJob("x", Path("/r/x"), Path("/r") / name, 1, 1, ClusterConfig()))
+
+
+@pytest.mark.parametrize("name", ["a%j", "läufe", "~a", "a=b,c@d+e^f~g"])
+def test_the_job_works_in_the_folder_that_was_asked_for_whatever_it_is_called(name: str, tmp_path: Path) -> None:
+    """Slurm would replace %j in the name of the log, and bash the ~ behind a colon."""
+    shell = Shell(tmp_path / name)
+    assert shell.start('echo "here: $RUN" >&2').wait(timeout=20) == 0
+    assert (shell.launch / "history").is_file()
+    text = (shell.launch / "train.sbatch").read_text()
+    assert f"#SBATCH --output={str(shell.run).replace('%', '%%')}/launch/slurm-%j.log\n" in text
+    assert f"#SBATCH --chdir={shell.run.parent}\n" in text
+
+
+# ---------------------------------------------------------------- time limit and grace
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),  # as sbatch 22.05 reads them
+    [
+        ("5", 5), ("5:90", 7), ("5:00", 5), ("1:2:3", 63), ("24:00:00", 1440), ("1-2", 1560), ("1-2:3", 1563),
+        ("1-02:03:04", 1564), ("0", None), ("unlimited", None), ("INFINITE", None), ("-1", None), ("090", 90),
+    ],
+)  # fmt: skip
+def test_a_time_limit_is_read_as_slurm_reads_it(text: str, minutes: int | None) -> None:
+    assert time_limit_s(text) == (None if minutes is None else minutes * 60)
+
+
+@pytest.mark.parametrize("text", ["", "1h", "1:2:3:4", "5.5", "+5", "-5", "1-1-1", "1-", "٣", "1 2", "5:", "9" * 5000])
+def test_a_time_limit_that_slurm_cannot_read_is_refused_before_the_queue(text: str) -> None:
+    with pytest.raises(ConfigError, match="--time: "):
+        load_cluster({"time": text})
+
+
+@pytest.mark.parametrize("words", [["--time=5"], ["--time 5"], ["-t 5"], ["-t5"], ["-t", "5"], ["--exclusive -t 5"]])
+def test_a_time_limit_among_the_options_of_sbatch_is_the_time_limit(words: list[str], cluster_file: Path) -> None:
+    assert load_cluster({"sbatch": tuple(words)}).time == "5"
+    cluster_file.write_text(yaml.safe_dump({"sbatch": words}))
+    assert load_cluster().time == "5"
+    assert load_cluster({"time": "7"}).time == "7", "flags win"
+    with pytest.raises(ConfigError, match="the command line gives time twice: '7' and "):
+        load_cluster({"time": "7", "sbatch": tuple(words)})
+
+
+@pytest.mark.parametrize(("time", "asked", "grace"), [
+    (None, None, 600), (None, 30, 30), ("24:00:00", None, 600), ("40", None, 600), ("20", None, 300), ("5", None, 75),
+    ("5", 180, 180), ("UNLIMITED", 7200, 7200), ("0", None, 600),
+])  # fmt: skip
+def test_the_grace_is_at_most_a_quarter_of_the_limit_unless_asked_for(
+    time: str | None, asked: int | None, grace: int
+) -> None:
+    assert grace_within(time, asked) == grace
+
+
+@pytest.mark.parametrize(
+    ("time", "asked"), [("5", 600), ("5", 300), ("10", 500), ("2", None), ("1", None), ("2:00:00", 7200)]
+)
+def test_a_limit_that_leaves_no_time_to_train_is_refused_with_both_values(time: str, asked: int | None) -> None:
+    with pytest.raises(ConfigError, match=f"the time limit {time} is .* {asked or ''}.*--grace.*requeued for ever"):
+        grace_within(time, asked)
+
+
+def test_the_limit_that_sbatch_takes_from_the_shell_is_a_limit_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*RUN, "--gpus-per-node", "2", "--dry-run", f"run_dir={tmp_path}/run"]
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "8")
+    short = here(*words)
+    assert "#SBATCH --signal=B:USR1@120\n" in short
+    assert "grace: 120 s instead of 600, a quarter of the time limit 8" in short
+    with pytest.raises(ConfigError, match="the time limit 8 is 480 s, and saving begins 420 s before it"):
+        here(*words, "--grace", "420")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "8h")
+    with pytest.raises(ConfigError, match="SBATCH_TIMELIMIT='8h' is no time limit of Slurm"):
+        here(*words)
+
+
+def test_what_the_script_says_is_not_overruled_by_variables_of_sbatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "sbatch", f"env | grep SBATCH_ >{tmp_path}/seen; echo 5")
+    script = tmp_path / "x.sbatch"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --time=5\n#SBATCH --ntasks-per-node=2\n#SBATCH --requeue\n#SBATCH --qos=a\n"
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("TIMELIMIT", "NTASKS_PER_NODE", "NO_REQUEUE", "ACCOUNT", "WAIT"):
+        monkeypatch.setenv(f"SBATCH_{name}", "x")
+    assert submit(script) == "5"
+    assert (tmp_path / "seen").read_text().split() == ["SBATCH_ACCOUNT=x", "SBATCH_WAIT=x"]
 
 
 def test_a_folder_that_umt_launch_did_not_start_has_no_status(tmp_path: Path) -> None:
@@ -152,12 +258,101 @@ def test_the_habits_of_the_cluster_are_in_the_job_and_flags_win(cluster_file: Pa
         ("gpus_per_node: many", "gpus_per_node: .* valid integer"),
         ("- gpu", "does not hold a mapping"),
         ("a: [", "cannot be read as YAML"),
+        ("a: &a [*a]", "cannot be read as YAML: found unconstructable recursive node"),
+        ("env: &a {X: *a}", "cannot be read as YAML: found unconstructable recursive node"),
+        ("env: {X: [1]}", "env.X: .* valid string"),
+        ("&a [*a]", "cannot be read as YAML"),
+        ("[" * 1000, "cannot be read as YAML"),
+        ("a: \0", "cannot be read as YAML"),
+        ("qos: a\nqos: b", "key 'qos' is given twice \\(line 2\\)"),
+        ("time: 1h", "time: is no time limit of Slurm: minutes, "),
+        ('partition: ""', "partition: has to be one word"),
+        ("partition: gpu cpu", "partition: has to be one word"),
+        ('account: "x\\n#SBATCH --qos=high"', "account: has to be one word"),
+        ("constraint: a#b", "constraint: has to be one word"),
+        ("gpus: gpu:8", "gpus: has to be an option of sbatch"),
+        ("env: {1A: x}", "env.1A.*: is no name of a variable"),
+        ("env: {RANK: 0}", "env.RANK.*: is set by the job itself"),
+        ("env: {MASTER_PORT: 1}", "env.MASTER_PORT.*: is set by the job itself"),
+        ('env: {A: "\\0"}', "env.A: a variable cannot hold a null character"),
+        ("sbatch: [exclusive]", "sbatch: 'exclusive' is no option of sbatch"),
+        ("sbatch: [--comment=my job]", "sbatch: 'job' is no option of sbatch"),
+        ('sbatch: ["--comment=\'x"]', "sbatch: No closing quotation"),
+        ("partition: gpu\nsbatch: [-p cpu]", "gives partition twice: 'gpu' and '-p cpu'"),
+        ('modules: ["a\\nb"]', "modules.0: has to be one line of text"),
     ],
 )
 def test_a_wrong_cluster_file_is_one_error_that_names_it(text: str, said: str, cluster_file: Path) -> None:
     cluster_file.write_text(text)
     with pytest.raises(ConfigError, match=f"(?s){cluster_file}.*{said}"):
         load_cluster()
+
+
+@pytest.mark.parametrize("data", [b"partition: gpu\nqos: \xfcber", "partition: gpu".encode("utf-16"), b"\xff"])
+def test_a_cluster_file_that_is_not_utf8_is_refused_with_its_line(data: bytes, cluster_file: Path) -> None:
+    cluster_file.write_bytes(data)
+    with pytest.raises(ConfigError, match=f"{cluster_file}, line {1 + data.startswith(b'par')}: not UTF-8"):
+        load_cluster()
+
+
+def test_a_byte_order_mark_windows_lines_and_null_are_read(cluster_file: Path) -> None:
+    cluster_file.write_bytes(
+        "partition: gpu\r\naccount: 0123\r\nqos: null\r\ntime: ~\r\n# größe\r\n".encode("utf-8-sig")
+    )
+    cluster = load_cluster()
+    assert (cluster.partition, cluster.account, cluster.qos, cluster.time) == ("gpu", "0123", None, None)
+
+
+def test_a_cluster_file_that_cannot_be_opened_is_one_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".config" / "umt" / "cluster.yaml").mkdir(parents=True)
+    monkeypatch.setenv("UMT_CLUSTER", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"cluster\.yaml cannot be read: Is a directory"):
+        load_cluster()
+    for name in ("x" * 300, "missing.yaml"):
+        monkeypatch.setenv("UMT_CLUSTER", str(tmp_path / name))
+        with pytest.raises(ConfigError, match=name):
+            load_cluster()
+
+
+def test_without_a_home_folder_the_defaults_are_in_force(tmp_path: Path) -> None:
+    """As in `docker run --user 54321`: no HOME, and a user whom the machine does not know."""
+    code = "import pwd\ndef unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"
+    code += "from launchers.cli import main; main()"
+    env = {name: value for name, value in environment().items() if name not in ("HOME", "UMT_CLUSTER")}
+    done = subprocess.run([sys.executable, "-c", code, "cluster"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "this user has no home folder" in done.stdout
+    assert "gpus_per_node: 8" in done.stdout
+
+
+def test_a_wrong_flag_is_called_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"^--partition: has to be one word"):
+        load_cluster({"partition": "a b"})
+    with pytest.raises(ConfigError, match=r"^--module: has to be one line"):
+        load_cluster({"modules": ("a\nb",)})
+    with pytest.raises(ConfigError, match=r"^--env RANK: is set by the job itself"):
+        load_cluster({"env": {"RANK": "0"}})
+
+
+def test_a_job_whose_module_cannot_be_loaded_does_not_go_on() -> None:
+    setup = setup_of(ClusterConfig(modules=("it's",)))
+    for module, code, said in (("true", 0, "on"), ("false", 1, "")):
+        script = f"module() {{ {module}; }}\n{setup}\necho on"
+        done = subprocess.run(["bash", "-uc", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (code, said)
+        assert ("module load 'it'\"'\"'s' failed" in done.stderr) is (code == 1)
+
+
+@pytest.mark.parametrize("option", ["--nodes=3", "-N3", "--signal=USR1", "--output=x", "-o x", "--array=0-3", "-D /x"])
+def test_options_that_the_job_sets_itself_are_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"sbatch: {option} is what the job sets itself"):
+        render(job(Path("/r/x"), cluster=load_cluster({"sbatch": (option,)})))
+
+
+def test_quotes_in_an_option_of_sbatch_stay() -> None:
+    text = render(job(Path("/r/x"), cluster=load_cluster({"sbatch": ("--comment='my job' --mem=0",)})))["train.sbatch"]
+    assert "#SBATCH '--comment=my job'\n#SBATCH --mem=0\n" in text
 
 
 def test_the_cluster_command_prints_what_is_in_force(cluster_file: Path) -> None:
@@ -172,6 +367,12 @@ def test_apptainer_runs_the_ranks_inside() -> None:
     cluster = ClusterConfig(container="umt.sif", container_runtime="apptainer", mounts=("/data:/data",))
     text = render(job(Path("/r/x"), cluster=cluster))["train.sbatch"]
     assert "apptainer exec --nv --bind /r/x:/r/x,/r:/r,/data:/data --pwd /r umt.sif bash /r/x/launch/rank.sh" in text
+
+
+@pytest.mark.parametrize("name", ["a:b", "a,b"])
+def test_a_folder_that_cannot_be_mounted_into_a_container_is_refused(name: str) -> None:
+    with pytest.raises(MachineError, match="cannot be mounted"):
+        render(job(Path("/r") / name, cluster=ClusterConfig(container="umt.sqsh")))
 
 
 # ---------------------------------------------------------------- who makes the ranks
@@ -190,10 +391,13 @@ def test_hosts_without_slurm_are_for_the_deepspeed_launcher(tmp_path: Path) -> N
     hosts = tmp_path / "hosts"
     hosts.write_text("# ours\nnode1 slots=2\nnode2 slots=2  # old\n")
     words = [*RUN, "--hosts", str(hosts), "batch.global=64", f"run_dir={tmp_path}/run", "--dry-run"]
-    done = launch(*words, "--launcher", "deepspeed")
-    assert f"deepspeed.launcher.runner --hostfile={hosts} --master_addr=node1 --module umt_ds train" in done.stdout
-    assert launch(*words).returncode == 2
-    assert launch(*words, "batch.global=32", "--launcher", "deepspeed").returncode == 2, "32 is not 16 x 4 ranks"
+    told = here(*words, "--launcher", "deepspeed")
+    ours = f"--hostfile={tmp_path}/run/launch/hostfile --master_addr=node1 --module umt_ds train"
+    assert f"deepspeed.launcher.runner {ours}" in told
+    with pytest.raises(ConfigError, match="--hosts cannot be used with --launcher srun"):
+        here(*words)
+    with pytest.raises(ConfigError, match=r"batch\.global=32"):  # is not 16 x 4 ranks
+        here(*words, "batch.global=32", "--launcher", "deepspeed")
 
 
 @pytest.mark.parametrize("line", ["node1", "node1 slots=0", "node1 slots=two", "node0 slots=1", ""])
@@ -202,6 +406,46 @@ def test_a_host_file_that_deepspeed_could_not_read_is_refused_by_line(line: str,
     path.write_text(f"node0 slots=1\n{line}\n" if line else "\n")
     with pytest.raises(ConfigError, match="line 2" if line else "names no host"):
         read_hostfile(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "gpu[1-2] slots=1", "a:22 slots=1", "-oX slots=1", "u@h slots=1", "a slots=٣", "a slots=08", "NODE0 slots=1",
+        "localhost slots=1", "a slots=1 max_slots=2", "a slots=1\x0cb slots=1",
+    ],
+)  # fmt: skip
+def test_hosts_that_no_launcher_would_reach_are_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(f"node0 slots=1\n{line}\n")
+    with pytest.raises(ConfigError, match=str(path)):
+        read_hostfile(path)
+
+
+def test_a_host_file_of_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes("node0\tslots=1 # größe\r\n\r\nnode1   slots=2\r\n".encode("utf-8-sig"))
+    assert read_hostfile(path) == {"node0": 1, "node1": 2}
+    assert as_hostfile(read_hostfile(path)) == "node0 slots=1\nnode1 slots=2\n"
+
+
+@pytest.mark.parametrize("data", [b"a slots=1\n# gr\xf6\xdfe\n", "\na slots=1".encode("utf-16-le") + b"\xff\xdf"])
+def test_a_host_file_in_another_encoding_is_refused_with_its_line(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=f"{path}, line 2: "):
+        read_hostfile(path)
+
+
+def test_one_host_that_is_another_machine_is_reached_by_ssh(tmp_path: Path) -> None:
+    assert is_here({"localhost": 2})
+    assert not is_here({"node1": 2})
+    hosts = tmp_path / "hosts"
+    hosts.write_text("node1 slots=2\n")
+    words = [*RUN, "--hosts", str(hosts), "--launcher", "deepspeed", f"run_dir={tmp_path}/run", "--dry-run"]
+    assert "--master_addr=node1 --force_multi --module" in here(*words)
+    with pytest.raises(ConfigError, match=r"env: A=.* would not reach the hosts"):
+        here(*words, "--env", "A=$x")
 
 
 # ---------------------------------------------------------------- the batch shell
@@ -299,6 +543,45 @@ def test_what_a_crash_left_of_the_count_counts_anew_and_only_checkpoints_are_pro
     assert shell.start("mkdir $RUN/checkpoints/step-00000009.aside-1; exit 75").wait(timeout=20) == 75
     assert (shell.launch / "stalls").read_text() == "1\n"
     assert "newest checkpoint: none" in (shell.launch / "history").read_text()
+
+
+def test_a_job_that_the_limit_stops_before_its_first_step_is_requeued_three_times_then_ends_with_1(
+    tmp_path: Path,
+) -> None:
+    shell = Shell(tmp_path)
+    too_short = "kill -USR1 $(cat $RUN/batch); until [ -e $RUN/stop ]; do sleep 0.02; done; rm $RUN/stop; exit 75"
+    codes = []
+    for _ in range(4):
+        batch = shell.start(f"until [ -s $RUN/batch ]; do sleep 0.02; done; {too_short}")
+        (shell.run / "batch").write_text(str(batch.pid))
+        codes.append(batch.wait(timeout=20))
+    assert codes == [75, 75, 75, 1]
+    assert shell.requeues == 3
+    assert (
+        "no new checkpoint in 4 starts, the last one: stopped before the time limit"
+        in (shell.launch / "history").read_text()
+    )
+
+
+def test_ranks_that_the_submitting_shell_spoke_of_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_WORLD_SIZE", "CROSS_SIZE"):
+        monkeypatch.setenv(name, "1")
+    shell = Shell(tmp_path)
+    assert shell.start("env | grep -E '^(RANK|WORLD_SIZE|LOCAL_RANK|GROUP_|CROSS_)' >$RUN/told; exit 0").wait(20) == 0
+    assert (shell.run / "told").read_text() == ""
+
+
+def test_a_submission_that_cannot_be_noted_says_which_job_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "sbatch", f"rm {tmp_path}/launch/jobs.jsonl; mkdir {tmp_path}/launch/jobs.jsonl; echo 4711")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "train.sbatch").write_text("#SBATCH --requeue\n")
+    with pytest.raises(MachineError, match=r"job 4711 is submitted, but could not be noted(.|\n)*scancel 4711"):
+        submit_run(tmp_path, "much")
 
 
 def test_where_stop_at_says_the_job_stays_stopped(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_prep.clip import RunOptions, StoreOptions
-from data_prep.cluster import Part, SlurmOptions, array_of, build_on_ray
+from data_prep.cluster import Part, SlurmOptions, array_of, build_on_ray, habits_not_used, start_array
 from data_prep.manifest import finish, load_plan, open_plan
 from data_prep.prepare import build_shards, close_set, prepare
 from data_prep.sources.folder import list_folder
@@ -18,6 +20,15 @@ from umt_ds.errors import ConfigError, DataError
 
 STORE = StoreOptions(frames=2, short_side=16, per_shard=2)
 ONE = RunOptions(workers=1)
+
+
+@pytest.fixture(autouse=True)
+def cluster_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cluster.yaml, whatever this user's says."""
+    path = tmp_path / "cluster.yaml"
+    path.touch()
+    monkeypatch.setenv("UMT_CLUSTER", str(path))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +106,63 @@ def test_the_sbatch_files_say_all_and_quote_strange_names(videos: Path, tmp_path
     assert f"-m data_prep finish {out}" in last
     with pytest.raises(Exception, match="white space"):
         render_array(array_of(plan, ONE, SlurmOptions(1, logs=tmp_path / "a b"), retry_failed=False))
+
+
+def test_a_record_of_jobs_that_cannot_be_read_is_one_error(videos: Path, tmp_path: Path) -> None:
+    plan = open_plan(tmp_path / "set", name="set", listing=list_folder(videos).first_in_order(), store=STORE)
+    job = array_of(plan, ONE, SlurmOptions(2), retry_failed=False)
+    for text in ("", "{", '["a"]', "5", "\xff"):
+        (plan.state / "slurm.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(DataError, match=r"slurm\.json does not hold job ids"):
+            start_array(plan, job)
+
+
+HABITS = """\
+partition: gpu
+account: vision
+qos: night
+constraint: ib
+time: 2-00:00:00
+modules: [cuda/12.4]
+env: {AWS_PROFILE: "it's"}
+sbatch: [--reservation=x]
+container: umt.sqsh
+gpus_per_node: 8
+"""
+
+
+def test_the_habits_of_the_cluster_are_in_both_files_and_options_win(
+    videos: Path, tmp_path: Path, cluster_file: Path
+) -> None:
+    cluster_file.write_text(HABITS)
+    plan = open_plan(tmp_path / "set", name="set", listing=list_folder(videos).first_in_order(), store=STORE)
+    job = array_of(plan, ONE, SlurmOptions(2, extra=("--partition=cpu", "-t 30"), logs=tmp_path), retry_failed=False)
+    options = ["--partition=cpu", "--account=vision", "--qos=night", "--constraint=ib", "--time=30", "--reservation=x"]
+    for text in render_array(job):
+        lines = text.splitlines()
+        assert [line for option in options if (line := f"#SBATCH {option}") not in lines] == []
+        assert "#SBATCH --partition=gpu" not in lines
+        assert "module load cuda/12.4\n" in text
+        assert "export AWS_PROFILE='it'\"'\"'s'\nexec " in text
+        assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    assert habits_not_used(job) == ["gpus_per_node", "container"], "they are named, not skipped"
+
+
+@pytest.mark.parametrize("option", ["--array=0-9", "-a 0-9", "--output=x", "--cpus-per-task=2", "-c4", "--ntasks=3"])
+def test_options_that_the_array_sets_itself_are_refused(option: str, videos: Path, tmp_path: Path) -> None:
+    plan = open_plan(tmp_path / "set", name="set", listing=list_folder(videos).first_in_order(), store=STORE)
+    job = array_of(plan, ONE, SlurmOptions(2, extra=(option,), logs=tmp_path), retry_failed=False)
+    with pytest.raises(ConfigError, match=f"{option} is what the job sets itself"):
+        render_array(job)
+
+
+@pytest.mark.parametrize("name", ["it's mine", "a;b $c `d`", "50%j", 'a"b'])
+def test_a_set_may_be_called_anything_that_is_one_line(name: str, videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / name
+    plan = open_plan(out, name=name, listing=list_folder(videos).first_in_order(), store=STORE)
+    job = array_of(plan, ONE, SlurmOptions(2, logs=tmp_path / "50%j"), retry_failed=False)
+    for text in render_array(job):
+        assert f"#SBATCH --output={tmp_path}/50%%j/" in text
+        assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+    with pytest.raises(ConfigError, match="is more than one line"):
+        render_array(replace(job, out=f"{out}\nrm -rf x"))

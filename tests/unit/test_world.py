@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from umt_ds.distributed.world import World, find_world, first_host, free_port
-from umt_ds.errors import MachineError
+from umt_ds.distributed.world import World, find_world, first_host, free_port, sign_of_launcher
+from umt_ds.errors import ConfigError, MachineError, UmtError
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu003", "MASTER_PORT": "29500"}
 SRUN = {
@@ -37,6 +37,118 @@ def test_an_incomplete_launcher_environment_is_refused_by_name(name: str) -> Non
 def test_a_rank_outside_the_world_is_refused(rank: str) -> None:
     with pytest.raises(MachineError, match=f"RANK={rank} is outside WORLD_SIZE=8"):
         find_world({**TORCHRUN, "RANK": rank})
+
+
+@pytest.mark.parametrize("local_rank", ["8", "-1"])
+def test_a_local_rank_outside_the_world_is_refused(local_rank: str) -> None:
+    with pytest.raises(MachineError, match=f"LOCAL_RANK={local_rank} is outside WORLD_SIZE=8"):
+        find_world({**TORCHRUN, "LOCAL_RANK": local_rank})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("RANK", "first", "a whole number"),
+        ("WORLD_SIZE", "0", "a whole number, 1 or more"),
+        ("LOCAL_RANK", "0.0", "a whole number"),
+        ("MASTER_ADDR", "gpu003:29500", "a host name or an IP address, without a port"),
+        ("MASTER_PORT", "tcp://10.0.0.1:29500", "a port"),
+        ("MASTER_PORT", "99999", "a whole number from 1 to 65535"),
+        ("UMT_EXPECTED_WORLD", "8 ranks", "a whole number, 1 or more"),
+        ("GROUP_WORLD_SIZE", "?", "a whole number, 1 or more"),
+        ("CROSS_SIZE", "-1", "a whole number, 1 or more"),
+        ("SLURM_STEP_NUM_TASKS", "2(x3)", "a whole number, 1 or more"),
+    ],
+)
+def test_a_variable_that_cannot_be_read_is_one_line_of_name_value_and_what_it_should_be(
+    name: str, value: str, wanted: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_world({**TORCHRUN, name: value})
+    assert f"{name}={value!r}" in str(caught.value)
+    assert f"should be {wanted}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_blank_variables_count_as_not_set(blank: str) -> None:
+    blanks = dict.fromkeys([*TORCHRUN, *SRUN, "UMT_EXPECTED_WORLD", "GROUP_WORLD_SIZE"], blank)
+    assert find_world(blanks).launcher == "alone"
+    assert find_world({**blanks, **SRUN}).launcher == "slurm"
+    assert find_world({**blanks, **TORCHRUN}).launcher == "env"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLURM_PROCID", "8"),
+        ("SLURM_PROCID", ""),
+        ("SLURM_PROCID", "x"),
+        ("SLURM_LOCALID", "8"),
+        ("SLURM_LOCALID", ""),
+        ("SLURM_JOB_ID", "5_1"),
+        ("SLURM_JOB_ID", ""),
+        ("SLURM_STEP_ID", "batch"),
+        ("SLURM_STEP_NODELIST", "gpu["),
+    ],
+)
+def test_a_slurm_step_that_contradicts_itself_is_one_error_that_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(UmtError, match=name):
+        find_world({**SRUN, name: value})
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_a_single_rank_needs_no_port_that_another_run_may_have(launcher: str) -> None:
+    """As two runs in one `srun --pty bash`, or with a MASTER_PORT that a login script exports."""
+    one = {
+        "torchrun": {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+        "srun": {
+            **SRUN,
+            "SLURM_STEP_NUM_TASKS": "1",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "MASTER_PORT": "29500",
+        },
+    }[launcher]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        taken = other.getsockname()[1]
+        world = find_world({**one, "MASTER_PORT": str(taken)})
+        assert (world.size, world.master_addr) == (1, "127.0.0.1")
+        assert world.master_port != taken
+
+
+def test_a_single_rank_of_torchrun_meets_torchrun_where_it_says() -> None:
+    one = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    assert (find_world(one).master_addr, find_world(one).master_port) == ("gpu003", 29500)
+
+
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"])
+def test_processes_of_mpi_that_are_told_no_ranks_are_refused(name: str) -> None:
+    """`mpirun -n 4 umt train` would start four trainings in one run folder."""
+    with pytest.raises(MachineError, match=rf"MPI started 4 processes \({name}\)"):
+        find_world({name: "4"})
+    assert find_world({name: "1"}).launcher == "alone"
+    assert find_world({**TORCHRUN, name: "8"}).size == 8
+
+
+@pytest.mark.parametrize(
+    ("variables", "sign"),
+    [
+        ({"RANK": "0"}, "RANK=0"),
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2"),
+        ({"PMI_SIZE": "2"}, "PMI_SIZE=2"),
+        ({"RANK": " ", "SLURM_STEP_NUM_TASKS": "1", "PMI_SIZE": "1"}, None),
+    ],
+)
+def test_what_says_that_a_launcher_is_at_work_is_named(variables: dict[str, str], sign: str | None) -> None:
+    assert sign_of_launcher(variables) == sign
+
+
+def test_two_steps_of_one_job_meet_at_different_ports() -> None:
+    ports = [find_world({**SRUN, "SLURM_STEP_ID": str(step)}).master_port for step in range(8)]
+    assert len(set(ports)) == 8
 
 
 @pytest.fixture(autouse=True)
@@ -144,9 +256,11 @@ def test_the_first_host_of_a_node_list(nodelist: str, host: str) -> None:
     assert first_host(nodelist) == host
 
 
-def test_an_empty_node_list_is_refused() -> None:
-    with pytest.raises(MachineError, match="node list ''"):
-        first_host("")
+@pytest.mark.parametrize("nodelist", ["", "gpu[", "gpu[x]", "gpu[]", "gpu]", "(null)", "a b", ",gpu1", "gpu[1-2"])
+def test_what_is_no_node_list_is_refused(nodelist: str) -> None:
+    with pytest.raises(MachineError, match="cannot read the Slurm node list '") as caught:
+        first_host(nodelist)
+    assert f"node list {nodelist!r}" in str(caught.value)
 
 
 def test_a_free_port_can_be_bound() -> None:

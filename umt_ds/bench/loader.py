@@ -45,6 +45,7 @@ from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
 from umt_ds.data.records import MANIFEST
 from umt_ds.engine.gpus import GPUS
+from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
 from umt_ds.tasks.build import build_loader
@@ -143,7 +144,10 @@ def measure(
     """
     torch.set_num_threads(1)
     table = Table()
-    with TemporaryDirectory() as scratch, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+    with (
+        TemporaryDirectory(dir=temporary_folder()) as scratch,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone,
+    ):
         videos = _videos(Path(scratch), clips) if what is None else []
         make = _loaders_of(what) if what else partial(_shard_loader, _shards(Path(scratch)))
         ways: dict[str, Callable[[int], Run]] = {_WHOLE: lambda turn: _in_process(make, turn, draws)}

@@ -36,6 +36,7 @@ from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder
 from umt_ds.bench.machine import Clock, aligned, spread
 from umt_ds.data.video import Pixels, write_mp4
+from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 
 PACKAGES = ("av", "decord", "pillow", "numpy")  # for the header
@@ -102,7 +103,7 @@ def measure(videos: Path | None, *, clips: int, rounds: int, workers: Sequence[i
 
     Raises ConfigError where `videos` holds fewer, or one that umt-data refuses: each way would skip others.
     """
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory(dir=temporary_folder()) as name:
         scratch = Path(name)
         listing = _listing(videos, scratch, clips)
         if len(listing.clips) < clips:
@@ -187,7 +188,7 @@ def _by_umt_data(listing: Listing, scratch: Path, workers: int) -> Run:
 
 def measure_memory(videos: Path | None, *, clips: int) -> str:
     """Prepares `clips` clips (again and again the same files) in one worker; says what its processes hold."""
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory(dir=temporary_folder()) as name:
         listing = _listing(videos, Path(name), min(clips, _DIFFERENT_CLIPS))
         work = partial(_weigh, root=listing.root)
         many = islice(cycle(listing.clips), clips)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from umt_ds.bench.step_report import StepReport, load_outcome
 from umt_ds.config.load import parse_override
 from umt_ds.distributed.parent import stopping_with_this_process
+from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 
 Point = tuple[str, ...]  # overrides
@@ -55,7 +56,7 @@ def label(point: Point) -> str:
 
 def measure_apart(words: Sequence[str]) -> StepReport | str:
     """`umt bench step` with these words, in a process of its own: its report, or why there is none."""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=temporary_folder()) as folder:
         outcome = Path(folder) / "outcome.json"
         command = [sys.executable, "-m", "umt_ds", "bench", "step", *words, "--outcome", str(outcome)]
         code = subprocess.run(command, check=False, preexec_fn=stopping_with_this_process()).returncode

@@ -8,6 +8,7 @@ import sys
 import click
 
 from umt_ds import __version__
+from umt_ds.environment import print_anything
 from umt_ds.errors import UmtError
 from umt_ds.refused import refused_by_machine
 
@@ -60,6 +61,7 @@ def umt(local_rank: int | None) -> None:
 
 def main() -> None:
     """Run a command; errors that users can act on end with one message and their exit code."""
+    print_anything()
     try:
         umt(standalone_mode=False)
     except click.exceptions.Exit as done:

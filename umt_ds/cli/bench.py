@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from umt_ds.distributed.world import sign_of_launcher
 from umt_ds.errors import UmtError
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def step(
     """
     if sweeps and profile:
         raise click.UsageError("--profile takes one measurement, --sweep makes many")
-    if ranks is not None and ranks > 1 and not sweeps and "RANK" not in os.environ:
+    if ranks is not None and ranks > 1 and not sweeps and not sign_of_launcher():
         from umt_ds.distributed.local import run_local_ranks
 
         sys.exit(run_local_ranks([sys.executable, "-m", "umt_ds", *sys.argv[1:]], ranks))  # they know by RANK

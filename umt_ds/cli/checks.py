@@ -27,6 +27,7 @@ from packaging.version import Version
 
 from umt_ds.config.schema import BertConfig, CacheConfig, RunConfig, TeacherConfig
 from umt_ds.distributed.world import free_port
+from umt_ds.environment import EXPECTED_WORLD, Environment
 from umt_ds.errors import MachineError
 
 Status = Literal["ok", "note", "problem"]
@@ -110,8 +111,8 @@ def cuda() -> Finding:
     if driver is None:
         return Finding("note", "no NVIDIA driver answers here", "the CPU, with gloo: engine.deepspeed=cpu.json")
     there = f"{len(driver.splitlines())} GPU(s), driver {driver.split(',')[0]}, but torch sees none"
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        hidden = os.environ["CUDA_VISIBLE_DEVICES"]
+    hidden = Environment().raw("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
         return Finding("note", f"{there}: CUDA_VISIBLE_DEVICES={hidden!r}", "the CPU", "unset it")
     if torch.version.cuda is None:
         return Finding("problem", f"{there}: it was built without CUDA", todo="pip install the ordinary torch wheel")
@@ -219,7 +220,9 @@ def nccl() -> Finding:
 
 def _all_reduce(ranks: int, variables: dict[str, str]) -> str:
     """What rank 0 of `umt_ds.bench.all_reduce` says. Raises MachineError with what a rank said instead."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")} | variables
+    everything = {**os.environ}
+    env = {name: value for name, value in everything.items() if not name.startswith(("SLURM_", EXPECTED_WORLD))}
+    env |= variables
     env |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     env.setdefault("OMP_NUM_THREADS", "1")
     command = [sys.executable, "-m", "umt_ds.bench.all_reduce"]
@@ -237,7 +240,8 @@ def _all_reduce(ranks: int, variables: dict[str, str]) -> str:
     try:
         told = [child.communicate(timeout=max(1.0, deadline - time.monotonic())) for child in children]
     except subprocess.TimeoutExpired:
-        interface = os.environ.get("GLOO_SOCKET_IFNAME") or os.environ.get("NCCL_SOCKET_IFNAME") or "not set"
+        surroundings = Environment()
+        interface = surroundings.text("GLOO_SOCKET_IFNAME") or surroundings.text("NCCL_SOCKET_IFNAME") or "not set"
         raise MachineError(
             f"{ranks} ranks did not find one another within {_ANSWER_S:g} s (network interface: {interface})",
             hint=_NETWORK,
@@ -261,9 +265,10 @@ def slurm() -> Finding:
     if missing:
         return Finding("note", f"{', '.join(missing)} missing", todo="install Slurm's client commands")
     there = _answer("sbatch", "--version") or "installed"  # without its configuration it tells no version
-    job = os.environ.get("SLURM_JOB_ID")
+    env = Environment()
+    job = env.text("SLURM_JOB_ID")
     if job is not None:
-        nodes, tasks = os.environ.get("SLURM_JOB_NUM_NODES", "?"), os.environ.get("SLURM_NTASKS", "1")
+        nodes, tasks = env.text("SLURM_JOB_NUM_NODES") or "?", env.text("SLURM_NTASKS") or "1"
         return Finding("ok", f"{there}, inside job {job}: {nodes} node(s), {tasks} task(s)", "srun: one rank a task")
     ping = _answer("scontrol", "ping")
     if ping is None or " UP" not in ping:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from umt_ds.data.places import place
+from umt_ds.environment import set_default
 from umt_ds.errors import ConfigError
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -44,7 +44,7 @@ def command(
       umt report runs/mine --train /data/k710/train --val /data/k710/val --clips 5000
     """
     # before torch loads: idle threads sleep instead of spinning, since a report often runs beside a training
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_default("OMP_WAIT_POLICY", "PASSIVE")
     from umt_ds.cli.reporting import ReportOptions, write_report
 
     options = ReportOptions(probe=probe, train=train, val=val, max_clips=clips)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -10,6 +9,8 @@ import click
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
+from umt_ds.distributed.world import sign_of_launcher
+from umt_ds.environment import temporary_folder, working_folder
 from umt_ds.errors import ConfigError
 
 
@@ -33,12 +34,16 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
       torchrun --nproc-per-node 8 -m umt_ds train stage1/l16_k710 batch.micro=32
       deepspeed --module umt_ds train stage1/b16_k710
     """
+    working_folder()  # without these two, libraries would fail somewhere below
+    temporary_folder()
     config = load_run(name, overrides)
     if dry_run:
         return _print_plan(config, ranks or 1)
-    started_by_launcher = "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    if ranks is not None and started_by_launcher:
-        raise ConfigError("--ranks starts ranks, but a launcher has already done so", hint="leave --ranks away")
+    if ranks is not None and (sign := sign_of_launcher()):
+        raise ConfigError(
+            f"--ranks starts ranks, but a launcher has already done so ({sign})",
+            hint="leave --ranks away; or unset that variable, if there is none",
+        )
     if ranks is not None and ranks > 1:
         from umt_ds.distributed.local import run_local_ranks
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import os
-from collections.abc import Mapping
+import re
+import reprlib
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from umt_ds.config.schema import Section
+from umt_ds.config.text import read_text
+from umt_ds.environment import EXPECTED_WORLD, RANK_VARIABLES, Environment, home
 from umt_ds.errors import ConfigError
 
 EXAMPLE = """\
-# ~/.config/umt/cluster.yaml (or the file that UMT_CLUSTER names). Every key may be left out; flags of umt-launch win.
+# ~/.config/umt/cluster.yaml (or the file that UMT_CLUSTER names). Every key may be left out; flags win.
 partition: gpu
 account: vision
 qos: normal
@@ -34,71 +38,246 @@ sbatch: [--exclusive]              # any other options of sbatch
 """
 
 
+# Options of sbatch that have a key of their own, with their short names.
+_OWN_KEYS = {"partition": "p", "account": "A", "qos": "q", "constraint": "C", "time": "t"}
+_FLAGS = {"modules": "module", "mounts": "mount"}  # what a flag is called, where it is not called after its key
+_TIMES = "minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes[:seconds], or UNLIMITED"
+
+
+def time_limit_s(text: str) -> int | None:
+    """Seconds of a time limit as Slurm reads it, in whole minutes; None is no limit. Raises ValueError."""
+    if text.upper() in ("UNLIMITED", "INFINITE", "-1"):
+        return None
+    number = "([0-9]{1,7})"
+    if match := re.fullmatch(f"{number}-{number}(?::{number}(?::{number})?)?", text):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    elif match := re.fullmatch(f"{number}:{number}:{number}", text):
+        days, (hours, minutes, seconds) = 0, map(int, match.groups())
+    elif match := re.fullmatch(f"{number}(?::{number})?", text):
+        days, hours, (minutes, seconds) = 0, 0, (int(part or 0) for part in match.groups())
+    else:
+        raise ValueError(f"is no time limit of Slurm: {_TIMES}")
+    in_minutes = (days * 24 + hours) * 60 + minutes + -(-seconds // 60)
+    return in_minutes * 60 or None
+
+
+def _is_time_limit(text: str) -> str:
+    time_limit_s(text)
+    return text
+
+
+def _is_one_word(text: str) -> str:
+    if not text or re.search(r"[\s\x00-\x1f\x7f'\"\\#]", text):
+        raise ValueError("has to be one word, without quotes, # and \\: it stands in an #SBATCH line")
+    return text
+
+
+def _is_option(text: str) -> str:
+    if not text.startswith("-"):
+        raise ValueError("has to be an option of sbatch, such as --gpus-per-node={count}")
+    return _is_one_word(text)
+
+
+def _is_one_line(text: str) -> str:
+    if not text or re.search(r"[\x00-\x1f\x7f]", text):
+        raise ValueError("has to be one line of text")
+    return text
+
+
+def _is_variable(text: str) -> str:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError("is no name of a variable")
+    if text in (*RANK_VARIABLES, EXPECTED_WORLD):
+        raise ValueError("is set by the job itself")
+    return text
+
+
+def _has_no_null(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a variable cannot hold a null character")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_is_one_word)]
+Line = Annotated[str, AfterValidator(_is_one_line)]
+
+
 class ClusterConfig(Section):
     """How jobs are asked for here. What is None is left to Slurm's defaults."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    time: str | None = Field(None, description="Slurm's time limit, such as 24:00:00")
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    time: Annotated[Word, AfterValidator(_is_time_limit)] | None = Field(
+        None, description="Slurm's time limit, such as 24:00:00"
+    )
     gpus_per_node: int = Field(8, ge=0, description="0: a job on CPUs")
-    gpus: str = Field("--gpus-per-node={count}", description="the option of sbatch that asks for {count} GPUs a node")
+    gpus: Annotated[str, AfterValidator(_is_option)] = Field(
+        "--gpus-per-node={count}", description="the option of sbatch that asks for {count} GPUs a node"
+    )
     cpus_per_task: int = Field(14, gt=0, description="cores of each rank")
-    modules: tuple[str, ...] = ()
-    interface: str | None = Field(None, description="network interface for NCCL and gloo, such as ib0")
-    env: dict[str, str] = Field({}, description="variables for the ranks")
-    container: str | None = Field(None, description="image in which the ranks run")
+    modules: tuple[Line, ...] = ()
+    interface: Line | None = Field(None, description="network interface for NCCL and gloo, such as ib0")
+    env: dict[Annotated[str, AfterValidator(_is_variable)], Annotated[str, AfterValidator(_has_no_null)]] = Field(
+        {}, description="variables for the ranks"
+    )
+    container: Line | None = Field(None, description="image in which the ranks run")
     container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
-    mounts: tuple[str, ...] = Field((), description="FROM:TO, bound into the container")
-    sbatch: tuple[str, ...] = Field((), description="any other options of sbatch, such as --exclusive")
+    mounts: tuple[Line, ...] = Field((), description="FROM:TO, bound into the container")
+    sbatch: tuple[Line, ...] = Field((), description="any other options of sbatch, such as --exclusive")
 
 
-def cluster_file() -> Path:
-    """Where the habits are written: what UMT_CLUSTER names, or ~/.config/umt/cluster.yaml."""
-    named = os.environ.get("UMT_CLUSTER")
-    return Path(named) if named else Path.home() / ".config" / "umt" / "cluster.yaml"
+def cluster_file() -> Path | None:
+    """Where the habits are written: what UMT_CLUSTER names, or ~/.config/umt/cluster.yaml; None without a home."""
+    folder = home()
+    named = Environment().path("UMT_CLUSTER")
+    return named or (folder and folder / ".config" / "umt" / "cluster.yaml")
 
 
 def load_cluster(flags: Mapping[str, Any] | None = None) -> ClusterConfig:
     """The habits of the file, if there is one, with `flags` over them: None and () are flags that were not given;
-    variables of `env` add to those of the file. Raises ConfigError with file, key and nearest name."""
+    variables of `env` add to those of the file. Raises ConfigError with file or flag, key and nearest name."""
     path = cluster_file()
-    habits = _read(path)
+    habits = _with_own_keys(_read(path), str(path))
     given = {key: value for key, value in (flags or {}).items() if value not in (None, (), {})}
+    given = _with_own_keys(given, "the command line")
+    merged = {**habits, **given}
     if isinstance(habits.get("env"), dict):
-        given["env"] = {**habits["env"], **given.get("env", {})}
+        merged["env"] = {**habits["env"], **given.get("env", {})}
     try:
-        return ClusterConfig.model_validate({**habits, **given})
+        return ClusterConfig.model_validate(merged)
     except ValidationError as error:
-        raise _explain(error, path) from None
+        raise _explain(error, str(path), flags=given) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        if "UMT_CLUSTER" in os.environ:
-            raise ConfigError(f"UMT_CLUSTER names {path}, which is not a file", hint="`umt-launch cluster` shows one")
+def options_in(texts: Iterable[str]) -> list[list[str]]:
+    """Options of sbatch as words: `["--exclusive -t 5", "--mem=0"]` → `[[--exclusive], [-t, 5], [--mem=0]]`.
+
+    Raises ValueError for what belongs to no option.
+    """
+    options: list[list[str]] = []
+    for word in (word for text in texts for word in shlex.split(text)):
+        if word.startswith("-"):
+            options.append([word])
+        elif not options or len(options[-1]) > 1 or "=" in options[-1][0]:
+            raise ValueError(f"{word!r} is no option of sbatch (white space in a value needs quotes)")
+        else:
+            options[-1].append(word)
+    return options
+
+
+def _with_own_keys(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What `sbatch` says of options that have a key of their own, under that key. Raises ConfigError where they say it
+    twice."""
+    said = layer.get("sbatch")
+    if not isinstance(said, (list, tuple)) or not all(isinstance(text, str) for text in said):
+        return dict(layer)
+    try:
+        options = options_in(said)
+    except ValueError as error:
+        raise ConfigError(f"{where}, sbatch: {error}", hint="for example sbatch: [--exclusive, --mem=0]") from None
+    own: dict[str, str] = {}
+    rest: list[str] = []
+    for option in options:
+        key, value = _own_key(option)
+        if key is None:
+            rest.append(shlex.join(option))
+        elif key in own or key in layer:
+            raise ConfigError(f"{where} gives {key} twice: {own.get(key, layer.get(key))!r} and {shlex.join(option)!r}")
+        else:
+            own[key] = value
+    return {**layer, **own, "sbatch": tuple(rest)} if rest else {**_without(layer, "sbatch"), **own}
+
+
+def _without(layer: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in layer.items() if name != key}
+
+
+def _own_key(option: Sequence[str]) -> tuple[str | None, str]:
+    """The key that stands for an option of sbatch, if there is one, and the option's value."""
+    word, values = option[0], list(option[1:])
+    for key, short in _OWN_KEYS.items():
+        if word in (f"--{key}", f"-{short}") and values:
+            return key, values[0]
+        if word.startswith(f"--{key}="):
+            return key, word.partition("=")[2]
+        if word.startswith(f"-{short}") and len(word) > 2 and not word.startswith("--"):
+            return key, word[2:]
+    return None, ""
+
+
+# ---------------------------------------------------------------- the file
+
+
+class _Words(yaml.BaseLoader):
+    """YAML whose values are text as it stands (24:00:00 is not 86400, 0123 not 83), but for null. A key given twice is
+    an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [str(key.value) for key, _ in node.value]
+        for number, (key, _) in enumerate(node.value):
+            if keys[number] in keys[:number]:
+                line = key.start_mark.line + 1
+                raise yaml.MarkedYAMLError(problem=f"key {keys[number]!r} is given twice (line {line})")
+        return super().construct_mapping(node, deep)
+
+
+_Words.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Words.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """The keys of the file that have a value; none without a file."""
+    if path is None:
+        return {}
+    if _is_missing(path):
+        if Environment().text("UMT_CLUSTER") is not None:
+            raise ConfigError(f"UMT_CLUSTER names {path}, which is not there", hint="`umt-launch cluster` shows one")
         return {}
     try:
-        habits = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # 24:00:00 is text, not 86400
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    if habits is None or habits == "":
+        habits = yaml.load(read_text(path, "the cluster file"), Loader=_Words)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if habits is None:
         return {}
     if not isinstance(habits, dict):
         raise ConfigError(f"{path} does not hold a mapping of settings", hint="`umt-launch cluster` shows an example")
-    return habits
+    return {str(key): value for key, value in habits.items() if value is not None}
 
 
-def _explain(error: ValidationError, path: Path) -> ConfigError:
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as error:
+        hint = "set UMT_CLUSTER to a file that this user can read, or HOME to a folder"
+        raise ConfigError(f"the cluster file {path} cannot be read: {error.strerror}", hint=hint) from error
+    return False
+
+
+def _where(location: list[str], path: str, flags: Mapping[str, Any]) -> str:
+    """Who said it: a flag, or a key of the file."""
+    key, *below = location
+    if key == "env" and below and below[0] in flags.get("env", {}):
+        return f"--env {below[0]}"
+    if key in flags and key != "env":
+        return f"--{_FLAGS.get(key, key).replace('_', '-')}"
+    return f"{path}: {'.'.join(location)}"
+
+
+def _explain(error: ValidationError, path: str, *, flags: Mapping[str, Any]) -> ConfigError:
     lines, hints = [], []
     for item in error.errors():
-        key = ".".join(map(str, item["loc"]))
+        location = [str(part) for part in item["loc"]]
+        where = _where(location, path, flags)
         if item["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key")
-            near = difflib.get_close_matches(key, ClusterConfig.model_fields, n=1)
+            lines.append(f"{where}: unknown key")
+            near = difflib.get_close_matches(location[0], ClusterConfig.model_fields, n=1)
             hints += [f"did you mean {near[0]}?"] if near else []
         else:
-            lines.append(f"{key}: {item['msg']} (got {item['input']!r:.80})")
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message} (got {reprlib.repr(item['input'])})")
     hints.append("`umt-launch cluster` shows an example")
-    return ConfigError(f"{path}: {'; '.join(lines)}", hint=" ".join(hints))
+    return ConfigError("; ".join(lines), hint=" ".join(hints))

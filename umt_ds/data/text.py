@@ -5,7 +5,6 @@ Shapes: B captions, L tokens (`max_tokens`).
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from umt_ds.batch import Tokens
 from umt_ds.data.vocabulary import SPECIAL, WordPieces, read_vocabulary
+from umt_ds.environment import set_default
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import digest64
 
@@ -53,7 +53,7 @@ class CaptionTokenizer:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
         # the library's threads do not survive the fork of the loader's workers, which have one core each anyway
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        set_default("TOKENIZERS_PARALLELISM", "false")
         pieces = read_vocabulary(vocabulary)
         numbers = pieces.numbers
         self.vocab_size = len(numbers)

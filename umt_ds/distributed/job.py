@@ -61,7 +61,7 @@ def start_job() -> Iterator[Job]:
         raise MachineError(
             f"rank {world.rank} of {world.size} could not join the group at "
             f"{world.master_addr}:{world.master_port}: {error}",
-            hint="are all ranks running, and can they reach that address?",
+            hint=_how_to_meet(world, error),
         ) from error
     try:
         yield Job(world, device)
@@ -81,6 +81,15 @@ def _break_off(device: torch.device) -> None:
         dist.distributed_c10d._abort_process_group()  # torch ≥ 2.6 has no public name for it
     else:
         dist.destroy_process_group()
+
+
+def _how_to_meet(world: World, error: Exception) -> str:
+    if "EADDRINUSE" in str(error):
+        return (
+            f"another program has port {world.master_port}, perhaps another run. Name a free one on all ranks: export "
+            "MASTER_PORT=… (torchrun, deepspeed: --master_port); umt-launch and --ranks take another when started again"
+        )
+    return "are all ranks running, and can they reach that address?"
 
 
 def _device(world: World) -> torch.device:

@@ -23,6 +23,8 @@ from multiprocessing import util
 from multiprocessing.process import current_process
 from pathlib import Path
 
+from umt_ds.environment import temporary_folder
+
 _PREFIX = "umtp-"  # short: sockets lie in the folder, and their paths may have 107 bytes
 _HOST = "host"
 _SHARED_MEMORY = Path("/dev/shm")
@@ -55,7 +57,7 @@ def note_shared_memory() -> None:
 
 def remove_leftovers() -> None:
     """Remove what dead processes of this user left on this machine."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for folder in temporary_folder().glob(f"{_PREFIX}*"):
         with suppress(OSError), _locked(folder):
             if folder.lstat().st_uid == os.getuid() and (folder / _HOST).read_text() == socket.gethostname():
                 _remove(folder)
@@ -63,7 +65,7 @@ def remove_leftovers() -> None:
 
 def _make() -> Path:
     """A new folder, locked until the end; it gets its name when it is, or another process would remove it."""
-    unnamed = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
+    unnamed = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=temporary_folder()))
     (unnamed / _HOST).write_text(socket.gethostname())
     with suppress(OSError):  # a file system without locks: then nobody can lock the folder, and it stays
         fcntl.flock(os.open(unnamed, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_EX)  # never closed

@@ -12,6 +12,7 @@ from types import FrameType
 
 from umt_ds.distributed.parent import stopping_with_this_process
 from umt_ds.distributed.world import free_port
+from umt_ds.environment import Environment
 from umt_ds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 _GRACE_S = 20.0  # for the other ranks after one has failed or stopped: they notice by themselves, or are ended
@@ -27,7 +28,8 @@ def run_local_ranks(command: Sequence[str], ranks: int) -> int:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
-    common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    if Environment().text("OMP_NUM_THREADS") is None:
+        common["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // ranks))
     children: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, frame: FrameType | None) -> None:

@@ -8,7 +8,6 @@ by parameter name, so that checkpoints know neither world size nor stage.
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +24,7 @@ from umt_ds.engine.gate import GradientGate, total_norm
 from umt_ds.engine.manifest import StateKind
 from umt_ds.engine.optim import build_adamw
 from umt_ds.engine.protocol import Task
+from umt_ds.environment import Environment, set_default
 from umt_ds.errors import ConfigError
 from umt_ds.models.full_value import is_kept_full, keep_full
 
@@ -72,7 +72,8 @@ def _is_plain(stage: int, precision: Precision) -> bool:
 
 def _import_deepspeed() -> Any:
     """Import quietly, and on a CPU without the shared-memory op, which would need a compiler and 30 s."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    if Environment().choice("DS_ACCELERATOR", ("cuda", "cpu")) is None:
+        set_default("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed 0.19.8 calls collectives by names that torch 2.14 calls deprecated, at every step
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed.*is deprecated")

@@ -7,14 +7,14 @@ fails where it does not work; with TRITON_INTERPRET=1 it takes CPU tensors too, 
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 
-from umt_ds.errors import ConfigError, MachineError
+from umt_ds.environment import Environment
+from umt_ds.errors import MachineError
 from umt_ds.kernels.launch import is_interpreted
 
 log = logging.getLogger("umt_ds")
@@ -38,10 +38,7 @@ def runs_triton(tensor: Tensor) -> bool:
 
 def wish() -> Wish:
     """What UMT_KERNELS says. Raises ConfigError for a word that it does not know."""
-    word = os.environ.get("UMT_KERNELS", "auto")
-    if word not in get_args(Wish):
-        raise ConfigError(f"UMT_KERNELS={word!r} is no choice of kernels", hint=f"one of {', '.join(get_args(Wish))}")
-    return cast(Wish, word)
+    return cast(Wish, Environment().choice("UMT_KERNELS", get_args(Wish)) or "auto")
 
 
 def choose(device: str) -> Choice:

@@ -5,7 +5,6 @@ Because the same object is launched and compiled, what compiles ahead of time is
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -14,12 +13,15 @@ from typing import Any
 
 from torch import Tensor
 
+from umt_ds.environment import Environment, temporary_folder
 from umt_ds.errors import MachineError
 
 
 def is_interpreted() -> bool:
-    """Whether Triton was told to run kernels by its interpreter, on the CPU. Must be set before Triton is imported."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    """Whether Triton was told to run kernels by its interpreter, on the CPU. Must be set before Triton is imported.
+
+    Raises ConfigError for a word that is neither yes nor no."""
+    return Environment().yes("TRITON_INTERPRET")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def variant(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[
 
 def _resources(cubin: bytes, cuobjdump: str) -> tuple[int, int]:
     """Registers and bytes of stack of one thread."""
-    with NamedTemporaryFile(suffix=".cubin") as file:
+    with NamedTemporaryFile(suffix=".cubin", dir=temporary_folder()) as file:
         file.write(cubin)
         file.flush()
         command = [cuobjdump, "--dump-resource-usage", file.name]

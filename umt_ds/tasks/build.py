@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -32,6 +31,7 @@ from umt_ds.data.records import load_manifest
 from umt_ds.data.stream import Tars
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.distributed.world import World
+from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.tasks.stage1 import Stage1Task
@@ -163,7 +163,7 @@ def _draws(source: SourceConfig, samples: int | None) -> float:
 
 def cache_folder(settings: CacheConfig) -> Path:
     """Where this node keeps parts of remote shards."""
-    return settings.folder or Path(tempfile.gettempdir()) / f"umt-cache-{os.getuid()}"
+    return settings.folder or temporary_folder() / f"umt-cache-{os.getuid()}"
 
 
 def build_cache(settings: CacheConfig) -> BlockCache:
