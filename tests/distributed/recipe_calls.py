@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.support.reads import leaves_of, noting_reads
 from tests.support.recipes import smaller, variables, write_models
 from umt_ds.cli.run import run_training
 from umt_ds.config.load import load_run
+from umt_ds.engine.report import read_metrics
 
 
 def enter(folder: str) -> None:
@@ -28,3 +30,10 @@ def train_recipe(name: str) -> dict[str, Any]:
         except (Exception, SystemExit) as error:
             return {"code": repr(error)}
     return {"code": code, "unread": sorted(set(leaves_of(run)) - read)}
+
+
+def numbers_of(name: str, overrides: list[str]) -> list[list[float]]:
+    """Loss and gradient norm of each step of a run, of which nothing stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_training(load_run(name, [*smaller(name), *overrides, f"run_dir={folder}"]))
+        return [[record["loss"], record["grad_norm"]] for record in read_metrics(Path(folder)).values()]

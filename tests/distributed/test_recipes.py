@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.support.ranks import call, run_ranks
 from tests.support.recipes import in_order, smaller, variables, write_world
+from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run, run_names
 from umt_ds.config.schema import Stage2Config
 from umt_ds.engine.report import read_metrics
@@ -104,3 +106,38 @@ def test_every_shipped_recipe_trains_from_real_shards_and_each_setting_is_read(t
         assert [key for key in trained.unread if not read_elsewhere(key)] == [], name
         excused |= {pattern for key in trained.unread for pattern in read_elsewhere(key)}
     assert excused == set(READ_ELSEWHERE), "no excuse outlives its reason"
+
+
+STAGE2 = ("task.teacher.weights=random", "init.weights=null", "schedule.warmup_steps=0", "task.text.dropout=0.1")
+NO_UTA = "task.loss_weights.uta=0"
+# Of each variant: what it says counts for nothing, at another value. Each pair must have the same numbers.
+IDLE: dict[tuple[str, ...], list[str]] = {
+    (NO_UTA,): ["task.teacher.layers=2", "task.loss=mse", "task.mask.image.ratio=0.2", "task.mask.video.ratio=0.2"],
+    (NO_UTA, "task.align_projections=visual"): [
+        "task.teacher.layers=2", "task.teacher.interval=1.5", "task.teacher.norm=none",
+    ],
+    ("task.mask.video.ratio=0",): ["task.mask.video.kind=tube"],
+    ("data.sources.clips.media=image",): ["task.student.frames=2", "task.mask.video.ratio=0.2", "batch.media=packed"],
+    ("task.loss_weights.vtc=0",): ["task.vtc.gather=sliced", "batch.pack=8"],
+    ("task.loss_weights={vtc: 0, vtm: 0}",): ["task.vtc.temperature=0.2", "task.vtc.bounds=[0.01, 0.4]"],
+    ("task.loss_weights.vtm=0",): ["task.vtm.hard=false", "task.vtm.negatives=global", "data.cache.max_gb=1"],
+    ("task.loss_weights.mlm=0",): ["task.mlm.ratio=0.2", "task.mlm.mean=global"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_is_said_to_have_no_effect_has_none_and_its_variant_has_one(tmp_path: Path) -> None:
+    write_world(tmp_path)
+    runs: list[tuple[str, ...]] = [STAGE2]
+    for variant, idle in IDLE.items():
+        runs += [(*STAGE2, *variant), *((*STAGE2, *variant, setting) for setting in idle)]
+    calls = [call("tests.distributed.recipe_calls:numbers_of", name="demo/stage2", overrides=list(o)) for o in runs]
+    (results,) = run_ranks(1, [call("tests.distributed.recipe_calls:enter", folder=str(tmp_path)), *calls])
+    numbers = dict(zip(runs, results[1:], strict=True))
+    for variant, idle in IDLE.items():
+        without = numbers[(*STAGE2, *variant)]
+        assert without != numbers[STAGE2], variant
+        for setting in idle:
+            assert numbers[(*STAGE2, *variant, setting)] == without, (variant, setting)
+            said = " ".join(without_effect(load_run("demo/stage2", [*STAGE2, *variant, setting])))
+            assert setting.partition("=")[0].startswith(tuple(re.findall(r"(\S+) has no effect here", said)))
