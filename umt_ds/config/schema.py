@@ -271,7 +271,9 @@ class SourceConfig(Section):
     media: Literal["image", "video"] = Field("video", description="an image is a clip of one frame")
     caption: str = Field("caption", description="field of a sample's json that holds its text, or a list of texts")
     samples: int | None = Field(None, gt=0, description="streamed only: how many there are, if the schedule asks")
-    weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size")
+    weight: float | None = Field(
+        None, gt=0, description="share of the draws; default: proportional to size, one in 2^20 at least"
+    )
     frames: FramesConfig = FramesConfig()
 
     @property
