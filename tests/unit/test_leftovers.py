@@ -73,6 +73,21 @@ def test_what_a_killed_process_left_is_removed_by_the_next(temporary: Path, shar
     assert leftovers.own_folder() == own, "one a process"
 
 
+def test_what_a_process_left_that_has_not_quite_ended_is_removed(temporary: Path, shared: Path) -> None:
+    """Its lock is gone a moment before it is, and it may stay a zombie for long."""
+    child = os.fork()
+    if child == 0:
+        try:
+            leave(shared)
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    leftovers.remove_leftovers()
+    os.waitpid(child, 0)
+    assert [*temporary.iterdir(), *shared.iterdir()] == []
+
+
 def test_what_a_living_process_uses_stays(temporary: Path, shared: Path) -> None:
     told, tell = os.pipe()
     child = os.fork()
@@ -139,7 +154,7 @@ def test_what_is_not_ours_or_not_of_this_machine_stays(
 
 def test_shared_memory_of_a_number_that_is_in_use_again_stays(temporary: Path, shared: Path) -> None:
     def leave_with_our_number() -> None:
-        (leftovers.own_folder() / str(os.getppid())).touch()
+        (leftovers.own_folder() / str(os.getppid())).write_text("7")  # ticks; that was long ago
 
     (shared / f"torch_{os.getpid()}_1_0").touch()
     killed(leave_with_our_number)

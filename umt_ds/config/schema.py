@@ -322,7 +322,9 @@ class SourceConfig(Section):
         description="draws of an epoch that a sample stands for, such as its number of captions (each draw shows one); "
         "without weights the mixture follows",
     )
-    weight: float | None = Field(None, gt=0, description="share of the draws; default: proportional to size × repeat")
+    weight: float | None = Field(
+        None, gt=0, description="share of the draws; default: proportional to size × repeat, one in 2^20 at least"
+    )
     frames: FramesConfig = FramesConfig()
 
     @property

@@ -65,7 +65,8 @@ def first_good(
     seen = "\n".join(f"  {fault.sample}: {fault.reason}" for fault in faults[:5])
     raise DataError(
         f"draw {draw}: its sample and {max(len(faults) - 1, 0)} substitutes in a row are bad\n{seen}",
-        hint="run `umt-data verify` on the source: whole shards are damaged, or the source is tiny",
+        hint="run `umt-data verify` on the source: whole shards are damaged, or the source is tiny; of a stream, "
+        "look at these samples",
     )
 
 

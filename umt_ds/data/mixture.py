@@ -1,8 +1,8 @@
 """Which source a draw comes from, as a pure function of (seed, draw).
 
-Draws are dealt in blocks of M. Each block holds the same whole number of draws of each source, in a
-keyed order of its own, so the proportions are exact in every block and the count of earlier draws of a
-source needs no walk through the past.
+Draws are dealt in blocks of M: 4,096, or as many as the smallest source needs. Each block holds the same whole number
+of draws of each source, in a keyed order of its own, so the proportions are exact in every block and the count of
+earlier draws of a source needs no walk through the past.
 """
 
 from __future__ import annotations

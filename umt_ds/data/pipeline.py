@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from umt_ds.distributed.leftovers import note_shared_memory, own_folder
@@ -135,20 +136,16 @@ def _kill(workers: Iterable[BaseProcess]) -> None:
 def _starting() -> Iterator[None]:
     """Around the start of workers: what goes wrong is one error, and ends those that have started."""
     before = set(multiprocessing.active_children())
-    child_signal = signal.getsignal(signal.SIGCHLD)
+    # private, seen in torch 2.14: it takes its handler of SIGCHLD for set, and sets none. That would raise wherever the
+    # trainer, or torch itself, happens to be when a worker dies; take() notices a death as well
+    signal_handling._SIGCHLD_handler_set = True
     try:
         yield
     except (RuntimeError, OSError, MemoryError) as error:
         started = set(multiprocessing.active_children()) - before
         _kill(started)
-        if str(error).startswith("DataLoader worker"):  # torch's own handler of SIGCHLD, see below
-            raise _death(str(error)) from error
         doing = f"the loader could start {len(started)} worker processes and no more"
         raise refused_by_machine(error, doing=doing) or error from error
-    finally:
-        if threading.current_thread() is threading.main_thread() and child_signal is not None:
-            # torch's own handler raises wherever the trainer happens to be; take() notices a death as well
-            signal.signal(signal.SIGCHLD, child_signal)
 
 
 def _iterate(build: Callable[[int], Any], first: int, num_workers: int, prefetch: int) -> Any:

@@ -348,14 +348,15 @@ def _parse_manifest(data: bytes, folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         record = json.loads(data)
+        if record.get("format", FORMAT) != FORMAT:
+            raise DataError(f"{path} has format {record['format']}; this version reads {FORMAT}")
         stated = record.pop("fingerprint")
         record.pop("num_samples")
         shards = tuple(ShardEntry(**entry) for entry in record.pop("shards"))
         manifest = Manifest(shards=shards, labels=tuple(record.pop("labels")), **record)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # ValueError: no JSON, or no UTF-8
+        _check_types(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
         raise DataError(f"{path} is damaged: {error}", hint=f"run `umt-data index {folder} --force`") from error
-    if manifest.format != FORMAT:
-        raise DataError(f"{path} has format {manifest.format}; this version reads {FORMAT}")
     if manifest.fingerprint != stated:
         raise DataError(
             f"{path} was edited by hand: its fingerprint does not match its content",
@@ -365,6 +366,21 @@ def _parse_manifest(data: bytes, folder: Path) -> Manifest:
         if Path(shard.file).name != shard.file:
             raise DataError(f"{path}: shard {shard.file!r} points outside its folder; the set is refused")
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raises TypeError: JSON has them as its writer pleased."""
+    texts: list[object] = [manifest.name, manifest.media, manifest.tool, *manifest.labels]
+    numbers: list[object] = []
+    for shard in manifest.shards:
+        texts += [shard.file, shard.sha256, shard.index_sha256]
+        numbers += [shard.samples, shard.bytes]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(f"{wrong[0]!r:.50} stands where a text belongs")
+    if wrong := [number for number in numbers if type(number) is not int or number < 0]:
+        raise TypeError(f"{wrong[0]!r:.50} stands where a number of samples or bytes belongs")
+    if not isinstance(manifest.options, dict):
+        raise TypeError("its options are no mapping")
 
 
 def write_json(path: Path, record: object) -> None:

@@ -2,7 +2,7 @@
 
     $TMPDIR/umtp-x1y2z3ab/           locked as long as the process, or one that it forked, lives
                          host        whose process ids the next ones are
-                         4711        process 4711 makes shared memory, in files named torch_4711_…
+                         4711        when process 4711 began, which makes shared memory in files named torch_4711_…
     /dev/shm/sem.umtp-x1y2z3ab-…     semaphores
 
 However a process ends, the kernel lets go of its lock. So a folder that can be locked is nobody's any more, and the
@@ -52,7 +52,7 @@ def own_folder() -> Path:
 
 def note_shared_memory() -> None:
     """This process, or fork, is about to make shared memory through torch: a kill in the middle leaves it behind."""
-    (own_folder() / str(os.getpid())).touch()
+    (own_folder() / str(os.getpid())).write_text(str(_beginning(os.getpid())))
 
 
 def remove_leftovers() -> None:
@@ -88,7 +88,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def _remove(folder: Path) -> None:
     shared = list(_SHARED_MEMORY.glob(f"sem.{folder.name}-*"))
     for note in folder.glob("[0-9]*"):
-        if note.name.isdecimal() and not _is_alive(int(note.name)):  # a number may be in use again
+        # a number may be in use again; one that has let go of the lock may not quite have ended
+        if note.name.isdecimal() and _beginning(int(note.name)) in (None, note.read_text()):
             shared += _SHARED_MEMORY.glob(f"torch_{note.name}_*")
     for file in shared:
         with suppress(OSError):
@@ -97,11 +98,9 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
+def _beginning(pid: int) -> str | None:
+    """When a process began, in ticks since the machine did; None where there is none."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]  # proc(5): field 22
+    except (OSError, IndexError):
+        return None
