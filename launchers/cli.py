@@ -25,7 +25,7 @@ from launchers.runs import (
 from launchers.slurm import check_path, environment_of
 from launchers.snapshot import write_snapshot
 from launchers.train import GRACE_S, Launcher, TrainJob, grace_within, render
-from umt_ds.config.batching import accumulation_of
+from umt_ds.config.batching import split_batch
 from umt_ds.config.cluster import EXAMPLE, ClusterConfig, cluster_file, load_cluster, time_limit_s
 from umt_ds.config.deepspeed_json import load_deepspeed_json
 from umt_ds.config.effect import without_effect
@@ -144,7 +144,7 @@ def submit(
     ranks_per_node = tasks or max(1, cluster.gpus_per_node)
     grace_s = _grace(cluster, grace)
     job = TrainJob(config.name, run, folder, nodes, ranks_per_node, cluster, launcher, grace_s, config.stop_at, words)
-    accumulation_of(config.batch.global_, config.batch.micro, job.world)
+    split_batch(config, job.world)
     files = render(job)
     if dry_run:
         click.echo(files["train.sbatch"] + (f"\n# ---- node.sh\n{files['node.sh']}" if "node.sh" in files else ""))
@@ -177,7 +177,7 @@ def _start_on_hosts(
         raise ConfigError(f"--hosts cannot be used with --launcher {launcher}", hint="--launcher deepspeed")
     hosts = read_hostfile(file)
     world = sum(hosts.values())
-    accumulation_of(config.batch.global_, config.batch.micro, world)
+    split_batch(config, world)
     launch = config.folder / "launch"
     environment = {EXPECTED_WORLD: str(world), **environment_of(cluster)}
     for path in (config.folder, working_folder()):  # DeepSpeed hands them to a shell on each host

@@ -147,6 +147,18 @@ def test_the_job_works_in_the_folder_that_was_asked_for_whatever_it_is_called(na
     assert f"#SBATCH --chdir={shell.run.parent}\n" in text
 
 
+def test_a_batch_that_the_ranks_could_only_compare_in_parts_is_refused_before_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("UMT_DATA", "UMT_CLIP_B16", "UMT_BERT_BASE", "UMT_STAGE1_B16"):
+        monkeypatch.setenv(name, "/there")
+    words = ["stage2/b16_5m", "--nodes", "2", "--gpus-per-node", "8", "--dry-run"]
+    refused = CliRunner().invoke(umt_launch, words)
+    assert isinstance(refused.exception, ConfigError)
+    assert "would shrink what each text is compared with" in refused.exception.what
+    assert CliRunner().invoke(umt_launch, [*words, "batch.split_contrastive=true"]).exit_code == 0
+
+
 # ---------------------------------------------------------------- time limit and grace
 
 

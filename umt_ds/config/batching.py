@@ -46,6 +46,15 @@ def accumulation_of(global_draws: int, micro: int, world: int) -> int:
     )
 
 
+def split_batch(config: RunConfig, world: int) -> tuple[int, int]:
+    """Draws of a rank's micro-batch, and micro-batches a step. Raises ConfigError where the batch cannot be cut so."""
+    micro, accumulation = config.batch.micro, accumulation_of(config.batch.global_, config.batch.micro, world)
+    if config.batch.split_contrastive:
+        micro, accumulation = micro * accumulation, 1
+    _refuse_shrunken_contrast(config, micro * world, accumulation)
+    return micro, accumulation
+
+
 def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
     """All derived numbers. `num_samples` counts the samples of all sources, as their `repeat` says: an epoch's draws.
 
@@ -77,10 +86,7 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
             "the whole run at the minimum",
             hint=f"optim.min_lr={optim.lr / 100:g} is the published 1 % of this rate",
         )
-    micro, accumulation = batch.micro, accumulation_of(batch.global_, batch.micro, world)
-    if batch.split_contrastive:
-        micro, accumulation = micro * accumulation, 1
-    _refuse_shrunken_contrast(config, micro * world, accumulation)
+    micro, accumulation = split_batch(config, world)
     scale = views / 256 if optim.lr_rule == "per_256" else 1.0
     return RunPlan(
         world=world,
