@@ -128,7 +128,7 @@ def test_config_against_another_run_shows_what_differs_and_nothing_else() -> Non
         (["train", "stage1/b16_k71"], ["no run is called 'stage1/b16_k71'", "did you mean stage1/b16_k710?"]),
         (["config", "demo/stage1", "batch.mcro=3"], ["batch.mcro: unknown key", "batch.micro exists"]),
         (["train", "demo/stage1", "batch.mcro=3"], ["batch.mcro: unknown key", "batch.micro exists"]),
-        (["train", "demo/stage1", "batch.micro=few"], ["batch.micro: Input should be a valid integer", "'few'"]),
+        (["train", "demo/stage1", "batch.micro=few"], ["batch.micro: give a whole number", "'few'"]),
         (["train", "demo/stage1", "--ranks", "0"], ["--ranks"]),
         (["train", "stage1/b16_k710"], ["UMT_", "is not set", "b16"]),
         (["trian"], ["No such command 'trian'"]),

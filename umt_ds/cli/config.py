@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from umt_ds.config.load import Tree, check, fill_environment, load_tree, run_names
+from umt_ds.config.load import load_run, run_names
 from umt_ds.config.show import as_tree, as_yaml, diff_lines
 
 
@@ -32,7 +34,6 @@ def command(name: str | None, overrides: tuple[str, ...], against: str | None) -
         click.echo(line)
 
 
-def _resolve(name: str, overrides: tuple[str, ...]) -> Tree:
+def _resolve(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     """Checked, defaults included; variables that are not set stay as `${env:NAME}`, so that one can look first."""
-    tree, origins = load_tree(name, overrides)
-    return as_tree(check(fill_environment(tree, origins, keep_unset=True), origins))
+    return as_tree(load_run(name, overrides, keep_unset=True))
