@@ -74,9 +74,11 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from error
     names = [path] if path.endswith((".yaml", ".yml")) else [] if beside is None else [f"{path}.yaml", f"{path}.yml"]
-    for candidate in (*(folder / own for own in names), CONFIGS / name, CONFIGS / f"{name}.yaml"):
-        if candidate.suffix in (".yaml", ".yml") and _is_there(candidate):
-            return candidate
+    for candidate in names:
+        if _is_there(folder / candidate):
+            return folder / candidate
+    if name.removesuffix(".yaml") in _shipped():
+        return CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
     known = run_names() if beside is None else _shipped()
     raise ConfigError(
         f"no run is called {name!r}" + (f" (extended by {beside})" if beside else ""), hint=_meant(path, folder, known)

@@ -129,6 +129,8 @@ def is_encodable(text: str) -> bool:
 def _wrong(text: str, where: str, line: int, problem: str) -> ConfigError:
     place = f"{where}, line {line + 1}: `{line_of(text, line + 1)}`" if "\n" in text else where
     hint = "indent with spaces, not tabs" if r"'\t'" in problem else None
+    if "not valid YAML" in problem and "${" in text:
+        hint = "inside [ ] and { } put ${env:…} in quotes"
     return ConfigError(f"{place}: {problem}", hint=hint)
 
 
