@@ -138,7 +138,7 @@ def _short(value: Any) -> str:
 
 def _hints(problem: _Problem, tree: Any, root: type[BaseModel]) -> list[str]:
     if problem.kind == "extra_forbidden":
-        near = _near(problem.path, tree, root)
+        near = _near(problem.path, problem.value, tree, root)
         return [f"{' and '.join(near)} exist{'s' if len(near) == 1 else ''}"] if near else []
     if problem.is_missing:
         return [f"give {key_text(problem.path)}=…"]
@@ -149,13 +149,14 @@ def _hints(problem: _Problem, tree: Any, root: type[BaseModel]) -> list[str]:
     return []
 
 
-def _near(path: tuple[Part, ...], tree: Any, root: type[BaseModel]) -> list[str]:
-    """Keys that may have been meant: one beside it that is spelled like it, or those of its name elsewhere, in its own
-    section before others."""
+def _near(path: tuple[Part, ...], value: Any, tree: Any, root: type[BaseModel]) -> list[str]:
+    """Keys that may have been meant: those of its name in its section, one beside it that is spelled like it, those of
+    its name elsewhere; and the same of what it would hold."""
     *section, name = path
+    same = [place for place in all_keys(root, tree) if place[-1] == name and place != path]
+    within = [key_text(place) for place in same if place[: len(section)] == tuple(section)]
     beside = [key for key in keys_at(root, section, tree) if key != name]
-    if close := difflib.get_close_matches(str(name), beside, n=1):
-        return [key_text([*section, close[0]])]
-    places = [place for place in all_keys(root, tree) if place[-1] == name and place != path]
-    within = [place for place in places if place[: len(section)] == tuple(section)]
-    return [key_text(place) for place in within or places][:3]
+    close = [key_text([*section, key]) for key in difflib.get_close_matches(str(name), beside, n=1)]
+    inner = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else None
+    of_inner = _near((*path, inner[0]), inner[1], tree, root) if inner and not (within or close) else []
+    return (within or close or of_inner or [key_text(place) for place in same])[:3]

@@ -181,8 +181,9 @@ def _merge(tree: Tree, over: Tree, origins: Origins, own: Origins, prefix: str =
         path = f"{prefix}{key}"
         is_section = isinstance(value, dict)
         if not (is_section and isinstance(tree.get(key), dict)):
-            for old in [old for old in origins if is_at_or_inside(old, path)] if key in tree else []:
-                del origins[old]
+            inside = [old for old in origins if is_at_or_inside(old, path)] if isinstance(tree.get(key), dict) else []
+            for old in (path, *inside):
+                origins.pop(old, None)  # and not only written over: the latest stands last
             tree[key] = {} if is_section else value
             origins[path] = setter_of(path, own)
         if is_section:

@@ -217,6 +217,14 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Hashable) -> bool:
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if _LINE_BREAKS & set(data) else None  # any other style would fold them
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_LINE_BREAKS = set("\r\n\x85\u2028\u2029")
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 
 for _first in "+-.0123456789":  # `08` and `1e5` are numbers in 1.2 and were text in 1.1
     _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?:{_FLOAT.pattern})$"), [_first])
