@@ -131,6 +131,7 @@ def test_config_against_another_run_shows_what_differs_and_nothing_else() -> Non
         (["train", "demo/stage1", "batch.micro=few"], ["batch.micro: give a whole number", "'few'"]),
         (["train", "demo/stage1", "--ranks", "0"], ["--ranks"]),
         (["train", "stage1/b16_k710"], ["UMT_", "is not set", "b16"]),
+        (["report", "x" * 300], ["too long", "xxx"]),
         (["trian"], ["No such command 'trian'"]),
         (["train"], ["Missing argument 'NAME'"]),
     ],

@@ -114,7 +114,7 @@ def test_what_replaces_a_section_takes_the_blame_for_all_of_it() -> None:
 def test_thousands_of_mistakes_are_told_in_one_message_of_bounded_length(tmp_path: Path) -> None:
     text = "extends: [demo/stage1]\n" + "".join(f"key{i}: {i}\n" for i in range(3000))
     error = error_of(file(tmp_path, text))
-    assert "and 190 more" in error.what
+    assert error.what.endswith("and so on: 3000 in all")
     assert len(str(error)) < 5000
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
 import click
 
 from umt_ds import __version__
-from umt_ds.errors import UmtError
+from umt_ds.errors import EXIT_BAD_CONFIG, UmtError
 
 # subcommand → (module, one line of help); the module's `command` is a click command of that name
 _COMMANDS = {
@@ -71,3 +72,8 @@ def main() -> None:
     except UmtError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        click.echo(f"error: no file can have this name, it is too long: {error.filename!r:.200}", err=True)
+        sys.exit(EXIT_BAD_CONFIG)

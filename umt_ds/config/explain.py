@@ -64,7 +64,7 @@ def explain(error: ValidationError, tree: Any, origins: Origins, root: type[Base
         problem = next((one for one in together if not one.is_about_type), together[0])
         lines.append(_line(problem, tree, origins, root))
         hints += _hints(problem, tree, root)
-    lines += [f"and {len(paths) - _MOST_LINES} more"] if len(paths) > _MOST_LINES else []
+    lines += [f"and so on: {error.error_count()} in all"] if len(paths) > _MOST_LINES else []
     return ConfigError("; ".join(lines), hint="; ".join(dict.fromkeys([*hints, more])))
 
 

@@ -81,7 +81,8 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
         return CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
     known = run_names() if beside is None else _shipped()
     raise ConfigError(
-        f"no run is called {name!r}" + (f" (extended by {beside})" if beside else ""), hint=_meant(path, folder, known)
+        f"no run is called {line_of(name, 1)!r}" + (f" (extended by {beside})" if beside else ""),
+        hint=_meant(path, folder, known),
     )
 
 
