@@ -13,7 +13,7 @@ from umt_ds.errors import ConfigError
 def error_of(name: str, *overrides: str) -> ConfigError:
     with pytest.raises(ConfigError) as raised:
         load_run(name, overrides)
-    assert "\n" not in raised.value.what
+    assert raised.value.what.isprintable()
     return raised.value
 
 
@@ -70,6 +70,19 @@ def test_an_unknown_key_is_told_with_keys_of_this_task_and_never_with_itself(
     key = override.partition("=")[0]
     assert error.what == f"{key}: unknown key (in override {override!r})"
     assert str(error.hint).partition(";")[0] == advice
+
+
+def test_a_dotted_key_in_a_file_is_told_how_to_be_written(tmp_path: Path) -> None:
+    error = error_of(file(tmp_path, "extends: [demo/stage1]\nbatch.micro: 3\n"))
+    assert error.what.startswith("batch.micro: unknown key")
+    assert "`batch: {micro: …}`" in str(error.hint)
+
+
+@pytest.mark.parametrize("name", ['"a\\nb"', '"\\x1b[2J"', '"\\u2028"'])
+def test_a_key_with_control_characters_stays_on_its_line(tmp_path: Path, name: str) -> None:
+    error_of(file(tmp_path, f"extends: [demo/stage1]\n{name}: 3\n"))
+    error_of(file(tmp_path, f"extends: [demo/stage1]\ndata: {{sources: {{{name}: {{shards: x}}}}}}\n"))
+    error_of(file(tmp_path, f"extends: [demo/stage1]\ndata: {{sources: {{{name}: 3}}}}\n"))
 
 
 def test_a_section_that_is_not_there_is_told_with_the_key_that_was_meant() -> None:

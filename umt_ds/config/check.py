@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from umt_ds.config.explain import Origins, explain, key_text, setter_of
 from umt_ds.config.outline import Kinds, Part, kinds_at
 from umt_ds.config.schema import RunConfig
-from umt_ds.config.yaml_text import is_encodable, typed
+from umt_ds.config.yaml_text import is_encodable, shown, typed
 from umt_ds.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -104,4 +104,4 @@ class _Reading:
 
     def _error(self, path: tuple[Part, ...], problem: str, *, hint: str | None = None) -> ConfigError:
         key = key_text(path)
-        return ConfigError(f"{key}: {problem} (used in {setter_of(key, self._origins).where})", hint=hint)
+        return ConfigError(f"{shown(key)}: {problem} (used in {setter_of(key, self._origins).where})", hint=hint)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from umt_ds.config.outline import Part, all_keys, in_words, keys_at, kinds_at
+from umt_ds.config.yaml_text import shown
 from umt_ds.errors import ConfigError
 
 
@@ -65,7 +66,7 @@ def explain(error: ValidationError, tree: Any, origins: Origins, root: type[Base
         lines.append(_line(problem, tree, origins, root))
         hints += _hints(problem, tree, root)
     lines += [f"and so on: {error.error_count()} in all"] if len(paths) > _MOST_LINES else []
-    return ConfigError("; ".join(lines), hint="; ".join(dict.fromkeys([*hints, more])))
+    return ConfigError(shown("; ".join(lines)), hint=shown("; ".join(dict.fromkeys([*hints, more]))))
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ def _short(value: Any) -> str:
 
 
 def _hints(problem: _Problem, tree: Any, root: type[BaseModel]) -> list[str]:
+    if problem.kind == "extra_forbidden" and kinds_at(root, key_text(problem.path).split("."), tree):
+        return [f"in a file, a key of a section stands in it: `{_in_sections(key_text(problem.path))}`"]
     if problem.kind == "extra_forbidden":
         near = _near(problem.path, problem.value, tree, root)
         return [f"{' and '.join(near)} exist{'s' if len(near) == 1 else ''}"] if near else []
@@ -147,6 +150,12 @@ def _hints(problem: _Problem, tree: Any, root: type[BaseModel]) -> list[str]:
     if problem.kind in ("int_type", "float_type") and str(problem.value)[:1].isdigit():
         return ["numbers are decimal digits, as in 100, 0.5 or 1e-4"]
     return []
+
+
+def _in_sections(key: str) -> str:
+    """`batch.micro` as `batch: {micro: …}`."""
+    *sections, leaf = key.split(".")
+    return "".join(f"{section}: {{" for section in sections) + f"{leaf}: …" + "}" * len(sections)
 
 
 def _near(path: tuple[Part, ...], value: Any, tree: Any, root: type[BaseModel]) -> list[str]:

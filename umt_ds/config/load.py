@@ -72,7 +72,7 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
     try:
         path = at_home(name)
     except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from error
+        raise ConfigError(f"{name!r}: {error}") from error
     names = [path] if path.endswith((".yaml", ".yml")) else [] if beside is None else [f"{path}.yaml", f"{path}.yml"]
     for candidate in names:
         if _is_there(folder / candidate):

@@ -117,8 +117,13 @@ def dump_yaml(tree: Any) -> str:
 def line_of(text: str, line: int) -> str:
     """Line `line` (from 1), short enough to be quoted."""
     lines = text.splitlines()
-    found = lines[line - 1].strip() if line <= len(lines) else ""
+    found = shown(lines[line - 1].strip()) if line <= len(lines) else ""
     return found if len(found) <= 80 else f"{found[:79]}…"
+
+
+def shown(text: str) -> str:
+    """Text that stays on its line of a terminal, whatever it holds."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def is_encodable(text: str) -> bool:
@@ -131,7 +136,7 @@ def _wrong(text: str, where: str, line: int, problem: str) -> ConfigError:
     hint = "indent with spaces, not tabs" if r"'\t'" in problem else None
     if "not valid YAML" in problem and "${" in text:
         hint = "inside [ ] and { } put ${env:…} in quotes"
-    return ConfigError(f"{place}: {problem}", hint=hint)
+    return ConfigError(f"{place}: {shown(problem)}", hint=hint)
 
 
 class _Untagged(yaml.SafeLoader):
