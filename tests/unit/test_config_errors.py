@@ -131,6 +131,10 @@ def test_thousands_of_mistakes_are_told_in_one_message_of_bounded_length(tmp_pat
     assert len(str(error)) < 5000
 
 
+def test_an_override_that_would_change_nothing_is_refused() -> None:
+    assert "changes nothing" in error_of("demo/stage1", "data.sources={}").what
+
+
 @pytest.mark.parametrize(
     "override", ["a." * 5000 + "b=1", ".".join("a" * 25) + "=1", "seed=" + "9" * 5000, "\udce9=1", "seed=\udce9"]
 )

@@ -15,7 +15,7 @@ from umt_ds.config.check import Tree, check
 from umt_ds.config.explain import Origin, Origins, is_at_or_inside, setter_of
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.values import at_home
-from umt_ds.config.yaml_text import is_encodable, line_of, parse_marked, read_text, typed
+from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
 from umt_ds.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -55,7 +55,12 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"override {text!r} is not of the form key.path=value", hint="for example batch.micro=32")
     if not is_encodable(text):
         raise ConfigError(f"override {text!r} is not UTF-8")
-    return path, typed(value, where=f"override {text!r}") if value.strip() else ""
+    meant = typed(value, where=f"override {text!r}") if value.strip() else ""
+    if meant == {}:
+        raise ConfigError(
+            f"override {text!r} changes nothing: mappings are laid over each other", hint="null is nothing"
+        )
+    return path, meant
 
 
 # ---------------------------------------------------------------- files
@@ -81,7 +86,7 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
         return CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
     known = run_names() if beside is None else _shipped()
     raise ConfigError(
-        f"no run is called {line_of(name, 1)!r}" + (f" (extended by {beside})" if beside else ""),
+        f"no run is called {quoted(name)!r}" + (f" (extended by {beside})" if beside else ""),
         hint=_meant(path, folder, known),
     )
 
@@ -112,8 +117,10 @@ def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
     own, marks = parse_marked(text, where=str(path))
     if not isinstance(own, dict):
         raise ConfigError(f"{path} does not hold a mapping of settings")
+    lines = text.splitlines()
     own_origins = {"": Origin(str(path))} | {
-        key: Origin(f"{path}, line {mark.line}: `{line_of(text, mark.line)}`", mark.text) for key, mark in marks.items()
+        key: Origin(f"{path}, line {mark.line}: `{quoted(lines[mark.line - 1])}`", mark.text)
+        for key, mark in marks.items()
     }
     tree: Tree = {}
     origins: Origins = {}

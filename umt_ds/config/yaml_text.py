@@ -26,7 +26,8 @@ _INTEGER = re.compile(r"[-+]?[0-9]+")
 _MOST_DIGITS = 4000  # Python turns no more than 4300 into a number
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _NOT_PLAIN = ("[", "{", '"', "'")
-_MOST_BYTES = 8_000_000
+_MOST_BYTES = 2_000_000
+_MOST_QUOTED = 80
 _MOST_VALUES = 200_000  # aliases of aliases multiply: a page of text can stand for billions of values
 
 
@@ -61,7 +62,8 @@ def read_text(path: Path) -> str:
     """The text of a settings file, without a byte order mark. Raises ConfigError where it is not there or no UTF-8."""
     try:
         if not path.is_file():
-            raise ConfigError(f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}")
+            what = "is a folder, not a file" if path.is_dir() else "is no file" if path.exists() else "is not there"
+            raise ConfigError(f"{path} {what}")
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
@@ -96,9 +98,9 @@ def parse_marked(text: str, *, where: str, as_text: bool = False) -> tuple[Any, 
         return (None if node is None else built.whole(node)), built.marks
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        told = (
-            [error.problem] if type(error) is yaml.MarkedYAMLError else ["not valid YAML", error.context, error.problem]
-        )
+        told = [error.problem]
+        if type(error) is not yaml.MarkedYAMLError:  # PyYAML's own; that type is ours
+            told = ["not valid YAML", error.context, error.problem]
         raise _wrong(text, where, mark.line if mark else 0, ": ".join(filter(None, told))) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
@@ -114,11 +116,10 @@ def dump_yaml(tree: Any) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def line_of(text: str, line: int) -> str:
-    """Line `line` (from 1), short enough to be quoted."""
-    lines = text.splitlines()
-    found = shown(lines[line - 1].strip()) if line <= len(lines) else ""
-    return found if len(found) <= 80 else f"{found[:79]}…"
+def quoted(text: str) -> str:
+    """Text short enough to be quoted in a message."""
+    found = shown(text[:_MOST_QUOTED].strip())
+    return found if len(text) <= _MOST_QUOTED else f"{found}…"
 
 
 def shown(text: str) -> str:
@@ -132,7 +133,8 @@ def is_encodable(text: str) -> bool:
 
 
 def _wrong(text: str, where: str, line: int, problem: str) -> ConfigError:
-    place = f"{where}, line {line + 1}: `{line_of(text, line + 1)}`" if "\n" in text else where
+    lines = text.splitlines()
+    place = f"{where}, line {line + 1}: `{quoted(lines[line])}`" if len(lines) > max(1, line) else where
     hint = "indent with spaces, not tabs" if r"'\t'" in problem else None
     if "not valid YAML" in problem and "${" in text:
         hint = "inside [ ] and { } put ${env:…} in quotes"
