@@ -6,7 +6,7 @@ import re
 import socket
 from pathlib import Path
 
-from umt_ds.config.text import read_text
+from umt_ds.config.yaml_text import read_text
 from umt_ds.environment import is_host
 from umt_ds.errors import ConfigError
 
@@ -17,7 +17,7 @@ _EXAMPLE = "for example: gpu003 slots=8"
 def read_hostfile(path: Path) -> dict[str, int]:
     """Ranks by host, in the order of the file. Raises ConfigError naming the line that is wrong."""
     hosts: dict[str, int] = {}
-    for number, line in enumerate(read_text(path, "the host file").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         words = line.partition("#")[0].strip()
         if not words:
             continue

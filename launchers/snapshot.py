@@ -67,7 +67,7 @@ def write_snapshot(run: Path, config: RunConfig, files: Mapping[str, str]) -> Pa
         (launch / "git.diff").unlink(missing_ok=True)
         for name, text in {**facts, **git, **files}.items():
             partial = launch / f"{name}.partial"
-            partial.write_text(text)
+            partial.write_text(text, encoding="utf-8")
             os.replace(partial, launch / name)
     except OSError as error:
         raise MachineError(f"cannot write {launch}: {error}", hint="choose another run_dir") from error

@@ -137,6 +137,15 @@ def home() -> Path | None:
     return Path(named) if named else None
 
 
+def home_of(user: str) -> Path | None:
+    """The home folder of another user; None for one whom the machine does not know."""
+    try:
+        named = pwd.getpwnam(user).pw_dir
+    except (KeyError, ValueError):  # ValueError: a name with a null character
+        return None
+    return Path(named) if named else None
+
+
 def temporary_folder() -> Path:
     """Where Python, torch and their worker processes keep what they need for a moment. Raises MachineError."""
     try:

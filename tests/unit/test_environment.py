@@ -142,7 +142,6 @@ def test_a_terminal_of_another_encoding_shows_what_it_can(encoding: str) -> None
 # Who else may name os.environ, and what for.
 EXCEPTIONS = {
     "umt_ds/environment.py": "the one place",
-    "umt_ds/config/load.py": "${env:NAME} in a run file is any variable, and its text",
 }
 WRITING = ("update",)  # for libraries and children; what is read of it goes through Environment
 FOLDERS_OF_THE_USER = ("Path.home", "os.path.expanduser", "getpass.getuser", "tempfile.gettempdir", "gettempdir")

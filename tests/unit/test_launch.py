@@ -269,14 +269,14 @@ def test_the_habits_of_the_cluster_are_in_the_job_and_flags_win(cluster_file: Pa
         ("partitoin: gpu", "partitoin: unknown key\n  hint: did you mean partition\\?"),
         ("gpus_per_node: many", "gpus_per_node: .* valid integer"),
         ("- gpu", "does not hold a mapping"),
-        ("a: [", "cannot be read as YAML"),
-        ("a: &a [*a]", "cannot be read as YAML: found unconstructable recursive node"),
-        ("env: &a {X: *a}", "cannot be read as YAML: found unconstructable recursive node"),
+        ("a: [", "not valid YAML"),
+        ("a: &a [*a]", "an anchor that contains itself"),
+        ("env: &a {X: *a}", "an anchor that contains itself"),
         ("env: {X: [1]}", "env.X: .* valid string"),
-        ("&a [*a]", "cannot be read as YAML"),
-        ("[" * 1000, "cannot be read as YAML"),
-        ("a: \0", "cannot be read as YAML"),
-        ("qos: a\nqos: b", "key 'qos' is given twice \\(line 2\\)"),
+        ("&a [*a]", "an anchor that contains itself"),
+        ("[" * 1000, "nested too deeply"),
+        ("a: \0", "is no character for YAML"),
+        ("qos: a\nqos: b", "line 2: `qos: b`: 'qos' is given twice"),
         ("time: 1h", "time: is no time limit of Slurm: minutes, "),
         ('partition: ""', "partition: has to be one word"),
         ("partition: gpu cpu", "partition: has to be one word"),
@@ -303,7 +303,7 @@ def test_a_wrong_cluster_file_is_one_error_that_names_it(text: str, said: str, c
 @pytest.mark.parametrize("data", [b"partition: gpu\nqos: \xfcber", "partition: gpu".encode("utf-16"), b"\xff"])
 def test_a_cluster_file_that_is_not_utf8_is_refused_with_its_line(data: bytes, cluster_file: Path) -> None:
     cluster_file.write_bytes(data)
-    with pytest.raises(ConfigError, match=f"{cluster_file}, line {1 + data.startswith(b'par')}: not UTF-8"):
+    with pytest.raises(ConfigError, match=rf"{cluster_file} is not UTF-8 \(line {1 + data.startswith(b'par')}\)"):
         load_cluster()
 
 
@@ -319,7 +319,7 @@ def test_a_cluster_file_that_cannot_be_opened_is_one_error(monkeypatch: pytest.M
     (tmp_path / ".config" / "umt" / "cluster.yaml").mkdir(parents=True)
     monkeypatch.setenv("UMT_CLUSTER", "")
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"cluster\.yaml cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match=r"cluster\.yaml is a folder, not a file"):
         load_cluster()
     for name in ("x" * 300, "missing.yaml"):
         monkeypatch.setenv("UMT_CLUSTER", str(tmp_path / name))
@@ -445,7 +445,7 @@ def test_a_host_file_of_windows_is_read(tmp_path: Path) -> None:
 def test_a_host_file_in_another_encoding_is_refused_with_its_line(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match=f"{path}, line 2: "):
+    with pytest.raises(ConfigError, match=rf"{path} is not UTF-8 \(line 2\)"):
         read_hostfile(path)
 
 

@@ -15,7 +15,7 @@ from tests.support.shards import png_frames, write_shards
 from umt_ds.bench.rate import measure_loader
 from umt_ds.cli.plan import command
 from umt_ds.cli.planning import JobPlan, Request, plan_job
-from umt_ds.config.load import check, fill_environment, load_run, load_tree, run_names
+from umt_ds.config.load import load_run, run_names
 from umt_ds.config.schema import RunConfig, Stage2Config
 from umt_ds.data.source import ShardSource
 from umt_ds.engine.memory import state_bytes
@@ -35,8 +35,7 @@ K710 = 658_000
 
 def recipe(name: str, *overrides: str) -> RunConfig:
     """A shipped run whose data and weights are not here."""
-    tree, origins = load_tree(name, overrides)
-    return check(fill_environment(tree, origins, keep_unset=True), origins)
+    return load_run(name, overrides, keep_unset=True)
 
 
 def plan(name: str, *overrides: str, request: Request = PAPER) -> JobPlan:

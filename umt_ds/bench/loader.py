@@ -37,7 +37,7 @@ from data_prep.sources.folder import list_folder
 from umt_ds.bench.machine import Clock, aligned, spread
 from umt_ds.bench.prep import make_clips
 from umt_ds.bench.rate import ALONE, plan_of
-from umt_ds.config.load import check, fill_environment, load_run, load_tree
+from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.data.augment import draw_view, render
 from umt_ds.data.frames import FramePolicy
@@ -210,8 +210,7 @@ def _run_loader(config: RunConfig, workers: int, on_device: OnDevice) -> Loader:
 
 def _recipe(name: str) -> RunConfig:
     """A shipped run; its data and weights need not be here."""
-    tree, origins = load_tree(name, ())
-    return check(fill_environment(tree, origins, keep_unset=True), origins)
+    return load_run(name, keep_unset=True)
 
 
 # ---------------------------------------------------------------- the ways

@@ -26,8 +26,9 @@ from umt_ds.bench.noise import DIFFERENT_BATCHES, Noise, Shown, noise_vocabulary
 from umt_ds.bench.origin import Origin
 from umt_ds.bench.step_report import StepReport, Way
 from umt_ds.config.batching import RunPlan, plan_run
+from umt_ds.config.check import check, fill
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
-from umt_ds.config.load import check, fill_environment, load_tree
+from umt_ds.config.load import load_tree
 from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
 from umt_ds.distributed.collectives import barrier, broadcast_object, mean_over_ranks
 from umt_ds.distributed.job import Job, start_job
@@ -68,7 +69,7 @@ def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunCon
     and a step is one micro-batch where `batch.global` is not overridden. Raises ConfigError.
     """
     tree, origins = load_tree(name, overrides)
-    tree = fill_environment(tree, origins, keep_unset=True)
+    tree = fill(tree, origins, keep_unset=True)
     batch, task = tree.get("batch", {}), tree.get("task", {})
     for part in (task.get("teacher") or {}, task.get("text") or {}):
         if "weights" in part and not Path(str(part["weights"])).exists():
@@ -77,7 +78,7 @@ def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunCon
         task["text"].setdefault("vocabulary", "none")  # tokens are noise
     if isinstance(batch.get("micro"), int) and not any(word.startswith("batch.global=") for word in overrides):
         batch["global"] = batch["micro"] * ranks
-    return check(tree, origins)
+    return check(tree, origins, keep_unset=True)
 
 
 def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
@@ -9,7 +10,7 @@ import click
 
 from umt_ds import __version__
 from umt_ds.environment import print_anything
-from umt_ds.errors import UmtError
+from umt_ds.errors import EXIT_BAD_CONFIG, UmtError
 from umt_ds.refused import refused_by_machine
 
 # subcommand → (module, one line of help); the module's `command` is a click command of that name
@@ -75,6 +76,9 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except (OSError, RuntimeError, MemoryError, ImportError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            click.echo(f"error: no file can have this name, it is too long: {error.filename!r:.200}", err=True)
+            sys.exit(EXIT_BAD_CONFIG)
         told = refused_by_machine(error, doing="the command cannot go on")
         if told is None:
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from umt_ds.config.effect import without_effect
-from umt_ds.config.load import check, fill_environment, load_tree, run_names
+from umt_ds.config.load import load_run, run_names
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml, diff_lines
 
@@ -16,6 +16,9 @@ from umt_ds.config.show import as_tree, as_yaml, diff_lines
 @click.option("--against", metavar="NAME", help="Show only what differs from this run, as key: other → this.")
 def command(name: str | None, overrides: tuple[str, ...], against: str | None) -> None:
     """Print the resolved configuration of run NAME as YAML; without NAME, list the shipped runs.
+
+    A value that begins with [, { or a quote is YAML; any other is taken whole, with its # and spaces. Variables that
+    are not set stay as ${env:NAME}.
 
     \b
     For example:
@@ -38,5 +41,4 @@ def command(name: str | None, overrides: tuple[str, ...], against: str | None) -
 
 def _resolve(name: str, overrides: tuple[str, ...]) -> RunConfig:
     """Checked, defaults included; variables that are not set stay as `${env:NAME}`, so that one can look first."""
-    tree, origins = load_tree(name, overrides)
-    return check(fill_environment(tree, origins, keep_unset=True), origins)
+    return load_run(name, overrides, keep_unset=True)

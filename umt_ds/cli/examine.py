@@ -13,7 +13,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from umt_ds.cli import checks
 from umt_ds.cli.checks import Check, Finding
-from umt_ds.config.load import check, fill_environment, load_tree
+from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
 from umt_ds.data.places import is_url
 from umt_ds.errors import UmtError
@@ -28,7 +28,8 @@ def examine(
     config: RunConfig | None = None
     if name is not None:
         try:
-            config = _resolve(name, overrides)
+            # variables that are not set stay as `${env:NAME}`: the checks of what they name say so
+            config = load_run(name, overrides, keep_unset=True)
         except UmtError as error:
             yield replace(_from_error(error), name="run")
     plan = _machine_checks(config, disk) | {f"shards {folder}": partial(checks.shards, folder) for folder in shards}
@@ -36,12 +37,6 @@ def examine(
         plan |= _run_checks(config)
     for title, look in plan.items():
         yield run_check(title, look)
-
-
-def _resolve(name: str, overrides: Sequence[str]) -> RunConfig:
-    """Variables that are not set stay as `${env:NAME}`: the checks of what they name say so."""
-    tree, origins = load_tree(name, overrides)
-    return check(fill_environment(tree, origins, keep_unset=True), origins)
 
 
 def _machine_checks(config: RunConfig | None, disk: Path | None) -> dict[str, Check]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from umt_ds.config.load import check, fill_environment, load_tree
+from umt_ds.config.load import load_run
 from umt_ds.engine.gpus import GPUS
 
 
@@ -37,8 +37,7 @@ def command(
       umt plan stage1/b16_k710 --gpus 32 --gpu a100 --samples 658000
       umt plan stage1/l16_k710 batch.micro=32 --gpus 8 --gpu h100 --mfu 30
     """
-    tree, origins = load_tree(name, overrides)
-    config = check(fill_environment(tree, origins, keep_unset=True), origins)
+    config = load_run(name, overrides, keep_unset=True)
     from umt_ds.cli.planning import Request, plan_job
 
     request = Request(gpus, kind, cores_per_gpu, samples, mfu / 100, measure_loader)

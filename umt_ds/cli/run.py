@@ -153,7 +153,7 @@ def _write_facts(run: Path, config: RunConfig, plan: RunPlan, settings: dict[str
     }
     for name, text in texts.items():
         partial = run / f"{name}.partial"
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, run / name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 
 from umt_ds.config.schema import LrCurve, RunConfig, Stage2Config
 from umt_ds.errors import ConfigError
@@ -38,8 +39,10 @@ def accumulation_of(global_draws: int, micro: int, world: int) -> int:
         return global_draws // per_micro_step
     low = global_draws // per_micro_step * per_micro_step
     near = " or ".join(str(n) for n in (low, low + per_micro_step) if n > 0)
-    fits = [m for m in range(micro, 0, -1) if global_draws % (m * world) == 0]
-    micro_hint = f", or batch.micro={fits[0]}" if fits else ""
+    share, left_over = divmod(global_draws, world)
+    pairs = ((one, share // one) for one in range(1, isqrt(share) + 1) if share % one == 0 and not left_over)
+    fits = [part for pair in pairs for part in pair if part <= micro]
+    micro_hint = f", or batch.micro={max(fits)}" if fits else ""
     raise ConfigError(
         f"batch.global={global_draws} is not a multiple of micro × world = {micro} × {world} = {per_micro_step}",
         hint=f"nearest batch.global: {near}{micro_hint}",

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from umt_ds.config.schema import Section
-from umt_ds.config.text import read_text
+from umt_ds.config.yaml_text import read_yaml
 from umt_ds.environment import EXPECTED_WORLD, RANK_VARIABLES, Environment, home
 from umt_ds.errors import ConfigError
 
@@ -210,23 +209,6 @@ def _own_key(option: Sequence[str]) -> tuple[str | None, str]:
 # ---------------------------------------------------------------- the file
 
 
-class _Words(yaml.BaseLoader):
-    """YAML whose values are text as it stands (24:00:00 is not 86400, 0123 not 83), but for null. A key given twice is
-    an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [str(key.value) for key, _ in node.value]
-        for number, (key, _) in enumerate(node.value):
-            if keys[number] in keys[:number]:
-                line = key.start_mark.line + 1
-                raise yaml.MarkedYAMLError(problem=f"key {keys[number]!r} is given twice (line {line})")
-        return super().construct_mapping(node, deep)
-
-
-_Words.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Words.add_constructor("tag:yaml.org,2002:null", lambda loader, node: None)
-
-
 def _read(path: Path | None) -> dict[str, Any]:
     """The keys of the file that have a value; none without a file."""
     if path is None:
@@ -235,15 +217,12 @@ def _read(path: Path | None) -> dict[str, Any]:
         if Environment().text("UMT_CLUSTER") is not None:
             raise ConfigError(f"UMT_CLUSTER names {path}, which is not there", hint="`umt-launch cluster` shows one")
         return {}
-    try:
-        habits = yaml.load(read_text(path, "the cluster file"), Loader=_Words)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    habits = read_yaml(path, as_text=True)  # 24:00:00 is not 86400, and 0123 not 123
     if habits is None:
         return {}
     if not isinstance(habits, dict):
         raise ConfigError(f"{path} does not hold a mapping of settings", hint="`umt-launch cluster` shows an example")
-    return {str(key): value for key, value in habits.items() if value is not None}
+    return {key: value for key, value in habits.items() if value is not None}
 
 
 def _is_missing(path: Path) -> bool:

@@ -7,31 +7,28 @@ Precedence: schema default ← each file of `extends`, in order ← the file its
 from __future__ import annotations
 
 import difflib
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
-
+from umt_ds.config.check import Tree, check
+from umt_ds.config.explain import Origin, Origins, is_at_or_inside, setter_of
 from umt_ds.config.schema import RunConfig
+from umt_ds.config.values import at_home
+from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
 from umt_ds.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-_ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
-Tree = dict[str, Any]
-Origins = dict[str, str]  # key path → the file, or the override, that set it
+_DEEPEST = 30  # parts of a key
 
 
-def load_run(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load_run(name: str, overrides: Sequence[str] = (), *, keep_unset: bool = False) -> RunConfig:
     """The checked configuration of run `name` (a name such as stage1/b16_k710, or a path to a YAML file).
 
-    Raises ConfigError with file, key path, nearest name and next step on anything that is wrong.
+    `keep_unset`: variables that are not set stay as `${env:NAME}` where text may stand, so that one can look first.
+    Raises ConfigError with key path, the user's line, nearest name and next step on anything that is wrong.
     """
-    tree, origins = load_tree(name, overrides)
-    return check(fill_environment(tree, origins), origins)
+    return check(*load_tree(name, overrides), keep_unset=keep_unset)
 
 
 def load_tree(name: str, overrides: Sequence[str] = ()) -> tuple[Tree, Origins]:
@@ -39,7 +36,8 @@ def load_tree(name: str, overrides: Sequence[str] = ()) -> tuple[Tree, Origins]:
     tree, origins = _load_file(_find(name), trail=())
     for override in overrides:
         path, value = parse_override(override)
-        _lay(tree, _nest(path, value), origins, f"override {override!r}")
+        origin = Origin(f"override {override!r}", text=override.partition("=")[2].strip())
+        _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
     return tree, origins
 
 
@@ -49,71 +47,23 @@ def run_names() -> list[str]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`a.b=1e-4` → ("a.b", 0.0001); the value is YAML."""
+    """`a.b=1e-4` → ("a.b", 0.0001). A value that begins with [, { or a quote is YAML; any other is taken whole, `#` and
+    all. Nothing after the `=` is empty text, which no setting takes: null is written out."""
     path, equals, value = text.partition("=")
-    if not equals or not path or any(not part for part in path.split(".")):
+    parts = path.split(".")
+    if not equals or not all(parts) or len(parts) > _DEEPEST:
         raise ConfigError(f"override {text!r} is not of the form key.path=value", hint="for example batch.micro=32")
-    return path, _parse(value, where=f"override {text!r}")
-
-
-def check(tree: Tree, origins: Origins) -> RunConfig:
-    """Validate a filled tree against the schema."""
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise _explain(error, origins) from None
-
-
-def fill_environment(tree: Tree, origins: Origins, *, keep_unset: bool = False) -> Tree:
-    """Replace `${env:NAME}` in all strings. Raises ConfigError naming key, file and variable when unset,
-    or leaves it as it is written (`keep_unset`)."""
-
-    def fill(value: Any, path: str) -> Any:
-        if isinstance(value, dict):
-            return {key: fill(item, f"{path}.{key}" if path else key) for key, item in value.items()}
-        if not isinstance(value, str):
-            return value
-        for variable in _ENV.findall(value):
-            if variable not in os.environ and not keep_unset:
-                raise ConfigError(
-                    f"{path}: environment variable {variable} is not set (used in {_origin(path, origins)})",
-                    hint=f"export {variable}=…, or give the value: {path}=…",
-                )
-        return _ENV.sub(lambda match: os.environ.get(match[1], match[0]), value)
-
-    filled: Tree = fill(tree, "")
-    return filled
+    if not is_encodable(text):
+        raise ConfigError(f"override {text!r} is not UTF-8")
+    meant = typed(value, where=f"override {text!r}") if value.strip() else ""
+    if meant == {}:
+        raise ConfigError(
+            f"override {text!r} changes nothing: mappings are laid over each other", hint="null is nothing"
+        )
+    return path, meant
 
 
 # ---------------------------------------------------------------- files
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 less two traps: `1e-4` is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice (line {line})")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def _parse(text: str, *, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Yaml)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from error
 
 
 def _shipped() -> list[str]:
@@ -121,28 +71,57 @@ def _shipped() -> list[str]:
 
 
 def _find(name: str, *, beside: Path | None = None) -> Path:
-    """The YAML file behind a name: a path, a file beside the one that extends it, or a shipped run."""
-    candidates = [Path(name), CONFIGS / f"{name}.yaml"]
-    if beside is not None:
-        candidates.insert(0, beside.parent / f"{name}.yaml")
-    for candidate in candidates:
-        if candidate.suffix in (".yaml", ".yml") and candidate.is_file():
-            return candidate
+    """The YAML file behind a name: a path or a shipped run; in `extends`, a file beside the one that extends it or a
+    shipped one, wherever the command is given."""
+    folder = Path() if beside is None else beside.parent
+    try:
+        path = at_home(name)
+    except ValueError as error:
+        raise ConfigError(f"{name!r}: {error}") from error
+    names = [path] if path.endswith((".yaml", ".yml")) else [] if beside is None else [f"{path}.yaml", f"{path}.yml"]
+    for candidate in names:
+        if _is_there(folder / candidate):
+            return folder / candidate
+    if name.removesuffix(".yaml") in _shipped():
+        return CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
     known = run_names() if beside is None else _shipped()
-    near = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
-        f"no run is called {name!r}" + (f" (extended by {beside})" if beside else ""),
-        hint=f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}; or a path to a YAML file",
+        f"no run is called {quoted(name)!r}" + (f" (extended by {beside})" if beside else ""),
+        hint=_meant(path, folder, known),
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has this name, readable or not: reading says what is wrong with it."""
+    try:
+        path.lstat()
+    except (OSError, ValueError) as error:  # too long, through a file, with a zero byte: no such name
+        return isinstance(error, PermissionError)
+    return True
+
+
+def _meant(name: str, folder: Path, known: Sequence[str]) -> str:
+    """The nearest of what is there: a file without its ending, the folder of a run, a shipped name."""
+    for path in (f"{name}.yaml", f"{name}.yml", f"{name}/config.yaml"):
+        if name and _is_there(folder / path):
+            return f"did you mean {path}?"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}; or a path to a YAML file"
 
 
 def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
     path = path.resolve()  # one file, one name: or a circle through `..` would not be seen
     if path in trail:
         raise ConfigError(f"extends goes in a circle: {' → '.join(str(p) for p in (*trail, path))}")
-    own = _parse(path.read_text(), where=str(path))
+    text = read_text(path)
+    own, marks = parse_marked(text, where=str(path))
     if not isinstance(own, dict):
         raise ConfigError(f"{path} does not hold a mapping of settings")
+    lines = text.splitlines()
+    own_origins = {"": Origin(str(path))} | {
+        key: Origin(f"{path}, line {mark.line}: `{quoted(lines[mark.line - 1])}`", mark.text)
+        for key, mark in marks.items()
+    }
     tree: Tree = {}
     origins: Origins = {}
     parents = own.pop("extends", None) or []
@@ -151,7 +130,7 @@ def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
     for parent in parents:
         parent_tree, parent_origins = _load_file(_find(parent, beside=path), (*trail, path))
         _lay(tree, parent_tree, origins, parent_origins)
-    _lay(tree, own, origins, str(path))
+    _lay(tree, own, origins, own_origins)
     return tree, origins
 
 
@@ -165,8 +144,9 @@ def _nest(path: str, value: Any) -> Tree:
     return nested
 
 
-def _lay(tree: Tree, over: Mapping[str, Any], origins: Origins, origin: str | Origins) -> None:
+def _lay(tree: Tree, over: Tree, origins: Origins, own: Origins) -> None:
     """Merge one layer. A layer that gives the schedule in steps replaces one in epochs, and the other way round."""
+    _undot(over, own)
     units = {"steps": ("epochs", "warmup_epochs"), "epochs": ("steps", "warmup_steps")}
     below, above = tree.get("schedule"), over.get("schedule")
     if isinstance(below, dict) and isinstance(above, Mapping):
@@ -174,81 +154,45 @@ def _lay(tree: Tree, over: Mapping[str, Any], origins: Origins, origin: str | Or
             if above.get(unit) is not None:
                 for other in others:
                     below.pop(other, None)
-    _merge(tree, over, origins, origin)
+    _merge(tree, over, origins, own)
 
 
-def _merge(tree: Tree, over: Mapping[str, Any], origins: Origins, origin: str | Origins, prefix: str = "") -> None:
+def _undot(layer: Tree, own: Origins) -> None:
+    """engine.deepspeed_set by sections, however it was written: or one setting could be said twice, by two names."""
+    engine = layer.get("engine")
+    if not isinstance(engine, dict) or not isinstance(dotted := engine.get("deepspeed_set"), dict):
+        return
+    nested: Tree = {}
+    for key, value in _leaves(dotted):
+        *sections, leaf = key.split(".")
+        inner = nested
+        for section in sections[:_DEEPEST]:
+            inner = inner.setdefault(section, {}) if isinstance(inner, dict) else inner
+        if not isinstance(inner, dict) or leaf in inner:
+            path = f"engine.deepspeed_set.{key}"
+            raise ConfigError(f"{path} is given twice, or is a section and a value (in {setter_of(path, own).where})")
+        inner[leaf] = value
+    engine["deepspeed_set"] = nested
+
+
+def _leaves(settings: Tree, prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        is_section = isinstance(value, dict) and bool(value)
+        found += _leaves(value, f"{prefix}{key}.") if is_section else [(f"{prefix}{key}", value)]
+    return found
+
+
+def _merge(tree: Tree, over: Tree, origins: Origins, own: Origins, prefix: str = "") -> None:
     """Lay `over` on `tree` in place: mappings merge, everything else replaces."""
     for key, value in over.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value, origins, origin, f"{path}.")
-        elif isinstance(value, dict):
-            tree[key] = {}
-            _merge(tree[key], value, origins, origin, f"{path}.")
-            origins[path] = _origin(path, origin) if isinstance(origin, dict) else origin
-        else:
-            tree[key] = value
-            origins[path] = _origin(path, origin) if isinstance(origin, dict) else origin
-
-
-def _origin(path: str, origins: Origins) -> str:
-    """Who set `path`, or the nearest parent of it that somebody set."""
-    while path:
-        if path in origins:
-            return origins[path]
-        path = path.rpartition(".")[0]
-    return "the schema"
-
-
-# ---------------------------------------------------------------- explaining
-
-
-def _explain(error: ValidationError, origins: Origins) -> ConfigError:
-    """One error for all that is wrong, each line with key path, file and the nearest name."""
-    lines, hints = [], []
-    for item in error.errors():
-        # pydantic puts the chosen member of a union (`stage1`) into the path; users do not write it
-        location = [str(part) for part in item["loc"]]
-        if len(location) > 1 and location[0] == "task" and location[1] in ("stage1", "image_text"):
-            del location[1]
-        if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            location.append("kind")  # pydantic blames the section; the user wrote its kind
-        path = ".".join(location)
-        where = _origin(path, origins)
-        match item["type"]:
-            case "extra_forbidden":
-                lines.append(f"{path}: unknown key (in {where})")
-                near = difflib.get_close_matches(location[-1], _fields_at(tuple(location[:-1])), n=1)
-                if near:
-                    hints.append(f"{'.'.join([*location[:-1], near[0]])} exists")
-            case "missing":
-                lines.append(f"{path}: required, but not given")
-                hints.append(f"give {path}=…")
-            case _:
-                message = item["msg"].removeprefix("Value error, ")
-                lines.append(f"{path or 'run'}: {message} (got {item['input']!r:.80}, in {where})")
-    hints.append("`umt config NAME` shows every key with its value")
-    return ConfigError("; ".join(lines), hint="; ".join(dict.fromkeys(hints)))
-
-
-def _fields_at(path: tuple[str, ...]) -> list[str]:
-    """The keys the schema knows at a path (all members of a union together)."""
-    models: list[type[BaseModel]] = [RunConfig]
-    for part in path:
-        models = [inner for model in models for inner in _models_of(_annotation(model, part))] or models
-    return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
-
-
-def _annotation(model: type[BaseModel], key: str) -> Any:
-    for name, field in model.model_fields.items():
-        if key in (name, field.alias):
-            return field.annotation
-    return None
-
-
-def _models_of(annotation: Any) -> Iterable[type[BaseModel]]:
-    """The models inside an annotation: itself, or the members of a union, or the values of a dict."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_of(argument)]
+        is_section = isinstance(value, dict)
+        if not (is_section and isinstance(tree.get(key), dict)):
+            inside = [old for old in origins if is_at_or_inside(old, path)] if isinstance(tree.get(key), dict) else []
+            for old in (path, *inside):
+                origins.pop(old, None)  # and not only written over: the latest stands last
+            tree[key] = {} if is_section else value
+            origins[path] = setter_of(path, own)
+        if is_section:
+            _merge(tree[key], value, origins, own, f"{path}.")

@@ -13,13 +13,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from umt_ds.config.values import (
+    Clips,
+    Count,
+    CountOrNone,
+    Draw,
+    FilePath,
+    Part,
+    PartBelowOne,
+    Place,
+    Positive,
+    PositiveOrNone,
+    Steps,
+    StepsOrNone,
+    Text,
+)
 from umt_ds.errors import ConfigError
 
 
 class Section(BaseModel):
     """Base of every section: immutable, and a key that is not declared is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=())
+    # never infinite, never NaN; the other bounds of numbers are in values.py or at their field
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def _refuse_backwards(name: str, pair: tuple[float, float]) -> None:
+    if not pair[0] < pair[1]:
+        raise ValueError(f"{name} begins at {pair[0]} and ends at {pair[1]}: the first is the smaller one")
 
 
 # ---------------------------------------------------------------- models
@@ -28,12 +49,12 @@ class Section(BaseModel):
 class TowerConfig(Section):
     """A CLIP image tower by its numbers (open_clip's VisionTransformer with a class token)."""
 
-    image_size: int = Field(gt=0)
-    patch_size: int = Field(gt=0)
-    width: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    out_width: int = Field(gt=0)
+    image_size: Count
+    patch_size: Count
+    width: Count
+    layers: Count
+    heads: Count
+    out_width: Count
     quick_gelu: bool = True
 
     @model_validator(mode="after")
@@ -63,21 +84,21 @@ class StudentConfig(Section):
     """The space-time ViT that is trained (SPEC 1.1)."""
 
     preset: Literal["pocket", "tiny", "vit_b16", "vit_l16"] = "vit_b16"
-    frames: int = Field(8, gt=0, description="frames per clip the model sees")
-    image_size: int = Field(224, gt=0)
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    checkpoint_blocks: int = Field(0, ge=0, description="first n blocks recompute their activations")
+    frames: Count = Field(8, description="frames per clip the model sees")
+    image_size: Count = 224
+    drop_path: PartBelowOne = 0.0
+    checkpoint_blocks: CountOrNone = Field(0, description="first n blocks recompute their activations")
 
 
 class TeacherConfig(Section):
     """The frozen CLIP tower that is imitated (SPEC 2)."""
 
-    preset: str = Field("clip_b16", description="clip_b16, clip_l14, an open_clip model name, or `custom` with tower")
+    preset: Text = Field("clip_b16", description="clip_b16, clip_l14, an open_clip model name, or `custom` with tower")
     tower: TowerConfig | None = None
-    weights: Path | Literal["random"] = Field(description="weight file, model or run folder; `random` to try it out")
-    image_size: int | None = Field(None, gt=0, description="side the teacher sees; default: the preset's")
-    layers: int = Field(6, gt=0, description="K: the last K blocks are aligned")
-    interval: float = Field(1.0, gt=0, description="distance between aligned blocks")
+    weights: Literal["random"] | FilePath = Field(description="weight file, model or run folder; or `random`, to try")
+    image_size: Count | None = Field(None, description="side the teacher sees; default: the preset's")
+    layers: Count = Field(6, description="K: the last K blocks are aligned")
+    interval: Positive = Field(1.0, description="distance between aligned blocks")
     pixels: Literal["imagenet", "clip"] = Field(
         "imagenet", description="mean and std of the teacher's input; all published weights use imagenet"
     )
@@ -98,9 +119,9 @@ class MaskConfig(Section):
     """Which tokens the student sees (SPEC 3)."""
 
     kind: Literal["semantic", "random", "tube"] = "semantic"
-    ratio: float = Field(0.8, ge=0, lt=1, description="part of the tokens that is removed")
-    views: int = Field(
-        1, gt=0, description="masks drawn for each clip: they share decoding and teacher, the loss is the mean"
+    ratio: PartBelowOne = Field(0.8, description="part of the tokens that is removed")
+    views: Count = Field(
+        1, description="masks drawn for each clip: they share decoding and teacher, the loss is the mean"
     )
 
 
@@ -117,11 +138,11 @@ class Stage1Config(Section):
 class BertSizes(Section):
     """A BERT by its numbers."""
 
-    width: int = Field(gt=0)
-    layers: int = Field(gt=1)
-    heads: int = Field(gt=0)
-    hidden: int = Field(gt=0, description="width inside the feed-forward parts")
-    vocab_size: int = Field(30522, gt=0)
+    width: Count
+    layers: Count = Field(gt=1)
+    heads: Count
+    hidden: Count = Field(description="width inside the feed-forward parts")
+    vocab_size: Count = 30522
 
     @model_validator(mode="after")
     def _divides(self) -> BertSizes:
@@ -137,14 +158,16 @@ class BertConfig(Section):
         "bert_base", description="sizes: of a name, of the folder's config.json, or `custom` with sizes"
     )
     sizes: BertSizes | None = None
-    weights: Path | Literal["random"] = Field(
+    weights: Literal["random"] | FilePath = Field(
         description="a Hugging Face folder (config.json, weights, uncased vocabulary); `random` to start from nothing"
     )
-    vocabulary: Path | None = Field(None, description="folder of a tokenizer, or a vocab.txt; default: that of weights")
-    fusion_layers: int = Field(3, gt=0, description="the last n layers get cross-attention; the others encode text")
-    max_tokens: int = Field(32, gt=1, description="a longer caption loses its end")
-    dropout: float = Field(0.1, ge=0, lt=1)
-    checkpoint_layers: int = Field(0, ge=0, description="first n layers recompute their activations")
+    vocabulary: FilePath | None = Field(
+        None, description="folder of a tokenizer, or a vocab.txt; default: that of weights"
+    )
+    fusion_layers: Count = Field(3, description="the last n layers get cross-attention; the others encode text")
+    max_tokens: Count = Field(32, gt=1, description="a longer caption loses its end")
+    dropout: PartBelowOne = 0.1
+    checkpoint_layers: CountOrNone = Field(0, description="first n layers recompute their activations")
 
     @model_validator(mode="after")
     def _consistent(self) -> BertConfig:
@@ -160,10 +183,10 @@ class BertConfig(Section):
 class LossWeights(Section):
     """What each part of the objective counts; 0 leaves it out (UMT table 5)."""
 
-    vtc: float = Field(1.0, ge=0, description="video-text contrastive")
-    vtm: float = Field(1.0, ge=0, description="video-text matching")
-    mlm: float = Field(1.0, ge=0, description="masked language modelling")
-    uta: float = Field(1.0, ge=0, description="unmasked token alignment; without it no teacher and no semantic mask")
+    vtc: PositiveOrNone = Field(1.0, description="video-text contrastive")
+    vtm: PositiveOrNone = Field(1.0, description="video-text matching")
+    mlm: PositiveOrNone = Field(1.0, description="masked language modelling")
+    uta: PositiveOrNone = Field(1.0, description="unmasked token alignment; without it no teacher and no semantic mask")
 
 
 class ContrastiveConfig(Section):
@@ -179,8 +202,13 @@ class ContrastiveConfig(Section):
         description="what belongs together, here and in VTM: rows whose captions say the same, too, or, as published, "
         "rows of one sample alone",
     )
-    temperature: float = Field(0.07, gt=0, description="at the start; it is trained")
-    bounds: tuple[float, float] = (0.001, 0.5)
+    temperature: Positive = Field(0.07, description="at the start; it is trained")
+    bounds: tuple[Positive, Positive] = (0.001, 0.5)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ContrastiveConfig:
+        _refuse_backwards("bounds", self.bounds)
+        return self
 
     @model_validator(mode="after")
     def _inside(self) -> ContrastiveConfig:
@@ -202,7 +230,7 @@ class MatchingConfig(Section):
 class MaskedWordsConfig(Section):
     """MLM (SPEC 7.4)."""
 
-    ratio: float = Field(0.5, gt=0, lt=1, description="part of the tokens that is to be guessed")
+    ratio: PartBelowOne = Field(0.5, gt=0, description="part of the tokens that is to be guessed")
     mean: Literal["local", "global"] = Field(
         "local", description="mean over the guesses of a rank, then of the ranks, as published; or over all guesses"
     )
@@ -229,7 +257,7 @@ class Stage2Config(Section):
     text: BertConfig
     teacher: TeacherConfig | None = None
     mask: MediaMasks = MediaMasks()
-    embed_width: int = Field(512, gt=0, description="of the space where videos and texts are compared")
+    embed_width: Count = Field(512, description="of the space where videos and texts are compared")
     loss_weights: LossWeights = LossWeights()
     vtc: ContrastiveConfig = ContrastiveConfig()
     vtm: MatchingConfig = MatchingConfig()
@@ -270,10 +298,10 @@ class Stage2Config(Section):
 class ClipTextConfig(Section):
     """open_clip's text tower by its numbers (its own BPE vocabulary)."""
 
-    width: int = Field(128, gt=0)
-    layers: int = Field(2, gt=0)
-    heads: int = Field(4, gt=0)
-    context_length: int = Field(32, gt=1)
+    width: Count = 128
+    layers: Count = 2
+    heads: Count = 4
+    context_length: Count = Field(32, gt=1)
 
 
 class ImageTextConfig(Section):
@@ -296,7 +324,7 @@ class FramesConfig(Section):
     policy: Literal["sparse", "dense", "intervals"] = Field(
         "sparse", description="intervals: as sparse, but by the rule of stage 2 (SPEC 7.6)"
     )
-    stride: int = Field(1, gt=0, description="dense only: distance between frames")
+    stride: Count = Field(1, description="dense only: distance between frames")
 
     @field_validator("stride")
     @classmethod
@@ -309,21 +337,20 @@ class FramesConfig(Section):
 class SourceConfig(Section):
     """One folder of shards written by umt-data, or indexed by it; or tars to stream, which makes the run inexact."""
 
-    shards: str | tuple[str, ...] = Field(
+    shards: Place | tuple[Place, ...] = Field(
         description="folder or URL (s3://, hf://, http://) of indexed shards; streamed: pipe:COMMAND, names that end "
         "in .tar (patterns such as {000..099}.tar too), or a list of these"
     )
     media: Literal["image", "video"] = Field("video", description="an image is a clip of one frame")
-    caption: str = Field("caption", description="field of a sample's json that holds its text, or a list of texts")
-    samples: int | None = Field(None, gt=0, description="streamed only: how many there are, if the schedule asks")
-    repeat: float = Field(
+    caption: Text = Field("caption", description="field of a sample's json that holds its text, or a list of texts")
+    samples: Draw | None = Field(None, gt=0, description="streamed only: how many there are, if the schedule asks")
+    repeat: Positive = Field(
         1.0,
-        gt=0,
         description="draws of an epoch that a sample stands for, such as its number of captions (each draw shows one); "
         "without weights the mixture follows",
     )
-    weight: float | None = Field(
-        None, gt=0, description="share of the draws; default: proportional to size × repeat, one in 2^20 at least"
+    weight: Positive | None = Field(
+        None, description="share of the draws; default: proportional to size × repeat, one in 2^20 at least"
     )
     frames: FramesConfig = FramesConfig()
 
@@ -350,9 +377,9 @@ class AugmentConfig(Section):
     """What happens to the pixels of a training clip (SPEC 6.3)."""
 
     crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
-    scale: tuple[float, float] = Field((0.5, 1.0), description="random_resized only: part of the area that is kept")
+    scale: tuple[Part, Part] = Field((0.5, 1.0), description="random_resized only: part of the area that is kept")
     flip: bool = True
-    color_jitter: float = Field(0.0, ge=0)
+    color_jitter: PositiveOrNone = 0.0
     antialias: bool = Field(
         True,
         description="where frames shrink, a pixel is the mean of all that it covers (stage 1); false: of the nearest "
@@ -366,9 +393,10 @@ class AugmentConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _no_colours_on_device(self) -> AugmentConfig:
+    def _consistent(self) -> AugmentConfig:
         if self.on_device != "nothing" and self.color_jitter:
             raise ValueError("color_jitter is the workers' work: it needs on_device: nothing")
+        _refuse_backwards("scale", self.scale)
         return self
 
     @field_validator("scale")
@@ -383,21 +411,27 @@ class AugmentConfig(Section):
 class CacheConfig(Section):
     """What is kept of remote shards on the disk of a node, for all its ranks, workers and runs."""
 
-    folder: Path | None = Field(None, description="on a local disk; default: umt-cache-UID in the temporary folder")
-    max_gb: float = Field(10.0, ge=0, description="its bound, in 1e9 bytes; runs that share a folder give the same")
+    folder: FilePath | None = Field(None, description="on a local disk; default: umt-cache-UID in the temporary folder")
+    max_gb: PositiveOrNone = Field(10.0, description="its bound, in 1e9 bytes; runs that share a folder give the same")
 
 
 class DataConfig(Section):
     """Where clips come from and how they are read."""
 
-    sources: dict[str, SourceConfig] = Field(min_length=1)
+    sources: dict[Text, SourceConfig] = Field(min_length=1)
     cache: CacheConfig = CacheConfig()
     augment: AugmentConfig = AugmentConfig()
-    num_sample: int = Field(1, gt=0, description="augmented views per drawn clip (repeated augmentation)")
-    window: int = Field(16, gt=0, description="shards that are shuffled together")
-    workers: int = Field(4, ge=0, description="loader processes per rank")
-    max_bad_rate: float = Field(0.01, ge=0, le=1, description="stop when more draws than this need a substitute")
-    skip_draws: tuple[tuple[int, int], ...] = Field((), description="draw ranges [a, b) to replace, e.g. after a NaN")
+    num_sample: Count = Field(1, description="augmented views per drawn clip (repeated augmentation)")
+    window: Count = Field(16, description="shards that are shuffled together")
+    workers: CountOrNone = Field(4, le=1000, description="loader processes per rank")
+    max_bad_rate: Part = Field(0.01, description="stop when more draws than this need a substitute")
+    skip_draws: tuple[tuple[Draw, Draw], ...] = Field((), description="draw ranges [a, b) to replace, e.g. after a NaN")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> DataConfig:
+        for skipped in self.skip_draws:
+            _refuse_backwards("skip_draws", skipped)
+        return self
 
 
 # ---------------------------------------------------------------- optimisation
@@ -406,13 +440,13 @@ class DataConfig(Section):
 class BatchConfig(Section):
     """`global` clips are drawn for one optimiser step, `micro` at a time on each rank."""
 
-    global_: int = Field(alias="global", gt=0)
-    micro: int = Field(gt=0)
+    global_: Clips = Field(alias="global")
+    micro: Clips
     media: Literal["alternate", "packed"] = Field(
         "alternate",
         description="sources of images and of clips: one medium a step, as published, or both in each batch",
     )
-    pack: int = Field(16, gt=0, description="packed: so many draws hold whole shares of both media; divides micro")
+    pack: Count = Field(16, description="packed: so many draws hold whole shares of both media; divides micro")
     split_contrastive: bool = Field(
         False, description="a rank's whole share of a step is compared at once, `micro` rows in memory at a time"
     )
@@ -421,13 +455,13 @@ class BatchConfig(Section):
 class OptimConfig(Section):
     """AdamW (SPEC 5). With lr_rule per_256 lr and min_lr are per 256 views of the global batch."""
 
-    lr: float = Field(gt=0)
+    lr: Positive
     lr_rule: Literal["per_256", "absolute"]
-    min_lr: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    clip_grad: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
+    min_lr: PositiveOrNone = 0.0
+    betas: tuple[PartBelowOne, PartBelowOne] = (0.9, 0.95)
+    eps: Part = Field(1e-8, ge=1e-30)
+    weight_decay: PositiveOrNone = 0.05
+    clip_grad: Positive | None = Field(None, description="largest gradient norm; null: no clipping")
 
     @field_validator("min_lr")
     @classmethod
@@ -450,10 +484,10 @@ class ScheduleConfig(Section):
         "where it starts too (stage 2). Formulas: umt_ds/engine/schedule.py",
     )
 
-    epochs: float | None = Field(None, gt=0)
-    warmup_epochs: float | None = Field(None, ge=0)
-    steps: int | None = Field(None, gt=0)
-    warmup_steps: int | None = Field(None, ge=0)
+    epochs: Positive | None = None
+    warmup_epochs: PositiveOrNone | None = None
+    steps: Steps | None = None
+    warmup_steps: StepsOrNone | None = None
 
     @model_validator(mode="after")
     def _one_unit(self) -> ScheduleConfig:
@@ -467,18 +501,19 @@ class ScheduleConfig(Section):
 def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in settings.items():
-        leaves.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        is_section = isinstance(value, dict) and bool(value)
+        leaves.update(_flat(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value})
     return leaves
 
 
 class EngineConfig(Section):
     """The DeepSpeed JSON owns ZeRO, precision, offload and communication; this names it."""
 
-    deepspeed: str = Field(description="a file of ds_configs/, or a path")
+    deepspeed: Place = Field(description="a file of ds_configs/ by its name alone, or a path such as ./mine.json")
     compile: bool = Field(False, description="torch.compile for the blocks of student and teacher; not at ZeRO stage 3")
     graph: bool = Field(False, description="replay the teacher as a CUDA graph: pays where its kernels are small")
     ahead: bool = Field(False, description="teacher of the next batch beside the student of this one; takes memory")
-    deepspeed_set: dict[str, bool | int | float | str] = Field(
+    deepspeed_set: dict[Text, bool | Draw | float | Text] = Field(
         {}, description="overrides in the JSON by dotted key, e.g. {zero_optimization.stage: 2}"
     )
 
@@ -492,20 +527,18 @@ class EngineConfig(Section):
 class CadenceConfig(Section):
     """How often things happen: in optimiser steps, the watchdog's in seconds."""
 
-    log: int = Field(20, gt=0)
-    save: int = Field(1000, gt=0)
-    keep: int = Field(3, gt=0, description="newest checkpoints kept")
-    max_skipped: int = Field(
+    log: Steps = 20
+    save: Steps = 1000
+    keep: Count = Field(3, description="newest checkpoints kept")
+    max_skipped: StepsOrNone = Field(
         0,
-        ge=0,
         description="steps of the whole run that may be left out because their gradient is NaN or infinite (it never "
         "reaches the weights); one more ends the job with 75, and with 1 where the same step fails again",
     )
     async_save: bool = Field(True, description="train on while a checkpoint is written, from a copy in RAM")
     # below the 600 s after which torch ends a waiting collective itself, with an exit code that nobody restarts
-    watchdog: float = Field(
+    watchdog: PositiveOrNone = Field(
         540,
-        ge=0,
         description="seconds without progress after which a rank says where it stands and exits with 75; 0: off",
     )
 
@@ -513,23 +546,25 @@ class CadenceConfig(Section):
 class InitConfig(Section):
     """Where weights come from when the run folder has no checkpoint of its own."""
 
-    resume_from: Path | None = Field(None, description="another run or checkpoint folder: continue it, state and all")
-    weights: Path | None = Field(None, description="weights only: a file, model, checkpoint or run folder")
+    resume_from: FilePath | None = Field(
+        None, description="another run or checkpoint folder: continue it, state and all"
+    )
+    weights: FilePath | None = Field(None, description="weights only: a file, model, checkpoint or run folder")
 
 
 class ReportConfig(Section):
     """Where the log goes besides the console and metrics.jsonl."""
 
     tensorboard: bool = True
-    wandb: str | None = Field(None, description="W&B project name")
+    wandb: Text | None = Field(None, description="W&B project name")
 
 
 class RunConfig(Section):
     """One run, whole."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    run_dir: Path | None = Field(None, description="run folder; default: runs/NAME")
-    seed: int = Field(0, ge=0)
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100, description="of the run and its folder")
+    run_dir: FilePath | None = Field(None, description="run folder; default: runs/NAME")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of everything random")
     task: TaskConfig
     data: DataConfig
     batch: BatchConfig
@@ -539,7 +574,7 @@ class RunConfig(Section):
     cadence: CadenceConfig = CadenceConfig()
     init: InitConfig = InitConfig()
     report: ReportConfig = ReportConfig()
-    stop_at: int | None = Field(None, gt=0, description="stop, resumable, after this step")
+    stop_at: Steps | None = Field(None, description="stop, resumable, after this step")
 
     @model_validator(mode="after")
     def _belongs_together(self) -> RunConfig:

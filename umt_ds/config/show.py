@@ -7,9 +7,8 @@ import hashlib
 import json
 from typing import Any
 
-import yaml
-
 from umt_ds.config.schema import NUMBERS, RUNNING_INSIDE_NUMBERS, RunConfig
+from umt_ds.config.yaml_text import dump_yaml
 
 
 def as_tree(config: RunConfig) -> dict[str, Any]:
@@ -19,8 +18,8 @@ def as_tree(config: RunConfig) -> dict[str, Any]:
 
 
 def as_yaml(tree: dict[str, Any]) -> str:
-    """YAML in the order of the schema."""
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
+    """YAML in the order of the schema; read again it is the same tree."""
+    return dump_yaml(tree)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

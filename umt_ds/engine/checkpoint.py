@@ -28,8 +28,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
-from umt_ds.config.load import check
+from umt_ds.config.explain import Origin
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
@@ -356,7 +357,7 @@ def _progress_in(manifest: CheckpointManifest) -> Progress:
 def _config_in(manifest: CheckpointManifest) -> RunConfig:
     where = f"the checkpoint at step {manifest.step}"
     try:
-        return check(manifest.config, dict.fromkeys(manifest.config, where))
+        return check(manifest.config, {"": Origin(where)})
     except ConfigError as error:
         raise CheckpointError(
             f"this version cannot read the configuration of {where}: {error.what}",

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from umt_ds.errors import MachineError
+from umt_ds.errors import ConfigError, MachineError
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 
@@ -78,4 +78,6 @@ def _has_mode(path: Path, wanted: Callable[[int], bool]) -> bool:
     except OSError as error:
         if error.errno == errno.ELOOP:  # a link to itself leads to nothing
             return False
+        if error.errno == errno.ENAMETOOLONG:
+            raise ConfigError(f"no file can have this name, it is too long: {str(path)!r:.200}") from error
         raise unreadable(path, error) from error

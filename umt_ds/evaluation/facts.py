@@ -10,7 +10,7 @@ from statistics import median
 from typing import assert_never, get_args
 
 from umt_ds.batch import Media
-from umt_ds.config.load import check, fill_environment, load_tree, run_names
+from umt_ds.config.load import load_run, run_names
 from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
 from umt_ds.config.show import as_tree, diff_lines
 from umt_ds.engine.manifest import checkpoint_folders, read_checkpoint_manifest
@@ -121,10 +121,9 @@ def _task(config: RunConfig) -> str:
 def recipe_difference(config: RunConfig) -> tuple[str, list[str]] | None:
     """The shipped recipe with the run's name, and `key: recipe → run` for what differs; None if there is none."""
     for name in run_names():
-        tree, origins = load_tree(name)
-        if tree.get("name") == config.name:
-            tree = fill_environment(tree, origins, keep_unset=True)
-            return name, diff_lines(as_tree(check(tree, origins)), as_tree(config))
+        recipe = load_run(name, keep_unset=True)
+        if recipe.name == config.name:
+            return name, diff_lines(as_tree(recipe), as_tree(config))
     return None
 
 

@@ -1,0 +1,134 @@
+"""Every setting of the schema is strict about its type, bounded if it is a number, and named by its key if wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from umt_ds.config.check import check
+from umt_ds.config.load import load_run
+from umt_ds.config.schema import RunConfig
+from umt_ds.config.show import as_tree, flatten
+from umt_ds.errors import ConfigError
+
+RUNS = {name: as_tree(load_run(name)) for name in ("demo/stage1", "demo/stage2", "demo/teacher")}
+# Where nothing is said by default, or where the value may be of several types: what each is tried with.
+SAID = {
+    "demo/stage1": {
+        "stop_at": 3, "optim.clip_grad": 1.0, "init.weights": "/x", "init.resume_from": "/x", "report.wandb": "x",
+        "data.cache.folder": "/x", "data.sources.demo.weight": 1.0, "task.teacher.image_size": 64,
+        "data.cache.max_gb": 1.0,
+    },
+    "demo/stage2": {}, "demo/teacher": {},
+}  # fmt: skip
+FREE = "engine.deepspeed_set"
+
+
+def leaves_of(name: str) -> dict[str, Any]:
+    """Every key path with a value, its list's items among them as `key[0]`."""
+    found = {**flatten(RUNS[name]), **SAID[name]}
+    for key, value in list(found.items()):
+        if isinstance(value, list):
+            found.update({f"{key}[{place}]": item for place, item in enumerate(value)})
+    return {key: value for key, value in found.items() if value is not None and not isinstance(value, (list, dict))}
+
+
+def with_value(name: str, key: str, value: Any) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(json.dumps(RUNS[name]))
+    path, _, place = key.removesuffix("]").partition("[")
+    *parents, leaf = path.split(".")
+    section = tree
+    for parent in parents:
+        section = section[parent]
+    if place:
+        section[leaf][int(place)] = value
+    else:
+        section[leaf] = value
+    return tree
+
+
+WRONG: dict[type, list[Any]] = {
+    bool: [0, 1, "true", "on", "", None, [], {}],
+    int: [True, "08", "3", 1.5, -1, 10**30, 10**400, float("nan"), float("inf"), None, [3], {}],
+    float: [True, "1.5", "1", float("nan"), float("inf"), -float("inf"), -1.0, 1e300, 10**400, None, [1.5], {}],
+    str: ["", " ", "a\nb", "a\0b", "\x1b[2J", 5, 1.5, True, None, {}],
+}
+MAY_BE_NULL = ("run_dir", "task.text.vocabulary", "schedule.", *SAID["demo/stage1"])
+MAY_BE_A_LIST = ("shards",)
+
+
+ONCE = {key: name for name in RUNS for key in leaves_of(name)}
+
+
+@pytest.mark.parametrize(("key", "name"), ONCE.items())
+def test_every_setting_refuses_values_of_other_types_and_out_of_bounds_by_its_key(key: str, name: str) -> None:
+    kind = type(leaves_of(name)[key])
+    check(with_value(name, key, leaves_of(name)[key]), {})
+    for value in WRONG[kind]:
+        if value is None and key.startswith(MAY_BE_NULL):
+            continue
+        with pytest.raises(ConfigError) as raised:
+            check(with_value(name, key, value), {})
+        section = key.rpartition(".")[0] or key
+        assert raised.value.what.startswith((f"{key}: ", f"{section}: ")), (value, raised.value.what)
+        assert not any(
+            word in raised.value.what for word in ("[key]", "lax-or-strict", "function-", "literal[", "tuple[")
+        )
+
+
+def numbers_in(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every number of a JSON schema, as pydantic makes it of the models: an oracle that the models do not know."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number"):
+            yield path, schema
+        for name, inner in schema.items():
+            yield from numbers_in(inner, f"{path}/{name}")
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from numbers_in(inner, path)
+
+
+NUMBERS = [(path, found) for path, found in numbers_in(RunConfig.model_json_schema()) if "deepspeed_set" not in path]
+
+
+@pytest.mark.parametrize(("path", "schema"), NUMBERS, ids=[path for path, _ in NUMBERS])
+def test_every_number_has_a_smallest_and_a_largest_value(path: str, schema: dict[str, Any]) -> None:
+    assert {"minimum", "exclusiveMinimum"} & schema.keys(), path
+    assert {"maximum", "exclusiveMaximum"} & schema.keys(), path
+
+
+def test_the_largest_seed_is_one_that_torch_takes() -> None:
+    import torch
+
+    largest = load_run("demo/stage1", ["seed=9223372036854775807"]).seed
+    torch.Generator().manual_seed(largest)
+    with pytest.raises(ConfigError, match=r"seed: must be at most 9223372036854775807 \(got 9223372036854775808"):
+        load_run("demo/stage1", ["seed=9223372036854775808"])
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("schedule.steps=1e2", 100), ("schedule.steps=100.0", 100), ("optim.lr=1", 1.0), ("seed=0100", 100)],
+)
+def test_a_whole_number_may_be_written_in_any_decimal_way(override: str, value: object) -> None:
+    assert flatten(as_tree(load_run("demo/stage1", [override])))[override.partition("=")[0]] == value
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task.vtc.bounds=[0.5, 0.001]", "bounds begins at 0.5 and ends at 0.001"),
+        ("data.augment.scale=[1.0, 0.5] data.augment.crop=random_resized", "scale begins at 1.0"),
+        ("data.skip_draws=[[8, 4]]", "skip_draws begins at 8"),
+        ("optim.betas=[0.9, 1.0]", r"optim\.betas\[1\]: must be less than 1 \(got 1"),
+        ("optim.betas=[0.9]", r"optim\.betas: give a list of 2"),
+        ("optim.betas=0.9", r"optim\.betas: give a list of 2"),
+    ],
+)
+def test_a_pair_is_in_order_and_within_its_bounds(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_run("demo/stage2", re.split(" (?=data)", override))

@@ -1,0 +1,59 @@
+"""The kinds of value that a setting may have, each with its bounds: text, paths, numbers."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from umt_ds.config.yaml_text import is_encodable
+from umt_ds.environment import home, home_of
+
+
+def at_home(text: str) -> str:
+    """`~` and `~name` at the beginning as the home folder they stand for. Raises ValueError where there is none."""
+    if not text.startswith("~"):
+        return text
+    user, _, below = text[1:].partition("/")
+    folder = home_of(user) if user else home()
+    if folder is None:
+        whose = f"{user} has no home folder here" if user else "you have no home folder (HOME is not set)"
+        raise ValueError(f"{whose}: write the path without ~{user}")
+    return str(folder / below)
+
+
+def _worded(text: str) -> str:
+    """Text that says something: neither empty nor with what no name on a disk or a screen should hold."""
+    if not text.strip():
+        raise PydanticCustomError("empty", "is empty")
+    if not is_encodable(text) or any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("holds a line break, a control character or half a character")
+    return text
+
+
+def _place(text: str) -> str:
+    return at_home(_worded(text))
+
+
+def _path(value: object) -> object:
+    return _place(value) if isinstance(value, str) else value
+
+
+Text = Annotated[str, AfterValidator(_worded)]
+Place = Annotated[str, AfterValidator(_place)]  # a path, a URL or a command
+FilePath = Annotated[Path, BeforeValidator(_path)]
+
+# Bounds that no run needs to pass; what lies behind them would end in an error far from here, or never.
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
+CountOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
+Steps = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Clips = Steps  # of a batch
+StepsOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Draw = Annotated[int, Field(ge=0, le=2**62)]
+Part = Annotated[float, Field(ge=0, le=1)]
+PartBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+PositiveOrNone = Annotated[float, Field(ge=0, le=1e9)]
