@@ -403,8 +403,8 @@ class OptimConfig(Section):
 class ScheduleConfig(Section):
     """Length of the run: in epochs of all sources together, or in optimiser steps."""
 
-    epochs: Positive | None = None
-    warmup_epochs: PositiveOrNone | None = None
+    epochs: Positive | None = Field(None, le=1e6)
+    warmup_epochs: PositiveOrNone | None = Field(None, le=1e6)
     steps: Steps | None = None
     warmup_steps: StepsOrNone | None = None
 
@@ -453,6 +453,7 @@ class CadenceConfig(Section):
     # below the 600 s after which torch ends a waiting collective itself, with an exit code that nobody restarts
     watchdog: PositiveOrNone = Field(
         540,
+        le=1e7,
         description="seconds without progress after which a rank says where it stands and exits with 75; 0: off",
     )
 
