@@ -484,8 +484,8 @@ class ScheduleConfig(Section):
         "where it starts too (stage 2). Formulas: umt_ds/engine/schedule.py",
     )
 
-    epochs: Positive | None = None
-    warmup_epochs: PositiveOrNone | None = None
+    epochs: Positive | None = Field(None, le=1e6)
+    warmup_epochs: PositiveOrNone | None = Field(None, le=1e6)
     steps: Steps | None = None
     warmup_steps: StepsOrNone | None = None
 
@@ -539,6 +539,7 @@ class CadenceConfig(Section):
     # below the 600 s after which torch ends a waiting collective itself, with an exit code that nobody restarts
     watchdog: PositiveOrNone = Field(
         540,
+        le=1e7,
         description="seconds without progress after which a rank says where it stands and exits with 75; 0: off",
     )
 
