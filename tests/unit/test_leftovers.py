@@ -165,7 +165,8 @@ def test_a_folder_whose_maker_was_killed_or_is_overtaken_goes(temporary: Path, m
         return folder
 
     monkeypatch.setattr(tempfile, "mkdtemp", overtaken)
-    assert list(temporary.iterdir()) == [leftovers.own_folder()]
+    own = leftovers.own_folder()
+    assert list(temporary.iterdir()) == [own]
 
 
 def test_shared_memory_of_a_number_that_is_in_use_again_stays(temporary: Path, shared: Path) -> None:
