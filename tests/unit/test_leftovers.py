@@ -136,7 +136,7 @@ def test_a_folder_lives_as_long_as_a_fork_of_its_maker(temporary: Path) -> None:
 def test_what_is_not_ours_or_not_of_this_machine_stays(
     temporary: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (temporary / "umtp-stranger").mkdir()  # without a host
+    (temporary / "umtp-stranger" / "inside").mkdir(parents=True)  # without a host
     (temporary / "umtp-file").touch()
     (temporary / "umtp-link").symlink_to(shared)
     strangers = {shared / "torch_1_2_3", shared / "sem.mp-abcdefgh"}
@@ -150,6 +150,23 @@ def test_what_is_not_ours_or_not_of_this_machine_stays(
     leftovers.remove_leftovers()
     assert len(list(temporary.iterdir())) == 4
     assert set(shared.iterdir()) == strangers
+
+
+def test_a_folder_whose_maker_was_killed_or_is_overtaken_goes(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (temporary / "umtp-begun").mkdir()
+    leftovers.remove_leftovers()
+    assert list(temporary.iterdir()) == []
+    real, taken = tempfile.mkdtemp, iter([True])
+
+    def overtaken(**how: str) -> str:
+        folder = real(**how)
+        if next(taken, False):
+            leftovers.remove_leftovers()  # of another process, before ours has locked it
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", overtaken)
+    own = leftovers.own_folder()
+    assert list(temporary.iterdir()) == [own]
 
 
 def test_shared_memory_of_a_number_that_is_in_use_again_stays(temporary: Path, shared: Path) -> None:

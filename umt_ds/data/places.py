@@ -68,9 +68,9 @@ def hint_of(error: BaseException) -> str | None:
         return "the clock of this machine is wrong: set it (`timedatectl`), then start the same command again"
     if re.search(_REFUSED, said):
         return (
-            "the store refuses the credentials: they are missing, wrong, or have expired. Renew them (for s3:// "
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or ~/.aws/credentials), then start the "
-            "same command again: it resumes"
+            "the store refuses the credentials: they are missing, wrong, or have expired (or this machine's clock is "
+            "wrong). Renew them (for s3:// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or "
+            "~/.aws/credentials), then start the same command again: it resumes"
         )
     return None
 

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -147,6 +148,13 @@ def load_index(tar: Path) -> ShardIndex:
     return index
 
 
+# what numpy, zipfile and zlib raise on a stranger's bytes; RuntimeError: a flipped bit says "encrypted"
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError, OverflowError, struct.error),
+    *(zlib.error, zipfile.BadZipFile),
+)
+
+
 def parse_index(data: bytes, path: Path) -> ShardIndex:
     """The index whose file `path` holds `data`. Raises DataError where it is damaged."""
     try:
@@ -154,7 +162,7 @@ def parse_index(data: bytes, path: Path) -> ShardIndex:
             arrays = {name: file[name] for name in file.files}
         index = ShardIndex(tar_size=int(arrays.pop("tar_size")), **arrays)
         _check_lengths(index)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error) from error
     return index
 

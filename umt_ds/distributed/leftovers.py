@@ -1,7 +1,7 @@
 """A temporary folder of this process, and what processes that were killed have left of theirs. Torch-free.
 
     $TMPDIR/umtp-x1y2z3ab/           locked as long as the process, or one that it forked, lives
-                         host        whose process ids the next ones are
+                         host-NAME   whose process ids the next ones are
                          4711        when process 4711 began, which makes shared memory in files named torch_4711_…
     /dev/shm/sem.umtp-x1y2z3ab-…     semaphores
 
@@ -26,7 +26,6 @@ from pathlib import Path
 from umt_ds.environment import temporary_folder
 
 _PREFIX = "umtp-"  # short: sockets lie in the folder, and their paths may have 107 bytes
-_HOST = "host"
 _SHARED_MEMORY = Path("/dev/shm")
 
 _own: Path | None = None
@@ -59,19 +58,30 @@ def remove_leftovers() -> None:
     """Remove what dead processes of this user left on this machine."""
     for folder in temporary_folder().glob(f"{_PREFIX}*"):
         with suppress(OSError), _locked(folder):
-            if folder.lstat().st_uid == os.getuid() and (folder / _HOST).read_text() == socket.gethostname():
+            if folder.lstat().st_uid != os.getuid():
+                continue
+            if _host(folder).exists():
                 _remove(folder)
+            else:
+                folder.rmdir()  # if it is empty: its maker did not come further, or will make another
 
 
 def _make() -> Path:
-    """A new folder, locked until the end; it gets its name when it is, or another process would remove it."""
-    unnamed = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=temporary_folder()))
-    (unnamed / _HOST).write_text(socket.gethostname())
-    with suppress(OSError):  # a file system without locks: then nobody can lock the folder, and it stays
-        fcntl.flock(os.open(unnamed, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_EX)  # never closed
-    folder = unnamed.with_name(unnamed.name.removeprefix("."))
-    unnamed.rename(folder)
-    return folder
+    """A new folder, locked until the end."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=temporary_folder()))
+        # FileNotFoundError: another process found it before it was locked
+        with suppress(FileNotFoundError):
+            file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)  # never closed
+            with suppress(OSError):  # a file system without locks: then nobody can lock the folder, and it stays
+                fcntl.flock(file, fcntl.LOCK_EX)
+            _host(folder).touch()
+            return folder
+
+
+def _host(folder: Path) -> Path:
+    """What says on which machine a folder was made; a temporary folder may be shared by several."""
+    return folder / f"host-{socket.gethostname()}"
 
 
 @contextmanager
