@@ -24,6 +24,7 @@ from umt_ds.cli.doctor import command
 from umt_ds.cli.examine import run_check
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import CacheConfig, Stage1Config
+from umt_ds.distributed.device import has_code
 from umt_ds.errors import MachineError, WeightsError
 from umt_ds.kernels import backend
 
@@ -151,7 +152,7 @@ def test_a_gpu_that_torch_has_no_code_for_is_a_problem(
     ],
 )
 def test_code_serves_its_own_generation_of_chips(capability: tuple[int, int], built_for: list[str], runs: bool) -> None:
-    assert checks.has_code(capability, built_for) is runs
+    assert has_code(capability, built_for) is runs
 
 
 def test_a_library_that_is_installed_but_does_not_import_is_found(

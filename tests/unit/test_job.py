@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from umt_ds.distributed import device
 from umt_ds.distributed.job import start_job
 from umt_ds.engine import deepspeed
 from umt_ds.errors import ConfigError, MachineError
@@ -36,6 +38,8 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Group:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
     monkeypatch.setattr(dist, "init_process_group", fake.join)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: fake.left.append("left"))
     monkeypatch.setattr(dist.distributed_c10d, "_abort_process_group", lambda: fake.left.append("broken off"))
@@ -60,6 +64,39 @@ def test_a_rank_without_a_gpu_says_how_many_there_are(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(MachineError, match="local rank 3 has no GPU: 2 are visible"), start_job():
         pass
+
+
+def test_a_gpu_that_this_torch_has_no_code_for_is_named(monkeypatch: pytest.MonkeyPatch, group: Group) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla V100-SXM2-16GB")
+    with (
+        pytest.raises(MachineError, match=r"no code for Tesla V100-SXM2-16GB \(sm_70\): it is built for sm_80, sm_90"),
+        start_job(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("built_for", "hidden", "why"),
+    [
+        (None, None, "is built for CPUs"),
+        ("13.0", "", "CUDA_VISIBLE_DEVICES='' shows it none"),
+        ("13.0", None, "it may be older than CUDA 13.0 needs"),
+    ],
+)
+def test_why_a_machine_with_a_driver_trains_on_its_cpus_is_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, built_for: str | None, hidden: str | None, why: str
+) -> None:
+    monkeypatch.setattr(device, "_NVIDIA_DRIVER", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert why in str(device.why_no_gpu())
+    monkeypatch.setattr(device, "_NVIDIA_DRIVER", tmp_path / "none")
+    assert device.why_no_gpu() is None
 
 
 def test_after_an_error_nobody_waits_for_ranks_that_still_wait_in_a_collective(

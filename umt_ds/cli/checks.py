@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -123,6 +123,8 @@ def cuda() -> Finding:
 def _devices(driver: str | None) -> Finding:
     import torch
 
+    from umt_ds.distributed.device import has_code
+
     count = torch.cuda.device_count()
     name = torch.cuda.get_device_name(0)
     free, total = zip(*(torch.cuda.mem_get_info(device) for device in range(count)), strict=True)
@@ -138,18 +140,6 @@ def _devices(driver: str | None) -> Finding:
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         return Finding("note", f"{there}, without bf16", "NCCL", "engine.deepspeed=zero2_fp16.json")
     return Finding("ok", there, "NCCL, bf16")
-
-
-def has_code(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
-    """Whether a torch that was built for chips such as sm_80, or compute_90, runs on a chip: machine code serves later
-    ones of its generation, what is compiled at the start (compute_…) all later ones."""
-    for target in built_for:
-        kind, _, digits = target.partition("_")
-        number = int(re.sub(r"\D", "", digits))
-        major, minor = divmod(number, 10)
-        if capability >= (major, minor) and (kind == "compute" or capability[0] == major):
-            return True
-    return False
 
 
 def deepspeed() -> Finding:

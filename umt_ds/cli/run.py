@@ -16,6 +16,7 @@ from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.collectives import barrier
+from umt_ds.distributed.device import why_no_gpu
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.engine.checkpoint import CheckpointStore, Resume, versions
 from umt_ds.engine.checkpoint_files import read_tensors
@@ -153,8 +154,13 @@ def _write_facts(run: Path, config: RunConfig, plan: RunPlan, settings: dict[str
     }
     for name, text in texts.items():
         partial = run / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, run / name)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, run / name)
+        except OSError as error:
+            raise MachineError(
+                f"{run / name} cannot be written: {error}", hint="free some space, or move what is in its place away"
+            ) from error
 
 
 def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage: int, sentence: str) -> None:
@@ -181,6 +187,8 @@ def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage:
         plan.min_lr,
         plan.lr_curve,
     )
+    if (why := why_no_gpu()) is not None:
+        log.warning("training on CPUs, although this machine has an NVIDIA driver: %s", why)
     for line in without_effect(config, on_gpu=job.device.type == "cuda"):
         log.info("%s", line)
     log.info("%s", sentence)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from umt_ds.distributed.collectives import barrier
+from umt_ds.distributed.device import device_of
 from umt_ds.distributed.world import World, find_world
 from umt_ds.errors import MachineError
 
@@ -39,7 +40,7 @@ def start_job() -> Iterator[Job]:
     error nobody waits for the others: what NCCL has under way is broken off.
     """
     world = find_world()
-    device = _device(world)
+    device = device_of(world)
     if dist.is_initialized():
         yield Job(world, device)
         gc.collect()
@@ -90,17 +91,3 @@ def _how_to_meet(world: World, error: Exception) -> str:
             "MASTER_PORT=… (torchrun, deepspeed: --master_port); umt-launch and --ranks take another when started again"
         )
     return "are all ranks running, and can they reach that address?"
-
-
-def _device(world: World) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    # one visible device per task is how Slurm's --gpus-per-task binds them
-    index = world.local_rank if count > 1 else 0
-    if index >= count:
-        raise MachineError(
-            f"local rank {world.local_rank} has no GPU: {count} are visible", hint="start one process per GPU"
-        )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
