@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -152,6 +153,25 @@ def test_what_is_not_ours_or_not_of_this_machine_stays(
     assert set(shared.iterdir()) == strangers
 
 
+def test_what_a_process_left_that_was_killed_while_it_removed_goes(
+    temporary: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed(lambda: leave(shared))
+    real, left = Path.unlink, iter(range(3))
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        real(path, missing_ok=missing_ok)
+        if next(left) == 2:  # both of the shared memory, and one in the folder
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        killed(leftovers.remove_leftovers)
+    assert len(list(temporary.iterdir())) == 1
+    leftovers.remove_leftovers()
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_folder_whose_maker_was_killed_or_is_overtaken_goes(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (temporary / "umtp-begun").mkdir()
     leftovers.remove_leftovers()
@@ -167,6 +187,12 @@ def test_a_folder_whose_maker_was_killed_or_is_overtaken_goes(temporary: Path, m
     monkeypatch.setattr(tempfile, "mkdtemp", overtaken)
     own = leftovers.own_folder()
     assert list(temporary.iterdir()) == [own]
+
+
+def test_a_temporary_folder_that_somebody_empties_is_no_error_at_the_end(temporary: Path) -> None:
+    own = leftovers.own_folder()
+    shutil.rmtree(own)
+    leftovers._remove(own)
 
 
 def test_shared_memory_of_a_number_that_is_in_use_again_stays(temporary: Path, shared: Path) -> None:

@@ -96,16 +96,27 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
+    with suppress(OSError):  # somebody empties the temporary folder just now, too
+        for file in _shared_by(folder):
+            if file.lstat().st_uid == os.getuid():
+                file.unlink()
+    with suppress(OSError):
+        for inside in folder.iterdir():
+            if inside.is_dir():
+                shutil.rmtree(inside, ignore_errors=True)
+            elif inside != _host(folder):  # last: who finds the rest without it, after a kill in between, leaves it
+                inside.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shared_by(folder: Path) -> list[Path]:
+    """The files in /dev/shm of those who used the folder."""
     shared = list(_SHARED_MEMORY.glob(f"sem.{folder.name}-*"))
     for note in folder.glob("[0-9]*"):
         # a number may be in use again; one that has let go of the lock may not quite have ended
         if note.name.isdecimal() and _beginning(int(note.name)) in (None, note.read_text()):
             shared += _SHARED_MEMORY.glob(f"torch_{note.name}_*")
-    for file in shared:
-        with suppress(OSError):
-            if file.lstat().st_uid == os.getuid():
-                file.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
+    return shared
 
 
 def _beginning(pid: int) -> str | None:
