@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,8 +131,7 @@ def away_for(folder: Path, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_that_goes_away_for_a_moment_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its manifest at the start, its indexes and its shards later."""
-    away_for(folder, 3, monkeypatch)
+    """Its indexes and its shards; a manifest at the start is another matter."""
     source = ShardSource(folder)
     away_for(folder, 2, monkeypatch)
     member = source.members(SampleRef(0, 0))[0]
@@ -149,6 +149,24 @@ def test_the_place_of_a_mount_that_is_away_is_empty(folder: Path, monkeypatch: p
 
     monkeypatch.setattr("umt_ds.data.places.time.sleep", mount)
     assert len(ShardSource(folder)) == 15
+
+
+def test_what_lies_on_a_mount_that_is_away_is_waited_for_at_the_start_and_a_wrong_name_is_not(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = tmp_path_factory.mktemp("mount")  # empty while it is away
+    pauses: list[float] = []
+
+    def come_back(pause_s: float) -> None:
+        pauses.append(pause_s)
+        shutil.copytree(folder, mount / "k710" / "train")
+
+    monkeypatch.setattr("umt_ds.data.places.time.sleep", come_back)
+    assert len(ShardSource(mount / "k710" / "train")) == 15
+    assert len(pauses) == 1
+    with pytest.raises(DataError, match=r"trian holds no manifest\.json"):
+        ShardSource(mount / "k710" / "trian")
+    assert len(pauses) == 1
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT])

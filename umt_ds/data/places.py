@@ -61,6 +61,13 @@ def is_away(folder: Path) -> bool:
         return True
 
 
+def is_unmounted(folder: Path) -> bool:
+    """Whether a local folder may be on a mount that is away: it, or the nearest folder above it that is there, is
+    empty. What is not there beside other files is a mistake in its name, and no waiting helps."""
+    there = next((place for place in (folder, *folder.absolute().parents) if os.path.isdir(place)), folder)
+    return is_away(there)
+
+
 def hint_of(error: BaseException) -> str | None:
     """What to do about an answer of a store, where that is known better than "check the network"."""
     said = _answers(error)

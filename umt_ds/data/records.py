@@ -29,7 +29,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from umt_ds.data.places import hint_of, is_away, is_local, patiently, read_file, write_whole
+from umt_ds.data.places import hint_of, is_local, is_unmounted, patiently, read_file, write_whole
 from umt_ds.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -315,7 +315,7 @@ class Manifest:
 
 
 def load_manifest(folder: Path, *, wait: bool = False) -> Manifest:
-    """Read `folder/manifest.json`; with `wait`, a local folder that is not there may be a mount that comes back.
+    """Read `folder/manifest.json`; with `wait`, a local folder may be on a mount that comes back.
 
     Raises DataError where it is missing, damaged or of another format.
     """
@@ -334,7 +334,7 @@ def _manifest_bytes(folder: Path, *, wait: bool) -> bytes:
 
     def lasts(error: OSError) -> bool:
         if isinstance(error, missing):
-            return not (wait and is_away(folder))
+            return not (wait and is_unmounted(folder))
         return isinstance(error, PermissionError) and is_local(folder)
 
     try:
