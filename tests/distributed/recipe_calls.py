@@ -11,7 +11,7 @@ from tests.support.reads import leaves_of, noting_reads
 from tests.support.recipes import smaller, variables, write_models
 from umt_ds.cli.run import run_training
 from umt_ds.config.load import load_run
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 
 
 def enter(folder: str) -> None:

@@ -16,7 +16,7 @@ from tests.support.recipes import in_order, smaller, variables, write_world
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run, run_names
 from umt_ds.config.schema import Stage2Config
-from umt_ds.engine.report import read_metrics
+from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
 
 SOME = ("demo/teacher", "stage1/b16_k710", "stage2/ablations/one_stage", "stage2/ablations/align_visual_text")

@@ -57,7 +57,7 @@ def test_captions_of_noise_are_tokens_for_clip_too_where_its_text_tower_teaches(
 # ---------------------------------------------------------------- the twin
 
 
-@pytest.mark.parametrize("tower", ["{}", "{image_size: 56, patch_size: 7}"], ids=["same size", "teacher sees 56 px"])
+@pytest.mark.parametrize("tower", ["{patch_size: 8}", "{image_size: 56, patch_size: 7}"])
 def test_the_twin_has_our_loss_and_gradients_under_the_same_mask(tower: str) -> None:
     task, config = pocket_task(f"task.teacher.tower={tower}")
     inputs = task.prepare(noise(2), 3)

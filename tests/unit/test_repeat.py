@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_of(folder: Path, few: str, many: str = "") -> RunConfig:
     sources = f"{{demo: {{shards: {folder / 'few'}{few}}}, many: {{shards: {folder / 'many'}{many}}}}}"
-    return load_run("demo/stage1", [f"data.sources={sources}", "task.teacher.weights=random"])
+    return load_run("demo/stage1", [f"data.sources={sources}", "task.teacher.weights=random", "task.student.frames=1"])
 
 
 def test_an_epoch_counts_each_sample_as_often_as_it_is_repeated(folder: Path) -> None:

@@ -99,9 +99,8 @@ def test_a_run_folder_of_before_there_was_a_choice_is_the_experiment_that_it_was
 
 
 def test_a_floor_above_the_peak_is_refused() -> None:
-    config = load_run("demo/stage1", ["schedule.curve=cosine_floor", "optim.lr=1e-6", "optim.min_lr=1e-5"])
-    with pytest.raises(ConfigError, match=r"optim\.min_lr=1e-05 is above optim\.lr=1e-06"):
-        plan_run(config, world=1, num_samples=100)
+    with pytest.raises(ConfigError, match=r"optim\.min_lr: it is above lr, which is 1e-06"):
+        load_run("demo/stage1", ["schedule.curve=cosine_floor", "optim.lr=1e-6", "optim.min_lr=1e-5"])
 
 
 def test_k710_has_the_published_rates_and_length(monkeypatch: pytest.MonkeyPatch) -> None:

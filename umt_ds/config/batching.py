@@ -83,12 +83,6 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
             f"warm-up ({warmup} steps) is not shorter than the run ({total} steps)",
             hint="shorten schedule.warmup_*",
         )
-    if schedule.curve == "cosine_floor" and optim.min_lr > optim.lr:
-        raise ConfigError(
-            f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}: schedule.curve=cosine_floor would hold "
-            "the whole run at the minimum",
-            hint=f"optim.min_lr={optim.lr / 100:g} is the published 1 % of this rate",
-        )
     micro, accumulation = split_batch(config, world)
     scale = views / 256 if optim.lr_rule == "per_256" else 1.0
     return RunPlan(
