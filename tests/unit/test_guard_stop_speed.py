@@ -315,6 +315,24 @@ def test_a_device_waits_for_data_only_when_it_has_nothing_else_to_do(
     assert told == pytest.approx(100 * stall_s, abs=1e-9)
 
 
+def test_a_device_that_moves_on_while_it_is_asked_loses_no_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stretch has not ended when it is asked about, the second has a moment later."""
+    stream = Stream()
+    monkeypatch.setattr(torch.cuda, "Event", stream.mark)
+    timer = DeviceTimer(torch.device("cuda"))
+    for wait_s in (0.3, 0.04):
+        with timer.running():
+            stream.queue(wait_s)
+    asked: list[Stream.Mark] = []
+
+    def reached(mark: Stream.Mark) -> bool:
+        asked.append(mark)
+        return len(asked) > 1
+
+    monkeypatch.setattr(Stream.Mark, "query", reached)
+    assert timer.take() + timer.take() == pytest.approx(0.34)
+
+
 def test_an_error_of_the_loader_passes_through(clock: Clock) -> None:
     def broken() -> Iterator[int]:
         yield 1
