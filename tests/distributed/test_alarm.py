@@ -1,20 +1,23 @@
 """One rank's end is everybody's, within seconds and without a collective; the cause is said once. Bare gloo, no
-DeepSpeed; a real job in which one rank fails is in test_lone_errors.py."""
+DeepSpeed; a real job in which one rank fails is in test_lone_rank.py."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.ranks import call, run_ranks
 from umt_ds.distributed import alarm
-from umt_ds.distributed.alarm import ending_together
+from umt_ds.distributed.alarm import Alarm, ending_together
 from umt_ds.distributed.job import start_job
+from umt_ds.distributed.world import World
 from umt_ds.errors import CheckpointError, ConfigError, DataError
 
 WORLD = 3
@@ -138,3 +141,35 @@ def test_a_connection_that_breaks_is_no_error_of_its_own_where_another_rank_has_
 def test_a_clean_end_disturbs_nobody(ends: dict[str, list[Told]]) -> None:
     for told in ends["nobody_fails"]:
         assert told == {"ended": None, "left": [], "said": [], "soon": True}
+
+
+class GoneStore:
+    """That of a first rank that was killed, as torch 2.14 tells of it."""
+
+    asked = 0
+
+    def check(self, keys: list[str]) -> bool:
+        self.asked += 1
+        raise torch.distributed.DistNetworkError(
+            "Failed to recv, got 0 bytes\nframe #0: c10d::TCPStore::check\nframe #1"
+        )
+
+    def set(self, key: str, value: str) -> None:
+        self.check([key])
+
+
+def test_a_first_rank_that_was_killed_is_noticed_at_once_and_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The main thread waits in a collective of NCCL, which does not tell it."""
+    store, left = GoneStore(), threading.Event()
+    monkeypatch.setattr(alarm, "_own_client", lambda: store)
+    monkeypatch.setattr(alarm, "_LEAVE_S", 0.05)
+    monkeypatch.setattr(logging.getLogger("umt_ds"), "propagate", True)
+    bell = Alarm(World(1, 2, 1, "", 1, "env"), leave=lambda code: left.set())
+    assert left.wait(timeout=10)
+    assert store.asked == 1, "each question would print a stack of C++"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"error: rank 0 is gone, without a word: Failed to recv, got 0 bytes\n  hint: {alarm._LOST}"
+    ]
+    bell.ring("nobody hears it", 1)
