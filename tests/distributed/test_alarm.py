@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support.ranks import call, run_ranks
+from umt_ds.cli.run import refuse_mixed_experiments
 from umt_ds.distributed import alarm
 from umt_ds.distributed.alarm import Alarm, ending_together
 from umt_ds.distributed.job import start_job
@@ -23,7 +24,7 @@ from umt_ds.errors import CheckpointError, ConfigError, DataError
 WORLD = 3
 NAMES = (
     "one_fails_while_the_others_wait", "all_fail_alike", "all_agree", "each_fails_in_its_own_way", "a_bug",
-    "a_broken_connection", "nobody_fails",
+    "a_broken_connection", "another_seed", "nobody_fails",
 )  # fmt: skip
 Told = dict[str, Any]
 
@@ -84,6 +85,12 @@ def a_broken_connection(rank: int) -> None:
         raise RuntimeError("[/x/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
 
 
+def another_seed(rank: int) -> None:
+    """Of one rank, whose shell set another variable."""
+    numbers = {"seed": 7 if rank == 1 else 0, "batch.global": 6}
+    refuse_mixed_experiments(numbers, World(rank, WORLD, rank, "", 1, "env"))
+
+
 def nobody_fails(rank: int) -> None:
     pass
 
@@ -136,6 +143,12 @@ def test_a_connection_that_breaks_is_no_error_of_its_own_where_another_rank_has_
     first, failed, third = ends["a_broken_connection"]
     assert (first["ended"], failed["ended"], third["left"]) == (1, 1, [1])
     assert first["said"] == [f"rank 1 of 3 ({os.uname().nodename}) ended: shard 1 is gone"]
+
+
+def test_ranks_of_two_experiments_are_refused(ends: dict[str, list[Told]]) -> None:
+    first, odd, third = ends["another_seed"]
+    assert (first["left"], odd["ended"], third["left"]) == ([2], 2, [2])
+    assert "rank 1 was started for another experiment than rank 0: seed: 0 there, 7 here" in odd["said"][0]
 
 
 def test_a_clean_end_disturbs_nobody(ends: dict[str, list[Told]]) -> None:
