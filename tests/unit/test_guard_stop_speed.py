@@ -120,9 +120,12 @@ def test_a_loss_that_is_not_finite_is_no_overflow() -> None:
 
 @pytest.fixture
 def stop(tmp_path: Path) -> Iterator[Stop]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     wish = Stop(tmp_path, world=ALONE, stop_at=7)
     yield wish
     wish.close()
+    for number, handler in before.items():  # this process does not take leave
+        signal.signal(number, handler)
 
 
 def test_nobody_asked_so_nobody_wants_to_stop(stop: Stop) -> None:
@@ -207,6 +210,25 @@ def test_whether_two_signals_are_one_wish_depends_on_when_they_came_not_on_when_
     rank.send_signal(signal.SIGTERM)
     rest, _ = rank.communicate(timeout=60)
     assert (rank.returncode, rest) == (code, said)
+
+
+ON_THE_WAY_OUT = """
+import os, signal, sys
+from pathlib import Path
+from umt_ds.distributed.world import World
+from umt_ds.engine.stop import Stop
+stop = Stop(Path(sys.argv[1]), world=World(0, 1, 0, "", 1, "alone"))
+os.kill(os.getpid(), signal.SIGTERM)
+stop.close()
+os.kill(os.getpid(), signal.SIGUSR1)
+sys.exit(75)
+"""
+
+
+def test_a_wish_that_comes_again_after_the_checkpoint_does_not_change_how_the_process_ends(tmp_path: Path) -> None:
+    """Steps of milliseconds: a launcher's second signal meets a rank that has saved and takes leave."""
+    done = subprocess.run([sys.executable, "-c", ON_THE_WAY_OUT, str(tmp_path)], env=environment(), timeout=60)
+    assert done.returncode == 75
 
 
 # ---------------------------------------------------------------- speed
