@@ -1,26 +1,30 @@
 """One rank's end is everybody's, within seconds and without a collective; the cause is said once. Bare gloo, no
-DeepSpeed; a real job in which one rank fails is in test_lone_errors.py."""
+DeepSpeed; a real job in which one rank fails is in test_lone_rank.py."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.ranks import call, run_ranks
+from umt_ds.cli.run import refuse_mixed_experiments
 from umt_ds.distributed import alarm
-from umt_ds.distributed.alarm import ending_together
+from umt_ds.distributed.alarm import Alarm, ending_together
 from umt_ds.distributed.job import start_job
+from umt_ds.distributed.world import World
 from umt_ds.errors import CheckpointError, ConfigError, DataError
 
 WORLD = 3
 NAMES = (
     "one_fails_while_the_others_wait", "all_fail_alike", "all_agree", "each_fails_in_its_own_way", "a_bug",
-    "a_broken_connection", "nobody_fails",
+    "a_broken_connection", "another_seed", "nobody_fails",
 )  # fmt: skip
 Told = dict[str, Any]
 
@@ -81,6 +85,12 @@ def a_broken_connection(rank: int) -> None:
         raise RuntimeError("[/x/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
 
 
+def another_seed(rank: int) -> None:
+    """Of one rank, whose shell set another variable."""
+    numbers = {"seed": 7 if rank == 1 else 0, "batch.global": 6}
+    refuse_mixed_experiments(numbers, World(rank, WORLD, rank, "", 1, "env"))
+
+
 def nobody_fails(rank: int) -> None:
     pass
 
@@ -135,6 +145,44 @@ def test_a_connection_that_breaks_is_no_error_of_its_own_where_another_rank_has_
     assert first["said"] == [f"rank 1 of 3 ({os.uname().nodename}) ended: shard 1 is gone"]
 
 
+def test_ranks_of_two_experiments_are_refused(ends: dict[str, list[Told]]) -> None:
+    first, odd, third = ends["another_seed"]
+    assert (first["left"], odd["ended"], third["left"]) == ([2], 2, [2])
+    assert "rank 1 was started for another experiment than rank 0: seed: 0 there, 7 here" in odd["said"][0]
+
+
 def test_a_clean_end_disturbs_nobody(ends: dict[str, list[Told]]) -> None:
     for told in ends["nobody_fails"]:
         assert told == {"ended": None, "left": [], "said": [], "soon": True}
+
+
+class GoneStore:
+    """That of a first rank that was killed, as torch 2.14 tells of it."""
+
+    asked = 0
+
+    def check(self, keys: list[str]) -> bool:
+        self.asked += 1
+        raise torch.distributed.DistNetworkError(
+            "Failed to recv, got 0 bytes\nframe #0: c10d::TCPStore::check\nframe #1"
+        )
+
+    def set(self, key: str, value: str) -> None:
+        self.check([key])
+
+
+def test_a_first_rank_that_was_killed_is_noticed_at_once_and_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The main thread waits in a collective of NCCL, which does not tell it."""
+    store, left = GoneStore(), threading.Event()
+    monkeypatch.setattr(alarm, "_own_client", lambda: store)
+    monkeypatch.setattr(alarm, "_LEAVE_S", 0.05)
+    monkeypatch.setattr(logging.getLogger("umt_ds"), "propagate", True)
+    bell = Alarm(World(1, 2, 1, "", 1, "env"), leave=lambda code: left.set())
+    assert left.wait(timeout=10)
+    assert store.asked == 1, "each question would print a stack of C++"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"error: rank 0 is gone, without a word: Failed to recv, got 0 bytes\n  hint: {alarm._LOST}"
+    ]
+    bell.ring("nobody hears it", 1)

@@ -15,7 +15,7 @@ from tests.support.jobs import write_clips
 from tests.support.ranks import environment
 from umt_ds.distributed.world import free_port
 from umt_ds.engine.metrics_file import METRICS, read_metrics, read_records
-from umt_ds.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from umt_ds.errors import EXIT_BAD_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 STEPS = 20
 
@@ -96,3 +96,11 @@ def test_when_one_node_lacks_a_file_all_ranks_leave_and_the_rank_that_lacks_it_s
     assert f"rank 1 of 2 ({os.uname().nodename}) ended: no weight file {missing}" in told[0]
     assert "Traceback" not in told[0] + told[1]
     assert f"ended: no weight file {missing}" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_when_one_rank_cannot_read_its_configuration_the_others_do_not_wait_for_it(tmp_path: Path) -> None:
+    with ranks(tmp_path, "run", 2, teachers=["random", " "]) as job:
+        assert job[1].wait(timeout=120) == EXIT_BAD_CONFIG
+        assert job[0].wait(timeout=30) == EXIT_BAD_CONFIG
+    told = [(tmp_path / f"run-{rank}.txt").read_text() for rank in range(2)]
+    assert all("TEACHER" in said and "Traceback" not in said for said in told)

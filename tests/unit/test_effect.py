@@ -54,6 +54,7 @@ SAID = [
     ("demo/stage1", ["data.sources.demo.weight=2"], "data.sources.demo.weight"),
     ("demo/stage1", [STREAM, "data.window=3"], "data.window"),
     ("demo/stage1", ["init.weights=/a", "init.resume_from=/b"], "init.weights"),
+    ("demo/stage1", ["cadence.max_skipped=2", "engine.deepspeed=zero2_fp16.json"], "cadence.max_skipped"),
 ]
 
 
@@ -82,6 +83,7 @@ def test_what_only_a_gpu_does_is_said_on_cpus() -> None:
         ("demo/stage2", ["engine.graph=true"], "engine.graph"),
         ("demo/stage1", ["data.cache.max_gb=3", "data.sources.demo.shards=s3://bucket/x"], "data.cache"),
         ("demo/stage1", ["init.weights=/a"], "init.weights"),
+        ("demo/stage1", ["cadence.max_skipped=2"], "cadence.max_skipped"),
         ("demo/stage1", ["data.sources.more={shards: x, weight: 1}", "data.sources.demo.weight=2"],
          "data.sources.demo.weight"),
     ],

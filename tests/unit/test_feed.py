@@ -95,11 +95,13 @@ def test_whoever_reads_pixels_that_the_device_finishes_comes_after_them(monkeypa
     monkeypatch.setattr(torch.cuda, "Stream", lambda _: Stream())
     monkeypatch.setattr(torch.cuda, "stream", device.in_stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: device.current)
+    device.do("place the teacher")
     feed = Feed(device, device, Stopwatch(), first=0, device=torch.device("cuda"), ahead=True)
     for _ in range(4):
         for fed in feed.step(1):
             device.do(f"train on pixels {fed.inputs}")
     done_before = device.work
+    assert "place the teacher" in done_before["look at pixels 0"]
     for step in range(4):
         assert f"write pixels {step}" in done_before[f"look at pixels {step}"]
         assert f"look at pixels {step}" in done_before[f"train on pixels {step}"]

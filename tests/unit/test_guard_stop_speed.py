@@ -120,9 +120,12 @@ def test_a_loss_that_is_not_finite_is_no_overflow() -> None:
 
 @pytest.fixture
 def stop(tmp_path: Path) -> Iterator[Stop]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     wish = Stop(tmp_path, world=ALONE, stop_at=7)
     yield wish
     wish.close()
+    for number, handler in before.items():  # this process does not take leave
+        signal.signal(number, handler)
 
 
 def test_nobody_asked_so_nobody_wants_to_stop(stop: Stop) -> None:
@@ -207,6 +210,25 @@ def test_whether_two_signals_are_one_wish_depends_on_when_they_came_not_on_when_
     rank.send_signal(signal.SIGTERM)
     rest, _ = rank.communicate(timeout=60)
     assert (rank.returncode, rest) == (code, said)
+
+
+ON_THE_WAY_OUT = """
+import os, signal, sys
+from pathlib import Path
+from umt_ds.distributed.world import World
+from umt_ds.engine.stop import Stop
+stop = Stop(Path(sys.argv[1]), world=World(0, 1, 0, "", 1, "alone"))
+os.kill(os.getpid(), signal.SIGTERM)
+stop.close()
+os.kill(os.getpid(), signal.SIGUSR1)
+sys.exit(75)
+"""
+
+
+def test_a_wish_that_comes_again_after_the_checkpoint_does_not_change_how_the_process_ends(tmp_path: Path) -> None:
+    """Steps of milliseconds: a launcher's second signal meets a rank that has saved and takes leave."""
+    done = subprocess.run([sys.executable, "-c", ON_THE_WAY_OUT, str(tmp_path)], env=environment(), timeout=60)
+    assert done.returncode == 75
 
 
 # ---------------------------------------------------------------- speed
@@ -313,6 +335,24 @@ def test_a_device_waits_for_data_only_when_it_has_nothing_else_to_do(
     stream.host_s = stream.device_s
     told += timer.take()  # what the device had not reached yet counts now
     assert told == pytest.approx(100 * stall_s, abs=1e-9)
+
+
+def test_a_device_that_moves_on_while_it_is_asked_loses_no_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stretch has not ended when it is asked about, the second has a moment later."""
+    stream = Stream()
+    monkeypatch.setattr(torch.cuda, "Event", stream.mark)
+    timer = DeviceTimer(torch.device("cuda"))
+    for wait_s in (0.3, 0.04):
+        with timer.running():
+            stream.queue(wait_s)
+    asked: list[Stream.Mark] = []
+
+    def reached(mark: Stream.Mark) -> bool:
+        asked.append(mark)
+        return len(asked) > 1
+
+    monkeypatch.setattr(Stream.Mark, "query", reached)
+    assert timer.take() + timer.take() == pytest.approx(0.34)
 
 
 def test_an_error_of_the_loader_passes_through(clock: Clock) -> None:

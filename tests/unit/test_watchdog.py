@@ -109,7 +109,7 @@ def test_a_save_that_stands_still_is_ended_as_any_hang(tmp_path: Path) -> None:
     rank = start(WRITING.replace("= False", "= True"), tmp_path / "checkpoints", limit_s=0.5)
     _, told = rank.communicate(timeout=60)
     assert rank.returncode == EXIT_STOPPED
-    assert "made no progress for 0.5 s after step 4, in a save" in told
+    assert "made no progress for 0.5 s after step 4, in a save (cadence.watchdog)" in told
 
 
 def test_the_time_of_a_suspended_job_does_not_count(tmp_path: Path) -> None:

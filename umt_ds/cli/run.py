@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,11 +14,12 @@ from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.effect import without_effect
 from umt_ds.config.schema import RunConfig
-from umt_ds.config.show import as_tree, as_yaml
+from umt_ds.config.show import as_tree, as_yaml, numbers_of
 from umt_ds.distributed.alarm import ending_together
-from umt_ds.distributed.collectives import barrier
+from umt_ds.distributed.collectives import barrier, broadcast_object
 from umt_ds.distributed.device import why_no_gpu
 from umt_ds.distributed.job import Job, start_job
+from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import CheckpointStore, Resume, versions
 from umt_ds.engine.checkpoint_files import read_tensors
 from umt_ds.engine.deepspeed import build_engine
@@ -27,7 +29,7 @@ from umt_ds.engine.report import Report, start_logging
 from umt_ds.engine.restarts import check_restarts, ended_by_watchdog, note_failed_step
 from umt_ds.engine.stop import Stop
 from umt_ds.engine.watchdog import Watchdog
-from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, MachineError, NonFiniteError
+from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, ConfigError, MachineError, NonFiniteError
 from umt_ds.tasks.build import build_loader, build_task, count_samples
 from umt_ds.tasks.initial import read_weights
 from umt_ds.weights.load import load_strict
@@ -76,6 +78,7 @@ def _train(
     loader = build_loader(config, plan, job.world, device=job.device)
     task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}
+    refuse_mixed_experiments({**numbers_of(config), "precision": precision, **fingerprints}, job.world)
     store = CheckpointStore(
         run,
         world=job.world,
@@ -118,6 +121,19 @@ def _train(
         engine.close()
     log.info("%s at step %d of %d: %s", ended.value, progress.step, plan.total_steps, run)
     return EXIT_DONE if ended is Ended.FINISHED else EXIT_STOPPED
+
+
+def refuse_mixed_experiments(mine: Mapping[str, object], world: World) -> None:
+    """Every rank calls it with what decides its numbers. Raises ConfigError on a rank where that is not what it is on
+    the first one: another file on one node, or a variable that another shell set, would be a run that nobody meant."""
+    theirs = broadcast_object(mine)
+    odd = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+    if odd:
+        values = "; ".join(f"{key}: {theirs.get(key)} there, {mine.get(key)} here" for key in odd[:5])
+        raise ConfigError(
+            f"rank {world.rank} was started for another experiment than rank 0: {values}",
+            hint="give all ranks the same command, variables and files",
+        )
 
 
 def _load_initial(task: Task, config: RunConfig, resume: Resume) -> str:

@@ -9,8 +9,8 @@ import click
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
-from umt_ds.distributed.world import sign_of_launcher
-from umt_ds.environment import temporary_folder, working_folder
+from umt_ds.distributed.world import find_world, sign_of_launcher
+from umt_ds.environment import set_default, temporary_folder, working_folder
 from umt_ds.errors import ConfigError
 
 
@@ -38,7 +38,13 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
     """
     working_folder()  # without these two, libraries would fail somewhere below
     temporary_folder()
-    config = load_run(name, overrides)
+    set_default("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost rank is a stack of C++ on each of the others
+    try:
+        config = load_run(name, overrides)
+    except ConfigError as error:
+        if not dry_run and sign_of_launcher():
+            _tell_the_others(error)
+        raise
     if dry_run:
         return _print_plan(config, ranks or 1)
     if ranks is not None and (sign := sign_of_launcher()):
@@ -56,6 +62,17 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
     from umt_ds.cli.run import run_training
 
     sys.exit(run_training(config, allow_config_change=allow_config_change))
+
+
+def _tell_the_others(error: ConfigError) -> None:
+    """Raises SystemExit on all ranks of a job, which may have read a configuration and wait for this one to join them;
+    what all of them meet is said once. Does nothing on a rank that is alone."""
+    from umt_ds.distributed.alarm import ending_together
+    from umt_ds.distributed.job import start_job
+
+    if find_world().size > 1:
+        with start_job() as job, ending_together(job.world):
+            raise error
 
 
 def _print_plan(config: RunConfig, world: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
 
 Found = Iterator[tuple[str, str]]  # the key path of a setting or a section, and why it has no effect
@@ -114,5 +115,7 @@ def _of_running(run: RunConfig, on_gpu: bool) -> Found:
     for switch in ("graph", "ahead"):
         if getattr(run.engine, switch) and not on_gpu:
             yield f"engine.{switch}", "only a GPU gains by it, and this run is on CPUs"
+    if run.cadence.max_skipped and precision_of(load_deepspeed_json(run.engine)) == "fp16":
+        yield "cadence.max_skipped", "fp16's loss scale passes over gradients that overflow, up to 50 in a row"
     if run.init.resume_from is not None:
         yield "init.weights", "init.resume_from brings its own weights"

@@ -30,7 +30,6 @@ _LOOK_S = 0.5  # how often a rank looks whether another one has failed
 _LEAVE_S = 5.0  # then it may come to its end by itself, and is ended after that
 _HEARD_S = 5.0  # the longest that a failing rank waits for the others to hear of it: the store may be its own
 _SAME_S = 2.0  # so much later at most the first rank fails as this one did, where all do
-_STORE_GONE_S = 15.0  # without an answer of the store, the rank that keeps it is taken for ended
 
 _LOST = "look for a rank that was killed (out of memory?) or a node that went away; the same command goes on"
 
@@ -59,7 +58,7 @@ class Alarm:
         self._world, self._leave = world, leave
         self._name = f"umt/alarm/{_jobs}"
         self._closed = threading.Event()
-        self._store: Any = _store() if world.size > 1 else None
+        self._store: Any = _own_client() if world.size > 1 else None
         self._word: Word | None = None
         self._heard = threading.Event()
         if self._store is not None:
@@ -69,14 +68,13 @@ class Alarm:
         """This rank ends with `code` because of `error`. Returns when all others have heard of it, or after seconds."""
         if self._store is None or self._closed.is_set():
             return
+        self._closed.set()  # first: the own thread need not hear of it
         word = json.dumps(asdict(Word(self._world.rank, socket.gethostname(), error, code)))
         with suppress(RuntimeError):  # the store is gone, and whoever could hear of it with it
-            store = _own_client(self._store)
-            store.set(f"{self._name}/{self._world.rank}", word)
-            store.compare_set(f"{self._name}/first", "", word)
-            self._closed.set()
-            store.add(f"{self._name}/heard", 1)
-            _wait(lambda: store.add(f"{self._name}/heard", 0) >= self._world.size, _HEARD_S)
+            self._store.set(f"{self._name}/{self._world.rank}", word)
+            self._store.compare_set(f"{self._name}/first", "", word)
+            self._store.add(f"{self._name}/heard", int(self._word is None))  # else it has heard of another's end
+            _wait(lambda: self._store.add(f"{self._name}/heard", 0) >= self._world.size, _HEARD_S)
 
     def said_by_the_first_rank(self, error: str) -> bool:
         """Whether rank 0 ends with the same error, in a moment at the latest."""
@@ -84,8 +82,8 @@ class Alarm:
             return False
         key = f"{self._name}/0"
         with suppress(RuntimeError):
-            store = _own_client(self._store)
-            return _wait(lambda: store.check([key]), _SAME_S) and json.loads(store.get(key))["error"] == error
+            said = _wait(lambda: self._store.check([key]), _SAME_S)
+            return said and json.loads(self._store.get(key))["error"] == error
         return False
 
     def heard(self, *, within_s: float) -> Word | None:
@@ -100,19 +98,17 @@ class Alarm:
     # ---------------------------------------------------------------- the thread
 
     def _watch(self) -> None:
-        store, answered = _own_client(self._store), time.monotonic()
-        while not self._closed.wait(_LOOK_S):
-            try:
-                if store.check([f"{self._name}/first"]):
-                    word = Word(**json.loads(store.get(f"{self._name}/first")))
-                    store.add(f"{self._name}/heard", 1)
+        try:
+            while not self._closed.wait(_LOOK_S):
+                if self._store.check([f"{self._name}/first"]):
+                    word = Word(**json.loads(self._store.get(f"{self._name}/first")))
+                    self._store.add(f"{self._name}/heard", 1)
                     self._end(word)
                     return
-                answered = time.monotonic()
-            except RuntimeError as error:
-                if time.monotonic() - answered > _STORE_GONE_S:
-                    self._end(Word(0, "?", f"its store does not answer ({error})", EXIT_FAILED))
-                    return
+        except RuntimeError as error:  # the first rank keeps the store; a client of it never connects again
+            if not self._closed.wait(_LEAVE_S):
+                log.error("error: %s\n  hint: %s", f"rank 0 is gone, without a word: {_first_line(error)}", _LOST)
+                self._leave_now(EXIT_FAILED)
 
     def _end(self, word: Word) -> None:
         self._word = word
@@ -120,9 +116,12 @@ class Alarm:
         if self._world.is_first:
             log.error("rank %d of %d (%s) ended: %s", word.rank, self._world.size, word.host, word.error)
         if not self._closed.wait(_LEAVE_S):
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            self._leave(word.code)
+            self._leave_now(word.code)
+
+    def _leave_now(self, code: int) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self._leave(code)
 
 
 @contextmanager
@@ -149,7 +148,8 @@ def ending_together(world: World, *, leave: Callable[[int], None] = os._exit) ->
         if cause is not None:  # the first rank says what it was
             raise SystemExit(cause.code) from error
         if broken:
-            log.error("error: a rank that this one talks to is gone, without a word: %s\n  hint: %s", error, _LOST)
+            gone = f"a rank that this one talks to is gone, without a word: {_first_line(error)}"
+            log.error("error: %s\n  hint: %s", gone, _LOST)
         alarm.ring(f"{type(error).__name__}: {error}", EXIT_FAILED)
         if broken:
             raise SystemExit(EXIT_FAILED) from error
@@ -163,13 +163,15 @@ def _is_broken_connection(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def _store() -> Any:
-    """Through which the group met."""
-    return dist.distributed_c10d._get_default_store()
+def _first_line(error: Exception) -> str:
+    """Without the stack of C++ that torch prints below."""
+    return str(error).partition("\n")[0]
 
 
-def _own_client(store: Any) -> Any:
-    """A connection of its own: a thread that waits for an answer holds up all that share one (torch ≥ 2.8)."""
+def _own_client() -> Any:
+    """The store through which the group met, by a connection of its own: who waits for an answer holds up all that
+    share one (torch ≥ 2.8). Made while the first rank is there: a new one would wait for it for minutes."""
+    store = dist.distributed_c10d._get_default_store()
     return store.clone() if hasattr(store, "clone") else store
 
 

@@ -37,13 +37,14 @@ class Feed:
         self._arrivals = (
             (step, finish) for step in itertools.count(first) for finish in watch.timed_data(loader.deliveries(step))
         )
-        self._stream: Any = None
-        if ahead and device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._next: Fed | None = None
+        self._stream: Any = None
         # inputs in use: their memory belongs to the side stream, which may take it again once training is past them
         self._used: Fed | None = None
-        self._past_used: Any = None
+        self._past_used: Any = None  # at first: past what made the teacher
+        if ahead and device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._past_used = torch.cuda.current_stream(device).record_event()
 
     def step(self, accumulation: int) -> Iterator[Fed]:
         """The micro-batches of one step. The caller has queued all work on one before it asks for the next."""
@@ -59,8 +60,7 @@ class Feed:
         step, finish = next(self._arrivals)
         if self._stream is None:
             return self._prepared(finish, step)
-        if self._past_used is not None:
-            self._stream.wait_event(self._past_used)
+        self._stream.wait_event(self._past_used)
         self._used = None
         # the pixels are finished in the stream that reads them first; in another one they might still be written
         with torch.cuda.stream(self._stream):

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Collection
 
+from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.engine.pulse import Heard
 from umt_ds.errors import NonFiniteError
 
@@ -51,12 +52,9 @@ class FiniteGuard:
         if finite and self._skipped_in_a_row < _MAX_SKIPPED_IN_A_ROW:
             return
         if not self._overflow_is_normal and heard.skipped and skipped_before < self._max_skipped:
-            log.warning(
-                "%s: the step is left out, %d of %d (cadence.max_skipped)",
-                self._what(heard),
-                skipped_before + 1,
-                self._max_skipped,
-            )
+            if is_first_rank():
+                told = f"{skipped_before + 1} of {self._max_skipped} (cadence.max_skipped)"
+                log.warning("%s: the step is left out, %s", self._what(heard), told)
             return
         before_raising()
         if finite:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch
@@ -101,8 +102,9 @@ class DeviceTimer:
 
     def take(self) -> float:
         """Seconds of the stretches that ended since the last call."""
-        ended = [pair for pair in self._stretches if not self._on_cuda or pair[1].query()]
-        self._stretches = self._stretches[len(ended) :]  # marks are reached in their order
+        # marks are reached in their order; the device goes on while it is asked, so the first that is not ends it
+        ended = list(takewhile(lambda pair: not self._on_cuda or pair[1].query(), self._stretches))
+        self._stretches = self._stretches[len(ended) :]
         seconds: float = sum(begin.elapsed_time(end) / 1e3 if self._on_cuda else end - begin for begin, end in ended)
         return seconds
 

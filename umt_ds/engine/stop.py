@@ -76,10 +76,11 @@ class Stop:
         return self._signalled or (self._world.is_first and self._file.exists())
 
     def close(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Give the signals back to whoever had them. After one has come they are ignored instead: the process takes
+        leave, and the same wish once more would end it as if it had not saved."""
         signal.set_wakeup_fd(self._previous_pipe)
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._signalled else handler)
         os.write(self._pipe[1], bytes([_CLOSED]))
         self._listener.join()
         for end in self._pipe:

@@ -30,6 +30,7 @@ log = logging.getLogger("umt_ds")
 
 STACKS = "stacks"
 _START_S = 1800.0  # at least, from the start to the end of the first step: imports, loading, compiling
+_LOOKS = 10  # at growing files in the time that is allowed: each rank asks the file system for all of them
 _TELLING_S = 10.0  # then it leaves, told or not: the disk of the log may be what hangs
 
 
@@ -64,14 +65,14 @@ class Watchdog:
     def while_growing(self, folder: Path) -> Iterator[None]:
         """Inside, this rank waits for files that it or others write below `folder`: as long as they grow, all is well.
         A large checkpoint on a slow disk may take longer than any step."""
-        ended = threading.Event()
+        ended, after = threading.Event(), f"{self._beat.after}, in a save"
 
         def look() -> None:  # in a thread of its own: a disk that hangs must not stop the watchdog
             size = -1
-            while not ended.wait(self._tick_s):
+            while not ended.wait(self._limit_s / _LOOKS):
                 now = _bytes_below(folder)
                 if now != size:
-                    size, self._beat = now, _Beat(f"{self._beat.after}, in a save", self._limit_s)
+                    size, self._beat = now, _Beat(after, self._limit_s)
 
         if self._limit_s:
             threading.Thread(target=look, name="watchdog, of a save", daemon=True).start()
