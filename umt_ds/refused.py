@@ -8,6 +8,7 @@ import re
 import resource
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from umt_ds.errors import MachineError
 
@@ -76,17 +77,42 @@ def _memory_hint() -> str:
     return "the machine, container or job is out of memory: fewer data.workers or a smaller batch.micro need less"
 
 
+def _threads_hint() -> str:
+    """A thread needs address space for its stack, and the system says no more than that it cannot be started."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit - _address_space_used() > _ROOM_FOR_A_THREAD:
+        return _processes_hint()
+    return _memory_hint()
+
+
+def _address_space_used() -> int:
+    """Bytes; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _file_size_hint() -> str:
+    return (
+        f"a file, in shared memory too, may have {_limit(resource.RLIMIT_FSIZE)} bytes here (`ulimit -f`), if its file "
+        "system takes that: `ulimit -f unlimited`"
+    )
+
+
 def _limit(which: int) -> str:
     soft, _ = resource.getrlimit(which)
     return "any number of" if soft == resource.RLIM_INFINITY else f"{soft:,}"
 
 
+_ROOM_FOR_A_THREAD = 64 << 20  # bytes: its stack, mostly of 8 MB, beside what other threads take meanwhile
 _FULL = r"No space left on device|Disk quota exceeded"
 # numbers of OSErrors, what is said instead, what to do; the first that fits
 _REFUSALS: tuple[tuple[frozenset[int], str, Callable[[], str]], ...] = (
     (frozenset(), rf"(shared memory|/dev/shm|torch_\d+_).*({_FULL})", _shared_memory_hint),
     (frozenset({errno.EMFILE, errno.ENFILE}), r"[Tt]oo many open files|0 items of ancdata", _files_hint),
-    (frozenset({errno.EAGAIN}), r"can't start new thread|pthread_create|thread creation failed", _processes_hint),
+    (frozenset({errno.EAGAIN}), r"can't start new thread|pthread_create|thread creation failed", _threads_hint),
+    (frozenset({errno.EFBIG}), r"File too large", _file_size_hint),
     (
         frozenset({errno.ENOMEM}),
         r"(?i)can(no|')t allocate memory|unable to allocate|bad_alloc|failed to map segment",

@@ -79,6 +79,27 @@ def test_another_bound_begins_anew_and_leaves_nothing_of_the_old_one(tmp_path: P
     assert big.get("still") == block(1)
 
 
+@pytest.mark.parametrize("file", ["sets-2/mine.tar", "sets-2/00002/mine.tar", "sets-of-mine/00000/mine.tar"])
+def test_another_bound_removes_nothing_that_is_not_the_caches(tmp_path: Path, file: str) -> None:
+    mine = tmp_path / file
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    BlockCache(tmp_path, max_bytes=3 * SIZE)
+    assert mine.exists()
+
+
+def test_a_disk_that_does_not_answer_has_no_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's folder, or a mount that is gone: pathlib's is_file raises there."""
+    cache = BlockCache(tmp_path, max_bytes=3 * SIZE)
+
+    def fail(*args: object, **how: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "stat", fail)
+    assert not cache.has("a")
+    assert cache.get("a") is None
+
+
 def test_a_disk_that_cannot_be_written_costs_speed_only(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = BlockCache(tmp_path / "file", max_bytes=10 * SIZE)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,22 @@ def test_closing_ends_workers_that_loop_soon(monkeypatch: pytest.MonkeyPatch) ->
     assert time.monotonic() - began < 3
 
 
+def test_closing_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else workers that nobody ended would be waited for, for ever, when the trainer exits."""
+    running = start(loop_for_ever)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    workers = running._workers
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    try:
+        running.close()
+        assert not multiprocessing.active_children()
+    finally:
+        pipeline._kill(workers)
+
+
 # ---------------------------------------------------------------- workers that die
 
 
@@ -191,6 +208,25 @@ def test_too_few_open_files_are_one_error_with_the_limit(capfd: pytest.CaptureFi
     with pytest.raises(MachineError, match=r"loader worker cannot (make|hand over) a batch") as caught:
         take_all(hoard)
     assert "ulimit -n" in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_worker_without_threads_tells_the_trainer(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """torch's queue starts one for the first batch; what fails there ends the worker."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def build(number: int) -> int:
+        threading.Thread.start = refuse  # type: ignore[method-assign,assignment]  # in the worker's process
+        return number
+
+    monkeypatch.setattr(pipeline, "_POLL_S", 0.2)
+    with pytest.raises(MachineError, match="a loader worker cannot go on: can't start new thread") as caught:
+        take_all(build)
+    assert "ulimit -u" in str(caught.value)
     assert "Traceback" not in capfd.readouterr().err
 
 

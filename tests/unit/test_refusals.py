@@ -31,6 +31,7 @@ def os_error(number: int, text: str = "") -> OSError:
         (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
         (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
         (RuntimeError("can't start new thread"), "--pids-limit"),
+        (RuntimeError("unable to resize file </torch_1_2_3> to the right size: File too large (27)"), "ulimit -f"),
         (os_error(errno.ENOMEM), "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."), "out of memory"),
         (ImportError("libx.so: failed to map segment from shared object"), "out of memory"),
@@ -75,3 +76,11 @@ def test_of_a_traceback_that_torch_carries_along_the_error_is_said() -> None:
         "Caught OSError in pin memory thread.\nOriginal Traceback:\n  File x\nOSError: Too many open files"
     )
     assert str(refused_by_machine(wrapped, doing="a test")).startswith("a test: OSError: Too many open files\n")
+
+
+def test_a_thread_is_refused_for_want_of_address_space_or_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("can't start new thread")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2_000_000, -1))
+    assert "ulimit -v" in str(refused_by_machine(error, doing="a test"))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 50, -1))
+    assert "ulimit -u" in str(refused_by_machine(error, doing="a test"))

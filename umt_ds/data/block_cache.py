@@ -28,12 +28,12 @@ class BlockCache:
         self._max_set_bytes = max_bytes // self._num_sets
         self.folder = folder / f"sets-{self._num_sets}"
         for other in folder.glob("sets-*"):
-            if other != self.folder:
+            if other != self.folder and _is_layout(other):
                 shutil.rmtree(other, ignore_errors=True)
 
     def has(self, name: str) -> bool:
         """Whether the block is there now."""
-        return self._path(name).is_file()
+        return os.path.isfile(self._path(name))  # unlike Path's it raises nothing, whatever the disk says
 
     def get(self, name: str) -> bytes | None:
         """The block, which is now the one used last; None where it is not there."""
@@ -91,3 +91,15 @@ class BlockCache:
                 excess -= size
         if excess > 0:
             raise OSError(f"{folder} is full of blocks that another user keeps")
+
+
+def _is_layout(folder: Path) -> bool:
+    """Whether a folder is a cache's: somebody's own may be called sets-2 as well."""
+    num_sets = folder.name.removeprefix("sets-")
+    try:
+        inside = os.listdir(folder)
+    except OSError:
+        return False
+    return num_sets.isdecimal() and all(
+        len(name) == 5 and name.isdecimal() and int(name) < int(num_sets) for name in inside
+    )

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,7 +70,10 @@ class Pipeline(Generic[T]):
         atexit.unregister(self.close)
         if self._workers:
             patience = threading.Timer(_LEAVE_S, _kill, (self._workers,))
-            patience.start()
+            try:
+                patience.start()
+            except RuntimeError:  # no more threads: then nobody would end a worker that does not leave
+                _kill(self._workers)
             self._items._shutdown_workers()  # torch calls it in __del__, which a traceback can put off
             patience.cancel()
         _kill(self._workers)
@@ -97,9 +102,11 @@ class Pipeline(Generic[T]):
     def _raise_if_dead(self, error: Exception) -> None:
         """A death shows as many errors (a broken socket, a missing file): ask the processes themselves."""
         if ended := wait([worker.sentinel for worker in self._workers], timeout=1):
-            dead = next(worker for worker in self._workers if worker.sentinel in ended)
-            dead.join(timeout=1)  # its files are closed, and that shows, a moment before it has an exit code
-            raise _death(f"{_how_it_ended(dead)} ({error})") from error
+            dead = [worker for worker in self._workers if worker.sentinel in ended]
+            if told := next(filter(None, map(_last_words, dead)), None):
+                raise told from error
+            dead[0].join(timeout=1)  # its files are closed, and that shows, a moment before it has an exit code
+            raise _death(f"{_how_it_ended(dead[0])} ({error})") from error
 
 
 def _not_handed_over(error: Exception) -> Exception:
@@ -163,8 +170,7 @@ def _iterate(build: Callable[[int], Any], first: int, num_workers: int, prefetch
         timeout=_POLL_S if num_workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker if is_main else _ignore_stop_signals,
-        # fork: workers share the parent's memory, need no second import of torch and no picklable arguments
-        multiprocessing_context="fork" if num_workers else None,
+        multiprocessing_context=_Fork() if num_workers else None,
         generator=torch.Generator(),  # else torch draws from the global generator, and the run's numbers move
     )
     return _Workers(loader) if num_workers else iter(loader)
@@ -175,6 +181,47 @@ class _Workers(_MultiProcessingDataLoaderIter):
 
     def __del__(self) -> None:
         """Nothing: torch's own prints a traceback where not all workers could be started."""
+
+
+class _Worker(ForkProcess):
+    """A loader worker."""
+
+    def run(self) -> None:
+        """Serve the trainer, and tell it what the machine refuses; multiprocessing would print a traceback."""
+        try:
+            super().run()
+        except (RuntimeError, OSError, MemoryError) as error:
+            told = refused_by_machine(error, doing="a loader worker cannot go on")
+            if told is None:
+                raise
+            _end_with(told)
+
+
+class _Fork(ForkContext):
+    """fork: workers share the parent's memory, need no second import of torch and no picklable arguments."""
+
+    Process = _Worker
+
+
+def _end_with(told: MachineError) -> NoReturn:
+    """The last words of a worker, which has no other way left to its trainer."""
+    try:
+        _words_of(os.getpid()).write_text(f"{told.what}\n{told.hint}")
+    except OSError:
+        log.error("error: %s", told)
+    os._exit(EXIT_FAILED)
+
+
+def _last_words(worker: BaseProcess) -> MachineError | None:
+    try:
+        what, _, hint = _words_of(worker.pid).read_text().partition("\n")
+    except OSError:
+        return None
+    return MachineError(what, hint=hint)
+
+
+def _words_of(worker: int | None) -> Path:
+    return own_folder() / f"words-{worker}"
 
 
 class BatchMemory:
@@ -257,8 +304,7 @@ def _start_worker(number: int) -> None:
         note_shared_memory()
         threading.Thread(target=int).start()  # the way out of a worker needs threads: without them it can tell nothing
     except (RuntimeError, OSError) as error:
-        log.error("error: %s", refused_by_machine(error, doing="a loader worker cannot start") or error)
-        os._exit(EXIT_FAILED)
+        _end_with(refused_by_machine(error, doing="a loader worker cannot start") or MachineError(str(error)))
 
 
 def _say_refusal(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -64,6 +64,8 @@ def is_away(folder: Path) -> bool:
 def is_unmounted(folder: Path) -> bool:
     """Whether a local folder may be on a mount that is away: it, or the nearest folder above it that is there, is
     empty. What is not there beside other files is a mistake in its name, and no waiting helps."""
+    if not is_local(folder):
+        return False
     there = next((place for place in (folder, *folder.absolute().parents) if os.path.isdir(place)), folder)
     return is_away(there)
 
