@@ -161,6 +161,12 @@ def test_a_folder_that_is_neither_run_nor_model_says_what_is_in_it(tmp_path: Pat
     assert "checkpoints" in said
 
 
+def test_a_model_may_have_a_folder_called_checkpoints(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "model.safetensors")
+    (tmp_path / "checkpoints" / "checkpoint-500").mkdir(parents=True)
+    assert_is_state(read_weights(tmp_path))
+
+
 def test_a_run_without_a_checkpoint_is_a_run(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
