@@ -50,15 +50,15 @@ def teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     embedding inflated to 5-D gives its middle slice. All may lie under one more prefix (Lightning's `model.`, beside
     a loss). Raises WeightsError for anything else.
     """
-    state = bare_names(state)
-    if (prefix := _before(_HF_PATCHES, state)) is not None:
-        return _from_hugging_face(state, prefix)
-    state = _of_clip(state)
-    visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    visual = visual or state
+    bare = bare_names(state)
+    if (prefix := _before(_HF_PATCHES, bare)) is not None:
+        return _from_hugging_face(bare, prefix)
+    clip = _of_clip(bare)
+    visual = {key.removeprefix("visual."): value for key, value in clip.items() if key.startswith("visual.")}
+    visual = visual or dict(clip)
     if not any(key in visual for key in ("conv1.weight", "trunk.patch_embed.proj.weight")):
         raise WeightsError(
-            f"no CLIP vision tower among {len(state)} tensors, the first is {next(iter(state), 'none')!r}",
+            f"no CLIP vision tower among {len(bare)} tensors, the first is {next(iter(bare), 'none')!r}",
             hint="expected OpenAI's, open_clip's or Hugging Face's names",
         )
     kernel = visual.get("conv1.weight")
