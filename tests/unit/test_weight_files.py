@@ -342,6 +342,9 @@ def test_weights_under_more_wrappers_are_found(tmp_path: Path) -> None:
 class EasyDict(dict[str, Any]):
     """As the authors' repository has it: a mapping whose items are attributes too."""
 
+    model: Any
+    embed_dim: int
+
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         self[name] = value
@@ -349,9 +352,10 @@ class EasyDict(dict[str, Any]):
 
 def test_options_scores_and_paths_beside_the_weights_are_not_read(tmp_path: Path) -> None:
     """A file of the authors' stage 2 (SPEC 7.7), and what other trainers write beside their weights."""
+    model = EasyDict()
+    model.embed_dim = 512
     config = EasyDict()
-    config.model = EasyDict()
-    config.model.embed_dim = 512
+    config.model = model
     score, folder = np.float64(71.5), PurePosixPath("/data")
     content = {"model": STATE, "config": config, "best": score, "args": argparse.Namespace(out=folder), "epoch": 9}
     state = read_state(torch_file(tmp_path, content))
