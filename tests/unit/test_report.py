@@ -27,10 +27,13 @@ from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.facts import key_numbers
 from umt_ds.evaluation.history import read_history
 from umt_ds.evaluation.masked import shade_removed
-from umt_ds.evaluation.pictures import draw_training
+from umt_ds.evaluation.pictures import draw_speed, draw_training
 from umt_ds.tasks.stage1 import Stage1Task
 
 torch.set_num_threads(1)
+
+
+FAR = ("loss", "lr", "grad_norm", "clips_per_s", "peak_memory_gib")
 
 
 def metrics_line(step: int, *, attempt: int = 1, digest: str = "", loss: float | None = None) -> str:
@@ -166,6 +169,14 @@ def test_curves_of_one_step_or_with_nan_are_drawn(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- the page
+
+
+def test_curves_of_numbers_without_room_for_an_axis_are_drawn(tmp_path: Path) -> None:
+    """Of a run that diverged: the margins around 1e308 are infinite."""
+    lines = [json.dumps(json.loads(metrics_line(step)) | dict.fromkeys(FAR, 1.7e308)) + "\n" for step in (1, 2)]
+    history = read_history(make_run(make_config(tmp_path), lines))
+    assert draw_training(history, title="far").startswith(b"\x89PNG")
+    assert draw_speed(history, title="far").startswith(b"\x89PNG")
 
 
 def test_report_of_a_stage1_run_measures_and_draws(tmp_path: Path) -> None:

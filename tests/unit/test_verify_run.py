@@ -170,3 +170,10 @@ def test_without_a_common_step_there_is_nothing_to_compare_and_the_exit_code_is_
 def test_a_folder_without_metrics_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no run folder"):
         CliRunner().invoke(command, [str(tmp_path), str(tmp_path)], standalone_mode=False, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("rtol", ["nan", "inf", "-1", "2"])
+def test_a_tolerance_that_tells_nothing_apart_is_refused(tmp_path: Path, rtol: str) -> None:
+    code, said = verify(tmp_path, records(), records(), "--rtol", rtol, "--json")
+    assert code == 2
+    assert "--rtol" in said

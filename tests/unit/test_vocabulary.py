@@ -248,6 +248,7 @@ def test_other_splitting_is_another_tokenizer(tmp_path: Path) -> None:
         ({"do_basic_tokenize": False}, "do_basic_tokenize"),
         ({"never_split": ["a"]}, "never_split"),
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer"),
+        ({"tokenizer_class": "MPNetTokenizer"}, "which is 'BertTokenizer'"),
         ({"unk_token": "<unk>"}, "unk_token"),
         ({"cls_token": {"content": "<s>"}}, "cls_token"),
     ],
@@ -256,7 +257,14 @@ def test_settings_that_cannot_be_honoured_are_refused(tmp_path: Path, said: dict
     assert what in refusal(settings(plain(tmp_path), **said))
 
 
-@pytest.mark.parametrize("said", [{"tokenizer_class": "BertTokenizerFast"}, {"cls_token": {"content": "[CLS]"}}])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tokenizer_class": "BertTokenizerFast"},
+        {"tokenizer_class": "MobileBertTokenizer"},
+        {"cls_token": {"content": "[CLS]"}},
+    ],
+)
 def test_settings_of_a_bert_are_fine(tmp_path: Path, said: dict[str, Any]) -> None:
     assert ids(settings(plain(tmp_path), **said), "a") == [2, 5]
 

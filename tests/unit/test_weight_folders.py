@@ -14,6 +14,7 @@ from torch import Tensor
 
 from umt_ds.errors import CheckpointError, WeightsError
 from umt_ds.tasks.initial import read_weights
+from umt_ds.weights.clip_folder import differences
 from umt_ds.weights.load import read_state
 
 STATE = {"a": torch.arange(4.0), "b": torch.ones(2, 3), "c": torch.zeros(5)}
@@ -76,6 +77,42 @@ def test_transformers_own_folder_is_read(tmp_path: Path) -> None:
     whole, parts = (read_weights(tmp_path / name) for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() == {k for k in network.state_dict() if not k.endswith("position_ids")}
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        (
+            "config.json",
+            {"model_type": "clip_vision_model", "hidden_act": "gelu"},
+            "hidden_act='gelu', not 'quick_gelu'",
+        ),
+        (
+            "config.json",
+            {"model_type": "clip", "vision_config": {"num_attention_heads": 6}},
+            "num_attention_heads=6, not 3",
+        ),
+        (
+            "config.json",
+            {"model_type": "clip", "vision_config": {"hidden_act": "quick_gelu", "num_attention_heads": 3}},
+            "",
+        ),
+        ("config.json", {"model_type": "bert", "hidden_act": "gelu"}, ""),
+        ("config.json", {"model_type": ["clip"], "vision_config": 1}, ""),
+        ("config.json", [], "holds a list"),
+        ("open_clip_config.json", {"model_cfg": {"vision_cfg": {}}}, "quick_gelu=False, not True"),
+        ("open_clip_config.json", {"model_cfg": {"vision_cfg": {}, "quick_gelu": True}}, ""),
+        ("open_clip_config.json", {"model_cfg": {"vision_cfg": {"timm_model_name": "x"}}}, ""),
+    ],
+)
+def test_what_a_clips_folder_says_of_another_model_is_told(tmp_path: Path, name: str, config: Any, said: str) -> None:
+    (tmp_path / name).write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").touch()
+    told = differences(tmp_path, quick_gelu=True, heads=3)
+    assert said in told
+    assert bool(said) == bool(told)
+    assert differences(tmp_path / "model.safetensors", quick_gelu=True, heads=3) == told
+    assert differences(tmp_path / "vit_b16.pth", quick_gelu=True, heads=3) == ""
 
 
 # ---------------------------------------------------------------- an index that is wrong
@@ -159,6 +196,12 @@ def test_a_folder_that_is_neither_run_nor_model_says_what_is_in_it(tmp_path: Pat
     assert "and 4 more" in said
     assert "model.safetensors" in said
     assert "checkpoints" in said
+
+
+def test_a_model_may_have_a_folder_called_checkpoints(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "model.safetensors")
+    (tmp_path / "checkpoints" / "checkpoint-500").mkdir(parents=True)
+    assert_is_state(read_weights(tmp_path))
 
 
 def test_a_run_without_a_checkpoint_is_a_run(tmp_path: Path) -> None:

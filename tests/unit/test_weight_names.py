@@ -123,6 +123,27 @@ def test_names_without_wrappers_stay() -> None:
     assert bare_names(names).keys() == names.keys()
 
 
+@pytest.mark.parametrize("clip", [OPEN_CLIP, CUSTOM_CLIP, hugging_face()], ids=["open_clip", "timm", "hugging face"])
+def test_a_clip_beside_other_things_is_found(clip: State) -> None:
+    """As Lightning saves a model and the weights of its loss."""
+    beside = {f"model.{name}": value for name, value in clip.items()} | state("loss.weight")
+    found, own = teacher_state(beside), teacher_state(clip)
+    assert found.keys() == own.keys()
+    assert all(torch.equal(found[name], own[name]) for name in own)
+
+
+def test_a_text_tower_beside_other_things_is_found() -> None:
+    beside = {f"model.{name}": value for name, value in OPEN_CLIP.items()} | state("loss.weight")
+    assert text_teacher_state(beside).keys() == text_teacher_state(OPEN_CLIP).keys()
+
+
+@pytest.mark.parametrize("clip", [OPEN_CLIP, CUSTOM_CLIP, hugging_face()], ids=["open_clip", "timm", "hugging face"])
+def test_of_two_towers_none_is_taken(clip: State) -> None:
+    both = {f"{place}.{name}": value for place in ("model", "ema") for name, value in clip.items()}
+    with pytest.raises(WeightsError, match=r"2 towers.*ema\."):
+        teacher_state(both)
+
+
 # ---------------------------------------------------------------- Hugging Face's tower
 
 

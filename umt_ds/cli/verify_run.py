@@ -154,10 +154,23 @@ def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
     return replace(comparison, inexact=tuple(sorted(inexact)), passed_over=tuple(dict.fromkeys(passed_over)))
 
 
+class _Share(click.FloatRange):
+    """From 0 to 1; click's own range lets NaN through."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        share = super().convert(value, param, ctx)
+        if math.isnan(share):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return share
+
+
 @click.command("verify-run")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--rtol", type=click.FloatRange(0), default=1e-5, show_default=True, help="For losses and norms.")
+@click.option("--rtol", type=_Share(), default=1e-5, show_default=True, help="For losses and norms.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object.")
 def command(a: Path, b: Path, rtol: float, as_json: bool) -> None:
     """Compare run folders A and B step by step: clips shown (digest), masks, learning rate, loss, gradient norm.

@@ -34,7 +34,10 @@ _MODEL: dict[str, tuple[object, ...]] = {
 }
 _NORMALIZER: dict[str, tuple[object, ...]] = {"type": ("BertNormalizer",), "clean_text": (True,)}
 _PRE_TOKENIZER: dict[str, tuple[object, ...]] = {"type": ("BertPreTokenizer",)}
-_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
+_CLASSES = (
+    "BertTokenizer", "ConvBertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer",
+    "LxmertTokenizer", "MobileBertTokenizer", "RetriBertTokenizer", "SqueezeBertTokenizer",
+)  # fmt: skip
 _SETTINGS: dict[str, tuple[object, ...]] = {
     "do_basic_tokenize": (True, None),
     "never_split": (None, []),
@@ -194,7 +197,8 @@ def _require(said: Mapping[str, Any], allowed: Mapping[str, tuple[object, ...]],
         value = said.get(key, values[0])
         value = value.get("content") if isinstance(value, dict) else value  # a token with its flags
         if value not in values:
-            raise ValueError(f"{where}{key}={value!r} is not BERT's way, which is {values[0]!r}")
+            ours = next(allowed for allowed in values if allowed is not None)
+            raise ValueError(f"{where}{key}={value!r} is not BERT's way, which is {ours!r}")
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def inexact_sources(run: Path) -> list[str]:
 
 def resolve_checkpoint(path: Path) -> Path:
     """The checkpoint folder that a run folder or checkpoint folder means: the newest of a run."""
-    if path.name.startswith("step-") and is_file(path / MANIFEST):
+    if is_file(path / MANIFEST) and not is_folder(path / CHECKPOINTS):  # under any name: a copy, a link, "."
         return path
     folders = checkpoint_folders(path)
     if not folders:

@@ -50,20 +50,16 @@ def make_room(place: Path) -> None:
 def prune(run: Path, *, newest: int, keep: int) -> None:
     """Remove all but the `keep` newest whole checkpoints up to step `newest`.
 
-    A newer one can only be one that was refused at the start: it must not push out a good one, and neither must a
-    damaged one. What another version wrote stays.
+    A newer one can only be one that was refused at the start: it must not push out a good one. What this version cannot
+    read stays, and does not count: a manifest that says nothing to us may be another version's.
     """
-    kept = 0
     try:
-        mine = [folder for folder in checkpoint_folders(run) if step_of(folder) <= newest and _may_go(folder)]
+        whole = [folder for folder in checkpoint_folders(run) if step_of(folder) <= newest and _is_whole(folder)]
     except MachineError as error:
         log.warning("old checkpoints stay for now: %s", error.what)
         return
-    for folder in mine:
-        if kept == keep:
-            _remove(folder)
-        else:
-            kept += _is_whole(folder)
+    for folder in whole[keep:]:
+        _remove(folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -101,15 +97,18 @@ def _is_partial(folder: Path) -> bool:
 def _is_whole(folder: Path) -> bool:
     try:
         read_checkpoint_manifest(folder)
-    except DamagedCheckpointError:
+    except UmtError:
         return False
     return True
 
 
-def _may_go(folder: Path) -> bool:
-    """Whole or damaged, but not another version's; what cannot be read now may be anybody's."""
+def _may_go(partial: Path) -> bool:
+    """Whole, or damaged as what a killed save leaves; but not another version's. What cannot be read now may be
+    anybody's."""
     try:
-        _is_whole(folder)
+        read_checkpoint_manifest(partial)
+    except DamagedCheckpointError:
+        return True
     except UmtError:
         return False
     return True

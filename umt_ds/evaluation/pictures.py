@@ -7,7 +7,6 @@ Shapes: T frames, H x W pixels.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ _TITLES = {
     "data_stall_percent": "waiting for data, %",
     "peak_memory_gib": "peak memory, GiB",
 }
+_MOST = 1e100  # what is larger is not drawn: margins around it are infinite
 _LINE, _MARK, _GRID, _RIGHT = "#1f5fa8", "#c0392b", "#dddddd", "#2e9e4f"
 _MEDIA = {"image": "#e39c37", "video": "#1f5fa8"}  # whose losses are logged apart
 _BARS = ("#1f5fa8", "#9bbcdd", "#e39c37", "#bbbbbb", "#6aa84f", "#8e63a9")
@@ -86,15 +86,16 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str)
 
 def _draw_line(panel: Axes, history: History, name: str) -> None:
     """What was logged under a name, where it was: a step that shows clips says nothing of images."""
-    told = [(step, value) for step, value in zip(history.steps(), history.values(name), strict=True) if value == value]
+    steps, values = history.steps(), history.values(name)
+    told = [(step, value) for step, value in zip(steps, values, strict=True) if abs(value) < _MOST]
     medium = name.partition("_")[0]
     marker = "o" if len(told) == 1 else ""  # a line through one point shows nothing
     panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=medium)
 
 
 def _above(values: Sequence[float]) -> float:
-    """The top of an axis from 0 that has room for all finite values."""
-    return 1.08 * max((value for value in values if math.isfinite(value)), default=0.0) or 1.0
+    """The top of an axis from 0 that has room for all values that are drawn."""
+    return max(1.08 * max((value for value in values if abs(value) < _MOST), default=0.0), 0.0) or 1.0
 
 
 # ---------------------------------------------------------------- masks

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights
-from umt_ds.engine.manifest import CHECKPOINTS, MANIFEST
+from umt_ds.engine.manifest import CHECKPOINTS, MANIFEST, checkpoint_folders
 from umt_ds.errors import WeightsError
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
@@ -21,11 +21,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name. Raises WeightsError or CheckpointError on anything missing, altered or untrusted."""
     if not os.path.isdir(path):
         return read_state(path)
-    if any(os.path.exists(path / name) for name in (MANIFEST, CHECKPOINTS)):
+    is_model = holds_weights(path)
+    is_run = checkpoint_folders(path) if is_model else os.path.exists(path / CHECKPOINTS)
+    if is_run or os.path.exists(path / MANIFEST):
         state = read_checkpoint_weights(path)
         require_weights(state, where=str(path))
         return state
-    if holds_weights(path):
+    if is_model:
         return read_state(path)
     raise WeightsError(
         f"{path} is neither a run nor a model: {listing(path)}",

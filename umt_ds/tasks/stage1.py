@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from umt_ds.models.teachers import Teacher, build_teacher
 from umt_ds.models.towers import ClipTower
 from umt_ds.models.vit import VideoViT, drop_path_noise
 from umt_ds.tasks.initial import read_weights, state_fingerprint
+from umt_ds.weights.clip_folder import differences
 from umt_ds.weights.load import about, load_strict
 from umt_ds.weights.published import student_state, teacher_state
 
@@ -213,7 +215,23 @@ def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
             image_size=config.image_size,
             state=state,
         )
+        if state is not None:
+            _warn_of_differences(teacher, Path(config.weights))
     return teacher, state_fingerprint(teacher.state_dict())
+
+
+def _warn_of_differences(teacher: Teacher, weights: Path) -> None:
+    """Where weights fit and yet are those of another model."""
+    tower = teacher.tower
+    if not isinstance(tower, ClipTower):
+        return
+    if other := differences(weights, quick_gelu=tower.blocks[0].quick_gelu, heads=tower.size.heads):
+        log.warning(
+            "the teacher of %s is run as another model than its folder describes: %s (task.teacher.preset: of "
+            "open_clip's models, ViT-B-16 has GELU, ViT-B-16-quickgelu has OpenAI's QuickGELU)",
+            weights,
+            other,
+        )
 
 
 def place_teacher(teacher: Teacher, config: TeacherConfig, *, device: torch.device, precision: Precision) -> None:

@@ -7,6 +7,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,24 @@ from umt_ds.weights.sniff import SAVE_WEIGHTS, Form, damaged
 
 # the authors' trainer, DeepSpeed, Lightning and others
 _WRAPPERS = ("model", "module", "state_dict", "model_state_dict")
+# Types of what published files have beside their weights: options (stage 2 of the authors), best scores, paths.
+_OPTIONS = re.compile(r"(\w+\.)*EasyDict")
+_PLAIN = re.compile(r"numpy\.(_?core\.multiarray\.scalar|dtype)|pathlib\.(Pure)?(Posix|Windows)Path")
+
+
+class _Options:
+    """Stands for a mapping of somebody's own type: what the file puts into it goes into a mapping that torch knows."""
+
+    def __new__(cls, *_: object) -> OrderedDict[object, object]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+class _Plain:
+    """Stands for an object that nobody reads: takes whatever the file puts into it, and forgets it."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 def read_file(path: Path, form: Form) -> dict[str, Tensor]:
@@ -43,12 +62,12 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_torch(path: Path) -> object:
     """A file of torch.save, with weights_only; argparse.Namespace (a plain bag of options that the authors saved beside
-    their weights) is the one type let through that torch would not."""
+    their weights) is the one type let through that torch would not, and a few others are left out."""
     try:
         _check_parts(path)
         # an open file, not a path: torch goes by the suffix of a path
         with (
-            torch.serialization.safe_globals([argparse.Namespace]),
+            torch.serialization.safe_globals([argparse.Namespace, *_bystanders(path)]),
             path.open("rb") as file,
             warnings.catch_warnings(action="ignore"),  # of odd pickles: they are read or refused
         ):
@@ -61,15 +80,28 @@ def _read_torch(path: Path) -> object:
         raise damaged(path, error) from error
 
 
+def _bystanders(path: Path) -> list[tuple[type, str]]:
+    """The stand-ins that a file needs, each with the name that it replaces."""
+    with path.open("rb") as file:
+        try:
+            asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        except ValueError:  # a file of torch before 1.6 does not say beforehand
+            return []
+    options = [(_Options, name) for name in asked if _OPTIONS.fullmatch(name)]
+    return [*options, *((_Plain, name) for name in asked if _PLAIN.fullmatch(name))]
+
+
 def _check_parts(path: Path) -> None:
-    """Raises WeightsError for altered bytes: torch.save writes a checksum of each part, torch.load ignores it."""
+    """Raises WeightsError for altered bytes: torch.save writes a checksum of each part (unless it is told not to: then
+    all are 0), torch.load ignores it."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        claimed = sum(part.file_size for part in archive.infolist())
+        parts = archive.infolist()
+        claimed = sum(part.file_size for part in parts)
         if claimed > path.stat().st_size:
             raise damaged(path, f"it claims {claimed:,} bytes of content, more than it has (torch.save packs nothing)")
-        if (altered := archive.testzip()) is not None:
+        if any(part.CRC for part in parts) and (altered := archive.testzip()) is not None:
             raise damaged(path, f"the bytes of its part {altered} were altered")
 
 

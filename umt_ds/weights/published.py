@@ -32,6 +32,7 @@ _HF_TOP = {
     "ln_post.weight": "post_layernorm.weight",
     "ln_post.bias": "post_layernorm.bias",
 }
+_VISUAL_PATCHES = ("visual.conv1.weight", "visual.trunk.patch_embed.proj.weight")
 _HF_PATCHES = "embeddings.patch_embedding.weight"
 _HF_BESIDE = ("visual_projection.", "text_projection.", "text_model.", "logit_")  # beside the vision tower
 _HF_HINT = "CLIPModel or CLIPVisionModelWithProjection, saved whole; adapters (LoRA) merged first"
@@ -46,17 +47,18 @@ def teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Takes OpenAI's and open_clip's layout, under `visual.` (the text tower beside it is dropped) or bare, as
     the UMT authors extract it, and Hugging Face's CLIPModel or CLIPVisionModelWithProjection. A patch
-    embedding inflated to 5-D gives its middle slice. Raises WeightsError for anything else.
+    embedding inflated to 5-D gives its middle slice. All may lie under one more prefix (Lightning's `model.`, beside
+    a loss). Raises WeightsError for anything else.
     """
-    state = bare_names(state)
-    for key in state:
-        if key.endswith(_HF_PATCHES):
-            return _from_hugging_face(state, key.removesuffix(_HF_PATCHES))
-    visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    visual = visual or state
+    bare = bare_names(state)
+    if (prefix := _before(_HF_PATCHES, bare)) is not None:
+        return _from_hugging_face(bare, prefix)
+    clip = _of_clip(bare)
+    visual = {key.removeprefix("visual."): value for key, value in clip.items() if key.startswith("visual.")}
+    visual = visual or dict(clip)
     if not any(key in visual for key in ("conv1.weight", "trunk.patch_embed.proj.weight")):
         raise WeightsError(
-            f"no CLIP vision tower among {len(state)} tensors, the first is {next(iter(state), 'none')!r}",
+            f"no CLIP vision tower among {len(bare)} tensors, the first is {next(iter(bare), 'none')!r}",
             hint="expected OpenAI's, open_clip's or Hugging Face's names",
         )
     kernel = visual.get("conv1.weight")
@@ -67,8 +69,29 @@ def teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def text_teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A CLIP file's text tower in open_clip's keys; OpenAI's and open_clip's layout, where it lies beside `visual.`."""
-    named = {key: value for key, value in bare_names(state).items() if not key.startswith(("visual.", "logit_"))}
+    clip = _of_clip(bare_names(state))
+    named = {key: value for key, value in clip.items() if not key.startswith(("visual.", "logit_"))}
     return renamed(named, lambda key: key.removeprefix("text."))
+
+
+def _of_clip(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Of a file that holds a CLIP beside other things, the CLIP."""
+    for patches in _VISUAL_PATCHES:
+        if prefix := _before(patches, state):
+            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
+
+
+def _before(name: str, state: Mapping[str, Tensor]) -> str | None:
+    """The prefix under which `state` has a tensor called `name`; None where it has none. Raises WeightsError where it
+    has several: which is meant, nobody knows."""
+    found = sorted(key.removesuffix(name) for key in state if key == name or key.endswith(f".{name}"))
+    if len(found) > 1:
+        raise WeightsError(
+            f"the file holds {len(found)} towers, and one is asked for: {some([key + name for key in found])}",
+            hint="save the weights of one model alone",
+        )
+    return found[0] if found else None
 
 
 def _from_hugging_face(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
