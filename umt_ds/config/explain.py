@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,7 @@ class _Problem:
 
 
 def _in_plain_words(message: str) -> str:
+    message = re.sub(r"\b0\.0{6}\d+|\b\d{22,}(\.0)?\b", lambda number: f"{float(number[0]):g}", message)
     message = message.removeprefix("Value error, ").replace("Input should", "must").replace(" should ", " must ")
     return message.replace("less than or equal to", "at most").replace("greater than or equal to", "at least")
 

@@ -46,8 +46,10 @@ Text = Annotated[str, AfterValidator(_worded)]
 Place = Annotated[str, AfterValidator(_place)]  # a path, a URL or a command
 FilePath = Annotated[Path, BeforeValidator(_path)]
 
-# Bounds that no run needs to pass; what lies behind them would end in an error far from here, or never.
+# Bounds that no run needs to pass; what lies behind them would end in an error far from here, or never. A field that
+# wants another bound of the same sense gives its type both anew: pydantic would take the one here.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+CountAboveOne = Annotated[int, Field(gt=1, le=1_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
 Steps = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Clips = Steps  # of a batch
