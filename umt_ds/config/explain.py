@@ -148,7 +148,7 @@ def _hints(problem: _Problem, tree: Any, root: type[BaseModel]) -> list[str]:
     if problem.is_missing:
         return [f"give {key_text(problem.path)}=…"]
     if problem.kind == "string_type" and isinstance(problem.value, (bool, int, float)):
-        return ["put text that looks like a number in quotes"]
+        return ["put text that looks like a number, true or false in quotes"]
     if problem.kind in ("int_type", "float_type") and str(problem.value)[:1].isdigit():
         return ["numbers are decimal digits, as in 100, 0.5 or 1e-4"]
     return []

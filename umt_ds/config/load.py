@@ -48,7 +48,7 @@ def run_names() -> list[str]:
 
 def parse_override(text: str) -> tuple[str, Any]:
     """`a.b=1e-4` → ("a.b", 0.0001). A value that begins with [, { or a quote is YAML; any other is taken whole, `#` and
-    all. Nothing after the `=` is empty text, which no setting takes: null is written out."""
+    all. Nothing after the `=` is empty text, which no setting takes, and `~` a home folder: null is written out."""
     path, equals, value = text.partition("=")
     parts = path.split(".")
     if not equals or not all(parts) or len(parts) > _DEEPEST:

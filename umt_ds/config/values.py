@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from umt_ds.config.yaml_text import is_encodable
 from umt_ds.environment import home, home_of
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def at_home(text: str) -> str:
@@ -39,6 +42,8 @@ def _place(text: str) -> str:
 
 
 def _path(value: object) -> object:
+    if isinstance(value, str) and _URL.match(value):  # Path would make one slash of two, and a folder `s3:`
+        raise ValueError("is a URL, and has to be a path on this machine")
     return _place(value) if isinstance(value, str) else value
 
 

@@ -53,8 +53,11 @@ def scalar(text: str) -> bool | int | float | str | None:
 
 def typed(text: str, *, where: str) -> Any:
     """What somebody means who types a value in a shell: a list, a mapping or quoted text if it begins like one, and
-    otherwise all of it plain, so that a `#` or a `: ` in it belongs to it. Raises ConfigError."""
+    otherwise all of it plain, so that a `#` or a `: ` in it belongs to it, and `~` is what it is to a shell. Raises
+    ConfigError."""
     text = text.strip()
+    if text == "~":
+        return text
     return parse_yaml(text, where=where) if text.startswith(_NOT_PLAIN) else scalar(text)
 
 
