@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from umt_ds.config.outline import Part, all_keys, in_words, keys_at, kinds_at
-from umt_ds.config.yaml_text import shown
+from umt_ds.config.yaml_text import scalar, shown
 from umt_ds.errors import ConfigError
 
 
@@ -149,9 +149,16 @@ def _hints(problem: _Problem, tree: Any, root: type[BaseModel]) -> list[str]:
         return [f"give {key_text(problem.path)}=…"]
     if problem.kind == "string_type" and isinstance(problem.value, (bool, int, float)):
         return ["put text that looks like a number, true or false in quotes"]
-    if problem.kind in ("int_type", "float_type") and str(problem.value)[:1].isdigit():
-        return ["numbers are decimal digits, as in 100, 0.5 or 1e-4"]
+    if problem.kind in ("int_type", "float_type") and isinstance(problem.value, str):
+        return _hints_at_number(problem.value)
     return []
+
+
+def _hints_at_number(text: str) -> list[str]:
+    """Text where a number has to stand: what is wrong with it, as far as it looks like one."""
+    if isinstance(scalar(text), (int, float)):
+        return ["a number stands without quotes"]
+    return ["numbers are decimal digits, as in 100, 0.5 or 1e-4"] if not text.isdecimal() and text[:1].isdigit() else []
 
 
 def _in_sections(key: str) -> str:
@@ -167,7 +174,13 @@ def _near(path: tuple[Part, ...], value: Any, tree: Any, root: type[BaseModel]) 
     same = [place for place in all_keys(root, tree) if place[-1] == name and place != path]
     within = [key_text(place) for place in same if place[: len(section)] == tuple(section)]
     beside = [key for key in keys_at(root, section, tree) if key != name]
-    close = [key_text([*section, key]) for key in difflib.get_close_matches(str(name), beside, n=1)]
+    close = [key_text([*section, key]) for key in _closest(str(name), beside)]
     inner = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else None
     of_inner = _near((*path, inner[0]), inner[1], tree, root) if inner and not (within or close) else []
     return (within or close or of_inner or [key_text(place) for place in same])[:3]
+
+
+def _closest(name: str, known: Sequence[str]) -> list[str]:
+    """The one key that is spelled most like `name`, in upper or lower case."""
+    by_lower = {key.lower(): key for key in known}
+    return [by_lower[key] for key in difflib.get_close_matches(name.lower(), by_lower, n=1)]

@@ -20,6 +20,7 @@ from umt_ds.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _DEEPEST = 30  # parts of a key
+_MOST_TOLD = 200  # characters of an override
 
 
 def load_run(name: str, overrides: Sequence[str] = (), *, keep_unset: bool = False) -> RunConfig:
@@ -36,8 +37,13 @@ def load_tree(name: str, overrides: Sequence[str] = ()) -> tuple[Tree, Origins]:
     tree, origins = _load_file(_find(name), trail=())
     for override in overrides:
         path, value = parse_override(override)
-        origin = Origin(f"override {override!r}", text=override.partition("=")[2].strip())
+        origin = Origin(_as_given(override), text=override.partition("=")[2].strip())
         _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
+    for key in tree:
+        if difflib.get_close_matches("extends", [key.lower()], cutoff=0.8):
+            where = setter_of(key, origins).where
+            hint = "a file builds on others by its line `extends: […]`"
+            raise ConfigError(f"{key}: unknown key (in {where})", hint=hint)
     return tree, origins
 
 
@@ -52,15 +58,19 @@ def parse_override(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     parts = path.split(".")
     if not equals or not all(parts) or len(parts) > _DEEPEST:
-        raise ConfigError(f"override {text!r} is not of the form key.path=value", hint="for example batch.micro=32")
+        raise ConfigError(f"{_as_given(text)} is not of the form key.path=value", hint="for example batch.micro=32")
     if not is_encodable(text):
-        raise ConfigError(f"override {text!r} is not UTF-8")
-    meant = typed(value, where=f"override {text!r}") if value.strip() else ""
+        raise ConfigError(f"{_as_given(text)} is not UTF-8")
+    meant = typed(value, where=_as_given(text)) if value.strip() else ""
     if meant == {}:
         raise ConfigError(
-            f"override {text!r} changes nothing: mappings are laid over each other", hint="null is nothing"
+            f"{_as_given(text)} changes nothing: mappings are laid over each other", hint="null is nothing"
         )
     return path, meant
+
+
+def _as_given(override: str) -> str:
+    return f"override {override!r}" if len(override) <= _MOST_TOLD else f"override {override[:_MOST_TOLD]!r}…"
 
 
 # ---------------------------------------------------------------- files
@@ -116,7 +126,7 @@ def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
     text = read_text(path)
     own, marks = parse_marked(text, where=str(path))
     if not isinstance(own, dict):
-        raise ConfigError(f"{path} does not hold a mapping of settings")
+        raise ConfigError(f"{path} does not hold a mapping of settings", hint="a line is KEY: VALUE, with a space")
     lines = text.splitlines()
     own_origins = {"": Origin(str(path))} | {
         key: Origin(f"{path}, line {mark.line}: `{quoted(lines[mark.line - 1])}`", mark.text)
