@@ -6,13 +6,14 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from umt_ds.config.outline import Part, all_keys, in_words, keys_at, kinds_at
-from umt_ds.config.yaml_text import scalar, shown
+from umt_ds.config.yaml_text import Marks, quoted, scalar, shown
 from umt_ds.errors import ConfigError
 
 
@@ -28,6 +29,16 @@ Origins = dict[str, Origin]  # by key path, the latest last; "" is who set all t
 _MOST_SAID = 80  # characters of a value
 _MOST_LINES = 10
 _MOST_LOOKED_AT = 200
+
+
+def origins_in(path: Path, text: str, marks: Marks) -> Origins:
+    """Who set each key of a file that holds `text`: the file, with line and the line's text."""
+    lines = text.splitlines()
+    said = {
+        key: Origin(f"{path}, line {mark.line}: `{quoted(lines[mark.line - 1])}`", mark.text)
+        for key, mark in marks.items()
+    }
+    return {"": Origin(str(path)), **said}
 
 
 def key_text(path: Sequence[Part]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from umt_ds.config.check import Tree, check
-from umt_ds.config.explain import Origin, Origins, is_at_or_inside, setter_of
+from umt_ds.config.explain import Origin, Origins, is_at_or_inside, origins_in, setter_of
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.values import at_home
 from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
@@ -127,11 +127,7 @@ def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
     own, marks = parse_marked(text, where=str(path))
     if not isinstance(own, dict):
         raise ConfigError(f"{path} does not hold a mapping of settings", hint="a line is KEY: VALUE, with a space")
-    lines = text.splitlines()
-    own_origins = {"": Origin(str(path))} | {
-        key: Origin(f"{path}, line {mark.line}: `{quoted(lines[mark.line - 1])}`", mark.text)
-        for key, mark in marks.items()
-    }
+    own_origins = origins_in(path, text, marks)
     tree: Tree = {}
     origins: Origins = {}
     parents = own.pop("extends", None) or []
