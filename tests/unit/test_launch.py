@@ -176,7 +176,7 @@ def test_a_time_limit_is_read_as_slurm_reads_it(text: str, minutes: int | None) 
 
 @pytest.mark.parametrize("text", ["", "1h", "1:2:3:4", "5.5", "+5", "-5", "1-1-1", "1-", "٣", "1 2", "5:", "9" * 5000])
 def test_a_time_limit_that_slurm_cannot_read_is_refused_before_the_queue(text: str) -> None:
-    with pytest.raises(ConfigError, match="^time: .*in --time"):
+    with pytest.raises(ConfigError, match=r"^time: .*in --time"):
         load_cluster({"time": text})
 
 
