@@ -149,9 +149,10 @@ def refuse_options(cluster: ClusterConfig, taken: Mapping[str, str]) -> None:
     """Raises ConfigError where `sbatch` gives an option that the job sets itself; `taken` says how to ask for it."""
     for option in cluster.sbatch:
         word = option.split()[0].partition("=")[0]
-        name = word if word.startswith("--") else word[:2]
-        if name in taken:
-            raise ConfigError(f"sbatch: {option} is what the job sets itself", hint=f"ask for it with {taken[name]}")
+        is_long = word.startswith("--") and len(word) > 2  # which sbatch takes cut short, too
+        known = next((known for known in taken if known.startswith(word) if is_long), word[:2])
+        if known in taken:
+            raise ConfigError(f"sbatch: {option} is what the job sets itself", hint=f"ask for it with {taken[known]}")
 
 
 def check_path(folder: Path) -> None:

@@ -376,7 +376,10 @@ def test_a_job_whose_module_cannot_be_loaded_does_not_go_on() -> None:
         assert ("module load 'it'\"'\"'s' failed" in done.stderr) is (code == 1)
 
 
-@pytest.mark.parametrize("option", ["--nodes=3", "-N3", "--signal=USR1", "--output=x", "-o x", "--array=0-3", "-D /x"])
+@pytest.mark.parametrize(
+    "option",
+    ["--nodes=3", "-N3", "--signal=USR1", "--output=x", "-o x", "--array=0-3", "-D /x", "--sig=B:USR1@5", "--node=3"],
+)
 def test_options_that_the_job_sets_itself_are_refused(option: str) -> None:
     with pytest.raises(ConfigError, match=f"sbatch: {option} is what the job sets itself"):
         render(job(Path("/r/x"), cluster=load_cluster({"sbatch": (option,)})))
