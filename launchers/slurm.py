@@ -43,12 +43,11 @@ def render_array(job: PrepArray) -> tuple[str, str]:
     check_path(job.folder)
     check_text(job.name, "the name of the set")
     check_text(job.out, "the path of the set")
-    refuse_options(job.cluster, _SET_BY_ARRAYS)
     given = {
         "name": shlex.quote(job.name),
         "out": job.out,
         "logs": as_pattern(job.folder),
-        "directives": directives_of(job.cluster),
+        "directives": directives_of_array(job.cluster),
         "setup": setup_of(job.cluster),
     }
     array = fill(
@@ -128,6 +127,12 @@ def directives_of(cluster: ClusterConfig, *more: str) -> str:
     habits = {key: getattr(cluster, key) for key in ("partition", "account", "qos", "constraint", "time")}
     options = [f"--{key}={value}" for key, value in habits.items() if value is not None]
     return "\n".join(f"#SBATCH {option}" for option in [*options, *more, *cluster.sbatch])
+
+
+def directives_of_array(cluster: ClusterConfig) -> str:
+    """Those of an array and of the job that ends it. Raises ConfigError for an option that these set themselves."""
+    refuse_options(cluster, _SET_BY_ARRAYS)
+    return directives_of(cluster)
 
 
 def setup_of(cluster: ClusterConfig) -> str:
