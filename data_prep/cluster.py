@@ -17,7 +17,7 @@ from data_prep.clip import RunOptions
 from data_prep.manifest import Plan
 from data_prep.prepare import build_shards
 from data_prep.progress import progress
-from launchers.slurm import PrepArray, is_active, submit_array
+from launchers.slurm import PrepArray, directives_of_array, is_active, submit_array
 from umt_ds.config.cluster import load_cluster
 from umt_ds.data.places import absolute, is_local
 from umt_ds.data.records import write_json
@@ -77,6 +77,11 @@ def array_of(plan: Plan, run: RunOptions, slurm: SlurmOptions, *, retry_failed: 
         finish=[*words, "finish", out, "--max-bad", str(run.max_bad)],
         cluster=load_cluster({"sbatch": slurm.extra}),
     )
+
+
+def habits_for(extra: Sequence[str]) -> list[str]:
+    """The lines that a job array asks Slurm with, before there is one. Raises ConfigError for what cannot be asked."""
+    return directives_of_array(load_cluster({"sbatch": tuple(extra)})).splitlines()
 
 
 def habits_not_used(job: PrepArray) -> list[str]:

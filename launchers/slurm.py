@@ -43,12 +43,11 @@ def render_array(job: PrepArray) -> tuple[str, str]:
     check_path(job.folder)
     check_text(job.name, "the name of the set")
     check_text(job.out, "the path of the set")
-    refuse_options(job.cluster, _SET_BY_ARRAYS)
     given = {
         "name": shlex.quote(job.name),
         "out": job.out,
         "logs": as_pattern(job.folder),
-        "directives": directives_of(job.cluster),
+        "directives": directives_of_array(job.cluster),
         "setup": setup_of(job.cluster),
     }
     array = fill(
@@ -130,6 +129,12 @@ def directives_of(cluster: ClusterConfig, *more: str) -> str:
     return "\n".join(f"#SBATCH {option}" for option in [*options, *more, *cluster.sbatch])
 
 
+def directives_of_array(cluster: ClusterConfig) -> str:
+    """Those of an array and of the job that ends it. Raises ConfigError for an option that these set themselves."""
+    refuse_options(cluster, _SET_BY_ARRAYS)
+    return directives_of(cluster)
+
+
 def setup_of(cluster: ClusterConfig) -> str:
     """The shell commands before a job's own: modules, then variables."""
     load = f"module load {shlex.join(cluster.modules)}"
@@ -149,9 +154,10 @@ def refuse_options(cluster: ClusterConfig, taken: Mapping[str, str]) -> None:
     """Raises ConfigError where `sbatch` gives an option that the job sets itself; `taken` says how to ask for it."""
     for option in cluster.sbatch:
         word = option.split()[0].partition("=")[0]
-        name = word if word.startswith("--") else word[:2]
-        if name in taken:
-            raise ConfigError(f"sbatch: {option} is what the job sets itself", hint=f"ask for it with {taken[name]}")
+        is_long = word.startswith("--") and len(word) > 2  # which sbatch takes cut short, too
+        known = next((known for known in taken if known.startswith(word) if is_long), word[:2])
+        if known in taken:
+            raise ConfigError(f"sbatch: {option} is what the job sets itself", hint=f"ask for it with {taken[known]}")
 
 
 def check_path(folder: Path) -> None:

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import pwd
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,18 @@ class Environment:
         if text is not None and not is_host(text):
             raise self._refusal(name, "a host name or an IP address, without a port")
         return text
+
+    def check_interfaces(self, name: str, *, by_beginning: bool) -> None:
+        """Raises ConfigError where the variable names network interfaces that this machine lacks: all by their whole
+        names (gloo), or one at least by its beginning (NCCL, to which `=` is the whole name and `^` all but these)."""
+        text = self.text(name)
+        if text is None or (by_beginning and text.startswith("^")):
+            return
+        there = [interface for _, interface in socket.if_nameindex()]
+        named = text.removeprefix("=").split(",") if by_beginning else text.split(",")
+        fits = any(one.startswith(tuple(named)) for one in there) if by_beginning else set(named) <= set(there)
+        if not fits:
+            raise self._refusal(name, f"a network interface of {socket.gethostname()}: one of {', '.join(there)}")
 
     def choice(self, name: str, words: Sequence[str]) -> str | None:
         """One of `words`. Raises ConfigError for any other."""

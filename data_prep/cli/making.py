@@ -43,8 +43,9 @@ class Making:
         for note in listing.notes:
             click.echo(note, err=True)
         name = self.name or out.name or out.resolve().name
+        habits = self._habits()  # refused before anything is written
         if self.dry_run:
-            click.echo(self._dry(listing, out, name))
+            click.echo("\n".join([*self._dry(listing, out, name), *habits]))
             return
         match self.where.engine:
             case "local":
@@ -100,22 +101,25 @@ class Making:
             build_on_ray(plan, shards, run=self.run, address=self.where.ray_address)
             conclude(close_set(plan), self.run.max_bad)
 
-    def _dry(self, listing: Listing, out: Path, name: str) -> str:
+    def _habits(self) -> list[str]:
+        from data_prep.cluster import habits_for
+
+        return [f"  {line}" for line in habits_for(self.where.sbatch)] if self.where.engine == "slurm" else []
+
+    def _dry(self, listing: Listing, out: Path, name: str) -> list[str]:
         shards = -(-len(listing.clips) // self.store.per_shard)
         if self.where.engine == "slurm":
             where = f"by a Slurm array of at most {self.where.tasks} tasks with {self.run.workers} cores each"
         else:
             where = f"by {self.run.workers} processes here" if self.where.engine == "local" else "by Ray"
-        return "\n".join(
-            [
-                f"would make {shards} shards {out}/{name}-000000.tar … of {len(listing.clips):,} clips, {where}",
-                f"  {_what_is_stored(listing, self.store)}",
-                f"  {len(listing.labels)} classes, "
-                f"{sum(bool(clip.captions) for clip in listing.clips):,} clips with a caption",
-                f"  {len(listing.left_out):,} entries left out before decoding",
-                *(f"  {clip.source} → {clip.key}" for clip in listing.clips[:5]),
-            ]
-        )
+        with_text = sum(bool(clip.captions) for clip in listing.clips)
+        return [
+            f"would make {shards} shards {out}/{name}-000000.tar … of {len(listing.clips):,} clips, {where}",
+            f"  {_what_is_stored(listing, self.store)}",
+            f"  {len(listing.labels)} classes, {with_text:,} clips with a caption",
+            f"  {len(listing.left_out):,} entries left out before decoding",
+            *(f"  {clip.source} → {clip.key}" for clip in listing.clips[:5]),
+        ]
 
 
 def _what_is_stored(listing: Listing, store: StoreOptions) -> str:

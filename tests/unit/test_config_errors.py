@@ -57,6 +57,9 @@ def test_a_task_without_its_kind_is_told_to_name_it(tmp_path: Path) -> None:
         ("demo/stage2", "task.mask.ratio=0.5", "task.mask.image.ratio and task.mask.video.ratio exist"),
         ("demo/stage2", "task.mask.image.ration=0.5", "task.mask.image.ratio exists"),
         ("demo/stage1", "lr=1", "optim.lr exists"),
+        ("demo/stage1", "optim.LR=1", "optim.lr exists"),
+        ("demo/stage1", "Seed=1", "seed exists"),
+        ("demo/stage1", "extends=[base/stage1]", "a file builds on others by its line `extends: […]`"),
         ("demo/stage1", "batch.global_=3", "batch.global exists"),
         ("demo/stage1", "frames=3", "task.student.frames and data.sources.demo.frames exist"),
         ("demo/stage2", "task.teacher.wieghts=x", "task.teacher.weights exists"),
@@ -70,6 +73,29 @@ def test_an_unknown_key_is_told_with_keys_of_this_task_and_never_with_itself(
     key = override.partition("=")[0]
     assert error.what == f"{key}: unknown key (in override {override!r})"
     assert str(error.hint).partition(";")[0] == advice
+
+
+@pytest.mark.parametrize("key", ["extend", "Extends", "extents"])
+def test_a_base_under_another_word_is_the_one_thing_that_is_told(tmp_path: Path, key: str) -> None:
+    error = error_of(file(tmp_path, f"{key}: [demo/stage1]\nseed: 3\n"))
+    assert error.what == f"{key}: unknown key (in {tmp_path / 'run.yaml'}, line 1: `{key}: [demo/stage1]`)"
+    assert error.hint == "a file builds on others by its line `extends: […]`"
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ('seed="5"', "a number stands without quotes"),
+        ("seed=1_000", "numbers are decimal digits"),
+        ("seed=" + "9" * 5000, "`umt config NAME`"),
+        ("optim.lr=fast", "`umt config NAME`"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_the_hint_at_a_number_is_about_what_is_wrong_with_it(override: str, hint: str) -> None:
+    error = error_of("demo/stage1", override)
+    assert str(error.hint).startswith(hint)
+    assert len(str(error)) < 700
 
 
 def test_a_dotted_key_in_a_file_is_told_how_to_be_written(tmp_path: Path) -> None:

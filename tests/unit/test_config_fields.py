@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from annotated_types import Ge, Gt, Le, Lt
 
+from umt_ds.config import deepspeed_keys, schema
 from umt_ds.config.check import check
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
@@ -80,25 +82,56 @@ def test_every_setting_refuses_values_of_other_types_and_out_of_bounds_by_its_ke
         )
 
 
-def numbers_in(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def numbers_in(tree: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every number of a JSON schema, as pydantic makes it of the models: an oracle that the models do not know."""
-    if isinstance(schema, dict):
-        if schema.get("type") in ("integer", "number"):
-            yield path, schema
-        for name, inner in schema.items():
+    if isinstance(tree, dict):
+        if tree.get("type") in ("integer", "number"):
+            yield path, tree
+        for name, inner in tree.items():
             yield from numbers_in(inner, f"{path}/{name}")
-    elif isinstance(schema, list):
-        for inner in schema:
+    elif isinstance(tree, list):
+        for inner in tree:
             yield from numbers_in(inner, path)
 
 
 NUMBERS = [(path, found) for path, found in numbers_in(RunConfig.model_json_schema()) if "deepspeed_set" not in path]
 
 
-@pytest.mark.parametrize(("path", "schema"), NUMBERS, ids=[path for path, _ in NUMBERS])
-def test_every_number_has_a_smallest_and_a_largest_value(path: str, schema: dict[str, Any]) -> None:
-    assert {"minimum", "exclusiveMinimum"} & schema.keys(), path
-    assert {"maximum", "exclusiveMaximum"} & schema.keys(), path
+@pytest.mark.parametrize(("path", "number"), NUMBERS, ids=[path for path, _ in NUMBERS])
+def test_every_number_has_a_smallest_and_a_largest_value(path: str, number: dict[str, Any]) -> None:
+    assert {"minimum", "exclusiveMinimum"} & number.keys(), path
+    assert {"maximum", "exclusiveMaximum"} & number.keys(), path
+
+
+SECTIONS = [
+    section
+    for module in (schema, deepspeed_keys)
+    for section in vars(module).values()
+    if isinstance(section, type) and issubclass(section, schema.Section)
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_no_number_has_two_bounds_of_one_sense_of_which_pydantic_would_forget_the_first(section: type[Any]) -> None:
+    for name, field in section.model_fields.items():
+        senses = [type(bound) for bound in field.metadata if isinstance(bound, (Gt, Ge, Lt, Le))]
+        assert len(set(senses)) == len(senses), (name, field.metadata)
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "said"),
+    [
+        ("demo/stage1", "data.workers=1001", "at most 1000"),
+        ("demo/stage1", "cadence.watchdog=1.1e7", "at most 10000000"),
+        ("demo/stage1", "optim.eps=0", "at least 1e-30"),
+        ("demo/stage2", "task.text.max_tokens=1", "greater than 1"),
+        ("demo/stage2", "task.text.sizes.layers=1", "greater than 1"),
+        ("demo/teacher", "task.text.context_length=1", "greater than 1"),
+    ],
+)
+def test_a_bound_that_is_narrower_than_its_kind_s_holds(name: str, override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"{override.partition('=')[0]}: must be {said}"):
+        load_run(name, [override])
 
 
 def test_the_largest_seed_is_one_that_torch_takes() -> None:

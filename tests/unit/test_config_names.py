@@ -124,7 +124,8 @@ def test_an_empty_variable_is_named_like_one_that_is_not_set(
         ("seed", "x"),
         ("stop_at", "null"), ("optim.lr", "1e-4"), ("optim.lr", ".inf"), ("data.augment.flip", "true"),
         ("run_dir", "null"),
-        ("data.augment.flip", "on"), ("run_dir", "0100"), ("name", "1e5"), ("name", "400"), ("run_dir", "~/x"),
+        ("data.augment.flip", "on"), ("run_dir", "~"), ("stop_at", "~"),
+        ("run_dir", "0100"), ("name", "1e5"), ("name", "400"), ("run_dir", "~/x"),
         ("run_dir", "a #b"),
         ("data.sources.demo.shards", "[a.tar, b.tar]"), ("task.teacher.weights", "random"),
         ("task.teacher.weights", "true"),
@@ -166,10 +167,17 @@ def test_a_pipe_keeps_the_variables_of_its_shell(monkeypatch: pytest.MonkeyPatch
     assert config.data.sources["demo"].shards == "pipe:cat $HOME/${NAME} a b"
 
 
-def test_a_variable_that_names_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UMT_X", "${env:HOME}")
-    with pytest.raises(ConfigError, match="names another"):
+@pytest.mark.parametrize("value", ["${env:HOME}", "$HOME/x", "${HOME}"])  # a file of docker's --env-file expands none
+def test_a_variable_that_names_another_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UMT_X", value)
+    with pytest.raises(ConfigError, match=r"names another|as a shell does"):
         load_run(DEMO, ["run_dir=${env:UMT_X}"])
+
+
+def test_a_number_may_be_put_together_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UMT_X", "0")
+    config = load_run(DEMO, ["seed=1${env:UMT_X}", "name=${env:UMT_X}${env:UMT_X}1"])
+    assert (config.seed, config.name) == (10, "001")
 
 
 # ---------------------------------------------------------------- paths
@@ -189,6 +197,31 @@ def test_the_tilde_is_the_home_folder_wherever_a_path_may_stand(
         key.partition("=")[0]: f"{tmp_path}/x" for key in stage2
     }
     assert leaves["data.sources.pictures.shards"] == [f"{tmp_path}/a.tar", "b~/c.tar"]
+
+
+def test_a_tilde_alone_is_the_home_folder_in_an_override_and_null_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_run(DEMO, ["run_dir=~"]).run_dir == tmp_path  # as of bash, which writes it out, so of zsh
+    (tmp_path / "run.yaml").write_text(f"extends: [{DEMO}]\nrun_dir: ~\n")
+    assert load_run(str(tmp_path / "run.yaml")).run_dir is None
+    with pytest.raises(ConfigError, match=r"optim.clip_grad: give a number or null \(got '~'"):
+        load_run(DEMO, ["optim.clip_grad=~"])
+
+
+@pytest.mark.parametrize("key", ["run_dir", "init.weights", "init.resume_from", "task.teacher.weights"])
+@pytest.mark.parametrize("url", ["s3://bucket/x", "hf://user/model", "https://host/x.pt", "file:///x"])
+def test_a_url_where_only_a_path_may_stand_is_no_folder(key: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: is a URL, and has to be a path on this machine \(got '{url}'"):
+        load_run(DEMO, [f"{key}={url}"])
+
+
+@pytest.mark.parametrize("key", ["run_dir", "name", "report.wandb", "task.teacher.weights"])
+def test_true_is_no_text_unless_it_is_quoted(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: give .* \(got true, in override"):
+        load_run(DEMO, [f"{key}=true"])
+    load_run(DEMO, [f"{key}='true'"])
 
 
 def test_without_a_home_folder_the_tilde_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,7 @@ def load(tmp_path: Path, text: str | bytes) -> dict[str, Any]:
         ("[" * 100_000, "nested too deeply"),
         (b'{"bf16": "\xe9"}', r"not UTF-8 \(line 1\)"),
         ("{}".encode("utf-16"), "not UTF-8"),
+        ('{"a": "\\ud800"}', "half a character"),
         ("", "not valid JSON"),
         ("null", "does not hold a mapping"),
     ],
@@ -184,6 +185,19 @@ def test_what_is_no_file_is_one_error(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"wall_clock_breakdown": True}, "sets wall_clock_breakdown"),
         ({"amp": {"enabled": True}}, "sets amp"),
         ({"_comment": "mine"}, "_comment: unknown key"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}},
+            r"zero_optimization\.offload_param: device \"nvme\" needs nvme_path",
+        ),
+        (
+            {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
+            r'zero_optimization: offload_param to "cpu" needs stage 3, and stage is 2',
+        ),
+        ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "needs stage 1, and stage is 0"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme", "nvme_path": "/x"}}},
+            'offload_optimizer to "nvme" needs stage 3',
+        ),
     ],
     ids=str,
 )
@@ -194,6 +208,15 @@ def test_a_setting_is_honoured_or_refused_with_its_key_and_reason(
         load(tmp_path, json.dumps(settings))
     assert re.search(said, str(raised.value), re.DOTALL), raised.value
     assert "mine.json" in raised.value.what
+
+
+def test_the_tilde_of_a_path_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    offload = {"device": "nvme", "nvme_path": "~/swap"}
+    found = load(tmp_path, json.dumps({"zero_optimization": {"stage": 3, "offload_param": offload}}))
+    assert found == {
+        "zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/home/me/swap"}}
+    }
 
 
 def test_what_changes_nothing_is_taken_and_left_out(tmp_path: Path) -> None:

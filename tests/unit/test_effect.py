@@ -30,6 +30,12 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- said
 
 
+@pytest.mark.parametrize("name", ["demo/stage1", "demo/stage2", "demo/teacher"])
+def test_a_resolved_file_is_not_blamed_for_defaults_that_it_writes_out(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(as_yaml(as_tree(load_run(name))))
+    assert without_effect(load_run(str(tmp_path / "config.yaml"))) == without_effect(load_run(name))
+
+
 SAID = [
     ("demo/stage2", [NO_UTA], "task.teacher"),
     ("demo/stage2", [NO_UTA], "task.loss"),

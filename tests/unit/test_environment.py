@@ -8,6 +8,7 @@ import pwd
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,23 @@ def test_variables_and_folders_of_the_user_are_read_in_one_place() -> None:
 )
 def test_a_reader_past_the_one_place_is_seen(source: str, seen: bool) -> None:
     assert bool(reads(source)) is seen
+
+
+@pytest.mark.parametrize(
+    ("value", "is_there_for_gloo", "is_there_for_nccl"),
+    [
+        ("", True, True), ("lo", True, True), ("lo,ib0", True, True), ("ib", False, True), ("=ib0", False, True),
+        ("ib1", False, False), ("lo,ib1", False, True), ("^docker", False, True),
+    ],
+)  # fmt: skip
+def test_a_network_interface_that_the_machine_lacks_is_refused_by_name(
+    value: str, is_there_for_gloo: bool, is_there_for_nccl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.if_nameindex", lambda: [(1, "lo"), (2, "ib0")])
+    refused = pytest.raises(
+        ConfigError, match=r"X_SOCKET_IFNAME='.*' should be a network interface of .*: one of lo, ib0"
+    )
+    env = Environment({"X_SOCKET_IFNAME": value})
+    for is_there, by_beginning in ((is_there_for_gloo, False), (is_there_for_nccl, True)):
+        with nullcontext() if is_there else refused:
+            env.check_interfaces("X_SOCKET_IFNAME", by_beginning=by_beginning)

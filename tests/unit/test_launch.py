@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_a_time_limit_is_read_as_slurm_reads_it(text: str, minutes: int | None) 
 
 @pytest.mark.parametrize("text", ["", "1h", "1:2:3:4", "5.5", "+5", "-5", "1-1-1", "1-", "٣", "1 2", "5:", "9" * 5000])
 def test_a_time_limit_that_slurm_cannot_read_is_refused_before_the_queue(text: str) -> None:
-    with pytest.raises(ConfigError, match="--time: "):
+    with pytest.raises(ConfigError, match=r"^time: .*in --time"):
         load_cluster({"time": text})
 
 
@@ -266,13 +267,20 @@ def test_the_habits_of_the_cluster_are_in_the_job_and_flags_win(cluster_file: Pa
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("partitoin: gpu", "partitoin: unknown key\n  hint: did you mean partition\\?"),
-        ("gpus_per_node: many", "gpus_per_node: .* valid integer"),
+        ("partitoin: gpu", r"partitoin: unknown key \(in .*line 1: `partitoin: gpu`\)\n  hint: partition exists"),
+        (
+            "gpus_per_node: many",
+            r"gpus_per_node: give a whole number \(got 'many', in .*, line 1: `gpus_per_node: many`",
+        ),
+        ("gpus_per_node: 1_0", "gpus_per_node: give a whole number"),
+        ("gpus_per_node: true", "gpus_per_node: give a whole number"),
+        ("cpus_per_task: 99999999999999999999", "cpus_per_task: must be at most 100000"),
+        ("modules: cuda", "modules: give a list"),
         ("- gpu", "does not hold a mapping"),
         ("a: [", "not valid YAML"),
         ("a: &a [*a]", "an anchor that contains itself"),
         ("env: &a {X: *a}", "an anchor that contains itself"),
-        ("env: {X: [1]}", "env.X: .* valid string"),
+        ("env: {X: [1]}", "env.X: give text"),
         ("&a [*a]", "an anchor that contains itself"),
         ("[" * 1000, "nested too deeply"),
         ("a: \0", "is no character for YAML"),
@@ -291,13 +299,15 @@ def test_the_habits_of_the_cluster_are_in_the_job_and_flags_win(cluster_file: Pa
         ("sbatch: [--comment=my job]", "sbatch: 'job' is no option of sbatch"),
         ('sbatch: ["--comment=\'x"]', "sbatch: No closing quotation"),
         ("partition: gpu\nsbatch: [-p cpu]", "gives partition twice: 'gpu' and '-p cpu'"),
-        ('modules: ["a\\nb"]', "modules.0: has to be one line of text"),
+        ('modules: ["a\\nb"]', "modules.0.: has to be one line of text"),
     ],
 )
 def test_a_wrong_cluster_file_is_one_error_that_names_it(text: str, said: str, cluster_file: Path) -> None:
     cluster_file.write_text(text)
-    with pytest.raises(ConfigError, match=f"(?s){cluster_file}.*{said}"):
+    with pytest.raises(ConfigError, match=said) as raised:
         load_cluster()
+    assert str(cluster_file) in raised.value.what
+    assert not re.search(r"Input should|valid (string|tuple|integer)|\[key\]", raised.value.what), "pydantic's words"
 
 
 @pytest.mark.parametrize("data", [b"partition: gpu\nqos: \xfcber", "partition: gpu".encode("utf-16"), b"\xff"])
@@ -338,12 +348,22 @@ def test_without_a_home_folder_the_defaults_are_in_force(tmp_path: Path) -> None
     assert "gpus_per_node: 8" in done.stdout
 
 
+def test_the_tilde_is_the_home_folder_in_what_a_script_would_not_expand(
+    cluster_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    cluster_file.write_text("container: ~/umt.sqsh\nmounts: [~/data:/data, /x:/x]\ngpus_per_node: 010\n")
+    habits = load_cluster()
+    assert (habits.container, habits.mounts) == ("/home/me/umt.sqsh", ("/home/me/data:/data", "/x:/x"))
+    assert habits.gpus_per_node == 10
+
+
 def test_a_wrong_flag_is_called_by_its_name() -> None:
-    with pytest.raises(ConfigError, match=r"^--partition: has to be one word"):
+    with pytest.raises(ConfigError, match=r"^partition: has to be one word.*in --partition"):
         load_cluster({"partition": "a b"})
-    with pytest.raises(ConfigError, match=r"^--module: has to be one line"):
+    with pytest.raises(ConfigError, match=r"^modules.0.: has to be one line.*in --module"):
         load_cluster({"modules": ("a\nb",)})
-    with pytest.raises(ConfigError, match=r"^--env RANK: is set by the job itself"):
+    with pytest.raises(ConfigError, match=r"^env.RANK: is set by the job itself.*in --env"):
         load_cluster({"env": {"RANK": "0"}})
 
 
@@ -356,7 +376,10 @@ def test_a_job_whose_module_cannot_be_loaded_does_not_go_on() -> None:
         assert ("module load 'it'\"'\"'s' failed" in done.stderr) is (code == 1)
 
 
-@pytest.mark.parametrize("option", ["--nodes=3", "-N3", "--signal=USR1", "--output=x", "-o x", "--array=0-3", "-D /x"])
+@pytest.mark.parametrize(
+    "option",
+    ["--nodes=3", "-N3", "--signal=USR1", "--output=x", "-o x", "--array=0-3", "-D /x", "--sig=B:USR1@5", "--node=3"],
+)
 def test_options_that_the_job_sets_itself_are_refused(option: str) -> None:
     with pytest.raises(ConfigError, match=f"sbatch: {option} is what the job sets itself"):
         render(job(Path("/r/x"), cluster=load_cluster({"sbatch": (option,)})))

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from data_prep.cli import umt_data
 from data_prep.clip import RunOptions, StoreOptions
 from data_prep.cluster import Part, SlurmOptions, array_of, build_on_ray, habits_not_used, start_array
 from data_prep.manifest import finish, load_plan, open_plan
@@ -43,6 +45,19 @@ def whole(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "set"
     prepare(list_folder(videos).first_in_order(), out, name="set", store=STORE, run=ONE)
     return out
+
+
+def test_a_dry_run_for_slurm_shows_what_would_be_asked_and_refuses_what_cannot_be(
+    videos: Path, tmp_path: Path, cluster_file: Path
+) -> None:
+    cluster_file.write_text("partition: cpu\ntime: 1:00:00\n")
+    words = ["folder", str(videos), str(tmp_path / "set"), "--engine", "slurm", "--dry-run"]
+    done = CliRunner().invoke(umt_data, words, standalone_mode=False)
+    assert "#SBATCH --partition=cpu\n  #SBATCH --time=1:00:00" in done.output
+    for option in ("--array=0-3", "--time=soon"):
+        failed = CliRunner().invoke(umt_data, [*words, "--sbatch", option], standalone_mode=False).exception
+        assert isinstance(failed, ConfigError), option
+    assert not (tmp_path / "set").exists()
 
 
 def test_parts_share_no_shard_and_leave_none() -> None:

@@ -67,6 +67,31 @@ def test_what_is_wrong_is_one_line_that_quotes_the_text(text: str, said: str) ->
     assert "\n" not in raised.value.what
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("seed: !!int 5", "line 1: `seed: !!int 5`"),
+        ("a: 1\nseed:5\n", "line 2: `seed:5`"),
+        ("a: 1\nseed:5\nb: 2\n", "line 2: `seed:5`"),
+        ("a: 1\nb: 'x\nc: 3\nd: 4\n", "line 2: `b: 'x`"),
+        ("a: 1\nb: [1,\nc: 3", "line 2: `b: [1,`"),
+        ("a: 1\nb: {\n", "line 2: `b: {`"),
+        ("a: 1\nb: [1, 2\n", "line 2: `b: [1, 2`"),
+        ("a: 1\nb\n", "line 2: `b`"),
+    ],
+)
+def test_the_line_is_the_one_to_mend_also_where_it_is_noticed_only_at_the_end(text: str, line: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_yaml(text, where="run.yaml")
+    assert raised.value.what.startswith(f"run.yaml, {line}: ")
+
+
+def test_an_override_is_quoted_once() -> None:
+    with pytest.raises(ConfigError) as raised:
+        typed("[1", where="override 'data.skip_draws=[1'")
+    assert raised.value.what.count("[1") == 1
+
+
 def test_aliases_stand_for_their_value_and_cannot_stand_for_billions() -> None:
     assert parse_yaml("a: &x [1, 2]\nb: *x", where="x") == {"a": [1, 2], "b": [1, 2]}
     lines = ["a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]"]

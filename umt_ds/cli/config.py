@@ -17,8 +17,8 @@ from umt_ds.config.show import as_tree, as_yaml, diff_lines
 def command(name: str | None, overrides: tuple[str, ...], against: str | None) -> None:
     """Print the resolved configuration of run NAME as YAML; without NAME, list the shipped runs.
 
-    A value that begins with [, { or a quote is YAML; any other is taken whole, with its # and spaces. Variables that
-    are not set stay as ${env:NAME}.
+    A value that begins with [, { or a quote is YAML; any other is taken whole, with its # and spaces. null is nothing,
+    ~ your home folder. Variables that are not set stay as ${env:NAME}.
 
     \b
     For example:

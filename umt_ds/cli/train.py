@@ -23,7 +23,8 @@ from umt_ds.errors import ConfigError
 def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_config_change: bool, dry_run: bool) -> None:
     """Train run NAME (a shipped one such as stage1/b16_k710, or a YAML file), with settings overridden.
 
-    A value that begins with [, { or a quote is YAML; any other is taken whole, with its # and spaces.
+    A value that begins with [, { or a quote is YAML; any other is taken whole, with its # and spaces. null is nothing,
+    ~ your home folder.
 
     Started again with the same run_dir it resumes from the newest checkpoint. Exit codes: 0 the schedule is
     done, 75 stopped and resumable (SIGTERM, SIGUSR1, RUN/stop, stop_at), 2 bad configuration, 1 anything else.

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from umt_ds.config.explain import Origins, explain, key_text, setter_of
 from umt_ds.config.outline import Kinds, Part, kinds_at
 from umt_ds.config.schema import RunConfig
-from umt_ds.config.yaml_text import is_encodable, shown, typed
+from umt_ds.config.yaml_text import is_encodable, scalar, shown, typed
 from umt_ds.environment import Environment
 from umt_ds.errors import ConfigError
 
@@ -76,7 +76,7 @@ class _Reading:
         text = origin.text if origin else None
         if isinstance(value, str) and "$" in value:
             value, text = self._filled(value, path, kinds)
-        if is_text(kinds) and isinstance(value, _NUMBERS) and text is not None:
+        if is_text(kinds) and isinstance(value, (int, float)) and not isinstance(value, bool) and text is not None:
             return text
         return value if float in kinds and int not in kinds else whole(value)
 
@@ -97,10 +97,10 @@ class _Reading:
                 raise self._error(path, f"environment variable {name} {problem}", hint=hint)
             if not is_encodable(value) or _VARIABLE.search(value):
                 raise self._error(path, f"environment variable {name} is {value!r}: it is not UTF-8, or names another")
-        if _OF_A_SHELL.search(_VARIABLE.sub("", text)) and not text.startswith("pipe:"):
-            raise self._error(path, f"{text!r} names a variable as a shell does", hint="write ${env:NAME} for $NAME")
         filled = _VARIABLE.sub(lambda match: values[match[1]] or "", text)
-        return (typed(filled, where=key_text(path)) if _VARIABLE.fullmatch(text) else filled), filled
+        if _OF_A_SHELL.search(filled) and not text.startswith("pipe:"):
+            raise self._error(path, f"{filled!r} names a variable as a shell does", hint="write ${env:NAME} for $NAME")
+        return (typed(filled, where=key_text(path)) if _VARIABLE.fullmatch(text) else scalar(filled)), filled
 
     def _error(self, path: tuple[Part, ...], problem: str, *, hint: str | None = None) -> ConfigError:
         key = key_text(path)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-import reprlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
+from umt_ds.config.check import whole
+from umt_ds.config.explain import Origin, Origins, explain, origins_in
 from umt_ds.config.schema import Section
-from umt_ds.config.yaml_text import read_yaml
+from umt_ds.config.values import at_home
+from umt_ds.config.yaml_text import parse_marked, read_text, scalar
 from umt_ds.environment import EXPECTED_WORLD, RANK_VARIABLES, Environment, home
 from umt_ds.errors import ConfigError
 
@@ -97,8 +98,19 @@ def _has_no_null(text: str) -> str:
     return text
 
 
+def _as_number(value: object) -> object:
+    """A number of the file, which is read as it is written."""
+    return whole(scalar(value)) if isinstance(value, str) else value
+
+
+def _at_home(text: str) -> str:
+    return at_home(_is_one_line(text))
+
+
+Number = Annotated[int, BeforeValidator(_as_number), Field(strict=True, le=100_000)]
 Word = Annotated[str, AfterValidator(_is_one_word)]
 Line = Annotated[str, AfterValidator(_is_one_line)]
+Place = Annotated[str, AfterValidator(_at_home)]  # as it is for a shell, which a batch script would keep from it
 
 
 class ClusterConfig(Section):
@@ -111,19 +123,19 @@ class ClusterConfig(Section):
     time: Annotated[Word, AfterValidator(_is_time_limit)] | None = Field(
         None, description="Slurm's time limit, such as 24:00:00"
     )
-    gpus_per_node: int = Field(8, ge=0, description="0: a job on CPUs")
+    gpus_per_node: Number = Field(8, ge=0, description="0: a job on CPUs")
     gpus: Annotated[str, AfterValidator(_is_option)] = Field(
         "--gpus-per-node={count}", description="the option of sbatch that asks for {count} GPUs a node"
     )
-    cpus_per_task: int = Field(14, gt=0, description="cores of each rank")
+    cpus_per_task: Number = Field(14, gt=0, description="cores of each rank")
     modules: tuple[Line, ...] = ()
     interface: Line | None = Field(None, description="network interface for NCCL and gloo, such as ib0")
     env: dict[Annotated[str, AfterValidator(_is_variable)], Annotated[str, AfterValidator(_has_no_null)]] = Field(
         {}, description="variables for the ranks"
     )
-    container: Line | None = Field(None, description="image in which the ranks run")
+    container: Place | None = Field(None, description="image in which the ranks run")
     container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
-    mounts: tuple[Line, ...] = Field((), description="FROM:TO, bound into the container")
+    mounts: tuple[Place, ...] = Field((), description="FROM:TO, bound into the container")
     sbatch: tuple[Line, ...] = Field((), description="any other options of sbatch, such as --exclusive")
 
 
@@ -138,16 +150,25 @@ def load_cluster(flags: Mapping[str, Any] | None = None) -> ClusterConfig:
     """The habits of the file, if there is one, with `flags` over them: None and () are flags that were not given;
     variables of `env` add to those of the file. Raises ConfigError with file or flag, key and nearest name."""
     path = cluster_file()
-    habits = _with_own_keys(_read(path), str(path))
-    given = {key: value for key, value in (flags or {}).items() if value not in (None, (), {})}
-    given = _with_own_keys(given, "the command line")
+    file, origins = _read(path)
+    habits = _with_own_keys(file, str(path))
+    flags = {key: value for key, value in (flags or {}).items() if value not in (None, (), {})}
+    given = _with_own_keys(flags, "the command line")
     merged = {**habits, **given}
     if isinstance(habits.get("env"), dict):
         merged["env"] = {**habits["env"], **given.get("env", {})}
+    origins = {**origins, **_origins_of(given, flags)}
     try:
         return ClusterConfig.model_validate(merged)
     except ValidationError as error:
-        raise _explain(error, str(path), flags=given) from None
+        raise explain(error, merged, origins, ClusterConfig, more="`umt-launch cluster` shows an example") from None
+
+
+def _origins_of(given: Mapping[str, Any], flags: Mapping[str, Any]) -> Origins:
+    """The flag that said each key; `given` has what --sbatch says under keys of its own."""
+    said = {key: f"--{_FLAGS.get(key, key).replace('_', '-')}" if key in flags else "--sbatch" for key in given}
+    variables = {f"env.{name}": Origin("--env") for name in given.get("env", {})}
+    return {**{key: Origin(flag) for key, flag in said.items() if key != "env"}, **variables}
 
 
 def options_in(texts: Iterable[str]) -> list[list[str]]:
@@ -209,20 +230,21 @@ def _own_key(option: Sequence[str]) -> tuple[str | None, str]:
 # ---------------------------------------------------------------- the file
 
 
-def _read(path: Path | None) -> dict[str, Any]:
-    """The keys of the file that have a value; none without a file."""
+def _read(path: Path | None) -> tuple[dict[str, Any], Origins]:
+    """The keys of the file that have a value, and their lines; none without a file."""
     if path is None:
-        return {}
+        return {}, {}
     if _is_missing(path):
         if Environment().text("UMT_CLUSTER") is not None:
             raise ConfigError(f"UMT_CLUSTER names {path}, which is not there", hint="`umt-launch cluster` shows one")
-        return {}
-    habits = read_yaml(path, as_text=True)  # 24:00:00 is not 86400, and 0123 not 123
+        return {}, {}
+    text = read_text(path)
+    habits, marks = parse_marked(text, where=str(path), as_text=True)  # 24:00:00 is not 86400, and 0123 not 123
     if habits is None:
-        return {}
+        return {}, {}
     if not isinstance(habits, dict):
         raise ConfigError(f"{path} does not hold a mapping of settings", hint="`umt-launch cluster` shows an example")
-    return {key: value for key, value in habits.items() if value is not None}
+    return {key: value for key, value in habits.items() if value is not None}, origins_in(path, text, marks)
 
 
 def _is_missing(path: Path) -> bool:
@@ -234,29 +256,3 @@ def _is_missing(path: Path) -> bool:
         hint = "set UMT_CLUSTER to a file that this user can read, or HOME to a folder"
         raise ConfigError(f"the cluster file {path} cannot be read: {error.strerror}", hint=hint) from error
     return False
-
-
-def _where(location: list[str], path: str, flags: Mapping[str, Any]) -> str:
-    """Who said it: a flag, or a key of the file."""
-    key, *below = location
-    if key == "env" and below and below[0] in flags.get("env", {}):
-        return f"--env {below[0]}"
-    if key in flags and key != "env":
-        return f"--{_FLAGS.get(key, key).replace('_', '-')}"
-    return f"{path}: {'.'.join(location)}"
-
-
-def _explain(error: ValidationError, path: str, *, flags: Mapping[str, Any]) -> ConfigError:
-    lines, hints = [], []
-    for item in error.errors():
-        location = [str(part) for part in item["loc"]]
-        where = _where(location, path, flags)
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key")
-            near = difflib.get_close_matches(location[0], ClusterConfig.model_fields, n=1)
-            hints += [f"did you mean {near[0]}?"] if near else []
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message} (got {reprlib.repr(item['input'])})")
-    hints.append("`umt-launch cluster` shows an example")
-    return ConfigError("; ".join(lines), hint=" ".join(hints))

@@ -18,7 +18,7 @@ from umt_ds.config.check import validate, whole
 from umt_ds.config.deepspeed_keys import NOT_HONOURED, OWNED_BY_RUN, DeepSpeedSettings, NotHonoured
 from umt_ds.config.explain import Origin, Origins, latest_in
 from umt_ds.config.schema import EngineConfig, RunConfig
-from umt_ds.config.yaml_text import read_text, shown
+from umt_ds.config.yaml_text import is_encodable, read_text, shown
 from umt_ds.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -43,7 +43,8 @@ def load_deepspeed_json(engine: EngineConfig) -> dict[str, Any]:
         origins[key] = Origin("engine.deepspeed_set")
     _refuse_owned(settings, origins)
     honoured = _leave_out(settings, (), origins)
-    validate(DeepSpeedSettings, honoured, origins, more="ds_configs/README.md says what a file may hold")
+    checked = validate(DeepSpeedSettings, honoured, origins, more="ds_configs/README.md says what a file may hold")
+    honoured = checked.model_dump(mode="json", exclude_unset=True)  # as it was given, `~` written out
     precision_of(honoured)
     return honoured
 
@@ -138,6 +139,8 @@ def _is_harmless(value: Any, known: NotHonoured) -> bool:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    if not all(is_encodable(text) for pair in pairs for text in pair if isinstance(text, str)):
+        raise ValueError("half a character (a surrogate)")
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from umt_ds.config.schema import Section
 from umt_ds.config.values import Part, Place, PositiveOrNone, Text
@@ -35,22 +35,31 @@ class Fp16Section(Section):
     min_loss_scale: int = Field(1, gt=0, le=2**31)
 
 
-class OffloadParamSection(Section):
-    """`zero_optimization.offload_param`."""
+class _OffloadSection(Section):
+    """What both have."""
 
     device: Literal["none", "cpu", "nvme"] = "none"
     nvme_path: Place | None = None
+
+    @model_validator(mode="after")
+    def _with_path(self) -> _OffloadSection:
+        if self.device == "nvme" and self.nvme_path is None:
+            raise ValueError('device "nvme" needs nvme_path, a folder on a local disk')
+        return self
+
+
+class OffloadParamSection(_OffloadSection):
+    """`zero_optimization.offload_param`."""
+
     buffer_count: Small = 5
     buffer_size: Elements = 0
     max_in_cpu: Elements = 0
     pin_memory: bool = True
 
 
-class OffloadOptimizerSection(Section):
+class OffloadOptimizerSection(_OffloadSection):
     """`zero_optimization.offload_optimizer`."""
 
-    device: Literal["none", "cpu", "nvme"] = "none"
-    nvme_path: Place | None = None
     buffer_count: Small = 4
     pin_memory: bool = True
     pipeline_read: bool = False
@@ -97,6 +106,17 @@ class ZeroSection(Section):
     log_trace_cache_warnings: bool = False
     enable_sanity_checks: bool = False
     leaf_module: LeafModuleSection = LeafModuleSection()
+
+    @model_validator(mode="after")
+    def _offloads_what_it_shards(self) -> ZeroSection:
+        """DeepSpeed would pass over the rest without a word, or fail in the middle of its own code."""
+        least = {"offload_param": 3, "offload_optimizer": 1}
+        for name, stage in least.items():
+            section = getattr(self, name)
+            stage = 3 if section is not None and section.device == "nvme" else stage
+            if section is not None and section.device != "none" and self.stage < stage:
+                raise ValueError(f'{name} to "{section.device}" needs stage {stage}, and stage is {self.stage}')
+        return self
 
 
 class AioSection(Section):

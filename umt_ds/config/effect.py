@@ -19,23 +19,31 @@ Found = Iterator[tuple[str, str]]  # the key path of a setting or a section, and
 
 def without_effect(run: RunConfig, *, on_gpu: bool = True) -> list[str]:
     """A sentence for each setting or section that was given, by whatever file or override, and does nothing."""
-    given = set(_given(run))
-    found = [*_of_task(run), *_of_data(run), *_of_running(run, on_gpu)]
-    return [f"{path} has no effect here: {why}" for path, why in found if any(_is_in(key, path) for key in given)]
+    given = set(_given(run, at_default=True))
+    changed = set(_given(run, at_default=False))  # RUN/launch/config.yaml writes out every default
+    found = [(given, one) for one in _of_task(run)]
+    found += [(changed, one) for one in (*_of_data(run), *_of_running(run, on_gpu))]
+    return [
+        f"{path} has no effect here: {why}" for keys, (path, why) in found if any(_is_in(key, path) for key in keys)
+    ]
 
 
-def _given(value: Any, path: str = "") -> Iterator[str]:
-    """The key paths that somebody wrote; what was left at its default is not among them."""
+def _given(value: Any, path: str = "", *, at_default: bool) -> Iterator[str]:
+    """The key paths that somebody wrote. at_default: also those that were given the value of the schema's default."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
-        inside = {fields[name].alias or name: getattr(value, name) for name in value.model_fields_set}
+        inside = {
+            fields[name].alias or name: getattr(value, name)
+            for name in value.model_fields_set
+            if at_default or getattr(value, name) != fields[name].default
+        }
     elif isinstance(value, dict):
         inside = value
     else:
         yield path
         return
     for key, part in inside.items():
-        yield from _given(part, f"{path}.{key}" if path else key)
+        yield from _given(part, f"{path}.{key}" if path else key, at_default=at_default)
 
 
 def _is_in(key: str, path: str) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from umt_ds.config.outline import Part, all_keys, in_words, keys_at, kinds_at
-from umt_ds.config.yaml_text import shown
+from umt_ds.config.yaml_text import Marks, quoted, scalar, shown
 from umt_ds.errors import ConfigError
 
 
@@ -27,6 +29,16 @@ Origins = dict[str, Origin]  # by key path, the latest last; "" is who set all t
 _MOST_SAID = 80  # characters of a value
 _MOST_LINES = 10
 _MOST_LOOKED_AT = 200
+
+
+def origins_in(path: Path, text: str, marks: Marks) -> Origins:
+    """Who set each key of a file that holds `text`: the file, with line and the line's text."""
+    lines = text.splitlines()
+    said = {
+        key: Origin(f"{path}, line {mark.line}: `{quoted(lines[mark.line - 1])}`", mark.text)
+        for key, mark in marks.items()
+    }
+    return {"": Origin(str(path)), **said}
 
 
 def key_text(path: Sequence[Part]) -> str:
@@ -103,6 +115,7 @@ class _Problem:
 
 
 def _in_plain_words(message: str) -> str:
+    message = re.sub(r"\b0\.0{6}\d+|\b\d{22,}(\.0)?\b", lambda number: f"{float(number[0]):g}", message)
     message = message.removeprefix("Value error, ").replace("Input should", "must").replace(" should ", " must ")
     return message.replace("less than or equal to", "at most").replace("greater than or equal to", "at least")
 
@@ -146,10 +159,17 @@ def _hints(problem: _Problem, tree: Any, root: type[BaseModel]) -> list[str]:
     if problem.is_missing:
         return [f"give {key_text(problem.path)}=…"]
     if problem.kind == "string_type" and isinstance(problem.value, (bool, int, float)):
-        return ["put text that looks like a number in quotes"]
-    if problem.kind in ("int_type", "float_type") and str(problem.value)[:1].isdigit():
-        return ["numbers are decimal digits, as in 100, 0.5 or 1e-4"]
+        return ["put text that looks like a number, true or false in quotes"]
+    if problem.kind in ("int_type", "float_type") and isinstance(problem.value, str):
+        return _hints_at_number(problem.value)
     return []
+
+
+def _hints_at_number(text: str) -> list[str]:
+    """Text where a number has to stand: what is wrong with it, as far as it looks like one."""
+    if isinstance(scalar(text), (int, float)):
+        return ["a number stands without quotes"]
+    return ["numbers are decimal digits, as in 100, 0.5 or 1e-4"] if not text.isdecimal() and text[:1].isdigit() else []
 
 
 def _in_sections(key: str) -> str:
@@ -165,7 +185,13 @@ def _near(path: tuple[Part, ...], value: Any, tree: Any, root: type[BaseModel]) 
     same = [place for place in all_keys(root, tree) if place[-1] == name and place != path]
     within = [key_text(place) for place in same if place[: len(section)] == tuple(section)]
     beside = [key for key in keys_at(root, section, tree) if key != name]
-    close = [key_text([*section, key]) for key in difflib.get_close_matches(str(name), beside, n=1)]
+    close = [key_text([*section, key]) for key in _closest(str(name), beside)]
     inner = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else None
     of_inner = _near((*path, inner[0]), inner[1], tree, root) if inner and not (within or close) else []
     return (within or close or of_inner or [key_text(place) for place in same])[:3]
+
+
+def _closest(name: str, known: Sequence[str]) -> list[str]:
+    """The one key that is spelled most like `name`, in upper or lower case."""
+    by_lower = {key.lower(): key for key in known}
+    return [by_lower[key] for key in difflib.get_close_matches(name.lower(), by_lower, n=1)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from umt_ds.config.check import Tree, check
-from umt_ds.config.explain import Origin, Origins, is_at_or_inside, setter_of
+from umt_ds.config.explain import Origin, Origins, is_at_or_inside, origins_in, setter_of
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.values import at_home
 from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
@@ -20,6 +20,7 @@ from umt_ds.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _DEEPEST = 30  # parts of a key
+_MOST_TOLD = 200  # characters of an override
 
 
 def load_run(name: str, overrides: Sequence[str] = (), *, keep_unset: bool = False) -> RunConfig:
@@ -36,8 +37,13 @@ def load_tree(name: str, overrides: Sequence[str] = ()) -> tuple[Tree, Origins]:
     tree, origins = _load_file(_find(name), trail=())
     for override in overrides:
         path, value = parse_override(override)
-        origin = Origin(f"override {override!r}", text=override.partition("=")[2].strip())
+        origin = Origin(_as_given(override), text=override.partition("=")[2].strip())
         _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
+    for key in tree:
+        if difflib.get_close_matches("extends", [key.lower()], cutoff=0.8):
+            where = setter_of(key, origins).where
+            hint = "a file builds on others by its line `extends: […]`"
+            raise ConfigError(f"{key}: unknown key (in {where})", hint=hint)
     return tree, origins
 
 
@@ -48,19 +54,23 @@ def run_names() -> list[str]:
 
 def parse_override(text: str) -> tuple[str, Any]:
     """`a.b=1e-4` → ("a.b", 0.0001). A value that begins with [, { or a quote is YAML; any other is taken whole, `#` and
-    all. Nothing after the `=` is empty text, which no setting takes: null is written out."""
+    all. Nothing after the `=` is empty text, which no setting takes, and `~` a home folder: null is written out."""
     path, equals, value = text.partition("=")
     parts = path.split(".")
     if not equals or not all(parts) or len(parts) > _DEEPEST:
-        raise ConfigError(f"override {text!r} is not of the form key.path=value", hint="for example batch.micro=32")
+        raise ConfigError(f"{_as_given(text)} is not of the form key.path=value", hint="for example batch.micro=32")
     if not is_encodable(text):
-        raise ConfigError(f"override {text!r} is not UTF-8")
-    meant = typed(value, where=f"override {text!r}") if value.strip() else ""
+        raise ConfigError(f"{_as_given(text)} is not UTF-8")
+    meant = typed(value, where=_as_given(text)) if value.strip() else ""
     if meant == {}:
         raise ConfigError(
-            f"override {text!r} changes nothing: mappings are laid over each other", hint="null is nothing"
+            f"{_as_given(text)} changes nothing: mappings are laid over each other", hint="null is nothing"
         )
     return path, meant
+
+
+def _as_given(override: str) -> str:
+    return f"override {override!r}" if len(override) <= _MOST_TOLD else f"override {override[:_MOST_TOLD]!r}…"
 
 
 # ---------------------------------------------------------------- files
@@ -116,12 +126,8 @@ def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
     text = read_text(path)
     own, marks = parse_marked(text, where=str(path))
     if not isinstance(own, dict):
-        raise ConfigError(f"{path} does not hold a mapping of settings")
-    lines = text.splitlines()
-    own_origins = {"": Origin(str(path))} | {
-        key: Origin(f"{path}, line {mark.line}: `{quoted(lines[mark.line - 1])}`", mark.text)
-        for key, mark in marks.items()
-    }
+        raise ConfigError(f"{path} does not hold a mapping of settings", hint="a line is KEY: VALUE, with a space")
+    own_origins = origins_in(path, text, marks)
     tree: Tree = {}
     origins: Origins = {}
     parents = own.pop("extends", None) or []

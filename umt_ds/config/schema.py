@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from umt_ds.config.values import (
     Clips,
     Count,
+    CountAboveOne,
     CountOrNone,
     Draw,
     FilePath,
@@ -139,7 +140,7 @@ class BertSizes(Section):
     """A BERT by its numbers."""
 
     width: Count
-    layers: Count = Field(gt=1)
+    layers: CountAboveOne
     heads: Count
     hidden: Count = Field(description="width inside the feed-forward parts")
     vocab_size: Count = 30522
@@ -165,7 +166,7 @@ class BertConfig(Section):
         None, description="folder of a tokenizer, or a vocab.txt; default: that of weights"
     )
     fusion_layers: Count = Field(3, description="the last n layers get cross-attention; the others encode text")
-    max_tokens: Count = Field(32, gt=1, description="a longer caption loses its end")
+    max_tokens: CountAboveOne = Field(32, description="a longer caption loses its end")
     dropout: PartBelowOne = 0.1
     checkpoint_layers: CountOrNone = Field(0, description="first n layers recompute their activations")
 
@@ -301,7 +302,7 @@ class ClipTextConfig(Section):
     width: Count = 128
     layers: Count = 2
     heads: Count = 4
-    context_length: Count = Field(32, gt=1)
+    context_length: CountAboveOne = 32
 
 
 class ImageTextConfig(Section):
@@ -423,7 +424,7 @@ class DataConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     num_sample: Count = Field(1, description="augmented views per drawn clip (repeated augmentation)")
     window: Count = Field(16, description="shards that are shuffled together")
-    workers: CountOrNone = Field(4, le=1000, description="loader processes per rank")
+    workers: int = Field(4, ge=0, le=1000, description="loader processes per rank")
     max_bad_rate: Part = Field(0.01, description="stop when more draws than this need a substitute")
     skip_draws: tuple[tuple[Draw, Draw], ...] = Field((), description="draw ranges [a, b) to replace, e.g. after a NaN")
 
@@ -459,7 +460,7 @@ class OptimConfig(Section):
     lr_rule: Literal["per_256", "absolute"]
     min_lr: PositiveOrNone = 0.0
     betas: tuple[PartBelowOne, PartBelowOne] = (0.9, 0.95)
-    eps: Part = Field(1e-8, ge=1e-30)
+    eps: float = Field(1e-8, ge=1e-30, le=1)
     weight_decay: PositiveOrNone = 0.05
     clip_grad: Positive | None = Field(None, description="largest gradient norm; null: no clipping")
 
@@ -537,8 +538,9 @@ class CadenceConfig(Section):
     )
     async_save: bool = Field(True, description="train on while a checkpoint is written, from a copy in RAM")
     # below the 600 s after which torch ends a waiting collective itself, with an exit code that nobody restarts
-    watchdog: PositiveOrNone = Field(
+    watchdog: float = Field(
         540,
+        ge=0,
         le=1e7,
         description="seconds without progress after which a rank says where it stands and exits with 75; 0: off",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from umt_ds.config.yaml_text import is_encodable
 from umt_ds.environment import home, home_of
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def at_home(text: str) -> str:
@@ -39,6 +42,8 @@ def _place(text: str) -> str:
 
 
 def _path(value: object) -> object:
+    if isinstance(value, str) and _URL.match(value):  # Path would make one slash of two, and a folder `s3:`
+        raise ValueError("is a URL, and has to be a path on this machine")
     return _place(value) if isinstance(value, str) else value
 
 
@@ -46,8 +51,10 @@ Text = Annotated[str, AfterValidator(_worded)]
 Place = Annotated[str, AfterValidator(_place)]  # a path, a URL or a command
 FilePath = Annotated[Path, BeforeValidator(_path)]
 
-# Bounds that no run needs to pass; what lies behind them would end in an error far from here, or never.
+# Bounds that no run needs to pass; what lies behind them would end in an error far from here, or never. A field that
+# wants another bound of the same sense gives its type both anew: pydantic would take the one here.
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
+CountAboveOne = Annotated[int, Field(gt=1, le=1_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
 Steps = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Clips = Steps  # of a batch

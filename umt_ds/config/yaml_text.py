@@ -27,6 +27,7 @@ _MOST_DIGITS = 4000  # Python turns no more than 4300 into a number
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _NOT_PLAIN = ("[", "{", '"', "'")
 _MOST_BYTES = 2_000_000
+_IN_QUOTES = "while scanning a quoted scalar"  # PyYAML's words
 _MOST_QUOTED = 80
 _MOST_VALUES = 200_000  # aliases of aliases multiply: a page of text can stand for billions of values
 
@@ -53,8 +54,11 @@ def scalar(text: str) -> bool | int | float | str | None:
 
 def typed(text: str, *, where: str) -> Any:
     """What somebody means who types a value in a shell: a list, a mapping or quoted text if it begins like one, and
-    otherwise all of it plain, so that a `#` or a `: ` in it belongs to it. Raises ConfigError."""
+    otherwise all of it plain, so that a `#` or a `: ` in it belongs to it, and `~` is what it is to a shell. Raises
+    ConfigError."""
     text = text.strip()
+    if text == "~":
+        return text
     return parse_yaml(text, where=where) if text.startswith(_NOT_PLAIN) else scalar(text)
 
 
@@ -97,11 +101,10 @@ def parse_marked(text: str, *, where: str, as_text: bool = False) -> tuple[Any, 
         built = _Builder(as_text)
         return (None if node is None else built.whole(node)), built.marks
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
         told = [error.problem]
         if type(error) is not yaml.MarkedYAMLError:  # PyYAML's own; that type is ours
             told = ["not valid YAML", error.context, error.problem]
-        raise _wrong(text, where, mark.line if mark else 0, ": ".join(filter(None, told))) from error
+        raise _wrong(text, where, _line_of(error), ": ".join(filter(None, told))) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
         raise _wrong(text, where, line, f"U+{ord(text[error.position]):04X} is no character for YAML") from error
@@ -132,10 +135,21 @@ def is_encodable(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def _line_of(error: yaml.MarkedYAMLError) -> int:
+    """Where to look, counted from 0: what began and never ended (a quote, a key without `: `) is noticed far below."""
+    begun, noticed = error.context_mark, error.problem_mark
+    is_open = "stream" in str(error.problem) or error.context in ("while scanning a simple key", _IN_QUOTES)
+    mark = begun if begun is not None and (noticed is None or is_open) else noticed
+    return mark.line if mark else 0
+
+
 def _wrong(text: str, where: str, line: int, problem: str) -> ConfigError:
-    lines = text.splitlines()
-    place = f"{where}, line {line + 1}: `{quoted(lines[line])}`" if len(lines) > max(1, line) else where
+    lines = text.splitlines() or [""]
+    line = min(line, len(lines) - 1)
+    is_told = lines[line].strip() in where  # an override quotes itself
+    place = where if is_told else f"{where}, line {line + 1}: `{quoted(lines[line])}`"
     hint = "indent with spaces, not tabs" if r"'\t'" in problem else None
+    hint = "a key ends with a colon and a space" if "expected ':'" in problem else hint
     if "not valid YAML" in problem and "${" in text:
         hint = "inside [ ] and { } put ${env:…} in quotes"
     return ConfigError(f"{place}: {shown(problem)}", hint=hint)
@@ -210,7 +224,7 @@ def _is_name(node: yaml.Node) -> bool:
     if not isinstance(node, yaml.ScalarNode) or not is_encodable(node.value):
         return False
     if node.value == "<<" and node.style is None:
-        raise _problem(node, "YAML 1.2 has no merge keys (<<); `extends` names a file to build on")
+        raise _problem(node, "YAML 1.2 has no merge keys (<<): write out what it stands for")
     tag = yaml.resolver.Resolver().resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
     return node.style is not None or (isinstance(scalar(node.value), str) and tag == "tag:yaml.org,2002:str")
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from umt_ds.distributed.collectives import barrier
 from umt_ds.distributed.device import device_of
 from umt_ds.distributed.world import World, find_world
+from umt_ds.environment import Environment
 from umt_ds.errors import MachineError
 
 log = logging.getLogger("umt_ds")
@@ -47,6 +48,7 @@ def start_job() -> Iterator[Job]:
         barrier()
         return
     on_cuda = device.type == "cuda"
+    Environment().check_interfaces("NCCL_SOCKET_IFNAME" if on_cuda else "GLOO_SOCKET_IFNAME", by_beginning=on_cuda)
     os.environ.update(
         RANK=str(world.rank), WORLD_SIZE=str(world.size),
         # DeepSpeed takes it for the number of the device, which it is not where each rank sees one GPU alone
