@@ -249,6 +249,15 @@ def test_a_name_is_fit_for_a_folder(name: str, tmp_path: Path) -> None:
         load_run(str(write(tmp_path / "run.yaml", extends=[DEMO], name=name)))
 
 
+def test_a_name_may_hold_a_variable_that_is_not_set_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UMT_X", raising=False)
+    assert load_run(DEMO, ["name=job-${env:UMT_X}"], keep_unset=True).name == "job-${env:UMT_X}"
+    with pytest.raises(ConfigError, match=r"name: environment variable UMT_X is not set"):
+        load_run(DEMO, ["name=job-${env:UMT_X}"])
+    with pytest.raises(ConfigError, match=r"name: is made of a to z, .* \(got 'a b', in override"):
+        load_run(DEMO, ["name=a b"])
+
+
 def test_a_name_that_looks_like_a_number_stays_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(f"extends: [{DEMO}]\nname: 0100\nrun_dir: 2024\n")
     config = load_run(str(tmp_path / "run.yaml"))

@@ -348,6 +348,19 @@ def test_without_a_home_folder_the_defaults_are_in_force(tmp_path: Path) -> None
     assert "gpus_per_node: 8" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"partition": "\udcff"}, {"modules": ("\udcff",)}, {"container": "\udcff"}, {"env": {"A": "\udcff"}},
+        {"sbatch": ("--comment=\udcff",)}, {"interface": "\udcff"}, {"gpus": "--gres=\udcff"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_flag_that_is_no_utf_8_is_refused_as_no_script_could_hold_it(flags: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"udcff.*in --(partition|module|container|env|sbatch|interface|gpus)"):
+        load_cluster(flags)
+
+
 def test_the_tilde_is_the_home_folder_in_what_a_script_would_not_expand(
     cluster_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

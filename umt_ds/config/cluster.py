@@ -14,7 +14,7 @@ from umt_ds.config.check import whole
 from umt_ds.config.explain import Origin, Origins, explain, origins_in
 from umt_ds.config.schema import Section
 from umt_ds.config.values import at_home
-from umt_ds.config.yaml_text import parse_marked, read_text, scalar
+from umt_ds.config.yaml_text import is_encodable, parse_marked, read_text, scalar
 from umt_ds.environment import EXPECTED_WORLD, RANK_VARIABLES, Environment, home
 from umt_ds.errors import ConfigError
 
@@ -67,7 +67,7 @@ def _is_time_limit(text: str) -> str:
 
 
 def _is_one_word(text: str) -> str:
-    if not text or re.search(r"[\s\x00-\x1f\x7f'\"\\#]", text):
+    if not text or re.search(r"[\s\x00-\x1f\x7f'\"\\#]", text) or not is_encodable(text):
         raise ValueError("has to be one word, without quotes, # and \\: it stands in an #SBATCH line")
     return text
 
@@ -79,8 +79,8 @@ def _is_option(text: str) -> str:
 
 
 def _is_one_line(text: str) -> str:
-    if not text or re.search(r"[\x00-\x1f\x7f]", text):
-        raise ValueError("has to be one line of text")
+    if not text or re.search(r"[\x00-\x1f\x7f]", text) or not is_encodable(text):
+        raise ValueError("has to be one line of text, in UTF-8")
     return text
 
 
@@ -92,9 +92,9 @@ def _is_variable(text: str) -> str:
     return text
 
 
-def _has_no_null(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("a variable cannot hold a null character")
+def _is_value(text: str) -> str:
+    if "\0" in text or not is_encodable(text):
+        raise ValueError("a variable cannot hold a null character, and in a batch script only UTF-8")
     return text
 
 
@@ -130,7 +130,7 @@ class ClusterConfig(Section):
     cpus_per_task: Number = Field(14, gt=0, description="cores of each rank")
     modules: tuple[Line, ...] = ()
     interface: Line | None = Field(None, description="network interface for NCCL and gloo, such as ib0")
-    env: dict[Annotated[str, AfterValidator(_is_variable)], Annotated[str, AfterValidator(_has_no_null)]] = Field(
+    env: dict[Annotated[str, AfterValidator(_is_variable)], Annotated[str, AfterValidator(_is_value)]] = Field(
         {}, description="variables for the ranks"
     )
     container: Place | None = Field(None, description="image in which the ranks run")

@@ -20,6 +20,7 @@ from umt_ds.config.values import (
     CountOrNone,
     Draw,
     FilePath,
+    Name,
     Part,
     PartBelowOne,
     Place,
@@ -565,7 +566,7 @@ class ReportConfig(Section):
 class RunConfig(Section):
     """One run, whole."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=100, description="of the run and its folder")
+    name: Name = Field(description="of the run and its folder")
     run_dir: FilePath | None = Field(None, description="run folder; default: runs/NAME")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of everything random")
     task: TaskConfig

@@ -47,6 +47,14 @@ def _path(value: object) -> object:
     return _place(value) if isinstance(value, str) else value
 
 
+def _name(text: str) -> str:
+    """Of a folder, a job and a plot. `umt config` leaves variables that are not set in it."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.sub(r"\$\{env:\w+\}", "x", text)):
+        raise ValueError("is made of a to z, A to Z, 0 to 9, `_`, `-` and `.`, of which - and . are not the first")
+    return text
+
+
+Name = Annotated[str, Field(max_length=100), AfterValidator(_name)]
 Text = Annotated[str, AfterValidator(_worded)]
 Place = Annotated[str, AfterValidator(_place)]  # a path, a URL or a command
 FilePath = Annotated[Path, BeforeValidator(_path)]
