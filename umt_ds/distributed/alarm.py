@@ -30,6 +30,8 @@ _LOOK_S = 0.5  # how often a rank looks whether another one has failed
 _LEAVE_S = 5.0  # then it may come to its end by itself, and is ended after that
 _HEARD_S = 5.0  # the longest that a failing rank waits for the others to hear of it: the store may be its own
 _SAME_S = 2.0  # so much later at most the first rank fails as this one did, where all do
+# The first rank may have been ended by its watchdog, with 75: then this rank's own does the same within that time
+_STORE_GONE_S = 15.0
 
 _LOST = "look for a rank that was killed (out of memory?) or a node that went away; the same command goes on"
 
@@ -106,7 +108,7 @@ class Alarm:
                     self._end(word)
                     return
         except RuntimeError as error:  # the first rank keeps the store; a client of it never connects again
-            if not self._closed.wait(_LEAVE_S):
+            if not self._closed.wait(_STORE_GONE_S):
                 log.error("error: %s\n  hint: %s", f"rank 0 is gone, without a word: {_first_line(error)}", _LOST)
                 self._leave_now(EXIT_FAILED)
 
