@@ -104,6 +104,15 @@ def test_a_logged_step_is_one_json_object_with_everything_one_asks_for(tmp_path:
     }
 
 
+def test_a_step_that_a_stop_logs_says_nothing_of_waits_that_were_not_told(
+    tmp_path: Path, report: Report, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "umt_ds"):
+        log_step(report, 2, times=None)
+    assert not {"data_stall_percent", "slowest_rank"} & json.loads(lines(tmp_path)[0]).keys()
+    assert "clips/s, 10.0 a device | mfu" in caplog.text
+
+
 def test_a_step_is_on_disk_when_it_is_logged(tmp_path: Path, report: Report) -> None:
     """A run that is killed leaves the records of all logged steps."""
     for step in (1, 2, 3):

@@ -92,6 +92,13 @@ def test_all_ranks_hear_the_same_sums() -> None:
     }
 
 
+def test_of_a_step_that_is_not_logged_nobody_says_how_long_it_waited() -> None:
+    pulse = Pulse(ALONE, CPU)
+    pulse.say(replace(SAID, lap=None))
+    (heard,) = pulse.hear(now=True)
+    assert heard.times is None
+
+
 def test_the_rank_that_the_others_wait_for_is_told_from_the_one_that_waits_for_data() -> None:
     times = RankTimes(data_s=(0.5, 2.0, 1.0), own_s=(2.0, 2.5, 4.0))
     assert (times.data_rank, times.slowest_rank, times.behind_s) == (1, 2, 1.5)

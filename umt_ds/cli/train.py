@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from datetime import timedelta
 
 import click
 
@@ -11,7 +13,7 @@ from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.distributed.world import find_world, sign_of_launcher
 from umt_ds.environment import set_default, temporary_folder, working_folder
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, MachineError
 
 
 @click.command("train")
@@ -67,12 +69,12 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
 
 def _tell_the_others(error: ConfigError) -> None:
     """Raises SystemExit on all ranks of a job, which may have read a configuration and wait for this one to join them;
-    what all of them meet is said once. Does nothing on a rank that is alone."""
+    what all of them meet is said once. Does nothing on a rank that is alone, or that nobody joins in a minute."""
     from umt_ds.distributed.alarm import ending_together
     from umt_ds.distributed.job import start_job
 
     if find_world().size > 1:
-        with start_job() as job, ending_together(job.world):
+        with suppress(MachineError), start_job(patience=timedelta(minutes=1)) as job, ending_together(job.world):
             raise error
 
 

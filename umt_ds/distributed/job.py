@@ -32,13 +32,13 @@ class Job:
 
 
 @contextmanager
-def start_job() -> Iterator[Job]:
+def start_job(*, patience: timedelta = START_TIMEOUT) -> Iterator[Job]:
     """Join the process group (NCCL on GPUs, gloo on CPUs; also alone, so that there is one code path).
 
     A group that is open already (a notebook, several runs in one process) is used and left open: DeepSpeed
     cannot follow into a second one. On a clean exit all ranks meet at a barrier and collect garbage before the
     group is destroyed: DeepSpeed engines that outlive the group abort the interpreter in one run of five. After an
-    error nobody waits for the others: what NCCL has under way is broken off.
+    error nobody waits for the others: what NCCL has under way is broken off. patience: for the others to come.
     """
     world = find_world()
     device = device_of(world)
@@ -57,9 +57,7 @@ def start_job() -> Iterator[Job]:
     )  # fmt: skip
     try:
         # device_id: else torch guesses the device of a barrier from the rank (and warns), and NCCL connects late
-        dist.init_process_group(
-            "nccl" if on_cuda else "gloo", timeout=START_TIMEOUT, device_id=device if on_cuda else None
-        )
+        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=patience, device_id=device if on_cuda else None)
     except (RuntimeError, ValueError) as error:
         raise MachineError(
             f"rank {world.rank} of {world.size} could not join the group at "

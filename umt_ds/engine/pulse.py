@@ -7,6 +7,7 @@ has been handed over. So no step waits for the host, and every rank decides on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -76,7 +77,7 @@ class Heard:
     substituted: int
     wants_stop: bool  # one rank at least
     wrote_snapshot: bool  # all ranks
-    times: RankTimes
+    times: RankTimes | None  # of a step that is logged
 
 
 @dataclass
@@ -102,8 +103,8 @@ class Pulse:
         on_device = [said.losses[name] for name in names] + [said.grad_norm, said.skipped, *_limbs_of(said.mask_digest)]
         # each rank's own numbers out of a sum: it has places of its own
         times = [0.0] * (2 * self._world.size)
-        if said.lap is not None:
-            times[self._world.rank :: self._world.size] = said.lap.data_s, said.lap.own_s
+        own = (math.nan, math.nan) if said.lap is None else (said.lap.data_s, said.lap.own_s)
+        times[self._world.rank :: self._world.size] = own
         flags = [float(said.wants_stop), float(said.wrote_snapshot), float(said.substituted)]
         of_host = torch.tensor([*_limbs(said.digest), *flags, *times], dtype=torch.float64)
         if self._device.type == "cuda":
@@ -148,7 +149,7 @@ class Pulse:
             substituted=round(substituted),
             wants_stop=stops > 0,
             wrote_snapshot=round(wrote) == size,
-            times=RankTimes(tuple(times[:size]), tuple(times[size:])),
+            times=None if any(map(math.isnan, times)) else RankTimes(tuple(times[:size]), tuple(times[size:])),
         )
 
 

@@ -17,7 +17,7 @@ from umt_ds.config.schema import RunConfig
 from umt_ds.distributed.world import World
 from umt_ds.engine.metrics_file import METRICS, OddLines, read_records
 from umt_ds.engine.protocol import Progress
-from umt_ds.engine.pulse import Heard
+from umt_ds.engine.pulse import Heard, RankTimes
 from umt_ds.engine.readback import refuse_no_file
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
@@ -85,8 +85,7 @@ class Report:
         """Log the step that was heard of; `progress` counts it."""
         if not self._world.is_first:
             return
-        times, seconds = heard.times, max(lap.seconds, 1e-9)
-        views_per_s = lap.steps * self._plan.views_per_step / seconds
+        views_per_s = lap.steps * self._plan.views_per_step / max(lap.seconds, 1e-9)
         per_device = views_per_s / self._world.size
         record = {
             "step": progress.step,
@@ -97,10 +96,7 @@ class Report:
             "grad_norm": heard.grad_norm,
             "clips_per_s": round(views_per_s, 3),
             "clips_per_s_per_device": round(per_device, 3),
-            "data_stall_percent": min(100.0, round(100 * max(times.data_s) / seconds, 2)),
-            "data_stall_rank": times.data_rank,
-            "slowest_rank": times.slowest_rank,
-            "slowest_rank_ms": round(1e3 * times.behind_s / lap.steps, 3),
+            **_waits(heard.times, lap),
             "mfu_percent": round(100 * per_device * self._flops_per_view / self._peak, 2),
             "gflops_per_clip": round(self._flops_per_view / 1e9, 3),
             "peak_memory_gib": round(peak_memory_gib(self._device), 3),
@@ -121,18 +117,21 @@ class Report:
             + (f" ({detail})" if detail else "")
             + f" | lr {record['lr']:.2e} | grad {record['grad_norm']:.3g}"
             f" | {record['clips_per_s']:.1f} clips/s, {record['clips_per_s_per_device']:.1f} a device"
-            f" | data {record['data_stall_percent']:.0f} %{self._slowest(record)}"
+            f"{self._waiting(record)}"
             f" | mfu {record['mfu_percent']:.0f} % at {record['gflops_per_clip']:.4g} GFLOP a clip"
             f" | mem {record['peak_memory_gib']:.1f} GiB | bad {record['bad_samples']}"
             f" | digest {record['digest'][:8]}"
         )
 
-    def _slowest(self, record: dict[str, Any]) -> str:
-        """Which rank the others wait for, where there are others."""
-        if self._world.size == 1:
+    def _waiting(self, record: dict[str, Any]) -> str:
+        """How long a device waited for data, and for which rank the others waited, where there are others."""
+        if "data_stall_percent" not in record:
             return ""
+        text = f" | data {record['data_stall_percent']:.0f} %"
+        if self._world.size == 1:
+            return text
         return (
-            f" (rank {record['data_stall_rank']}) | slowest rank {record['slowest_rank']}, "
+            f"{text} (rank {record['data_stall_rank']}) | slowest rank {record['slowest_rank']}, "
             f"{record['slowest_rank_ms']:.1f} ms a step"
         )
 
@@ -181,6 +180,18 @@ def _unwritable(path: Path, error: OSError) -> MachineError:
         f"{path} cannot be written: {error.strerror or error}",
         hint="free some space and start the same command again; or give the permission to write",
     )
+
+
+def _waits(times: RankTimes | None, lap: Lap) -> dict[str, float]:
+    """What devices and ranks waited for; nothing of a step that nobody meant to log, where a stop was agreed on."""
+    if times is None:
+        return {}
+    return {
+        "data_stall_percent": min(100.0, round(100 * max(times.data_s) / max(lap.seconds, 1e-9), 2)),
+        "data_stall_rank": times.data_rank,
+        "slowest_rank": times.slowest_rank,
+        "slowest_rank_ms": round(1e3 * times.behind_s / lap.steps, 3),
+    }
 
 
 def _start_wandb(config: RunConfig, run: Path) -> Any:
