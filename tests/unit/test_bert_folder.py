@@ -157,3 +157,13 @@ def test_an_untied_word_head_is_refused(tmp_path: Path) -> None:
     assert set(bert_state(names)) == {"bert.embeddings.word_embeddings.weight"}
     with pytest.raises(WeightsError, match="word head"):
         bert_state(names | {"cls.predictions.decoder.weight": table + 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [("version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"), ("<html>", "web page")],
+)
+def test_a_config_that_a_failed_download_left_is_called_by_its_name(tmp_path: Path, content: str, what: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match=f"config.json is no JSON but .*{what}"):
+        bert_folder_size(tmp_path)

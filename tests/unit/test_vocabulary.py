@@ -293,3 +293,19 @@ def test_a_tokenizer_json_that_splits_otherwise_is_refused(tmp_path: Path, chang
 def test_sources_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     settings(whole(tmp_path, normalizer=record()["normalizer"] | {"strip_accents": True}), strip_accents=False)
     assert "strip_accents" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\n", "git lfs pull"),
+        ("\n<!DOCTYPE html>", "web page"),
+    ],
+)
+def test_what_a_failed_download_left_is_called_by_its_name(tmp_path: Path, name: str, content: str, what: str) -> None:
+    if name != "tokenizer.json":
+        (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[MASK]\n")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=f"{name} is .*{what}"):
+        CaptionTokenizer(tmp_path, max_tokens=8)

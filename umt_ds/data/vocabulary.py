@@ -25,6 +25,12 @@ _HINT = (
     "task.text.vocabulary names the folder of an uncased BERT (bert-base-uncased) or of its tokenizer, or a vocab.txt"
 )
 _NEVER_USED = "and captions are lower case: its words with capitals would never be used"
+# What lies in the place of such a file where a download went wrong, by its first bytes in lower case.
+_ELSE = {
+    b"version https://git-lfs": "a pointer of Git LFS, and the file was not fetched (git lfs pull in its folder)",
+    b"<!doctype html": "a web page (on huggingface.co take /resolve/main/, not /blob/main/)",
+    b"<html": "a web page (on huggingface.co take /resolve/main/, not /blob/main/)",
+}
 # What these files may say of things that are done in one way here: the values that mean that way.
 _MODEL: dict[str, tuple[object, ...]] = {
     "type": ("WordPiece",),
@@ -79,6 +85,8 @@ def _read(path: Path) -> WordPieces:
     files = [file for file in files if os.path.isfile(file)]
     if not files:
         raise ValueError(f"there is neither {_PLAIN} nor {_WHOLE}, but {_listing(path)}")
+    for file in (*files, folder / _ADDED, folder / _CONFIG):
+        _refuse_something_else(file)
     tokenizer = next((_object(file) for file in files if file.suffix == ".json"), {})
     tables = [_table(tokenizer, file) if file.suffix == ".json" else _lines(file) for file in files]
     if any(table != tables[0] for table in tables):
@@ -90,6 +98,17 @@ def _read(path: Path) -> WordPieces:
     _check_numbers(numbers)
     settings = _object(folder / _CONFIG) if os.path.isfile(folder / _CONFIG) else {}
     return _with_splitting(numbers, tokenizer, settings)
+
+
+def _refuse_something_else(file: Path) -> None:
+    """Raises ValueError where the file is there, and what went wrong with it shows."""
+    if not os.path.isfile(file):
+        return
+    with file.open("rb") as content:
+        start = content.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for mark, what in _ELSE.items():
+        if start.startswith(mark):
+            raise ValueError(f"{file.name} is {what}")
 
 
 def _lines(file: Path) -> dict[str, int]:

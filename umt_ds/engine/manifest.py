@@ -237,8 +237,8 @@ def inexact_sources(run: Path) -> list[str]:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """The checkpoint folder that a run folder or checkpoint folder means: the newest of a run."""
-    if is_file(path / MANIFEST) and not is_folder(path / CHECKPOINTS):  # under any name: a copy, a link, "."
+    """The checkpoint folder that a run folder or checkpoint folder (under any name) means: the newest of a run."""
+    if is_file(path / MANIFEST) and not is_folder(path / CHECKPOINTS):
         return path
     folders = checkpoint_folders(path)
     if not folders:

@@ -100,7 +100,8 @@ def _check_parts(path: Path) -> None:
         parts = archive.infolist()
         claimed = sum(part.file_size for part in parts)
         if claimed > path.stat().st_size:
-            raise damaged(path, f"it claims {claimed:,} bytes of content, more than it has (torch.save packs nothing)")
+            more = f"it claims {claimed:,} bytes of content, more than it has"
+            raise damaged(path, f"{more}; whoever zips it anew must not compress it")
         if any(part.CRC for part in parts) and (altered := archive.testzip()) is not None:
             raise damaged(path, f"the bytes of its part {altered} were altered")
 

@@ -34,7 +34,12 @@ SAVE_WEIGHTS = (
 )
 # (place, bytes there, what it is, what to do)
 _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"version https://git-lfs", "a pointer of Git LFS: the weights were not fetched", "git lfs pull in its folder"),
+    (
+        0,
+        b"version https://git-lfs",
+        "a pointer of Git LFS: the file itself was not fetched",
+        "git lfs pull in its folder",
+    ),
     (0, b"\x1f\x8b", "compressed with gzip", _UNPACK),
     (0, b"BZh", "compressed with bzip2", _UNPACK),
     (0, b"\xfd7zXZ\x00", "compressed with xz", _UNPACK),
@@ -70,10 +75,9 @@ def form_of(path: Path) -> Form:
         return _inside_zip(path)
     if start.startswith(b"\x80") and _TORCH_OLD in start[:32]:
         return "torch"
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"{", b"[")):
+    if _leading(start).startswith((b"{", b"[")):
         return _inside_json(path)
-    what, hint = _kind(path, start, text)
+    what, hint = _kind(path, start)
     raise no_weights(path, what, hint)
 
 
@@ -98,6 +102,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        if (other := _named(_first_bytes(path))) is not None:
+            raise WeightsError(f"{path} is no JSON but {other[0]}", hint=_unfinished(path) or other[1]) from error
         raise damaged(path, error) from error
     if not isinstance(found, dict):
         raise WeightsError(f"{path} holds {_json_name(found)}, not an object of names and values", hint=_AGAIN)
@@ -119,21 +125,33 @@ def _first_bytes(path: Path) -> bytes:
         raise WeightsError(f"{path} cannot be read: {reason}", hint="check the path, and who may read it") from error
 
 
-def _kind(path: Path, start: bytes, text: bytes) -> tuple[str, str]:
-    """What a file is that is neither weights nor a container, and what to do. text: its start without leading space."""
+def _leading(start: bytes) -> bytes:
+    """In lower case, without byte order mark and leading space."""
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+
+
+def _named(start: bytes) -> tuple[str, str] | None:
+    """What first bytes name for certain, and what to do."""
     for place, mark, what, hint in _OTHERS:
         if start.startswith(mark, place):
             return what, hint
-    if start[:1] == b"\x08" and start[2:3] == b"\x12":  # fields 1 and 2 of a protocol buffer
-        return "an ONNX or TensorFlow graph", _CONVERT
     if not start:
         return "empty", _AGAIN
     if not start.strip(b"\x00"):
         return "nothing but zeros, as a broken-off copy leaves them", _AGAIN
-    if text.startswith((b"<!doctype html", b"<!--", b"<html", b"<head", b"<body", b"<script")):
+    if _leading(start).startswith((b"<!doctype html", b"<!--", b"<html", b"<head", b"<body", b"<script")):
         return "a web page (HTML)", _FILE_ITSELF
-    if text.startswith(b"<"):
+    if _leading(start).startswith((b"<?xml", b"<error>")):
         return "XML, as stores answer where they have no file", f"{_AGAIN}: {_FILE_ITSELF}"
+    return None
+
+
+def _kind(path: Path, start: bytes) -> tuple[str, str]:
+    """What a file is that is neither weights nor a container, and what to do."""
+    if (named := _named(start)) is not None:
+        return named
+    if start[:1] == b"\x08" and start[2:3] == b"\x12":  # fields 1 and 2 of a protocol buffer
+        return "an ONNX or TensorFlow graph", _CONVERT
     if start.startswith(b"\x80"):
         return "a pickle that torch.save did not write, and loading it could run code", SAVE_WEIGHTS
     if _is_text(start):
