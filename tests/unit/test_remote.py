@@ -28,7 +28,7 @@ from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.clips import read_clip
 from umt_ds.data.loader import Loader
 from umt_ds.data.once import iterate_once
-from umt_ds.data.places import place
+from umt_ds.data.places import hint_of, place
 from umt_ds.data.records import index_path, load_index
 from umt_ds.data.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.data.source import ShardSource
@@ -524,3 +524,28 @@ def test_the_cache_is_laid_out_where_the_configuration_says(store: Path, tmp_pat
 def test_the_report_reads_held_out_clips_in_a_store(store: Path) -> None:
     clips = list(iterate_once(store, num_frames=2, side=16, batch_size=15, label_fields=["label"]))
     assert [len(batch.keys) for batch in clips] == [15, 15, 10]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Could not connect to the endpoint URL: http://localhost:1/credentials/set/a.tar",
+        "s3://films/Forbidden_City/a.tar: Connection reset by peer",
+    ],
+)
+def test_a_name_that_sounds_like_a_refusal_is_none(text: str) -> None:
+    assert hint_of(OSError(text)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AuthenticationFailed: Server failed to authenticate the request",  # Azure
+        "Invalid Credentials, 401",  # Google
+        "401 Client Error for url: https://huggingface.co/datasets/x/y",
+        "An error occurred (403) when calling the HeadObject operation: Forbidden",
+        "An error occurred (ExpiredToken) when calling the GetObject operation: The token in /a/b has expired",
+    ],
+)
+def test_a_refusal_of_any_store_names_credentials(text: str) -> None:
+    assert "credentials" in str(hint_of(OSError(text)))

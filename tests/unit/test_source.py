@@ -151,6 +151,14 @@ def test_the_place_of_a_mount_that_is_away_is_empty(folder: Path, monkeypatch: p
     assert len(ShardSource(folder)) == 15
 
 
+def test_an_index_whose_folder_stays_away_is_not_asked_to_be_made(folder: Path, impatient: list[float]) -> None:
+    source = ShardSource(folder)
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(DataError, match=r"\.index\.npz cannot be read") as caught:
+        source.members(SampleRef(0, 0))
+    assert "mount" in str(caught.value.hint)
+
+
 def test_what_lies_on_a_mount_that_is_away_is_waited_for_at_the_start_and_a_wrong_name_is_not(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ def is_unmounted(folder: Path) -> bool:
 
 def hint_of(error: BaseException) -> str | None:
     """What to do about an answer of a store, where that is known better than "check the network"."""
-    said = _answers(error)
+    said = re.sub(r"\S*/\S*", " ", _answers(error))  # a bucket may be called "credentials", a file "Forbidden_City"
     if "RequestTimeTooSkewed" in said:
         return "the clock of this machine is wrong: set it (`timedatectl`), then start the same command again"
     if re.search(_REFUSED, said):
@@ -87,8 +87,9 @@ def hint_of(error: BaseException) -> str | None:
 # codes of S3, classes of botocore and others, and HTTP's own words and numbers (a HEAD has no room for more)
 _REFUSED = (
     r"(?i)ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|"
-    r"credential|Unauthorized|Forbidden|SSOToken|TokenRetrieval|RefreshError|PermissionError|"
-    r"HTTP (401|403)|\((401|403)\)|status=40[13]\b|HeadObject operation: Bad Request"
+    r"credential|Unauthorized|Forbidden|SSOToken|TokenRetrieval|RefreshError|PermissionError|RequestExpired|"
+    r"AuthenticationFailed|AuthenticationError|AuthorizationFailure|AuthorizationPermissionMismatch|GatedRepo|"
+    r"40[13] Client Error|HTTP (401|403)|\((401|403)\)|status=40[13]\b|HeadObject operation: Bad Request"
 )
 
 

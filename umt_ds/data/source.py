@@ -269,9 +269,9 @@ class ShardSource:
         path = index_path(self.folder / entry.file)
         try:
             data = patiently(path.read_bytes, RETRY_PAUSES_S)
-        except FileNotFoundError as error:
-            raise self._no_index(entry) from error
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and not is_away(self.folder):
+                raise self._no_index(entry) from error
             raise _unreadable(path, error) from error
         if sha256(data).hexdigest() != entry.index_sha256:
             raise self._other_index(entry)
