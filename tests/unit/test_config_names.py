@@ -180,6 +180,13 @@ def test_a_number_may_be_put_together_from_variables(monkeypatch: pytest.MonkeyP
     assert (config.seed, config.name) == (10, "001")
 
 
+def test_a_variable_that_says_null_leaves_the_schedule_in_the_unit_that_it_is_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UMT_X", "null")
+    assert load_run(DEMO, ["schedule.epochs=${env:UMT_X}"]) == load_run(DEMO, ["schedule.epochs=null"])
+
+
 # ---------------------------------------------------------------- paths
 
 

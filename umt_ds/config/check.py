@@ -50,6 +50,13 @@ def validate(root: type[M], tree: Tree, origins: Origins, *, more: str) -> M:
         raise explain(error, tree, origins, root, more=more) from None
 
 
+def is_null(value: Any) -> bool:
+    """Whether a value, or the variable that it names, says that there is none."""
+    match = _VARIABLE.fullmatch(value) if isinstance(value, str) else None
+    text = None if match is None else Environment().text(match[1])
+    return value is None if text is None else scalar(text) is None
+
+
 def is_text(kinds: Kinds) -> bool:
     """Whether text may stand there and no number."""
     return (str in kinds or Path in kinds) and not any(number in kinds for number in _NUMBERS)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from umt_ds.config.check import Tree, check
+from umt_ds.config.check import Tree, check, is_null
 from umt_ds.config.explain import Origin, Origins, is_at_or_inside, origins_in, setter_of
 from umt_ds.config.schema import RunConfig
 from umt_ds.config.values import at_home
@@ -157,7 +157,7 @@ def _lay(tree: Tree, over: Tree, origins: Origins, own: Origins) -> None:
     below, above = tree.get("schedule"), over.get("schedule")
     if isinstance(below, dict) and isinstance(above, Mapping):
         for unit, others in units.items():
-            if above.get(unit) is not None:
+            if not is_null(above.get(unit)):
                 for other in others:
                     below.pop(other, None)
     _merge(tree, over, origins, own)
