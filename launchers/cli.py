@@ -34,6 +34,7 @@ from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_yaml
 from umt_ds.environment import EXPECTED_WORLD, Environment, print_anything, working_folder
 from umt_ds.errors import EXIT_FAILED, ConfigError, UmtError
+from umt_ds.refused import refused_by_machine
 
 _RUN = click.argument("run", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
 
@@ -269,6 +270,10 @@ def main() -> None:
     except UmtError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except OSError as error:  # no permission, a disk that fails: the system's words say it
-        click.echo(f"error: {error}", err=True)
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
+        told = refused_by_machine(error, doing="the command cannot go on")
+        if told is None and not isinstance(error, OSError):
+            raise
+        # no permission, a disk that fails, a store that refuses: the system's words say it
+        click.echo(f"error: {told or error}", err=True)
         sys.exit(EXIT_FAILED)

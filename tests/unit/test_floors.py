@@ -46,6 +46,7 @@ NEIGHBOURS = {
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
         "umt_ds.environment",
         "umt_ds.errors",
+        "umt_ds.refused",
         "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
         VERSION,  # into the manifest of a shard set
         "launchers.slurm",  # a job array that makes shards
@@ -56,6 +57,7 @@ NEIGHBOURS = {
         "umt_ds.errors",
         "umt_ds.engine.manifest",
         "umt_ds.engine.readback",
+        "umt_ds.refused",
         VERSION,
     ),
     "ds_configs": (),

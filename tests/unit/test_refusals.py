@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import resource
 
 import numpy as np
@@ -84,3 +85,21 @@ def test_a_thread_is_refused_for_want_of_address_space_or_of_processes(monkeypat
     assert "ulimit -v" in str(refused_by_machine(error, doing="a test"))
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 50, -1))
     assert "ulimit -u" in str(refused_by_machine(error, doing="a test"))
+
+
+@pytest.mark.parametrize(
+    ("program", "command"), [("launchers.cli", "launchers.cli.launch"), ("data_prep.cli", "data_prep.cli.umt_data")]
+)
+def test_the_other_programs_say_it_in_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: str, command: str
+) -> None:
+    def refused(**_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(command, refused)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(program).main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: the command cannot go on: [Errno 24] Too many open files\n  hint: ")
+    assert "ulimit -n" in told
