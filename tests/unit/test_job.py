@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from umt_ds.distributed import device
+from umt_ds.distributed import device, job
 from umt_ds.distributed.job import start_job
 from umt_ds.engine import deepspeed
 from umt_ds.errors import ConfigError, MachineError
@@ -52,9 +54,9 @@ def test_all_are_told_the_number_of_the_device_that_this_rank_sees(
 ) -> None:
     """`srun --gpus-per-task=1` shows each rank one GPU, number 0; DeepSpeed takes LOCAL_RANK for a device's number."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
-    with start_job() as job:
-        assert job.device == torch.device("cuda", index)
-        assert job.world.local_rank == 3
+    with start_job() as started:
+        assert started.device == torch.device("cuda", index)
+        assert started.world.local_rank == 3
         assert os.environ["LOCAL_RANK"] == str(index)
     assert group.joined["backend"] == "nccl"
     assert group.joined["device_id"] == torch.device("cuda", index)
@@ -109,6 +111,22 @@ def test_after_an_error_nobody_waits_for_ranks_that_still_wait_in_a_collective(
     with pytest.raises(SystemExit), start_job():
         raise SystemExit(1)
     assert group.left == ["left", "broken off"]
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_after_an_error_nobody_waits_for_a_group_that_cannot_be_left(
+    monkeypatch: pytest.MonkeyPatch, group: Group, on_gpu: bool
+) -> None:
+    """The second rank of two, for whom the first waits in a collective."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for owner, name in ((dist, "destroy_process_group"), (dist.distributed_c10d, "_abort_process_group")):
+        monkeypatch.setattr(owner, name, lambda: threading.Event().wait())
+    monkeypatch.setattr(job, "_LEAVING_S", 0.1)
+    began = time.monotonic()
+    with pytest.raises(SystemExit), start_job():
+        raise SystemExit(1)
+    assert time.monotonic() - began < 5
 
 
 def test_a_port_that_another_program_has_is_said_with_the_variable_that_names_another(

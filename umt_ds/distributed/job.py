@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from umt_ds.errors import MachineError
 
 log = logging.getLogger("umt_ds")
 START_TIMEOUT = timedelta(minutes=10)
+_LEAVING_S = 5.0  # at most, after an error
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ def start_job(*, patience: timedelta = START_TIMEOUT) -> Iterator[Job]:
 
 
 def _break_off(device: torch.device) -> None:
-    """Leave the group without waiting for anybody: NCCL would wait for collectives that others do not join."""
+    """Leave the group without waiting for anybody: NCCL would wait for collectives that others do not join, and what is
+    broken may not even break off."""
     gc.collect()
-    if device.type == "cuda":
-        dist.distributed_c10d._abort_process_group()  # torch ≥ 2.6 has no public name for it
-    else:
-        dist.destroy_process_group()
+    # torch ≥ 2.6 has no public name for breaking off
+    leave = dist.distributed_c10d._abort_process_group if device.type == "cuda" else dist.destroy_process_group
+    leaving = threading.Thread(target=leave, name="leave the group", daemon=True)
+    leaving.start()
+    leaving.join(_LEAVING_S)
 
 
 def _how_to_meet(world: World, error: Exception) -> str:
