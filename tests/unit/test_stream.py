@@ -8,6 +8,7 @@ import multiprocessing
 import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,10 +57,8 @@ def stream(*names: str, samples: int | None = None, frames: int = 1) -> SourceSp
 
 
 def load(source: SourceSpec, steps: int = 4, *, plan: LoaderPlan = PLAN, tokenize: bool = False) -> list[Batch]:
-    loader = Loader([source], plan, tokenize=LAST_NUMBER if tokenize else None, label_field="label")
-    batches = [batch for step in range(steps) for batch in loader.micro_batches(step)]
-    loader.close()
-    return batches
+    with closing(Loader([source], plan, tokenize=LAST_NUMBER if tokenize else None, label_field="label")) as loader:
+        return [batch for step in range(steps) for batch in loader.micro_batches(step)]
 
 
 def keys_of(batches: list[Batch]) -> list[str]:
