@@ -34,7 +34,7 @@ from umt_ds.config.schema import RunConfig
 from umt_ds.config.show import as_yaml
 from umt_ds.environment import EXPECTED_WORLD, Environment, print_anything, working_folder
 from umt_ds.errors import EXIT_FAILED, ConfigError, UmtError
-from umt_ds.refused import refused_by_machine
+from umt_ds.refused import told_of_machine
 
 _RUN = click.argument("run", type=click.Path(path_type=Path, file_okay=False, resolve_path=True))
 
@@ -270,10 +270,9 @@ def main() -> None:
     except UmtError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except (OSError, RuntimeError, MemoryError, ImportError) as error:
-        told = refused_by_machine(error, doing="the command cannot go on")
-        if told is None and not isinstance(error, OSError):
+    except Exception as error:
+        told = told_of_machine(error)
+        if told is None:
             raise
-        # no permission, a disk that fails, a store that refuses: the system's words say it
-        click.echo(f"error: {told or error}", err=True)
+        click.echo(f"error: {told}", err=True)
         sys.exit(EXIT_FAILED)

@@ -28,6 +28,13 @@ def refused_by_machine(error: BaseException, *, doing: str) -> MachineError | No
     return None
 
 
+def told_of_machine(error: Exception) -> str | None:
+    """What a command says at its end of an error that is not its own: of what the machine refused, and else the words
+    of the operating system or store (no permission, a disk that fails). None for a bug."""
+    refused = refused_by_machine(error, doing="the command cannot go on")
+    return str(refused or error) if refused or isinstance(error, OSError) else None
+
+
 def _as_said(error: BaseException) -> str:
     """One line of what it says: the last of a traceback that torch carries along, else the first; and if it says
     nothing, as MemoryError does, where it was raised."""
