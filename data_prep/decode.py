@@ -203,6 +203,8 @@ def _record(decoded: Decoded | Transcoded, width: int, height: int) -> dict[str,
         "times_s": [round(time, 3) for time in decoded.times_s],
         "codec": decoded.codec,
         "decoder": decoded.decoder,
+        **({"interlaced": True} if decoded.interlaced else {}),
+        **({"transfer": decoded.transfer} if decoded.transfer else {}),
     }
 
 
