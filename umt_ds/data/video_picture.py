@@ -11,6 +11,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
@@ -119,7 +120,8 @@ class Picture:
     def _scaled(self, frame: VideoFrame, format: str) -> VideoFrame:
         """The frame lying as it is stored, in its final size."""
         self._fit(frame)
-        self.interlaced |= frame.interlaced_frame
+        if frame.interlaced_frame:
+            self.interlaced, frame = True, _as_one_picture(frame)
         width, height = self._turn.size(*self.size)
         try:
             return self._reformatter.reformat(
@@ -143,6 +145,24 @@ class Picture:
         self.source_size = shown_size(self._video, frame, self._turn, self._limits)
         width, height = shrunk(*self.source_size, self._short_side)
         self.size = (max(self._step, width - width % self._step), max(self._step, height - height % self._step))
+
+
+def _as_one_picture(frame: VideoFrame) -> VideoFrame:
+    """The same frame without the remark that it is interlaced.
+
+    PyAV's scaler would scale the fields apart, which leaves the comb of two moments in a small picture; `ffmpeg -i`
+    scales the frame as a whole.
+    """
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1)
+    )
+    remark, sink = graph.add("setfield", "prog"), graph.add("buffersink")
+    source.link_to(remark)
+    remark.link_to(sink)
+    graph.configure()
+    graph.vpush(frame)
+    return graph.vpull()
 
 
 def _array(frame: VideoFrame) -> Pixels:
