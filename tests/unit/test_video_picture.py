@@ -132,8 +132,7 @@ def test_what_is_interlaced_or_hdr_is_said_of_the_sample_and_nothing_of_others(t
 
 def test_a_set_says_how_many_are_interlaced_or_hdr(tmp_path: Path) -> None:
     records = [{}, {"interlaced": True}, {"interlaced": True}, {"transfer": "smpte2084"}, {"transfer": "arib-std-b67"}]
-    members = lambda n: {"000.jpg": b"-", "json": json.dumps(records[n]).encode()}
-    write_shards(tmp_path, [5], members=members)
+    write_shards(tmp_path, [5], members=lambda n: {"000.jpg": b"-", "json": json.dumps(records[n]).encode()})
     write_stats(tmp_path)
     stats = collect_stats(tmp_path)
     assert (stats["interlaced"], stats["transfer"]) == ({"yes": 2}, {"arib-std-b67": 1, "smpte2084": 1})
