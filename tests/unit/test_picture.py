@@ -84,7 +84,7 @@ def of_all_readers(data: bytes, folder: Path) -> list[NDArray[np.uint8]]:
     return [read_image(data), decode_pictures([data, data])[1], sample.pictures(lambda _: [0])[0]]
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_reader_shows_a_picture_upright(tmp_path: Path, format: str, orientation: int) -> None:
     exif = with_orientation(orientation)
@@ -147,7 +147,8 @@ def gif_with_hole() -> bytes:
 def keyed_grey(bits: int) -> bytes:
     """A grey PNG whose tRNS chunk makes one level, 77 hundredths of white, invisible."""
     white = (1 << bits) - 1
-    rows = b"".join(b"\0" + 64 * (0 if row < 16 else white * 77 // 100).to_bytes(bits // 8) for row in range(32))
+    pixels = [64 * f"{white * 77 // 100 if row >= 16 else 0:0{bits}b}" for row in range(32)]
+    rows = b"".join(b"\0" + int(row, 2).to_bytes(8 * bits) for row in pixels)
     return png(64, 32, bits=bits, colours=0, rows=rows, more=png_chunk(b"tRNS", struct.pack(">H", white * 77 // 100)))
 
 
@@ -163,6 +164,8 @@ TRANSPARENT: dict[str, Callable[[], bytes]] = {
     "png RGBA": lambda: file_of(transparent_below("RGBA")),
     "png LA": lambda: file_of(transparent_below("LA")),
     "png palette": palette_with_hole,
+    "png grey 2": lambda: keyed_grey(2),
+    "png grey 4": lambda: keyed_grey(4),
     "png grey 8": lambda: keyed_grey(8),
     "png grey 16": lambda: keyed_grey(16),
     "png colour 8": lambda: keyed_colour(8),
@@ -187,6 +190,14 @@ def test_every_reader_lays_what_is_transparent_on_white(tmp_path: Path, kind: st
         assert shown.shape == (32, 64, 3)
         assert shown[:12].max() < 8
         assert shown[20:].min() > 247
+
+
+def test_a_bitmap_whose_fourth_byte_is_empty_is_not_transparent() -> None:
+    pixels = b"".join(bytes([*pixel[::-1], 0]) for pixel in corners()[::-1].reshape(-1, 3).tolist())
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    info = struct.pack("<IiiHHIIiiII", 108, 64, 32, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks
+    data = b"BM" + struct.pack("<IHHI", 14 + len(info) + len(pixels), 0, 0, 14 + len(info)) + info + pixels
+    assert in_corners(read_image(data)) == list(SHOWN[1])
 
 
 def pgm(levels: NDArray[Any], most: int) -> bytes:
@@ -296,8 +307,11 @@ def test_of_several_pictures_the_first_is_shown(tmp_path: Path) -> None:
     ("data", "reason"),
     [
         (b"", r"^file is empty \(0 bytes\)$"),
-        (b"hello", "^is no picture in any format that is read$"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "^is no picture in any format that is read$"),
+        (b"hello", "^is no picture in any format that is read, or"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+            "^is no picture in any format that is read, or",
+        ),
         (b"\xff\xd8", "^is no picture"),
         (file_of(corners())[:-40], "^is no picture that can be decoded: "),
         (file_of(corners(), "JPEG")[:300], "^is no picture"),

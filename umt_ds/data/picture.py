@@ -7,6 +7,7 @@ no white), the first of several frames. What cannot be read so is refused. H x W
 from __future__ import annotations
 
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from umt_ds.errors import DecodeError
@@ -31,6 +33,8 @@ FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "QOI", "SGI", "PCX",
     "DDS", "PSD",
 )  # fmt: skip
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs, without the file's name, what it then raises
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,8 @@ _OF_EXIF = {
 def read_image(data: bytes) -> Pixels:
     """A picture file as u8 [H,W,3], RGB, as a viewer shows it. Raises DecodeError for what is none, or is too large."""
     with _opened(data) as image:
-        image.load()
-        rgb = _as_rgb(image)
-        return np.ascontiguousarray(_turn_of(image).upright(np.asarray(rgb)))
+        rgb = np.asarray(_as_rgb(image))
+        return np.ascontiguousarray(_turn_of(image).upright(rgb))  # asked last: Pillow turns TIFFs while it loads them
 
 
 def is_upright_jpeg(data: bytes) -> bool:
@@ -119,7 +122,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except (DecodeError, MemoryError):
         raise
     except UnidentifiedImageError as error:  # its message holds a memory address
-        raise DecodeError("is no picture in any format that is read") from error
+        raise DecodeError("is no picture in any format that is read, or its header is damaged") from error
     except Image.DecompressionBombError as error:
         raise DecodeError(f"picture is above the limit of {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # its readers raise whatever Python raises on the way through a damaged file
@@ -164,11 +167,23 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode == "La":  # premultiplied; Pillow knows no way from here to RGBA
         image = image.convert("LA")
-    key = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # of a PNG of 48 bits, where Pillow keeps 24
-        image.info["transparency"] = tuple(level >> 8 for level in key)
+    _state_the_clear_level_in_8_bits(image)
     clear = image.convert("RGBA")
+    if image.format in ("BMP", "DIB", "ICO") and clear.getchannel("A").getextrema() == (0, 0):
+        return clear.convert("RGB")  # written by programs that leave the fourth byte empty; ffmpeg shows it too
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), clear).convert("RGB")
+
+
+def _state_the_clear_level_in_8_bits(image: Image.Image) -> None:
+    """The level or colour that a PNG says is transparent, as Pillow has its pixels and not, as Pillow 13, as stored."""
+    if not isinstance(image, PngImageFile) or not image.tile:
+        return
+    key = image.info.get("transparency")
+    match image.tile[0].args:
+        case "L;2" | "L;4" as bits if isinstance(key, int):
+            image.info["transparency"] = key * 255 // (3 if bits == "L;2" else 15)
+        case "RGB;16B" if isinstance(key, tuple):
+            image.info["transparency"] = tuple(level >> 8 for level in key)
 
 
 def _of_deep_grey(image: Image.Image) -> Image.Image:
