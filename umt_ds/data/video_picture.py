@@ -27,6 +27,9 @@ Pixels = NDArray[np.uint8]
 # every frame about one level too dark, and repeats chroma samples; BITEXACT: the same on every processor.
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 _RGB = 0  # AVCOL_SPC_RGB: the frame is no YUV
+# Colour spaces that swscale refuses, and what ffmpeg takes frames for that state them: a reserved number, BT.2020 with
+# constant luminance, and what is to be derived from the primaries.
+_TAKEN_FOR = {3: Colorspace.ITU601, 10: Colorspace.BT2020, 12: Colorspace.ITU601, 13: Colorspace.ITU601}
 # Of one degree: what lies nearer to a quarter turn is one, as ffmpeg has it.
 _COTANGENT = 57
 # Degrees counter-clockwise, where nothing more can be known of the matrix.
@@ -123,19 +126,22 @@ class Picture:
         if frame.interlaced_frame:
             self.interlaced, frame = True, _as_one_picture(frame)
         width, height = self._turn.size(*self.size)
+        space = int(frame.colorspace)
         try:
             return self._reformatter.reformat(
                 frame,
                 width,
                 height,
                 format,
-                dst_colorspace=Colorspace.ITU601 if frame.colorspace == _RGB else None,
+                src_colorspace=_TAKEN_FOR.get(space),
+                dst_colorspace=Colorspace.ITU601 if space == _RGB else _TAKEN_FOR.get(space),
                 dst_color_range=None if format == "rgb24" else ColorRange.MPEG,
                 interpolation=_SCALER,
                 threads=1,
             )
         except av.FFmpegError as error:
-            raise DecodeError(f"frames in {frame.format.name} cannot be converted ({error.strerror})") from error
+            what = f"frames in {frame.format.name}, colour space {space},"
+            raise DecodeError(f"{what} cannot be converted to RGB ({error.strerror})") from error
 
     def _fit(self, frame: VideoFrame) -> None:
         """The first frame decides."""
