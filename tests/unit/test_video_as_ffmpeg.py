@@ -132,7 +132,7 @@ CASES = (
     Case("bt709.mp4", f"{H264} -pix_fmt yuv420p -vf scale=out_color_matrix=bt709 -colorspace bt709"),
     Case("bt2020.mp4", f"{H264} -pix_fmt yuv420p10le -vf scale=out_color_matrix=bt2020 -colorspace bt2020nc"),
     Case("bt2020_constant.mkv", "-c:v ffv1 -pix_fmt yuv444p -vf scale=out_color_matrix=bt2020 -colorspace bt2020c"),
-    Case("reserved.mkv", "-c:v ffv1 -pix_fmt yuv444p -colorspace 3"),
+    Case("reserved.mp4", f"{H264} -pix_fmt yuv420p -bsf:v h264_metadata=matrix_coefficients=3"),
     Case("rgb.mp4", "-c:v libx264rgb -preset ultrafast -qp 0 -pix_fmt rgb24"),
     Case("gbrp.mkv", "-c:v ffv1 -pix_fmt gbrp"),
     Case("gbrp_10bit.mkv", "-c:v ffv1 -pix_fmt gbrp10le"),
