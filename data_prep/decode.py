@@ -8,7 +8,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
+from umt_ds.data.fetch import local_copy, names_in, read_through, read_whole, reading
 from umt_ds.data.picture import read_image
-from umt_ds.data.places import local_copy
+from umt_ds.data.places import is_local
 from umt_ds.data.records import IMAGE_SUFFIXES, ShardIndex, load_index, read_members
 from umt_ds.data.video import Decoded, Pixels, Transcoded, decode, probe, shrink, transcode
 from umt_ds.errors import DataError, DecodeError
@@ -31,31 +32,59 @@ MAX_FRAMES_STORED = 4096
 
 
 def make_sample(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
-    """The sample that `clip` becomes, or why it becomes none."""
+    """The sample that `clip` becomes, or why it becomes none.
+
+    Raises MachineError where that is the fault of a store, disk or machine and not of the clip: `umt_ds.data.fetch`.
+    """
+    place = root / clip.source
     try:
-        match media:
-            case "video":
-                record, members = _of_video(clip, root / clip.source, store)
-            case "image":
-                record, members = _of_image(root / clip.source, store)
-            case "sample":
-                return _copied(clip, root / clip.source)
+        if media == "sample":
+            return _copied(clip, place)
+        record, members = reading(place, lambda: _made(clip, place, root, media, store), root=root)
     except DecodeError as error:
-        return Refusal(clip.source, error.what)
+        return _refused(clip, place, root, error.what)
     except OSError as error:
-        return Refusal(clip.source, f"cannot be read: {error.strerror or error}")
+        return Refusal(clip.source, _why(error))
     except MemoryError:
         return Refusal(clip.source, "needs more memory than --memory grants a process")
     return Sample(clip.key, {"json": _json({**_described(clip), **record}), **members})
 
 
+def check_readable(place: Path, *, root: Path) -> None:
+    """Read a local file, or the files of a folder, to the end: decoders call a disk that fails a damaged file.
+
+    From a store, files were fetched whole. Raises OSError where the file is at fault, else MachineError.
+    """
+    if not is_local(place):
+        return
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if file.is_file() or not place.is_dir():
+            reading(file, partial(read_through, file), root=root)
+
+
+def _refused(clip: Clip, place: Path, root: Path, reason: str) -> Refusal:
+    try:
+        check_readable(place, root=root)
+    except OSError as error:
+        reason = _why(error)
+    return Refusal(clip.source, reason)
+
+
+def _why(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or error}"
+
+
 Made = tuple[dict[str, Any], dict[str, bytes]]  # fields of the json, members by suffix
 
 
-def _of_video(clip: Clip, place: Path, store: StoreOptions) -> Made:
-    if place.is_dir():
-        return _of_frames(place, store)
-    with local_copy(place) as path:
+def _made(clip: Clip, place: Path, root: Path, media: SourceMedia, store: StoreOptions) -> Made:
+    return _of_image(place, root, store) if media == "image" else _of_video(clip, place, root, store)
+
+
+def _of_video(clip: Clip, place: Path, root: Path, store: StoreOptions) -> Made:
+    with local_copy(place, root=root) as path:
+        if path.is_dir():
+            return _of_frames(path, root, store)
         span = _span_within(clip, path)
         if store.store == "mp4":
             whole = transcode(path, short_side=store.short_side, fps=store.fps, span_s=span)
@@ -66,21 +95,21 @@ def _of_video(clip: Clip, place: Path, store: StoreOptions) -> Made:
     return _record(decoded, width, height), _encoded(decoded.frames, store)
 
 
-def _of_image(place: Path, store: StoreOptions) -> Made:
+def _of_image(place: Path, root: Path, store: StoreOptions) -> Made:
     """A picture as a viewer shows it, as a clip of one frame."""
-    picture = read_image(place.read_bytes())
+    picture = read_image(read_whole(place, root=root))
     height, width = picture.shape[:2]
     small = shrink(picture, store.short_side)
     record = {"width": small.shape[1], "height": small.shape[0], "source_width": width, "source_height": height}
     return record, {"npy": npy(small[None])} if store.store == "npy" else {"jpg": jpeg(small, store.quality)}
 
 
-def _of_frames(folder: Path, store: StoreOptions) -> Made:
+def _of_frames(folder: Path, root: Path, store: StoreOptions) -> Made:
     """A folder of numbered pictures, as the raw frames of Something-Something are given."""
     kinds: dict[str, list[Path]] = defaultdict(list)
-    for file in folder.iterdir():
-        if named := NUMBERED_PICTURE.fullmatch(file.name):
-            kinds[named[1]].append(file)
+    for name in names_in(folder):
+        if named := NUMBERED_PICTURE.fullmatch(name):
+            kinds[named[1]].append(folder / name)
     pictures = {kind: files for kind, files in kinds.items() if not kind.startswith("flow")}  # optical flow lies beside
     if len(pictures) != 1:
         raise DecodeError(f"a folder with {len(pictures)} kinds of numbered pictures ({', '.join(sorted(pictures))})")
@@ -91,7 +120,7 @@ def _of_frames(folder: Path, store: StoreOptions) -> Made:
     sizes = set()
     frames = []
     for number in numbers:
-        frame = read_image(files[number].read_bytes())
+        frame = read_image(read_whole(files[number], root=root))
         sizes.add(frame.shape)
         frames.append(shrink(frame, store.short_side))
     if len(sizes) > 1:

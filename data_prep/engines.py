@@ -12,7 +12,6 @@ import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import TimeoutError as TookTooLong
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
@@ -37,9 +36,10 @@ _GIVE_BACK = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 
 @dataclass(frozen=True)
 class Lost:
-    """An item whose worker was killed or died, and why."""
+    """An item whose worker was killed or died, and why. by: the signal that did it, or 0."""
 
     reason: str
+    by: int = 0
 
 
 def in_order(
@@ -52,9 +52,10 @@ def in_order(
 ) -> Generator[Result | Lost, None, None]:
     """`work(item)` for each item, by `workers` processes, in the order of the items.
 
-    A process that asks for more than `memory_gb` gets a MemoryError. Results wait in memory for the slowest item
-    before them, at most 16 a worker. What `work` raises is a bug and is raised here. Processes are spawned, not
-    forked: a fork would inherit torch and open readers.
+    An item has `timeout_s`, in which waiting for a store does not count (`fetch.clock_stopped`). A process that asks
+    for more than `memory_gb` gets a MemoryError. Results wait in memory for the slowest item before them, at most 16 a
+    worker. What `work` raises is raised here: a bug, or the MachineError that ends the command. Processes are spawned,
+    not forked: a fork would inherit torch and open readers.
     """
     # max_tasks counts per process; pebble starts the next one by itself
     pool = ProcessPool(
@@ -65,14 +66,22 @@ def in_order(
         context=multiprocessing.get_context("spawn"),
     )
     waiting = iter(items)
-    under_way: deque[ProcessFuture[Result]] = deque()
+
+    def begin(item: Item) -> ProcessFuture[Result]:
+        return pool.schedule(_work_in_time, args=(work, item, timeout_s))
+
+    under_way: deque[tuple[Item, ProcessFuture[Result]]] = deque()
     try:
         while True:
             for item in islice(waiting, workers * _AHEAD - len(under_way)):
-                under_way.append(pool.schedule(_work_tidily, args=(work, item), timeout=timeout_s))
+                under_way.append((item, begin(item)))
             if not under_way:
                 return
-            outcome = _outcome(under_way.popleft(), timeout_s)
+            item, future = under_way.popleft()
+            outcome = _outcome(future, timeout_s)
+            if isinstance(outcome, Lost) and outcome.by == signal.SIGKILL:
+                # no decoder does that: who is out of memory kills the largest process, and not the guilty one
+                outcome = _outcome(begin(item), timeout_s)
             yield outcome
     finally:
         pool.stop()  # type: ignore[no-untyped-call]  # (pebble 5.2)
@@ -82,17 +91,21 @@ def in_order(
 def _start_worker(memory_gb: float | None) -> None:
     """A small file can claim an enormous picture: a limit makes that an error of this file. It ends with its parent."""
     die_with_the_parent()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever code it is in
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     if memory_gb is not None:
         size = int(memory_gb * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-def _work_tidily(work: Callable[[Item], Result], item: Item) -> Result:
-    """Pictures of changing sizes leave holes in glibc's heap: a worker grew from 62 to 150 MB over 1,000 clips, and
-    to 64 MB where the holes are given back after each (1 ms)."""
+def _work_in_time(work: Callable[[Item], Result], item: Item, timeout_s: float) -> Result:
+    """Ends this process after `timeout_s`. Pictures of changing sizes leave holes in glibc's heap: a worker grew from
+    62 to 150 MB over 1,000 clips, and to 64 MB where the holes are given back after each (1 ms)."""
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
         return work(item)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if _GIVE_BACK is not None:
             _GIVE_BACK(0)
 
@@ -100,10 +113,10 @@ def _work_tidily(work: Callable[[Item], Result], item: Item) -> Result:
 def _outcome(future: ProcessFuture[Result], timeout_s: float) -> Result | Lost:
     try:
         return future.result()
-    except TookTooLong:
-        return Lost(f"decoding took longer than {timeout_s:g} s and was stopped")
     except ProcessExpired as error:
-        return Lost(f"the decoder crashed ({_cause(error.exitcode)})")
+        if error.exitcode == -signal.SIGALRM:
+            return Lost(f"decoding took longer than {timeout_s:g} s and was stopped", signal.SIGALRM)
+        return Lost(f"the decoder crashed ({_cause(error.exitcode)})", max(0, -error.exitcode))
     except BrokenProcessPool as error:
         raise MachineError(
             f"the worker processes cannot run: {error}",

@@ -18,7 +18,8 @@ import numpy as np
 from data_prep.manifest import STATE_FOLDER, tool
 from data_prep.progress import progress
 from data_prep.samples import captions_of, samples_of
-from umt_ds.data.places import absolute
+from umt_ds.data.fetch import read_whole
+from umt_ds.data.places import absolute, kind_of
 from umt_ds.data.records import (
     MANIFEST,
     Manifest,
@@ -52,9 +53,9 @@ def adopt(folder: Path, *, force: bool = False) -> Adopted:
     tars = sorted(folder.glob("*.tar"), key=lambda tar: tar.name)
     if not tars:
         raise DataError(f"no *.tar in {folder}", hint="give the folder in which the tars lie")
-    if not force and (folder / MANIFEST).exists():
+    if not force and kind_of(folder / MANIFEST):
         raise DataError(f"{folder} is indexed already", hint="--force indexes again what is there now")
-    if not force and (folder / STATE_FOLDER).exists():
+    if not force and kind_of(folder / STATE_FOLDER):
         raise DataError(f"{folder} is a set that umt-data has not finished", hint="give its command again")
     before = _manifest_before(folder)
     held, downloads = _Held(), _Downloads()
@@ -170,7 +171,7 @@ _STATS = ("count", "successes", "failed_to_download", "failed_to_resize", "faile
 def _read_stats(path: Path) -> dict[str, Any] | None:
     """A _stats.json, None where there is none that can be read: it is only told of, nothing depends on it."""
     try:
-        stats = json.loads(path.read_bytes())
+        stats = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError):
         return None
     return stats if isinstance(stats, dict) else None
@@ -205,7 +206,9 @@ def _with_media(index: ShardIndex) -> ShardIndex:
 def _manifest_before(folder: Path) -> Manifest | None:
     try:
         return load_manifest(folder)
-    except DataError:
+    except DataError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise  # it is there: without it the set would lose its name and labels
         return None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_prep.near import NearReport, near_duplicates, write_leaks, write_pairs
 from data_prep.overlap import Kind, Report, check_leaks
-from umt_ds.data.places import write_whole
+from umt_ds.data.places import kind_of, write_whole
 from umt_ds.errors import ConfigError
 
 
@@ -49,7 +49,7 @@ def find_leaks(train: Path, against: Sequence[Path], *, near: dict[str, float] |
     overlap = check_leaks(train, against, workers=workers)
     if near is None:
         return Found(train, tuple(against), overlap)
-    lists = [path for path in (train, *against) if path.is_file()]
+    lists = [path for path in (train, *against) if kind_of(path) == "file"]
     if lists:
         raise ConfigError(f"--near looks at frames, and {lists[0]} is a list", hint="name finished sets only")
     found = near_duplicates(

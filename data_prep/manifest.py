@@ -31,7 +31,18 @@ from numpy.typing import NDArray
 
 from data_prep.clip import Clip, Listing, Refusal, SourceMedia, StoreOptions
 from umt_ds import __version__
-from umt_ds.data.places import absolute, is_local, place, publish, read_files, scratch_for, sizes_in, write_whole
+from umt_ds.data.fetch import read_part, read_whole
+from umt_ds.data.places import (
+    absolute,
+    is_local,
+    kind_of,
+    place,
+    publish,
+    read_files,
+    scratch_for,
+    sizes_in,
+    write_whole,
+)
 from umt_ds.data.records import Manifest, ShardEntry, index_path, write_json
 from umt_ds.data.video import versions
 from umt_ds.errors import ConfigError, DataError
@@ -77,15 +88,13 @@ class Plan:
     def clips_of(self, shard: int) -> tuple[Clip, ...]:
         """The clips of one shard."""
         start, end = int(self._starts[shard]), int(self._starts[shard + 1])
-        with (self.state / _CLIPS).open("rb") as file:
-            file.seek(start)
-            lines = file.read(end - start).splitlines()
+        lines = read_part(self.state / _CLIPS, start, end - start).splitlines()
         return tuple(_clip_of(line) for line in lines)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
         """[num_shards + 1] Where the clips of each shard begin in clips.jsonl, in bytes."""
-        data = (self.state / _STARTS).read_bytes()
+        data = read_whole(self.state / _STARTS)
         return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.int64)
 
     def tar(self, shard: int) -> Path:
@@ -138,7 +147,8 @@ def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) ->
         out, name, absolute(listing.root), listing.media, store, len(listing.clips), listing.labels, dict(listing.about)
     )
     begun = plan.state / _PLAN
-    if not begun.is_file() and out.is_dir() and (foreign := sorted(tar.name for tar in out.glob("*.tar"))):
+    is_new = kind_of(begun) is None  # an error of a store must not pass for "no": the plan would be written anew
+    if is_new and out.is_dir() and (foreign := sorted(tar.name for tar in out.glob("*.tar"))):
         raise DataError(
             f"{out} already holds shards that this command did not write ({foreign[0]}, …)",
             hint="choose an empty folder",
@@ -147,7 +157,7 @@ def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) ->
     with scratch_for(plan.state) as scratch:
         content = _write_clips(scratch, listing, store.per_shard)
         described = json.loads(json.dumps({**_describe(plan), "content": content}))  # as it reads back
-        if begun.is_file():
+        if not is_new:
             _check_same(_read_state(begun), described, out)
         else:
             for file in (_LEFT_OUT, _CLIPS, _STARTS):
@@ -159,7 +169,7 @@ def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) ->
 def load_plan(out: Path) -> Plan:
     """The plan of the set begun in `out`. Raises DataError where there is none, or it cannot be read."""
     path = out / STATE_FOLDER / _PLAN
-    if not path.is_file():
+    if kind_of(path) is None:
         raise DataError(f"no set was begun in {out}", hint="begin it with a command such as `umt-data folder`")
     record = _read_state(path)
     try:
@@ -218,7 +228,7 @@ def _record_name(shard: int) -> str:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    return _parse_state(path, path.read_bytes())
+    return _parse_state(path, read_whole(path))
 
 
 def _parse_state(path: Path, data: bytes) -> dict[str, Any]:
@@ -337,7 +347,7 @@ def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
 
 
 def _left_out(plan: Plan) -> list[Refusal]:
-    text = (plan.state / _LEFT_OUT).read_text(encoding="utf-8")
+    text = read_whole(plan.state / _LEFT_OUT).decode()
     return [Refusal(source, reason, key) for source, key, reason in list(csv.reader(io.StringIO(text)))[1:]]
 
 

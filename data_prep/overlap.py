@@ -17,7 +17,7 @@ from typing import Any, Literal
 from data_prep.near import set_names
 from data_prep.samples import each_shard, samples_of
 from data_prep.sources.kinetics import YOUTUBE_ID, read_kinetics
-from umt_ds.data.places import absolute
+from umt_ds.data.places import absolute, kind_of
 from umt_ds.errors import DataError
 
 Kind = Literal["id", "time"]  # the same video; the same seconds of it
@@ -166,7 +166,7 @@ def check_leaks(train: Path, against: Sequence[Path], *, workers: int = 0) -> Re
 
 def read_spans(path: Path, name: str, *, workers: int = 0) -> SpanList:
     """The clips of an official csv, or of a finished set of shards."""
-    return spans_of_csv(path, name) if path.is_file() else spans_of_set(path, name, workers=workers)
+    return spans_of_csv(path, name) if kind_of(path) == "file" else spans_of_set(path, name, workers=workers)
 
 
 def spans_of_csv(csv: Path, name: str) -> SpanList:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
-from data_prep.decode import make_sample
+from data_prep.decode import check_readable, make_sample
 from data_prep.engines import Lost, in_order
 from data_prep.manifest import Done, Plan, Summary, finish, only_one_run, open_plan
 from data_prep.progress import progress
@@ -35,8 +35,8 @@ def prepare(
 
     With `retry_failed`, clips that an earlier run refused are tried again, and only they. `before` is told the plan
     and the shards to come before the work begins.
-    Raises ConfigError if `out` was begun with other options, MachineError if the disk is full; finished
-    shards stay.
+    Raises ConfigError if `out` was begun with other options, MachineError if the disk is full or a store, disk or
+    machine fails; finished shards stay.
     """
     with disk_full_is_an_error(out):
         plan = open_plan(out, name=name, listing=listing, store=store)
@@ -98,7 +98,7 @@ def _build_shard(
 
     def good() -> Iterator[Sample]:
         for clip in plan.clips_of(shard):
-            outcome = _outcome(clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
+            outcome = _outcome(plan, clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
             count(outcome)
             if isinstance(outcome, Sample):
                 yield outcome
@@ -109,11 +109,20 @@ def _build_shard(
     plan.mark_done(shard, Done(entry, tuple(refused)))
 
 
-def _outcome(clip: Clip, result: Outcome | Lost) -> Outcome:
-    """The result, with that of a lost worker as a refusal. Every refusal gets the key by which it can be retried."""
+def _outcome(plan: Plan, clip: Clip, result: Outcome | Lost) -> Outcome:
+    """The result, with that of a lost worker as a refusal. Every refusal gets the key by which it can be retried.
+
+    Raises MachineError where the disk, and not the clip, held the worker up.
+    """
     if isinstance(result, Sample):
         return result
-    return Refusal(clip.source, result.reason, clip.key)
+    reason = result.reason
+    if isinstance(result, Lost):
+        try:
+            check_readable(plan.root / clip.source, root=plan.root)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}"
+    return Refusal(clip.source, reason, clip.key)
 
 
 def _stored_samples(plan: Plan, shard: int) -> dict[str, StoredSample]:

@@ -7,6 +7,7 @@ processes that may die, each sample for itself, so that one which kills its deco
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import zlib
@@ -27,6 +28,8 @@ from data_prep.engines import Lost, in_order
 from data_prep.manifest import BAD_CSV, STATE_FOLDER, load_plan
 from data_prep.progress import progress
 from data_prep.samples import TEXTS, StoredSample, each_shard, parse_record, sample_at
+from umt_ds.data.fetch import is_its_own, not_its_own, opened, read_whole
+from umt_ds.data.places import kind_of
 from umt_ds.data.records import (
     Manifest,
     Member,
@@ -92,7 +95,7 @@ def verify(folder: Path, *, every: int = 10, frames: int = 3, workers: int = 1, 
     """Check sizes, hashes, checksums, index and json of each shard, and decode `frames` of each `every`-th sample.
 
     Samples are counted over the whole set. `timeout_s` is granted to the decoding of one sample.
-    Raises DataError where the manifest itself is missing or damaged.
+    Raises DataError where the manifest itself is missing or damaged, MachineError where a store or the machine fails.
     """
     manifest = load_manifest(folder)
     report = Report()
@@ -113,7 +116,7 @@ def _check_folder(folder: Path, manifest: Manifest, report: Report) -> None:
             report.add("shard not in the manifest", tar.name)
     try:
         bad = _rows(folder / BAD_CSV)
-        begun = load_plan(folder).num_clips if (folder / STATE_FOLDER).is_dir() else manifest.num_samples
+        begun = load_plan(folder).num_clips if kind_of(folder / STATE_FOLDER) else manifest.num_samples
     except (DataError, UnicodeDecodeError, csv.Error) as error:
         report.add("bad.csv or plan damaged", error)
         return
@@ -125,9 +128,11 @@ def _check_folder(folder: Path, manifest: Manifest, report: Report) -> None:
 
 def _rows(path: Path) -> int:
     """Rows below the header of a csv file, 0 where there is no file."""
-    return (
-        max(0, sum(1 for _ in csv.reader(io.StringIO(path.read_text(encoding="utf-8")))) - 1) if path.is_file() else 0
-    )
+    try:
+        text = read_whole(path).decode()
+    except FileNotFoundError:
+        return 0
+    return max(0, sum(1 for _ in csv.reader(io.StringIO(text))) - 1)
 
 
 # --- the bytes
@@ -173,7 +178,7 @@ def _check_shard(tar: Path, *, labels: Sequence[str]) -> _Shard | Fault:
     unreadable: set[int] = set()
     try:
         index = load_index(tar)
-        with tar.open("rb") as file:
+        with opened(tar) as file:
             reader = _Reader(file)
             for row in range(len(index)):
                 sample = sample_at(tar, index, row)
@@ -187,6 +192,8 @@ def _check_shard(tar: Path, *, labels: Sequence[str]) -> _Shard | Fault:
     except DataError as error:
         return "shard or index missing or mismatched", error.what
     except OSError as error:
+        if error.errno != errno.EIO and not is_its_own(error, tar):  # what a disk has lost is what this looks for
+            raise not_its_own(tar, error) from error
         return "shard cannot be read", f"{tar.name}: {error}"
     hashes = np.array([digest64(key) for key in keys], dtype=np.uint64)
     return _Shard(reader.position, reader.hexdigest(), index_sha256, hashes, frozenset(unreadable), tuple(faults))

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from data_prep.clip import RunOptions, Store, StoreOptions
-from umt_ds.data.places import place
+from umt_ds.data.places import kind_of, place
 
 POSITIVE = click.IntRange(1)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -29,11 +29,12 @@ class _Place(click.ParamType[Path]):
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         found = place(value) if isinstance(value, str) else value
-        if self._or_file and found.is_file():
+        kind = kind_of(found)
+        if self._or_file and kind == "file":
             return found
-        if self._exists and not found.is_dir():
+        if self._exists and kind != "folder":
             self.fail(f"there is no {'file or ' * self._or_file}folder {str(found)!r}", param, ctx)
-        if not self._exists and found.is_file():
+        if not self._exists and kind == "file":
             self.fail(f"{str(found)!r} is a file", param, ctx)
         return found
 

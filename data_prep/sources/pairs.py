@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 from data_prep.clip import Clip, Extra, Listing, Refusal
 from data_prep.labels import clean, lines_of, read_json, rows_of
 from data_prep.sources.folder import Found, no_file_of, scan
-from umt_ds.data.places import local_copy
+from umt_ds.data.fetch import local_copy
 from umt_ds.data.records import VIDEO_SUFFIXES
 from umt_ds.errors import DataError
 

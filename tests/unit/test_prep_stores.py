@@ -170,6 +170,7 @@ def test_a_process_that_asks_for_too_much_memory_gets_an_error_and_not_the_machi
 
 
 def test_a_missing_file_is_a_refusal(tmp_path: Path) -> None:
+    (tmp_path / "other.mp4").touch()  # an empty folder could be where a disk is not mounted
     refusal = made(tmp_path, "gone.mp4")
     assert isinstance(refusal, Refusal)
     assert "cannot be read" in refusal.reason

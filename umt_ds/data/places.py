@@ -17,9 +17,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -73,6 +74,8 @@ def is_unmounted(folder: Path) -> bool:
 def hint_of(error: BaseException) -> str | None:
     """What to do about an answer of a store, where that is known better than "check the network"."""
     said = re.sub(r"\S*/\S*", " ", _answers(error))  # a bucket may be called "credentials", a file "Forbidden_City"
+    if "InvalidObjectState" in said:
+        return "the object is in an archive (S3 Glacier): restore it, or copy it to a storage class that can be read"
     if "RequestTimeTooSkewed" in said:
         return "the clock of this machine is wrong: set it (`timedatectl`), then start the same command again"
     if re.search(_REFUSED, said):
@@ -102,6 +105,18 @@ def _answers(error: BaseException) -> str:
         parts += [type(chain).__name__, str(chain), f"status={status}"]
         chain = chain.__cause__ or chain.__context__
     return "\n".join(parts)
+
+
+# What talks to stores. Much of what these raise is no OSError, and none of it is a bug of ours.
+_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs", "gcsfs", "google", "adlfs", "azure"} | {
+    *("huggingface_hub", "requests", "httpx", "urllib3", "paramiko", "ossfs", "webdav4")
+}
+
+
+def told_of_store(error: BaseException) -> str | None:
+    """What a command says at its end of an error that a store's library raises; None for all else."""
+    kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return f"the store does not answer: {type(error).__name__}: {error}" if kinds & _LIBRARIES else None
 
 
 def is_url(text: str) -> bool:
@@ -156,14 +171,14 @@ def publish(finished: Path, target: Path) -> None:
         os.replace(finished, target)
     else:
         remote = cast("UPath", target)
-        remote.fs.put_file(str(finished), remote.path)
+        _patiently_in_store(target, "written", lambda: remote.fs.put_file(str(finished), remote.path))
         finished.unlink()
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a small file that other processes may read at any moment."""
     if not is_local(path):
-        path.write_bytes(data)
+        _patiently_in_store(path, "written", lambda: path.write_bytes(data))
         return
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
@@ -181,7 +196,7 @@ def sizes_in(folder: Path) -> dict[str, int]:
     remote = cast("UPath", folder)
     remote.fs.invalidate_cache()  # another machine may have written since
     try:
-        found = remote.fs.ls(remote.path, detail=True)
+        found = _patiently_in_store(folder, "listed", lambda: remote.fs.ls(remote.path, detail=True))
     except FileNotFoundError:  # an object store has no empty folders
         return {}
     return {file["name"].rpartition("/")[2]: int(file["size"]) for file in found if file["type"] == "file"}
@@ -199,6 +214,49 @@ def has_file(path: Path) -> bool:
             return False
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a store has under a name."""
+
+    is_folder: bool
+    size: int | None  # bytes of a file; None: a web server need not say
+    in_ranges: bool = True  # whether a part of it can be asked for
+
+
+def look_up(path: Path) -> Entry:
+    """What a store has at `path`, asked anew. Raises OSError, whatever errors the store has of its own."""
+    remote = cast("UPath", path)
+    is_web = _is_web(path)
+    with _as_os_errors():
+        if is_web and not path.suffix and remote.is_dir():  # a page of links, which is a file there as well
+            return Entry(is_folder=True, size=None)
+        remote.fs.invalidate_cache()  # it may have been listed before
+        try:
+            info = remote.fs.info(remote.path)
+        except FileNotFoundError as error:
+            if is_web and getattr(error.__cause__, "status", None) not in (404, 410):
+                raise OSError(f"{path}: {error.__cause__!r}") from error  # fsspec says so of any failure
+            raise
+    size = info.get("size")
+    in_ranges = not is_web or bool(info.get("partial"))
+    return Entry(info.get("type") == "directory", None if size is None else int(size), in_ranges)
+
+
+def kind_of(path: Path) -> Literal["file", "folder"] | None:
+    """What lies at `path`; None: nothing. Raises OSError where a store does not answer, after several tries."""
+    if is_local(path) or _is_web(path):
+        return "folder" if path.is_dir() else "file" if path.exists() else None
+    try:
+        entry = patiently(lambda: look_up(path), lasts=lambda error: isinstance(error, FileNotFoundError))
+    except FileNotFoundError:
+        return None
+    return "folder" if entry.is_folder else "file"
+
+
+def _is_web(path: Path) -> bool:
+    return str(path).startswith("http")
+
+
 def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, int]:
     """The sizes in bytes of files in `folder` by name, as they are now; those that are not there are left out.
 
@@ -206,7 +264,7 @@ def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, int]:
     """
     with _as_os_errors():
         # a web server has no listing that one can rely on
-        there = {} if str(folder).startswith("http") else sizes_in(folder)
+        there = {} if _is_web(folder) else sizes_in(folder)
         sizes = {name: there[name] for name in names if name in there}
         if is_local(folder):
             return sizes
@@ -259,13 +317,32 @@ def _as_os_errors() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
+def _patiently_in_store(path: Path, doing: str, ask: Callable[[], T]) -> T:
+    """What a store answers. Raises FileNotFoundError as it is, else OSError that says what cannot be `doing`."""
+
+    def answer() -> T:
+        with _as_os_errors():
+            return ask()
+
+    def is_absent(error: OSError) -> bool:
+        return isinstance(error, FileNotFoundError)
+
+    try:
+        return patiently(answer, lasts=is_absent)
+    except OSError as error:
+        if is_absent(error):
+            raise
+        raise OSError(f"{path} cannot be {doing} ({len(RETRY_PAUSES_S) + 1} tries): {error}") from error
+
+
 def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     """The bytes of files in `folder` by name. From an object store many at a time."""
     if is_local(folder):
         return {name: (folder / name).read_bytes() for name in names}
     remote = cast("UPath", folder)
     paths = {f"{remote.path.rstrip('/')}/{name}": name for name in names}
-    found: dict[str, bytes] = remote.fs.cat(list(paths)) if paths else {}
+    read = partial(remote.fs.cat, list(paths))
+    found: dict[str, bytes] = _patiently_in_store(folder, "read", read) if paths else {}
     return {paths[path]: data for path, data in found.items()}
 
 
@@ -278,19 +355,6 @@ def scratch_for(folder: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def local_copy(path: Path) -> Iterator[Path]:
-    """`path` itself if it is local, else a copy that is gone afterwards. Raises OSError."""
-    if is_local(path):
-        yield path
-        return
-    remote = cast("UPath", path)
-    with tempfile.TemporaryDirectory(dir=own_folder()) as folder:
-        copy = Path(folder, path.name)
-        remote.fs.get_file(remote.path, str(copy))
-        yield copy
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -322,7 +386,7 @@ def _objects_below(folder: UPath) -> Iterator[tuple[str, list[str]]]:
     """The same for an object store, where one call lists all that is below."""
     names: dict[str, list[str]] = defaultdict(list)
     start = folder.path.rstrip("/") + "/"
-    for path in folder.fs.find(folder.path):
+    for path in _patiently_in_store(cast(Path, folder), "listed", lambda: folder.fs.find(folder.path)):
         below, _, name = path.removeprefix(start).rpartition("/")
         names[below].append(name)
     yield from names.items()

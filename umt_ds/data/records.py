@@ -23,12 +23,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from umt_ds.data.fetch import opened, read_ranges, read_whole, reading, size_of
 from umt_ds.data.places import hint_of, is_local, is_unmounted, patiently, read_file, write_whole
 from umt_ds.errors import DataError
 
@@ -126,19 +127,23 @@ def index_path(tar: Path) -> Path:
 def load_index(tar: Path) -> ShardIndex:
     """Read the index of `tar` and check that it belongs to it.
 
-    Raises DataError where the tar or its index is missing or unreadable, or their sizes disagree.
+    Raises DataError where the tar or its index is missing or unreadable, or their sizes disagree; MachineError where
+    that is not their own fault.
     """
     path = index_path(tar)
-    if not tar.is_file():
-        raise DataError(f"shard {tar} is missing", hint=f"restore it, or run `umt-data index {tar.parent}`")
-    if not path.is_file():
-        raise DataError(f"shard {tar} has no index {path.name}", hint=f"run `umt-data index {tar.parent}`")
     try:
-        data = path.read_bytes()
+        actual = size_of(tar)
+    except FileNotFoundError as error:
+        raise DataError(f"shard {tar} is missing", hint=f"restore it, or run `umt-data index {tar.parent}`") from error
+    except OSError as error:
+        raise _cannot_be_read(tar, error) from error
+    try:
+        data = read_whole(path)
+    except FileNotFoundError as error:
+        raise DataError(f"shard {tar} has no index {path.name}", hint=f"run `umt-data index {tar.parent}`") from error
     except OSError as error:
         raise _unreadable(path, error) from error
     index = parse_index(data, path)
-    actual = tar.stat().st_size
     if actual != index.tar_size:
         raise DataError(
             f"index {path.name} does not match its tar {tar}: {index.tar_size} bytes indexed, {actual} on disk",
@@ -146,6 +151,10 @@ def load_index(tar: Path) -> ShardIndex:
             f"`umt-data index {tar.parent} --force` to index what is there now",
         )
     return index
+
+
+def _cannot_be_read(tar: Path, error: OSError) -> DataError:
+    return DataError(f"shard {tar} cannot be read: {error}", hint="look at its permissions and its disk")
 
 
 # what numpy, zipfile and zlib raise on a stranger's bytes; RuntimeError: a flipped bit says "encrypted"
@@ -176,22 +185,50 @@ def _check_lengths(index: ShardIndex) -> None:
     same = len(index.offsets) == len(index.sizes) == len(index.crcs) == members
     if len(index.starts) != len(index.keys) + 1 or int(index.starts[-1]) != members or not same:
         raise ValueError("its tables differ in length")
+    if members and (
+        min(index.offsets.min(), index.sizes.min()) < 0 or (index.offsets + index.sizes).max() > index.tar_size
+    ):
+        raise ValueError("it names bytes outside the tar")
 
 
 def read_members(tar: Path, members: Iterable[Member]) -> dict[str, bytes]:
-    """The bytes of `members` of `tar`, by suffix. Raises DataError where they no longer match their CRC-32."""
-    found: dict[str, bytes] = {}
-    with tar.open("rb") as file:
-        for member in members:
-            file.seek(member.offset)
-            data = file.read(member.size)
-            if len(data) != member.size or zlib.crc32(data) != member.crc:
-                raise DataError(
-                    f"{tar}: member {member.suffix} at byte {member.offset} does not match its checksum",
-                    hint=f"copy or write the shard again; `umt-data verify {tar.parent}` lists all damage",
-                )
-            found[member.suffix] = data
-    return found
+    """The bytes of `members` of `tar`, by suffix; from a store in few requests (`fetch.read_ranges`).
+
+    Raises DataError where they no longer match their CRC-32, or `tar` cannot be read; MachineError where that is not
+    its own fault.
+    """
+    wanted = list(members)
+    read = _read_local if is_local(tar) else _read_remote
+    found: list[bytes] = []
+    for _ in range(1 if is_local(tar) else 2):  # from afar they may have come damaged
+        try:
+            found = read(tar, wanted)
+        except OSError as error:
+            raise _cannot_be_read(tar, error) from error
+        damaged = [m for m, data in zip(wanted, found, strict=True) if len(data) != m.size or zlib.crc32(data) != m.crc]
+        if not damaged:
+            return {member.suffix: data for member, data in zip(wanted, found, strict=True)}
+    raise DataError(
+        f"{tar}: member {damaged[0].suffix} at byte {damaged[0].offset} does not match its checksum",
+        hint=f"copy or write the shard again; `umt-data verify {tar.parent}` lists all damage",
+    )
+
+
+def _read_local(tar: Path, members: Sequence[Member]) -> list[bytes]:
+    def read() -> list[bytes]:
+        with tar.open("rb") as file:
+            return [_part(file, member) for member in members]
+
+    return reading(tar, read)
+
+
+def _part(file: IO[bytes], member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)
+
+
+def _read_remote(tar: Path, members: Sequence[Member]) -> list[bytes]:
+    return read_ranges(tar, [(member.offset, member.size) for member in members])
 
 
 def split_member_name(name: str) -> tuple[str, str]:
@@ -207,7 +244,7 @@ def index_tar(tar: Path) -> ShardIndex:
     Raises DataError on a truncated or unreadable tar, a key that comes back later in the tar, or a
     member name that leaves the folder (`..`, absolute).
     """
-    size = tar.stat().st_size
+    size = size_of(tar)
     keys: list[str] = []
     starts: list[int] = []
     members: list[Member] = []
@@ -238,7 +275,7 @@ def index_tar(tar: Path) -> ShardIndex:
 def _scan(tar: Path) -> Iterator[tuple[str, Member]]:
     """Name and place of each regular file in `tar`, with its CRC."""
     try:
-        with tar.open("rb") as listed, tarfile.open(fileobj=listed, mode="r:") as archive, tar.open("rb") as raw:
+        with opened(tar) as listed, tarfile.open(fileobj=listed, mode="r:") as archive, opened(tar) as raw:
             for info in archive:
                 if not info.isreg():
                     continue
@@ -398,8 +435,8 @@ def write_json(path: Path, record: object) -> None:
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # (typeshed wants readinto)
 
 
 def shard_entries(tars: Iterable[Path]) -> tuple[ShardEntry, ...]:
@@ -408,7 +445,7 @@ def shard_entries(tars: Iterable[Path]) -> tuple[ShardEntry, ...]:
         ShardEntry(
             file=tar.name,
             samples=len(load_index(tar)),
-            bytes=tar.stat().st_size,
+            bytes=size_of(tar),
             sha256=sha256_of(tar),
             index_sha256=sha256_of(index_path(tar)),
         )
