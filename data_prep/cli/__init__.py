@@ -10,7 +10,7 @@ import sys
 import click
 
 from data_prep.cli import check, corpora, reshape, tasks
-from umt_ds.data.places import hint_of, told_of_store
+from umt_ds.data.places import told_of_store
 from umt_ds.environment import print_anything
 from umt_ds.errors import EXIT_FAILED, UmtError
 from umt_ds.refused import told_of_machine
@@ -52,7 +52,5 @@ def main() -> None:
         told = told_of_machine(error) or told_of_store(error)
         if told is None:
             raise
-        if hint := hint_of(error):
-            told += f"\n  hint: {hint}"
         click.echo(f"error: {told}", err=True)
         sys.exit(EXIT_FAILED)

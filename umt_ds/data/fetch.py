@@ -21,17 +21,19 @@ from tempfile import TemporaryDirectory
 from typing import IO, TypeVar, cast
 
 from umt_ds.data.places import (
+    AGAIN,
     RETRY_PAUSES_S,
     Entry,
+    as_os_errors,
     hint_of,
     is_away,
     is_local,
     is_unmounted,
+    list_once,
     look_up,
     patiently,
     read_file,
     read_range,
-    sizes_in,
 )
 from umt_ds.distributed.leftovers import own_folder
 from umt_ds.environment import temporary_folder
@@ -102,14 +104,12 @@ def not_its_own(path: Path, error: OSError) -> MachineError:
     doing = f"{path} cannot be read{tries}"
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         what = f"{doing}: it is not there, and its folder is gone or empty ({error.strerror or error})"
-        return MachineError(what, hint=f"mount the disk, or restore the folder or bucket, then {_AGAIN}")
+        return MachineError(what, hint=f"mount the disk, or restore the folder or bucket, then {AGAIN}")
     refused = refused_by_machine(error, doing=doing)
     where = "the disk or mount" if is_local(path) else "the store and the network"
-    hint = hint_of(error) or (refused and refused.hint) or f"check {where}"
-    return MachineError(refused.what if refused else f"{doing}: {error}", hint=f"{hint}; then {_AGAIN}")
-
-
-_AGAIN = "give the same command again: it goes on where this one ended"
+    known = None if is_local(path) else hint_of(error)
+    hint = known or f"{refused.hint if refused else f'check {where}'}; then {AGAIN}"
+    return MachineError(refused.what if refused else f"{doing}: {error}", hint=hint)
 
 
 # ---------------------------------------------------------------- time
@@ -183,7 +183,12 @@ def read_through(path: Path) -> None:
 def names_in(folder: Path) -> list[str]:
     """The files directly in a folder. Raises OSError and MachineError as `reading` does."""
     with clock_stopped() if not is_local(folder) else nullcontext():
-        return list(reading(folder, partial(sizes_in, folder)))
+        return list(reading(folder, partial(_list, folder)))
+
+
+def _list(folder: Path) -> dict[str, int]:
+    with as_os_errors():
+        return list_once(folder)
 
 
 def read_piece(path: Path, offset: int, size: int, *, root: Path | None = None) -> bytes:
@@ -350,4 +355,4 @@ def _no_room(path: Path, folder: Path, error: OSError) -> MachineError:
     doing = f"{path} cannot be copied to {folder}"
     refused = refused_by_machine(error, doing=doing)
     hint = refused.hint if refused else "TMPDIR=FOLDER has temporary files elsewhere"
-    return MachineError(f"{doing}: {error.strerror or error}", hint=f"{hint}; then {_AGAIN}")
+    return MachineError(f"{doing}: {error.strerror or error}", hint=f"{hint}; then {AGAIN}")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from upath import UPath
 
 from umt_ds.distributed.leftovers import own_folder
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, MachineError
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ def hint_of(error: BaseException) -> str | None:
     """What to do about an answer of a store, where that is known better than "check the network"."""
     said = re.sub(r"\S*/\S*", " ", _answers(error))  # a bucket may be called "credentials", a file "Forbidden_City"
     if "InvalidObjectState" in said:
-        return "the object is in an archive (S3 Glacier): restore it, or copy it to a storage class that can be read"
+        return "the object is in an archive (S3 Glacier): restore it, then start the same command again: it resumes"
     if "RequestTimeTooSkewed" in said:
         return "the clock of this machine is wrong: set it (`timedatectl`), then start the same command again"
     if re.search(_REFUSED, said):
@@ -85,6 +85,13 @@ def hint_of(error: BaseException) -> str | None:
             "~/.aws/credentials), then start the same command again: it resumes"
         )
     return None
+
+
+AGAIN = "give the same command again: it goes on where this one ended"
+
+
+def _hint(error: BaseException) -> str:
+    return hint_of(error) or f"check the store and the network, then {AGAIN}"
 
 
 # codes of S3, classes of botocore and others, and HTTP's own words and numbers (a HEAD has no room for more)
@@ -116,7 +123,9 @@ _LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs", "gcsfs", "
 def told_of_store(error: BaseException) -> str | None:
     """What a command says at its end of an error that a store's library raises; None for all else."""
     kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return f"the store does not answer: {type(error).__name__}: {error}" if kinds & _LIBRARIES else None
+    if not kinds & _LIBRARIES:
+        return None
+    return f"the store does not answer: {type(error).__name__}: {error}\n  hint: {_hint(error)}"
 
 
 def is_url(text: str) -> bool:
@@ -189,14 +198,22 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def sizes_in(folder: Path) -> dict[str, int]:
-    """The files directly in `folder` (if it is there) by name, with their sizes in bytes, as they are now."""
+    """The files directly in `folder` (if it is there) by name, with their sizes in bytes, as they are now.
+
+    Raises OSError of a disk, and MachineError where a store does not answer.
+    """
+    return list_once(folder) if is_local(folder) else _patiently_in_store(folder, "listed", lambda: list_once(folder))
+
+
+def list_once(folder: Path) -> dict[str, int]:
+    """The same, asked once. Raises whatever errors the store has."""
     if is_local(folder):
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     remote = cast("UPath", folder)
     remote.fs.invalidate_cache()  # another machine may have written since
     try:
-        found = _patiently_in_store(folder, "listed", lambda: remote.fs.ls(remote.path, detail=True))
+        found = remote.fs.ls(remote.path, detail=True)
     except FileNotFoundError:  # an object store has no empty folders
         return {}
     return {file["name"].rpartition("/")[2]: int(file["size"]) for file in found if file["type"] == "file"}
@@ -207,7 +224,7 @@ def has_file(path: Path) -> bool:
     if is_local(path):
         return path.is_file()
     remote = cast("UPath", path)
-    with _as_os_errors():
+    with as_os_errors():
         try:
             return bool(remote.fs.info(remote.path))
         except FileNotFoundError:
@@ -227,7 +244,7 @@ def look_up(path: Path) -> Entry:
     """What a store has at `path`, asked anew. Raises OSError, whatever errors the store has of its own."""
     remote = cast("UPath", path)
     is_web = _is_web(path)
-    with _as_os_errors():
+    with as_os_errors():
         if is_web and not path.suffix and remote.is_dir():  # a page of links, which is a file there as well
             return Entry(is_folder=True, size=None)
         remote.fs.invalidate_cache()  # it may have been listed before
@@ -243,11 +260,11 @@ def look_up(path: Path) -> Entry:
 
 
 def kind_of(path: Path) -> Literal["file", "folder"] | None:
-    """What lies at `path`; None: nothing. Raises OSError where a store does not answer, after several tries."""
+    """What lies at `path`; None: nothing. Raises MachineError where a store does not answer."""
     if is_local(path) or _is_web(path):
         return "folder" if path.is_dir() else "file" if path.exists() else None
     try:
-        entry = patiently(lambda: look_up(path), lasts=lambda error: isinstance(error, FileNotFoundError))
+        entry = _patiently_in_store(path, "looked up", lambda: look_up(path))
     except FileNotFoundError:
         return None
     return "folder" if entry.is_folder else "file"
@@ -262,9 +279,9 @@ def sizes_of(folder: Path, names: Sequence[str]) -> dict[str, int]:
 
     Raises OSError, whatever errors the store has of its own.
     """
-    with _as_os_errors():
+    with as_os_errors():
         # a web server has no listing that one can rely on
-        there = {} if _is_web(folder) else sizes_in(folder)
+        there = {} if _is_web(folder) else list_once(folder)
         sizes = {name: there[name] for name in names if name in there}
         if is_local(folder):
             return sizes
@@ -289,7 +306,7 @@ def read_file(path: Path) -> bytes:
     if is_local(path):
         return path.read_bytes()
     remote = cast("UPath", path)
-    with _as_os_errors():
+    with as_os_errors():
         data: bytes = remote.fs.cat_file(remote.path)
         remote.fs.invalidate_cache()
         size = remote.fs.info(remote.path).get("size")  # a web server need not say
@@ -301,13 +318,13 @@ def read_file(path: Path) -> bytes:
 def read_range(path: Path, offset: int, size: int) -> bytes:
     """Bytes of a file in a store; fewer where it ends. Raises OSError, whatever errors the store has of its own."""
     remote = cast("UPath", path)
-    with _as_os_errors():
+    with as_os_errors():
         data: bytes = remote.fs.cat_file(remote.path, start=offset, end=offset + size)
     return data
 
 
 @contextmanager
-def _as_os_errors() -> Iterator[None]:
+def as_os_errors() -> Iterator[None]:
     """botocore, aiohttp and the others raise what they like, and much of it is no OSError."""
     try:
         yield
@@ -318,10 +335,10 @@ def _as_os_errors() -> Iterator[None]:
 
 
 def _patiently_in_store(path: Path, doing: str, ask: Callable[[], T]) -> T:
-    """What a store answers. Raises FileNotFoundError as it is, else OSError that says what cannot be `doing`."""
+    """What a store answers. Raises FileNotFoundError as it is, and MachineError where it keeps failing."""
 
     def answer() -> T:
-        with _as_os_errors():
+        with as_os_errors():
             return ask()
 
     def is_absent(error: OSError) -> bool:
@@ -332,7 +349,8 @@ def _patiently_in_store(path: Path, doing: str, ask: Callable[[], T]) -> T:
     except OSError as error:
         if is_absent(error):
             raise
-        raise OSError(f"{path} cannot be {doing} ({len(RETRY_PAUSES_S) + 1} tries): {error}") from error
+        what = f"{path} cannot be {doing} ({len(RETRY_PAUSES_S) + 1} tries): {error}"
+        raise MachineError(what, hint=_hint(error)) from error
 
 
 def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
