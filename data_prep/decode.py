@@ -38,13 +38,17 @@ def make_sample(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptio
     """
     place = root / clip.source
     try:
-        if media == "sample":
-            return _copied(clip, place)
-        record, members = reading(place, lambda: _made(clip, place, root, media, store), root=root)
+        match media:
+            case "video":
+                record, members = _of_video(clip, place, root, store)
+            case "image":
+                record, members = _of_image(place, root, store)
+            case "sample":
+                return _copied(clip, place)
     except DecodeError as error:
-        return _refused(clip, place, root, error.what)
-    except OSError as error:
-        return Refusal(clip.source, _why(error))
+        return Refusal(clip.source, error.what)
+    except OSError as error:  # the file's own: what was not became a MachineError where it was read
+        return Refusal(clip.source, f"cannot be read: {error.strerror or error}")
     except MemoryError:
         return Refusal(clip.source, "needs more memory than --memory grants a process")
     return Sample(clip.key, {"json": _json({**_described(clip), **record}), **members})
@@ -57,40 +61,32 @@ def check_readable(place: Path, *, root: Path) -> None:
     """
     if not is_local(place):
         return
-    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
-        if file.is_file() or not place.is_dir():
-            reading(file, partial(read_through, file), root=root)
-
-
-def _refused(clip: Clip, place: Path, root: Path, reason: str) -> Refusal:
-    try:
-        check_readable(place, root=root)
-    except OSError as error:
-        reason = _why(error)
-    return Refusal(clip.source, reason)
-
-
-def _why(error: OSError) -> str:
-    return f"cannot be read: {error.strerror or error}"
+    for file in [place / name for name in names_in(place)] if place.is_dir() else [place]:
+        reading(file, partial(read_through, file), root=root)
 
 
 Made = tuple[dict[str, Any], dict[str, bytes]]  # fields of the json, members by suffix
 
 
-def _made(clip: Clip, place: Path, root: Path, media: SourceMedia, store: StoreOptions) -> Made:
-    return _of_image(place, root, store) if media == "image" else _of_video(clip, place, root, store)
-
-
 def _of_video(clip: Clip, place: Path, root: Path, store: StoreOptions) -> Made:
     with local_copy(place, root=root) as path:
-        if path.is_dir():
+        if not is_local(path) or path.is_dir():
             return _of_frames(path, root, store)
-        span = _span_within(clip, path)
-        if store.store == "mp4":
-            whole = transcode(path, short_side=store.short_side, fps=store.fps, span_s=span)
-            stored = {"stored_fps": round(whole.stored_fps, 3)}
-            return _record(whole, whole.stored_width, whole.stored_height) | stored, {"mp4": whole.data}
-        decoded = decode(path, _choose(store, path, span), short_side=store.short_side)
+        own_root = root if path == place else path.parent
+        try:
+            return reading(path, partial(_of_file, clip, path, store), root=own_root)
+        except DecodeError:
+            check_readable(path, root=own_root)  # before it is believed
+            raise
+
+
+def _of_file(clip: Clip, path: Path, store: StoreOptions) -> Made:
+    span = _span_within(clip, path)
+    if store.store == "mp4":
+        whole = transcode(path, short_side=store.short_side, fps=store.fps, span_s=span)
+        stored = {"stored_fps": round(whole.stored_fps, 3)}
+        return _record(whole, whole.stored_width, whole.stored_height) | stored, {"mp4": whole.data}
+    decoded = decode(path, _choose(store, path, span), short_side=store.short_side)
     height, width = decoded.frames.shape[1:3]
     return _record(decoded, width, height), _encoded(decoded.frames, store)
 

@@ -184,6 +184,17 @@ def test_a_folder_of_frames_in_a_store_is_read_as_one_of_a_disk(tmp_path: Path) 
         made(in_store(root), "clip")
 
 
+def test_a_damaged_video_in_a_store_is_a_bad_clip_and_not_a_refusal(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (OSError("what a library says of content"), OSError(errno.EINVAL, "Invalid argument")):
+        monkeypatch.setattr("data_prep.decode.decode", raising(error))
+        assert refusal(made(in_store(videos))) == refusal(made(videos)) == f"cannot be read: {error.strerror or error}"
+    monkeypatch.setattr("data_prep.decode.decode", raising(OSError(errno.EMFILE, "Too many open files")))
+    with pytest.raises(MachineError, match="Too many open files"):
+        made(in_store(videos))
+
+
 # ---------------------------------------------------------------- a clip of a disk
 
 

@@ -34,6 +34,7 @@ from umt_ds.data.places import (
     patiently,
     read_file,
     read_range,
+    said,
 )
 from umt_ds.distributed.leftovers import own_folder
 from umt_ds.environment import temporary_folder
@@ -109,7 +110,7 @@ def not_its_own(path: Path, error: OSError) -> MachineError:
     where = "the disk or mount" if is_local(path) else "the store and the network"
     known = None if is_local(path) else hint_of(error)
     hint = known or f"{refused.hint if refused else f'check {where}'}; then {AGAIN}"
-    return MachineError(refused.what if refused else f"{doing}: {error}", hint=hint)
+    return MachineError(refused.what if refused else f"{doing}: {said(error)}", hint=hint)
 
 
 # ---------------------------------------------------------------- time

@@ -90,6 +90,11 @@ def hint_of(error: BaseException) -> str | None:
 AGAIN = "give the same command again: it goes on where this one ended"
 
 
+def said(error: BaseException) -> str:
+    """What an error says, in one line: some stores' libraries quote whole answers."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def _hint(error: BaseException) -> str:
     return hint_of(error) or f"check the store and the network, then {AGAIN}"
 
@@ -125,7 +130,7 @@ def told_of_store(error: BaseException) -> str | None:
     kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     if not kinds & _LIBRARIES:
         return None
-    return f"the store does not answer: {type(error).__name__}: {error}\n  hint: {_hint(error)}"
+    return f"the store does not answer: {type(error).__name__}: {said(error)}\n  hint: {_hint(error)}"
 
 
 def is_url(text: str) -> bool:
@@ -349,7 +354,7 @@ def _patiently_in_store(path: Path, doing: str, ask: Callable[[], T]) -> T:
     except OSError as error:
         if is_absent(error):
             raise
-        what = f"{path} cannot be {doing} ({len(RETRY_PAUSES_S) + 1} tries): {error}"
+        what = f"{path} cannot be {doing} ({len(RETRY_PAUSES_S) + 1} tries): {said(error)}"
         raise MachineError(what, hint=_hint(error)) from error
 
 
