@@ -68,7 +68,10 @@ def in_order(
     waiting = iter(items)
 
     def begin(item: Item) -> ProcessFuture[Result]:
-        return pool.schedule(_work_in_time, args=(work, item, timeout_s))
+        try:
+            return pool.schedule(_work_in_time, args=(work, item, timeout_s))
+        except BrokenProcessPool as error:
+            raise _broken(error) from error
 
     under_way: deque[tuple[Item, ProcessFuture[Result]]] = deque()
     try:
@@ -118,10 +121,15 @@ def _outcome(future: ProcessFuture[Result], timeout_s: float) -> Result | Lost:
             return Lost(f"decoding took longer than {timeout_s:g} s and was stopped", signal.SIGALRM)
         return Lost(f"the decoder crashed ({_cause(error.exitcode)})", max(0, -error.exitcode))
     except BrokenProcessPool as error:
-        raise MachineError(
-            f"the worker processes cannot run: {error}",
-            hint="they ended before they got work: out of memory, or a broken installation",
-        ) from error
+        raise _broken(error) from error
+
+
+def _broken(error: BrokenProcessPool) -> MachineError:
+    return MachineError(
+        f"the worker processes cannot run{f': {error}' if str(error) else ''}",
+        hint="none could be started, or they ended before they got work: out of memory, no room for processes "
+        "(`ulimit -u`), or a broken installation; then give the same command again: it goes on where this one ended",
+    )
 
 
 def _cause(exitcode: int) -> str:

@@ -29,7 +29,7 @@ from data_prep.manifest import BAD_CSV, STATE_FOLDER, load_plan
 from data_prep.progress import progress
 from data_prep.samples import TEXTS, StoredSample, each_shard, parse_record, sample_at
 from umt_ds.data.fetch import is_its_own, not_its_own, opened, read_whole
-from umt_ds.data.places import kind_of
+from umt_ds.data.places import kind_of, sizes_in
 from umt_ds.data.records import (
     Manifest,
     Member,
@@ -111,9 +111,9 @@ def verify(folder: Path, *, every: int = 10, frames: int = 3, workers: int = 1, 
 def _check_folder(folder: Path, manifest: Manifest, report: Report) -> None:
     """What lies beside the shards."""
     listed = {shard.file for shard in manifest.shards}
-    for tar in sorted(folder.glob("*.tar")):
-        if tar.name not in listed:
-            report.add("shard not in the manifest", tar.name)
+    for name in sorted(sizes_in(folder)):
+        if name.endswith(".tar") and name not in listed:
+            report.add("shard not in the manifest", name)
     try:
         bad = _rows(folder / BAD_CSV)
         begun = load_plan(folder).num_clips if kind_of(folder / STATE_FOLDER) else manifest.num_samples

@@ -49,7 +49,7 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
-        told = told_of_machine(error) or told_of_store(error)
+        told = told_of_store(error) or told_of_machine(error)
         if told is None:
             raise
         click.echo(f"error: {told}", err=True)

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,13 @@ def test_a_store_that_never_answers_does_not_hang_the_run(
     assert impatient == [], "its library has tried again all the time"
 
 
+def test_processes_that_cannot_be_started_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pebble says so where the next item is handed over."""
+    monkeypatch.setattr("data_prep.engines.ProcessPool.schedule", raising(BrokenProcessPool()))
+    with pytest.raises(MachineError, match="the worker processes cannot run"):
+        next(in_order(len, ["item"], workers=1, timeout_s=1))
+
+
 # ---------------------------------------------------------------- whole commands
 
 
@@ -438,7 +446,7 @@ def test_a_begun_set_is_not_begun_anew_where_the_store_does_not_answer(videos: P
 
 
 def test_the_errors_of_store_libraries_are_told_and_ours_are_not() -> None:
-    for kind in ("no credentials", "no address"):
-        assert places.told_of_store(KINDS[kind]()) is not None
+    for kind in ("no credentials", "no address", "expired"):
+        assert "hint: " in str(places.told_of_store(KINDS[kind]()))
     assert places.told_of_store(KeyError("ours")) is None
     assert place("/a") == Path("/a")

@@ -126,11 +126,13 @@ _LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs", "gcsfs", "
 
 
 def told_of_store(error: BaseException) -> str | None:
-    """What a command says at its end of an error that a store's library raises; None for all else."""
-    kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    if not kinds & _LIBRARIES:
-        return None
-    return f"the store does not answer: {type(error).__name__}: {said(error)}\n  hint: {_hint(error)}"
+    """What a command says at its end of an error that comes from a store's library; None for all else."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if {kind.__module__.partition(".")[0] for kind in type(chain).__mro__} & _LIBRARIES:
+            return f"the store refuses or fails: {type(error).__name__}: {said(error)}\n  hint: {_hint(error)}"
+        chain = chain.__cause__ or chain.__context__
+    return None
 
 
 def is_url(text: str) -> bool:
