@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
-from umt_ds.data.fetch import local_copy, names_in, read_through, read_whole, reading
+from umt_ds.data.fetch import local_copy, names_in, read_through, read_whole, reading, why_not
 from umt_ds.data.picture import read_image
 from umt_ds.data.places import is_local
 from umt_ds.data.records import IMAGE_SUFFIXES, ShardIndex, load_index, read_members
@@ -48,7 +48,7 @@ def make_sample(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptio
     except DecodeError as error:
         return Refusal(clip.source, error.what)
     except OSError as error:  # the file's own: what was not became a MachineError where it was read
-        return Refusal(clip.source, f"cannot be read: {error.strerror or error}")
+        return Refusal(clip.source, why_not(error))
     except MemoryError:
         return Refusal(clip.source, "needs more memory than --memory grants a process")
     return Sample(clip.key, {"json": _json({**_described(clip), **record}), **members})

@@ -15,6 +15,7 @@ from data_prep.progress import progress
 from data_prep.samples import StoredSample, samples_of
 from data_prep.stats import write_stats
 from data_prep.writer import disk_full_is_an_error, write_shard
+from umt_ds.data.fetch import why_not
 from umt_ds.data.records import read_members
 
 Work = Callable[..., Outcome]  # (clip, *, root, media, store): make_sample, or a test's stand-in
@@ -121,7 +122,7 @@ def _outcome(plan: Plan, clip: Clip, result: Outcome | Lost) -> Outcome:
         try:
             check_readable(plan.root / clip.source, root=plan.root)
         except OSError as error:
-            reason = f"cannot be read: {error.strerror or error}"
+            reason = why_not(error)
     return Refusal(clip.source, reason, clip.key)
 
 

@@ -52,6 +52,29 @@ def test_shards_from_and_to_an_object_store_are_those_of_a_disk(store: dict[str,
     assert hashes_in(remote) == hashes_in(tmp_path / "set")
 
 
+@pytest.mark.slow
+def test_an_object_that_the_store_refuses_ends_the_command_and_is_made_by_the_next(
+    store: dict[str, str], tmp_path: Path
+) -> None:
+    import s3fs
+
+    videos = write_videos(tmp_path / "videos", 4, frames=4)
+    for path in videos.rglob("*.mp4"):
+        kind = {"StorageClass": "GLACIER"} if path.stem == "v01" else {}
+        s3fs.S3FileSystem().pipe_file(f"raw/some/{path.name}", path.read_bytes(), **kind)
+    words = ("folder", "s3://raw/some", tmp_path / "set", *SMALL, "--max-bad", "1")
+    done = umt_data(store, *words)
+    assert done.returncode == 1
+    assert "error: s3://raw/some/v01.mp4 cannot be read (4 tries): " in done.stderr
+    assert "archive" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "set" / "bad.csv").exists()
+    s3fs.S3FileSystem().pipe_file("raw/some/v01.mp4", (videos / "odd" / "v01.mp4").read_bytes())
+    again = umt_data(store, *words)
+    assert again.returncode == 0, again.stderr
+    assert "4 samples + 0 refused = 4 in all" in again.stdout
+
+
 def test_the_other_commands_read_sets_in_an_object_store(store: dict[str, str], tmp_path: Path) -> None:
     videos = write_videos(tmp_path / "videos", 3, frames=4)
     out = "s3://sets/b/set"

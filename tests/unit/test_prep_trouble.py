@@ -30,6 +30,7 @@ from tests.support.faulty_store import KINDS, fault, heal, in_store, requests_in
 from tests.support.files import hashes_in
 from tests.support.shards import noisy_frames, write_shards
 from tests.support.videos import write_video
+from tests.support.web_server import web_server
 from umt_ds.data import fetch, places
 from umt_ds.data.places import place
 from umt_ds.data.records import load_index, read_members
@@ -117,7 +118,7 @@ def test_what_is_to_be_done_is_said_in_the_words_of_the_fault(videos: Path) -> N
 def test_an_object_that_is_gone_is_a_bad_clip_and_a_whole_folder_is_not(videos: Path, impatient: list[float]) -> None:
     (videos / "v0.mp4").unlink()
     for root in (videos, in_store(videos)):
-        assert "cannot be read" in refusal(made(root))
+        assert refusal(made(root)) == "cannot be read: No such file or directory"
     assert impatient == [], "no waiting helps"
     videos.rename(videos.with_name("elsewhere"))
     for root in (videos, in_store(videos)):
@@ -137,6 +138,16 @@ def test_an_answer_with_too_few_bytes_is_no_damaged_video(videos: Path, kind: st
         return
     with pytest.raises(MachineError, match=r"the store sent .* bytes of"):
         made(in_store(videos))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_web_server_is_a_store_too(videos: Path, ranges: bool, impatient: list[float]) -> None:
+    with web_server(videos, ranges=ranges) as address:
+        there = place(address)
+        assert made(there) == made(videos)
+        assert refusal(made(there, "gone.mp4")) == "cannot be read: No such file or directory"
+    with pytest.raises(MachineError, match=r"v0\.mp4 cannot be read \(4 tries\)"):
+        made(there)  # fsspec calls it "not there"
 
 
 def test_a_file_of_many_pieces_comes_whole_and_is_gone_afterwards(

@@ -99,6 +99,12 @@ def reading(path: Path, read: Callable[[], T], *, root: Path | None = None) -> T
         raise not_its_own(path, error) from error
 
 
+def why_not(error: OSError) -> str:
+    """Why a file cannot be read, in words that are the same wherever it lies: some libraries give its place alone."""
+    number = error.errno or (errno.ENOENT if isinstance(error, FileNotFoundError) else 0)
+    return f"cannot be read: {os.strerror(number) if number else said(error)}"
+
+
 def not_its_own(path: Path, error: OSError) -> MachineError:
     """The error for a file that cannot be read through no fault of its own."""
     tries = "" if isinstance(error, _StallError) else f" ({len(RETRY_PAUSES_S) + 1} tries)"

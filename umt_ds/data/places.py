@@ -223,7 +223,7 @@ def list_once(folder: Path) -> dict[str, int]:
         found = remote.fs.ls(remote.path, detail=True)
     except FileNotFoundError:  # an object store has no empty folders
         return {}
-    return {file["name"].rpartition("/")[2]: int(file["size"]) for file in found if file["type"] == "file"}
+    return {file["name"].rpartition("/")[2]: int(file["size"] or 0) for file in found if file["type"] == "file"}
 
 
 def has_file(path: Path) -> bool:
