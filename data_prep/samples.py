@@ -16,7 +16,16 @@ from PIL import Image
 
 from data_prep.engines import Lost, in_order
 from data_prep.progress import progress
-from umt_ds.data.records import Member, ShardEntry, ShardIndex, load_index, load_manifest, media_of, read_members
+from umt_ds.data.records import (
+    Member,
+    ShardEntry,
+    ShardIndex,
+    load_index,
+    load_manifest,
+    media_of,
+    media_places,
+    read_members,
+)
 from umt_ds.data.video import Choose, decode
 from umt_ds.errors import DecodeError
 
@@ -40,9 +49,9 @@ class StoredSample:
 
     @property
     def media_members(self) -> list[Member]:
-        """The members that hold pixels."""
-        media = self.media
-        return [member for member in self.members if media_of([member.suffix]) == media != "none"]
+        """The members that hold pixels, frames by their number."""
+        _, places = media_places(tuple(member.suffix for member in self.members))
+        return [self.members[place] for place in places]
 
     def record(self) -> dict[str, Any]:
         """Its json; a WebDataset `txt` stands in for the caption. Raises DataError where it is damaged."""

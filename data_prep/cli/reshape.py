@@ -27,10 +27,13 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
     Example:
       umt-data index ~/cc3m-by-img2dataset
     """
-    from data_prep.foreign import adopt
+    from data_prep.foreign import adopt, tars_in
 
     if dry_run:
-        click.echo(f"would index {len(list(out.glob('*.tar')))} tars in {out}")
+        tars, notes = tars_in(out)
+        for note in notes:
+            click.echo(note, err=True)
+        click.echo(f"would index {len(tars)} tars in {out}")
         return
     adopted = adopt(out, force=force)
     for note in adopted.notes:

@@ -25,7 +25,8 @@ from data_prep.sources.folder import list_folder
 from data_prep.stats import collect_stats, table, write_plots
 from data_prep.verify import Report, verify
 from tests.support.videos import frame_number, write_video, write_videos
-from umt_ds.data.records import MANIFEST, index_path, index_tar, load_manifest, shard_entries
+from umt_ds.data.records import MANIFEST, index_path, load_manifest, shard_entries
+from umt_ds.data.tars import index_tar
 from umt_ds.errors import DataError
 
 

@@ -18,15 +18,14 @@ from umt_ds.data.records import (
     MANIFEST,
     Manifest,
     index_path,
-    index_tar,
     load_index,
     load_manifest,
     media_of,
     read_members,
     sample_key,
     shard_entries,
-    split_member_name,
 )
+from umt_ds.data.tars import index_tar, split_member_name
 from umt_ds.errors import DataError
 
 MEMBERS = (("a/x.000.jpg", b"first"), ("a/x.001.jpg", b"second!"), ("a/x.json", b"{}"), ("b.json", b"[1]"))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from umt_ds.data.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
-from umt_ds.data.records import Media, Member, media_of
+from umt_ds.data.records import Member, media_places
 from umt_ds.data.text import plain_text
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream, digest64
@@ -106,7 +105,7 @@ def _read_frames(
     read: _Reading[Any], choose: ChooseFrames, leave_jpegs: bool, memory: Memory
 ) -> tuple[Frames | Jpegs, list[int]]:
     """The chosen frames, u8 [T,H,W,3] or encoded, and their numbers."""
-    media, places = _media_of_sample(tuple(member.suffix for member in read.members))
+    media, places = media_places(tuple(member.suffix for member in read.members))
     files = [read.members[place] for place in places]
     match media:
         case "frames":
@@ -127,16 +126,6 @@ def _read_frames(
             return decoded.frames, list(decoded.numbers)
         case "none":
             raise DecodeError(f"the sample holds no clip, only {[m.suffix for m in read.members]}")
-
-
-@lru_cache(maxsize=64)  # the samples of a set are alike
-def _media_of_sample(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
-    """What kind of clip it is, and which members hold its pixels; stored frames sorted by their number."""
-    media = media_of(suffixes)
-    places = [place for place, suffix in enumerate(suffixes) if media_of([suffix]) == media]
-    if media == "frames":
-        places.sort(key=lambda place: int(suffixes[place].partition(".")[0]))
-    return media, tuple(places)
 
 
 def _pictures(
