@@ -27,7 +27,8 @@ SUFFIXES = st.sampled_from([
     "jpg", "JPG", "txt", "json", "cls", "mp4", "npy", "tif", "heic", "000.jpg", "001.jpg", "5_4.0.jpg", "5.jpg",
     "5.txt", "5.mp4", "depth.png", "png", "", "é", "a\0b",
 ])  # fmt: skip
-FOLDERS = st.sampled_from(["", "", "", "./", "d/", "v1.0/", "d\\", "__MACOSX/", "__meta__/", "../", "/", "\udcff/"])
+INSIDE = ["./", "d/", "v1.0/", "d\\", "__MACOSX/", "__meta__/"]
+FOLDERS = st.sampled_from([*[""] * 24, *INSIDE * 4, "../", "/", "\udcff/"])
 STEMS = st.sampled_from(["a", "b", "b1", "v_1", "._a", "", "x y", "日", "n" * 120]) | st.text(max_size=3)
 NAMES = st.builds("{}{}.{}".format, FOLDERS, STEMS, SUFFIXES) | st.builds("{}{}".format, FOLDERS, STEMS)
 CONTENTS = st.sampled_from(

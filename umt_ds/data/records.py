@@ -198,7 +198,7 @@ def parse_index(data: bytes, path: Path) -> ShardIndex:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         index = ShardIndex(tar_size=int(arrays.pop("tar_size")), **arrays)
-        _check_lengths(index)
+        _check_tables(index)
     except _DAMAGED as error:
         raise _unreadable(path, error) from error
     return index
@@ -208,11 +208,27 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"index {path} cannot be read: {error}", hint=f"run `umt-data index {path.parent} --force`")
 
 
-def _check_lengths(index: ShardIndex) -> None:
+def _check_tables(index: ShardIndex) -> None:
+    """Raises ValueError where no scan of a tar can have given these tables."""
+    texts, numbers = (index.keys, index.suffixes), (index.starts, index.offsets, index.sizes)
+    of_types = all(table.dtype.kind == "S" for table in texts) and all(table.dtype == np.int64 for table in numbers)
+    if not of_types or index.crcs.dtype != np.uint32 or {table.ndim for table in (*texts, *numbers, index.crcs)} != {1}:
+        raise ValueError("its tables are of other types")
     members = len(index.suffixes)
     same = len(index.offsets) == len(index.sizes) == len(index.crcs) == members
     if len(index.starts) != len(index.keys) + 1 or int(index.starts[-1]) != members or not same:
         raise ValueError("its tables differ in length")
+    if index.starts[0] != 0 or (index.starts[1:] <= index.starts[:-1]).any():
+        raise ValueError("its samples do not follow one another")
+    if members and (min(index.offsets.min(), index.sizes.min()) < 0 or (_ends(index) > index.tar_size).any()):
+        raise ValueError("it names bytes that the tar does not have")
+    for table in texts:
+        b"\0".join(table.tolist()).decode()  # UnicodeDecodeError is a ValueError
+
+
+def _ends(index: ShardIndex) -> NDArray[np.uint64]:
+    """Where each member ends; in unsigned numbers, whose sum cannot overflow."""
+    return index.offsets.astype(np.uint64) + index.sizes.astype(np.uint64)
 
 
 def read_members(tar: Path, members: Iterable[Member]) -> dict[str, bytes]:
