@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,10 @@ Extra = Mapping[str, str | int | float]
 # What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set.
 SourceMedia = Literal["video", "image", "sample"]
 Store = Literal["frames", "npy", "mp4"]
+
+
+# How Python writes what it has in memory: <_io.BytesIO object at 0x7f9713e8a210>
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 @dataclass(frozen=True, slots=True)  # slots: a corpus has millions
@@ -32,11 +37,18 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A clip that became no sample, and why, in words a person understands. `key` is empty where it never had one."""
+    """A clip that became no sample, and why, in words a person understands. `key` is empty where it never had one.
+
+    A reason is one line, and the same wherever and whenever it is given: libraries write line ends and addresses.
+    """
 
     source: str
     reason: str
     key: str = ""
+
+    def __post_init__(self) -> None:
+        reason = " ".join(_ADDRESS.sub("the file", self.reason).split())
+        object.__setattr__(self, "reason", reason)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _of_frames(folder: Path, store: StoreOptions) -> Made:
     sizes = set()
     frames = []
     for number in numbers:
-        frame = read_image(files[number].read_bytes())
+        frame = _read_frame(files[number])
         sizes.add(frame.shape)
         frames.append(shrink(frame, store.short_side))
     if len(sizes) > 1:
@@ -106,6 +106,18 @@ def _of_frames(folder: Path, store: StoreOptions) -> Made:
         "source_frames": numbers,
     }
     return record, _encoded(np.stack(frames), store)
+
+
+def _read_frame(file: Path) -> Pixels:
+    """Raises DecodeError that names the file: it is one of many."""
+    if file.exists() and not file.is_file():
+        raise DecodeError(f"{file.name} is no file")
+    try:
+        return read_image(file.read_bytes())
+    except DecodeError as error:
+        raise DecodeError(f"{file.name}: {error.what}") from error
+    except OSError as error:
+        raise DecodeError(f"{file.name} cannot be read: {error.strerror or error}") from error
 
 
 def _copied(clip: Clip, tar: Path) -> Outcome:
@@ -229,6 +241,8 @@ def jpeg(frame: Pixels, quality: int) -> bytes:
 
 def read_image(data: bytes) -> Pixels:
     """A picture from a stranger as RGB u8 [H,W,3]. Raises DecodeError for what is none, or is too large."""
+    if not data:
+        raise DecodeError("file is empty (0 bytes)")
     try:
         with Image.open(io.BytesIO(data)) as opened:
             if opened.width * opened.height > LIMITS.max_pixels:

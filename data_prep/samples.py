@@ -23,7 +23,7 @@ from umt_ds.data.records import (
     load_index,
     load_manifest,
     media_of,
-    media_places,
+    pixels_of,
     read_members,
 )
 from umt_ds.data.video import Choose, decode
@@ -50,7 +50,7 @@ class StoredSample:
     @property
     def media_members(self) -> list[Member]:
         """The members that hold pixels, frames by their number."""
-        _, places = media_places(tuple(member.suffix for member in self.members))
+        _, places = pixels_of(tuple(member.suffix for member in self.members))
         return [self.members[place] for place in places]
 
     def record(self) -> dict[str, Any]:

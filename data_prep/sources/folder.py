@@ -98,6 +98,14 @@ class Found:
         rest = len(self.videos) + len(self.images) + len(self.frame_folders) - named
         return (f"ignored {rest} {self._wanted} that no row names",) if rest else ()
 
+    def why_unusable(self, name: str) -> str | None:
+        """Why the file of a row cannot be used, though it is there; None where it is not, or can be."""
+        return self._reasons.get(without_suffix(name.removeprefix("./")))
+
+    @cached_property
+    def _reasons(self) -> dict[str, str]:
+        return {without_suffix(refusal.source): refusal.reason for refusal in self.unusable}
+
     def key(self, path: str) -> str:
         """The sample key of a path. A folder's name has no suffix that could be left out."""
         return sample_key(f"{path}.frames" if _holds(self.frame_folders, path) else path)
@@ -168,7 +176,8 @@ def scan_videos(folder: Path) -> Found:
 def scan(folder: Path, *kinds: Kind) -> Found:
     """Look through `folder` and all below it, through symbolic links too, for one or several kinds of media.
 
-    Raises DataError where there is none of them at all.
+    What cannot be read (links that lead nowhere, folders without permission, pipes) is `unusable`.
+    Raises DataError where there is none of them at all, OSError where `folder` cannot be read.
     """
     paths: dict[Kind, list[str]] = {"video": [], "image": [], "frames": []}
     unusable: list[Refusal] = []
@@ -180,29 +189,47 @@ def scan(folder: Path, *kinds: Kind) -> Found:
         else:
             unusable.append(Refusal(path, "file name is not UTF-8: rename the file"))
 
-    for below, names in files_below(folder):
-        files = (
-            [name for name in names if not NUMBERED_PICTURE.fullmatch(name)] if "frames" in kinds and below else names
-        )
-        if len(files) < len(names):
-            keep("frames", below)
+    for below in files_below(folder):
+        files, others = below.files, dict(below.others)
+        if "frames" in kinds and below.folder:
+            files = [name for name in files if not NUMBERED_PICTURE.fullmatch(name)]
+            others = {name: what for name, what in others.items() if not NUMBERED_PICTURE.fullmatch(name)}
+            if len(files) + len(others) < len(below.files) + len(below.others):
+                keep("frames", below.folder)
+            elif not below.num_folders and not others and all(map(_is_hidden, files)):
+                others[""] = "folder is empty: no frames"
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
             kind = _KIND_OF.get(suffix)
-            if name.startswith("."):  # macOS leaves a ._x.mp4 of resource data beside x.mp4
+            if _is_hidden(name):
                 ignored["hidden"] += 1
             elif kind in kinds:
-                keep(kind, f"{below}/{name}" if below else name)
+                keep(kind, _path(below.folder, name))
             else:
                 ignored[suffix or "no suffix"] += 1
+        for name, what in others.items():
+            if _is_hidden(name):
+                ignored["hidden"] += 1
+            else:
+                unusable.append(Refusal(_path(below.folder, name), what))
     if not any(paths.values()) and not unusable:
-        others = ", ".join(f"{suffix} {count}" for suffix, count in ignored.most_common(5))
+        seen = ", ".join(f"{suffix} {count}" for suffix, count in ignored.most_common(5))
         raise DataError(
-            f"no {' or '.join(kinds)} below {folder} ({f'only {others}' if others else 'it is empty'})",
+            f"no {' or '.join(kinds)} below {folder} ({f'only {seen}' if seen else 'it is empty'})",
             hint="; ".join(_HINT[kind] for kind in kinds),
         )
     videos, images, frame_folders = (tuple(sorted(of_kind)) for of_kind in paths.values())
+    unusable.sort(key=lambda refusal: refusal.source)
     return Found(kinds, videos, images, frame_folders, tuple(unusable), ignored)
+
+
+def _path(folder: str, name: str) -> str:
+    return f"{folder}/{name}".strip("/")
+
+
+def _is_hidden(name: str) -> bool:
+    """macOS leaves a `._x.mp4` of resource data beside x.mp4."""
+    return name.startswith(".")
 
 
 def _is_text(name: str) -> bool:
@@ -250,7 +277,8 @@ def _assign(notes: Mapping[str, _Notes], found: Found) -> tuple[dict[str, _Notes
         if len(paths) == 1:
             assigned[paths[0]] = note
         else:
-            reason = f"{len(paths)} videos have this name" if paths else "missing: no such video"
+            missing = found.why_unusable(name) or "missing: no such video"
+            reason = f"{len(paths)} videos have this name" if paths else missing
             left_out.append(Refusal(name, f"{reason} (row of the csv file)"))
     return assigned, left_out
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from umt_ds.data.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
-from umt_ds.data.records import Member, media_places
+from umt_ds.data.records import Member, pixels_of
 from umt_ds.data.text import plain_text
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream, digest64
@@ -105,7 +105,7 @@ def _read_frames(
     read: _Reading[Any], choose: ChooseFrames, leave_jpegs: bool, memory: Memory
 ) -> tuple[Frames | Jpegs, list[int]]:
     """The chosen frames, u8 [T,H,W,3] or encoded, and their numbers."""
-    media, places = media_places(tuple(member.suffix for member in read.members))
+    media, places = pixels_of(tuple(member.suffix for member in read.members))
     files = [read.members[place] for place in places]
     match media:
         case "frames":

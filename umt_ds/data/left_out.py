@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from umt_ds.data.records import media_of, media_places
+from umt_ds.data.records import media_of, pixels_of
 
 _TEXTS = ("json", "txt", "cls")  # what is read beside a clip
 # Why a sample holds no clip. {done}: what is not done with it
@@ -50,14 +50,14 @@ class LeftOut:
 
         If it holds none it is counted, by its reason; if it holds one, what of the sample is not read.
         """
-        media, places = media_places(tuple(sizes))
+        media, places = pixels_of(tuple(sizes))
         clip = [suffix for place, suffix in enumerate(sizes) if place in places]
         if media == "frames" and _are_keys(sizes):
             self._add_without(key, sizes, clip, read)
         elif not any(sizes[suffix] for suffix in clip):
             self._add_without(key, sizes, [suffix for suffix in sizes if _is_of_dotted_key(suffix)], read, empty=clip)
         else:
-            self._add_beside(key, sizes, clip if media == "frames" else [list(sizes)[places[0]]])
+            self._add_beside(key, sizes, clip)
             return True
         return False
 

@@ -45,7 +45,7 @@ _USUAL_VIDEOS = (
 # As far as Pillow has a reader for them (no heic, no jp2), and photographs or frames are stored so
 IMAGE_SUFFIXES = (
     *_USUAL_IMAGES,
-    *("jpe", "jfif", "tif", "tiff", "avif", "dib", "ppm", "pgm", "pnm", "pbm", "tga", "qoi"),
+    *("jpe", "jfif", "tif", "tiff", "avif", "dib", "ppm", "pgm", "pnm", "pbm", "qoi"),
 )
 # As far as `umt_ds.data.video_file` opens their containers, and they mostly hold pictures (.ogg is mostly sound)
 VIDEO_SUFFIXES = (
@@ -85,8 +85,8 @@ _CLIPS: tuple[tuple[Media, re.Pattern[str]], ...] = (
 
 
 @lru_cache(maxsize=256)  # the samples of a set are alike
-def media_places(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
-    """What kind of clip the files of a sample are, and which of them hold it: frames by their number, else the first.
+def pixels_of(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
+    """What kind of clip a sample is, and which of its files hold its pixels: frames by their number, else one file.
 
     `json`, `txt`, `cls` and suffixes that nobody knows are not media.
     """
@@ -96,13 +96,13 @@ def media_places(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
         if media == "frames":
             places.sort(key=lambda place: int(lowered[place].partition(".")[0]))
         if places:
-            return media, tuple(places)
+            return media, tuple(places if media == "frames" else places[:1])
     return "none", ()
 
 
 def media_of(suffixes: Sequence[str]) -> Media:
     """What kind of clip the member suffixes of one sample describe."""
-    return media_places(tuple(suffixes))[0]
+    return pixels_of(tuple(suffixes))[0]
 
 
 class Member(NamedTuple):  # a dataclass takes four times as long to make, and reading makes 33 a clip
