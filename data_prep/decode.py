@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
 from umt_ds.data.places import local_copy
-from umt_ds.data.records import IMAGE_SUFFIXES, ShardIndex, load_index, read_members
+from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, ShardIndex, load_index, read_members
 from umt_ds.data.video import LIMITS, Decoded, Pixels, Transcoded, decode, probe, shrink, transcode
 from umt_ds.errors import DataError, DecodeError
 
@@ -80,6 +80,7 @@ def _of_frames(folder: Path, store: StoreOptions) -> Made:
     for file in folder.iterdir():
         if named := NUMBERED_PICTURE.fullmatch(file.name):
             kinds[named[1]].append(file)
+    kinds = _usual(kinds) or kinds
     pictures = {kind: files for kind, files in kinds.items() if not kind.startswith("flow")}  # optical flow lies beside
     if len(pictures) != 1:
         raise DecodeError(f"a folder with {len(pictures)} kinds of numbered pictures ({', '.join(sorted(pictures))})")
@@ -106,6 +107,12 @@ def _of_frames(folder: Path, store: StoreOptions) -> Made:
         "source_frames": numbers,
     }
     return record, _encoded(np.stack(frames), store)
+
+
+def _usual(kinds: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """Without what lies beside pictures of the usual suffixes, as depth_00001.tif beside img_00001.jpg."""
+    usual = {kind: [f for f in files if f.suffix[1:].lower() in USUAL_IMAGES] for kind, files in kinds.items()}
+    return {kind: files for kind, files in usual.items() if files}
 
 
 def _read_frame(file: Path) -> Pixels:

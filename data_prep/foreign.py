@@ -21,7 +21,7 @@ from data_prep.manifest import STATE_FOLDER, tool
 from data_prep.progress import progress
 from data_prep.samples import captions_of, samples_of
 from umt_ds.data.left_out import LeftOut, printable
-from umt_ds.data.places import absolute
+from umt_ds.data.places import absolute, hint_of, is_local
 from umt_ds.data.records import (
     MANIFEST,
     Manifest,
@@ -82,16 +82,23 @@ def adopt(folder: Path, *, force: bool = False) -> Adopted:
 
 def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     """The tars that lie in `folder`, by name, and sentences on what else lies there. Raises DataError without one."""
-    names = sorted(path.name for path in folder.iterdir())
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        what = hint_of(error) or "check its permissions, and the disk or mount"
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}", hint=what) from error
     hidden = [name for name in names if name.startswith(".") and name.endswith(".tar")]
     tars = [folder / name for name in names if name.endswith(".tar") and name not in hidden]
-    packed = [name for name in names if not name.startswith(".") and _PACKED.search(name) and not name.endswith(".tar")]
-    below = sorted(str(tar.relative_to(folder)) for tar in folder.glob("[!.]*/*.tar"))
+    others = [name for name in names if not name.startswith(".") and not name.endswith(".tar")]
+    packed = [name for name in others if _PACKED.search(name)]
+    begun = [name for name in others if _BEGUN.search(name)]
+    below = sorted(str(tar.relative_to(folder)) for tar in folder.glob("[!.]*/*.tar")) if is_local(folder) else []
     notes = [
         f"ignored {len(found)} {what} ({found[0]})"
         for found, what in (
             (hidden, "hidden files that end in .tar, as macOS leaves them"),
             (packed, "archives that do not end in .tar: unpack or rename them"),
+            (begun, "tars that are not whole, as a download leaves them"),
             (below, "tars in folders below: index each folder by itself"),
         )
         if found
@@ -102,7 +109,8 @@ def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     return tars, tuple(notes)
 
 
-_PACKED = re.compile(r"\.(?:tar\.\w+|tgz|tbz2?|txz|tzst|zip|7z|rar|tar)$", re.IGNORECASE)
+_PACKED = re.compile(r"\.(?:tar\.(?:gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst|zip|7z|rar|tar)$", re.IGNORECASE)
+_BEGUN = re.compile(r"\.tar.*\.(?:part|partial|tmp|crdownload|aria2|filepart|incomplete)$", re.IGNORECASE)
 
 
 @dataclass

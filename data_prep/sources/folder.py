@@ -18,8 +18,8 @@ from typing import Literal
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.decode import NUMBERED_PICTURE
 from data_prep.labels import Labels, class_list, rows_of
-from umt_ds.data.places import files_below
-from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sample_key
+from umt_ds.data.places import Below, files_below, hint_of
+from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES, sample_key
 from umt_ds.errors import DataError
 
 Kind = Literal["video", "image", "frames"]  # frames: a folder of numbered pictures, one video
@@ -177,7 +177,7 @@ def scan(folder: Path, *kinds: Kind) -> Found:
     """Look through `folder` and all below it, through symbolic links too, for one or several kinds of media.
 
     What cannot be read (links that lead nowhere, folders without permission, pipes) is `unusable`.
-    Raises DataError where there is none of them at all, OSError where `folder` cannot be read.
+    Raises DataError where there is none of them at all, or `folder` cannot be read.
     """
     paths: dict[Kind, list[str]] = {"video": [], "image": [], "frames": []}
     unusable: list[Refusal] = []
@@ -189,7 +189,7 @@ def scan(folder: Path, *kinds: Kind) -> Found:
         else:
             unusable.append(Refusal(path, "file name is not UTF-8: rename the file"))
 
-    for below in files_below(folder):
+    for below in _looked_through(folder):
         files, others = below.files, dict(below.others)
         if "frames" in kinds and below.folder:
             files = [name for name in files if not NUMBERED_PICTURE.fullmatch(name)]
@@ -218,9 +218,36 @@ def scan(folder: Path, *kinds: Kind) -> Found:
             f"no {' or '.join(kinds)} below {folder} ({f'only {seen}' if seen else 'it is empty'})",
             hint="; ".join(_HINT[kind] for kind in kinds),
         )
-    videos, images, frame_folders = (tuple(sorted(of_kind)) for of_kind in paths.values())
+    videos, images = (_without_doubles(sorted(paths[kind]), ignored) for kind in ("video", "image"))
+    frame_folders = tuple(sorted(paths["frames"]))
     unusable.sort(key=lambda refusal: refusal.source)
     return Found(kinds, videos, images, frame_folders, tuple(unusable), ignored)
+
+
+def _without_doubles(paths: Sequence[str], ignored: Counter[str]) -> tuple[str, ...]:
+    """Without the `a.tif` beside an `a.jpg`: they would have one key, and the usual one has always been taken."""
+    doubles = {
+        path
+        for path in paths
+        if not _is_usual(path)
+        for other in _beginning(paths, f"{without_suffix(path)}.")
+        if _is_usual(other) and without_suffix(other) == without_suffix(path)
+    }
+    ignored.update(f"{os.path.splitext(path)[1].lower()} beside a usual one" for path in doubles)
+    return tuple(path for path in paths if path not in doubles)
+
+
+def _is_usual(path: str) -> bool:
+    suffix = path.rpartition(".")[2].lower()
+    return suffix in USUAL_IMAGES or suffix in USUAL_VIDEOS
+
+
+def _looked_through(folder: Path) -> Iterator[Below]:
+    try:
+        yield from files_below(folder)
+    except OSError as error:
+        what = hint_of(error) or "check its permissions, and the disk or mount"
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}", hint=what) from error
 
 
 def _path(folder: str, name: str) -> str:

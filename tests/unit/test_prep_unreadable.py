@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_prep.clip import Clip, Refusal, StoreOptions
+from data_prep.clip import Clip, Refusal, Sample, StoreOptions
 from data_prep.decode import make_sample
 from data_prep.sources.folder import list_folder, scan
 from tests.support.files import as_nobody, touch
 from tests.support.videos import write_video
 from umt_ds.data.video import decode
-from umt_ds.errors import DecodeError
+from umt_ds.errors import DataError, DecodeError
 
 
 @pytest.fixture
@@ -72,6 +72,12 @@ def test_folders_without_permission_are_named_and_the_others_read(folder: Path) 
     assert listing.left_out == (Refusal("closed", "folder cannot be read: Permission denied"),)
 
 
+def test_a_folder_that_may_not_be_read_at_all_is_one_error(folder: Path) -> None:
+    (folder / "closed").mkdir(mode=0)
+    with as_nobody(), pytest.raises(DataError, match="closed cannot be read: Permission denied"):
+        list_folder(folder / "closed")
+
+
 def test_empty_folders_of_frames_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "a/img_00001.jpg", "more/c/img_00001.jpg", "b/.DS_Store")
     (tmp_path / "more/d").mkdir()
@@ -114,6 +120,28 @@ def test_reasons_of_pictures_are_true_and_name_the_file_among_frames(tmp_path: P
     assert among == f"img_00002.png: {alone}"
     assert "0x" not in alone
     assert (alone == "file is empty (0 bytes)") is not bool(content)
+
+
+def test_pictures_of_rarer_suffixes_are_frames_unless_they_lie_beside_usual_ones(tmp_path: Path) -> None:
+    for folder, names in {
+        "tif": ["1.tif", "2.tif"],
+        "both": ["img_1.jpg", "img_2.jpg", "img_1.tif", "d_1.tif"],
+    }.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.new("RGB", (16, 16)).save(tmp_path / folder / name)
+        clip, store = Clip("k", folder), StoreOptions(frames=9)
+        outcome = make_sample(clip, root=tmp_path, media="video", store=store)
+        assert isinstance(outcome, Sample)
+        assert list(outcome.members) == ["json", "000.jpg", "001.jpg"]
+
+
+def test_a_file_of_a_rarer_suffix_beside_one_of_its_name_is_ignored_and_counted(tmp_path: Path) -> None:
+    """Both would have one key, and the listing would be refused."""
+    touch(tmp_path, "a.jpg", "a.tif", "b.TIF", "c/a.avif", "a.b.tif")
+    found = scan(tmp_path, "image")
+    assert found.images == ("a.b.tif", "a.jpg", "b.TIF", "c/a.avif")
+    assert found.notes == ("ignored 1 files that are not images (.tif beside a usual one 1)",)
 
 
 def test_a_pipe_among_frames_or_given_as_a_video_does_not_hang(tmp_path: Path) -> None:

@@ -249,12 +249,13 @@ def test_what_lies_beside_the_tars_is_said(tmp_path: Path) -> None:
     write_tar(tmp_path / "00000.tar", {"a.jpg": JPEG})
     (tmp_path / "more").mkdir()
     write_tar(tmp_path / "more" / "00001.tar", {"b.jpg": JPEG})
-    for name in ("._00000.tar", "00002.tar.gz", "00003.TAR", "00004.tgz"):
+    for name in ("._00000.tar", "00002.tar.gz", "00003.TAR", "00004.tgz", "00005.tar.part", "00000.tar.idx"):
         (tmp_path / name).write_bytes(b"x")
     keys, told = indexed(tmp_path)
     assert keys == ["a"]
     assert "ignored 1 hidden files that end in .tar, as macOS leaves them (._00000.tar)" in told
     assert "ignored 3 archives that do not end in .tar: unpack or rename them (00002.tar.gz)" in told
+    assert "ignored 1 tars that are not whole, as a download leaves them (00005.tar.part)" in told
     assert "ignored 1 tars in folders below: index each folder by itself (more/00001.tar)" in told
 
 

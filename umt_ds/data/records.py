@@ -36,20 +36,20 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 # What was read from the first version on. Where a sample has a clip of these, others beside it (a depth map `.tif`)
 # change nothing: a set means what it meant when it was made.
-_USUAL_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
+USUAL_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
 _USUAL_FRAMES = ("jpg", "jpeg", "png", "webp")
-_USUAL_VIDEOS = (
+USUAL_VIDEOS = (
     *("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "gif", "ts"),
     *("flv", "wmv", "asf", "3gp", "ogv", "m2ts", "mts", "vob"),
 )
 # As far as Pillow has a reader for them (no heic, no jp2), and photographs or frames are stored so
 IMAGE_SUFFIXES = (
-    *_USUAL_IMAGES,
+    *USUAL_IMAGES,
     *("jpe", "jfif", "tif", "tiff", "avif", "dib", "ppm", "pgm", "pnm", "pbm", "qoi"),
 )
 # As far as `umt_ds.data.video_file` opens their containers, and they mostly hold pictures (.ogg is mostly sound)
 VIDEO_SUFFIXES = (
-    *_USUAL_VIDEOS,
+    *USUAL_VIDEOS,
     *("qt", "3g2", "3gpp", "mj2", "f4v", "divx", "xvid", "ogm", "rm", "rmvb", "mxf", "nut", "dv", "ivf", "y4m", "apng"),
     *("mpe", "m1v", "m2v", "mpv", "m2p", "vro", "m2t", "tp", "trp", "mk3d"),
     *("h264", "264", "avc", "h265", "265", "hevc", "obu"),
@@ -76,8 +76,8 @@ def _one_of(suffixes: Sequence[str], before: str = "") -> re.Pattern[str]:
 _CLIPS: tuple[tuple[Media, re.Pattern[str]], ...] = (
     ("frames", _one_of(_USUAL_FRAMES, r"\d{1,18}\.")),
     ("npy", _one_of(["npy"])),
-    ("video", _one_of(_USUAL_VIDEOS)),
-    ("image", _one_of(_USUAL_IMAGES)),
+    ("video", _one_of(USUAL_VIDEOS)),
+    ("image", _one_of(USUAL_IMAGES)),
     ("frames", _one_of(IMAGE_SUFFIXES, r"\d{1,18}\.")),
     ("video", _one_of(VIDEO_SUFFIXES)),
     ("image", _one_of(IMAGE_SUFFIXES)),
