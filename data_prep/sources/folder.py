@@ -88,10 +88,16 @@ class Found:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if not self.ignored:
-            return ()
-        suffixes = ", ".join(f"{suffix} {count}" for suffix, count in self.ignored.most_common())
-        return (f"ignored {self.ignored.total()} files that are not {self._wanted} ({suffixes})",)
+        notes = []
+        if self.ignored:
+            suffixes = ", ".join(f"{suffix} {count}" for suffix, count in self.ignored.most_common())
+            notes.append(f"ignored {self.ignored.total()} files that are not {self._wanted} ({suffixes})")
+        if self.unusable:
+            reasons = Counter(refusal.reason for refusal in self.unusable)
+            kinds = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+            example = self.unusable[0].source.encode(errors="replace").decode()
+            notes.append(f"{len(self.unusable)} files or folders cannot be used ({kinds}), such as {example}")
+        return tuple(notes)
 
     def unnamed(self, named: int) -> tuple[str, ...]:
         """A note on what no row of a list names, given how many files are named."""

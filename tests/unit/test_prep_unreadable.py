@@ -51,6 +51,7 @@ def test_what_is_no_file_is_named_and_opens_nothing(tmp_path: Path) -> None:
             "round.mp4": "a link that leads in a circle",
             "socket.mp4": "a socket and no file",
         }
+    assert "5 files or folders cannot be used (a link that leads nowhere 2, " in scan(tmp_path, "video").notes[1]
     assert scan(tmp_path, "video").ignored == {"hidden": 2, ".part": 1, ".crdownload": 1, ".ytdl": 1, ".db": 1}
 
 
