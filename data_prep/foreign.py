@@ -61,7 +61,7 @@ def adopt(folder: Path, *, force: bool = False) -> Adopted:
     before = _manifest_before(folder)
     held, downloads = _Held(), _Downloads()
     for tar in progress(tars, unit="tar", desc="index"):
-        if force or not _has_index(tar):
+        if force or not _has_samples(tar):
             held.index(tar).save(index_path(tar))
         else:
             held.indexed_before += 1
@@ -70,7 +70,7 @@ def adopt(folder: Path, *, force: bool = False) -> Adopted:
     is_ours = before is not None and before.options.get("source") != "foreign"
     manifest = Manifest(
         name=before.name if before else absolute(folder).name,
-        media=_media(held.media, folder),
+        media=_media(held, folder),
         shards=shard_entries(tars),
         labels=before.labels if before else (),
         options=before.options if before and is_ours else {"source": "foreign", **downloads.totals},
@@ -269,17 +269,20 @@ def _manifest_before(folder: Path) -> Manifest | None:
         return None
 
 
-def _has_index(tar: Path) -> bool:
+def _has_samples(tar: Path) -> bool:
+    """Whether it has an index that names some. One without is made again: it is quick, and says why there are none."""
     try:
-        load_index(tar)
+        return len(load_index(tar)) > 0
     except DataError:
         return False
-    return True
 
 
-def _media(kinds: Counter[str], folder: Path) -> str:
+def _media(held: _Held, folder: Path) -> str:
     """The one kind of media in the set, `mixed` if there are several."""
-    found = sorted(kind for kind in kinds if kind != "none")
+    found = sorted(kind for kind in held.media if kind != "none")
     if not found:
-        raise DataError(f"the tars in {folder} hold no frames, array, video or image that can be recognised")
+        notes = "".join(f"\n  {note}" for note in held.notes())
+        raise DataError(
+            f"the tars in {folder} hold no clip that is read, neither frames, array, video nor image{notes}"
+        )
     return found[0] if len(found) == 1 else "mixed"

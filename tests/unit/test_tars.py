@@ -102,10 +102,11 @@ CASES: dict[str, tuple[dict[str, bytes], list[str], list[str]]] = {
     "names of other writers": (
         {
             "v1.0/a.JPG": JPEG, "v1.0/a.TXT": b"teal", "v1.0\\b.jpg": JPEG, ".\\c.Jpeg": JPEG, "x//d.jpg": JPEG,
-            "__meta__/e.jpg": JPEG, "f" * 150 + "/" + "g" * 150 + ".jpg": JPEG, "тест.jpg": JPEG,
+            "__meta__/e.jpg": JPEG, "BZh.jpg": JPEG, "PaxHeaders.77/a.jpg": b"x", "Thumbs.db": b"x",
+            "f" * 150 + "/" + "g" * 150 + ".jpg": JPEG, "тест.jpg": JPEG,
         },
-        ["v1.0/a", "v1.0/b", "c", "x/d", "f" * 150 + "/" + "g" * 150, "тест"],
-        ["ignored 1 files that belong to no sample: notes of WebDataset (__x__) 1 (__meta__/e.jpg)"],
+        ["v1.0/a", "v1.0/b", "c", "x/d", "__meta__/e", "BZh", "f" * 150 + "/" + "g" * 150, "тест"],
+        ["ignored 2 files that belong to no sample: hidden files 2 (PaxHeaders.77/a.jpg)"],
     ),
     "several clips in a sample": (
         {"a.jpg": JPEG, "a.mp4": b"x", "a.webp": b"x", "b.jpg": JPEG, "b.png": JPEG, "c.jpg": JPEG, "c.tif": b"x"},
@@ -120,6 +121,13 @@ CASES: dict[str, tuple[dict[str, bytes], list[str], list[str]]] = {
         [],
     ),
 }  # fmt: skip
+
+
+def test_a_set_of_which_nothing_is_read_says_why_each_time(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", {"v_0.5_4.0.mp4": b"x", "v_1.5_4.0.mp4": b"x"})
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"hold no clip(.|\n)*2 samples are not indexed: their key has a dot"):
+            adopt(tmp_path)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""Tars that can only be read from end to end: commands, lists and patterns of addresses. Through webdataset.
+"""Tars that can only be read from end to end: commands, lists and patterns of addresses.
 
 What such a stream shows depends on its shuffle buffer and on the number of ranks and workers, and a run that goes on
 begins it anew. A run that reads one is *inexact*: its log says so, and so do its checkpoints.
@@ -197,20 +197,20 @@ class _Watched:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.start = self._ahead = file.read(512)
-        self._last = b""
+        self._before = self._last = b""
         self._position = 0
 
     def read(self, size: int) -> bytes:
         ahead, self._ahead = self._ahead[:size], self._ahead[size:]
         data = ahead + self._file.read(size - len(ahead))
         self._position += len(data)
-        self._last = (self._last + data)[-2 * _BUFFER :]
+        self._before, self._last = self._last, data
         return data
 
     def from_byte(self, offset: int) -> Iterator[bytes]:
         """What comes from there on, to the end: a command that writes it would fail if nobody read that."""
         beyond = self._position - offset
-        yield self._last[-beyond:] if beyond else b""
+        yield (self._before + self._last)[-beyond:] if beyond else b""
         while chunk := self.read(1 << 20):
             yield chunk
 

@@ -24,8 +24,11 @@ from umt_ds.errors import DataError
 UNREADABLE = (tarfile.TarError, OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, RecursionError)
 
 _CHUNK = 1 << 20  # bytes
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_OTHER_ARCHIVES = {b"PK\x03\x04": "a zip", b"7z\xbc\xaf": "a 7z", b"Rar!": "a rar"}
+# First bytes; a tar begins with a file's name, which may be BZhang.jpg
+_COMPRESSED = {rb"\x1f\x8b": "gzip", rb"BZh\d1AY&SY": "bzip2", rb"\xfd7zXZ": "xz", rb"\x28\xb5\x2f\xfd": "zstd"}
+_OTHER_ARCHIVES = {rb"PK\x03\x04": "a zip", rb"7z\xbc\xaf": "a 7z", rb"Rar!\x1a": "a rar"}
+# What systems and tools leave among the files of others
+_LEFTOVER = re.compile(r"__MACOSX|@?PaxHeaders?(\.\d+)?|@LongLink|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 
 
 class TarMember(NamedTuple):
@@ -85,10 +88,8 @@ def _kind_of_other(info: tarfile.TarInfo) -> str | None:
     if info.issparse():
         return "sparse files (written by tar --sparse)"
     parts = _parts(info.name)
-    if not parts or parts[-1].startswith(".") or "__MACOSX" in parts:
+    if not parts or parts[-1].startswith(".") or any(map(_LEFTOVER.fullmatch, parts)):
         return "hidden files"
-    if re.fullmatch("__.*__", parts[0]):
-        return "notes of WebDataset (__x__)"
     return None if "." in parts[-1] else "files without a suffix"
 
 
@@ -146,7 +147,7 @@ def _scan(tar: Path, left: LeftOut) -> Iterator[tuple[str, Member]]:
     """Key and place of each file of a sample, with its CRC."""
     try:
         with tar.open("rb") as listed, tar.open("rb") as raw:
-            refuse_compressed(tar, raw.read(8))
+            refuse_compressed(tar, raw.read(16))
             with tarfile.open(fileobj=listed, mode="r:") as archive:
                 for key, suffix, info in members_of(archive, tar, left):
                     raw.seek(info.offset_data)
@@ -174,13 +175,13 @@ def _crc(raw: IO[bytes], info: tarfile.TarInfo, tar: Path) -> int:
 def refuse_compressed(tar: object, start: bytes) -> None:
     """Raises DataError where the first bytes are those of a compressed file, or of another kind of archive."""
     for magic, tool in _COMPRESSED.items():
-        if start.startswith(magic):
+        if re.match(magic, start):
             raise DataError(
                 f"{tar} is compressed ({tool}): single samples cannot be read from it",
                 hint=f"unpack it first ({tool} -d); a stream can do so while it reads: pipe:{tool} -dc FILE",
             )
     for magic, kind in _OTHER_ARCHIVES.items():
-        if start.startswith(magic):
+        if re.match(magic, start):
             raise DataError(f"{tar} is {kind} archive and no tar", hint="unpack it, and write a tar of its files")
 
 
