@@ -18,7 +18,7 @@ from typing import Literal
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.decode import NUMBERED_PICTURE
 from data_prep.labels import Labels, class_list, rows_of
-from umt_ds.data.places import Below, files_below, hint_of
+from umt_ds.data.places import Below, files_below, hint_of, is_local
 from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES, sample_key
 from umt_ds.errors import DataError
 
@@ -70,6 +70,7 @@ def list_folder(
 class Found:
     """What lies below a folder: paths with forward slashes, sorted; unusable files; the others by suffix."""
 
+    folder: Path
     kinds: tuple[Kind, ...]  # what was looked for
     videos: tuple[str, ...]
     images: tuple[str, ...]
@@ -106,7 +107,14 @@ class Found:
 
     def why_unusable(self, name: str) -> str | None:
         """Why the file of a row cannot be used, though it is there; None where it is not, or can be."""
-        return self._reasons.get(without_suffix(name.removeprefix("./")))
+        name = name.removeprefix("./")
+        if reason := self._reasons.get(without_suffix(name)):
+            return reason
+        suffix = os.path.splitext(name)[1].lower()
+        is_other = suffix and _is_text(name) and "\0" not in name and _KIND_OF.get(suffix) not in self.kinds
+        if is_other and is_local(self.folder) and os.path.isfile(self.folder / name):
+            return f"is none of the {self._wanted} by its suffix ({suffix})"
+        return None
 
     @cached_property
     def _reasons(self) -> dict[str, str]:
@@ -227,7 +235,7 @@ def scan(folder: Path, *kinds: Kind) -> Found:
     videos, images = (_without_doubles(sorted(paths[kind]), ignored) for kind in ("video", "image"))
     frame_folders = tuple(sorted(paths["frames"]))
     unusable.sort(key=lambda refusal: refusal.source)
-    return Found(kinds, videos, images, frame_folders, tuple(unusable), ignored)
+    return Found(folder, kinds, videos, images, frame_folders, tuple(unusable), ignored)
 
 
 def _without_doubles(paths: Sequence[str], ignored: Counter[str]) -> tuple[str, ...]:

@@ -61,6 +61,10 @@ def test_a_row_that_names_what_is_no_file_says_what_it_is(tmp_path: Path) -> Non
     csv = tmp_path / "c.csv"
     csv.write_text("file,caption\na.mp4,one\n./gone.mp4,two\n")
     assert scan(root, "video").why_unusable("./gone.mp4") == "a link that leads nowhere"
+    (root / "b.heic").touch()
+    found = scan(root, "video")
+    assert found.why_unusable("b.heic") == "is none of the videos by its suffix (.heic)"
+    assert [found.why_unusable(name) for name in ("c.heic", "a.mp4", "x", "../v/b\0.heic")] == [None] * 4
     assert "leads nowhere" in list_folder(root, captions=csv).left_out[-1].reason
 
 

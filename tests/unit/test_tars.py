@@ -85,6 +85,11 @@ CASES: dict[str, tuple[dict[str, bytes], list[str], list[str]]] = {
         ["v_1", "w"],
         ["1 samples are not DONE: their key has a dot", "2 files beside the clip of their sample are not read (.depth"],
     ),
+    "a dot in the key of a clip of frames": (
+        {**{f"v_1.5.{n:03d}.jpg": JPEG for n in range(32)}, "v_1.5.json": b"{}", "w.000.jpg": JPEG},
+        ["w"],
+        ["1 samples are not DONE: their key has a dot", "file 5.000.jpg of sample v_1; rename it to v_1_5.000.jpg"],
+    ),
     "downloads that failed, kinds not read, and only text": (
         {
             "a.json": FAILED, "a.txt": b"", "b.heic": b"x", "b.json": b'{"status": "success"}', "c.svg": b"x",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class LeftOut:
         """Count a sample that holds no clip; those of `dotted` are several, the names of which it shares."""
         self.num_files += len(sizes)
         stems = self._add_dotted(key, dotted)
-        others = [suffix for suffix in sizes if suffix.rpartition(".")[0] not in stems]
+        others = [suffix for suffix in sizes if _stem(suffix) not in stems]
         failed = [suffix for suffix in others if _last(suffix) == "json" and _has_failed(read(suffix))]
         unknown = sorted({_last(suffix) for suffix in others if _last(suffix) not in _TEXTS})
         if failed:
@@ -87,18 +88,18 @@ class LeftOut:
 
     def _add_dotted(self, key: str, suffixes: Sequence[str]) -> set[str]:
         """Count the samples `v_1.5`, `v_1.7`, … by their files `5.jpg`, `7.jpg` of `v_1`, and return `5`, `7`."""
-        stems = {suffix.rpartition(".")[0] for suffix in suffixes}
+        stems = {_stem(suffix) for suffix in suffixes}
         if stems:
             name = f"{key}.{suffixes[0]}".rpartition("/")[2]
-            stem, _, last = name.rpartition(".")
-            better = f"{stem.replace('.', '_')}.{last}"
+            dots = 1 + _stem(suffixes[0]).count(".")
+            better = name.replace(".", "_", dots)
             self._add("dotted", f"{name} is the file {suffixes[0]} of sample {key}; rename it to {better}", len(stems))
         return stems
 
     def _add_beside(self, key: str, sizes: Mapping[str, int], used: Sequence[str]) -> None:
         others = [suffix for suffix in sizes if suffix not in used and suffix not in _TEXTS]
         stems = self._add_dotted(key, [s for s in others if _is_of_dotted_key(s) and s[0].isdigit()])
-        others = [suffix for suffix in others if suffix.rpartition(".")[0] not in stems]
+        others = [suffix for suffix in others if _stem(suffix) not in stems]
         clips = [suffix for suffix in others if media_of([suffix]) != "none"]
         if clips:
             chosen = "frames" if "." in used[0] else used[0]
@@ -138,6 +139,12 @@ class LeftOut:
 
 def _last(suffix: str) -> str:
     return suffix.rpartition(".")[2]
+
+
+def _stem(suffix: str) -> str:
+    """Of a file of `v_1.5`, what WebDataset takes for the suffix's: `5` of `5.mp4`, and of the frame `5.000.jpg`."""
+    match = re.fullmatch(r"(.+?)(?:\.\d{3,})?\.[^.]*", suffix)
+    return match[1] if match else ""
 
 
 def _is_of_dotted_key(suffix: str) -> bool:
