@@ -140,7 +140,7 @@ def bomb(path: Path, side: int) -> None:
     ("name", "content", "reason"),
     [
         ("text.jpg", b"hello", "is no picture"),
-        ("empty.png", b"", "is no picture"),
+        ("empty.png", b"", "file is empty (0 bytes)"),
         ("bomb.png", 12_000, "12000x12000 is above the limit"),
         ("enormous.png", 60_000, "could be decompression bomb"),
     ],

@@ -131,7 +131,7 @@ CASES: dict[str, tuple[dict[str, bytes], list[str], list[str]]] = {
 def test_a_set_of_which_nothing_is_read_says_why_each_time(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", {"v_0.5_4.0.mp4": b"x", "v_1.5_4.0.mp4": b"x"})
     for _ in range(2):
-        with pytest.raises(DataError, match=r"hold no clip(.|\n)*2 samples are not indexed: their key has a dot"):
+        with pytest.raises(DataError, match=r"hold no frames(.|\n)*2 samples are not indexed: their key has a dot"):
             adopt(tmp_path)
 
 
