@@ -282,7 +282,5 @@ def _media(held: _Held, folder: Path) -> str:
     found = sorted(kind for kind in held.media if kind != "none")
     if not found:
         notes = "".join(f"\n  {note}" for note in held.notes())
-        raise DataError(
-            f"the tars in {folder} hold no clip that is read, neither frames, array, video nor image{notes}"
-        )
+        raise DataError(f"the tars in {folder} hold no frames, array, video or image that is read{notes}")
     return found[0] if len(found) == 1 else "mixed"
