@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
+from umt_ds.data.picture import read_image
 from umt_ds.data.places import local_copy
 from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, ShardIndex, load_index, read_members
-from umt_ds.data.video import LIMITS, Decoded, Pixels, Transcoded, decode, probe, shrink, transcode
+from umt_ds.data.video import Decoded, Pixels, Transcoded, decode, probe, shrink, transcode
 from umt_ds.errors import DataError, DecodeError
 
 # One of a folder of frames: img_00001.jpg, 00001.png. The part before the number says what it shows.
@@ -66,7 +67,7 @@ def _of_video(clip: Clip, place: Path, store: StoreOptions) -> Made:
 
 
 def _of_image(place: Path, store: StoreOptions) -> Made:
-    """A picture upright (by its EXIF orientation) and in RGB, on white where it is transparent."""
+    """A picture as a viewer shows it, as a clip of one frame."""
     picture = read_image(place.read_bytes())
     height, width = picture.shape[:2]
     small = shrink(picture, store.short_side)
@@ -221,6 +222,8 @@ def _record(decoded: Decoded | Transcoded, width: int, height: int) -> dict[str,
         "times_s": [round(time, 3) for time in decoded.times_s],
         "codec": decoded.codec,
         "decoder": decoded.decoder,
+        **({"interlaced": True} if decoded.interlaced else {}),
+        **({"transfer": decoded.transfer} if decoded.transfer else {}),
     }
 
 
@@ -244,24 +247,6 @@ def jpeg(frame: Pixels, quality: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()
-
-
-def read_image(data: bytes) -> Pixels:
-    """A picture from a stranger as RGB u8 [H,W,3]. Raises DecodeError for what is none, or is too large."""
-    if not data:
-        raise DecodeError("file is empty (0 bytes)")
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if opened.width * opened.height > LIMITS.max_pixels:
-                raise DecodeError(f"{opened.width}x{opened.height} is above the limit of {LIMITS.max_pixels:,} pixels")
-            image = ImageOps.exif_transpose(opened)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"is no picture that can be decoded: {error}") from error
 
 
 def _json(record: dict[str, Any]) -> bytes:

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from data_prep.engines import Lost, in_order
 from data_prep.progress import progress
+from umt_ds.data.picture import read_image
 from umt_ds.data.records import (
     Member,
     ShardEntry,
@@ -163,10 +163,9 @@ def captions_of(record: Mapping[str, Any]) -> list[str]:
 
 def _picture(data: bytes, key: str) -> Pixels:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DecodeError(f"{key}: picture cannot be decoded: {error}") from error
+        return read_image(data)
+    except DecodeError as error:
+        raise DecodeError(f"{key}: {error.what}") from error
 
 
 def _array(data: bytes, key: str) -> Pixels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ STATS = "stats.json"
 # What is measured of each sample: eight bytes each, so ten million samples take half a gigabyte.
 NUMBERS = ("duration_s", "fps", "source_short_side", "frames_stored", "captions", "caption_words")
 # What is counted. Of kinds beyond _MOST_KINDS (a label of its own for each sample) only the sum is known.
-KINDS = ("source_size", "stored_size", "codec", "label")
+KINDS = ("source_size", "stored_size", "codec", "interlaced", "transfer", "label")
 _MOST_KINDS, _OTHERS = 100_000, "(others)"
 
 _QUANTILES = {"min": 0, "p5": 5, "median": 50, "p95": 95, "max": 100}
@@ -85,6 +86,14 @@ def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
 def write_stats(folder: Path, *, workers: int = 1) -> None:
     """Write `folder/stats.json`."""
     write_json(folder / STATS, collect_stats(folder, workers=workers))
+
+
+def remarks(folder: Path) -> list[str]:
+    """What stands in `folder/stats.json` of videos that were stored as they are and look odd so: a line for each."""
+    stats = json.loads((folder / STATS).read_bytes())
+    interlaced = sum(stats["interlaced"].values())
+    lines = [f"{count:,} HDR ({kind}), stored without tone mapping" for kind, count in stats["transfer"].items()]
+    return [*([f"{interlaced:,} interlaced, stored with both fields in each frame"] if interlaced else []), *lines]
 
 
 def table(stats: Mapping[str, Any], *, longest: int = 12) -> str:
@@ -165,6 +174,10 @@ def _kinds(record: Mapping[str, Any]) -> dict[str, str]:
             kinds[name] = f"{record[prefix + 'width']}x{record[prefix + 'height']}"
     if "codec" in record:
         kinds["codec"] = str(record["codec"])
+    if record.get("interlaced"):
+        kinds["interlaced"] = "yes"
+    if record.get("transfer"):
+        kinds["transfer"] = str(record["transfer"])
     if "label" in record:
         kinds["label"] = str(record.get("label_name", record["label"]))
     return kinds

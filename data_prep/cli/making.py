@@ -154,7 +154,11 @@ def _say_estimate(plan: Plan, shards: list[int], run: RunOptions, *, processes: 
 
 def conclude(summary: Summary, max_bad: float) -> None:
     """Print what came out; exit code 1 if more than `max_bad` of the clips were refused."""
+    from data_prep.stats import remarks
+
     click.echo(summary_text(summary))
+    for remark in remarks(summary.out):
+        click.echo(f"of these samples {remark}")
     if summary.bad_share > max_bad:
         click.echo(f"failed: {summary.bad_share:.1%} of the clips were refused, more than --max-bad", err=True)
         sys.exit(EXIT_FAILED)

@@ -39,6 +39,7 @@ VERSION = "umt_ds"  # `from umt_ds import __version__`: anybody may
 # What the other packages may know of umt_ds and of each other.
 NEIGHBOURS = {
     "data_prep": (
+        "umt_ds.data.picture",  # the door for picture files
         "umt_ds.data.places",  # folders and URLs; the door to fsspec
         "umt_ds.data.records",  # the shard contract
         "umt_ds.data.tars",  # what lies in a tar
@@ -105,6 +106,7 @@ TORCH_FREE = (
     "umt_ds.engine.manifest", "umt_ds.engine.readback",
     "umt_ds.engine.tidy", "umt_ds.engine.metrics_file", "umt_ds.data.places", "umt_ds.data.records",
     "umt_ds.data.tars", "umt_ds.data.left_out",
+    "umt_ds.data.picture",
     "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report",
     "umt_ds.bench.step_sweep", "umt_ds.cli.bench",
     "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.cli.examine", "umt_ds.cli.checks", "umt_ds.cli.plan",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,27 +15,14 @@ import numpy as np
 import simplejpeg
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from umt_ds.data.picture import MAX_PIXELS, check_size, is_upright_jpeg, read_image
 from umt_ds.errors import DecodeError
-
-MAX_PICTURE_PIXELS = 1 << 26  # 67 million; the largest photographs in CC12M have about 50
 
 Frames = NDArray[np.uint8]
 Memory = Callable[[tuple[int, ...]], Frames]  # shape → where to put frames
 
 _END_OF_JPEG = b"\xff\xd9"
-
-# What Pillow's readers raise on damaged files; anything else is a bug of ours and goes through.
-_BAD_PICTURE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -50,7 +35,7 @@ class Jpegs:
 
 
 def as_jpegs(pictures: Sequence[bytes]) -> Jpegs | None:
-    """The pictures as they are, if every one is an ordinary JPEG, has its end, and is of the size of the first.
+    """The pictures as they are, if every one is an ordinary JPEG, upright, with its end, of the size of the first.
 
     None: they are for `decode_pictures`, which can do more, and says what is wrong.
     """
@@ -59,9 +44,9 @@ def as_jpegs(pictures: Sequence[bytes]) -> Jpegs | None:
     except ValueError:
         return None
     height, width, colours = next(iter(headers))
-    if len(headers) > 1 or colours != "YCbCr" or height * width > MAX_PICTURE_PIXELS:
+    if len(headers) > 1 or colours != "YCbCr" or height * width > MAX_PIXELS:
         return None
-    if not all(picture.endswith(_END_OF_JPEG) for picture in pictures):
+    if not all(picture.endswith(_END_OF_JPEG) and is_upright_jpeg(picture) for picture in pictures):
         return None
     return Jpegs(tuple(pictures), height, width)
 
@@ -72,9 +57,16 @@ def new_memory(shape: tuple[int, ...]) -> Frames:
 
 
 def decode_pictures(pictures: Sequence[bytes], memory: Memory = new_memory) -> Frames:
-    """Encoded pictures of one size → u8 [T,H,W,3]. Raises DecodeError."""
-    frames = memory((len(pictures), *_picture_size(pictures[0]), 3))
-    for picture, frame in zip(pictures, frames, strict=True):
+    """Encoded pictures that are shown in one size → u8 [T,H,W,3], as `read_image` has them. Raises DecodeError."""
+    size = _upright_jpeg_size(pictures[0])
+    if size:
+        frames = memory((len(pictures), *size, 3))
+        _decode_into(pictures[0], frames[0])
+    else:  # only what was decoded says how it is shown
+        first = read_image(pictures[0])
+        frames = memory((len(pictures), *first.shape))
+        frames[0] = first
+    for picture, frame in zip(pictures[1:], frames[1:], strict=True):
         _decode_into(picture, frame)
     return frames
 
@@ -98,7 +90,7 @@ def decode_array(data: bytes) -> Frames:
 
 def _decode_into(data: bytes, frame: Frames) -> None:
     """One picture into `frame`, u8 [H,W,3]."""
-    if _is_jpeg(data):
+    if is_upright_jpeg(data):
         try:
             # the fast DCT is off by up to 89 levels: never use it
             options = {"colorspace": "RGB", "fastdct": False, "fastupsample": False}
@@ -106,31 +98,19 @@ def _decode_into(data: bytes, frame: Frames) -> None:
                 return
         except ValueError:
             pass  # another size, CMYK, or damage that Pillow may still read: it has the last word
-    if _picture_size(data) != frame.shape[:2]:
-        raise DecodeError(f"frames of one clip differ in size: {_picture_size(data)} and {frame.shape[:2]}")
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            frame[...] = np.asarray(picture.convert("RGB"))
-    except _BAD_PICTURE as error:
-        raise DecodeError(f"picture cannot be decoded: {error}") from error
+    picture = read_image(data)
+    if picture.shape != frame.shape:
+        raise DecodeError(f"frames of one clip differ in size: {picture.shape[:2]} and {frame.shape[:2]}")
+    frame[...] = picture
 
 
-def _picture_size(data: bytes) -> tuple[int, int]:
-    """(height, width) from the header, refused above MAX_PICTURE_PIXELS."""
+def _upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that is shown as it is stored, from its header; None for all other pictures."""
+    if not is_upright_jpeg(data):
+        return None
     try:
-        if _is_jpeg(data):
-            height, width = simplejpeg.decode_jpeg_header(data)[:2]
-        else:
-            with Image.open(io.BytesIO(data)) as picture:
-                width, height = picture.size
-    except UnidentifiedImageError as error:  # its message holds a memory address
-        raise DecodeError("not a picture in any known format") from error
-    except _BAD_PICTURE as error:
-        raise DecodeError(f"the header of the picture is damaged: {error}") from error
-    if height * width > MAX_PICTURE_PIXELS:
-        raise DecodeError(f"picture of {width} x {height} pixels is larger than any video frame")
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+    except ValueError:
+        return None
+    check_size(width, height)
     return height, width
-
-
-def _is_jpeg(data: bytes) -> bool:
-    return data[:2] == b"\xff\xd8"

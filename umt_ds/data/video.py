@@ -1,8 +1,10 @@
 """The one door to PyAV: what a video file says of itself, chosen frames of it, a small mp4 of it. Torch-free.
 
-Frames come out as shown: rotated videos are turned upright. What only decodes in part is refused, with the number
-of frames. Files are opened, used and closed within one call, and `video_file` finds the frames in them. ffmpeg is no
-safe place for files from strangers: where those are decoded, do it in a process that may die (`data_prep.engines`).
+Frames come out as `ffmpeg -i` shows them: turned and mirrored as the display matrix says, in square pixels.
+Interlaced and HDR videos are left as they are, and this is said of them. What only decodes in part is refused, with
+the number of frames. Files are opened, used and closed within one call; `video_file` finds the frames in them and
+`video_picture` makes pictures of them. ffmpeg is no safe place for files from strangers: where those are decoded, do
+it in a process that may die (`data_prep.engines`).
 """
 
 from __future__ import annotations
@@ -17,23 +19,16 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
-from numpy.typing import NDArray
 from PIL import Image
 
 from umt_ds.data.video_file import LIMITS, Index, Limits, Video, decoded_frames, opened, walk, with_index
+from umt_ds.data.video_picture import Picture, Pixels, degrees, shown_size, shrunk, turn_of
 from umt_ds.errors import DecodeError
 
 __all__ = ["LIMITS", "Choose", "Decoded", "Limits", "Pixels", "Transcoded", "VideoInfo", "decode", "probe", "shrink"]
 __all__ += ["transcode", "versions", "write_mp4"]
 
-Pixels = NDArray[np.uint8]
 Choose = Callable[[int], Sequence[int]]
-
-# Bicubic is antialiased where it shrinks. Without the other flags ffmpeg converts colours by tables, which makes
-# every frame about one level too dark, and repeats chroma samples; BITEXACT: the same on every processor.
-_SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
-_RGB = 0  # AVCOL_SPC_RGB: the frame is no YUV
 
 
 def versions() -> str:
@@ -46,9 +41,9 @@ class VideoInfo:
     """What the container says. `num_frames`, `fps` and `duration_s` are claims, and 0 where it makes none."""
 
     codec: str
-    width: int  # as shown, after `rotation`
+    width: int  # as shown: in square pixels, after `rotation`
     height: int
-    rotation: int  # degrees clockwise: 0, 90, 180, 270
+    rotation: int  # degrees clockwise: 0, 90, 180, 270; of a mirrored video, before it is mirrored left to right
     fps: float
     duration_s: float
     num_frames: int
@@ -67,6 +62,8 @@ class Decoded:
     width: int  # of the source, as shown
     height: int
     codec: str
+    interlaced: bool = False  # some of these frames hold two moments, in every other line
+    transfer: str = ""  # of HDR videos: smpte2084 (PQ) or arib-std-b67 (HLG)
     decoder: str = "pyav"  # two decoders could count frames differently
 
     @property
@@ -82,7 +79,7 @@ class Decoded:
 class Transcoded:
     """A video as a small mp4. T frames, at a constant rate. What is not `stored_…` is said of the source."""
 
-    data: bytes  # H.264, yuv420p, no sound, upright; its index lies in front (faststart)
+    data: bytes  # H.264, yuv420p, no sound, upright, square pixels; its index lies in front (faststart)
     numbers: tuple[int, ...]  # T frame numbers in the source; some twice, some left out, where its rate varies
     times_s: tuple[float, ...]  # T times of those in the source, from its first frame
     stored_fps: float
@@ -94,21 +91,22 @@ class Transcoded:
     width: int
     height: int
     codec: str
+    interlaced: bool = False
+    transfer: str = ""
     decoder: str = "pyav"
 
 
 def probe(source: Path | bytes, *, limits: Limits = LIMITS) -> VideoInfo:
     """What a video file says of itself. Raises DecodeError, with the reason, for what is no video."""
     with opened(source, limits) as video:
-        rotation = 90 * (-_quarter_turns(next(decoded_frames(video))) % 4)
-        width, height = video.stream.codec_context.width, video.stream.codec_context.height
-        if rotation % 180:
-            width, height = height, width
+        frame = next(decoded_frames(video))
+        turn = turn_of(frame)
+        width, height = shown_size(video, frame, turn, limits)
         return VideoInfo(
             codec=video.stream.codec_context.name,
             width=width,
             height=height,
-            rotation=rotation,
+            rotation=degrees(turn),
             fps=video.fps,
             duration_s=video.duration_s,
             num_frames=video.stream.frames,
@@ -136,7 +134,7 @@ def decode(
     def gather(video: Video, index: Index) -> Decoded:
         numbers = _chosen(chooser, index.count)
         wanted = sorted(set(numbers))
-        picture = _Picture(short_side, step=1)
+        picture = Picture(video, short_side, step=1, limits=limits)
         frames = np.empty((0,), np.uint8)
         for row, (_, frame) in enumerate(walk(video, index, wanted)):
             pixels = picture.rgb(frame)
@@ -153,6 +151,8 @@ def decode(
             width=picture.source_size[0],
             height=picture.source_size[1],
             codec=video.stream.codec_context.name,
+            interlaced=picture.interlaced,
+            transfer=picture.transfer,
         )
 
     return with_index(source, limits, gather)
@@ -178,7 +178,7 @@ def transcode(
     def encode(video: Video, index: Index) -> Transcoded:
         rate = index.rate(video.stream.average_rate, at_most=fps)
         numbers = index.at_rate(rate, span_s or (0.0, index.duration_s), limits)
-        picture = _Picture(short_side, step=2)
+        picture = Picture(video, short_side, step=2, limits=limits)
         wanted, repeats = np.unique(numbers, return_counts=True)
         shown = zip(walk(video, index, wanted.tolist()), repeats.tolist(), strict=True)
         frames = (frame for (_, full), times in shown for frame in [picture.yuv(full)] * times)
@@ -197,6 +197,8 @@ def transcode(
             width=picture.source_size[0],
             height=picture.source_size[1],
             codec=video.stream.codec_context.name,
+            interlaced=picture.interlaced,
+            transfer=picture.transfer,
         )
 
     return with_index(source, limits, encode)
@@ -205,17 +207,10 @@ def transcode(
 def shrink(frame: Pixels, short_side: int | None) -> Pixels:
     """`frame` [H,W,3] with its short side at most `short_side`, its aspect kept (bicubic, antialiased)."""
     height, width = frame.shape[:2]
-    size = _shrunk(width, height, short_side)
+    size = shrunk(width, height, short_side)
     if size == (width, height):
         return frame
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-
-
-def _shrunk(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    if short_side is None or min(height, width) <= short_side:
-        return width, height
-    scale = short_side / min(height, width)
-    return round(width * scale), round(height * scale)
 
 
 def write_mp4(path: Path, frames: Iterable[Pixels], *, fps: int, gop: int = 12, crf: int = 18) -> None:
@@ -248,73 +243,6 @@ def _mp4(frames: Iterable[VideoFrame], *, rate: Fraction, gop: int, crf: int) ->
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
-
-
-def _quarter_turns(frame: VideoFrame) -> int:
-    """Quarter turns counter-clockwise, as np.rot90 counts, that bring a frame upright.
-
-    A damaged display matrix reads as -2147483648 degrees; that, and odd angles, count as none.
-    """
-    degrees = int(frame.rotation)
-    return (degrees // 90) % 4 if degrees % 90 == 0 and abs(degrees) <= 360 else 0
-
-
-class _Picture:
-    """Turns decoded frames into pictures: upright, shrunk, and all like the first, whose size and turn decide.
-
-    Sides are multiples of `step`. One conversion does it all: full-size RGB is never made.
-    """
-
-    source_size: tuple[int, int] = (0, 0)  # width and height as shown
-    size: tuple[int, int] = (0, 0)  # the same, shrunk
-
-    def __init__(self, short_side: int | None, *, step: int) -> None:
-        self._short_side, self._step = short_side, step
-        self._turns = 0
-        self._reformatter = VideoReformatter()
-
-    def rgb(self, frame: VideoFrame) -> Pixels:
-        """u8 [H,W,3]."""
-        return np.ascontiguousarray(np.rot90(self._scaled(frame, "rgb24").to_ndarray(), self._turns))
-
-    def yuv(self, frame: VideoFrame) -> VideoFrame:
-        """yuv420p in the source's colour space and the range of video (16 to 235)."""
-        self._fit(frame)
-        if self._turns == 0:
-            return self._scaled(frame, "yuv420p")
-        lying = self._scaled(frame, "yuv444p")
-        planes: Pixels = np.rot90(lying.to_ndarray(), self._turns, axes=(1, 2))  # [3,H,W]
-        upright = VideoFrame.from_ndarray(np.ascontiguousarray(planes), format="yuv444p")
-        upright.colorspace, upright.color_range = lying.colorspace, lying.color_range
-        return self._reformatter.reformat(upright, format="yuv420p", interpolation=_SCALER, threads=1)
-
-    def _scaled(self, frame: VideoFrame, format: str) -> VideoFrame:
-        """The frame lying as it is stored, in its final size."""
-        self._fit(frame)
-        width, height = self.size if self._turns % 2 == 0 else self.size[::-1]
-        try:
-            return self._reformatter.reformat(
-                frame,
-                width,
-                height,
-                format,
-                dst_colorspace=Colorspace.ITU601 if frame.colorspace == _RGB else None,
-                dst_color_range=None if format == "rgb24" else ColorRange.MPEG,
-                interpolation=_SCALER,
-                threads=1,
-            )
-        except av.FFmpegError as error:
-            raise DecodeError(f"frames in {frame.format.name} cannot be converted ({error.strerror})") from error
-
-    def _fit(self, frame: VideoFrame) -> None:
-        """The first frame decides."""
-        if self.source_size != (0, 0):
-            return
-        self._turns = _quarter_turns(frame)
-        stored = (frame.width, frame.height)
-        self.source_size = stored if self._turns % 2 == 0 else stored[::-1]
-        width, height = _shrunk(*self.source_size, self._short_side)
-        self.size = (max(self._step, width - width % self._step), max(self._step, height - height % self._step))
 
 
 def _chosen(choose: Choose, count: int) -> tuple[int, ...]:

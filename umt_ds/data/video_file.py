@@ -27,6 +27,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from umt_ds.data.picture import MAX_PIXELS
 from umt_ds.errors import DecodeError
 
 Result = TypeVar("Result")
@@ -48,7 +49,7 @@ class Limits:
     """Sizes above which a file is refused, by what it claims and again by what it delivers while it is decoded."""
 
     max_bytes: int = 16 << 30
-    max_pixels: int = 8192 * 8192  # of one frame
+    max_pixels: int = MAX_PIXELS  # of one frame, as stored and as shown
     max_frames: int = 2_000_000  # 18 hours at 30 fps
 
 
