@@ -55,6 +55,7 @@ def indexed(folder: Path) -> tuple[list[str], str]:
 def streamed(tar: Path, caplog: pytest.LogCaptureFixture) -> tuple[list[str], str]:
     """The same for a stream of one tar."""
     caplog.clear()
+    caplog.set_level("INFO")
     samples = _clips_of_all([{"url": str(tar)}], num_tars=2, name="web")
     return [sample.key for sample in samples], caplog.text
 
@@ -166,7 +167,10 @@ def test_entries_that_are_no_files_are_counted_and_those_of_every_format_are_rea
             archive.addfile(info, io.BytesIO(JPEG))
     keys, told = indexed(tmp_path)
     assert keys == ["d/a", "d" * 60 + "/" + "a" * 60]
-    assert "ignored 4 files that belong to no sample: links 2 (d/l.jpg), devices, pipes and other entries that" in told
+    assert (
+        "ignored 4 files that belong to no sample: links (tar -h stores what they lead to) 2 (d/l.jpg), devices, pipes and other entries that"
+        in told
+    )
 
 
 def test_sparse_files_are_counted_and_their_bytes_are_not_taken_for_what_they_hold(tmp_path: Path) -> None:
@@ -181,6 +185,13 @@ def test_sparse_files_are_counted_and_their_bytes_are_not_taken_for_what_they_ho
     assert [bytes(key) for key in index_tar(tar, left).keys] == [b"a"]
     assert left.files == {"sparse files (written by tar --sparse)": 1}
     assert [sample.key for sample in _samples_of(str(tar))] == ["a"]
+
+
+def test_a_stream_says_each_reason_of_the_first_tar_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    tars = [write_tar(tmp_path / f"{n}.tar", {"a.jpg": JPEG, "b.txt": b"", "._c.jpg": b""}) for n in range(3)]
+    assert len(list(_clips_of_all([{"url": str(tar)} for tar in tars], num_tars=3, name="web"))) == 3
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [str(tars[0])] * 2
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def _clips_of_all(shards: Iterable[Mapping[str, str]], *, num_tars: int, name: s
             continue
         for reason, sentence in sentences.items():
             if reason not in said:
-                log.warning("%s: %s (said of the first tar only)", tar, sentence)
+                log.info("%s: %s (said of the first such tar only)", tar, sentence)  # by rank 0
                 said.add(reason)
 
 

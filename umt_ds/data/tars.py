@@ -82,7 +82,7 @@ def members_of(archive: tarfile.TarFile, tar: object, left: LeftOut) -> Iterator
 def _kind_of_other(info: tarfile.TarInfo) -> str | None:
     """What an entry is that belongs to no sample; None: it belongs to one."""
     if info.issym() or info.islnk():
-        return "links"
+        return "links (tar -h stores what they lead to)"
     if not info.isreg():
         return "devices, pipes and other entries that are no files"
     if info.issparse():
@@ -100,7 +100,10 @@ def _parts(name: str) -> list[str]:
 def _clean(name: str, tar: object) -> str:
     parts = _parts(name)
     if name.startswith(("/", "\\")) or ".." in parts:
-        raise DataError(f"{tar}: member {name!r} points outside its folder; the tar is refused")
+        raise DataError(
+            f"{tar}: member {name!r} points outside its folder; the tar is refused",
+            hint="write it again with names below a folder (tar without -P, from within the folder)",
+        )
     # what tarfile makes of stray bytes; and what an index cannot hold
     if any("\ud800" <= character <= "\udfff" or character == "\0" for character in name):
         raise DataError(f"{tar}: member name {name!r} is not UTF-8", hint="write the tar again with UTF-8 names")
