@@ -54,7 +54,8 @@ class LeftOut:
         media, places = pixels_of(tuple(sizes))
         clip = [suffix for place, suffix in enumerate(sizes) if place in places]
         if media == "frames" and _are_keys(sizes):
-            self._add_without(key, sizes, clip, read)
+            alone = [suffix for suffix in sizes if "." not in suffix and media_of([suffix]) != "none"]
+            self._add_without(key, sizes, [*clip, *alone], read)
         elif not any(sizes[suffix] for suffix in clip):
             self._add_without(key, sizes, [suffix for suffix in sizes if _is_of_dotted_key(suffix)], read, empty=clip)
         else:
@@ -153,9 +154,11 @@ def _is_of_dotted_key(suffix: str) -> bool:
 
 
 def _are_keys(suffixes: Mapping[str, int]) -> bool:
-    """Whether `5.jpg` is no frame but the end of `v_1.5.jpg`: `5.txt` is beside it, and the sample has no text."""
+    """Whether `5.jpg` is no frame but the end of `v_1.5.jpg`: `5.txt` is beside it, and the sample `v_1` has no text,
+    or a picture of its own."""
     numbered = any(_last(suffix) in _TEXTS and suffix.partition(".")[0].isdigit() for suffix in suffixes)
-    return numbered and not any(text in suffixes for text in _TEXTS)
+    has_text = any(text in suffixes for text in _TEXTS)
+    return numbered and (not has_text or any(media_of([suffix]) in ("image", "video") for suffix in suffixes))
 
 
 def _has_failed(data: bytes) -> bool:
