@@ -48,9 +48,8 @@ def adopt(folder: Path, *, force: bool = False) -> Adopted:
     """Index every `*.tar` in `folder` and write its manifest. An interrupted run continues where it stopped.
 
     Samples without media (video2dataset leaves them where a download failed) are not indexed, but counted by their
-    reasons. With `force`,
-    indexes and manifest are made anew from the tars as they are now; name, labels and options of a manifest
-    that is there and can be read are kept.
+    reasons. With `force`, indexes and manifest are made anew from the tars as they are now; name, labels and options
+    of a manifest that is there and can be read are kept.
     Raises DataError where a manifest is there already, or a tar cannot be read.
     """
     tars, beside = tars_in(folder)
@@ -89,6 +88,8 @@ def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
         raise DataError(f"{folder} cannot be read: {error.strerror or error}", hint=what) from error
     hidden = [name for name in names if name.startswith(".") and name.endswith(".tar")]
     tars = [folder / name for name in names if name.endswith(".tar") and name not in hidden]
+    if unspeakable := [tar.name for tar in tars if not tar.name.isprintable()]:  # stray bytes among them
+        raise DataError(f"the name of the tar {unspeakable[0]!r} is not plain text", hint="rename the file")
     others = [name for name in names if not name.startswith(".") and not name.endswith(".tar")]
     packed = [name for name in others if _PACKED.search(name)]
     begun = [name for name in others if _BEGUN.search(name)]

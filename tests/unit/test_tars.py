@@ -287,6 +287,12 @@ def test_what_lies_beside_the_tars_is_said(tmp_path: Path) -> None:
     assert "ignored 1 tars in folders below: index each folder by itself (more/00001.tar)" in told
 
 
+def test_a_tar_whose_name_is_no_text_is_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a\udcff.tar", {"a.jpg": JPEG})
+    with pytest.raises(DataError, match=r"the name of the tar 'a\\udcff\.tar' is not plain text"):
+        adopt(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
 def test_what_is_called_a_tar_and_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
     tar = tmp_path / "00000.tar"

@@ -73,7 +73,8 @@ def members_of(archive: tarfile.TarFile, tar: object, left: LeftOut) -> Iterator
         if suffix in suffixes:
             raise DataError(
                 f"{tar}: sample {key!r} has two files .{suffix}",
-                hint="`tar -r` keeps the old file beside the new one: unpack the tar and write it again",
+                hint="write the tar again with one of them (`tar -r` keeps the old file beside the new one; capitals "
+                "in a suffix make no other file)",
             )
         suffixes.add(suffix)
         yield TarMember(key, suffix, info)
