@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep.manifest import STATE_FOLDER, tool
 from data_prep.progress import progress
-from data_prep.samples import captions_of, samples_of
+from data_prep.samples import samples_of
 from umt_ds.data.places import absolute
 from umt_ds.data.records import (
     MANIFEST,
@@ -30,7 +30,8 @@ from umt_ds.data.records import (
     media_of,
     shard_entries,
 )
-from umt_ds.errors import DataError, DecodeError
+from umt_ds.data.sample_record import Record, captions_of, has_label
+from umt_ds.errors import DataError, DecodeError, shown
 
 
 @dataclass(frozen=True)
@@ -98,22 +99,23 @@ class _Held:
             self.samples += 1
             self.media[sample.media] += 1
             try:
-                record = sample.record()
+                self._count(sample.record())
             except DecodeError:
                 self.unreadable += 1
-                continue
-            label = record.get("label")
-            self.captions += bool(captions_of(record))
-            self.labels += label is not None or any(member.suffix == "cls" for member in sample.members)
-            self.text_label = self.text_label or (label if isinstance(label, str) else "")
         return self.samples - before
+
+    def _count(self, record: Record) -> None:
+        self.captions += bool(captions_of(record))
+        self.labels += has_label(record)
+        label = record.get("label")
+        self.text_label = self.text_label or (label if isinstance(label, str) else "")
 
     def notes(self) -> Iterator[str]:
         yield f"{self.captions:,} of {self.samples:,} samples have a caption, {self.labels:,} a label"
         if self.text_label:
-            yield f"labels are text, such as {self.text_label[:40]!r}: training needs their numbers"
+            yield f"labels are text, such as {shown(self.text_label, 40)!r}: training needs their numbers"
         if self.unreadable:
-            yield f"{self.unreadable:,} samples have a json or txt that cannot be read"
+            yield f"{self.unreadable:,} samples have a json, txt or cls that cannot be used"
         if self.without_media:
             yield f"{self.without_media:,} samples without media are not indexed (downloads that failed)"
 

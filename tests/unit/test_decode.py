@@ -14,9 +14,10 @@ from PIL import Image
 
 from tests.support.shards import frame, picture, png_frames, record, write_shards
 from umt_ds.data import video
-from umt_ds.data.clips import Clip, caption_of, label_of, read_clip
+from umt_ds.data.clips import Clip, caption_of, read_clip
 from umt_ds.data.decode import decode_array, decode_pictures
 from umt_ds.data.order import SampleRef
+from umt_ds.data.sample_record import label_of
 from umt_ds.data.source import ShardSource
 from umt_ds.data.text import clean_caption
 from umt_ds.errors import DecodeError

@@ -41,6 +41,7 @@ NEIGHBOURS = {
     "data_prep": (
         "umt_ds.data.places",  # folders and URLs; the door to fsspec
         "umt_ds.data.records",  # the shard contract
+        "umt_ds.data.sample_record",  # what a sample says of itself
         "umt_ds.data.video",  # the door to PyAV
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
@@ -102,8 +103,8 @@ TORCH_FREE = (
     "umt_ds.distributed.local", "umt_ds.distributed.parent", "umt_ds.distributed.leftovers",
     "umt_ds.engine.manifest", "umt_ds.engine.readback",
     "umt_ds.engine.tidy", "umt_ds.engine.metrics_file", "umt_ds.data.places", "umt_ds.data.records",
-    "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report",
-    "umt_ds.bench.step_sweep", "umt_ds.cli.bench",
+    "umt_ds.data.sample_record", "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep",
+    "umt_ds.bench.step_report", "umt_ds.bench.step_sweep", "umt_ds.cli.bench",
     "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.cli.examine", "umt_ds.cli.checks", "umt_ds.cli.plan",
     "umt_ds.engine.gpus",
     "data_prep*", "launchers*", "ds_configs",

@@ -145,5 +145,5 @@ def test_what_cannot_be_read_is_an_error_and_not_a_clean_report(tmp_path: Path) 
     with pytest.raises(DataError, match=r"holds no manifest\.json"):
         read_spans(tmp_path, "x")
     folder = write_shards(tmp_path / "set", (1,), members=lambda _: {"json": b"[", "000.png": b""})
-    with pytest.raises(DataError, match="json or txt cannot be read"):
+    with pytest.raises(DataError, match="json, txt or cls cannot be read"):
         read_spans(folder, "x")

@@ -22,6 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -66,6 +67,19 @@ def media_of(suffixes: Sequence[str]) -> Media:
     if any(s in IMAGE_SUFFIXES for s in lowered):
         return "image"
     return "none"
+
+
+@lru_cache(maxsize=64)  # the samples of a set are alike
+def pixels_of(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
+    """What kind of clip a sample is, and which of its members hold its pixels; stored frames sorted by their number.
+
+    Only those of one kind: the picture beside a video is not shown.
+    """
+    media = media_of(suffixes)
+    places = [place for place, suffix in enumerate(suffixes) if media != "none" and media_of([suffix]) == media]
+    if media == "frames":
+        places.sort(key=lambda place: int(suffixes[place].partition(".")[0]))
+    return media, tuple(places if media == "frames" else places[:1])
 
 
 class Member(NamedTuple):  # a dataclass takes four times as long to make, and reading makes 33 a clip
