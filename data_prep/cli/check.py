@@ -142,8 +142,8 @@ def leaks(
     found = find_leaks(train, against, near=settings, workers=workers)
     click.echo(found.table())
     if output:
-        write_found(found, output, kind="time" if same_seconds else "id")
-        click.echo(f"see {output}/leaks.csv; give {output}/exclude.txt to --exclude")
+        for sentence in write_found(found, output, kind="time" if same_seconds else "id"):
+            click.echo(sentence)
     sys.exit(EXIT_FAILED if check and (found.overlap.leaks or found.near_keys()) else 0)
 
 

@@ -215,8 +215,13 @@ def test_what_leaks_finds_is_what_exclude_leaves_out(umt: Umt, tmp_path: Path) -
     done = umt("kinetics", videos, out, "--csv", train, "--exclude", tmp_path / "leaks" / "exclude.txt", *SMALL)
     assert done.code == 0
     assert "1 samples + 0 refused + 2 left out before decoding = 3 in all" in done.out
-    clean = umt("leaks", out, "--against", val, "--check", "--workers", "1")
+    assert "exclude.txt: 2 keys, all found: 2 of 3 clips are left out" in done.err
+    clean = umt("leaks", out, "--against", val, "-o", tmp_path / "none", "--check", "--workers", "1")
     assert clean.code == 0
+    assert "nothing is to be left out" in clean.out
+    empty = ("--exclude", tmp_path / "none" / "exclude.txt", "--workers", "1")  # what a script gives without looking
+    copied = umt("filter", out, tmp_path / "copy", *empty)
+    assert (copied.code, "exclude.txt: 0 keys, nothing to leave out" in copied.err) == (0, True)
     assert umt("leaks", train, "--against", val, "--near").code == 2  # frames of a csv
 
 
