@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from data_prep.cli.options import FOLDER, LIST, NEW_FILE, NEW_FOLDER, POSITIVE, dry_run, workers
+from data_prep.cli.options import FOLDER, LIST, NEW_FILE, NEW_FOLDER, POSITIVE, Number, dry_run, workers
 from umt_ds.errors import EXIT_FAILED
 
 
@@ -15,7 +15,7 @@ from umt_ds.errors import EXIT_FAILED
 @click.argument("out", type=FOLDER)
 @click.option("--every", default=10, type=POSITIVE, help="Decode frames of each n-th sample.")
 @click.option("--frames", default=3, type=POSITIVE, help="Frames to decode of such a sample.")
-@click.option("--timeout", default=60.0, type=click.FloatRange(0.1), help="Seconds for a sample.")
+@click.option("--timeout", default=60.0, type=Number(0.1), help="Seconds for a sample.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @workers
 def verify(out: Path, every: int, frames: int, timeout: float, as_json: bool, workers: int) -> None:
@@ -106,7 +106,7 @@ def show(out: Path, key: str, png: Path | None) -> None:
 @click.option("--near", is_flag=True, help="Compare what the frames show, too (finished sets).")
 @click.option("--frames", default=8, type=POSITIVE, help="With --near: frames of each clip.")
 @click.option("--distance", default=10, type=click.IntRange(0, 32), help="With --near: bits of 64 that may differ.")
-@click.option("--share", default=0.5, type=click.FloatRange(0, 1, min_open=True), help="With --near: of the frames.")
+@click.option("--share", default=0.5, type=Number(0, 1, min_open=True), help="With --near: of the frames.")
 @click.option("--check", is_flag=True, help="Exit code 1 if anything is found.")
 @workers
 @dry_run

@@ -42,6 +42,8 @@ class Making:
         listing = exclude(listing, [read_keys(path) for path in self.exclude]).first_in_order(self.limit)
         for note in listing.notes:
             click.echo(note, err=True)
+        if unused := unused_options(listing.media, self.store):
+            click.echo(f"without effect here: {', '.join(unused)}", err=True)
         name = self.name or out.name or out.resolve().name
         habits = self._habits()  # refused before anything is written
         if self.dry_run:
@@ -141,6 +143,21 @@ def check_store(media: str, store: StoreOptions) -> None:
     """Raises ConfigError for what cannot be stored."""
     if media == "image" and store.store == "mp4":
         raise ConfigError("--store mp4 is for videos", hint="leave --store away: pictures are stored as JPEG")
+
+
+def unused_options(media: str, store: StoreOptions) -> list[str]:
+    """The options, as they were given, that have no effect on what is stored of such `media`."""
+    match media, store.store:
+        case "sample", _:  # copied as they are
+            unused = {"frames", "short_side", "quality", "store", "fps"}
+        case "image", stored:
+            unused = {"frames", "fps"} | ({"quality"} if stored == "npy" else set())
+        case _, "mp4":
+            unused = {"frames", "quality"}
+        case _, stored:
+            unused = ({"frames"} if store.fps else set()) | ({"quality"} if stored == "npy" else set())
+    given = {name: value for name, value in vars(store).items() if value != getattr(StoreOptions(), name)}
+    return [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if name in unused]
 
 
 def _say_estimate(plan: Plan, shards: list[int], run: RunOptions, *, processes: int) -> None:
