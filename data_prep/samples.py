@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.engines import Lost, in_order
 from data_prep.progress import progress
+from umt_ds.data.decode import array_shape, decode_array
 from umt_ds.data.records import (
     Media,
     Member,
@@ -184,23 +184,18 @@ def _picture(data: bytes, key: str) -> Pixels:
 
 
 def _length_of_array(tar: Path, member: Member) -> int | None:
-    """T of an array [T,H,W,3], by its header; None where that is none of a clip."""
+    """T of an array [T,H,W,3], by its header; None where that is none of a clip: `verify` says so."""
     with tar.open("rb") as file:
         file.seek(member.offset)
-        start = io.BytesIO(file.read(min(member.size, _HEADER)))
+        start = file.read(min(member.size, _HEADER))
     try:
-        read_header = npy.read_array_header_1_0 if npy.read_magic(start) == (1, 0) else npy.read_array_header_2_0
-        shape, _, _ = read_header(start)
-    except (ValueError, SyntaxError, EOFError):  # verify says that it is damaged
+        return array_shape(start)[0][0]
+    except DecodeError:
         return None
-    return int(shape[0]) if len(shape) == 4 else None
 
 
 def _array(data: bytes, key: str) -> Pixels:
     try:
-        frames = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DecodeError(f"{key}: npy cannot be read: {error}") from error
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
-        raise DecodeError(f"{key}: npy holds {frames.dtype} {frames.shape}, not uint8 [T,H,W,3]")
-    return np.asarray(frames, dtype=np.uint8)
+        return decode_array(data)
+    except DecodeError as error:
+        raise DecodeError(f"{key}: {error.what}") from error

@@ -94,11 +94,11 @@ def shown(text: str, most: int = 60) -> str:
     return printable(text if len(text) <= most else text[: most - 1] + "…")
 
 
-def some(names: Iterable[object], most: int = 5) -> str:
-    """A list for a message: at most `most` of its names, each as `shown`, and whether there are more.
+def some(names: Iterable[object], most: int = 5, *, each: int = 60) -> str:
+    """A list for a message: at most `most` of its names, with `each` letters as `shown`, and whether there are more.
 
     >>> some(["a", "b"]), some(range(9), 2)
     ('a, b', '0, 1, …')
     """
     first = list(islice(names, most + 1))
-    return ", ".join([*(shown(str(name)) for name in first[:most]), *(["…"] if len(first) > most else [])])
+    return ", ".join([*(shown(str(name), each) for name in first[:most]), *(["…"] if len(first) > most else [])])

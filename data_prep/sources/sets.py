@@ -186,10 +186,10 @@ def _samples(
 
 def _none_left(sets: Sequence[Path], left_out: Sequence[Refusal]) -> DataError:
     if not left_out:
-        return DataError(f"{some(sets)}: no sample there", hint="bad.csv says what became none")
+        return DataError(f"{some(sets, each=300)}: no sample there", hint="bad.csv says what became none")
     reasons = Counter(refusal.reason for refusal in left_out).most_common()
     return DataError(
-        f"no sample of {some(sets)} is left: {some(f'{count:,} {reason}' for reason, count in reasons)}",
+        f"no sample of {some(sets, each=300)} is left: {some(f'{count:,} {reason}' for reason, count in reasons)}",
         hint="look at `umt-data stats`",
     )
 

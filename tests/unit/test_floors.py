@@ -40,6 +40,7 @@ VERSION = "umt_ds"  # `from umt_ds import __version__`: anybody may
 NEIGHBOURS = {
     "data_prep": (
         "umt_ds.data.places",  # folders and URLs; the door to fsspec
+        "umt_ds.data.decode",  # bytes of a sample to frames, as training does it
         "umt_ds.data.records",  # the shard contract
         "umt_ds.data.sample_record",  # what a sample says of itself
         "umt_ds.data.video",  # the door to PyAV

@@ -11,7 +11,7 @@ import numpy as np
 from umt_ds.data.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.records import Member, pixels_of
 from umt_ds.data.sample_record import Clean, Record, captions_of, record_of
-from umt_ds.errors import DecodeError
+from umt_ds.errors import DecodeError, some
 from umt_ds.keyed import Stream, digest64
 
 # Number of stored frames → the frames to show. Pure: it may be asked more than once.
@@ -121,7 +121,7 @@ def _read_frames(
             decoded = video.decode(read(files[0]), choose)
             return decoded.frames, list(decoded.numbers)
         case "none":
-            raise DecodeError(f"the sample holds no clip, only {[m.suffix for m in read.members]}")
+            raise DecodeError(f"the sample holds no clip, only {some(m.suffix for m in read.members)}")
 
 
 def _pictures(

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from umt_ds.errors import DecodeError
+from umt_ds.errors import DecodeError, shown
 
 MAX_PICTURE_PIXELS = 1 << 26  # 67 million; the largest photographs in CC12M have about 50
 
@@ -81,19 +81,29 @@ def decode_pictures(pictures: Sequence[bytes], memory: Memory = new_memory) -> F
 
 def decode_array(data: bytes) -> Frames:
     """The bytes of a .npy file → u8 [T,H,W,3], without a copy and never unpickling. Raises DecodeError."""
-    file = io.BytesIO(data)
+    shape, begin = array_shape(data)
+    body = np.frombuffer(data, np.uint8, offset=begin)
+    if body.size != math.prod(shape):
+        raise DecodeError(f".npy says {shape} but holds {body.size} bytes")
+    return body.reshape(shape)
+
+
+def array_shape(start: bytes) -> tuple[tuple[int, ...], int]:
+    """(T, H, W, 3) of the array whose .npy file begins with `start`, and where in it the pixels begin.
+
+    Raises DecodeError where that is no clip.
+    """
+    file = io.BytesIO(start)
     try:
         version = npy.read_magic(file)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = read_header(file)
     except (ValueError, SyntaxError, EOFError) as error:
-        raise DecodeError(f"not a .npy file: {error}") from error
+        raise DecodeError(f"not a .npy file: {shown(str(error), 200)}") from error
     if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-        raise DecodeError(f".npy holds {dtype} {shape}; clips are uint8 [T,H,W,3] in C order")
-    body = np.frombuffer(data, np.uint8, offset=file.tell())
-    if body.size != math.prod(shape):
-        raise DecodeError(f".npy says {shape} but holds {body.size} bytes")
-    return body.reshape(shape)
+        what = shown(f"{dtype} {shape}", 200)
+        raise DecodeError(f".npy holds {what}; clips are uint8 [T,H,W,3] in C order")
+    return tuple(shape), file.tell()
 
 
 def _decode_into(data: bytes, frame: Frames) -> None:
