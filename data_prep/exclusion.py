@@ -60,7 +60,7 @@ def read_keys(path: Path) -> KeyList:
 def write_keys(path: Path, keys: Sequence[str]) -> None:
     """Write a list that `read_keys` reads. Raises DataError for a key that a line cannot hold."""
     for key in keys:
-        if not key or "\0" in key or _LINE_ENDS.search(key) or _key_in(key) != key:
+        if not key or "\0" in key or _LINE_ENDS.search(key) or _key_in(key) != key or key in _TABLES:
             raise DataError(
                 f"sample key '{shown(key)}' cannot stand in a list of keys, and {path} was not written",
                 hint="keys there have no line break, no blank at their ends and no # in front: leave out those clips "

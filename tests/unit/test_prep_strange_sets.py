@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.clip import Clip, StoreOptions
+from data_prep.clip import Clip, RunOptions, StoreOptions
 from data_prep.decode import make_sample, npy
 from data_prep.leaks import find_leaks
+from data_prep.prepare import prepare
+from data_prep.samples import samples_of
 from data_prep.sheet import write_sheet
 from data_prep.show import show
 from data_prep.sources.sets import Filter, list_sets, split
@@ -115,6 +117,16 @@ def test_split_says_what_names_no_video_and_leaves_out_what_cannot_be_read(tmp_p
     )
     assert [(refusal.key, refusal.reason[:9]) for refusal in train.left_out] == [("clip-0009", "damaged: ")]
     assert not val.left_out
+
+
+def test_a_merged_set_keeps_the_labels_of_its_cls(tmp_path: Path) -> None:
+    write_shards(tmp_path / "a", [2], members=lambda n: {"000.png": PNG, "cls": str(n).encode(), "txt": b"one"})
+    write_shards(tmp_path / "b", [2], members=lambda n: {"000.PNG": PNG, "CLS": str(n).encode()}, first=2)
+    listing = list_sets([tmp_path / "a", tmp_path / "b"], verb="merge").first_in_order()
+    prepare(listing, tmp_path / "out", name="out", store=StoreOptions(), run=RunOptions(workers=1))
+    stats = collect_stats(tmp_path / "out")
+    assert (stats["label"], stats["with_caption"]) == ({"0": 1, "1": 1, "2": 1, "3": 1}, 2)
+    assert verify(tmp_path / "out", every=1).kinds == {}
 
 
 @pytest.mark.parametrize(
@@ -265,6 +277,13 @@ def test_keys_that_are_none_are_told_with_those_alike(tmp_path: Path, key: str) 
         show(tmp_path, key)
     assert len(caught.value.what) < 300 + len(str(tmp_path))
     assert caught.value.what.isprintable()
+
+
+def test_an_array_that_claims_terabytes_costs_nothing(tmp_path: Path) -> None:
+    claim = npy(np.zeros((1, 4, 4, 3), np.uint8)).replace(b"(1, 4, 4, 3), }" + b" " * 9, b"(9999999999, 4, 4, 3), }")
+    sample = next(samples_of(write_shards(tmp_path, [1], members=lambda _: {"npy": claim}) / "tiny-000000.tar"))
+    with pytest.raises(DataError, match=r"says \(9999999999, 4, 4, 3\) but holds 48 bytes"):
+        sample.pictures(lambda count: [0])
 
 
 def test_an_empty_set_is_told_as_one(tmp_path: Path) -> None:
