@@ -20,7 +20,7 @@ from data_prep.decode import NUMBERED_PICTURE
 from data_prep.labels import Labels, class_list, rows_of
 from umt_ds.data.places import files_below
 from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sample_key
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, some
 
 Kind = Literal["video", "image", "frames"]  # frames: a folder of numbered pictures, one video
 _PLURAL: Mapping[Kind, str] = {"video": "videos", "image": "images", "frames": "frames"}
@@ -90,7 +90,7 @@ class Found:
     def notes(self) -> tuple[str, ...]:
         if not self.ignored:
             return ()
-        suffixes = ", ".join(f"{suffix} {count}" for suffix, count in self.ignored.most_common())
+        suffixes = some(f"{suffix} {count}" for suffix, count in self.ignored.most_common())
         return (f"ignored {self.ignored.total()} files that are not {self._wanted} ({suffixes})",)
 
     def unnamed(self, named: int) -> tuple[str, ...]:

@@ -33,10 +33,10 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = (
-    "caption label label_name duration_s fps source_width source_height width height codec source_frames stored_fps "
-    "times_s youtube_id time_start time_end url interlaced"
-).split()
+FIELDS = [
+    "caption", "label", "label_name", "duration_s", "fps", "source_width", "source_height", "width", "height", "codec",
+    "source_frames", "stored_fps", "times_s", "youtube_id", "time_start", "time_end", "url", "interlaced",
+]  # fmt: skip
 RECORDS = st.dictionaries(st.sampled_from(FIELDS), ANY_JSON, max_size=5)
 JSON = (RECORDS | ANY_JSON).map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40)
 BYTES = TEXT.map(lambda text: text.encode(errors="surrogatepass")) | st.binary(max_size=9)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from data_prep.decode import evenly_spread
+from data_prep.foreign import adopt
 from data_prep.samples import StoredSample, samples_of
 from data_prep.sources.sets import Filter, list_sets
 from data_prep.stats import collect_stats
@@ -89,6 +90,22 @@ def test_a_label_of_cls_counts_in_stats_filter_and_verify(tmp_path: Path) -> Non
     assert verify(tmp_path).faults == [
         ("label outside the class list", "tiny-000000.tar clip-0001: 7 of 2 classes"),
     ]
+
+
+def test_index_tells_of_labels_in_cls_and_of_those_that_cannot_be_used(tmp_path: Path) -> None:
+    files = [
+        {"cls": b"0"},
+        {"CLS": b"1", "txt": b"a cat"},
+        {"cls": b"cat"},
+        {"json": b'{"caption": 5, "label": null}'},
+        {},
+    ]
+    write_shards(tmp_path, [5], members=lambda n: {"png": PNG, **files[n]})
+    notes = adopt(tmp_path, force=True).notes
+    assert notes == (
+        "1 of 5 samples have a caption, 2 a label",
+        "2 samples have a json, txt or cls that cannot be used",
+    )
 
 
 def test_a_picture_beside_the_video_or_the_frames_is_no_frame(tmp_path: Path) -> None:
