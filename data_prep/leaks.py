@@ -10,7 +10,7 @@ from pathlib import Path
 from data_prep.exclusion import how_many, write_keys
 from data_prep.near import NearReport, near_duplicates, write_leaks, write_pairs
 from data_prep.overlap import Kind, Report, check_leaks
-from umt_ds.errors import ConfigError, shown
+from umt_ds.errors import ConfigError, DataError, shown, some
 
 _MOST_UNREAD = 8  # that are named
 
@@ -27,6 +27,11 @@ class Found:
     def near_keys(self) -> list[str]:
         """The training clips that look like others, sorted. A person should look at them: see `near.py`."""
         return sorted({pair.train_key for pair in self.near.pairs}) if self.near else []
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found, and nothing was left uncompared because it cannot be read."""
+        return not self.overlap.leaks and not (self.near and (self.near.pairs or self.near.unread))
 
     def table(self) -> str:
         """The result for a terminal."""
@@ -48,10 +53,12 @@ class Found:
 def find_leaks(train: Path, against: Sequence[Path], *, near: dict[str, float] | None, workers: int) -> Found:
     """Compare lists (csv) or finished sets by id and seconds and, if `near` holds its settings, sets by their frames.
 
-    Raises ConfigError where frames are asked of a csv, DataError where a list or set cannot be read.
+    Raises ConfigError where frames are asked of a csv, DataError where a list or set cannot be read or, without frames,
+    has nothing that can be compared: that would look as if nothing leaked.
     """
     overlap = check_leaks(train, against, workers=workers)
     if near is None:
+        _check_compared(overlap)
         return Found(train, tuple(against), overlap)
     lists = [path for path in (train, *against) if path.is_file()]
     if lists:
@@ -60,6 +67,17 @@ def find_leaks(train: Path, against: Sequence[Path], *, near: dict[str, float] |
         train, against, frames=int(near["frames"]), distance=int(near["distance"]), share=near["share"], workers=workers
     )
     return Found(train, tuple(against), overlap, found)
+
+
+def _check_compared(overlap: Report) -> None:
+    for side in ((overlap.train,), overlap.against):
+        skipped = sum(spans.skipped for spans in side)
+        if skipped and not any(spans.spans for spans in side):
+            names = some((spans.name for spans in side), each=200)
+            raise DataError(
+                f"none of the {skipped:,} clips of {names} says which seconds of which YouTube video it shows",
+                hint="--near compares what the frames of finished sets show",
+            )
 
 
 EXCLUDE, EXCLUDE_NEAR, LEAKS, PAIRS = "exclude.txt", "exclude_near.txt", "leaks.csv", "pairs.png"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.exclusion import read_keys
-from data_prep.leaks import Found, write_found
+from data_prep.leaks import Found, find_leaks, write_found
 from data_prep.near import Near, NearReport
 from data_prep.overlap import (
     Kind,
@@ -21,7 +21,7 @@ from data_prep.overlap import (
     find_repeats,
     read_spans,
 )
-from tests.support.shards import write_shards
+from tests.support.shards import flip_byte, write_shards
 from umt_ds.errors import ConfigError, DataError
 
 KINETICS = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations" / "kinetics"
@@ -114,6 +114,17 @@ def test_leaks_points_to_the_lists_that_hold_keys(
     assert all(words in sentence for words, sentence in zip(said, text, strict=True))
     assert {path.name: len(read_keys(path).keys) for path in out.glob("*.txt")} == lists
     assert (out / "pairs.png").is_file() is (near is not LOOKED)
+
+
+def test_what_cannot_be_compared_is_not_called_clean(tmp_path: Path) -> None:
+    sets = write_shards(tmp_path / "train", [2]), write_shards(tmp_path / "val", [1], first=2)  # no YouTube ids
+    with pytest.raises(DataError, match=r"none of the 2 clips of train says which seconds") as caught:
+        find_leaks(sets[0], [sets[1]], near=None, workers=1)
+    assert "--near" in str(caught.value.hint)
+    near = {"frames": 2, "distance": 10, "share": 0.5}
+    assert find_leaks(sets[0], [sets[1]], near=near, workers=1).is_clean
+    flip_byte(sets[1], shard=0, row=0, suffix="000.png")
+    assert not find_leaks(sets[0], [sets[1]], near=near | {"frames": 6}, workers=1).is_clean
 
 
 def test_a_list_of_an_earlier_comparison_is_not_passed_off_as_of_this_one(tmp_path: Path) -> None:
