@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from tokenize import TokenError
 
 import numpy as np
 import simplejpeg
@@ -25,6 +26,9 @@ MAX_PICTURE_PIXELS = 1 << 26  # 67 million; the largest photographs in CC12M hav
 
 Frames = NDArray[np.uint8]
 Memory = Callable[[tuple[int, ...]], Frames]  # shape → where to put frames
+
+# What NumPy raises on a damaged header, which it reads as a line of Python.
+_BAD_HEADER = (ValueError, SyntaxError, TypeError, EOFError, TokenError, RecursionError, MemoryError)
 
 _END_OF_JPEG = b"\xff\xd9"
 
@@ -84,7 +88,7 @@ def decode_array(data: bytes) -> Frames:
     shape, begin = array_shape(data)
     body = np.frombuffer(data, np.uint8, offset=begin)
     if body.size != math.prod(shape):
-        raise DecodeError(f".npy says {shape} but holds {body.size} bytes")
+        raise DecodeError(f".npy says {shown(str(shape), 200)} but holds {body.size} bytes")
     return body.reshape(shape)
 
 
@@ -98,9 +102,9 @@ def array_shape(start: bytes) -> tuple[tuple[int, ...], int]:
         version = npy.read_magic(file)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = read_header(file)
-    except (ValueError, SyntaxError, EOFError) as error:
+    except _BAD_HEADER as error:
         raise DecodeError(f"not a .npy file: {shown(str(error), 200)}") from error
-    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
         what = shown(f"{dtype} {shape}", 200)
         raise DecodeError(f".npy holds {what}; clips are uint8 [T,H,W,3] in C order")
     return tuple(shape), file.tell()
