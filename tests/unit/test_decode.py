@@ -169,7 +169,7 @@ def test_captions_come_from_the_field_asked_for_and_those_that_say_nothing_are_p
 def test_labels_are_whole_numbers_or_absent() -> None:
     assert label_of({"motion": 4}, "motion") == 4
     assert label_of({}, "motion") == -1
-    for wrong in ("4", 4.0, True, [4]):
+    for wrong in ("4", 4.0, True, [4], 2**63, -(10**30)):
         with pytest.raises(DecodeError, match="not a whole number"):
             label_of({"motion": wrong}, "motion")
 

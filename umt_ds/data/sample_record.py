@@ -18,6 +18,7 @@ Clean = Callable[[str], str]
 
 _KINDS = ("json", "txt", "cls")
 _CLASS_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")  # int() takes 1_000 and other scripts' digits, too
+_LARGEST = 2**63 - 1  # of the labels that a tensor holds
 _NUMBER = re.compile(r"\s*[0-9]+(?:\.[0-9]*)?\s*")
 _TOO_LARGE = 1e12  # for seconds or pixels: infinite, or a mistake
 
@@ -59,8 +60,8 @@ def label_of(record: Mapping[str, Any], field: str = "label") -> int:
     label = record.get(field)
     if label is None:
         return -1
-    if not isinstance(label, int) or isinstance(label, bool):
-        raise DecodeError(f"{field}={shown(repr(label))} is not a whole number")
+    if not isinstance(label, int) or isinstance(label, bool) or not -_LARGEST <= label <= _LARGEST:
+        raise DecodeError(f"{field}={shown(repr(label))} is not a whole number of 64 bits")
     return label
 
 
