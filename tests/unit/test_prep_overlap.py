@@ -21,7 +21,7 @@ from data_prep.overlap import (
     find_repeats,
     read_spans,
 )
-from tests.support.shards import flip_byte, write_shards
+from tests.support.shards import write_shards
 from umt_ds.errors import ConfigError, DataError
 
 KINETICS = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations" / "kinetics"
@@ -121,10 +121,10 @@ def test_what_cannot_be_compared_is_not_called_clean(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of the 2 clips of train says which seconds") as caught:
         find_leaks(sets[0], [sets[1]], near=None, workers=1)
     assert "--near" in str(caught.value.hint)
-    near = {"frames": 2, "distance": 10, "share": 0.5}
-    assert find_leaks(sets[0], [sets[1]], near=near, workers=1).is_clean
-    flip_byte(sets[1], shard=0, row=0, suffix="000.png")
-    assert not find_leaks(sets[0], [sets[1]], near=near | {"frames": 6}, workers=1).is_clean
+    report = compare(SpanList("train", []), [SpanList("val", [], skipped=1)])
+    unread = replace(LOOKED, unread=("val: clip-0001: is no picture",))
+    founds = [Found(sets[0], (sets[1],), report, near) for near in (LOOKED, ALIKE, unread)]
+    assert [found.is_clean for found in founds] == [True, False, False]
 
 
 def test_a_list_of_an_earlier_comparison_is_not_passed_off_as_of_this_one(tmp_path: Path) -> None:

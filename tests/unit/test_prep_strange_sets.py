@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.clip import Clip, RunOptions, StoreOptions
+from data_prep.clip import Clip, Sample, StoreOptions
 from data_prep.decode import make_sample, npy
 from data_prep.leaks import find_leaks
-from data_prep.prepare import prepare
 from data_prep.samples import samples_of
 from data_prep.sheet import write_sheet
 from data_prep.show import show
@@ -26,6 +25,7 @@ from data_prep.verify import verify
 from tests.support.shards import frame, key_of_sample, picture, write_shards
 from tests.support.videos import write_video
 from umt_ds.data.records import Manifest, load_manifest
+from umt_ds.data.sample_record import record_of
 from umt_ds.errors import ConfigError, DataError
 
 PNG = picture(frame(0, 0))
@@ -123,10 +123,10 @@ def test_a_merged_set_keeps_the_labels_of_its_cls(tmp_path: Path) -> None:
     write_shards(tmp_path / "a", [2], members=lambda n: {"000.png": PNG, "cls": str(n).encode(), "txt": b"one"})
     write_shards(tmp_path / "b", [2], members=lambda n: {"000.PNG": PNG, "CLS": str(n).encode()}, first=2)
     listing = list_sets([tmp_path / "a", tmp_path / "b"], verb="merge").first_in_order()
-    prepare(listing, tmp_path / "out", name="out", store=StoreOptions(), run=RunOptions(workers=1))
-    stats = collect_stats(tmp_path / "out")
-    assert (stats["label"], stats["with_caption"]) == ({"0": 1, "1": 1, "2": 1, "3": 1}, 2)
-    assert verify(tmp_path / "out", every=1).kinds == {}
+    copies = [make_sample(clip, root=listing.root, media="sample", store=StoreOptions()) for clip in listing.clips]
+    records = [record_of(copy.members, copy.members.__getitem__) for copy in copies if isinstance(copy, Sample)]
+    assert sorted(record["label"] for record in records) == [0, 1, 2, 3]
+    assert sum("caption" in record for record in records) == 2
 
 
 @pytest.mark.parametrize(
@@ -169,13 +169,14 @@ def test_frames_stored_are_the_frames_that_are_there(
     tmp_path: Path, store: StoreOptions, clip: dict[str, Any], frames: int
 ) -> None:
     members = made(write_video(tmp_path / "v.mp4", frames=30), store, **clip)
-    out = write_shards(tmp_path / "set", [1], members=lambda _: members)
-    assert collect_stats(out)["frames_stored"]["max"] == frames
-    assert verify(out, every=1).kinds == {}
-    changed = {**json.loads(members["json"]), "source_frames": [0]}
-    wrong = {**members, "json": json.dumps(changed).encode()}
-    out = write_shards(tmp_path / "wrong", [1], members=lambda _: wrong)
-    assert verify(out, every=1).kinds == {"frames differ from the json": 1}
+    changed = {**json.loads(members["json"]), "key": key_of_sample(1), "source_frames": [0]}
+    both = members, {**members, "json": json.dumps(changed).encode()}
+    assert (
+        collect_stats(write_shards(tmp_path / "set", [1], members=lambda n: both[n]))["frames_stored"]["max"] == frames
+    )
+    assert verify(write_shards(tmp_path / "both", [2], members=lambda n: both[n]), every=1).faults == [
+        ("frames differ from the json", f"tiny-000000.tar clip-0001: {frames}, not 1"),
+    ]
 
 
 def test_frames_of_others_are_counted_where_they_can_be(tmp_path: Path) -> None:
