@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, shown
 
 Extra = Mapping[str, str | int | float]
 # What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set.
@@ -89,8 +89,10 @@ class Listing:
         repeated = sorted(key for key, count in counts.items() if count > 1)
         if repeated:
             files = [clip.source for clip in self.clips if clip.key == repeated[0]]
+            more = f" and {len(files) - 2:,} more" if len(files) > 2 else ""
             raise DataError(
-                f"{len(repeated)} sample keys belong to several files; {repeated[0]!r} to {' and '.join(files)}",
+                f"{len(repeated)} sample keys belong to several files; "
+                f"'{shown(repeated[0])}' to {' and '.join(shown(file, 120) for file in files[:2])}{more}",
                 hint="the key is the path without its extension: rename or remove one of them",
             )
         ordered = sorted(self.clips, key=lambda clip: hashlib.sha256(clip.key.encode()).digest())

@@ -20,7 +20,7 @@ from umt_ds.data.picture import read_image
 from umt_ds.data.places import local_copy
 from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, ShardIndex, load_index, read_members
 from umt_ds.data.video import Decoded, Pixels, Transcoded, decode, probe, shrink, transcode
-from umt_ds.errors import DataError, DecodeError
+from umt_ds.errors import DataError, DecodeError, some
 
 # One of a folder of frames: img_00001.jpg, 00001.png. The part before the number says what it shows.
 NUMBERED_PICTURE = re.compile(rf"([a-z_-]*)\d+\.(?:{'|'.join(IMAGE_SUFFIXES)})", re.IGNORECASE)
@@ -84,7 +84,7 @@ def _of_frames(folder: Path, store: StoreOptions) -> Made:
     kinds = _usual(kinds) or kinds
     pictures = {kind: files for kind, files in kinds.items() if not kind.startswith("flow")}  # optical flow lies beside
     if len(pictures) != 1:
-        raise DecodeError(f"a folder with {len(pictures)} kinds of numbered pictures ({', '.join(sorted(pictures))})")
+        raise DecodeError(f"a folder with {len(pictures)} kinds of numbered pictures ({some(sorted(pictures))})")
     files = sorted(pictures.popitem()[1], key=lambda file: (len(file.name), file.name))
     if store.store == "mp4" or store.fps:
         raise DecodeError("a folder of frames says no rate: --store mp4 and --fps need one")

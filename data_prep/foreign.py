@@ -19,8 +19,8 @@ import numpy as np
 
 from data_prep.manifest import STATE_FOLDER, tool
 from data_prep.progress import progress
-from data_prep.samples import captions_of, samples_of
-from umt_ds.data.left_out import LeftOut, printable
+from data_prep.samples import samples_of
+from umt_ds.data.left_out import LeftOut
 from umt_ds.data.places import absolute, hint_of, is_local
 from umt_ds.data.records import (
     MANIFEST,
@@ -32,8 +32,9 @@ from umt_ds.data.records import (
     load_manifest,
     shard_entries,
 )
+from umt_ds.data.sample_record import Record, captions_of, has_label
 from umt_ds.data.tars import index_tar
-from umt_ds.errors import DataError, DecodeError
+from umt_ds.errors import DataError, DecodeError, shown
 
 
 @dataclass(frozen=True)
@@ -151,22 +152,23 @@ class _Held:
             self.samples += 1
             self.media[sample.media] += 1
             try:
-                record = sample.record()
+                self._count(sample.record())
             except DecodeError:
                 self.unreadable += 1
-                continue
-            label = record.get("label")
-            self.captions += bool(captions_of(record))
-            self.labels += label is not None or any(member.suffix == "cls" for member in sample.members)
-            self.text_label = self.text_label or (label if isinstance(label, str) else "")
         return self.samples - before
+
+    def _count(self, record: Record) -> None:
+        self.captions += bool(captions_of(record))
+        self.labels += has_label(record)
+        label = record.get("label")
+        self.text_label = self.text_label or (label if isinstance(label, str) else "")
 
     def notes(self) -> Iterator[str]:
         yield f"{self.captions:,} of {self.samples:,} samples have a caption, {self.labels:,} a label"
         if self.text_label:
-            yield f"labels are text, such as {self.text_label[:40]!r}: training needs their numbers"
+            yield f"labels are text, such as {shown(self.text_label, 40)!r}: training needs their numbers"
         if self.unreadable:
-            yield f"{self.unreadable:,} samples have a json or txt that cannot be read"
+            yield f"{self.unreadable:,} samples have a json, txt or cls that cannot be used"
         yield from self.left.sentences("indexed").values()
         if self.split:
             yield f"{len(self.split):,} samples are split over two tars, and each part stands alone: {self.split[0]}"
@@ -206,7 +208,7 @@ class _Downloads:
         )
         del self.reasons["success"]
         for reason, count in self.reasons.most_common(5):
-            yield f"{count:>8,}  {printable(reason)[:100]}"
+            yield f"{count:>8,}  {shown(reason, 100)}"
         if self.without_stats:
             yield (
                 f"{len(self.without_stats)} tars have no _stats.json ({self.without_stats[0]}): "

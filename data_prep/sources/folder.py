@@ -20,7 +20,7 @@ from data_prep.decode import NUMBERED_PICTURE
 from data_prep.labels import Labels, class_list, rows_of
 from umt_ds.data.places import Below, files_below, hint_of, is_local
 from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES, sample_key
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, shown, some
 
 Kind = Literal["video", "image", "frames"]  # frames: a folder of numbered pictures, one video
 _PLURAL: Mapping[Kind, str] = {"video": "videos", "image": "images", "frames": "frames"}
@@ -91,12 +91,12 @@ class Found:
     def notes(self) -> tuple[str, ...]:
         notes = []
         if self.ignored:
-            suffixes = ", ".join(f"{suffix} {count}" for suffix, count in self.ignored.most_common())
+            suffixes = some(f"{suffix} {count}" for suffix, count in self.ignored.most_common())
             notes.append(f"ignored {self.ignored.total()} files that are not {self._wanted} ({suffixes})")
         if self.unusable:
             reasons = Counter(refusal.reason for refusal in self.unusable)
-            kinds = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-            example = self.unusable[0].source.encode(errors="replace").decode()
+            kinds = some(f"{reason} {count}" for reason, count in reasons.most_common())
+            example = shown(self.unusable[0].source)
             notes.append(f"{len(self.unusable)} files or folders cannot be used ({kinds}), such as {example}")
         return tuple(notes)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from umt_ds.data.records import media_of, pixels_of
+from umt_ds.errors import shown
 
 _TEXTS = ("json", "txt", "cls")  # what is read beside a clip
 # Why a sample holds no clip. {done}: what is not done with it
@@ -118,21 +119,21 @@ class LeftOut:
         """What there is to say, by reason. `done`: what is not done with the samples: `indexed`, `shown`."""
         said = {
             reason: _REASONS[reason].format(
-                count=count, done=done, kinds=_listed(self.unknown), example=printable(self._examples[reason])
+                count=count, done=done, kinds=_listed(self.unknown), example=shown(self._examples[reason])
             )
             for reason, count in self.samples.most_common()
         }
         if self.several:
-            kinds = ", ".join(f"{printable(kind)}: {count:,}" for kind, count in self.several.most_common(3))
+            kinds = ", ".join(f"{shown(kind)}: {count:,}" for kind, count in self.several.most_common(3))
             said["several"] = f"{self.several.total():,} samples hold several clips; used is {kinds}"
         if self.beside:
             said["beside"] = (
                 f"{self.beside.total():,} files beside the clip of their sample are not read "
-                f"({_listed(self.beside)}), such as {printable(self._examples['beside'])}"
+                f"({_listed(self.beside)}), such as {shown(self._examples['beside'])}"
             )
         if self.files:
             kinds = ", ".join(
-                f"{kind} {count:,} ({printable(self._examples[kind])})" for kind, count in self.files.most_common()
+                f"{kind} {count:,} ({shown(self._examples[kind])})" for kind, count in self.files.most_common()
             )
             said["files"] = f"ignored {self.files.total():,} files that belong to no sample: {kinds}"
         return said
@@ -171,10 +172,5 @@ def _has_failed(data: bytes) -> bool:
 
 
 def _listed(counts: Counter[str]) -> str:
-    listed = ", ".join(f".{printable(suffix)} {count:,}" for suffix, count in counts.most_common(5))
+    listed = ", ".join(f".{shown(suffix)} {count:,}" for suffix, count in counts.most_common(5))
     return listed + (", …" if len(counts) > 5 else "")
-
-
-def printable(text: str) -> str:
-    """A stranger's text, for a terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:200]
