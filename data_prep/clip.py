@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, shown
 
 Extra = Mapping[str, str | int | float]
 # What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set.
 SourceMedia = Literal["video", "image", "sample"]
 Store = Literal["frames", "npy", "mp4"]
+
+
+# How Python writes what it has in memory: <_io.BytesIO object at 0x7f9713e8a210>
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 @dataclass(frozen=True, slots=True)  # slots: a corpus has millions
@@ -32,11 +37,18 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A clip that became no sample, and why, in words a person understands. `key` is empty where it never had one."""
+    """A clip that became no sample, and why, in words a person understands. `key` is empty where it never had one.
+
+    A reason is one line, and the same wherever and whenever it is given: libraries write line ends and addresses.
+    """
 
     source: str
     reason: str
     key: str = ""
+
+    def __post_init__(self) -> None:
+        reason = " ".join(_ADDRESS.sub("the file", self.reason).split())
+        object.__setattr__(self, "reason", reason)
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,10 @@ class Listing:
         repeated = sorted(key for key, count in counts.items() if count > 1)
         if repeated:
             files = [clip.source for clip in self.clips if clip.key == repeated[0]]
+            more = f" and {len(files) - 2:,} more" if len(files) > 2 else ""
             raise DataError(
-                f"{len(repeated)} sample keys belong to several files; {repeated[0]!r} to {' and '.join(files)}",
+                f"{len(repeated)} sample keys belong to several files; "
+                f"'{shown(repeated[0])}' to {' and '.join(shown(file, 120) for file in files[:2])}{more}",
                 hint="the key is the path without its extension: rename or remove one of them",
             )
         ordered = sorted(self.clips, key=lambda clip: hashlib.sha256(clip.key.encode()).digest())

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOpt
 from umt_ds.data.fetch import local_copy, names_in, read_through, read_whole, reading, why_not
 from umt_ds.data.picture import read_image
 from umt_ds.data.places import is_local
-from umt_ds.data.records import IMAGE_SUFFIXES, ShardIndex, load_index, read_members
+from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, ShardIndex, load_index, read_members
 from umt_ds.data.video import Decoded, Pixels, Transcoded, decode, probe, shrink, transcode
-from umt_ds.errors import DataError, DecodeError
+from umt_ds.errors import DataError, DecodeError, some
 
 # One of a folder of frames: img_00001.jpg, 00001.png. The part before the number says what it shows.
 NUMBERED_PICTURE = re.compile(rf"([a-z_-]*)\d+\.(?:{'|'.join(IMAGE_SUFFIXES)})", re.IGNORECASE)
@@ -61,7 +61,8 @@ def check_readable(place: Path, *, root: Path) -> None:
     """
     if not is_local(place):
         return
-    for file in [place / name for name in names_in(place)] if place.is_dir() else [place]:
+    files = [place / name for name in names_in(place)] if place.is_dir() else [place]
+    for file in files if len(files) == 1 else filter(Path.is_file, files):
         reading(file, partial(read_through, file), root=root)
 
 
@@ -106,9 +107,10 @@ def _of_frames(folder: Path, root: Path, store: StoreOptions) -> Made:
     for name in names_in(folder):
         if named := NUMBERED_PICTURE.fullmatch(name):
             kinds[named[1]].append(folder / name)
+    kinds = _usual(kinds) or kinds
     pictures = {kind: files for kind, files in kinds.items() if not kind.startswith("flow")}  # optical flow lies beside
     if len(pictures) != 1:
-        raise DecodeError(f"a folder with {len(pictures)} kinds of numbered pictures ({', '.join(sorted(pictures))})")
+        raise DecodeError(f"a folder with {len(pictures)} kinds of numbered pictures ({some(sorted(pictures))})")
     files = sorted(pictures.popitem()[1], key=lambda file: (len(file.name), file.name))
     if store.store == "mp4" or store.fps:
         raise DecodeError("a folder of frames says no rate: --store mp4 and --fps need one")
@@ -116,7 +118,7 @@ def _of_frames(folder: Path, root: Path, store: StoreOptions) -> Made:
     sizes = set()
     frames = []
     for number in numbers:
-        frame = read_image(read_whole(files[number], root=root))
+        frame = _read_frame(files[number], root)
         sizes.add(frame.shape)
         frames.append(shrink(frame, store.short_side))
     if len(sizes) > 1:
@@ -132,6 +134,24 @@ def _of_frames(folder: Path, root: Path, store: StoreOptions) -> Made:
         "source_frames": numbers,
     }
     return record, _encoded(np.stack(frames), store)
+
+
+def _usual(kinds: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """Without what lies beside pictures of the usual suffixes, as depth_00001.tif beside img_00001.jpg."""
+    usual = {kind: [f for f in files if f.suffix[1:].lower() in USUAL_IMAGES] for kind, files in kinds.items()}
+    return {kind: files for kind, files in usual.items() if files}
+
+
+def _read_frame(file: Path, root: Path) -> Pixels:
+    """Raises DecodeError that names the file: it is one of many."""
+    if is_local(file) and file.exists() and not file.is_file():
+        raise DecodeError(f"{file.name} is no file")
+    try:
+        return read_image(read_whole(file, root=root))
+    except DecodeError as error:
+        raise DecodeError(f"{file.name}: {error.what}") from error
+    except OSError as error:
+        raise DecodeError(f"{file.name} {why_not(error)}") from error
 
 
 def _copied(clip: Clip, tar: Path) -> Outcome:

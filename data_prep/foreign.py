@@ -7,9 +7,11 @@ with the row it came from), 00000_stats.json (how many downloads succeeded, and 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,23 @@ import numpy as np
 
 from data_prep.manifest import STATE_FOLDER, tool
 from data_prep.progress import progress
-from data_prep.samples import captions_of, samples_of
-from umt_ds.data.fetch import read_whole
-from umt_ds.data.places import absolute, kind_of
+from data_prep.samples import records_of
+from umt_ds.data.fetch import read_part, read_whole
+from umt_ds.data.left_out import LeftOut
+from umt_ds.data.places import absolute, hint_of, is_local, kind_of
 from umt_ds.data.records import (
     MANIFEST,
     Manifest,
+    Member,
     ShardIndex,
     index_path,
-    index_tar,
     load_index,
     load_manifest,
-    media_of,
     shard_entries,
 )
-from umt_ds.errors import DataError, DecodeError
+from umt_ds.data.sample_record import Record, captions_of, has_label
+from umt_ds.data.tars import index_tar
+from umt_ds.errors import DataError, DecodeError, shown
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,12 @@ class Adopted:
 def adopt(folder: Path, *, force: bool = False) -> Adopted:
     """Index every `*.tar` in `folder` and write its manifest. An interrupted run continues where it stopped.
 
-    Samples without media (video2dataset leaves them where a download failed) are not indexed. With `force`,
-    indexes and manifest are made anew from the tars as they are now; name, labels and options of a manifest
-    that is there and can be read are kept.
+    Samples without media (video2dataset leaves them where a download failed) are not indexed, but counted by their
+    reasons. With `force`, indexes and manifest are made anew from the tars as they are now; name, labels and options
+    of a manifest that is there and can be read are kept.
     Raises DataError where a manifest is there already, or a tar cannot be read.
     """
-    tars = sorted(folder.glob("*.tar"), key=lambda tar: tar.name)
-    if not tars:
-        raise DataError(f"no *.tar in {folder}", hint="give the folder in which the tars lie")
+    tars, beside = tars_in(folder)
     if not force and kind_of(folder / MANIFEST):
         raise DataError(f"{folder} is indexed already", hint="--force indexes again what is there now")
     if not force and kind_of(folder / STATE_FOLDER):
@@ -60,24 +62,58 @@ def adopt(folder: Path, *, force: bool = False) -> Adopted:
     before = _manifest_before(folder)
     held, downloads = _Held(), _Downloads()
     for tar in progress(tars, unit="tar", desc="index"):
-        if force or not _has_index(tar):
-            index = index_tar(tar)
-            with_media = _with_media(index)
-            with_media.save(index_path(tar))
-            held.without_media += len(index) - len(with_media)
+        if force or not _has_samples(tar):
+            held.index(tar).save(index_path(tar))
+        else:
+            held.indexed_before += 1
         samples = held.add(tar)
         downloads.add(tar, samples)
     is_ours = before is not None and before.options.get("source") != "foreign"
     manifest = Manifest(
         name=before.name if before else absolute(folder).name,
-        media=_media(held.media, folder),
+        media=_media(held, folder),
         shards=shard_entries(tars),
         labels=before.labels if before else (),
         options=before.options if before and is_ours else {"source": "foreign", **downloads.totals},
         tool=tool(),
     )
     manifest.save(folder)
-    return Adopted(manifest, (*held.notes(), *downloads.notes(folder)))
+    return Adopted(manifest, (*beside, *held.notes(), *downloads.notes(folder)))
+
+
+def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The tars that lie in `folder`, by name, and sentences on what else lies there. Raises DataError without one."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        what = hint_of(error) or "check its permissions, and the disk or mount"
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}", hint=what) from error
+    hidden = [name for name in names if name.startswith(".") and name.endswith(".tar")]
+    tars = [folder / name for name in names if name.endswith(".tar") and name not in hidden]
+    if unspeakable := [tar.name for tar in tars if not tar.name.isprintable()]:  # stray bytes among them
+        raise DataError(f"the name of the tar {unspeakable[0]!r} is not plain text", hint="rename the file")
+    others = [name for name in names if not name.startswith(".") and not name.endswith(".tar")]
+    packed = [name for name in others if _PACKED.search(name)]
+    begun = [name for name in others if _BEGUN.search(name)]
+    below = sorted(str(tar.relative_to(folder)) for tar in folder.glob("[!.]*/*.tar")) if is_local(folder) else []
+    notes = [
+        f"ignored {len(found)} {what} ({found[0]})"
+        for found, what in (
+            (hidden, "hidden files that end in .tar, as macOS leaves them"),
+            (packed, "archives that do not end in .tar: unpack or rename them"),
+            (begun, "tars that are not whole, as a download leaves them"),
+            (below, "tars in folders below: index each folder by itself"),
+        )
+        if found
+    ]
+    if not tars:
+        seen = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(f"no *.tar in {folder}{seen}", hint="give the folder in which the tars lie")
+    return tars, tuple(notes)
+
+
+_PACKED = re.compile(r"\.(?:tar\.(?:gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst|zip|7z|rar|tar)$", re.IGNORECASE)
+_BEGUN = re.compile(r"\.tar.*\.(?:part|partial|tmp|crdownload|aria2|filepart|incomplete)$", re.IGNORECASE)
 
 
 @dataclass
@@ -85,38 +121,62 @@ class _Held:
     """What the tars hold."""
 
     samples: int = 0
-    without_media: int = 0  # of the tars indexed just now
+    indexed_before: int = 0  # tars: what they hold besides is not known
+    left: LeftOut = field(default_factory=LeftOut)  # by the tars indexed just now
+    split: list[str] = field(default_factory=list)  # samples that end in one tar and go on in the next
     captions: int = 0
     labels: int = 0
     text_label: str = ""  # the first that is no number
     unreadable: int = 0
     media: Counter[str] = field(default_factory=Counter)
 
+    _last: tuple[str, str, list[Member]] = ("", "", [])  # tar, key, members of the sample before
+
+    def index(self, tar: Path) -> ShardIndex:
+        """The index of a tar's samples that hold a clip; what else is in it is counted."""
+        index = index_tar(tar, self.left)
+        self._look_for_split(tar, index)
+        return _with_clip(tar, index, self.left)
+
+    def _look_for_split(self, tar: Path, index: ShardIndex) -> None:
+        if not len(index):
+            return
+        before, key, members = self._last
+        if key == index.key(0) and not {m.suffix for m in members} & {m.suffix for m in index.members(0)}:
+            self.split.append(f"{key} in {before} and {tar.name}")
+        self._last = tar.name, index.key(len(index) - 1), index.members(len(index) - 1)
+
     def add(self, tar: Path) -> int:
         """Count the samples of a tar, and return how many they are."""
         before = self.samples
-        for sample in samples_of(tar):
+        for sample, record in records_of(tar):
             self.samples += 1
             self.media[sample.media] += 1
             try:
-                record = sample.record()
+                self._count(record)
             except DecodeError:
                 self.unreadable += 1
-                continue
-            label = record.get("label")
-            self.captions += bool(captions_of(record))
-            self.labels += label is not None or any(member.suffix == "cls" for member in sample.members)
-            self.text_label = self.text_label or (label if isinstance(label, str) else "")
         return self.samples - before
+
+    def _count(self, record: Record | DecodeError) -> None:
+        if isinstance(record, DecodeError):
+            raise record
+        self.captions += bool(captions_of(record))
+        self.labels += has_label(record)
+        label = record.get("label")
+        self.text_label = self.text_label or (label if isinstance(label, str) else "")
 
     def notes(self) -> Iterator[str]:
         yield f"{self.captions:,} of {self.samples:,} samples have a caption, {self.labels:,} a label"
         if self.text_label:
-            yield f"labels are text, such as {self.text_label[:40]!r}: training needs their numbers"
+            yield f"labels are text, such as {shown(self.text_label, 40)!r}: training needs their numbers"
         if self.unreadable:
-            yield f"{self.unreadable:,} samples have a json or txt that cannot be read"
-        if self.without_media:
-            yield f"{self.without_media:,} samples without media are not indexed (downloads that failed)"
+            yield f"{self.unreadable:,} samples have a json, txt or cls that cannot be used"
+        yield from self.left.sentences("indexed").values()
+        if self.split:
+            yield f"{len(self.split):,} samples are split over two tars, and each part stands alone: {self.split[0]}"
+        if self.indexed_before:
+            yield f"{self.indexed_before:,} tars had an index: what they hold besides is not said (--force says it)"
 
 
 @dataclass
@@ -151,7 +211,7 @@ class _Downloads:
         )
         del self.reasons["success"]
         for reason, count in self.reasons.most_common(5):
-            yield f"{count:>8,}  {_printable(reason)}"
+            yield f"{count:>8,}  {shown(reason, 100)}"
         if self.without_stats:
             yield (
                 f"{len(self.without_stats)} tars have no _stats.json ({self.without_stats[0]}): "
@@ -181,26 +241,28 @@ def _tar_of(stats: Path) -> Path:
     return stats.with_name(f"{stats.name.removesuffix('_stats.json')}.tar")
 
 
-def _printable(text: str) -> str:
-    """A stranger's text, for a terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:100]
-
-
-def _with_media(index: ShardIndex) -> ShardIndex:
-    """The index without the samples that hold nothing to see."""
-    kinds = [media_of([member.suffix for member in index.members(row)]) for row in range(len(index))]
-    keep = np.array(kinds) != "none"
-    sizes = np.diff(index.starts)
-    members = np.repeat(keep, sizes)
+def _with_clip(tar: Path, index: ShardIndex, left: LeftOut) -> ShardIndex:
+    """The index without the samples that hold nothing to see; those are counted."""
+    keep = np.ones(len(index), dtype=bool)
+    for row in range(len(index)):
+        members = {member.suffix: member for member in index.members(row)}
+        sizes = {suffix: member.size for suffix, member in members.items()}
+        keep[row] = left.holds_clip(index.key(row), sizes, partial(_bytes_of, tar, members))
+    sizes_kept = np.diff(index.starts)
+    members_kept = np.repeat(keep, sizes_kept)
     return replace(
         index,
         keys=index.keys[keep],
-        starts=np.concatenate([[0], np.cumsum(sizes[keep])]).astype(np.int64),
-        suffixes=index.suffixes[members],
-        offsets=index.offsets[members],
-        sizes=index.sizes[members],
-        crcs=index.crcs[members],
+        starts=np.concatenate([[0], np.cumsum(sizes_kept[keep])]).astype(np.int64),
+        suffixes=index.suffixes[members_kept],
+        offsets=index.offsets[members_kept],
+        sizes=index.sizes[members_kept],
+        crcs=index.crcs[members_kept],
     )
+
+
+def _bytes_of(tar: Path, members: Mapping[str, Member], suffix: str) -> bytes:
+    return read_part(tar, members[suffix].offset, members[suffix].size)
 
 
 def _manifest_before(folder: Path) -> Manifest | None:
@@ -212,17 +274,18 @@ def _manifest_before(folder: Path) -> Manifest | None:
         return None
 
 
-def _has_index(tar: Path) -> bool:
+def _has_samples(tar: Path) -> bool:
+    """Whether it has an index that names some. One without is made again: it is quick, and says why there are none."""
     try:
-        load_index(tar)
+        return len(load_index(tar)) > 0
     except DataError:
         return False
-    return True
 
 
-def _media(kinds: Counter[str], folder: Path) -> str:
+def _media(held: _Held, folder: Path) -> str:
     """The one kind of media in the set, `mixed` if there are several."""
-    found = sorted(kind for kind in kinds if kind != "none")
+    found = sorted(kind for kind in held.media if kind != "none")
     if not found:
-        raise DataError(f"the tars in {folder} hold no frames, array, video or image that can be recognised")
+        notes = "".join(f"\n  {note}" for note in held.notes())
+        raise DataError(f"the tars in {folder} hold no frames, array, video or image that is read{notes}")
     return found[0] if len(found) == 1 else "mixed"

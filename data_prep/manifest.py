@@ -45,7 +45,7 @@ from umt_ds.data.places import (
 )
 from umt_ds.data.records import Manifest, ShardEntry, index_path, write_json
 from umt_ds.data.video import versions
-from umt_ds.errors import ConfigError, DataError
+from umt_ds.errors import ConfigError, DataError, shown, some
 
 STATE_FOLDER = ".umt-data"
 BAD_CSV = "bad.csv"
@@ -246,10 +246,10 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     changed = [name for name in sorted(names) if was.get(name) != is_now.get(name)]
     if not changed:
         return
-    shown = [name for name in changed if name not in ("content", "labels")]
-    details = [f"{name} {was.get(name)!r} → {is_now.get(name)!r}" for name in shown]
+    named = [name for name in changed if name not in ("content", "labels")]
+    details = [f"{name} {shown(repr(was.get(name)))} → {shown(repr(is_now.get(name)))}" for name in named]
     raise ConfigError(
-        f"{out} was begun with another {', '.join(details) or 'list of clips, captions or labels'}",
+        f"{out} was begun with another {some(details, each=200) or 'list of clips, captions or labels'}",
         hint="give the earlier options to continue, or choose another folder (or delete this one)",
     )
 

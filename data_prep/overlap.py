@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.near import set_names
-from data_prep.samples import each_shard, samples_of
+from data_prep.samples import each_shard, records_of
 from data_prep.sources.kinetics import YOUTUBE_ID, read_kinetics
 from umt_ds.data.places import absolute, kind_of
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, DecodeError
 
 Kind = Literal["id", "time"]  # the same video; the same seconds of it
 
@@ -188,7 +188,13 @@ def spans_of_set(folder: Path, name: str, *, workers: int = 0) -> SpanList:
 
 
 def _spans_of_shard(tar: Path) -> list[Span]:
-    return [span for sample in samples_of(tar) if (span := _span(sample.key, sample.record()))]
+    spans = []
+    for sample, record in records_of(tar):
+        if isinstance(record, DecodeError):
+            raise sample.damaged(record)
+        if span := _span(sample.key, record):
+            spans.append(span)
+    return spans
 
 
 def _span(key: str, record: Mapping[str, Any]) -> Span | None:

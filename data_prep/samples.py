@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,15 +13,27 @@ from numpy.typing import NDArray
 
 from data_prep.engines import Lost, in_order
 from data_prep.progress import progress
+from umt_ds.data.decode import array_shape, decode_array
+from umt_ds.data.fetch import read_part
 from umt_ds.data.picture import read_image
-from umt_ds.data.records import Member, ShardEntry, ShardIndex, load_index, load_manifest, media_of, read_members
+from umt_ds.data.records import (
+    Media,
+    Member,
+    ShardEntry,
+    ShardIndex,
+    load_index,
+    load_manifest,
+    pixels_of,
+    read_members,
+)
+from umt_ds.data.sample_record import Record, is_of_record, record_of
 from umt_ds.data.video import Choose, decode
-from umt_ds.errors import DecodeError
+from umt_ds.errors import DecodeError, shown
 
 Pixels = NDArray[np.uint8]
 Result = TypeVar("Result")
+_HEADER = 4096  # bytes that hold the header of an array: NumPy writes 128
 SHARD_TIMEOUT_S = 3600.0  # to read one shard once, also a large one from afar
-TEXTS = ("json", "txt")  # the members that hold a sample's record
 
 
 @dataclass(frozen=True)
@@ -35,18 +45,45 @@ class StoredSample:
     members: tuple[Member, ...]
 
     @property
-    def media(self) -> str:
-        return media_of([member.suffix for member in self.members])
+    def media(self) -> Media:
+        return self._pixels[0]
 
     @property
     def media_members(self) -> list[Member]:
-        """The members that hold pixels."""
-        media = self.media
-        return [member for member in self.members if media_of([member.suffix]) == media != "none"]
+        """The members that hold pixels: those that training shows, in its order."""
+        return [self.members[place] for place in self._pixels[1]]
 
-    def record(self) -> dict[str, Any]:
-        """Its json; a WebDataset `txt` stands in for the caption. Raises DataError where it is damaged."""
-        return parse_record(self.key, read_members(self.tar, [m for m in self.members if m.suffix in TEXTS]))
+    @property
+    def _pixels(self) -> tuple[Media, tuple[int, ...]]:
+        return pixels_of(tuple(member.suffix for member in self.members))
+
+    def record(self) -> Record:
+        """What it says of itself, as training reads it. Raises DecodeError where that is damaged."""
+        record = _record_or_why_not(read_members(self.tar, [m for m in self.members if is_of_record(m.suffix)]))
+        if isinstance(record, DecodeError):
+            raise self.damaged(record)
+        return record
+
+    def damaged(self, error: DecodeError) -> DecodeError:
+        """`error`, which is of its record, with the place where it lies."""
+        where = f"{self.tar}: sample {shown(self.key)}"
+        return DecodeError(f"{where}: {error.what}", hint="`umt-data verify` lists all damage")
+
+    def num_frames(self, record: Mapping[str, Any]) -> int | None:
+        """How many frames it stores, without decoding one; None where nobody says: in a video of others.
+
+        `record` is its own. Raises DataError where the tar cannot be read.
+        """
+        stated = record.get("source_frames")
+        match self.media:
+            case "frames" | "image":
+                return len(self.media_members)
+            case "npy":
+                return len(stated) if isinstance(stated, list) else _length_of_array(self.tar, self.media_members[0])
+            case "video":  # `stored_fps`: the video is ours, and a frame of it stands for each of these
+                return len(stated) if isinstance(stated, list) and "stored_fps" in record else None
+            case "none":
+                return None
 
     def pictures(self, choose: Choose) -> list[Pixels]:
         """The frames [H,W,3] that `choose` picks, given their number. Raises DataError where they are damaged."""
@@ -73,22 +110,31 @@ def samples_of(tar: Path, index: ShardIndex | None = None) -> Iterator[StoredSam
         yield sample_at(tar, index, row)
 
 
-def records_of(tar: Path) -> list[tuple[StoredSample, dict[str, Any]]]:
-    """The samples of one shard with their json, for which the tar is opened once. Raises DataError as they do."""
+def records_of(tar: Path) -> list[tuple[StoredSample, Record | DecodeError]]:
+    """The samples of one shard with their records, or why one cannot be read; the tar is opened once.
+
+    Raises DataError as `samples_of` does, or where members do not match their checksums.
+    """
     samples = list(samples_of(tar))
     # one call reads one member of a suffix: the row in front keeps the samples apart
     members = [
         member._replace(suffix=f"{row}/{member.suffix}")
         for row, sample in enumerate(samples)
         for member in sample.members
-        if member.suffix in TEXTS
+        if is_of_record(member.suffix)
     ]
-    found = read_members(tar, members)
-    texts = [
-        {suffix: found[f"{row}/{suffix}"] for suffix in TEXTS if f"{row}/{suffix}" in found}
-        for row in range(len(samples))
-    ]
-    return [(sample, parse_record(sample.key, own)) for sample, own in zip(samples, texts, strict=True)]
+    texts: list[dict[str, bytes]] = [{} for _ in samples]
+    for name, data in read_members(tar, members).items():
+        row, _, suffix = name.partition("/")
+        texts[int(row)][suffix] = data
+    return [(sample, _record_or_why_not(own)) for sample, own in zip(samples, texts, strict=True)]
+
+
+def _record_or_why_not(texts: Mapping[str, bytes]) -> Record | DecodeError:
+    try:
+        return record_of(texts, texts.__getitem__)
+    except DecodeError as error:
+        return error
 
 
 def sample_at(tar: Path, index: ShardIndex, row: int) -> StoredSample:
@@ -129,29 +175,6 @@ def each_shard(
             bar.update(shard.samples)
 
 
-def parse_record(key: str, texts: Mapping[str, bytes]) -> dict[str, Any]:
-    """A sample's json, from the bytes of its TEXTS by suffix. Raises DecodeError where they are damaged."""
-    try:
-        record = json.loads(texts.get("json", b"{}"))
-        caption = texts.get("txt", b"").decode()
-    except (ValueError, RecursionError) as error:
-        raise DecodeError(f"{key}: json or txt cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise DecodeError(f"{key}: json holds no object")
-    return record if record.get("caption") or not caption else {**record, "caption": caption}
-
-
-def caption_text(record: dict[str, Any]) -> str:
-    """The caption, or the first of several; empty where there is none."""
-    return next(iter(captions_of(record)), "")
-
-
-def captions_of(record: Mapping[str, Any]) -> list[str]:
-    """All captions of a sample."""
-    caption = record.get("caption") or []
-    return [str(text) for text in (caption if isinstance(caption, list) else [caption]) if text]
-
-
 def _picture(data: bytes, key: str) -> Pixels:
     try:
         return read_image(data)
@@ -159,11 +182,17 @@ def _picture(data: bytes, key: str) -> Pixels:
         raise DecodeError(f"{key}: {error.what}") from error
 
 
+def _length_of_array(tar: Path, member: Member) -> int | None:
+    """T of an array [T,H,W,3], by its header; None where that is none of a clip: `verify` says so."""
+    start = read_part(tar, member.offset, min(member.size, _HEADER))
+    try:
+        return array_shape(start)[0][0]
+    except DecodeError:
+        return None
+
+
 def _array(data: bytes, key: str) -> Pixels:
     try:
-        frames = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DecodeError(f"{key}: npy cannot be read: {error}") from error
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
-        raise DecodeError(f"{key}: npy holds {frames.dtype} {frames.shape}, not uint8 [T,H,W,3]")
-    return np.asarray(frames, dtype=np.uint8)
+        return decode_array(data)
+    except DecodeError as error:
+        raise DecodeError(f"{key}: {error.what}") from error

@@ -10,13 +10,15 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.decode import evenly_spread
-from data_prep.samples import Pixels, StoredSample, caption_text, sample_at
+from data_prep.samples import Pixels, StoredSample, sample_at
 from umt_ds.data.places import write_whole
 from umt_ds.data.records import load_index, load_manifest
-from umt_ds.errors import DataError
+from umt_ds.data.sample_record import captions_of, has_label, number_in
+from umt_ds.errors import DataError, DecodeError, printable, shown
 
 CELL = (160, 120)  # width and height of one frame on the sheet
 _TEXT_LINES, _LINE_HEIGHT, _MARGIN = 3, 13, 8
+_LETTERS, _MOST_TEXT = 80, 500  # of the line below the frames, and of the text below that
 
 
 def write_sheet(folder: Path, png: Path, *, samples: int = 24, columns: int = 3) -> int:
@@ -61,14 +63,17 @@ def _choose(folder: Path, wanted: int) -> list[StoredSample]:
 
 
 def draw_tile(sample: StoredSample) -> Image.Image:
-    """Three frames, and key and caption below them. All tiles have one size."""
+    """Three frames, and key and caption below them, or why they cannot be read. All tiles have one size."""
     width = 3 * CELL[0] + 2 * _MARGIN
     height = CELL[1] + (_TEXT_LINES + 1) * _LINE_HEIGHT + 2 * _MARGIN
     tile = Image.new("RGB", (width, height), "white")
     tile.paste("lightgray", (_MARGIN, _MARGIN, _MARGIN + 3 * CELL[0], _MARGIN + CELL[1]))
-    for column, frame in enumerate(_first_middle_last(sample)):
-        draw_frame(tile, frame, left=_MARGIN + column * CELL[0], top=_MARGIN)
-    _write(tile, sample)
+    try:
+        for column, frame in enumerate(_first_middle_last(sample)):
+            draw_frame(tile, frame, left=_MARGIN + column * CELL[0], top=_MARGIN)
+        _write(tile, *_said_of(sample))
+    except DataError as error:
+        _write(tile, shown(sample.key, _LETTERS), error.what, colour="darkred")
     return tile
 
 
@@ -83,14 +88,24 @@ def _first_middle_last(sample: StoredSample) -> list[Pixels]:
     return sample.pictures(lambda count: sorted({0, count // 2, count - 1}))
 
 
-def _write(tile: Image.Image, sample: StoredSample) -> None:
+def _said_of(sample: StoredSample) -> tuple[str, str]:
+    """One line on a sample, and its (first) caption. Raises DataError where its record cannot be read."""
     record = sample.record()
-    label = f"  [{record.get('label_name', record['label'])}]" if "label" in record else ""
-    seconds = f"  {record['duration_s']:.1f} s" if "duration_s" in record else ""
+    name, seconds = record.get("label_name"), number_in(record, "duration_s")
+    label = f"  [{record['label'] if name is None else name}]" if has_label(record) else ""
+    length = f"  {seconds:.1f} s" if seconds else ""
+    try:
+        caption = next(iter(captions_of(record)), "")
+    except DecodeError as error:
+        caption = f"({error.what})"
+    return shown(f"{sample.key}{label}{length}", _LETTERS), caption
+
+
+def _write(tile: Image.Image, line: str, text: str, *, colour: str = "dimgray") -> None:
     draw = ImageDraw.Draw(tile)
     top = _MARGIN + CELL[1] + 2
     font, small = ImageFont.load_default(size=12), ImageFont.load_default(size=11)
-    draw.text((_MARGIN, top), f"{sample.key}{label}{seconds}"[:80], fill="black", font=font)
-    lines = textwrap.wrap(caption_text(record), width=78)[:_TEXT_LINES]
-    for number, line in enumerate(lines, start=1):
-        draw.text((_MARGIN, top + number * _LINE_HEIGHT), line, fill="dimgray", font=small)
+    draw.text((_MARGIN, top), line, fill="black", font=font)
+    lines = textwrap.wrap(printable(" ".join(text[:_MOST_TEXT].split())), width=78)[:_TEXT_LINES]
+    for number, below in enumerate(lines, start=1):
+        draw.text((_MARGIN, top + number * _LINE_HEIGHT), below, fill=colour, font=small)

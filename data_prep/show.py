@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,7 +15,8 @@ from data_prep.decode import evenly_spread
 from data_prep.samples import Pixels, StoredSample, sample_at
 from data_prep.sheet import CELL, draw_frame, draw_grid, save_png
 from umt_ds.data.records import Manifest, ShardIndex, load_index, load_manifest, sample_key
-from umt_ds.errors import DataError
+from umt_ds.data.sample_record import Record
+from umt_ds.errors import DataError, DecodeError, printable, shown, some
 
 _MOST_FRAMES = 256  # on the picture; of a stored video with more, evenly spread ones
 _MOST_COMPARED = 100_000  # keys that difflib looks at: a second or two
@@ -43,7 +43,7 @@ def show(folder: Path, key: str, png: Path | None = None) -> str:
     found = _find(folder, key)
     if png is not None:
         draw_frames(found.sample, png)
-    return "\n".join(_lines(found))
+    return "\n".join(map(printable, _lines(found)))
 
 
 def draw_frames(sample: StoredSample, png: Path) -> int:
@@ -56,18 +56,29 @@ def draw_frames(sample: StoredSample, png: Path) -> int:
         return evenly_spread(count, _MOST_FRAMES)
 
     frames = sample.pictures(choose)
-    times_s = sample.record().get("times_s", ())
-    timed = isinstance(times_s, list) and len(times_s) == total
+    times_s = _times_of(sample, total)
     tiles = [
-        _draw_tile(frame, f"{number}   {times_s[number]:.2f} s" if timed else str(number))
+        _draw_tile(frame, f"{number}   {times_s[number]:.2f} s" if times_s else str(number))
         for number, frame in zip(evenly_spread(total, _MOST_FRAMES), frames, strict=True)
     ]
     save_png(draw_grid(tiles, columns=min(_COLUMNS, len(tiles))), png)
     return len(tiles)
 
 
+def _times_of(sample: StoredSample, frames: int) -> list[float]:
+    """The times of all frames; none where the json does not give a number for each."""
+    try:
+        times_s = sample.record().get("times_s")
+    except DecodeError:
+        return []
+    if not isinstance(times_s, list) or len(times_s) != frames:
+        return []
+    return times_s if all(type(time) in (int, float) for time in times_s) else []
+
+
 def _find(folder: Path, key: str) -> _Found:
     manifest = load_manifest(folder)
+    key = printable(key)  # a name that is not UTF-8 is no key
     # as it stands; the path of a video; a path without suffix whose name contains a dot
     wanted = {name.encode() for name in (key, sample_key(key), sample_key(key + ".mp4"))}
     for number, shard in enumerate(manifest.shards):
@@ -78,8 +89,8 @@ def _find(folder: Path, key: str) -> _Found:
             return _Found(sample_at(tar, index, row), manifest, number, row, index)
     near = get_close_matches(sample_key(key + ".mp4"), _candidates(folder, manifest, key), n=3)
     raise DataError(
-        f"{folder} has no sample {key!r}",
-        hint=f"nearest: {', '.join(near)}" if near else "no key is like it; bad.csv says what became no sample",
+        f"{folder} has no sample {shown(key)!r}",
+        hint=f"nearest: {some(near)}" if near else "no key is like it; bad.csv says what became no sample",
     )
 
 
@@ -104,10 +115,13 @@ def _lines(found: _Found) -> Iterator[str]:
     yield f"{'member':<12}{'bytes':>12}{'offset':>16}"
     yield from (f"{member.suffix:<12}{member.size:>12,}{member.offset:>16,}" for member in sample.members)
     yield ""
-    yield _pretty(sample.record())
+    try:
+        yield from _pretty(sample.record()).split("\n")
+    except DecodeError as error:
+        yield error.what
 
 
-def _pretty(record: dict[str, Any]) -> str:
+def _pretty(record: Record) -> str:
     """Indented JSON, but a list of numbers on one line."""
     fields = (f"  {json.dumps(name, ensure_ascii=False)}: {_value(value)}" for name, value in record.items())
     return "{\n" + ",\n".join(fields) + "\n}"

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.engines import Lost
-from data_prep.samples import captions_of, each_shard, records_of
+from data_prep.samples import StoredSample, each_shard, records_of
 from umt_ds.data.places import write_whole
 from umt_ds.data.records import load_manifest, write_json
-from umt_ds.errors import DataError
+from umt_ds.data.sample_record import Record, captions_of, has_label, label_of, number_in
+from umt_ds.errors import DataError, DecodeError, shown
 
 STATS = "stats.json"
 
 # What is measured of each sample: eight bytes each, so ten million samples take half a gigabyte.
 NUMBERS = ("duration_s", "fps", "source_short_side", "frames_stored", "captions", "caption_words")
+# What the json says in a word.
+_WORDS = ("codec", "interlaced", "transfer")
 # What is counted. Of kinds beyond _MOST_KINDS (a label of its own for each sample) only the sum is known.
-KINDS = ("source_size", "stored_size", "codec", "interlaced", "transfer", "label")
+KINDS = ("source_size", "stored_size", *_WORDS, "label", "unusable")
 _MOST_KINDS, _OTHERS = 100_000, "(others)"
+_MOST_LETTERS = 100  # of a kind that a stranger named
 
 _QUANTILES = {"min": 0, "p5": 5, "median": 50, "p95": 95, "max": 100}
 _COLUMNS = (*_QUANTILES, "mean")
@@ -40,25 +43,39 @@ class _Counts:
     numbers: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NUMBERS})
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in KINDS})
 
-    def add(self, record: Mapping[str, Any], frames_stored: int) -> None:
-        """One sample, by its json."""
-        captions = captions_of(record)
-        measured = {
-            **_stated(record),
-            "frames_stored": float(frames_stored),
-            "captions": float(len(captions)),
-            **({"caption_words": float(len(captions[0].split()))} if captions else {}),
-        }
-        for name, value in measured.items():
+    def add(self, sample: StoredSample, record: Record) -> None:
+        """One sample, by its record."""
+        frames = sample.num_frames(record)
+        measured = {**_stated(record), **({"frames_stored": float(frames)} if frames is not None else {})}
+        for name, value in (measured | self._captions(record)).items():
             self.numbers[name].append(value)
         for name, kind in _kinds(record).items():
             self.kinds[name][kind] += 1
+        try:
+            label_of(record)
+        except DecodeError:
+            self.kinds["unusable"]["label is no whole number"] += 1
+
+    def add_unreadable(self, sample: StoredSample) -> None:
+        """One sample whose record cannot be read: only its frames are known."""
+        if frames := sample.num_frames({}):
+            self.numbers["frames_stored"].append(float(frames))
+        self.kinds["unusable"]["json, txt or cls cannot be read"] += 1
+
+    def _captions(self, record: Record) -> dict[str, float]:
+        try:
+            captions = captions_of(record)
+        except DecodeError:
+            self.kinds["unusable"]["caption is no text"] += 1
+            return {}
+        words = {"caption_words": float(len(captions[0].split()))} if captions else {}
+        return {"captions": float(len(captions)), **words}
 
 
 def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
     """Counts and distributions over all samples, by `workers` processes.
 
-    Raises DataError where a shard or the json of a sample is missing or damaged.
+    What training cannot use of a sample is counted as `unusable`. Raises DataError where a shard is missing or damaged.
     """
     manifest = load_manifest(folder)
     numbers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in NUMBERS}
@@ -75,7 +92,7 @@ def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
         "samples": manifest.num_samples,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
-        "hours": round(float(measured["duration_s"].sum()) / 3600, 3),
+        "hours": round(float(seconds.sum()) / 3600, 3) if len(seconds := measured["duration_s"]) else None,
         "with_caption": int(np.count_nonzero(measured["captions"])),
         "with_label": kinds["label"].total(),
         **{name: _distribution(values) for name, values in measured.items()},
@@ -100,23 +117,36 @@ def table(stats: Mapping[str, Any], *, longest: int = 12) -> str:
     """The statistics as text for a terminal; of long counts only the `longest` most frequent."""
     samples = stats["samples"]
     lines = [
-        f"{samples:,} samples in {stats['shards']:,} shards, {stats['bytes'] / 1e6:,.1f} MB, "
-        f"{stats['hours']:,.2f} hours of video",
+        f"{samples:,} samples in {stats['shards']:,} shards, {stats['bytes'] / 1e6:,.1f} MB{_hours(stats)}",
         f"{stats['with_caption']:,} with a caption, {samples - stats['with_caption']:,} without; "
         f"{stats['with_label']:,} with a label, {samples - stats['with_label']:,} without",
         "",
-        f"{'':<18}" + "".join(f"{name:>10}" for name in _COLUMNS),
+        f"{'':<18}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "known of")),
     ]
     for name in NUMBERS:
-        if stats[name]:
-            lines.append(f"{name:<18}" + "".join(f"{stats[name][column]:>10.2f}" for column in _COLUMNS))
-    for name in KINDS:
-        counts = stats[name]
-        if counts:
-            shown = ", ".join(f"{kind} {count}" for kind, count in list(counts.items())[:longest])
-            more = f", … {len(counts) - longest} more" if len(counts) > longest else ""
-            lines.append(f"{name + ' (' + str(len(counts)) + ')':<18}  {shown}{more}")
+        if numbers := stats[name]:
+            columns = "".join(f"{numbers[column]:>10.2f}" for column in _COLUMNS)
+            lines.append(f"{name:<18}{columns}{numbers['count']:>10,}")
+    lines += [_counted(name, stats[name], longest) for name in KINDS if stats[name]]
     return "\n".join(lines)
+
+
+def _hours(stats: Mapping[str, Any]) -> str:
+    """How much video it is, where anybody says so, and of how many samples that is known."""
+    if stats["hours"] is None:
+        return ""
+    known: int = stats["duration_s"]["count"]
+    of_which = f" in the {known:,} that say it" if known < stats["samples"] else ""
+    return f", {stats['hours']:,.2f} hours of video{of_which}"
+
+
+def _counted(name: str, counts: Mapping[str, int], longest: int) -> str:
+    """A kind of thing: how many different ones there are, and the most frequent."""
+    named = {kind: count for kind, count in counts.items() if kind != _OTHERS}
+    first = ", ".join(f"{kind} {count}" for kind, count in list(named.items())[:longest])
+    more = f", … {len(named) - longest} more" if len(named) > longest else ""
+    others = f", and {counts[_OTHERS]:,} samples with still others" if _OTHERS in counts else ""
+    return f"{f'{name} ({len(named)})':<18}  {first}{more}{others}"
 
 
 def write_plots(stats: Mapping[str, Any], png: Path) -> None:
@@ -129,7 +159,7 @@ def write_plots(stats: Mapping[str, Any], png: Path) -> None:
         axis.set_title(title)
         _draw_histogram(axis, stats[name])
     _draw_labels(axes[-1], stats["label"])
-    figure.suptitle(f"{stats['samples']:,} samples, {stats['hours']:,.1f} hours, {stats['bytes'] / 1e9:,.2f} GB")
+    figure.suptitle(f"{stats['samples']:,} samples, {stats['bytes'] / 1e9:,.2f} GB{_hours(stats)}")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
     write_whole(png, file.getvalue())
@@ -151,36 +181,33 @@ _MOST_BARS = 30  # labels that can be named on the plot
 def _count_shard(tar: Path) -> _Counts:
     counts = _Counts()
     for sample, record in records_of(tar):
-        counts.add(record, len(sample.media_members))
+        if isinstance(record, DecodeError):
+            counts.add_unreadable(sample)
+        else:
+            counts.add(sample, record)
     return counts
 
 
-def _stated(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that the json states; 0 stands for unknown there."""
-    fields = {name: record.get(name) for name in ("duration_s", "fps", "source_width", "source_height")}
-    stated = {name: float(value) for name, value in fields.items() if _is_above_zero(value)}
-    sides = [stated.pop(name) for name in ("source_width", "source_height") if name in stated]
-    return {**stated, "source_short_side": min(sides)} if len(sides) == 2 else stated
+def _stated(record: Record) -> dict[str, float]:
+    """The numbers that the json states."""
+    numbers = {name: number for name in ("duration_s", "fps") if (number := number_in(record, name))}
+    size = _size(record, "source_")
+    return {**numbers, "source_short_side": min(size)} if size else numbers
 
 
-def _is_above_zero(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and 0 < value < math.inf
+def _size(record: Record, prefix: str) -> tuple[float, float] | None:
+    width, height = number_in(record, f"{prefix}width"), number_in(record, f"{prefix}height")
+    return (width, height) if width and height else None
 
 
-def _kinds(record: Mapping[str, Any]) -> dict[str, str]:
-    kinds = {}
-    for name, prefix in (("source_size", "source_"), ("stored_size", "")):
-        if f"{prefix}width" in record and f"{prefix}height" in record:
-            kinds[name] = f"{record[prefix + 'width']}x{record[prefix + 'height']}"
-    if "codec" in record:
-        kinds["codec"] = str(record["codec"])
-    if record.get("interlaced"):
-        kinds["interlaced"] = "yes"
-    if record.get("transfer"):
-        kinds["transfer"] = str(record["transfer"])
-    if "label" in record:
-        kinds["label"] = str(record.get("label_name", record["label"]))
-    return kinds
+def _kinds(record: Record) -> dict[str, str]:
+    sizes = {"source_size": _size(record, "source_"), "stored_size": _size(record, "")}
+    kinds = {name: f"{size[0]:.10g}x{size[1]:.10g}" for name, size in sizes.items() if size}
+    kinds |= {name: "yes" if said is True else str(said) for name in _WORDS if (said := record.get(name)) is not None}
+    if has_label(record):
+        name = record.get("label_name")
+        kinds["label"] = str(record["label"] if name is None else name)
+    return {name: shown(kind, _MOST_LETTERS) for name, kind in kinds.items()}
 
 
 # --- many samples
@@ -226,16 +253,24 @@ def _draw_histogram(axis: Any, distribution: Mapping[str, Any]) -> None:
 
 def _draw_labels(axis: Any, labels: Mapping[str, int]) -> None:
     """Few labels by name, many as a curve from the most to the least frequent."""
+    labels = {label: count for label, count in labels.items() if label != _OTHERS}
     axis.set_title(f"{len(labels):,} labels")
     counts = list(labels.values())
     if not labels:
         axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes)
     elif len(labels) <= _MOST_BARS:
-        axis.barh([label[:30] for label in labels], counts)
+        axis.barh(range(len(labels)), counts)  # by place: two long labels can begin alike
+        axis.set_yticks(range(len(labels)), labels=[_plain(label, 30) for label in labels])
         axis.invert_yaxis()
         axis.set_xlabel("samples")
     else:
         axis.stairs(counts, fill=True)
         axis.set_ylim(bottom=0)
-        axis.set_xlabel(f"labels by frequency: {next(iter(labels))[:24]!r} {counts[0]:,} … {counts[-1]:,}")
+        first = _plain(next(iter(labels)), 24)
+        axis.set_xlabel(f"labels by frequency: '{first}' {counts[0]:,} … {counts[-1]:,}")
         axis.set_ylabel("samples")
+
+
+def _plain(label: str, most: int) -> str:
+    """A label as matplotlib draws it: between dollar signs it would look for a formula."""
+    return shown(label, most).replace("$", r"\$")

@@ -27,7 +27,7 @@ from data_prep.decode import evenly_spread
 from data_prep.engines import Lost, in_order
 from data_prep.manifest import BAD_CSV, STATE_FOLDER, load_plan
 from data_prep.progress import progress
-from data_prep.samples import TEXTS, StoredSample, each_shard, parse_record, sample_at
+from data_prep.samples import StoredSample, each_shard, sample_at
 from umt_ds.data.fetch import is_its_own, not_its_own, opened, read_whole
 from umt_ds.data.places import kind_of, sizes_in
 from umt_ds.data.records import (
@@ -40,7 +40,8 @@ from umt_ds.data.records import (
     load_manifest,
     sha256_of,
 )
-from umt_ds.errors import DataError
+from umt_ds.data.sample_record import record_of
+from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
 
 Fault = tuple[str, str]  # kind; where and what
@@ -65,7 +66,7 @@ class Report:
     def add(self, kind: str, what: object) -> None:
         self.kinds[kind] += 1
         if self.kinds[kind] <= _MOST_EXAMPLES:
-            self.faults.append((kind, str(what).partition("\n")[0][:500]))
+            self.faults.append((kind, shown(str(what).partition("\n")[0], 500)))
 
     def table(self, *, longest: int = 20) -> str:
         """The result as text: faults by kind, then the first of them in full."""
@@ -255,15 +256,15 @@ def _of_sample(sample: StoredSample, reader: _Reader, labels: Sequence[str]) -> 
     if empty:
         yield _EMPTY, ", ".join(empty)
     try:
-        record = parse_record(sample.key, {suffix: members[suffix] or b"" for suffix in TEXTS if suffix in members})
-    except DataError as error:
+        record = record_of(members, lambda suffix: members[suffix] or b"")
+    except DecodeError as error:
         yield "json damaged", error.what
         return
     if record.get("key", sample.key) != sample.key:
         yield "json has another key than the tar", record["key"]
     if sample.media == "frames":
         yield from _of_count(len(media), record)
-    if labels and "label" in record:
+    if labels and record.get("label") is not None:
         yield from _of_label(record, labels)
 
 
@@ -275,7 +276,7 @@ def _of_count(frames: int, record: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _of_label(record: Mapping[str, Any], labels: Sequence[str]) -> Iterator[Fault]:
     label, name = record["label"], record.get("label_name")
-    if not isinstance(label, int) or not 0 <= label < len(labels):
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(labels):
         yield "label outside the class list", f"{label!r} of {len(labels)} classes"
     elif name is not None and name != labels[label]:
         yield "label outside the class list", f"{label} is {labels[label]!r} there, not {name!r}"
@@ -357,10 +358,22 @@ def _decode_some(place: tuple[Path, int], *, frames: int) -> Fault | None:
 
     try:
         sample.pictures(choose)
-        faults = _of_count(counted[0], sample.record()) if sample.media == "npy" else iter(())
+        faults = list(_of_decoded(sample, counted[-1]))
     except DataError as error:
         return "frames cannot be decoded", f"{_where(sample)}: {error.what}"
     return next(((kind, f"{_where(sample)}: {what}") for kind, what in faults), None)
+
+
+def _of_decoded(sample: StoredSample, frames: int) -> Iterator[Fault]:
+    """Whether the frames of an array or video, which only decoding counts, are those of the json."""
+    if sample.media not in ("npy", "video"):
+        return
+    try:
+        record = sample.record()
+    except DecodeError:  # told already
+        return
+    if sample.media == "npy" or "stored_fps" in record:  # a video of others says nothing of what is stored
+        yield from _of_count(frames, record)
 
 
 @lru_cache(maxsize=1)

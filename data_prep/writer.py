@@ -9,7 +9,8 @@ from pathlib import Path
 
 from data_prep.clip import Sample
 from umt_ds.data.places import publish, scratch_for
-from umt_ds.data.records import ShardEntry, index_path, index_tar, shard_entries
+from umt_ds.data.records import ShardEntry, index_path, shard_entries
+from umt_ds.data.tars import index_tar
 from umt_ds.errors import MachineError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

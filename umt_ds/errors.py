@@ -6,6 +6,8 @@ which kind it was: 0 done, 1 anything else, 2 bad configuration, 75 stopped and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Self
 
 EXIT_DONE = 0
@@ -72,3 +74,31 @@ class NonFiniteError(UmtError):
         super().__init__(what, hint=hint)
         self.step = step
         self.exit_code = EXIT_FAILED if again else EXIT_STOPPED
+
+
+def printable(text: str) -> str:
+    """Foreign text for a terminal, which control characters could rewrite: what does not print is spelt out.
+
+    >>> printable("two\\nlines \\x1b[31m")
+    'two\\\\nlines \\\\x1b[31m'
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def shown(text: str, most: int = 60) -> str:
+    """Foreign text for a message: printable, and of its characters at most `most`.
+
+    >>> shown("a" * 99, 5)
+    'aaaa…'
+    """
+    return printable(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def some(names: Iterable[object], most: int = 5, *, each: int = 60) -> str:
+    """A list for a message: at most `most` of its names, with `each` letters as `shown`, and whether there are more.
+
+    >>> some(["a", "b"]), some(range(9), 2)
+    ('a, b', '0, 1, …')
+    """
+    first = list(islice(names, most + 1))
+    return ", ".join([*(shown(str(name), each) for name in first[:most]), *(["…"] if len(first) > most else [])])

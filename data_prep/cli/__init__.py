@@ -12,7 +12,7 @@ import click
 from data_prep.cli import check, corpora, reshape, tasks
 from umt_ds.data.places import told_of_store
 from umt_ds.environment import print_anything
-from umt_ds.errors import EXIT_FAILED, UmtError
+from umt_ds.errors import EXIT_FAILED, UmtError, shown
 from umt_ds.refused import told_of_machine
 
 
@@ -40,13 +40,22 @@ for module in (corpora, check, reshape, tasks):
         umt_data.add_command(command)
 
 
+_MOST_LINES, _MOST_LETTERS = 40, 2000  # of an error; the longest path has 4096 bytes, and nobody has it
+
+
+def _told(error: UmtError) -> str:
+    """An error for a terminal. Strangers' words are cut where they are taken up; this holds where one forgot."""
+    lines = (shown(line, _MOST_LETTERS) for line in str(error).split("\n")[:_MOST_LINES])
+    return "\n".join(lines)
+
+
 def main() -> None:
     """The program. Exit code 0: done; 1: something is wrong with data or machine; 2: wrong command or options."""
     print_anything()
     try:
         umt_data()
     except UmtError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_told(error)}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
         told = told_of_store(error) or told_of_machine(error)

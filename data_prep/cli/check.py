@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from data_prep.cli.options import FOLDER, LIST, NEW_FILE, NEW_FOLDER, POSITIVE, dry_run, workers
+from data_prep.cli.options import FOLDER, LIST, NEW_FILE, NEW_FOLDER, POSITIVE, Number, dry_run, workers
 from umt_ds.errors import EXIT_FAILED
 
 
@@ -15,7 +15,7 @@ from umt_ds.errors import EXIT_FAILED
 @click.argument("out", type=FOLDER)
 @click.option("--every", default=10, type=POSITIVE, help="Decode frames of each n-th sample.")
 @click.option("--frames", default=3, type=POSITIVE, help="Frames to decode of such a sample.")
-@click.option("--timeout", default=60.0, type=click.FloatRange(0.1), help="Seconds for a sample.")
+@click.option("--timeout", default=60.0, type=Number(0.1), help="Seconds for a sample.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @workers
 def verify(out: Path, every: int, frames: int, timeout: float, as_json: bool, workers: int) -> None:
@@ -106,8 +106,8 @@ def show(out: Path, key: str, png: Path | None) -> None:
 @click.option("--near", is_flag=True, help="Compare what the frames show, too (finished sets).")
 @click.option("--frames", default=8, type=POSITIVE, help="With --near: frames of each clip.")
 @click.option("--distance", default=10, type=click.IntRange(0, 32), help="With --near: bits of 64 that may differ.")
-@click.option("--share", default=0.5, type=click.FloatRange(0, 1, min_open=True), help="With --near: of the frames.")
-@click.option("--check", is_flag=True, help="Exit code 1 if anything is found.")
+@click.option("--share", default=0.5, type=Number(0, 1, min_open=True), help="With --near: of the frames.")
+@click.option("--check", is_flag=True, help="Exit code 1 if anything is found, or cannot be read.")
 @workers
 @dry_run
 def leaks(
@@ -142,9 +142,9 @@ def leaks(
     found = find_leaks(train, against, near=settings, workers=workers)
     click.echo(found.table())
     if output:
-        write_found(found, output, kind="time" if same_seconds else "id")
-        click.echo(f"see {output}/leaks.csv; give {output}/exclude.txt to --exclude")
-    sys.exit(EXIT_FAILED if check and (found.overlap.leaks or found.near_keys()) else 0)
+        for sentence in write_found(found, output, kind="time" if same_seconds else "id"):
+            click.echo(sentence)
+    sys.exit(EXIT_FAILED if check and not found.is_clean else 0)
 
 
 COMMANDS = (verify, stats, sheet, show, leaks)

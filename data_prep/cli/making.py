@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from data_prep.clip import Listing, RunOptions, StoreOptions
-from umt_ds.errors import EXIT_FAILED, ConfigError
+from umt_ds.errors import EXIT_FAILED, ConfigError, printable, shown
 
 if TYPE_CHECKING:
     from data_prep.cli.options import Where
@@ -41,7 +41,9 @@ class Making:
         check_store(listing.media, self.store)
         listing = exclude(listing, [read_keys(path) for path in self.exclude]).first_in_order(self.limit)
         for note in listing.notes:
-            click.echo(note, err=True)
+            click.echo(printable(note), err=True)
+        if unused := unused_options(listing.media, self.store):
+            click.echo(f"without effect here: {', '.join(unused)}", err=True)
         name = self.name or out.name or out.resolve().name
         habits = self._habits()  # refused before anything is written
         if self.dry_run:
@@ -118,7 +120,7 @@ class Making:
             f"  {_what_is_stored(listing, self.store)}",
             f"  {len(listing.labels)} classes, {with_text:,} clips with a caption",
             f"  {len(listing.left_out):,} entries left out before decoding",
-            *(f"  {clip.source} → {clip.key}" for clip in listing.clips[:5]),
+            *(printable(f"  {clip.source} → {clip.key}") for clip in listing.clips[:5]),
         ]
 
 
@@ -141,6 +143,21 @@ def check_store(media: str, store: StoreOptions) -> None:
     """Raises ConfigError for what cannot be stored."""
     if media == "image" and store.store == "mp4":
         raise ConfigError("--store mp4 is for videos", hint="leave --store away: pictures are stored as JPEG")
+
+
+def unused_options(media: str, store: StoreOptions) -> list[str]:
+    """The options, as they were given, that have no effect on what is stored of such `media`."""
+    match media, store.store:
+        case "sample", _:  # copied as they are
+            unused = {"frames", "short_side", "quality", "store", "fps"}
+        case "image", stored:
+            unused = {"frames", "fps"} | ({"quality"} if stored == "npy" else set())
+        case _, "mp4":
+            unused = {"frames", "quality"}
+        case _, stored:
+            unused = ({"frames"} if store.fps else set()) | ({"quality"} if stored == "npy" else set())
+    given = {name: value for name, value in vars(store).items() if value != getattr(StoreOptions(), name)}
+    return [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if name in unused]
 
 
 def _say_estimate(plan: Plan, shards: list[int], run: RunOptions, *, processes: int) -> None:
@@ -176,7 +193,7 @@ def summary_text(summary: Summary) -> str:
     lines = [f"{summary.name}: {' + '.join(parts)} = {total:,} in all; {size}, {summary.out}"]
     if summary.refused:
         reasons = Counter(refusal.reason for refusal in summary.refused).most_common(8)
-        lines += [f"{count:>8,}  {reason}" for reason, count in reasons]
+        lines += [f"{count:>8,}  {shown(reason, 200)}" for reason, count in reasons]
     if summary.refused or summary.left_out:
         lines.append(f"see {summary.out}/bad.csv")
     return "\n".join(lines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +41,16 @@ class _Place(click.ParamType[Path]):
         return found
 
 
+class Number(click.FloatRange):
+    """A number in a range. Click's own lets `nan` through, which is in none and passes every comparison, and `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number.", param, ctx)
+        return number
+
+
 FOLDER = _Place(exists=True)
 NEW_FOLDER = _Place(exists=False)
 LIST = _Place(exists=True, or_file=True)  # an official csv, or a finished set
@@ -60,9 +72,9 @@ def run_options(command: Command) -> Command:
     """Options of how the work is done on a machine, given to `command` as one RunOptions, `run`."""
 
     @workers
-    @click.option("--timeout", default=RunOptions.timeout_s, type=click.FloatRange(0.1), help="Seconds for a clip.")
-    @click.option("--memory", default=RunOptions.memory_gb, type=click.FloatRange(0.5), help="GB for a process.")
-    @click.option("--max-bad", default=RunOptions.max_bad, type=click.FloatRange(0, 1), help="Share that may be bad.")
+    @click.option("--timeout", default=RunOptions.timeout_s, type=Number(0.1), help="Seconds for a clip.")
+    @click.option("--memory", default=RunOptions.memory_gb, type=Number(0.5), help="GB for a process.")
+    @click.option("--max-bad", default=RunOptions.max_bad, type=Number(0, 1), help="Share that may be bad.")
     @wraps(command)
     def wrapped(workers: int, timeout: float, memory: float, max_bad: float, **others: object) -> None:
         command(run=RunOptions(workers, timeout, max_bad, memory), **others)
@@ -79,7 +91,7 @@ def store_options(command: Command) -> Command:
         "--store", "stored_as", default=default.store, type=kinds, help="JPEGs, one array, or H.264 as a whole."
     )
     @click.option("--frames", default=default.frames, type=POSITIVE, help="Per clip, evenly spread.")
-    @click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames a second, instead of --frames.")
+    @click.option("--fps", type=Number(0, min_open=True), help="Frames a second, instead of --frames.")
     @click.option("--short-side", default=default.short_side, type=POSITIVE, help="Pixels; smaller ones stay so.")
     @click.option("--quality", default=default.quality, type=quality_range, help="Of the JPEGs.")
     @click.option("--per-shard", default=default.per_shard, type=POSITIVE, help="Clips per shard.")

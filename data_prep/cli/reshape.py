@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from data_prep.cli.making import Making
-from data_prep.cli.options import FOLDER, NEW_FOLDER, dry_run, set_options
+from data_prep.cli.options import FOLDER, NEW_FOLDER, Number, dry_run, set_options
 from umt_ds.errors import ConfigError
 
 
@@ -27,10 +27,13 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
     Example:
       umt-data index ~/cc3m-by-img2dataset
     """
-    from data_prep.foreign import adopt
+    from data_prep.foreign import adopt, tars_in
 
     if dry_run:
-        click.echo(f"would index {len(list(out.glob('*.tar')))} tars in {out}")
+        tars, notes = tars_in(out)
+        for note in notes:
+            click.echo(note, err=True)
+        click.echo(f"would index {len(tars)} tars in {out}")
         return
     adopted = adopt(out, force=force)
     for note in adopted.notes:
@@ -42,18 +45,19 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say which samples stay, given to `command` as one Filter, `keep`."""
 
-    @click.option("--min-seconds", default=0.0, help="Leave out shorter clips.")
-    @click.option("--max-seconds", default=float("inf"), help="Leave out longer clips.")
-    @click.option("--min-side", default=0, help="Leave out sources with a smaller short side, in pixels.")
+    @click.option("--min-seconds", default=0.0, type=Number(0), help="Leave out shorter clips.")
+    @click.option("--max-seconds", type=Number(0, min_open=True), help="Leave out longer clips.")
+    @click.option("--min-side", default=0, type=click.IntRange(0), help="Leave out sources of a smaller short side.")
     @click.option("--captioned", is_flag=True, help="Leave out samples without a caption.")
     @click.option("--labelled", is_flag=True, help="Leave out samples without a label.")
     @wraps(command)
     def wrapped(
-        min_seconds: float, max_seconds: float, min_side: int, captioned: bool, labelled: bool, **others: object
+        min_seconds: float, max_seconds: float | None, min_side: int, captioned: bool, labelled: bool, **others: object
     ) -> None:
         from data_prep.sources.sets import Filter
 
-        command(keep=Filter(min_seconds, max_seconds, min_side, captioned, labelled), **others)
+        longest = Filter.max_seconds if max_seconds is None else max_seconds
+        command(keep=Filter(min_seconds, longest, min_side, captioned, labelled), **others)
 
     return wrapped
 
@@ -66,7 +70,8 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 def filter_(set_: Path, out: Path, keep: object, making: Making) -> None:
     """Copy the samples of SET to OUT that no --exclude list names and no option leaves out.
 
-    Samples are copied byte for byte and dealt to new shards. The lists are part of the new set's fingerprint.
+    Samples are copied byte for byte and dealt to new shards. The lists are part of the new set's fingerprint. A sample
+    that does not say its seconds or size is left out where they are asked about.
 
     \b
     Example:
@@ -84,7 +89,7 @@ def filter_(set_: Path, out: Path, keep: object, making: Making) -> None:
 @click.command(short_help="Two sets without a video in common.")
 @click.argument("set_", metavar="SET", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
-@click.option("--share", default=0.05, type=click.FloatRange(0, 1), help="Of the samples that go to OUT/val.")
+@click.option("--share", default=0.05, type=Number(0, 1), help="Of the samples that go to OUT/val.")
 @click.option("--seed", default=0, help="Another seed, another split.")
 @set_options
 def split(set_: Path, out: Path, share: float, seed: int, making: Making) -> None:

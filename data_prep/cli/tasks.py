@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from data_prep.cli.options import FOLDER, run_options
+from data_prep.cli.options import FOLDER, Number, run_options
 from data_prep.clip import RunOptions
 
 
@@ -38,7 +38,7 @@ def work(out: Path, part: str, retry_failed: bool, run: RunOptions) -> None:
 
 @click.command(short_help="Write the manifest of a set whose parts are all made.")
 @click.argument("out", type=FOLDER)
-@click.option("--max-bad", default=RunOptions.max_bad, type=click.FloatRange(0, 1), help="Share that may be bad.")
+@click.option("--max-bad", default=RunOptions.max_bad, type=Number(0, 1), help="Share that may be bad.")
 def finish(out: Path, max_bad: float) -> None:
     """Write manifest, bad.csv and statistics of the set in OUT; says which shards are missing if any is.
 

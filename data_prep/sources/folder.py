@@ -18,9 +18,9 @@ from typing import Literal
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.decode import NUMBERED_PICTURE
 from data_prep.labels import Labels, class_list, rows_of
-from umt_ds.data.places import files_below
-from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, sample_key
-from umt_ds.errors import DataError
+from umt_ds.data.places import Below, files_below, hint_of, is_local
+from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES, sample_key
+from umt_ds.errors import DataError, shown, some
 
 Kind = Literal["video", "image", "frames"]  # frames: a folder of numbered pictures, one video
 _PLURAL: Mapping[Kind, str] = {"video": "videos", "image": "images", "frames": "frames"}
@@ -70,6 +70,7 @@ def list_folder(
 class Found:
     """What lies below a folder: paths with forward slashes, sorted; unusable files; the others by suffix."""
 
+    folder: Path
     kinds: tuple[Kind, ...]  # what was looked for
     videos: tuple[str, ...]
     images: tuple[str, ...]
@@ -88,15 +89,36 @@ class Found:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if not self.ignored:
-            return ()
-        suffixes = ", ".join(f"{suffix} {count}" for suffix, count in self.ignored.most_common())
-        return (f"ignored {self.ignored.total()} files that are not {self._wanted} ({suffixes})",)
+        notes = []
+        if self.ignored:
+            suffixes = some(f"{suffix} {count}" for suffix, count in self.ignored.most_common())
+            notes.append(f"ignored {self.ignored.total()} files that are not {self._wanted} ({suffixes})")
+        if self.unusable:
+            reasons = Counter(refusal.reason for refusal in self.unusable)
+            kinds = some(f"{reason} {count}" for reason, count in reasons.most_common())
+            example = shown(self.unusable[0].source)
+            notes.append(f"{len(self.unusable)} files or folders cannot be used ({kinds}), such as {example}")
+        return tuple(notes)
 
     def unnamed(self, named: int) -> tuple[str, ...]:
         """A note on what no row of a list names, given how many files are named."""
         rest = len(self.videos) + len(self.images) + len(self.frame_folders) - named
         return (f"ignored {rest} {self._wanted} that no row names",) if rest else ()
+
+    def why_unusable(self, name: str) -> str | None:
+        """Why the file of a row cannot be used, though it is there; None where it is not, or can be."""
+        name = name.removeprefix("./")
+        if reason := self._reasons.get(without_suffix(name)):
+            return reason
+        suffix = os.path.splitext(name)[1].lower()
+        is_other = suffix and _is_text(name) and "\0" not in name and _KIND_OF.get(suffix) not in self.kinds
+        if is_other and is_local(self.folder) and os.path.isfile(self.folder / name):
+            return f"is none of the {self._wanted} by its suffix ({suffix})"
+        return None
+
+    @cached_property
+    def _reasons(self) -> dict[str, str]:
+        return {without_suffix(refusal.source): refusal.reason for refusal in self.unusable}
 
     def key(self, path: str) -> str:
         """The sample key of a path. A folder's name has no suffix that could be left out."""
@@ -168,7 +190,8 @@ def scan_videos(folder: Path) -> Found:
 def scan(folder: Path, *kinds: Kind) -> Found:
     """Look through `folder` and all below it, through symbolic links too, for one or several kinds of media.
 
-    Raises DataError where there is none of them at all.
+    What cannot be read (links that lead nowhere, folders without permission, pipes) is `unusable`.
+    Raises DataError where there is none of them at all, or `folder` cannot be read.
     """
     paths: dict[Kind, list[str]] = {"video": [], "image": [], "frames": []}
     unusable: list[Refusal] = []
@@ -180,29 +203,74 @@ def scan(folder: Path, *kinds: Kind) -> Found:
         else:
             unusable.append(Refusal(path, "file name is not UTF-8: rename the file"))
 
-    for below, names in files_below(folder):
-        files = (
-            [name for name in names if not NUMBERED_PICTURE.fullmatch(name)] if "frames" in kinds and below else names
-        )
-        if len(files) < len(names):
-            keep("frames", below)
+    for below in _looked_through(folder):
+        files, others = below.files, dict(below.others)
+        if "frames" in kinds and below.folder:
+            files = [name for name in files if not NUMBERED_PICTURE.fullmatch(name)]
+            others = {name: what for name, what in others.items() if not NUMBERED_PICTURE.fullmatch(name)}
+            if len(files) + len(others) < len(below.files) + len(below.others):
+                keep("frames", below.folder)
+            elif not below.num_folders and not others and all(map(_is_hidden, files)):
+                others[""] = "folder is empty: no frames"
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
             kind = _KIND_OF.get(suffix)
-            if name.startswith("."):  # macOS leaves a ._x.mp4 of resource data beside x.mp4
+            if _is_hidden(name):
                 ignored["hidden"] += 1
             elif kind in kinds:
-                keep(kind, f"{below}/{name}" if below else name)
+                keep(kind, _path(below.folder, name))
             else:
                 ignored[suffix or "no suffix"] += 1
+        for name, what in others.items():
+            if _is_hidden(name):
+                ignored["hidden"] += 1
+            else:
+                unusable.append(Refusal(_path(below.folder, name), what))
     if not any(paths.values()) and not unusable:
-        others = ", ".join(f"{suffix} {count}" for suffix, count in ignored.most_common(5))
+        seen = ", ".join(f"{suffix} {count}" for suffix, count in ignored.most_common(5))
         raise DataError(
-            f"no {' or '.join(kinds)} below {folder} ({f'only {others}' if others else 'it is empty'})",
+            f"no {' or '.join(kinds)} below {folder} ({f'only {seen}' if seen else 'it is empty'})",
             hint="; ".join(_HINT[kind] for kind in kinds),
         )
-    videos, images, frame_folders = (tuple(sorted(of_kind)) for of_kind in paths.values())
-    return Found(kinds, videos, images, frame_folders, tuple(unusable), ignored)
+    videos, images = (_without_doubles(sorted(paths[kind]), ignored) for kind in ("video", "image"))
+    frame_folders = tuple(sorted(paths["frames"]))
+    unusable.sort(key=lambda refusal: refusal.source)
+    return Found(folder, kinds, videos, images, frame_folders, tuple(unusable), ignored)
+
+
+def _without_doubles(paths: Sequence[str], ignored: Counter[str]) -> tuple[str, ...]:
+    """Without the `a.tif` beside an `a.jpg`: they would have one key, and the usual one has always been taken."""
+    doubles = {
+        path
+        for path in paths
+        if not _is_usual(path)
+        for other in _beginning(paths, f"{without_suffix(path)}.")
+        if _is_usual(other) and without_suffix(other) == without_suffix(path)
+    }
+    ignored.update(f"{os.path.splitext(path)[1].lower()} beside a usual one" for path in doubles)
+    return tuple(path for path in paths if path not in doubles)
+
+
+def _is_usual(path: str) -> bool:
+    suffix = path.rpartition(".")[2].lower()
+    return suffix in USUAL_IMAGES or suffix in USUAL_VIDEOS
+
+
+def _looked_through(folder: Path) -> Iterator[Below]:
+    try:
+        yield from files_below(folder)
+    except OSError as error:
+        what = hint_of(error) or "check its permissions, and the disk or mount"
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}", hint=what) from error
+
+
+def _path(folder: str, name: str) -> str:
+    return f"{folder}/{name}".strip("/")
+
+
+def _is_hidden(name: str) -> bool:
+    """macOS leaves a `._x.mp4` of resource data beside x.mp4."""
+    return name.startswith(".")
 
 
 def _is_text(name: str) -> bool:
@@ -250,7 +318,8 @@ def _assign(notes: Mapping[str, _Notes], found: Found) -> tuple[dict[str, _Notes
         if len(paths) == 1:
             assigned[paths[0]] = note
         else:
-            reason = f"{len(paths)} videos have this name" if paths else "missing: no such video"
+            missing = found.why_unusable(name) or "missing: no such video"
+            reason = f"{len(paths)} videos have this name" if paths else missing
             left_out.append(Refusal(name, f"{reason} (row of the csv file)"))
     return assigned, left_out
 

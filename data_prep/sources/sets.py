@@ -6,18 +6,20 @@ Nothing is decoded. Samples are dealt to shards anew, so a merged set is mixed a
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.decode import index_of
 from data_prep.progress import progress
-from data_prep.samples import StoredSample, caption_text, samples_of
+from data_prep.samples import records_of, samples_of
 from umt_ds.data.places import absolute, common_folder
 from umt_ds.data.records import Manifest, load_manifest
-from umt_ds.errors import ConfigError, DataError, DecodeError
+from umt_ds.data.sample_record import Record, captions_of, has_label, number_in
+from umt_ds.errors import ConfigError, DataError, DecodeError, shown, some
 
 
 @dataclass(frozen=True)
@@ -30,25 +32,53 @@ class Filter:
     captioned: bool = False
     labelled: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for limits that no sample or every sample keeps."""
+        limits = {"--min-seconds": self.min_seconds, "--max-seconds": self.max_seconds, "--min-side": self.min_side}
+        for option, limit in limits.items():
+            if math.isnan(limit) or limit < 0 or (math.isinf(limit) and option != "--max-seconds"):
+                raise ConfigError(f"{option} {limit:g} is no limit", hint="a number, 0 or more")
+        if self.max_seconds < self.min_seconds or self.max_seconds == 0:
+            raise ConfigError(
+                f"no clip has at least {self.min_seconds:g} s and at most {self.max_seconds:g} s",
+                hint="--min-seconds must be below --max-seconds",
+            )
+
     @property
     def reads_json(self) -> bool:
         return self != Filter()
 
-    def why_not(self, record: dict[str, Any]) -> str | None:
-        """The reason to leave a sample out; None if it stays."""
-        seconds = float(record.get("duration_s") or 0)
-        side = min(int(record.get("source_width") or 0), int(record.get("source_height") or 0))
-        if self.min_seconds and seconds < self.min_seconds:
+    def why_not(self, record: Record) -> str | None:
+        """The reason to leave a sample out; None if it stays. What is asked about and unknown is left out, too."""
+        reasons = (self._of_seconds(record), self._of_side(record), self._of_caption(record))
+        return next(filter(None, reasons), "no label" if self.labelled and not has_label(record) else None)
+
+    def _of_seconds(self, record: Record) -> str | None:
+        if not self.min_seconds and math.isinf(self.max_seconds):
+            return None
+        seconds = number_in(record, "duration_s")
+        if seconds is None:
+            return "duration unknown"
+        if seconds < self.min_seconds:
             return f"shorter than {self.min_seconds:g} s"
-        if seconds > self.max_seconds:
-            return f"longer than {self.max_seconds:g} s"
-        if side < self.min_side:
-            return f"short side below {self.min_side} pixels"
-        if self.captioned and not caption_text(record).strip():
-            return "no caption"
-        if self.labelled and "label" not in record:
-            return "no label"
-        return None
+        return f"longer than {self.max_seconds:g} s" if seconds > self.max_seconds else None
+
+    def _of_side(self, record: Record) -> str | None:
+        if not self.min_side:
+            return None
+        sides = [number_in(record, f"source_{side}") for side in ("width", "height")]
+        known = [side for side in sides if side is not None]
+        if len(known) < 2:
+            return "size of the source unknown"
+        return f"short side below {self.min_side} pixels" if min(known) < self.min_side else None
+
+    def _of_caption(self, record: Record) -> str | None:
+        if not self.captioned:
+            return None
+        try:
+            return None if captions_of(record) else "no caption"
+        except DecodeError as error:
+            return error.what
 
 
 def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) -> Listing:
@@ -65,14 +95,14 @@ def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) ->
     root = common_folder(sets)
     clips: list[Clip] = []
     left_out: list[Refusal] = []
-    for source, row, sample in _samples(sets, manifests, root):
-        why = keep.why_not(_record(sample)) if keep.reads_json else None
+    for source, row, key, record in _samples(sets, manifests, root, with_records=keep.reads_json):
+        why = f"damaged: {record.what}" if isinstance(record, DecodeError) else keep.why_not(record)
         if why:
-            left_out.append(Refusal(source, why, sample.key))
+            left_out.append(Refusal(source, why, key))
         else:
-            clips.append(Clip(sample.key, source, extra={"row": row}))
+            clips.append(Clip(key, source, extra={"row": row}))
     if not clips:
-        raise DataError(f"no sample of {', '.join(map(str, sets))} is left", hint="look at `umt-data stats`")
+        raise _none_left(sets, left_out)
     asked = {name: value for name, value in vars(keep).items() if value != getattr(Filter(), name)}
     return Listing(
         root=root,
@@ -93,59 +123,90 @@ def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) ->
 def split(listing: Listing, *, share: float, seed: int) -> tuple[Listing, Listing]:
     """Two listings without a video in common: about 1 - `share` of the samples, and `share` of them.
 
-    Which side a sample goes to is a hash of its video (the json's youtube_id, else its source file) and `seed`, so
-    that clips of one video stay together, and a video stays on its side when the set grows.
+    Which side a sample goes to is a hash of its video (the json's youtube_id, else its source file or url) and `seed`,
+    so that clips of one video stay together, and a video stays on its side when the set grows. Samples whose record
+    cannot be read are left out; the first listing says so.
     """
     sides: dict[bool, list[Clip]] = {False: [], True: []}
-    for clip in progress(listing.clips, unit="sample", desc="split"):
-        digest = hashlib.sha256(f"{seed} {_video_of(clip, listing.root)}".encode()).digest()
+    damaged: list[Refusal] = []
+    nameless = 0
+    for clip, record in _with_records(listing):
+        if isinstance(record, DecodeError):
+            damaged.append(Refusal(clip.source, f"damaged: {record.what}", clip.key))
+            continue
+        video = next((str(record[field]) for field in _VIDEO if record.get(field)), None)
+        nameless += video is None
+        digest = hashlib.sha256(f"{seed} {video or clip.key}".encode(errors="backslashreplace")).digest()
         sides[int.from_bytes(digest[:8], "big") < share * 2**64].append(clip)
     if not sides[True] or not sides[False]:
         raise DataError(f"a share of {share:g} leaves one side without a sample", hint="choose another --share")
-    train, held_out = (
-        replace(listing, clips=tuple(sides[side]), about={**listing.about, "split": {"share": part, "seed": seed}})
-        for side, part in ((False, round(1 - share, 6)), (True, share))
-    )
-    return train, held_out
+    train = _one_side(listing, sides[False], share=round(1 - share, 6), seed=seed)
+    train = replace(train, left_out=(*train.left_out, *damaged), notes=(*train.notes, *_told(nameless)))
+    return train, _one_side(listing, sides[True], share=share, seed=seed)
 
 
-def _video_of(clip: Clip, root: Path) -> str:
-    sample = _stored(clip, root)
-    record = _record(sample)
-    return str(record.get("youtube_id") or record.get("source") or sample.key)
+# What names the video of a sample in its json: that of Kinetics, ours, img2dataset's and video2dataset's.
+_VIDEO = ("youtube_id", "source", "url")
 
 
-def _stored(clip: Clip, root: Path) -> StoredSample:
-    tar, row = root / clip.source, int(clip.extra["row"])
-    return StoredSample(tar, clip.key, tuple(index_of(tar).members(row)))
+def _told(nameless: int) -> tuple[str, ...]:
+    if not nameless:
+        return ()
+    return (f"{nameless:,} samples do not say of which video they are ({', '.join(_VIDEO)}): each counts as one",)
+
+
+def _one_side(listing: Listing, clips: Sequence[Clip], *, share: float, seed: int) -> Listing:
+    return replace(listing, clips=tuple(clips), about={**listing.about, "split": {"share": share, "seed": seed}})
+
+
+def _with_records(listing: Listing) -> Iterator[tuple[Clip, Record | DecodeError]]:
+    """The clips of a listing of sets with their records; each tar is opened once, as its clips follow each other."""
+    with progress(total=len(listing.clips), unit="sample", desc="split") as bar:
+        for source, clips in groupby(listing.clips, key=lambda clip: clip.source):
+            records = records_of(listing.root / source)
+            for clip in clips:
+                yield clip, records[int(clip.extra["row"])][1]
+                bar.update()
 
 
 def _samples(
-    sets: Sequence[Path], manifests: Sequence[Manifest], root: Path
-) -> Iterator[tuple[str, int, StoredSample]]:
-    """(tar below root, row, sample) of every sample of the sets."""
+    sets: Sequence[Path], manifests: Sequence[Manifest], root: Path, *, with_records: bool
+) -> Iterator[tuple[str, int, str, Record | DecodeError]]:
+    """(tar below root, row, key, record) of every sample of the sets; the record is empty where it is not asked for."""
     with progress(total=sum(manifest.num_samples for manifest in manifests), unit="sample", desc="list") as bar:
         for folder, manifest in zip(sets, manifests, strict=True):
             for shard in manifest.shards:
                 tar = folder / shard.file
                 source = tar.relative_to(root).as_posix()
-                for row, sample in enumerate(samples_of(tar)):
-                    yield source, row, sample
+                samples = records_of(tar) if with_records else ((sample, Record()) for sample in samples_of(tar))
+                for row, (sample, record) in enumerate(samples):
+                    yield source, row, sample.key, record
                 bar.update(shard.samples)
 
 
-def _record(sample: StoredSample) -> dict[str, Any]:
-    try:
-        return sample.record()
-    except DecodeError as error:
-        raise DataError(f"{sample.tar}: {error.what}", hint="`umt-data verify` lists all damage") from error
+def _none_left(sets: Sequence[Path], left_out: Sequence[Refusal]) -> DataError:
+    if not left_out:
+        return DataError(f"{some(sets, each=300)}: no sample there", hint="bad.csv says what became none")
+    reasons = Counter(refusal.reason for refusal in left_out).most_common()
+    return DataError(
+        f"no sample of {some(sets, each=300)} is left: {some(f'{count:,} {reason}' for reason, count in reasons)}",
+        hint="look at `umt-data stats`",
+    )
 
 
 def _check_goes_with(first: Manifest, other: Manifest, first_at: Path, other_at: Path) -> None:
     if other.media != first.media:
         raise ConfigError(f"{first_at} holds {first.media}, {other_at} {other.media}: they do not make one set")
-    if other.labels != first.labels:
-        raise ConfigError(
-            f"{first_at} has {len(first.labels)} classes, {other_at} {len(other.labels)}, and they are not the same",
-            hint="make both with the same --classes; a training run can also read several sets as they are",
-        )
+    if other.labels == first.labels:
+        return
+    if sorted(other.labels) == sorted(first.labels):
+        what = f"{first_at} and {other_at} have the same {len(first.labels)} classes in another order"
+    else:
+        what = f"{first_at} has {len(first.labels)} classes, {other_at} {len(other.labels)}, and they are not the same"
+    number = next((n for n, (a, b) in enumerate(zip(first.labels, other.labels, strict=False)) if a != b), None)
+    if number is not None:
+        names = [f"{shown(labels[number])!r}" for labels in (first.labels, other.labels)]
+        what += f": class {number} is {names[0]} in the first, {names[1]} in the second"
+    raise ConfigError(
+        what, hint="make both with the same --classes; a training run can also read several sets as they are"
+    )

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umt_ds.data.clips import captions_of
 from umt_ds.data.collate import Tokenize
+from umt_ds.data.sample_record import captions_of
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.errors import DecodeError
 from umt_ds.tasks.image_text import ClipToo, Tokenizer

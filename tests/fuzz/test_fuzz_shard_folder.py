@@ -1,4 +1,4 @@
-"""The manifest and the indexes of a shard folder, whatever bytes they hold: a set that can be read, or an UmtError."""
+"""The manifest of a shard folder, whatever bytes it holds: a set that can be read, or an UmtError."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.shards import write_shards
-from umt_ds.data.records import MANIFEST, Manifest, index_path, load_manifest, parse_index
+from umt_ds.data.records import MANIFEST, Manifest, load_manifest
 from umt_ds.errors import UmtError
 
 ANYTHING = st.recursive(
@@ -75,33 +74,3 @@ def _fingerprint(record: dict[str, Any]) -> object:
         return hashlib.sha256(text.encode()).hexdigest()
     except (TypeError, KeyError, AttributeError):
         return record["fingerprint"]
-
-
-@given(st.data())
-def test_an_index_with_other_bytes(folder: Path, data: st.DataObject) -> None:
-    path = index_path(folder / "tiny-000000.tar")
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    del content[data.draw(st.integers(0, len(content)) | st.just(len(content))) :]
-    _read_index(bytes(content), path)
-
-
-@given(st.fixed_dictionaries({
-    name: st.lists(st.integers(-2, 5) | st.floats() | st.text(max_size=3), max_size=3) | st.integers(-5, 5)
-    for name in ("tar_size", "keys", "starts", "suffixes", "offsets", "sizes", "crcs")
-}))  # fmt: skip
-def test_an_index_with_other_tables(folder: Path, tables: dict[str, Any]) -> None:
-    path = folder / "other.index.npz"
-    np.savez(path, **{name: np.array(value) for name, value in tables.items()})
-    _read_index(path.read_bytes(), path)
-
-
-def _read_index(data: bytes, path: Path) -> None:
-    try:
-        index = parse_index(data, path)
-    except UmtError:
-        return
-    for row in range(len(index)):
-        assert isinstance(index.key(row), str)
-        assert all(member.offset >= 0 and member.size >= 0 and member.crc >= 0 for member in index.members(row))

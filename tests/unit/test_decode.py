@@ -14,9 +14,10 @@ from PIL import Image
 
 from tests.support.shards import frame, picture, png_frames, record, write_shards
 from umt_ds.data import video
-from umt_ds.data.clips import Clip, caption_of, label_of, read_clip
+from umt_ds.data.clips import Clip, caption_of, read_clip
 from umt_ds.data.decode import decode_array, decode_pictures
 from umt_ds.data.order import SampleRef
+from umt_ds.data.sample_record import label_of
 from umt_ds.data.source import ShardSource
 from umt_ds.data.text import clean_caption
 from umt_ds.errors import DecodeError
@@ -168,7 +169,7 @@ def test_captions_come_from_the_field_asked_for_and_those_that_say_nothing_are_p
 def test_labels_are_whole_numbers_or_absent() -> None:
     assert label_of({"motion": 4}, "motion") == 4
     assert label_of({}, "motion") == -1
-    for wrong in ("4", 4.0, True, [4]):
+    for wrong in ("4", 4.0, True, [4], 2**63, -(10**30)):
         with pytest.raises(DecodeError, match="not a whole number"):
             label_of({"motion": wrong}, "motion")
 

@@ -42,7 +42,11 @@ NEIGHBOURS = {
         "umt_ds.data.picture",  # the door for picture files
         "umt_ds.data.places",  # folders and URLs; the door to fsspec
         "umt_ds.data.fetch",  # files of a disk or a store; whose fault it is where one cannot be read
+        "umt_ds.data.decode",  # bytes of a sample to frames, as training does it
         "umt_ds.data.records",  # the shard contract
+        "umt_ds.data.tars",  # what lies in a tar
+        "umt_ds.data.left_out",  # and what of it is not read
+        "umt_ds.data.sample_record",  # what a sample says of itself
         "umt_ds.data.video",  # the door to PyAV
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
@@ -103,8 +107,9 @@ TORCH_FREE = (
     "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report", "umt_ds.distributed.world",
     "umt_ds.distributed.local", "umt_ds.distributed.parent", "umt_ds.distributed.leftovers",
     "umt_ds.engine.manifest", "umt_ds.engine.readback",
-    "umt_ds.engine.tidy", "umt_ds.engine.metrics_file", "umt_ds.data.picture",
+    "umt_ds.engine.tidy", "umt_ds.engine.metrics_file",
     "umt_ds.data.places", "umt_ds.data.fetch", "umt_ds.data.records",
+    "umt_ds.data.tars", "umt_ds.data.left_out", "umt_ds.data.picture", "umt_ds.data.sample_record",
     "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report",
     "umt_ds.bench.step_sweep", "umt_ds.cli.bench",
     "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.cli.examine", "umt_ds.cli.checks", "umt_ds.cli.plan",

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from data_prep.foreign import Adopted, adopt
-from data_prep.samples import captions_of, samples_of
+from data_prep.samples import samples_of
 from data_prep.verify import verify
 from tests.support.videos import write_video
 from umt_ds.data.records import load_index, load_manifest
+from umt_ds.data.sample_record import captions_of
 from umt_ds.errors import DataError
 
 Row = tuple[bytes | None, str | None, Mapping[str, Any]]  # media (None: failed), caption, more columns

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_prep.exclusion import read_keys
-from data_prep.leaks import Found, write_found
+from data_prep.leaks import Found, find_leaks, write_found
+from data_prep.near import Near, NearReport
 from data_prep.overlap import (
     Kind,
     Leak,
@@ -73,6 +75,62 @@ def test_each_training_clip_counts_once_a_list_and_every_pair_is_reported(tmp_pa
         "b/0,b/90,test,id,b: 0-10 s and 90-99 s",
     ]
     assert read_keys(tmp_path / "leaks" / "exclude.txt").keys == set(report.keys())
+
+
+LOOKED = NearReport((), train=1, against=1, blank=0, unread=())
+ALIKE = replace(LOOKED, pairs=(Near("clip-0000", "clip-0001", "val", 8, 8, 0.0, False),))
+
+
+@pytest.mark.parametrize(
+    ("ours", "near", "kind", "lists", "said"),
+    [
+        ((0, 10), None, "id", {"exclude.txt": 1}, ["leaks.csv", "give exclude.txt (1 key) to --exclude"]),
+        (None, None, "id", {"exclude.txt": 0}, ["nothing is to be left out: the lists in there hold no key"]),
+        (None, LOOKED, "id", {"exclude.txt": 0, "exclude_near.txt": 0}, ["nothing is to be left out"]),
+        (None, ALIKE, "id", {"exclude.txt": 0, "exclude_near.txt": 1},
+         ["leaks.csv", "look at pairs.png, then give exclude_near.txt (1 key) to --exclude"]),
+        ((0, 10), ALIKE, "id", {"exclude.txt": 1, "exclude_near.txt": 1},
+         ["leaks.csv", "give exclude.txt (1 key) to --exclude", "exclude_near.txt (1 key) to --exclude, too"]),
+        ((50, 60), None, "time", {"exclude.txt": 0},
+         ["leaks.csv", "exclude.txt holds no key: videos are shared, and none of their seconds"]),
+    ],
+)  # fmt: skip
+def test_leaks_points_to_the_lists_that_hold_keys(
+    tmp_path: Path,
+    ours: tuple[float, float] | None,
+    near: NearReport | None,
+    kind: Kind,
+    lists: dict[str, int],
+    said: list[str],
+) -> None:
+    sets = write_shards(tmp_path / "train", [1]), write_shards(tmp_path / "val", [1], first=1)
+    report = compare(SpanList("train", [span("a", *ours)] if ours else []), [SpanList("val", [span("a", 5, 15)])])
+    out = tmp_path / "leaks"
+    out.mkdir()
+    (out / "pairs.png").write_text("of an earlier run")
+    sentences = write_found(Found(sets[0], (sets[1],), report, near), out, kind=kind)
+    text = [sentence.replace(f"{out}/", "").replace(str(out), "there") for sentence in sentences]
+    assert len(text) == len(said)
+    assert all(words in sentence for words, sentence in zip(said, text, strict=True))
+    assert {path.name: len(read_keys(path).keys) for path in out.glob("*.txt")} == lists
+    assert (out / "pairs.png").is_file() is (near is not LOOKED)
+
+
+def test_what_cannot_be_compared_is_not_called_clean(tmp_path: Path) -> None:
+    sets = write_shards(tmp_path / "train", [2]), write_shards(tmp_path / "val", [1], first=2)  # no YouTube ids
+    with pytest.raises(DataError, match=r"none of the 2 clips of train says which seconds") as caught:
+        find_leaks(sets[0], [sets[1]], near=None, workers=1)
+    assert "--near" in str(caught.value.hint)
+    report = compare(SpanList("train", []), [SpanList("val", [], skipped=1)])
+    unread = replace(LOOKED, unread=("val: clip-0001: is no picture",))
+    founds = [Found(sets[0], (sets[1],), report, near) for near in (LOOKED, ALIKE, unread)]
+    assert [found.is_clean for found in founds] == [True, False, False]
+
+
+def test_a_list_of_an_earlier_comparison_is_not_passed_off_as_of_this_one(tmp_path: Path) -> None:
+    (tmp_path / "exclude_near.txt").write_text("old\n")
+    said = write_found(Found(tmp_path, (), compare(SpanList("train", []), [])), tmp_path)
+    assert said[-1] == f"{tmp_path}/exclude_near.txt is of an earlier comparison: this one did not look at frames"
 
 
 def test_the_report_does_not_depend_on_the_order_of_the_rows() -> None:
@@ -145,5 +203,5 @@ def test_what_cannot_be_read_is_an_error_and_not_a_clean_report(tmp_path: Path) 
     with pytest.raises(DataError, match=r"holds no manifest\.json"):
         read_spans(tmp_path, "x")
     folder = write_shards(tmp_path / "set", (1,), members=lambda _: {"json": b"[", "000.png": b""})
-    with pytest.raises(DataError, match="json or txt cannot be read"):
+    with pytest.raises(DataError, match="json, txt or cls cannot be read"):
         read_spans(folder, "x")

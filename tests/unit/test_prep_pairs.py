@@ -10,11 +10,12 @@ import pytest
 
 from data_prep.clip import Listing, RunOptions, StoreOptions
 from data_prep.prepare import prepare
-from data_prep.samples import captions_of, samples_of
+from data_prep.samples import samples_of
 from data_prep.sources.pairs import list_pairs
 from tests.support.annotations import CC3M_TSV, COCO_CAPTIONS, UMT_JSON, UMT_SQLITE
 from tests.support.files import touch, written
 from umt_ds.data.places import place
+from umt_ds.data.sample_record import captions_of
 from umt_ds.errors import DataError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -112,10 +112,7 @@ def test_an_exclusion_list_is_part_of_the_fingerprint(made: Path, tmp_path: Path
         copy(list_sets([made], verb="filter"), tmp_path / "out")
 
 
-def test_lists_that_are_no_lists_are_refused(made: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("# nothing\n")
-    with pytest.raises(DataError, match="is empty"):
-        read_keys(tmp_path / "empty.txt")
+def test_a_list_of_all_keys_is_refused(made: Path, tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text("\n".join(contents(made)))
     with pytest.raises(DataError, match=r"all\.txt exclude all 12 clips"):
         exclude(list_sets([made], verb="filter"), [read_keys(tmp_path / "all.txt")])

@@ -18,6 +18,7 @@ from data_prep.cli import umt_data
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, SourceMedia, StoreOptions
 from data_prep.decode import make_sample
 from data_prep.engines import Lost, in_order
+from data_prep.foreign import adopt
 from data_prep.manifest import load_plan, open_plan
 from data_prep.near import near_duplicates
 from data_prep.prepare import _outcome, prepare
@@ -34,7 +35,7 @@ from tests.support.web_server import web_server
 from umt_ds.data import fetch, places
 from umt_ds.data.places import place
 from umt_ds.data.records import load_index, read_members
-from umt_ds.errors import DecodeError, MachineError
+from umt_ds.errors import DataError, DecodeError, MachineError
 
 TRIES = 4
 STORE = StoreOptions(frames=2, short_side=16, per_shard=2)
@@ -363,6 +364,23 @@ def test_what_reads_a_set_ends_where_the_store_refuses_and_calls_nothing_damaged
     outcome = partial(make_sample, Clip("k", "tiny-000001.tar", extra={"row": 0}), root=there, media="sample")
     with pytest.raises(MachineError, match="cannot be read"):
         outcome(store=STORE)
+
+
+def test_tars_in_a_store_are_adopted_as_those_of_a_disk_and_not_without_what_is_refused(shards: Path) -> None:
+    before = hashes_in(shards)
+    for name in ("manifest.json", "tiny-000001.tar"):
+        fault(shards / name, "expired")
+        with pytest.raises((MachineError, DataError)) as caught:
+            adopt(in_store(shards), force=True)
+        assert "credentials" in str(caught.value.hint)
+        heal(shards / name)
+        requests_in(shards)
+        assert hashes_in(shards) == before, "a manifest that is there and is not shown must not be replaced"
+    adopt(in_store(shards), force=True)
+    requests_in(shards)
+    anew = hashes_in(shards)
+    adopt(shards, force=True)
+    assert anew == hashes_in(shards)
 
 
 def test_frames_that_a_store_refuses_are_not_clips_that_cannot_be_read(

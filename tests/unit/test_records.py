@@ -13,20 +13,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from umt_ds.data.records import (
+    IMAGE_SUFFIXES,
     MANIFEST,
     Manifest,
     index_path,
-    index_tar,
     load_index,
     load_manifest,
     media_of,
+    pixels_of,
     read_members,
     sample_key,
     shard_entries,
-    split_member_name,
 )
+from umt_ds.data.tars import index_tar, split_member_name
 from umt_ds.errors import DataError
 
 MEMBERS = (("a/x.000.jpg", b"first"), ("a/x.001.jpg", b"second!"), ("a/x.json", b"{}"), ("b.json", b"[1]"))
@@ -78,6 +80,32 @@ def test_different_stems_have_different_keys_that_webdataset_splits_whole(stems:
 )
 def test_media_are_told_from_the_suffixes(suffixes: tuple[str, ...], media: str) -> None:
     assert media_of(suffixes) == media
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "media", "places"),
+    [
+        (("avif", "jpg"), "image", (1,)),
+        (("000.tif", "mp4"), "video", (1,)),
+        (("000.tif", "000.png", "001.png"), "frames", (1, 2)),
+        (("mxf", "bmp"), "image", (1,)),
+        (("10.jpg", "2.jpg", "json", "1.jpg"), "frames", (3, 1, 0)),
+        (("001.bmp", "000.bmp"), "frames", (1, 0)),
+        (("png", "jpg"), "image", (0,)),
+        (("tif", "m2v"), "video", (1,)),
+    ],
+)
+def test_a_sample_with_a_clip_of_the_first_suffixes_keeps_it_and_frames_are_in_the_order_of_their_numbers(
+    suffixes: tuple[str, ...], media: str, places: tuple[int, ...]
+) -> None:
+    """Sets are read by these rules every time: a suffix that is read from some day on must not change older ones."""
+    assert pixels_of(suffixes) == (media, places)
+
+
+def test_every_picture_suffix_has_a_reader() -> None:
+    Image.init()
+    readers = Image.registered_extensions()
+    assert [suffix for suffix in IMAGE_SUFFIXES if readers.get(f".{suffix}") not in Image.OPEN] == []
 
 
 def test_index_names_the_bytes_that_tarfile_reads(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from umt_ds.data.clips import captions_of
+from umt_ds.data.sample_record import captions_of
 from umt_ds.data.text import CaptionTokenizer, clean_caption
 from umt_ds.errors import ConfigError, DecodeError
 

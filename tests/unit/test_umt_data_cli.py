@@ -14,6 +14,8 @@ import click
 import pytest
 
 from data_prep.cli import main, umt_data
+from data_prep.cli.making import unused_options
+from data_prep.clip import StoreOptions
 from tests.support.videos import write_video, write_videos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +174,22 @@ WRONG = {
     ("index", "videos"): (1, "no *.tar"),
     ("stats", "gone"): (2, "there is no folder 'gone'"),
     ("fold",): (2, "No such command"),
+    ("folder", "videos", "set", "--max-bad", "nan"): (2, "nan is no number"),
+    ("folder", "videos", "set", "--timeout", "inf"): (2, "inf is no number"),
+    ("folder", "videos", "set", "--fps", "nan"): (2, "nan is no number"),
+    ("verify", "videos", "--timeout", "nan"): (2, "nan is no number"),
+    ("leaks", "videos", "--against", "videos", "--share", "nan"): (2, "nan is no number"),
+    ("split", "videos", "set", "--share", "nan"): (2, "nan is no number"),
+    ("filter", "videos", "set", "--min-seconds", "-1"): (2, "not in the range"),
+    ("filter", "videos", "set", "--min-seconds", "inf"): (2, "inf is no number"),
+    ("filter", "videos", "set", "--max-seconds", "nan"): (2, "nan is no number"),
+    ("filter", "videos", "set", "--max-seconds", "0"): (2, "not in the range"),
+    ("filter", "videos", "set", "--min-side", "-1"): (2, "not in the range"),
+    ("filter", "videos", "set", "--min-seconds", "9", "--max-seconds", "8"): (
+        2,
+        "no clip has at least 9 s",
+    ),
+    ("finish", "videos", "--max-bad", "nan"): (2, "nan is no number"),
 }
 
 
@@ -215,9 +233,29 @@ def test_what_leaks_finds_is_what_exclude_leaves_out(umt: Umt, tmp_path: Path) -
     done = umt("kinetics", videos, out, "--csv", train, "--exclude", tmp_path / "leaks" / "exclude.txt", *SMALL)
     assert done.code == 0
     assert "1 samples + 0 refused + 2 left out before decoding = 3 in all" in done.out
-    clean = umt("leaks", out, "--against", val, "--check", "--workers", "1")
+    assert "exclude.txt: 2 keys, all found: 2 of 3 clips are left out" in done.err
+    clean = umt("leaks", out, "--against", val, "-o", tmp_path / "none", "--check", "--workers", "1")
     assert clean.code == 0
+    assert "nothing is to be left out" in clean.out
+    empty = ("--exclude", tmp_path / "none" / "exclude.txt", "--workers", "1")  # what a script gives without looking
+    copied = umt("filter", out, tmp_path / "copy", *empty)
+    assert (copied.code, "exclude.txt: 0 keys, nothing to leave out" in copied.err) == (0, True)
     assert umt("leaks", train, "--against", val, "--near").code == 2  # frames of a csv
+
+
+@pytest.mark.parametrize(
+    ("media", "store", "unused"),
+    [
+        ("sample", StoreOptions(short_side=8, store="npy", per_shard=2), ["--short-side 8", "--store npy"]),
+        ("image", StoreOptions(frames=2, quality=80), ["--frames 2"]),
+        ("image", StoreOptions(quality=80, store="npy"), ["--quality 80"]),
+        ("video", StoreOptions(frames=2, fps=0.5), ["--frames 2"]),
+        ("video", StoreOptions(frames=2, quality=80, store="mp4", fps=5.0), ["--frames 2", "--quality 80"]),
+        ("video", StoreOptions(frames=2, quality=80, short_side=8, per_shard=2), []),
+    ],
+)
+def test_options_without_effect_are_known(media: str, store: StoreOptions, unused: list[str]) -> None:
+    assert unused_options(media, store) == unused
 
 
 def test_finished_sets_are_filtered_split_and_merged_by_their_commands(umt: Umt, videos: Path, tmp_path: Path) -> None:
@@ -228,7 +266,8 @@ def test_finished_sets_are_filtered_split_and_merged_by_their_commands(umt: Umt,
     done = umt("filter", tmp_path / "set", tmp_path / "long", "--min-seconds", "0.6", *copy)
     assert "left out before decoding = 8 in all" in done.out
     assert umt("filter", tmp_path / "set", tmp_path / "same", *copy).code == 2  # nothing to leave out
-    assert umt("split", tmp_path / "set", tmp_path / "parts", "--share", "0.4", *copy).code == 0
+    done = umt("split", tmp_path / "set", tmp_path / "parts", "--share", "0.4", "--quality", "80", *copy)
+    assert (done.code, "without effect here: --quality 80" in done.err) == (0, True)
     done = umt("merge", tmp_path / "whole", tmp_path / "parts" / "train", tmp_path / "parts" / "val", *copy)
     assert "whole: 8 samples + 0 refused = 8 in all" in done.out
     shown = umt("show", tmp_path / "whole", "v02.mp4", "--png", tmp_path / "v02.png")

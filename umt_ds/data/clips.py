@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from umt_ds.data.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
-from umt_ds.data.records import Media, Member, media_of
-from umt_ds.data.text import plain_text
-from umt_ds.errors import DecodeError
+from umt_ds.data.records import Member, pixels_of
+from umt_ds.data.sample_record import Clean, Record, captions_of, record_of
+from umt_ds.errors import DecodeError, some
 from umt_ds.keyed import Stream, digest64
-
-# A caption as it is written → as it is tokenised.
-Clean = Callable[[str], str]
 
 # Number of stored frames → the frames to show. Pure: it may be asked more than once.
 ChooseFrames = Callable[[int], list[int]]
@@ -106,7 +101,7 @@ def _read_frames(
     read: _Reading[Any], choose: ChooseFrames, leave_jpegs: bool, memory: Memory
 ) -> tuple[Frames | Jpegs, list[int]]:
     """The chosen frames, u8 [T,H,W,3] or encoded, and their numbers."""
-    media, places = _media_of_sample(tuple(member.suffix for member in read.members))
+    media, places = pixels_of(tuple(member.suffix for member in read.members))
     files = [read.members[place] for place in places]
     match media:
         case "frames":
@@ -126,17 +121,7 @@ def _read_frames(
             decoded = video.decode(read(files[0]), choose)
             return decoded.frames, list(decoded.numbers)
         case "none":
-            raise DecodeError(f"the sample holds no clip, only {[m.suffix for m in read.members]}")
-
-
-@lru_cache(maxsize=64)  # the samples of a set are alike
-def _media_of_sample(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
-    """What kind of clip it is, and which members hold its pixels; stored frames sorted by their number."""
-    media = media_of(suffixes)
-    places = [place for place, suffix in enumerate(suffixes) if media_of([suffix]) == media]
-    if media == "frames":
-        places.sort(key=lambda place: int(suffixes[place].partition(".")[0]))
-    return media, tuple(places)
+            raise DecodeError(f"the sample holds no clip, only {some(m.suffix for m in read.members)}")
 
 
 def _pictures(
@@ -149,39 +134,9 @@ def _pictures(
     return frames if different == list(numbers) else frames[[different.index(number) for number in numbers]]
 
 
-def _read_record(read: _Reading[Any]) -> dict[str, Any]:
-    """The sample's json; WebDataset's `txt` (caption) and `cls` (label) fill what it does not say."""
-    by_suffix = {member.suffix.lower(): member for member in read.members}
-    try:
-        record = json.loads(read(by_suffix["json"])) if "json" in by_suffix else {}
-        if not isinstance(record, dict):
-            raise DecodeError(f"json holds a {type(record).__name__}, not an object")
-        if "txt" in by_suffix and not record.get("caption"):  # img2dataset writes null
-            record["caption"] = read(by_suffix["txt"]).decode()
-        if "cls" in by_suffix and "label" not in record:
-            record["label"] = int(read(by_suffix["cls"]))
-    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError and int() are ValueErrors
-        raise DecodeError(f"json, txt or cls cannot be read: {error}") from error
-    return record
-
-
-def label_of(record: Mapping[str, Any], field: str) -> int:
-    """The label in `field`, -1 where the sample has none. Raises DecodeError for what is no whole number."""
-    label = record.get(field)
-    if label is None:
-        return -1
-    if not isinstance(label, int) or isinstance(label, bool):
-        raise DecodeError(f"{field}={label!r} is not a whole number")
-    return label
-
-
-def captions_of(record: Mapping[str, Any], *, field: str = "caption", clean: Clean = str.strip) -> list[str]:
-    """The captions in `field`, cleaned; none where nothing is left of them. Raises DecodeError for what is no text."""
-    said = record.get(field)
-    captions = [] if said is None else [said] if isinstance(said, str) else said
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-        raise DecodeError(f"{field} is of type {type(said).__name__}, neither text nor a list of texts")
-    return [text for caption in captions if (text := clean(plain_text(caption)))]
+def _read_record(read: _Reading[Any]) -> Record:
+    members = {member.suffix: member for member in read.members}
+    return record_of(members, lambda suffix: read(members[suffix]))
 
 
 def caption_of(record: Mapping[str, Any], stream: Stream, *, field: str = "caption", clean: Clean = str.strip) -> str:

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from tokenize import TokenError
 
 import numpy as np
 import simplejpeg
@@ -17,10 +18,13 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from umt_ds.data.picture import MAX_PIXELS, check_size, is_upright_jpeg, read_image
-from umt_ds.errors import DecodeError
+from umt_ds.errors import DecodeError, shown
 
 Frames = NDArray[np.uint8]
 Memory = Callable[[tuple[int, ...]], Frames]  # shape → where to put frames
+
+# What NumPy raises on a damaged header, which it reads as a line of Python.
+_BAD_HEADER = (ValueError, SyntaxError, TypeError, EOFError, TokenError, RecursionError, MemoryError)
 
 _END_OF_JPEG = b"\xff\xd9"
 
@@ -73,19 +77,29 @@ def decode_pictures(pictures: Sequence[bytes], memory: Memory = new_memory) -> F
 
 def decode_array(data: bytes) -> Frames:
     """The bytes of a .npy file → u8 [T,H,W,3], without a copy and never unpickling. Raises DecodeError."""
-    file = io.BytesIO(data)
+    shape, begin = array_shape(data)
+    body = np.frombuffer(data, np.uint8, offset=begin)
+    if body.size != math.prod(shape):
+        raise DecodeError(f".npy says {shown(str(shape), 200)} but holds {body.size} bytes")
+    return body.reshape(shape)
+
+
+def array_shape(start: bytes) -> tuple[tuple[int, ...], int]:
+    """(T, H, W, 3) of the array whose .npy file begins with `start`, and where in it the pixels begin.
+
+    Raises DecodeError where that is no clip.
+    """
+    file = io.BytesIO(start)
     try:
         version = npy.read_magic(file)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = read_header(file)
-    except (ValueError, SyntaxError, EOFError) as error:
-        raise DecodeError(f"not a .npy file: {error}") from error
-    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-        raise DecodeError(f".npy holds {dtype} {shape}; clips are uint8 [T,H,W,3] in C order")
-    body = np.frombuffer(data, np.uint8, offset=file.tell())
-    if body.size != math.prod(shape):
-        raise DecodeError(f".npy says {shape} but holds {body.size} bytes")
-    return body.reshape(shape)
+    except _BAD_HEADER as error:
+        raise DecodeError(f"not a .npy file: {shown(str(error), 200)}") from error
+    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
+        what = shown(f"{dtype} {shape}", 200)
+        raise DecodeError(f".npy holds {what}; clips are uint8 [T,H,W,3] in C order")
+    return tuple(shape), file.tell()
 
 
 def _decode_into(data: bytes, frame: Frames) -> None:

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -188,8 +188,10 @@ def read_through(path: Path) -> None:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The files directly in a folder. Raises OSError and MachineError as `reading` does."""
-    with clock_stopped() if not is_local(folder) else nullcontext():
+    """What lies directly in a folder; in a store, the files. Raises OSError and MachineError as `reading` does."""
+    if is_local(folder):
+        return reading(folder, partial(os.listdir, folder))
+    with clock_stopped():
         return list(reading(folder, partial(_list, folder)))
 
 

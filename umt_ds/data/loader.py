@@ -27,7 +27,7 @@ from umt_ds.batch import Batch, Media, Movable
 from umt_ds.data.augment import NO_JITTER, ColorJitter, CropKind, View, draw_view, render
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.cache import KeepLast
-from umt_ds.data.clips import Clip, ClipSource, caption_of, captions_of, label_of, read_clip, read_record
+from umt_ds.data.clips import Clip, ClipSource, caption_of, read_clip, read_record
 from umt_ds.data.collate import Shown, Tokenize, collate
 from umt_ds.data.decode import Frames, new_memory
 from umt_ds.data.faults import MAX_SUBSTITUTES, Fault, FaultLog, candidates, first_good
@@ -38,6 +38,7 @@ from umt_ds.data.on_device import OnDevice, Packed, Packer, finish
 from umt_ds.data.order import Order
 from umt_ds.data.pipeline import BatchMemory, Pipeline
 from umt_ds.data.remote import Traffic
+from umt_ds.data.sample_record import captions_of, label_of
 from umt_ds.data.source import ShardSource
 from umt_ds.data.stream import Tars, TarStream
 from umt_ds.errors import ConfigError, DataError, DecodeError

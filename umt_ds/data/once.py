@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from umt_ds.data.augment import centre_view, stretch_view
-from umt_ds.data.clips import Clean, captions_of, label_of, read_clip
+from umt_ds.data.clips import read_clip
 from umt_ds.data.frames import middle
 from umt_ds.data.order import SampleRef
+from umt_ds.data.sample_record import Clean, captions_of, label_of
 from umt_ds.data.source import ShardSource
 from umt_ds.errors import DataError, DecodeError
 

@@ -17,11 +17,11 @@ import json
 import os
 import re
 import struct
-import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -35,12 +35,26 @@ from umt_ds.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp")
-VIDEO_SUFFIXES = (
+# What was read from the first version on. Where a sample has a clip of these, others beside it (a depth map `.tif`)
+# change nothing: a set means what it meant when it was made.
+USUAL_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
+_USUAL_FRAMES = ("jpg", "jpeg", "png", "webp")
+USUAL_VIDEOS = (
     *("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "gif", "ts"),
     *("flv", "wmv", "asf", "3gp", "ogv", "m2ts", "mts", "vob"),
 )
-_FRAME = re.compile(r"\d+\.(?:jpg|jpeg|png|webp)$")
+# As far as Pillow has a reader for them (no heic, no jp2), and photographs or frames are stored so
+IMAGE_SUFFIXES = (
+    *USUAL_IMAGES,
+    *("jpe", "jfif", "tif", "tiff", "avif", "dib", "ppm", "pgm", "pnm", "pbm", "qoi"),
+)
+# As far as `umt_ds.data.video_file` opens their containers, and they mostly hold pictures (.ogg is mostly sound)
+VIDEO_SUFFIXES = (
+    *USUAL_VIDEOS,
+    *("qt", "3g2", "3gpp", "mj2", "f4v", "divx", "xvid", "ogm", "rm", "rmvb", "mxf", "nut", "dv", "ivf", "y4m", "apng"),
+    *("mpe", "m1v", "m2v", "mpv", "m2p", "vro", "m2t", "tp", "trp", "mk3d"),
+    *("h264", "264", "avc", "h265", "265", "hevc", "obu"),
+)
 
 Media = Literal["frames", "npy", "video", "image", "none"]
 
@@ -55,18 +69,41 @@ def sample_key(relative_path: str) -> str:
     return quote(stem, safe="/").replace(".", "%2E").replace("~", "%7E")
 
 
+def _one_of(suffixes: Sequence[str], before: str = "") -> re.Pattern[str]:
+    return re.compile(rf"{before}(?:{'|'.join(suffixes)})")
+
+
+# In the order in which a sample's clip is looked for
+_CLIPS: tuple[tuple[Media, re.Pattern[str]], ...] = (
+    ("frames", _one_of(_USUAL_FRAMES, r"\d{1,18}\.")),
+    ("npy", _one_of(["npy"])),
+    ("video", _one_of(USUAL_VIDEOS)),
+    ("image", _one_of(USUAL_IMAGES)),
+    ("frames", _one_of(IMAGE_SUFFIXES, r"\d{1,18}\.")),
+    ("video", _one_of(VIDEO_SUFFIXES)),
+    ("image", _one_of(IMAGE_SUFFIXES)),
+)
+
+
+@lru_cache(maxsize=256)  # the samples of a set are alike
+def pixels_of(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
+    """What kind of clip a sample is, and which of its files hold its pixels: frames by their number, else one file.
+
+    `json`, `txt`, `cls` and suffixes that nobody knows are not media.
+    """
+    lowered = [suffix.lower() for suffix in suffixes]
+    for media, pattern in _CLIPS:
+        places = [place for place, suffix in enumerate(lowered) if pattern.fullmatch(suffix)]
+        if media == "frames":
+            places.sort(key=lambda place: int(lowered[place].partition(".")[0]))
+        if places:
+            return media, tuple(places if media == "frames" else places[:1])
+    return "none", ()
+
+
 def media_of(suffixes: Sequence[str]) -> Media:
-    """What kind of clip the member suffixes of one sample describe (`json`, `txt`, `cls` are not media)."""
-    lowered = [s.lower() for s in suffixes]
-    if any(_FRAME.match(s) for s in lowered):
-        return "frames"
-    if "npy" in lowered:
-        return "npy"
-    if any(s in VIDEO_SUFFIXES for s in lowered):
-        return "video"
-    if any(s in IMAGE_SUFFIXES for s in lowered):
-        return "image"
-    return "none"
+    """What kind of clip the member suffixes of one sample describe."""
+    return pixels_of(tuple(suffixes))[0]
 
 
 class Member(NamedTuple):  # a dataclass takes four times as long to make, and reading makes 33 a clip
@@ -170,7 +207,7 @@ def parse_index(data: bytes, path: Path) -> ShardIndex:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         index = ShardIndex(tar_size=int(arrays.pop("tar_size")), **arrays)
-        _check_lengths(index)
+        _check_tables(index)
     except _DAMAGED as error:
         raise _unreadable(path, error) from error
     return index
@@ -180,11 +217,27 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"index {path} cannot be read: {error}", hint=f"run `umt-data index {path.parent} --force`")
 
 
-def _check_lengths(index: ShardIndex) -> None:
+def _check_tables(index: ShardIndex) -> None:
+    """Raises ValueError where no scan of a tar can have given these tables."""
+    texts, numbers = (index.keys, index.suffixes), (index.starts, index.offsets, index.sizes)
+    of_types = all(table.dtype.kind == "S" for table in texts) and all(table.dtype == np.int64 for table in numbers)
+    if not of_types or index.crcs.dtype != np.uint32 or {table.ndim for table in (*texts, *numbers, index.crcs)} != {1}:
+        raise ValueError("its tables are of other types")
     members = len(index.suffixes)
     same = len(index.offsets) == len(index.sizes) == len(index.crcs) == members
     if len(index.starts) != len(index.keys) + 1 or int(index.starts[-1]) != members or not same:
         raise ValueError("its tables differ in length")
+    if index.starts[0] != 0 or (index.starts[1:] <= index.starts[:-1]).any():
+        raise ValueError("its samples do not follow one another")
+    if members and (min(index.offsets.min(), index.sizes.min()) < 0 or (_ends(index) > index.tar_size).any()):
+        raise ValueError("it names bytes that the tar does not have")
+    for table in texts:
+        b"\0".join(table.tolist()).decode()  # UnicodeDecodeError is a ValueError
+
+
+def _ends(index: ShardIndex) -> NDArray[np.uint64]:
+    """Where each member ends; in unsigned numbers, whose sum cannot overflow."""
+    return index.offsets.astype(np.uint64) + index.sizes.astype(np.uint64)
 
 
 def read_members(tar: Path, members: Iterable[Member]) -> dict[str, bytes]:
@@ -225,85 +278,6 @@ def _part(file: IO[bytes], member: Member) -> bytes:
 
 def _read_remote(tar: Path, members: Sequence[Member]) -> list[bytes]:
     return read_ranges(tar, [(member.offset, member.size) for member in members])
-
-
-def split_member_name(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the key ends at the first dot of the last path part. (`a/b.000.jpg` → `a/b`, `000.jpg`)"""
-    folder, _, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return (f"{folder}/{stem}" if folder else stem), suffix
-
-
-def index_tar(tar: Path) -> ShardIndex:
-    """Scan a tar once and say where each member lies. Consecutive members with one key are one sample.
-
-    Raises DataError on a truncated or unreadable tar, a key that comes back later in the tar, or a
-    member name that leaves the folder (`..`, absolute).
-    """
-    size = size_of(tar)
-    keys: list[str] = []
-    starts: list[int] = []
-    members: list[Member] = []
-    seen: set[str] = set()
-    for name, member in _scan(tar):
-        key, suffix = split_member_name(name)
-        if not keys or keys[-1] != key:
-            if key in seen:
-                raise DataError(
-                    f"{tar}: sample key {key!r} occurs twice",
-                    hint="keys must be unique within a tar: rewrite it",
-                )
-            seen.add(key)
-            keys.append(key)
-            starts.append(len(members))
-        members.append(Member(suffix, member.offset, member.size, member.crc))
-    return ShardIndex(
-        tar_size=size,
-        keys=np.array([k.encode() for k in keys], dtype=np.bytes_),
-        starts=np.array([*starts, len(members)], dtype=np.int64),
-        suffixes=np.array([m.suffix.encode() for m in members], dtype=np.bytes_),
-        offsets=np.array([m.offset for m in members], dtype=np.int64),
-        sizes=np.array([m.size for m in members], dtype=np.int64),
-        crcs=np.array([m.crc for m in members], dtype=np.uint32),
-    )
-
-
-def _scan(tar: Path) -> Iterator[tuple[str, Member]]:
-    """Name and place of each regular file in `tar`, with its CRC."""
-    try:
-        with opened(tar) as listed, tarfile.open(fileobj=listed, mode="r:") as archive, opened(tar) as raw:
-            for info in archive:
-                if not info.isreg():
-                    continue
-                _check_name(tar, info.name)
-                raw.seek(info.offset_data)
-                crc, left = 0, info.size
-                while left:
-                    chunk = raw.read(min(left, 1 << 20))
-                    if not chunk:
-                        raise DataError(f"{tar} is truncated inside {info.name}", hint="copy or write it again")
-                    crc, left = zlib.crc32(chunk, crc), left - len(chunk)
-                yield info.name, Member("", info.offset_data, info.size, crc)
-            _check_end(tar, archive, raw)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{tar} cannot be read as a tar: {error}", hint="copy or write it again") from error
-
-
-def _check_name(tar: Path, name: str) -> None:
-    if name.startswith("/") or ".." in name.split("/"):
-        raise DataError(f"{tar}: member {name!r} points outside its folder; the tar is refused")
-    if any("\udc80" <= character <= "\udcff" for character in name):  # what tarfile makes of stray bytes
-        raise DataError(f"{tar}: member name {name!r} is not UTF-8", hint="write the tar again with UTF-8 names")
-
-
-def _check_end(tar: Path, archive: tarfile.TarFile, raw: Any) -> None:
-    """A whole tar ends with zero blocks; one cut between two members would pass unnoticed without this."""
-    raw.seek(archive.offset)
-    tail = raw.read(512)
-    if len(tail) < 512 or tail.strip(b"\0"):
-        raise DataError(
-            f"{tar} has no end-of-archive block: it was cut off", hint="copy or write it again, then index it"
-        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tars that can only be read from end to end: commands, lists and patterns of addresses. Through webdataset.
+"""Tars that can only be read from end to end: commands, lists and patterns of addresses.
 
 What such a stream shows depends on its shuffle buffer and on the number of ranks and workers, and a run that goes on
 begins it anew. A run that reads one is *inexact*: its log says so, and so do its checkpoints.
@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import subprocess
+import tarfile
 import time
 import zlib
 from collections import Counter
@@ -18,16 +19,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from typing import IO, Any, cast
 
+from umt_ds.data.left_out import LeftOut
 from umt_ds.data.places import RETRY_PAUSES_S, hint_of, is_url, place
-from umt_ds.data.records import Member, media_of
+from umt_ds.data.records import Member
+from umt_ds.data.tars import check_end, members_of, refuse_compressed
 from umt_ds.distributed.parent import stopping_with_this_process
 from umt_ds.errors import DataError, UmtError
 
 SHUFFLE = 256  # samples in the buffer of a worker: 120 MB of clips with 32 stored frames
 PIPE = "pipe:"
+_BUFFER = 20 * 512  # bytes that tarfile reads at once
 # A command may be a pipeline of several processes, and all of them end with the reader: its shell is told of that
 _END_TOGETHER = """trap 'kill -s KILL 0' TERM; sh -c "$1" & wait $!"""
 
@@ -98,30 +102,39 @@ def _shuffled(tars: list[str], seed: int, name: str) -> Iterator[StreamedSample]
 
 
 def _clips_of_all(shards: Iterable[Mapping[str, str]], *, num_tars: int, name: str) -> Iterator[StreamedSample]:
-    """The samples of `shards` that hold a clip. A tar without one is said once, and not read again.
+    """The samples of `shards` that hold a clip. A tar without one is said once, and not read again; so is what else
+    is left out, for each reason with the first tar that has it.
 
     Raises DataError when all tars have passed and none held a clip.
     """
-    without: dict[str, Counter[str]] = {}  # by tar: how many of its samples had which files
+    without: dict[str, str] = {}  # by tar: what it holds
+    said: set[str] = set()
     for shard in shards:
-        tar, clips, passed = shard["url"], 0, Counter[str]()
+        tar, clips, passed, left = shard["url"], 0, Counter[str](), LeftOut()
         if tar in without:
             continue
-        for sample in _samples_of(tar):  # a download that failed leaves its json
-            if media_of(list(sample.content)) == "none":
-                passed[", ".join(sample.content)] += 1
-            else:
+        for sample in _samples_of(tar, left):
+            sizes = {suffix: len(data) for suffix, data in sample.content.items()}
+            if left.holds_clip(sample.key, sizes, sample.content.__getitem__):
                 clips += 1
                 yield sample
+            else:
+                passed[", ".join(sample.content)] += 1
+        sentences = left.sentences("shown")
         if not clips:
-            without[tar] = passed
+            without[tar] = "; ".join([_seen(passed), *sentences.values()])
             if len(without) == num_tars:
                 raise _no_clip(without, name)
-            log.warning("%s holds no clip: %s; it is not read again", tar, _seen(passed))
+            log.warning("%s holds no clip: %s; it is not read again", tar, without[tar])
+            continue
+        for reason, sentence in sentences.items():
+            if reason not in said:
+                log.info("%s: %s (said of the first such tar only)", tar, sentence)  # by rank 0
+                said.add(reason)
 
 
-def _no_clip(without: Mapping[str, Counter[str]], name: str) -> DataError:
-    tars = "\n".join(f"  {tar}: {_seen(passed)}" for tar, passed in list(without.items())[:5])
+def _no_clip(without: Mapping[str, str], name: str) -> DataError:
+    tars = "\n".join(f"  {tar}: {what}" for tar, what in list(without.items())[:5])
     of_source = f" of source {name}" if name else ""
     return DataError(
         f"the stream{of_source} holds no clip; {len(without)} tar(s) have passed:\n{tars}",
@@ -138,57 +151,68 @@ def _seen(passed: Counter[str]) -> str:
     return f"{passed.total()} sample(s) with the files {kinds}" + ("; …" if len(passed) > 3 else "")
 
 
-def _samples_of(tar: str) -> Iterator[StreamedSample]:
-    """Its samples. Where the stream breaks it is begun again, up to where it was; then DataError."""
+def _samples_of(tar: str, left: LeftOut | None = None) -> Iterator[StreamedSample]:
+    """Its samples; files that belong to none are counted in `left`. Where the stream breaks it is begun again, up to
+    where it was; then DataError."""
     given = 0
     for pause_s in (*RETRY_PAUSES_S, None):
+        own = LeftOut()
         try:
-            for sample in islice(_read(tar), given, None):
+            for sample in islice(_read(tar, own), given, None):
                 given += 1
                 yield sample
+            if left is not None:
+                left.add_files_of(own)
             return
         except UmtError:
             raise
-        except Exception as error:  # whatever stores, tarfile and webdataset raise on a stranger's bytes
+        except Exception as error:  # whatever stores and tarfile raise on a stranger's bytes
             if pause_s is None:
-                # webdataset appends objects to the arguments
-                why = error if isinstance(error, OSError) else next(iter(error.args), type(error).__name__)
                 raise DataError(
-                    f"{tar} cannot be streamed ({len(RETRY_PAUSES_S) + 1} tries): {why}",
+                    f"{tar} cannot be streamed ({len(RETRY_PAUSES_S) + 1} tries): {str(error) or type(error).__name__}",
                     hint=hint_of(error) or "try its address or command in a shell; then the same command resumes",
                 ) from error
             time.sleep(pause_s)
 
 
-def _read(tar: str) -> Iterator[StreamedSample]:
-    from webdataset.tariterators import group_by_keys, tar_file_expander
-
+def _read(tar: str, left: LeftOut) -> Iterator[StreamedSample]:
     with _opened(tar) as file:
         watched = _Watched(file)
-        for sample in group_by_keys(tar_file_expander([{"url": tar, "stream": watched}])):
-            content = {suffix: data for suffix, data in sample.items() if not suffix.startswith("__")}
-            yield StreamedSample(sample["__key__"], content)
-        watched.check_end()
+        refuse_compressed(tar, watched.start)
+        with tarfile.open(fileobj=cast(IO[bytes], watched), mode="r|", bufsize=_BUFFER) as archive:
+            for key, members in groupby(members_of(archive, tar, left), key=lambda member: member.key):
+                yield StreamedSample(key, {member.suffix: _content(archive, member.info) for member in members})
+            check_end(tar, watched.from_byte(archive.offset))
+
+
+def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(info)
+    assert file is not None, "it is a regular file"
+    return file.read()
 
 
 class _Watched:
-    """A stream that remembers its last 512 bytes: zero in a whole tar, and where they are not, tarfile overlooks it."""
+    """A stream that remembers its last bytes, for `tarfile` has read on when it finds the end of an archive."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._last = b""
+        self.start = self._ahead = file.read(512)
+        self._before = self._last = b""
+        self._position = 0
 
     def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._last = (self._last + data)[-512:]
+        ahead, self._ahead = self._ahead[:size], self._ahead[size:]
+        data = ahead + self._file.read(size - len(ahead))
+        self._position += len(data)
+        self._before, self._last = self._last, data
         return data
 
-    def check_end(self) -> None:
-        """Read what is behind the archive, without which a command that writes it would fail; then look."""
-        while self.read(1 << 20):
-            pass
-        if len(self._last) < 512 or self._last.strip(b"\0"):
-            raise OSError("it has no end-of-archive block: it was cut off, or is compressed (pipe:zcat FILE)")
+    def from_byte(self, offset: int) -> Iterator[bytes]:
+        """What comes from there on, to the end: a command that writes it would fail if nobody read that."""
+        beyond = self._position - offset
+        yield (self._before + self._last)[-beyond:] if beyond else b""
+        while chunk := self.read(1 << 20):
+            yield chunk
 
 
 @contextmanager

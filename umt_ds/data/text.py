@@ -12,24 +12,13 @@ from typing import Any
 import torch
 
 from umt_ds.batch import Tokens
+from umt_ds.data.sample_record import plain_text
 from umt_ds.data.vocabulary import SPECIAL, WordPieces, read_vocabulary
 from umt_ds.environment import set_default
-from umt_ds.errors import DecodeError
 from umt_ds.keyed import digest64
 
 CHARACTERS = 64  # of a caption for each token that it may have: twice the longest of CLIP's 49,408 tokens
 _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
-
-
-def plain_text(caption: str) -> str:
-    """The caption without space around it.
-
-    Raises DecodeError for half a character: JSON can hold one (`"\\ud83d"`, of an emoji that was cut), no file and no
-    tokenizer can.
-    """
-    if re.search("[\ud800-\udfff]", caption):
-        raise DecodeError(f"a caption holds half a character (a lone surrogate): {caption[:60]!a}")
-    return caption.strip()
 
 
 def clean_caption(caption: str) -> str:

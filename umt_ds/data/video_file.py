@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ class Video:
 @contextmanager
 def opened(source: Path | bytes, limits: Limits) -> Iterator[Video]:
     """A video after every check that needs no decoding."""
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    size = _size(source)
     if size == 0:
         raise DecodeError("file is empty (0 bytes)")
     if size > limits.max_bytes:
@@ -98,6 +99,18 @@ def opened(source: Path | bytes, limits: Limits) -> Iterator[Video]:
         # a stream can grow its frames on the way: the decoder then stops before it takes the memory
         video.stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
         yield video
+
+
+def _size(source: Path | bytes) -> int:
+    """In bytes. Raises OSError where the system does not let the file be read: ffmpeg would call it damaged."""
+    if isinstance(source, bytes):
+        return len(source)
+    status = source.stat()
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe waits for whoever writes to it
+        raise DecodeError("is a folder, pipe or device and no file")
+    with source.open("rb") as file:
+        file.read(1)
+    return status.st_size
 
 
 def _file(source: Path | bytes) -> io.BytesIO | str:

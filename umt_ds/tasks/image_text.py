@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from umt_ds.batch import Batch, Losses, Tokens
 from umt_ds.config.schema import ImageTextConfig, OptimConfig
 from umt_ds.data.collate import Tokenize
-from umt_ds.data.text import CHARACTERS, plain_text
+from umt_ds.data.sample_record import plain_text
+from umt_ds.data.text import CHARACTERS
 from umt_ds.engine.optim import decay_groups
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.models.flops import teacher_flops_per_clip

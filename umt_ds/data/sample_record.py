@@ -1,0 +1,100 @@
+"""What a sample says of itself: caption, label and more, read alike by training and by preparation. Torch-free.
+
+Its json says it; WebDataset's `txt` (a caption) and `cls` (the number of a class) fill what the json leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from umt_ds.errors import DecodeError, shown
+
+Record = dict[str, Any]
+# A caption as it is written → as it is tokenised.
+Clean = Callable[[str], str]
+
+_KINDS = ("json", "txt", "cls")
+_CLASS_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")  # int() takes 1_000 and other scripts' digits, too
+_LARGEST = 2**63 - 1  # of the labels that a tensor holds
+_NUMBER = re.compile(r"\s*[0-9]+(?:\.[0-9]*)?\s*")
+_TOO_LARGE = 1e12  # for seconds or pixels: infinite, or a mistake
+
+
+def is_of_record(suffix: str) -> bool:
+    """Whether the member with this suffix says something of its sample, instead of showing it."""
+    return suffix.lower() in _KINDS
+
+
+def record_of(suffixes: Iterable[str], read: Callable[[str], bytes]) -> Record:
+    """The record of a sample whose members have these suffixes; `read` gives the bytes of one, and is asked only for
+    what counts. Raises DecodeError where they cannot be read, or two of them claim to be the same.
+    """
+    kinds: dict[str, str] = {}
+    for suffix in filter(is_of_record, suffixes):
+        if kinds.setdefault(suffix.lower(), suffix) != suffix:
+            raise DecodeError(f"has both {kinds[suffix.lower()]} and {suffix}: which one counts, nobody knows")
+    try:
+        record = json.loads(read(kinds["json"])) if "json" in kinds else {}
+        if not isinstance(record, dict):
+            raise DecodeError(f"json holds a {type(record).__name__}, not an object")
+        if "txt" in kinds and not record.get("caption"):  # img2dataset writes null
+            record["caption"] = read(kinds["txt"]).decode("utf-8-sig")
+        if "cls" in kinds and record.get("label") is None:
+            record["label"] = _class_number(read(kinds["cls"]).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise DecodeError(f"json, txt or cls cannot be read: {error}") from error
+    return record
+
+
+def _class_number(text: str) -> int:
+    if not _CLASS_NUMBER.fullmatch(text):
+        raise ValueError(f"{shown(text)!r} is not the number of a class")
+    return int(text)
+
+
+def label_of(record: Mapping[str, Any], field: str = "label") -> int:
+    """The label in `field`, -1 where the sample has none. Raises DecodeError for what is no whole number."""
+    label = record.get(field)
+    if label is None:
+        return -1
+    if not isinstance(label, int) or isinstance(label, bool) or not -_LARGEST <= label <= _LARGEST:
+        raise DecodeError(f"{field}={shown(repr(label))} is not a whole number of 64 bits")
+    return label
+
+
+def has_label(record: Mapping[str, Any]) -> bool:
+    """Whether it says a label, be it one that training can use or not; -1 stands for none."""
+    return record.get("label") not in (None, -1)
+
+
+def captions_of(record: Mapping[str, Any], *, field: str = "caption", clean: Clean = str.strip) -> list[str]:
+    """The captions in `field`, cleaned; none where nothing is left of them. Raises DecodeError for what is no text."""
+    said = record.get(field)
+    captions = [] if said is None else [said] if isinstance(said, str) else said
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise DecodeError(f"{field} is of type {type(said).__name__}, neither text nor a list of texts")
+    return [text for caption in captions if (text := clean(plain_text(caption)))]
+
+
+def number_in(record: Mapping[str, Any], field: str) -> float | None:
+    """The number above 0 in `field`, also where it is written as text; None where there is none, as 0 says too."""
+    said = record.get(field)
+    if isinstance(said, str) and _NUMBER.fullmatch(said):
+        said = float(said)
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        return None
+    return float(said) if 0 < said < _TOO_LARGE else None
+
+
+def plain_text(caption: str) -> str:
+    """The caption without space around it.
+
+    Raises DecodeError for half a character: JSON can hold one (`"\\ud83d"`, of an emoji that was cut), no file and no
+    tokenizer can.
+    """
+    if re.search("[\ud800-\udfff]", caption):
+        raise DecodeError(f"a caption holds half a character (a lone surrogate): {caption[:60]!a}")
+    return caption.strip()
