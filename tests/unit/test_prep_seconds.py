@@ -100,6 +100,11 @@ def test_npy_and_mp4_hold_the_same_seconds(tmp_path: Path) -> None:
     assert decode(film.members["mp4"], [0]).duration_s == pytest.approx(4.0)
 
 
+def test_an_mp4_of_a_span_after_a_pause_shows_no_frame_of_before_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.mp4", [*range(20), *range(50, 80)], last=1)
+    assert record(made(path, (3.0, 7.0), store="mp4", fps=1.0))["times_s"] == pytest.approx([5, 5, 5, 6], abs=2e-3)
+
+
 def test_a_span_shorter_than_a_frame_is_the_frame_shown_then(tmp_path: Path) -> None:
     path = write(tmp_path / "v.mp4", SLOWS_DOWN)
     assert record(made(path, (5.1, 5.2)))["times_s"] == pytest.approx([5.0], abs=2e-3)

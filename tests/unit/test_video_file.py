@@ -96,6 +96,14 @@ def test_a_video_that_begins_late_begins_at_zero(tmp_path: Path) -> None:
     assert decode(path, [0, 5]).times_s == pytest.approx([0.0, 0.5], abs=1e-3)
 
 
+def test_two_recordings_in_one_file_follow_one_another(tmp_path: Path) -> None:
+    data = write(tmp_path / "v.ts", frames=10, options={"g": "5", "crf": "8"}).read_bytes()
+    decoded = decode(data + data, [3, 9, 10, 13])
+    assert decoded.num_frames == 20
+    assert [frame_number(frame) for frame in decoded.frames] == [3, 9, 0, 3]
+    assert decoded.times_s == pytest.approx([0.3, 0.9, 1.0, 1.3])
+
+
 def test_a_frame_with_holes_is_refused_instead_of_shown_as_the_decoder_patched_it(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), dtype=np.uint8)
     data = bytearray(write_video(tmp_path / "v.mp4", pictures=list(noise)).read_bytes())

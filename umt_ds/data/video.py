@@ -21,7 +21,8 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 from PIL import Image
 
-from umt_ds.data.video_file import LIMITS, Index, Limits, Video, decoded_frames, opened, walk, with_index
+from umt_ds.data.video_file import Index, decoded_frames, walk, with_index
+from umt_ds.data.video_open import LIMITS, Limits, Video, opened
 from umt_ds.data.video_timeline import Span, Timeline
 from umt_ds.errors import DecodeError
 
@@ -229,7 +230,11 @@ def _at_rate(timeline: Timeline, rate: Fraction, span_s: Span, limits: Limits) -
     count = max(1, round((end - start) * rate))
     if count > limits.max_frames:
         raise DecodeError(f"{count:,} frames at {float(rate):g} a second are above the limit of {limits.max_frames:,}")
-    return timeline.nearest(start + np.arange(count) / float(rate))
+    numbers = timeline.nearest(start + np.arange(count) / float(rate))
+    if timeline.rate is not None:
+        return numbers
+    here = timeline.within(span_s)  # after a long pause, the nearest frame can be one before the span
+    return [min(max(number, here.start), here.stop - 1) for number in numbers]
 
 
 def shrink(frame: Pixels, short_side: int | None) -> Pixels:
