@@ -67,14 +67,18 @@ def check_all_came(
         return
     if "mp4" in name:
         _check_sample_table(stream, size_of(source))
+        if stream.frames:  # the table in front was all: no fragments follow
+            return
     if not is_partial and not goes_on_beyond_its_end(source):
         return
     came = what_came()
     missing = _missing_frames(container, stream, source, came)
-    if is_partial or (missing and came.others_end_s < came.end_s + _INTERLEAVED_S):
-        there = came.count - is_partial
-        if missing and name not in _STATE_NO_LENGTH:
-            raise _cut(f"{there} of {came.count + missing} frames are there")
+    if came.count + missing > size_of(source):  # a recording put a number in place of what it did not know yet
+        missing = 0
+    there = came.count - is_partial
+    if missing and name not in _STATE_NO_LENGTH:
+        raise _cut(f"{there} of {came.count + missing} frames are there")
+    if missing or is_partial:
         raise _cut(f"it ends after {there} frames")
 
 
@@ -85,7 +89,9 @@ def _missing_frames(container: InputContainer, stream: VideoStream, source: Path
         return max(0, came.promised - came.ticks)
     if name in _STATE_NO_LENGTH:
         return 1
-    promised_s = _promised_end_s(container, stream, source, came.first_s)
+    promised_s = _own_end_s(stream, came.first_s) if name != "asf" else 0.0
+    if not promised_s and came.others_end_s < came.end_s + _INTERLEAVED_S:  # else the video had ended by itself
+        promised_s = _asf_duration_s(source) if name == "asf" else (container.duration or 0) / av.time_base
     if came.rate:
         return max(0, math.floor((promised_s - came.first_s) * came.rate + 0.25) - came.count)
     return max(0, round((promised_s - came.end_s) * float(stream.average_rate or 25)))
@@ -103,16 +109,11 @@ def _check_sample_table(stream: VideoStream, size: int) -> None:
         raise _cut(f"{there} of {len(ends)} frames are there")
 
 
-def _promised_end_s(container: InputContainer, stream: VideoStream, source: Path | bytes, first_s: float) -> float:
-    """When the video ends by what the header says; 0 where it does not say."""
-    if container.format.name == "asf":
-        return _asf_duration_s(source)
-    own = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng")  # of Matroska
-    if own:
-        return _clock(own)
-    if stream.duration and stream.time_base:
-        return first_s + float(stream.duration * stream.time_base)
-    return (container.duration or 0) / av.time_base
+def _own_end_s(stream: VideoStream, first_s: float) -> float:
+    """When the video ends by what the header says of it; 0 where it speaks only of the file as a whole."""
+    if tag := stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng"):  # of Matroska
+        return _clock(tag)
+    return first_s + float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
 
 
 def _clock(text: str) -> float:

@@ -93,8 +93,7 @@ def opened(source: Path | bytes, limits: Limits) -> Iterator[Video]:
         raise DecodeError("file is empty (0 bytes)")
     if size > limits.max_bytes:
         raise DecodeError(f"file has {size:,} bytes, above the limit of {limits.max_bytes:,}")
-    container = open_container(source, limits)
-    with container:
+    with open_container(source, limits) as container:
         video = Video(source, container, _film(source, container, limits))
         _check_limits(video, limits)
         # a stream can grow its frames on the way: the decoder then stops before it takes the memory
@@ -110,25 +109,28 @@ def open_container(source: Path | bytes, limits: Limits) -> InputContainer:
         options = {"format_whitelist": _CONTAINERS, "max_pixels": str(limits.max_pixels)}
         return av.open(file, "r", options=options, metadata_errors="ignore")
     except av.FFmpegError as error:
-        if lacks_its_index(source):
-            raise DecodeError(
-                "damaged: its index (moov) is missing: the file was cut off, or never finished"
-            ) from error
-        raise DecodeError(f"not a video container, or its header is damaged ({error.strerror})") from error
+        raise _unusable(source, f"not a video container, or its header is damaged ({error.strerror})") from error
+
+
+def _unusable(source: Path | bytes, reason: str) -> DecodeError:
+    """For `reason`, or because it is an mp4 whose index, or a part of it, is gone, which shows in many ways."""
+    if lacks_its_index(source):
+        reason = "damaged: its index (moov) is missing: the file was cut off, or never finished"
+    return DecodeError(reason)
 
 
 def _film(source: Path | bytes, container: InputContainer, limits: Limits) -> VideoStream:
     """The video stream that ffmpeg would show, to be decoded by one thread: processes are our parallelism."""
     kinds = {stream.type for stream in container.streams}
     if not kinds:
-        raise DecodeError("no streams: the container is empty")
+        raise _unusable(source, "no streams: the container is empty")
     films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not films:
         others = " and ".join(sorted(kinds - {"video"})) or "a cover picture"
-        raise DecodeError(f"no video stream ({others} only)")
+        raise _unusable(source, f"no video stream ({others} only)")
     stream = films[0] if len(films) == 1 else max(_moving(source, films, limits), key=_rank)
     if stream.codec_context is None:
-        raise DecodeError("no decoder knows its video codec")
+        raise _unusable(source, "no decoder knows its video codec")
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return stream
