@@ -1,7 +1,8 @@
 """The one door to PyAV: what a video file says of itself, chosen frames of it, a small mp4 of it. Torch-free.
 
 Frames come out as shown: rotated videos are turned upright. What only decodes in part is refused, with the number
-of frames. Files are opened, used and closed within one call, and `video_file` finds the frames in them. ffmpeg is no
+of frames. Files are opened (`video_open`), used and closed within one call; `video_file` finds the frames in them,
+`video_timeline` those of given seconds, and `video_cut` sees where some are missing. ffmpeg is no
 safe place for files from strangers: where those are decoded, do it in a process that may die (`data_prep.engines`).
 """
 

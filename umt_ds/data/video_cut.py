@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -30,6 +31,8 @@ _STATE_NO_LENGTH = ("ogg", "gif", "apng")
 # Streams of one file are stored side by side, at most so many seconds apart.
 _INTERLEAVED_S = 1.0
 _HEAD = _TAIL = 1 << 17
+# An hour in fragments of a second has 7,200 outermost parts; a file of nothing but millions of them is a trap.
+_MOST_PARTS = 1 << 17
 
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -136,11 +139,11 @@ def goes_on_beyond_its_end(source: Path | bytes) -> bool:
         if head.startswith(_EBML):
             return _end_of_segment(head) > size
         if head[:4] == b"RIFF":
-            return any(end > size for _, end in _chunks(file, size))
+            return any(end > size + 8 for _, end in _chunks(file, size))  # some count the 8 bytes of the chunk's head
         if head.startswith(_MXF):
             return _mxf_footer(head) >= size
         if head.startswith(b"GIF8"):
-            return _gif_ends_within_a_block(head + file.read())
+            return _gif_ends_within_a_block(source if isinstance(source, bytes) else _mapped(file))
         if head.startswith(_ASF_HEADER):
             return any(end > size for end in _asf_objects(file, size))
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"sidx"):
@@ -175,7 +178,9 @@ def _reading(source: Path | bytes) -> Iterator[BinaryIO]:
 def boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
     """Kind and end of each outermost box of an mp4; a size of 0 means up to the end of the file."""
     at = 0
-    while at + 8 <= size:
+    for _ in range(_MOST_PARTS):
+        if at + 8 > size:
+            return
         file.seek(at)
         header = file.read(16)
         length, kind = struct.unpack_from(">I4s", header)
@@ -190,7 +195,9 @@ def boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
 def _chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
     """Kind and end of each outermost chunk of an avi; a recording that was killed has a size of 0."""
     at = 0
-    while at + 8 <= size:
+    for _ in range(_MOST_PARTS):
+        if at + 8 > size:
+            return
         file.seek(at)
         kind, length = struct.unpack("<4sI", file.read(8))
         if kind != b"RIFF" or length in (0, 0xFFFFFFFF):
@@ -224,7 +231,11 @@ def _mxf_footer(head: bytes) -> int:
     return int.from_bytes(head[at + 24 : at + 32], "big")
 
 
-def _gif_ends_within_a_block(data: bytes) -> bool:
+def _mapped(file: BinaryIO) -> mmap:
+    return mmap(file.fileno(), 0, access=ACCESS_READ)
+
+
+def _gif_ends_within_a_block(data: bytes | mmap) -> bool:
     """Each block of a gif is followed by another one or by the trailer."""
     at = 13 + _gif_colours(data, 10)
     while at < len(data):
@@ -240,7 +251,7 @@ def _gif_ends_within_a_block(data: bytes) -> bool:
     return at > len(data)
 
 
-def _gif_colours(data: bytes, at: int) -> int:
+def _gif_colours(data: bytes | mmap, at: int) -> int:
     """Bytes of the colour table that the flags at `at` announce."""
     flags = data[at] if at < len(data) else 0
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
@@ -278,7 +289,7 @@ def _flv_size(head: bytes) -> float:
 
 def _ends_with_a_tag(file: BinaryIO, size: int) -> bool:
     """An flv ends with the length of its last tag, whose header says the same length less its own 11 bytes."""
-    file.seek(size - 4)
+    file.seek(max(0, size - 4))
     length = int.from_bytes(file.read(4), "big")
     if not 11 <= length <= size - 4:
         return False

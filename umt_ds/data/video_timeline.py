@@ -112,7 +112,9 @@ def timeline(
     else:
         seconds = [time - known[0] for time in known]
     rate = None if last_s > step + _HELD_S else constant_rate(seconds, stated=fps, tick_s=tick_s)
-    if rate or not last_s:
+    if rate:
+        last_s = 1 / rate
+    elif not last_s:
         last_s = step or (seconds[-1] / (len(seconds) - 1) if len(seconds) > 1 else 0.0)
     return Timeline([begin_s + second for second in seconds], begin_s + seconds[-1] + last_s, rate)
 
