@@ -75,7 +75,7 @@ def _of_json(content: object, path: Path) -> tuple[str, ...]:
         if len(numbered) == len(entries) > 0:
             return _by_number(numbered, path)
     raise DataError(
-        f"class list {path} is JSON, but no list of classes: {str(content)[:80]}",
+        f"class list {path} is JSON, but no list of classes: {clean(str(content)[:80])}",
         hint='it must say ["name", …] or {"name": number, …}',
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.clip import Clip, Listing, Refusal
+from data_prep.tables import text_lines
 from umt_ds.errors import DataError
 
 
@@ -25,11 +26,7 @@ class KeyList:
 
 def read_keys(path: Path) -> KeyList:
     """One sample key a line; blank lines and lines that begin with `#` count for nothing."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"list of keys {path} cannot be read: {error}") from error
-    keys = frozenset(line for line in lines if line and not line.startswith("#"))
+    keys = frozenset(line for _, (line,) in text_lines(path) if not line.startswith("#"))
     if not keys:
         raise DataError(f"list of keys {path} is empty", hint="one sample key a line, as in OUT/*.tar and bad.csv")
     return KeyList(path.name, keys)

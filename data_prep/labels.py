@@ -15,7 +15,9 @@ from umt_ds.errors import DataError
 
 MAX_CLASSES = 100_000
 NO_LABEL = -1  # what most training code writes where there is none
-_NO_NAME = re.compile(rf"{NUMBER.pattern}|[+-]?\d+(?:[_,]\d+)+|nan", re.IGNORECASE)  # is a number, or wants to be one
+_NO_NAME = re.compile(
+    rf"{NUMBER.pattern}|[+-]?\d+(?:[_,'\u00a0\u202f]\d+)+|nan", re.IGNORECASE
+)  # is a number, or wants to be one
 _SIDE = re.compile(r"\b(?:left|right)\b")
 
 

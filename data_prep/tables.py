@@ -120,8 +120,8 @@ def whole_number(cell: object) -> int | None:
 
 
 class Table:
-    """A csv file with a header line. Iterating gives Row after Row, with the cells of `columns` and `optional` in this
-    order: for lists of many millions of rows. A column of `optional` that the file lacks gives empty cells.
+    """A csv file with a header line. Iterating gives Row after Row, once, with the cells of `columns` and `optional` in
+    this order: for lists of many millions of rows. A column of `optional` that the file lacks gives empty cells.
 
     Case and blanks of column names do not matter. Where the header has the columns only if a tab, semicolon or bar
     splits them, that splits all rows. Raises DataError where the file is no UTF-8 text or repeats a column, its
@@ -151,7 +151,7 @@ class Table:
             if len(fields) != len(self.header):
                 raise self._does_not_fit(line, fields, num_lines)
             cells = [field.strip() for field in fields]
-            if _plain(cells) == _plain(self.header):
+            if cells[0].casefold() == self.header[0].casefold() and _plain(cells) == _plain(self.header):
                 self._repeated.append(line)
                 continue
             if num_lines > 1:

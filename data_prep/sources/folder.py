@@ -57,7 +57,7 @@ def list_folder(
     clips = tuple(_clip(found, path, said.of.get(path, _Notes()), numbering) for path in found.paths)
     with_caption, with_label = (sum(bool(c.captions) for c in clips), sum(c.label is not None for c in clips))
     told = [f"{with_caption} of {len(clips)} clips have a caption"] if captions else []
-    told += [f"{with_label} of {len(clips)} clips have a label"] if said.labels else []
+    told += [f"{with_label} of {len(clips)} clips have a label"] if said.labels or labels or classes else []
     return Listing(
         root=videos,
         clips=clips,

@@ -63,11 +63,12 @@ class Names:
         if not _is_path(name):
             return
         yield name
-        for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-            if (below := self._below(spelling)) is not None:
+        for spelling in (name, name.replace("\\", "/")) if "\\" in name else (name,):
+            below = self._below(spelling)
+            if below is not None and below != name:
                 yield below
-        if is_local(self._root) and (below := self._textually(os.path.abspath(name))) is not None:
-            yield below  # as it is called where the command is given
+            if below is not None:
+                yield from (below.removeprefix(start) for start in self._from_here if below.startswith(start))
 
     def _look_up(self, name: str) -> list[str]:
         if not name:
@@ -126,6 +127,12 @@ class Names:
         path = posixpath.normpath(path)
         starts = (f"{root.rstrip('/')}/" for root in self._roots)
         return next((path.removeprefix(start) for start in starts if path.startswith(start)), None)
+
+    @cached_property
+    def _from_here(self) -> tuple[str, ...]:
+        """How the names of files begin where the command is given; empty where the folder is not below that."""
+        starts = [os.path.relpath(root) for root in self._roots] if is_local(self._root) else []
+        return tuple(f"{start}/" for start in starts if not start.startswith("."))
 
     @cached_property
     def _roots(self) -> tuple[str, ...]:

@@ -68,15 +68,15 @@ def list_pairs(
     for name, texts, number in chain([first], rows):
         path = names.file_of(*_spellings(name))
         if isinstance(path, Missing):
-            left_out.append(Refusal(str(name) or f"{annotations.name} row {number}", path.reason))
+            left_out.append(Refusal(clean(str(name)) or f"{annotations.name} row {number}", path.reason))
         elif not texts:
-            left_out.append(Refusal(str(name), "no caption"))
+            left_out.append(Refusal(clean(str(name)), "no caption"))
         else:
             known = captions.get(path, ())
             captions[path] = tuple(dict.fromkeys((*known, *texts)))
             num_same += len(known) + len(texts) - len(captions[path])
     if not captions:
-        looked_for, why = " or ".join(_spellings(first.name)), left_out[0].reason
+        looked_for, why = clean(" or ".join(_spellings(first.name))), left_out[0].reason
         raise no_file_of(annotations, len(left_out), folder, looked_for=looked_for, why=why)
     same = (f"left out {num_same:,} captions that their {media} has already",) if num_same else ()
     told = f"{len(captions):,} {media}s have {sum(map(len, captions.values())):,} captions"
@@ -198,7 +198,7 @@ def _shown(entry: object) -> str:
             return f"file {str(name)[:60]!r}, captions {str(captions)[:60]!r}"
         case _CocoImage(number, file):
             return f"image {number}, {file[:60]!r}, without caption"
-    return str(entry)[:100]
+    return clean(str(entry)[:100])
 
 
 def _of_coco(images: object, annotations: object, path: Path) -> Iterator[_Row]:
@@ -221,7 +221,7 @@ def _of_violet(splits: Mapping[str, Mapping[str, object]], path: Path, split: st
         raise _unknown_form(path)
     split = next(iter(splits)) if split is None and len(splits) == 1 else split
     if split is None or split not in splits:
-        raise DataError(f"{path} has the splits {', '.join(splits)}", hint="choose one with --split")
+        raise DataError(f"{path} has the splits {clean(', '.join(splits))}", hint="choose one with --split")
     rows = (_Unchecked(name, texts) for name, texts in splits[split].items())
     return _checked(enumerate(rows, start=1), path, f"in {split}, entry")
 

@@ -87,10 +87,11 @@ def _row(path: Path, number: int, entry: object) -> _Row:
     video_id, caption, template = (fields.get(name) for name in ("id", "label", "template"))
     video_id = str(video_id) if type(video_id) is int else video_id
     if not isinstance(video_id, str) or not video_id.strip():
-        raise DataError(f"{path}: entry {number} has no id: {str(entry)[:80]}")
+        raise DataError(f"{path}: entry {number} has no id: {clean(str(entry)[:80])}")
     for name, text in {"label": caption, "template": template}.items():
         if not isinstance(text, (str, NoneType)):
-            raise DataError(f"{path}: entry {number}, id {video_id}: its {name} is no text: {str(text)[:80]}")
+            said = clean(f"id {video_id}: its {name} is no text: {str(text)[:80]}")
+            raise DataError(f"{path}: entry {number}, {said}")
     return _Row(number, clean(video_id), clean(caption or ""), class_name(template or "").translate(_NO_BRACKETS))
 
 

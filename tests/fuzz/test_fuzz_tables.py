@@ -60,7 +60,7 @@ def read(give: Callable[[], Any]) -> Any:
 
 
 def lines_of(content: bytes) -> list[str]:
-    return [line.replace("\ufeff", "") for line in LINE_ENDS.split(content.decode())]
+    return [line.lstrip("\ufeff") for line in LINE_ENDS.split(content.decode())]
 
 
 def bare(line: str) -> str:
@@ -74,7 +74,7 @@ def test_each_line_of_a_text_is_given_once_with_its_number(folder: Path, content
     rows = read(lambda: list(text_lines(path)))
     if rows is not None:
         kept = [(n, line.strip()) for n, line in enumerate(lines_of(content), start=1) if line.strip()]
-        assert [(line, cells[0].replace("\ufeff", "")) for line, cells in rows] == kept
+        assert [(line, cells[0]) for line, cells in rows] == kept
 
 
 @given(header=st.sampled_from(["file,caption", "file;caption;start", '"file"\tcaption']), body=TEXTS)
@@ -89,7 +89,8 @@ def test_no_line_of_a_table_is_lost(folder: Path, header: str, body: str) -> Non
     bounds = [1, *(line for line, _ in rows), len(lines)]
     for (begin, end), (_, cells) in zip(pairwise(bounds), [Row(1, ()), *rows], strict=True):
         text = "\n".join(lines[begin - 1 : end - 1])
-        assert all(part in text.replace('""', '"') for cell in cells for part in LINE_ENDS.split(cell))
+        parts = [part for cell in cells for part in LINE_ENDS.split(cell)]
+        assert all(part in text or part in text.replace('""', '"') for part in parts), "a quote may be written twice"
         more = [line for line in lines[begin : end - 1] if bare(line) not in ("", bare(header))]
         assert not more or '"' in text, "only a quoted text goes over several lines"
 
@@ -147,12 +148,10 @@ def test_labels_are_numbers_with_their_values_or_sorted_names_or_refused(column:
         return
     for cell in column:
         label = found.label(cell)
-        try:
-            value = float(cell)
-        except ValueError:
-            assert (label is None) == (not cell)
+        if re.search(r"\d", cell) and set(cell) <= set("0123456789.eE+-"):
+            assert label == (None if float(cell) == -1 else float(cell)), "a number is its own value"
         else:
-            assert label == (None if value == -1 else value), "a number is its own value"
+            assert (label is None) == (not cell)
     named = [found.label(cell) for cell in sorted(set(column)) if cell.isascii() and cell.isalpha()]
     assert named == sorted(named)
 
