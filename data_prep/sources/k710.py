@@ -20,7 +20,7 @@ from data_prep.clip import Clip, Listing, Refusal
 from data_prep.near import set_names
 from data_prep.overlap import Leak, Report, Span, SpanList, Videos, by_video, find_leaks, read_spans
 from data_prep.sources.folder import Found, no_file_of, scan_videos
-from data_prep.sources.kinetics import KineticsRow, file_of, files_by_name, read_kinetics
+from data_prep.sources.kinetics import KineticsRow, copies_note, file_of, files_by_name, read_kinetics
 from umt_ds.data.places import common_folder, is_local
 from umt_ds.errors import ConfigError
 
@@ -106,6 +106,7 @@ def _read(
         if kinetics.videos not in scanned:
             scanned[kinetics.videos] = scan_videos(kinetics.videos)
         files = files_by_name(scanned[kinetics.videos].videos)
+        notes += copies_note(scanned[kinetics.videos].videos, files)
         folder = PurePosixPath(_absolute(kinetics.videos).relative_to(root).as_posix())
         num_files = 0
         for row in read.rows:

@@ -43,14 +43,14 @@ def list_kinetics(videos: Path, *, csv: Path, classes: Path | None = None) -> Li
         raise no_file_of(csv, len(read.rows), videos, looked_for=read.rows[0].file_names)
     named = len({clip.source for clip in clips})
     replaced = sum(_is_replacement(clip.source) for clip in clips)
-    told = (f"took {replaced} videos from the folder of replacements",) if replaced else ()
+    told = [f"took {replaced} videos from the folder of replacements"] if replaced else []
     return Listing(
         root=videos,
         clips=tuple(clips),
         left_out=(*read.unusable, *left_out),
         labels=numbering.names,
         about={"source": "kinetics"},
-        notes=(*found.notes, *read.notes, *found.unnamed(named), *told),
+        notes=(*found.notes, *read.notes, *found.unnamed(named), *copies_note(found.videos, files), *told),
     )
 
 
@@ -153,6 +153,12 @@ def files_by_name(videos: Iterable[str]) -> Files:
         cut = _CUT_CLIP.fullmatch(stem)
         files.setdefault((cut["id"], int(cut["start"]), int(cut["end"])) if cut else stem, video)
     return files
+
+
+def copies_note(videos: Sequence[str], files: Files) -> Iterator[str]:
+    """What `files_by_name` did not choose."""
+    if copies := len(videos) - len(files):
+        yield f"{copies} videos have the name of another one: a replacement was taken, else the first in sorted order"
 
 
 def _is_replacement(video: str) -> bool:

@@ -65,6 +65,7 @@ def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, cla
         notes=(
             *found.notes,
             *found.unnamed(len(clips)),
+            *((f"the numbers of frames in {rows.name} are not used",) if form.has_frames else ()),
             *_doubts(clips.values(), names, is_named=classes is not None),
             *flip_notes(names),
         ),

@@ -43,13 +43,15 @@ def list_webvid(videos: Path, *, csv: Path) -> Listing:
             num_more += 1
     if not clips:
         raise no_file_of(csv, len(left_out), videos, looked_for=looked_for)
-    told = (f"{num_more:,} rows name a video of an earlier row and give it one more caption",) if num_more else ()
+    without = sum(not clip.captions for clip in clips.values())
+    notes += [f"{without:,} videos have no caption"] if without else []
+    notes += [f"{num_more:,} rows name a video of an earlier row and give it one more caption"] if num_more else []
     return Listing(
         root=videos,
         clips=tuple(clips.values()),
         left_out=(*found.unusable, *left_out),
         about={"source": "webvid"},
-        notes=(*found.notes, *notes, *found.unnamed(len(clips)), *told),
+        notes=(*found.notes, *notes, *found.unnamed(len(clips))),
     )
 
 

@@ -168,7 +168,24 @@ def test_a_list_is_split_at_line_ends_only(tmp_path: Path) -> None:
     assert list(text_lines(text)) == [Row(1, ("a\u2028b\x0c 0",)), Row(3, ("c\x85d 1",)), Row(4, ("e 2",))]
 
 
+def test_a_list_says_that_it_does_not_use_the_numbers_of_frames(tmp_path: Path) -> None:
+    rows = written(tmp_path / "l.txt", "a 120 0\nb 7 0\n")
+    assert list_path_label(touch(tmp_path / "v", "a.mp4", "b.mp4"), rows=rows).notes == (
+        "the numbers of frames in l.txt are not used",
+    )
+
+
 # --- Kinetics and WebVid
+
+
+def test_copies_of_a_clip_are_counted(tmp_path: Path) -> None:
+    name = "0wR5jVB-WPk_000000_000010.mp4"
+    csv = written(tmp_path / "k.csv", "youtube_id,time_start,time_end\n0wR5jVB-WPk,0,10\n")
+    listing = list_kinetics(touch(tmp_path / "v", f"train/{name}", f"val/{name}"), csv=csv)
+    assert [clip.source for clip in listing.clips] == [f"train/{name}"]
+    assert "1 videos have the name of another one: a replacement was taken, else the first in sorted order" in (
+        listing.notes
+    )
 
 
 def test_fractions_of_seconds_are_kept_and_keys_are_whole_seconds(tmp_path: Path) -> None:
@@ -209,16 +226,17 @@ def test_numbers_as_labels_of_kinetics_keep_their_values(tmp_path: Path) -> None
 def test_webvid_ids_are_texts_and_rows_of_one_video_are_joined(tmp_path: Path) -> None:
     csv = tmp_path / "csv"
     csv.mkdir()
-    written(csv / "0.csv", "videoid,name,page_idx\n00012,one,5\n12,other,5\n")
+    written(csv / "0.csv", "videoid,name,page_idx\n00012,one,5\n12,,5\n")
     written(csv / "1.csv", "VideoID,Name,duration\n00012,two,5\n00012,one,5\n,x,5\n")
     listing = list_webvid(touch(tmp_path / "v", "00012.mp4", "12.mp4"), csv=csv)
-    assert captions_in(listing) == {"00012.mp4": ("one", "two"), "12.mp4": ("other",)}
+    assert captions_in(listing) == {"00012.mp4": ("one", "two"), "12.mp4": ()}
     assert listing.left_out == (
         Refusal("00012", "repeated: an earlier row names this video"),
         Refusal("", "names no video"),
     )
     assert listing.notes == (
         "columns page_idx, duration of csv are not used",
+        "1 videos have no caption",
         "1 rows name a video of an earlier row and give it one more caption",
     )
 
