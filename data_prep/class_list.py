@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_prep.tables import Row, clean, read_json, text_lines, whole_number
@@ -83,19 +83,33 @@ def _of_json(content: object, path: Path) -> tuple[str, ...]:
 def _numbered(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
     """The names of lines that all have a number, but for a header; empty where the lines are no such ones."""
     lines = [_unquoted(text) for _, (text,) in rows]
-    found: list[list[tuple[int, str]]] = []
-    for form in _NUMBERED:
-        matches = [match for line in lines if (match := form.fullmatch(line))]
-        named = {class_name(match["name"]): int(match["number"]) for match in matches}
-        if len(named) < len(matches) or len(matches) < len(lines) - _is_header(lines):
-            continue  # the numbers belong to the names: `digit 0`, `digit 1`; or not all lines have one
-        if len(matches) == len(lines) or not form.fullmatch(lines[0]):
-            found.append([(number, name) for name, number in named.items()])
+    forms = [
+        {place: (int(match["number"]), class_name(match["name"])) for place, match in enumerate(matches) if match}
+        for matches in (map(form.fullmatch, lines) for form in _NUMBERED)
+    ]
+    first = 1 if _is_header(lines) and not any(0 in pairs for pairs in forms) else 0
+    found = [list(pairs.values()) for pairs in forms if len(pairs) == len(lines) - first and _are_of_classes(pairs)]
     if not found:
+        for pairs in forms:
+            _check_not_forgotten(path, rows, pairs, first)
         return ()
     right = next((pairs for pairs in found if _are_numbers_of_classes(pairs)), found[0])
     _check_columns(path, rows[0].cells[0], [name for _, name in right])
     return _by_number(right, path)
+
+
+def _are_of_classes(pairs: Mapping[int, tuple[int, str]]) -> bool:
+    """Whether the numbers are those of the classes, and do not belong to their names: `digit 0`, `digit 1`."""
+    names = {name for _, name in pairs.values()}
+    return len(names) == len(pairs) or (len(names) > 1 and _are_numbers_of_classes(list(pairs.values())))
+
+
+def _check_not_forgotten(path: Path, rows: Sequence[Row], pairs: Mapping[int, tuple[int, str]], first: int) -> None:
+    """Raises DataError where most lines have their own number and another one has none."""
+    counted = sum(abs(number - place) <= 1 for place, (number, _) in pairs.items())
+    if _are_of_classes(pairs) and counted >= max(2, len(rows) / 2):
+        line, (text,) = next(row for place, row in enumerate(rows) if place >= first and place not in pairs)
+        raise DataError(f"class list {path} line {line} has no number, unlike most others: {text[:80]!r}", hint=_HINT)
 
 
 def _is_header(lines: Sequence[str]) -> bool:

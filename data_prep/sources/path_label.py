@@ -95,7 +95,7 @@ def _form_of(rows: Path, split: Split | None) -> _Form:
             fields = [field.strip() for field in line.rsplit(SPLITS[name], 2)]
             if len(fields) < 2 or not fields[0] or whole_number(fields[-1]) is None:
                 del has_frames[name]
-            elif len(fields) == 2 or not fields[1].isdecimal():
+            elif len(fields) == 2 or whole_number(fields[1]) is None:
                 has_frames[name] = False
         if not has_frames:
             raise DataError(

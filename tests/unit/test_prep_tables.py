@@ -184,7 +184,16 @@ def test_class_lists_of_every_form_give_the_same_names(tmp_path: Path, name: str
     assert read_class_list(written(tmp_path / name, text)) == ("walk", "run fast, or not", "sit")
 
 
-@pytest.mark.parametrize("text", ["digit 0\ndigit 1\n", "0\n1\n2\n", "360 flip\nwalk\n", "[Something] falls\nwalk\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "digit 0\ndigit 1\n",
+        "0\n1\n2\n",
+        "left 0\nleft 1\nright 0\nright 1\n",
+        "360 flip\nwalk\n",
+        "[Something] falls\nwalk\n",
+    ],
+)
 def test_numbers_that_belong_to_names_stay_there(tmp_path: Path, text: str) -> None:
     assert read_class_list(written(tmp_path / "c.txt", text)) == tuple(text.splitlines())
 
@@ -192,6 +201,9 @@ def test_numbers_that_belong_to_names_stay_there(tmp_path: Path, text: str) -> N
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("c.txt", "0 walk\n1 run\nsit\n3 stand\n", "line 3 has no number, unlike most others: 'sit'"),
+        ("c.txt", "abseiling\n1 run\n2 sit\n", "line 1 has no number, unlike most others: 'abseiling'"),
+        ("c.csv", "0,walk\n1,run\n2,walk\n", "names 'walk' twice"),
         ("c.txt", "1 walk\n2 run\n", "the numbers of its 2 classes are not 0 to 1, each once: they are 1, 2"),
         ("c.txt", "1: bend\n3: crouch\n", "not 0 to 1, each once: they are 1, 3"),  # as AVA's
         ("c.csv", "id,name\n1,walk\n2,run\n", "not 0 to 1"),
