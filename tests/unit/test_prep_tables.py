@@ -202,6 +202,7 @@ def test_numbers_that_belong_to_names_stay_there(tmp_path: Path, text: str) -> N
     ("name", "text", "message"),
     [
         ("c.txt", "0 walk\n1 run\nsit\n3 stand\n", "line 3 has no number, unlike most others: 'sit'"),
+        ("c.csv", "id,name\n0,walk\n1,run\nsit\n", "line 4 has no number, unlike most others: 'sit'"),
         ("c.txt", "abseiling\n1 run\n2 sit\n", "line 1 has no number, unlike most others: 'abseiling'"),
         ("c.csv", "0,walk\n1,run\n2,walk\n", "names 'walk' twice"),
         ("c.txt", "1 walk\n2 run\n", "the numbers of its 2 classes are not 0 to 1, each once: they are 1, 2"),
