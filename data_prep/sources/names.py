@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from data_prep.sources.folder import Found
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_OUTSIDE = "outside: lies not below the folder that was given"
 
 
 class Missing(NamedTuple):
     """Why a name has no file."""
 
     reason: str
+
+
+_OUTSIDE = Missing("outside: lies not below the folder that was given")
 
 
 class Names:
@@ -39,6 +41,7 @@ class Names:
 
     def __init__(self, found: Found, root: Path, *, what: str = "video", anywhere: bool = True) -> None:
         self._found, self._root, self._what, self._anywhere = found, root, what, anywhere
+        self._missing = Missing(f"missing: no such {what}")  # one for millions of rows
 
     def file_of(self, *names: str) -> str | Missing:
         """The file that a row means, by the first of its names that finds one."""
@@ -52,7 +55,7 @@ class Names:
         if not any(map(str.strip, names)):
             return Missing(f"names no {self._what}")
         is_outside = all(_is_path(name) and self._below(name) is None for name in names)
-        return Missing(_OUTSIDE if is_outside else f"missing: no such {self._what}")
+        return _OUTSIDE if is_outside else self._missing
 
     def files_of(self, name: str) -> list[str]:
         """All files that a name could mean."""
