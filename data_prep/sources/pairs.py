@@ -34,7 +34,7 @@ from data_prep.tables import (
     unused_note,
 )
 from umt_ds.data.places import local_copy
-from umt_ds.data.records import VIDEO_SUFFIXES
+from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from umt_ds.errors import DataError
 
 # What the field or column is called that names the file, or has the text.
@@ -68,7 +68,8 @@ def list_pairs(
     for name, texts, number in chain([first], rows):
         path = names.file_of(*_spellings(name))
         if isinstance(path, Missing):
-            left_out.append(Refusal(clean(str(name)) or f"{annotations.name} row {number}", path.reason))
+            reason = f"is no {media} by its name" if _is_other(name, media) else path.reason
+            left_out.append(Refusal(clean(str(name)) or f"{annotations.name} row {number}", reason))
         elif not texts:
             left_out.append(Refusal(clean(str(name)), "no caption"))
         else:
@@ -123,6 +124,12 @@ class _CocoImage(NamedTuple):
 
 def _media_of(name: str) -> Literal["image", "video"]:
     return "video" if name.rpartition(".")[2].lower() in VIDEO_SUFFIXES else "image"
+
+
+def _is_other(name: str | int, media: Literal["image", "video"]) -> bool:
+    """Whether a name is that of a picture where videos are wanted, or of a video where pictures are."""
+    suffixes = IMAGE_SUFFIXES if media == "video" else VIDEO_SUFFIXES
+    return isinstance(name, str) and name.strip().rpartition(".")[2].lower() in suffixes
 
 
 def _spellings(name: str | int) -> list[str]:

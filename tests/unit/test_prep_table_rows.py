@@ -296,12 +296,14 @@ def test_rows_of_pairs_under_several_spellings_are_one_sample(tmp_path: Path) ->
         {"image": "b.png", "caption": "b"},
         {"image": "/elsewhere/b.jpg", "caption": "b"},
         {"image": "", "caption": "b"},
+        {"image": "film.mp4", "caption": "b"},
     ]
     listing = list_pairs(images, annotations=written(tmp_path / "p.json", json.dumps(rows)))
     assert captions_in(listing) == {"a.jpg": ("one", "two", "three"), "sub/b.jpg": ("b",)}
     assert listing.left_out == (
         Refusal("/elsewhere/b.jpg", "outside: lies not below the folder that was given"),
         Refusal("p.json row 6", "names no file"),
+        Refusal("film.mp4", "is no image by its name"),
     )
     assert listing.notes == (
         "fields answer, question_id of p.json are not used",
