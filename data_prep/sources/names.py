@@ -37,11 +37,14 @@ class Names:
     A name is the path below the folder, or an absolute one or URL of something below it (through links too), with
     any or no suffix, in any spelling (`./a//b.mp4`, backslashes, quotes around it, é as one character or two).
     `anywhere`: leading folders may be lacking; costs memory for an index, so not for lists of many millions of rows.
+    what: of which kind the files are; missing: the reason where there is none, for people.
     """
 
-    def __init__(self, found: Found, root: Path, *, what: str = "video", anywhere: bool = True) -> None:
+    def __init__(
+        self, found: Found, root: Path, *, what: str = "video", missing: str = "", anywhere: bool = True
+    ) -> None:
         self._found, self._root, self._what, self._anywhere = found, root, what, anywhere
-        self._missing = Missing(f"missing: no such {what}")  # one for millions of rows
+        self._missing = Missing(missing or f"missing: no such {what}")  # one for millions of rows
 
     def file_of(self, *names: str) -> str | Missing:
         """The file that a row means, by the first of its names that finds one."""

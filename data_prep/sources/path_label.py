@@ -32,7 +32,7 @@ def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, cla
     """
     form = _form_of(rows, split)
     found = scan(videos, "video", "frames")
-    files = Names(found, videos)
+    files = Names(found, videos, missing="missing: no file for it")
     parsed = [_parse(rows, number, line, form) for number, (line,) in text_lines(rows)]
     names = read_class_list(classes) if classes else names_of_numbers(row.label for row in parsed)
     clips: dict[str, Clip] = {}

@@ -173,7 +173,7 @@ def test_a_list_tells_missing_and_repeated_rows_by_their_lines(tmp_path: Path) -
     listing = list_path_label(touch(tmp_path / "v", "a.mp4", "x/b.mp4"), rows=rows)
     assert labels_of(listing.clips) == {"a.mp4": 0, "x/b.mp4": None}  # -1: a test list without labels
     assert [(left.source, left.reason) for left in listing.left_out] == [
-        ("gone.mp4", "missing: no such video (line 2)"),
+        ("gone.mp4", "missing: no file for it (line 2)"),
         ("a", "repeated: line 3 names the file of line 1"),
     ]
 
