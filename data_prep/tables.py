@@ -24,6 +24,7 @@ _DELIMITERS = (",", "\t", ";", "|")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?")
 LARGEST = 10**12  # whole number that a cell can be
 _UTF8 = "`iconv -f {} -t UTF-8 FILE > NEW` converts it"
+_FILE = re.compile(r"\S+\.\w{2,5}|\d{4,}")
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of bytes that are not UTF-8
 _BINARY = {"PK\x03\x04": "a zip or Excel file", "\x1f\udc8b": "compressed by gzip", "PAR1": "a Parquet file"}
 
@@ -155,6 +156,7 @@ class Table:
                 self._repeated.append(line)
                 continue
             if num_lines > 1:
+                self._check_not_rows(line, fields)
                 self._broken.append(line)
             yield Row(line, tuple("" if place is None else cells[place] for place in self._places))
 
@@ -180,6 +182,17 @@ class Table:
                 "is a quote missing there?"
             )
         return tuple(notes)
+
+    def _check_not_rows(self, line: int, fields: Sequence[str]) -> None:
+        """Raises DataError where a line within a quoted text is itself a row, with the name or number of a file."""
+        place = self._places[0] or 0
+        for part in (part for field in fields for part in field.splitlines()[1:]):
+            cells = next(csv.reader([part], delimiter=self._delimiter), [])
+            if len(cells) == len(self.header) and _FILE.fullmatch(cells[place].strip()):
+                raise DataError(
+                    f"{self.path} line {line} begins a quoted text that holds a row: {part[:80]!r}",
+                    hint="a quote is not closed there",
+                )
 
     def _does_not_fit(self, line: int, fields: Sequence[str], num_lines: int) -> DataError:
         begins = f"begins, over {num_lines} lines, a row that " if num_lines > 1 else ""
