@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from umt_ds.data.fetch import local_copy, names_in, read_through, read_whole, re
 from umt_ds.data.picture import read_image
 from umt_ds.data.places import is_local
 from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, ShardIndex, load_index, read_members
-from umt_ds.data.video import Decoded, Pixels, Transcoded, decode, probe, shrink, transcode
+from umt_ds.data.video import Decoded, Pixels, Span, Timeline, Transcoded, decode_by_time, shrink, transcode
 from umt_ds.errors import DataError, DecodeError, some
 
 # One of a folder of frames: img_00001.jpg, 00001.png. The part before the number says what it shows.
@@ -82,14 +81,15 @@ def _of_video(clip: Clip, place: Path, root: Path, store: StoreOptions) -> Made:
 
 
 def _of_file(clip: Clip, path: Path, store: StoreOptions) -> Made:
-    span = _span_within(clip, path)
+    span_of = partial(_span_within, clip)
     if store.store == "mp4":
-        whole = transcode(path, short_side=store.short_side, fps=store.fps, span_s=span)
+        whole = transcode(path, short_side=store.short_side, fps=store.fps, span_s=span_of)
         stored = {"stored_fps": round(whole.stored_fps, 3)}
-        return _record(whole, whole.stored_width, whole.stored_height) | stored, {"mp4": whole.data}
-    decoded = decode(path, _choose(store, path, span), short_side=store.short_side)
-    height, width = decoded.frames.shape[1:3]
-    return _record(decoded, width, height), _encoded(decoded.frames, store)
+        return _record(whole, span_of(whole.timeline)) | stored, {"mp4": whole.data}
+    decoded = decode_by_time(
+        path, lambda timeline: _choose(store, timeline, span_of(timeline)), short_side=store.short_side
+    )
+    return _record(decoded, span_of(decoded.timeline)), _encoded(decoded.frames, store)
 
 
 def _of_image(place: Path, root: Path, store: StoreOptions) -> Made:
@@ -189,40 +189,43 @@ def at_rate(count: int, source_fps: float, fps: float) -> list[int]:
     return evenly_spread(count, max(1, round(count * fps / source_fps)))
 
 
-def _span_within(clip: Clip, path: Path) -> tuple[float, float] | None:
+def _span_within(clip: Clip, timeline: Timeline) -> Span | None:
     """The part of the file that is the clip; None for all of it, also where the file is the cut clip already."""
     if clip.span_s is None:
         return None
+    if timeline.rate == 0:
+        raise DecodeError("says nothing about the times of its frames: the row's seconds cannot be found in it")
     start_s, end_s = clip.span_s
-    info = probe(path)
-    if info.duration_s <= end_s - start_s + CUT_TOLERANCE_S:
+    wanted_s, file_s = end_s - start_s, timeline.end_s
+    # a file that is a little too long is the clip, cut on key frames; one that reaches the row's seconds may be both
+    if file_s <= wanted_s + CUT_TOLERANCE_S and (file_s < end_s or file_s <= 1.25 * wanted_s):
         return None
-    if info.duration_s < end_s - 1 or not info.fps:
+    if file_s < end_s - 1:
         raise DecodeError(
-            f"lasts {info.duration_s:.1f} s: neither the clip of {end_s - start_s:g} s "
+            f"lasts {file_s:.1f} s: neither the clip of {wanted_s:g} s "
             f"nor the whole video that has {start_s:g}-{end_s:g} s"
         )
-    return clip.span_s
+    return timeline.clipped(clip.span_s)
 
 
-def _choose(store: StoreOptions, path: Path, span_s: tuple[float, float] | None) -> Callable[[int], Sequence[int]]:
-    """Which frames to take, given their number in the file: of all of them, or of the clip's span."""
-    source_fps = probe(path).fps if store.fps or span_s else 0.0
-    if store.fps and not source_fps:
+def _choose(store: StoreOptions, timeline: Timeline, span_s: Span | None) -> list[int]:
+    """Which frames to take of a video, or of a span of it: the middles of equal parts of its time."""
+    if store.fps and timeline.rate == 0:
         raise DecodeError("does not say its frame rate, which --fps needs")
-
-    def chosen(count: int) -> list[int]:
-        first, last = 0, count
-        if span_s:
-            first = min(math.ceil(span_s[0] * source_fps), count - 1)
-            last = min(max(math.ceil(span_s[1] * source_fps), first + 1), count)
-        here = last - first
-        numbers = at_rate(here, source_fps, store.fps) if store.fps else evenly_spread(here, store.frames)
-        if len(numbers) > MAX_FRAMES_STORED:
-            raise DecodeError(f"{len(numbers):,} frames to store, above the limit of {MAX_FRAMES_STORED:,}")
-        return [first + number for number in numbers]
-
-    return chosen
+    here = timeline.within(span_s)
+    if not store.fps and len(here) <= store.frames:
+        numbers = list(here)
+    elif timeline.rate is None:
+        start_s, end_s = span_s or timeline.whole
+        parts = max(1, round((end_s - start_s) * store.fps)) if store.fps else store.frames
+        numbers = timeline.at_middles(parts, span_s)
+    else:  # by number, in whole numbers: the same, without rounding
+        count = len(here)
+        offsets = at_rate(count, timeline.rate, store.fps) if store.fps else evenly_spread(count, store.frames)
+        numbers = [here.start + offset for offset in offsets]
+    if len(numbers) > MAX_FRAMES_STORED:
+        raise DecodeError(f"{len(numbers):,} frames to store, above the limit of {MAX_FRAMES_STORED:,}")
+    return numbers
 
 
 def _described(clip: Clip) -> dict[str, Any]:
@@ -235,13 +238,14 @@ def _described(clip: Clip) -> dict[str, Any]:
     return {**record, **clip.extra}
 
 
-def _record(decoded: Decoded | Transcoded, width: int, height: int) -> dict[str, Any]:
+def _record(decoded: Decoded | Transcoded, span_s: Span | None) -> dict[str, Any]:
+    """What is said of the stored frames, and of the file that they are from (fps, num_frames_total)."""
     return {
-        "width": width,
-        "height": height,
+        "width": decoded.stored_width,
+        "height": decoded.stored_height,
         "source_width": decoded.width,
         "source_height": decoded.height,
-        "duration_s": round(decoded.duration_s, 3),
+        "duration_s": round(float(span_s[1] - span_s[0] if span_s else decoded.duration_s), 3),
         "fps": round(decoded.fps, 3),
         "num_frames_total": decoded.num_frames,
         "source_frames": list(decoded.numbers),

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.near import LEAK_COLUMNS
+from data_prep.tables import text_lines
 from umt_ds.data.places import write_whole
 from umt_ds.data.records import sample_key
 from umt_ds.errors import DataError, shown, some
 
 _FORM = "one sample key a line, as in the keys of OUT/*.tar and bad.csv; lines that begin with # are comments"
 _TABLES = {",".join(LEAK_COLUMNS): "leaks.csv", "file,key,reason": "bad.csv"}  # by their first line
-_LINE_ENDS = re.compile("\r\n|\r|\n")  # splitlines() knows eight more, and keys of strangers can hold those
+_LINE_ENDS = re.compile("\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,8 @@ def read_keys(path: Path) -> KeyList:
     Raises DataError, with the line, where the file is no such list.
     """
     lines: dict[str, int] = {}
-    for number, line in enumerate(_LINE_ENDS.split(_text_of(path)), start=1):
+    for number, (line,) in text_lines(path):
         key = _key_in(line)
-        if "\0" in key:
-            raise DataError(f"list of keys {path} line {number} holds a zero byte", hint=f"it is to be UTF-8: {_FORM}")
         if not lines and key in _TABLES:
             raise DataError(
                 f"list of keys {path} is a table, such as {_TABLES[key]}",
@@ -96,20 +95,6 @@ def exclude(listing: Listing, lists: Sequence[KeyList]) -> Listing:
         about={**listing.about, "excluded": [{"list": keys.name, "sha256": keys.sha256} for keys in lists]},
         notes=(*listing.notes, *notes),
     )
-
-
-def _text_of(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"list of keys {path} cannot be read: {error.strerror or error}") from error
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"list of keys {path} is UTF-16", hint="save it as UTF-8")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = len(_LINE_ENDS.split(data[: error.start].decode()))
-        raise DataError(f"list of keys {path} line {line} is not UTF-8", hint=f"save it as UTF-8: {_FORM}") from error
 
 
 def _key_in(line: str) -> str:

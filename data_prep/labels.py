@@ -1,102 +1,24 @@
-"""Captions, labels and class lists from csv, json and text files."""
+"""What the label cells of a table mean: names of classes, or their numbers; and which class has which number."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from data_prep.class_list import class_name, read_class_list
+from data_prep.tables import NUMBER, whole_number
 from umt_ds.errors import DataError
 
-Row = dict[str, str]
 MAX_CLASSES = 100_000
+NO_LABEL = -1  # what most training code writes where there is none
+_NO_NAME = re.compile(
+    rf"{NUMBER.pattern}|[+-]?\d+(?:[_,'\u00a0\u202f]\d+)+|nan", re.IGNORECASE
+)  # is a number, or wants to be one
 _SIDE = re.compile(r"\b(?:left|right)\b")
-
-
-def read_table(path: Path, *, needed: Sequence[str]) -> list[Row]:
-    """The rows of a csv file with a header line, as text without surrounding blanks.
-
-    Raises DataError where the file is no UTF-8 csv, lacks a column of `needed`, or a row does not fit its header.
-    """
-    lines = lines_of(path)
-    columns = _header(path, lines, needed)
-    return [dict(zip(columns, _fitting(fields, columns, path, line), strict=True)) for line, fields in lines]
-
-
-def rows_of(
-    path: Path, *, columns: Sequence[str], optional: Sequence[str] = (), delimiter: str = ","
-) -> Iterator[tuple[str, ...]]:
-    """Row after row, only the fields of `columns` and `optional` in this order: for lists of many millions of rows.
-
-    A column of `optional` that the file lacks gives empty text. Raises DataError as `read_table` does, when reached.
-    """
-    lines = lines_of(path, delimiter=delimiter)
-    header = _header(path, lines, columns)
-    places = [header.index(name) if name in header else None for name in (*columns, *optional)]
-    for line, fields in lines:
-        row = _fitting(fields, header, path, line)
-        yield tuple("" if place is None else row[place] for place in places)
-
-
-def lines_of(path: Path, *, delimiter: str = ",", quoted: bool = True) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line that is not blank. `quoted` as csv files are; without it a quote is a letter.
-
-    Raises DataError where the file cannot be read, is not UTF-8, or has a field that cannot be one.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: Excel puts a BOM in front
-            reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
-            for fields in reader:
-                if fields:
-                    yield reader.line_num, fields
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a UTF-8 csv file: {error}") from error
-
-
-def _header(path: Path, lines: Iterator[tuple[int, list[str]]], needed: Sequence[str]) -> list[str]:
-    columns = [name.strip() for name in next(lines, (1, []))[1]]
-    missing = [column for column in needed if column not in columns]
-    if missing:
-        raise DataError(
-            f"{path} has no column {' and '.join(missing)}; its columns are {', '.join(columns) or 'none'}",
-            hint=f"the first line must name the columns {', '.join(needed)}",
-        )
-    return columns
-
-
-def _fitting(fields: Sequence[str], columns: Sequence[str], path: Path, line: int) -> list[str]:
-    if len(fields) != len(columns):
-        raise DataError(
-            f"{path} line {line} has {len(fields)} fields, its header {len(columns)}",
-            hint="texts that contain commas must be quoted",
-        )
-    return [value.strip() for value in fields]
-
-
-def read_json(path: Path, *, each: Callable[[dict[str, Any]], object] | None = None) -> Any:
-    """A json file. `each` replaces every object in it as soon as it is read, innermost first: ten million dicts
-    would fill the memory. Raises DataError where the file cannot be read."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            return json.load(file, object_hook=each)
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
-        raise DataError(f"{path} cannot be read as a JSON file: {error}") from error
-
-
-def clean(text: str) -> str:
-    """Without blanks around it, and encodable: json can write half a character (a cut emoji), UTF-8 cannot."""
-    stripped = text.strip()
-    try:
-        stripped.encode()
-    except UnicodeEncodeError:
-        return stripped.encode(errors="replace").decode()
-    return stripped
 
 
 @dataclass(frozen=True)
@@ -105,49 +27,141 @@ class Labels:
 
     names: tuple[str, ...] = ()
 
-    def number(self, name: str) -> int:
-        """The number of a class. Raises DataError, with the nearest name, where there is no such class."""
+    def number(self, name: str, *, where: str = "") -> int:
+        """The number of a class. Raises DataError, with the nearest name, where there is no such class.
+
+        where: in which line of which file the name stands, for the error."""
         try:
             return self._numbers[name]
         except KeyError:
             near = get_close_matches(name, self.names, n=1)
             raise DataError(
-                f"label {name!r} is not in the class list of {len(self.names)} classes",
+                f"{where + ': ' if where else ''}label {name!r} is not in the class list of {len(self.names)} classes",
                 hint=f"nearest: {near[0]!r}" if near else "give the list that belongs to these labels",
             ) from None
+
+    @cached_property
+    def are_numbers(self) -> bool:
+        """Whether the names are numbers themselves."""
+        return any(_NO_NAME.fullmatch(name) for name in self.names)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a class of this name."""
+        return name in self._numbers
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
 
 
-def class_list(found: Iterable[str], classes: Path | None) -> Labels:
-    """The class list: the file `classes` (one name a line), else the labels found, sorted.
+@dataclass(frozen=True)
+class Numbering:
+    """The classes of a set, and which of them each label cell means; None where it means that there is no label."""
 
-    Labels that are all whole numbers keep their numbers: sorting them as text would permute the classes.
-    Raises DataError where the numbers are too large to be classes.
+    names: tuple[str, ...]
+    meant: Mapping[str, int | None]
+
+    def label(self, cell: str) -> int | None:
+        """The number of the class."""
+        return self.meant[cell] if cell else None
+
+    def label_name(self, cell: str) -> str | None:
+        """Its name."""
+        label = self.label(cell)
+        return None if label is None else self.names[label]
+
+
+def number_labels(
+    cells: Mapping[str, str], *, used: Collection[str] | None = None, classes: Path | None = None
+) -> Numbering:
+    """What the label cells of one column mean. All of them are names of classes, or all are whole numbers.
+
+    Whole numbers keep their values; -1 is no label. Names are numbered as in the file `classes`, else sorted; with
+    that file numbers are those of its classes. cells: where each of them stands first, such as `l.csv line 2`.
+    used: the cells that become labels of clips, if not all do: only they make classes.
+    Raises DataError, with the line, where a cell is neither, or no class.
     """
+    cells = {cell: where for cell, where in cells.items() if cell}
     if classes is not None:
-        return Labels(_read_names(classes))
-    names = sorted(set(found))
-    if names and all(name.isdecimal() for name in names):
-        largest = max(map(int, names))
-        if largest >= MAX_CLASSES:
-            raise DataError(f"label {largest} is no class number", hint="classes are numbered from 0, without gaps")
-        return Labels(tuple(str(number) for number in range(largest + 1)))
-    return Labels(tuple(names))
+        return _given(cells, Labels(read_class_list(classes)))
+    numbers = {cell: class_number(cell, where) for cell, where in cells.items() if _NO_NAME.fullmatch(cell)}
+    named = [cell for cell in cells if cell not in numbers]
+    if named:
+        if number := next((cell for cell, number in numbers.items() if number is not None), None):
+            raise _mixed(cells, number, named[0])
+        names = sorted({class_name(cell) for cell in named if used is None or cell in used})
+        place = {name: number for number, name in enumerate(names)}
+        return Numbering(tuple(names), {cell: place.get(class_name(cell)) for cell in cells})
+    of_clips = [number for cell, number in numbers.items() if used is None or cell in used]
+    return Numbering(names_of_numbers(of_clips), numbers)
 
 
-def _read_names(path: Path) -> tuple[str, ...]:
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"class list {path} cannot be read: {error}") from error
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated or not names:
-        what = f"names {repeated[0]!r} twice" if repeated else "is empty"
-        raise DataError(f"class list {path} {what}", hint="one class name a line, in the order of the numbers")
-    return tuple(names)
+def class_number(cell: str, where: str) -> int | None:
+    """The class that a number stands for; None for -1. Raises DataError where it is no number of a class."""
+    number = whole_number(cell)
+    if number is None or not NO_LABEL <= number < MAX_CLASSES:
+        shown = cell if number is None else number
+        raise DataError(
+            f"{where}: label {shown} is no class number",
+            hint="classes are whole numbers from 0, without gaps; -1 or nothing means no label",
+        )
+    return None if number == NO_LABEL else number
+
+
+def is_no_label(cell: str) -> bool:
+    """Whether a cell says that there is no label."""
+    return not cell or whole_number(cell) == NO_LABEL
+
+
+def is_same_label(cell: str, other: str) -> bool:
+    """Whether two cells mean one class: `2` and `2.0`."""
+    number = whole_number(cell)
+    return class_name(cell) == class_name(other) or (number is not None and number == whole_number(other))
+
+
+def names_of_numbers(numbers: Iterable[int | None]) -> tuple[str, ...]:
+    """The names of classes of which only the numbers are known: `0`, `1`, … up to the largest."""
+    return tuple(map(str, range(max((number for number in numbers if number is not None), default=-1) + 1)))
+
+
+def _given(cells: Mapping[str, str], given: Labels) -> Numbering:
+    """What cells mean where the class list is given. A cell is looked up as a name first."""
+    meant: dict[str, int | None] = {}
+    by_number = ""
+    for cell, where in cells.items():
+        name = class_name(cell)
+        if given.has(name) or not _NO_NAME.fullmatch(cell):
+            meant[cell] = given.number(name, where=where)
+        else:
+            meant[cell] = _number_of(cell, where, given)
+            by_number = by_number if meant[cell] is None or given.are_numbers else cell
+    named = [cell for cell in cells if given.has(class_name(cell))]
+    if by_number and named:
+        raise _mixed(cells, by_number, named[0])
+    return Numbering(given.names, meant)
+
+
+def _number_of(cell: str, where: str, given: Labels) -> int | None:
+    """The number of the class that a number means. Classes that are called 0, 1, … are meant by their names."""
+    number = class_number(cell, where)
+    if number is None:
+        return None
+    if given.are_numbers:
+        called = [place for place, name in enumerate(given.names) if whole_number(name) == number]
+        return called[0] if len(called) == 1 else given.number(cell, where=where)
+    if number >= len(given.names):
+        raise DataError(
+            f"{where}: label {number} is beyond the {len(given.names)} classes given",
+            hint="classes are numbered from 0" if number == len(given.names) else "give the list's own classes",
+        )
+    return number
+
+
+def _mixed(cells: Mapping[str, str], number: str, name: str) -> DataError:
+    return DataError(
+        f"{cells[number]}: label {number!r} is a number, but {name!r} ({cells[name]}) is a name",
+        hint="labels are all names, or all numbers of classes",
+    )
 
 
 def flip_notes(names: Sequence[str]) -> tuple[str, ...]:

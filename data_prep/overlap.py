@@ -171,8 +171,9 @@ def read_spans(path: Path, name: str, *, workers: int = 0) -> SpanList:
 
 def spans_of_csv(csv: Path, name: str) -> SpanList:
     """The clips of an official csv. Raises DataError as `read_kinetics` does."""
-    rows, unusable = read_kinetics(csv)
-    return SpanList(name, [Span(row.name, *row.place) for row in rows], len(unusable))
+    read = read_kinetics(csv)
+    spans = [Span(row.name, row.youtube_id, row.start, row.end) for row in read.rows]
+    return SpanList(name, spans, len(read.unusable))
 
 
 def spans_of_set(folder: Path, name: str, *, workers: int = 0) -> SpanList:

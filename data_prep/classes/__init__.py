@@ -22,9 +22,10 @@ def classes(name: ClassList) -> tuple[str, ...]:
     return tuple(files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8").splitlines())
 
 
-def k710_number(name: str) -> int:
-    """The K710 number of a class, in any of the spellings of the three sets. Raises DataError where there is none."""
-    return _k710().number(_spellings().get(name, name))
+def k710_number(name: str, *, where: str = "") -> int:
+    """The K710 number of a class, in any of the spellings of the three sets. Raises DataError where there is none;
+    that error says `where` the name stands."""
+    return _k710().number(_spellings().get(name, name), where=where)
 
 
 def k710_numbers(names: Iterable[str]) -> list[int]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.argument("videos", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
 @click.option("--kind", default="video", type=click.Choice(["video", "image", "frames"]), help="What to look for.")
-@click.option("--captions", type=FILE, help="csv with a header and the columns file,caption[,label].")
-@click.option("--labels", type=FILE, help="csv with a header and the columns file,label.")
+@click.option("--captions", type=FILE, help="csv with the columns file,caption[,label]; others are not used.")
+@click.option("--labels", type=FILE, help="csv with the columns file,label: class names, or whole numbers.")
 @classes
 @set_options
 def folder(

@@ -65,7 +65,7 @@ def cores() -> int:
 
 workers = click.option("--workers", default=cores(), type=POSITIVE, help="Processes.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-classes = click.option("--classes", type=FILE, help="Class names, one a line: fixes the label numbers.")
+classes = click.option("--classes", type=FILE, help="Class names, one a line, in the order of their numbers.")
 
 
 def run_options(command: Command) -> Command:

@@ -25,8 +25,8 @@ from PIL import Image
 
 from data_prep.clip import Clip, Listing, RunOptions
 from data_prep.engines import Lost, in_order
-from data_prep.labels import read_table
 from data_prep.progress import progress
+from data_prep.tables import Table
 from umt_ds.data.records import sample_key, write_json
 from umt_ds.data.video import write_mp4
 from umt_ds.errors import ConfigError, MachineError
@@ -64,6 +64,7 @@ _STILL_PHRASES = (
     "there is a {appearance}. The background is {background}",
     "a {appearance} on a {background} background",
 )
+_COLUMNS = ("file", "caption", "label", "appearance", "motion", "background", "split")
 _VIDEOS, _CAPTIONS, _RECIPE = "videos", "captions.csv", "recipe.json"
 _PICTURES, _PICTURE_CAPTIONS = "pictures", "picture_captions.csv"
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -139,7 +140,7 @@ def list_demo(out: Path, split: Split) -> Listing:
     Beside the joint label each sample's json has `appearance`, `appearance_label`, `motion`, `motion_label`
     and `background`; the manifest's options hold the lists of classes.
     """
-    rows = [row for row in read_table(out / _CAPTIONS, needed=("file", "caption", "split")) if row["split"] == split]
+    rows = [row for _, row in Table(out / _CAPTIONS, columns=_COLUMNS) if row[-1] == split]
     classes = {"appearance": list(APPEARANCES), "motion": list(MOTIONS), "background": list(BACKGROUNDS)}
     return Listing(
         root=out / _VIDEOS,
@@ -173,8 +174,8 @@ def render_pictures(out: Path, *, count: int, seed: int, size: int, run: RunOpti
 
 def list_pictures(out: Path) -> Listing:
     """The rendered pictures with their captions."""
-    rows = read_table(out / _PICTURE_CAPTIONS, needed=("file", "caption"))
-    clips = tuple(Clip(sample_key(row["file"]), row["file"], captions=(row["caption"],)) for row in rows)
+    rows = Table(out / _PICTURE_CAPTIONS, columns=("file", "caption"))
+    clips = tuple(Clip(sample_key(file), file, captions=(caption,)) for _, (file, caption) in rows)
     return Listing(root=out / _PICTURES, clips=clips, media="image", about={"source": "demo pictures"})
 
 
@@ -210,19 +211,20 @@ def _still(number: int, seed: int) -> Scene:
     )
 
 
-def _clip(row: dict[str, str]) -> Clip:
+def _clip(row: tuple[str, ...]) -> Clip:
+    file, caption, label, appearance, motion, background, _ = row
     return Clip(
-        key=sample_key(row["file"]),
-        source=row["file"],
-        captions=(row["caption"],),
-        label=JOINT.index(row["label"]),
-        label_name=row["label"],
+        key=sample_key(file),
+        source=file,
+        captions=(caption,),
+        label=JOINT.index(label),
+        label_name=label,
         extra={
-            "appearance": row["appearance"],
-            "appearance_label": APPEARANCES.index(row["appearance"]),
-            "motion": row["motion"],
-            "motion_label": list(MOTIONS).index(row["motion"]),
-            "background": row["background"],
+            "appearance": appearance,
+            "appearance_label": APPEARANCES.index(appearance),
+            "motion": motion,
+            "motion_label": list(MOTIONS).index(motion),
+            "background": background,
         },
     )
 
@@ -237,11 +239,10 @@ def _check_recipe(path: Path, recipe: dict[str, int]) -> None:
 
 
 def _write_captions(path: Path, world: Sequence[Scene]) -> None:
-    head = ["file", "caption", "label", "appearance", "motion", "background", "split"]
     rows = [
         [s.file, s.caption, f"{s.appearance} {s.motion}", s.appearance, s.motion, s.background, s.split] for s in world
     ]
-    _write_table(path, head, rows)
+    _write_table(path, _COLUMNS, rows)
 
 
 def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,6 +1,6 @@
 """Any folder of videos (pictures, folders of frames), with captions and labels from csv files if there are any.
 
-`scan` is how every source looks at a folder, and `Found.find` how the row of a list finds its file.
+`scan` is how every source looks at a folder; how the row of a list finds its file is in `names.py`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import os
 import sys
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.decode import NUMBERED_PICTURE
-from data_prep.labels import Labels, class_list, rows_of
+from data_prep.labels import Numbering, is_no_label, is_same_label, number_labels
+from data_prep.sources.names import Missing, Names, without_suffix
+from data_prep.tables import Table
 from umt_ds.data.places import Below, files_below, hint_of, is_local
 from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES, sample_key
 from umt_ds.errors import DataError, shown, some
@@ -45,24 +47,26 @@ def list_folder(
 ) -> Listing:
     """Every video (or else `kind`) below `videos`. The csv files have the columns file,caption[,label] and file,label.
 
-    `file` is the path below `videos`, or the bare file name where only one video has it. Several rows for a
-    file give it several captions. Rows without a video are left out and reported.
-    Raises DataError where there is no video, a csv file is malformed, or a file has two labels.
+    `file` names a video as `Names` says. What several rows say of one video is joined; two labels of one are an error.
+    Rows without a video are left out and reported.
+    Raises DataError where there is no video, a csv file is malformed, or not one of its rows has a video.
     """
     found = scan(videos, kind)
-    rows, left_out = _assign(_read_notes(captions, labels), found)
-    names = class_list((row.label for row in rows.values() if row.label), classes)
-    clips = tuple(_clip(found, path, rows.get(path, _Notes()), names) for path in found.paths)
-    with_caption = sum(bool(clip.captions) for clip in clips)
-    told = (f"{with_caption} of {len(clips)} clips have a caption",) if captions else ()
+    said = _read(captions, labels, Names(found, videos, what="image" if kind == "image" else "video"), videos)
+    used = {notes.label for notes in said.of.values()}
+    numbering = number_labels(said.labels, used=used, classes=classes)
+    clips = tuple(_clip(found, path, said.of.get(path, _Notes()), numbering) for path in found.paths)
+    with_caption, with_label = (sum(bool(c.captions) for c in clips), sum(c.label is not None for c in clips))
+    told = [f"{with_caption} of {len(clips)} clips have a caption"] if captions else []
+    told += [f"{with_label} of {len(clips)} clips have a label"] if said.labels or labels or classes else []
     return Listing(
         root=videos,
         clips=clips,
         media="image" if kind == "image" else "video",
-        left_out=(*found.unusable, *left_out),
-        labels=names.names,
+        left_out=(*found.unusable, *said.missing),
+        labels=numbering.names,
         about={"source": "folder"},
-        notes=(*found.notes, *told),
+        notes=(*found.notes, *said.notes, *told),
     )
 
 
@@ -137,37 +141,15 @@ class Found:
         others = [path for path in with_suffix if without_suffix(path) == stem]
         return others or ([stem] if _holds(self.frame_folders, stem) else [])
 
-    def find(self, name: str) -> list[str]:
-        """As `at`; if there is none, the files anywhere below whose path ends in `name`, whatever their suffix."""
-        name = name.removeprefix("./")
-        stem = without_suffix(name)
-        return self.at(name) or [
-            path
-            for path in self._by_bare_name.get(stem.rpartition("/")[2], ())
-            if f"/{without_suffix(path)}".endswith(f"/{stem}")
-        ]
 
-    @cached_property
-    def _by_bare_name(self) -> dict[str, list[str]]:
-        paths: dict[str, list[str]] = defaultdict(list)
-        for path in self.paths:
-            paths[without_suffix(path.rpartition("/")[2])].append(path)
-        return dict(paths)
-
-
-def no_file_of(rows: Path, count: int, folder: Path, *, looked_for: str) -> DataError:
-    """The error for a list of `count` rows of which not one has a file below `folder`."""
+def no_file_of(rows: Path, count: int, folder: Path, *, looked_for: str, why: str = "") -> DataError:
+    """The error for a list of `count` rows of which not one has a file below `folder`. `why`: of the one looked for."""
     if not count:
         return DataError(f"{rows} has no rows")
     return DataError(
-        f"none of the {count:,} rows of {rows} has a file below {folder}", hint=f"one that was looked for: {looked_for}"
+        f"none of the {count:,} rows of {rows} has a file below {folder}",
+        hint=f"one that was looked for: {looked_for}" + (f" ({why})" if why else ""),
     )
-
-
-def without_suffix(name: str) -> str:
-    """`a.mp4` → `a`, but `v1.5_a` as it is: a dot need not begin a suffix."""
-    stem, _, suffix = name.rpartition(".")
-    return stem if suffix.lower() in VIDEO_SUFFIXES or suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def _holds(paths: Sequence[str], path: str) -> bool:
@@ -281,54 +263,86 @@ def _is_text(name: str) -> bool:
     return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # slots: there may be millions
 class _Notes:
-    """What csv rows say of one file."""
+    """What the rows of the tables say of one file."""
 
     captions: list[str] = field(default_factory=list)
     label: str = ""
+    label_at: _Line | None = None
 
 
-def _read_notes(captions: Path | None, labels: Path | None) -> dict[str, _Notes]:
-    """By the name in the `file` column."""
-    notes: dict[str, _Notes] = defaultdict(_Notes)
+class _Line(NamedTuple):
+    table: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.table} line {self.number}"
+
+
+@dataclass
+class _Said:
+    """What the tables say: of each file by its path, and in rows that have none; where each label stands first."""
+
+    of: dict[str, _Notes] = field(default_factory=lambda: defaultdict(_Notes))
+    missing: list[Refusal] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+_Texts = tuple[int, str, str, str]  # of a row: line, file, caption, label
+
+
+def _read(captions: Path | None, labels: Path | None, names: Names, folder: Path) -> _Said:
+    said = _Said()
     if captions:
-        for file, caption, label in rows_of(captions, columns=("file", "caption"), optional=("label",)):
-            _add_label(notes[file], file, label, captions)
-            if caption:
-                notes[file].captions.append(caption)
+        table = Table(captions, columns=("file", "caption"), optional=("label",))
+        _add(said, table, ((line, file, text, label) for line, (file, text, label) in table), names, folder)
     if labels:
-        for file, label in rows_of(labels, columns=("file", "label")):
-            _add_label(notes[file], file, label, labels)
-    return notes
+        table = Table(labels, columns=("file", "label"))
+        _add(said, table, ((line, file, "", label) for line, (file, label) in table), names, folder)
+    return said
 
 
-def _add_label(note: _Notes, file: str, label: str, csv: Path) -> None:
-    if label and note.label not in ("", label):
-        raise DataError(f"{csv}: {file} has two labels, {note.label!r} and {label!r}")
-    note.label = note.label or sys.intern(label)
+def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: Names, folder: Path) -> None:
+    """Raises DataError where rows disagree on a label, or not one of them has a file."""
+    num_found = 0
+    missing: list[Refusal] = []
+    for line, file, caption, label in rows:
+        at = _Line(table.path.name, line)
+        if label:
+            said.labels.setdefault(label, str(at))
+        path = names.file_of(file)
+        if isinstance(path, Missing):
+            missing.append(Refusal(file, path.reason + f" ({at})"))
+            continue
+        num_found += 1
+        notes = said.of[path]
+        if not is_no_label(label):
+            _add_label(notes, path, label, at)
+        if caption:
+            notes.captions.append(caption)
+    if missing and not num_found:
+        raise no_file_of(table.path, len(missing), folder, looked_for=missing[0].source, why=missing[0].reason)
+    said.missing += missing
+    said.notes += table.notes
 
 
-def _assign(notes: Mapping[str, _Notes], found: Found) -> tuple[dict[str, _Notes], list[Refusal]]:
-    """The notes by path, and the rows for which there is none."""
-    assigned: dict[str, _Notes] = {}
-    left_out: list[Refusal] = []
-    for name, note in notes.items():
-        paths = found.find(name)
-        if len(paths) == 1:
-            assigned[paths[0]] = note
-        else:
-            missing = found.why_unusable(name) or "missing: no such video"
-            reason = f"{len(paths)} videos have this name" if paths else missing
-            left_out.append(Refusal(name, f"{reason} (row of the csv file)"))
-    return assigned, left_out
+def _add_label(notes: _Notes, path: str, label: str, at: _Line) -> None:
+    if notes.label_at and not is_same_label(notes.label, label):
+        raise DataError(
+            f"{path} has two labels, {notes.label!r} and {label!r}: in {notes.label_at} and in {at}",
+            hint="remove one of the two rows",
+        )
+    if not notes.label_at:
+        notes.label, notes.label_at = sys.intern(label), at
 
 
-def _clip(found: Found, path: str, notes: _Notes, labels: Labels) -> Clip:
+def _clip(found: Found, path: str, notes: _Notes, labels: Numbering) -> Clip:
     return Clip(
         key=found.key(path),
         source=path,
         captions=tuple(notes.captions),
-        label=labels.number(notes.label) if notes.label else None,
-        label_name=notes.label or None,
+        label=labels.label(notes.label),
+        label_name=labels.label_name(notes.label),
     )

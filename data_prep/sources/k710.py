@@ -20,7 +20,7 @@ from data_prep.clip import Clip, Listing, Refusal
 from data_prep.near import set_names
 from data_prep.overlap import Leak, Report, Span, SpanList, Videos, by_video, find_leaks, read_spans
 from data_prep.sources.folder import Found, no_file_of, scan_videos
-from data_prep.sources.kinetics import KineticsRow, file_of, files_by_name, read_kinetics
+from data_prep.sources.kinetics import KineticsRow, copies_note, file_of, files_by_name, read_kinetics
 from umt_ds.data.places import common_folder, is_local
 from umt_ds.errors import ConfigError
 
@@ -49,7 +49,7 @@ def list_k710(sets: Sequence[KineticsSet], *, against: Sequence[Path] = ()) -> t
     others = [read_spans(path, name) for path, name in zip(against, names, strict=True)]
     leaked = by_video(others)
     root = common_folder([_absolute(kinetics.videos) for kinetics in sets])
-    candidates, left_out = _read(sets, root)
+    candidates, left_out, said = _read(sets, root)
     clips: list[Clip] = []
     counts: Counter[tuple[str, Fate]] = Counter()
     for same in candidates.values():
@@ -67,7 +67,7 @@ def list_k710(sets: Sequence[KineticsSet], *, against: Sequence[Path] = ()) -> t
         left_out=tuple(left_out),
         labels=classes("k710"),
         about={"source": "k710", "sets": merged, "against": names},
-        notes=(*(_note(name, counts) for name in merged), *told),
+        notes=(*said, *(_note(name, counts) for name in merged), *told),
     )
     spans = {candidate.row.name: candidate.span for same in candidates.values() for candidate in same}
     train = SpanList("+".join(merged), list(spans.values()))
@@ -85,30 +85,38 @@ class _Candidate:
 
     @property
     def span(self) -> Span:
-        return Span(self.row.name, *self.row.place)
+        return Span(self.row.name, self.row.youtube_id, self.row.start, self.row.end)
 
 
-def _read(sets: Sequence[KineticsSet], root: Path) -> tuple[dict[str, list[_Candidate]], list[Refusal]]:
-    """The rows of all sets by YouTube id, in the order of the sets, and those that cannot be used."""
+def _read(
+    sets: Sequence[KineticsSet], root: Path
+) -> tuple[dict[str, list[_Candidate]], list[Refusal], tuple[str, ...]]:
+    """The rows of all sets by YouTube id, in the order of the sets; those that cannot be used; notes on the csvs."""
     candidates: dict[str, list[_Candidate]] = {}
     unusable: list[Refusal] = []
+    notes: list[str] = []
     scanned: dict[Path, Found] = {}  # sets may share a folder
     for kinetics in sets:
-        rows, refused = read_kinetics(kinetics.csv)
-        unusable += refused
+        read = read_kinetics(kinetics.csv)
+        unusable += read.unusable
+        notes += read.notes
+        for label, where in read.labels.items():
+            if label:
+                k710_number(label, where=where)  # an unknown one is refused before anything is scanned
         if kinetics.videos not in scanned:
             scanned[kinetics.videos] = scan_videos(kinetics.videos)
         files = files_by_name(scanned[kinetics.videos].videos)
+        notes += copies_note(scanned[kinetics.videos].videos, files)
         folder = PurePosixPath(_absolute(kinetics.videos).relative_to(root).as_posix())
         num_files = 0
-        for row in rows:
+        for row in read.rows:
             file, span_s = file_of(row, files) or (None, None)
             source = (folder / file).as_posix() if file else None
             candidates.setdefault(row.youtube_id, []).append(_Candidate(kinetics.name, row, source, span_s))
             num_files += file is not None
         if not num_files:
-            raise no_file_of(kinetics.csv, len(rows), kinetics.videos, looked_for=rows[0].file_names)
-    return candidates, unusable
+            raise no_file_of(kinetics.csv, len(read.rows), kinetics.videos, looked_for=read.rows[0].file_names)
+    return candidates, unusable, tuple(notes)
 
 
 def _fates(same: Sequence[_Candidate], leaked: Videos) -> Iterator[tuple[_Candidate, Fate, str]]:

@@ -11,26 +11,37 @@ caption, url, file                                                 tab-separated
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data_prep.clip import Clip, Extra, Listing, Refusal
-from data_prep.labels import clean, lines_of, read_json, rows_of
-from data_prep.sources.folder import Found, no_file_of, scan
+from data_prep.sources.folder import no_file_of, scan
+from data_prep.sources.names import Missing, Names
+from data_prep.tables import (
+    ColumnsError,
+    Table,
+    clean,
+    read_json,
+    read_json_lines,
+    split_lines,
+    unused_note,
+)
 from umt_ds.data.fetch import local_copy
-from umt_ds.data.records import VIDEO_SUFFIXES
+from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from umt_ds.errors import DataError
 
 # What the field or column is called that names the file, or has the text.
 _FILE = ("image", "video", "file", "filename", "file_name", "filepath", "path")
 _CAPTION = ("caption", "captions", "text", "title")
 _COCO_FILE = re.compile(r"\d{12}\.jpg")
+_MOST_SPLITS = 10  # more are no splits but videos, as in annotations of ActivityNet
 _NO_EXTRA: Extra = {}  # one for ten million clips
 
 
@@ -43,26 +54,32 @@ def list_pairs(
     `split` chooses one of a file that has several. Rows without a file are left out and reported.
     Raises DataError where the annotations cannot be read or not one row has a file.
     """
-    rows = _read(annotations, split)
+    said = _Said()
+    rows = _read(annotations, split, said)
     first = next(rows, None)
     if first is None:
         raise DataError(f"{annotations} has no rows")
     media = media or _media_of(str(first.name))
     found = scan(folder, media)
+    names = Names(found, folder, what="file")
     captions: dict[str, tuple[str, ...]] = {}
     left_out: list[Refusal] = []
-    for name, texts in chain([first], rows):
-        paths = _find(found, name)
-        if len(paths) != 1:
-            reason = f"{len(paths)} files have this name" if paths else "missing: no such file"
-            left_out.append(Refusal(str(name), reason))
+    num_same = 0
+    for name, texts, number in chain([first], rows):
+        path = names.file_of(*_spellings(name))
+        if isinstance(path, Missing):
+            reason = f"is no {media} by its name" if _is_other(name, media) else path.reason
+            left_out.append(Refusal(clean(str(name)) or f"{annotations.name} row {number}", reason))
         elif not texts:
-            left_out.append(Refusal(str(name), "no caption"))
+            left_out.append(Refusal(clean(str(name)), "no caption"))
         else:
-            known = captions.get(paths[0], ())
-            captions[paths[0]] = (*known, *(text for text in texts if text not in known))
+            known = captions.get(path, ())
+            captions[path] = tuple(dict.fromkeys((*known, *texts)))
+            num_same += len(known) + len(texts) - len(captions[path])
     if not captions:
-        raise no_file_of(annotations, len(left_out), folder, looked_for=" or ".join(_spellings(first.name)))
+        looked_for, why = clean(" or ".join(_spellings(first.name))), left_out[0].reason
+        raise no_file_of(annotations, len(left_out), folder, looked_for=looked_for, why=why)
+    same = (f"left out {num_same:,} captions that their {media} has already",) if num_same else ()
     told = f"{len(captions):,} {media}s have {sum(map(len, captions.values())):,} captions"
     return Listing(
         root=folder,
@@ -70,8 +87,19 @@ def list_pairs(
         media=media,
         left_out=(*found.unusable, *left_out),
         about={"source": "pairs"},
-        notes=(*found.notes, *found.unnamed(len(captions)), told),
+        notes=(*found.notes, *found.unnamed(len(captions)), *said.notes(annotations), *same, told),
     )
+
+
+@dataclass
+class _Said:
+    """What there is to say of an annotation file, once it is read."""
+
+    unused: set[str] = field(default_factory=set)
+    doubts: list[str] = field(default_factory=list)
+
+    def notes(self, path: Path) -> tuple[str, ...]:
+        return (*unused_note("field", sorted(self.unused), path), *self.doubts)
 
 
 class _Row(NamedTuple):
@@ -79,6 +107,7 @@ class _Row(NamedTuple):
 
     name: str | int
     captions: Sequence[str]
+    number: int  # of the entry, or the line
 
 
 class _Unchecked(NamedTuple):
@@ -97,8 +126,10 @@ def _media_of(name: str) -> Literal["image", "video"]:
     return "video" if name.rpartition(".")[2].lower() in VIDEO_SUFFIXES else "image"
 
 
-def _find(found: Found, name: str | int) -> list[str]:
-    return next((paths for spelling in _spellings(name) if (paths := found.find(spelling))), [])
+def _is_other(name: str | int, media: Literal["image", "video"]) -> bool:
+    """Whether a name is that of a picture where videos are wanted, or of a video where pictures are."""
+    suffixes = IMAGE_SUFFIXES if media == "video" else VIDEO_SUFFIXES
+    return isinstance(name, str) and name.strip().rpartition(".")[2].lower() in suffixes
 
 
 def _spellings(name: str | int) -> list[str]:
@@ -107,7 +138,7 @@ def _spellings(name: str | int) -> list[str]:
     return [file, f"COCO_val2014_{file}", f"COCO_train2014_{file}"] if _COCO_FILE.fullmatch(file) else [file]
 
 
-def _read(path: Path, split: str | None) -> Iterator[_Row]:
+def _read(path: Path, split: str | None, said: _Said) -> Iterator[_Row]:
     """The rows of an annotation file of any form. Raises DataError where it has none of them."""
     try:
         with path.open("rb") as file:
@@ -115,101 +146,141 @@ def _read(path: Path, split: str | None) -> Iterator[_Row]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     suffix = "sqlite" if is_sqlite else path.suffix.lower()
-    content = read_json(path, each=_compact) if suffix not in ("sqlite", ".tsv", ".csv", ".jsonl") else None
+    compact = partial(_compact, said)
+    content = read_json(path, each=compact) if suffix not in ("sqlite", ".tsv", ".csv", ".jsonl") else None
     if isinstance(content, dict) and content and all(isinstance(part, dict) for part in content.values()):
         return _of_violet(content, path, split)
     if split is not None:
         raise DataError(f"{path} has no splits, so no {split!r}", hint="leave --split out")
     match suffix:
         case "sqlite":
-            return _read_sqlite(path)
+            return _read_sqlite(path, said)
         case ".jsonl":
-            return _checked(_read_jsonl(path), path)
+            return _checked(read_json_lines(path, each=compact), path, "line")
         case ".tsv" | ".csv":
-            return _read_table(path, "\t" if suffix == ".tsv" else ",")
+            return _read_table(path, "\t" if suffix == ".tsv" else ",", said)
     if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
         return _of_coco(content["images"], content["annotations"], path)
     if isinstance(content, list):
-        return _checked(content, path)
-    raise DataError(f"{path} is none of the forms that are known", hint="`umt-data pairs --help` shows them")
+        return _checked(enumerate(content, start=1), path)
+    raise _unknown_form(path)
 
 
-def _compact(entry: dict[str, Any]) -> object:
+def _unknown_form(path: Path) -> DataError:
+    return DataError(f"{path} is none of the forms that are known", hint="`umt-data pairs --help` shows them")
+
+
+def _compact(said: _Said, entry: dict[str, Any]) -> object:
     """An object of a json file as the tuple it stands for, if it is a row: ten million dicts would fill the memory."""
     file = next((field for field in (*_FILE, "image_id") if field in entry), None)
     caption = next((field for field in _CAPTION if field in entry), None)
     if file and caption:
+        said.unused |= entry.keys() - {file, caption}
         return _Unchecked(entry[file], entry[caption])
     number, name = entry.get("id"), entry.get("file_name")
-    return _CocoImage(number, name) if isinstance(number, int) and isinstance(name, str) else entry
+    if type(number) is int and isinstance(name, str):
+        said.unused |= entry.keys() - {"id", "file_name"}
+        return _CocoImage(number, name)
+    return entry
 
 
-def _checked(entries: Iterable[object], path: Path) -> Iterator[_Row]:
-    """The entries as rows; one that names several files as several rows. Raises DataError where one is no row."""
-    for number, entry in enumerate(entries, start=1):
+def _checked(entries: Iterable[tuple[int, object]], path: Path, what: str = "entry") -> Iterator[_Row]:
+    """The numbered entries as rows; one that names several files as several rows. Raises DataError where one is no
+    row."""
+    for number, entry in entries:
         name, captions = entry if isinstance(entry, _Unchecked) else (None, None)
         names: list[Any] = name if isinstance(name, list) else [name]
-        texts = [captions] if isinstance(captions, str) else captions or []
-        are_names = all(isinstance(one, (str, int)) for one in names)
+        texts = [captions] if isinstance(captions, str) else [] if captions is None else captions
+        are_names = bool(names) and all(isinstance(one, str) or type(one) is int for one in names)
         if not are_names or not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{path}: entry {number} is no file with captions: {str(entry)[:100]}")
+            raise DataError(f"{path}: {what} {number} is no file with captions: {_shown(entry)}")
         for one in names:
-            yield _Row(one, [text for text in map(clean, texts) if text])
+            yield _Row(one, [text for text in map(clean, texts) if text], number)
+
+
+def _shown(entry: object) -> str:
+    """An entry for people, without our own names."""
+    match entry:
+        case _Unchecked(name, captions):
+            return f"file {str(name)[:60]!r}, captions {str(captions)[:60]!r}"
+        case _CocoImage(number, file):
+            return f"image {number}, {file[:60]!r}, without caption"
+    return clean(str(entry)[:100])
 
 
 def _of_coco(images: object, annotations: object, path: Path) -> Iterator[_Row]:
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise DataError(f"{path}: images and annotations must be lists")
-    files = {image.number: image.file for image in images if isinstance(image, _CocoImage)}
-    for row in _checked(annotations, path):
-        yield _Row(files.get(row.name, row.name) if isinstance(row.name, int) else row.name, row.captions)
+    files: dict[int, str] = {}
+    for place, image in enumerate(images, start=1):
+        if not isinstance(image, _CocoImage):
+            raise DataError(
+                f"{path}: entry {place} of images has no id (a whole number) and file_name: {_shown(image)}"
+            )
+        if files.setdefault(image.number, image.file) != image.file:
+            raise DataError(f"{path}: image {image.number} is both {files[image.number]!r} and {image.file!r}")
+    for row in _checked(enumerate(annotations, start=1), path):
+        yield row._replace(name=files.get(row.name, row.name)) if isinstance(row.name, int) else row
 
 
 def _of_violet(splits: Mapping[str, Mapping[str, object]], path: Path, split: str | None) -> Iterator[_Row]:
+    if len(splits) > _MOST_SPLITS:
+        raise _unknown_form(path)
     split = next(iter(splits)) if split is None and len(splits) == 1 else split
     if split is None or split not in splits:
-        raise DataError(f"{path} has the splits {', '.join(splits)}", hint="choose one with --split")
-    return _checked((_Unchecked(name, texts) for name, texts in splits[split].items()), path)
+        raise DataError(f"{path} has the splits {clean(', '.join(splits))}", hint="choose one with --split")
+    rows = (_Unchecked(name, texts) for name, texts in splits[split].items())
+    return _checked(enumerate(rows, start=1), path, f"in {split}, entry")
 
 
-def _read_jsonl(path: Path) -> Iterator[object]:
+def _read_table(path: Path, delimiter: str, said: _Said) -> Iterator[_Row]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for line in file:
-                if line.strip():
-                    yield json.loads(line, object_hook=_compact)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as one JSON object a line: {error}") from error
-
-
-def _read_table(path: Path, delimiter: str) -> Iterator[_Row]:
-    _, header = next(lines_of(path, delimiter=delimiter), (1, []))
-    file, caption = (next((name for name in names if name in header), None) for names in (_FILE, _CAPTION))
-    if file and caption:
-        for name, text in rows_of(path, columns=(file, caption), delimiter=delimiter):
-            yield _Row(name, [text] if text else [])
+        table = Table(path, columns=(_FILE, _CAPTION), delimiter=delimiter)
+    except ColumnsError as error:
+        if len(error.missing) == 1:
+            raise
+        yield from _without_header(path, delimiter)
         return
-    for line, fields in lines_of(path, delimiter=delimiter, quoted=False):
+    for line, (name, text) in table:
+        yield _Row(name, [text] if text else [], line)
+    said.unused |= set(table.unused)
+    said.doubts += table.doubts
+
+
+def _without_header(path: Path, delimiter: str) -> Iterator[_Row]:
+    """CC3M's table with a third column. Its texts are not quoted."""
+    is_first = True
+    for line, fields in split_lines(path, delimiter=delimiter):
         if len(fields) != 3:
             raise DataError(
                 f"{path} line {line} has {len(fields)} columns, not caption, url and file name",
                 hint="the published CC3M list does not name files: let img2dataset download it and use "
                 "`umt-data index`, or add the file names as a third column",
             )
-        yield _Row(fields[2].strip(), [fields[0].strip()] if fields[0].strip() else [])
+        text, url, name = fields
+        if is_first and url and "://" not in url and "." not in name:
+            raise DataError(
+                f"{path} line {line} is neither caption, url and file name nor a header that is known: "
+                f"{', '.join(fields)[:100]}",
+                hint=f"a header names the columns {'/'.join(_FILE)} and {'/'.join(_CAPTION)}",
+            )
+        is_first = False
+        yield _Row(name, [text] if text else [], line)
 
 
-def _read_sqlite(path: Path) -> Iterator[_Row]:
+def _read_sqlite(path: Path, said: _Said) -> Iterator[_Row]:
     try:
         with local_copy(path) as local:
             # immutable: SQLite would write files beside it, and the folder may be read-only
             uri = f"{local.resolve().as_uri()}?mode=ro&immutable=1"
             with closing(sqlite3.connect(uri, uri=True)) as database:
                 columns = {row[1] for row in database.execute("PRAGMA table_info(annos)")}
-                file = next((name for name in _FILE if name in columns), None)
-                if file is None or "caption" not in columns:
+                file, caption = (next((name for name in of if name in columns), None) for of in (_FILE, _CAPTION))
+                if file is None or caption is None:
                     raise DataError(f"{path} has no table annos(id, filename, caption)")
-                rows = database.execute(f"SELECT {file}, caption FROM annos ORDER BY id")
-                yield from _checked((_Unchecked(*row) for row in rows), path)
+                said.unused |= columns - {file, caption, "id"}
+                order = "id" if "id" in columns else "rowid"
+                rows = database.execute(f"SELECT {file}, {caption} FROM annos ORDER BY {order}")
+                yield from _checked(enumerate((_Unchecked(*row) for row in rows), start=1), path, "row")
     except sqlite3.Error as error:
         raise DataError(f"{path} cannot be read as an SQLite database: {error}") from error

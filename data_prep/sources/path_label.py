@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data_prep.class_list import read_class_list
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.labels import Labels, class_list, flip_notes
+from data_prep.labels import class_number, flip_notes, names_of_numbers
 from data_prep.sources.folder import no_file_of, scan
+from data_prep.sources.names import Missing, Names
+from data_prep.tables import text_lines, whole_number
 from umt_ds.errors import DataError
 
 Split = Literal["comma", "space", "tab"]
 SPLITS: Mapping[Split, str] = {"tab": "\t", "comma": ",", "space": " "}  # guessed in this order
-_LABEL = re.compile(r"-?\d{1,9}")  # -1 in lists of videos without labels
 _K710_ORDER = "the published K400 lists number the classes in K710 order (abseiling is 341)"
 
 
@@ -25,40 +27,47 @@ def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, cla
 
     A path may lack the suffix or have another one, and may lack its leading folders. Fields are taken from the
     right: paths may contain blanks. `classes` gives names to the numbers; it never changes them.
-    Raises DataError where a row cannot be read, a number is beyond `classes`, or not one row has a file.
+    Raises DataError where a row cannot be read, a number is beyond `classes`, two rows give a file two labels, or not
+    one row has a file.
     """
     form = _form_of(rows, split)
     found = scan(videos, "video", "frames")
-    parsed = [_parse(line, number, form) for number, line in _lines(rows)]
-    names = class_list((str(row.label) for row in parsed if row.label >= 0), classes)
+    files = Names(found, videos, missing="missing: no file for it")
+    parsed = [_parse(rows, number, line, form) for number, (line,) in text_lines(rows)]
+    names = read_class_list(classes) if classes else names_of_numbers(row.label for row in parsed)
     clips: dict[str, Clip] = {}
     lines: dict[str, int] = {}
     left_out: list[Refusal] = []
     for row in parsed:
-        if row.label >= len(names.names):
+        if row.label is not None and row.label >= len(names):
             raise _beyond(row, rows, names)
-        paths = found.find(row.path)
-        if len(paths) != 1:
-            reason = f"{len(paths)} videos have this name" if paths else "missing: no file for it"
-            left_out.append(Refusal(row.path, f"{reason} (line {row.line})"))
-        elif paths[0] in clips:
-            left_out.append(Refusal(row.path, f"repeated: line {row.line} names the file of line {lines[paths[0]]}"))
+        path = files.file_of(row.path)
+        if isinstance(path, Missing):
+            left_out.append(Refusal(row.path, f"{path.reason} (line {row.line})"))
+        elif path not in clips:
+            lines[path] = row.line
+            clips[path] = _clip(found.key(path), path, row.label, names)
+        elif row.label is not None and clips[path].label not in (None, row.label):
+            raise _two_labels(rows, row, lines[path], clips[path])
         else:
-            lines[paths[0]] = row.line
-            clips[paths[0]] = _clip(found.key(paths[0]), paths[0], row.label, names)
+            left_out.append(Refusal(row.path, f"repeated: line {row.line} names the file of line {lines[path]}"))
+            if clips[path].label is None:
+                clips[path] = _clip(clips[path].key, path, row.label, names)
     if not clips:
-        raise no_file_of(rows, len(parsed), videos, looked_for=parsed[0].path if parsed else "")
+        first = left_out[0] if left_out else Refusal("", "")
+        raise no_file_of(rows, len(parsed), videos, looked_for=first.source, why=first.reason)
     return Listing(
         root=videos,
         clips=tuple(clips.values()),
         left_out=(*found.unusable, *left_out),
-        labels=names.names,
+        labels=names,
         about={"source": "list"},
         notes=(
             *found.notes,
             *found.unnamed(len(clips)),
+            *((f"the numbers of frames in {rows.name} are not used",) if form.has_frames else ()),
             *_doubts(clips.values(), names, is_named=classes is not None),
-            *flip_notes(names.names),
+            *flip_notes(names),
         ),
     )
 
@@ -75,65 +84,60 @@ class _Form:
 class _Row:
     line: int
     path: str
-    label: int
-
-
-def _lines(rows: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with rows.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line.strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{rows} cannot be read as UTF-8 text: {error}") from error
+    label: int | None
 
 
 def _form_of(rows: Path, split: Split | None) -> _Form:
     """The first split by which every line ends in a number; with frames, if every line has another one before it."""
     has_frames = {split: True} if split else dict.fromkeys(SPLITS, True)
-    for number, line in _lines(rows):
+    for number, (line,) in text_lines(rows):
         for name in list(has_frames):
             fields = [field.strip() for field in line.rsplit(SPLITS[name], 2)]
-            if len(fields) < 2 or not fields[0] or not _LABEL.fullmatch(fields[-1]):
+            if len(fields) < 2 or not fields[0] or whole_number(fields[-1]) is None:
                 del has_frames[name]
-            elif len(fields) == 2 or not fields[1].isdecimal():
+            elif len(fields) == 2 or whole_number(fields[1]) is None:
                 has_frames[name] = False
         if not has_frames:
             raise DataError(
                 f"{rows} line {number} does not end in a label: {line[:80]!r}",
                 hint="a line is path,label or path,number of frames,label, with a comma, blank or tab between them "
-                "and the label a whole number; --split says which",
+                "and the label a whole number; --split says which; there is no header line",
             )
     name, with_frames = next(iter(has_frames.items()))
     return _Form(SPLITS[name], with_frames)
 
 
-def _parse(line: str, number: int, form: _Form) -> _Row:
+def _parse(rows: Path, number: int, line: str, form: _Form) -> _Row:
     fields = line.rsplit(form.split, 2 if form.has_frames else 1)
-    return _Row(number, fields[0].strip(), int(fields[-1]))
+    return _Row(number, fields[0].strip(), class_number(fields[-1].strip(), f"{rows} line {number}"))
 
 
-def _beyond(row: _Row, rows: Path, names: Labels) -> DataError:
+def _beyond(row: _Row, rows: Path, names: Sequence[str]) -> DataError:
     return DataError(
-        f"{rows} line {row.line}: label {row.label} is beyond the {len(names.names)} classes given",
-        hint="classes are numbered from 0" if row.label == len(names.names) else "give the list's own classes",
+        f"{rows} line {row.line}: label {row.label} is beyond the {len(names)} classes given",
+        hint="classes are numbered from 0" if row.label == len(names) else "give the list's own classes",
     )
 
 
-def _clip(key: str, source: str, label: int, names: Labels) -> Clip:
-    if label < 0:
-        return Clip(key, source)
-    return Clip(key, source, label=label, label_name=names.names[label])
+def _two_labels(rows: Path, row: _Row, first_line: int, clip: Clip) -> DataError:
+    return DataError(
+        f"{rows} line {row.line} gives {clip.source} label {row.label}, line {first_line} label {clip.label}",
+        hint="remove one of the two lines",
+    )
 
 
-def _doubts(clips: Iterable[Clip], names: Labels, *, is_named: bool) -> Iterator[str]:
+def _clip(key: str, source: str, label: int | None, names: Sequence[str]) -> Clip:
+    return Clip(key, source, label=label, label_name=None if label is None else names[label])
+
+
+def _doubts(clips: Iterable[Clip], names: Sequence[str], *, is_named: bool) -> Iterator[str]:
     """Where the numbers of the list disagree with the names of the classes, or of the folders that files lie in."""
     first: dict[tuple[str, int], Clip] = {}  # one clip for each folder and label
     for clip in clips:
         if clip.label is not None:
             first.setdefault((_folder_of(clip), clip.label), clip)
     labels = {label for _, label in first}
-    numbers = {_plain(name): number for number, name in enumerate(names.names)} if is_named else _in_order(first)
+    numbers = {_plain(name): number for number, name in enumerate(names)} if is_named else _in_order(first)
     wrong = [clip for (folder, label), clip in first.items() if numbers.get(folder, label) != label]
     if wrong:
         whose = "in the classes given" if is_named else "if the folders are counted in alphabetical order"

@@ -195,6 +195,12 @@ def test_a_mistaken_list_or_folder_is_refused(tmp_path: Path) -> None:
         list_k710([k400, KineticsSet("k700", k700.csv, k400.videos)])
 
 
+def test_a_class_that_k710_lacks_is_refused_with_its_line(tmp_path: Path) -> None:
+    sets = [kinetics(tmp_path, "k400", "abseiling,1,0,10", "abseilin,2,0,10")]
+    with pytest.raises(DataError, match=r"k400\.csv line 3: label 'abseilin' is not in the class list"):
+        list_k710(sets)
+
+
 @needs_annotations
 def test_the_official_validation_lists_merge_to_the_published_size(tmp_path: Path) -> None:
     """VideoMAE V2 states 66,803 validation videos for K710, of those it had: here 67,003, each id once."""

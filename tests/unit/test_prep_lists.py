@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from data_prep.clip import Clip, RunOptions, StoreOptions
-from data_prep.labels import flip_notes, rows_of
+from data_prep.labels import flip_notes
 from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder, scan
+from data_prep.sources.names import Names
 from data_prep.sources.path_label import Split, list_path_label
 from data_prep.sources.something import list_something
 from data_prep.sources.webvid import list_webvid
+from data_prep.tables import Table
 from tests.support.annotations import SSV2_ROWS, SSV2_TEST_ROWS, WEBVID_2M, WEBVID_10M
 from tests.support.files import touch, written
 from tests.support.videos import write_video
@@ -38,8 +40,9 @@ def labels_of(clips: Sequence[Clip]) -> dict[str, int | None]:
 
 
 def test_rows_come_one_at_a_time_with_the_columns_in_the_order_asked_for(tmp_path: Path) -> None:
-    rows = rows_of(written(tmp_path / "c.csv", "a,b,c\n1, 2 ,3\n4,5\n"), columns=("c", "b"), optional=("z",))
-    assert next(rows) == ("3", "2", "")
+    table = Table(written(tmp_path / "c.csv", "a,b,c\n1, 2 ,3\n4,5\n"), columns=("c", "b"), optional=("z",))
+    rows = iter(table)
+    assert next(rows) == (2, ("3", "2", ""))
     with pytest.raises(DataError, match="line 3 has 2 fields, its header 3"):
         next(rows)
 
@@ -64,14 +67,15 @@ def test_a_name_finds_its_file_with_another_suffix_and_without_leading_folders(t
     touch(tmp_path, "a/x.mp4", "a/x.1.mp4", "b/x.mp4", "b/y.webm", "c/walk/1.mp4", "c/run/1.mp4", "v1.5_q.mp4")
     frames(tmp_path / "d" / "z.z")
     found = scan(tmp_path, "video", "frames")
-    assert found.find("a/x.mp4") == found.find("a/x") == found.find("./a/x.avi") == ["a/x.mp4"]
-    assert found.find("x.mp4") == ["a/x.mp4", "b/x.mp4"]
-    assert found.find("y") == found.find("y.mp4") == ["b/y.webm"]
-    assert found.find("run/1.mp4") == ["c/run/1.mp4"]
-    assert found.find("sit/1.mp4") == []  # never a file of another folder: folders are classes
-    assert found.find("v1.5_q") == ["v1.5_q.mp4"]
-    assert found.find("z.z") == found.find("d/z.z.avi") == ["d/z.z"]
-    assert found.at("y.webm") == found.find("../a/x.mp4") == found.find("/a/x.mp4") == []
+    names = Names(found, tmp_path)
+    assert names.files_of("a/x.mp4") == names.files_of("a/x") == names.files_of("./a/x.avi") == ["a/x.mp4"]
+    assert names.files_of("x.mp4") == ["a/x.mp4", "b/x.mp4"]
+    assert names.files_of("y") == names.files_of("y.mp4") == ["b/y.webm"]
+    assert names.files_of("run/1.mp4") == ["c/run/1.mp4"]
+    assert names.files_of("sit/1.mp4") == []  # never a file of another folder: folders are classes
+    assert names.files_of("v1.5_q") == ["v1.5_q.mp4"]
+    assert names.files_of("z.z") == names.files_of("d/z.z.avi") == ["d/z.z"]
+    assert found.at("y.webm") == names.files_of("../a/x.mp4") == names.files_of("/a/x.mp4") == []
 
 
 # --- Something-Something V2
@@ -116,7 +120,10 @@ def test_the_test_rows_of_something_have_neither_class_nor_caption(tmp_path: Pat
         ('{"id": "1"}', '{"a": "0"}', "holds no list"),
         ("[", '{"a": "0"}', "cannot be read as a JSON file"),
         ('[{"id": "1"}]', '{"a": "1", "b": "2"}', "not 0 to 1, each once"),
-        ('[{"id": "1"}]', '["a"]', "is no labels.json"),
+        ('[{"id": "1"}]', '{"a": "b"}', "is JSON, but no list of classes"),
+        ('[{"id": null}]', '{"a": "0"}', "entry 1 has no id"),
+        ('[{"id": "1", "label": 5}]', '{"a": "0"}', "entry 1, id 1: its label is no text: 5"),
+        ('[{"id": "1", "id": "2"}]', '{"a": "0"}', "says 'id' twice"),
         ('[{"id": "2"}]', '{"a": "0"}', r"none of the 1 rows of [\s\S]*2\.webm"),
         ("[]", '{"a": "0"}', "has no rows"),
     ],
@@ -162,7 +169,7 @@ def test_lists_are_read_from_the_right_whatever_splits_them(tmp_path: Path, text
 
 
 def test_a_list_tells_missing_and_repeated_rows_by_their_lines(tmp_path: Path) -> None:
-    rows = written(tmp_path / "list.txt", "a.mp4 0\ngone.mp4 1\na 1\nx/b.mp4 -1\n")
+    rows = written(tmp_path / "list.txt", "a.mp4 0\ngone.mp4 1\na 0\nx/b.mp4 -1\n")
     listing = list_path_label(touch(tmp_path / "v", "a.mp4", "x/b.mp4"), rows=rows)
     assert labels_of(listing.clips) == {"a.mp4": 0, "x/b.mp4": None}  # -1: a test list without labels
     assert [(left.source, left.reason) for left in listing.left_out] == [
@@ -262,7 +269,7 @@ def test_webvid_finds_its_videos_by_page_or_flat(tmp_path: Path, text: str, plac
     )
     assert listing.left_out[-1].source == "1019039938"
     assert {left.reason for left in listing.left_out} == {"missing: no such video"}
-    assert listing.notes == ("ignored 1 videos that no row names",)
+    assert listing.notes[1] == "ignored 1 videos that no row names"
 
 
 def test_webvid_reads_a_folder_of_csv_files_and_reports_repeated_rows(tmp_path: Path) -> None:

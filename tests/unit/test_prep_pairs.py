@@ -153,7 +153,7 @@ def test_names_without_suffix_are_images_unless_told_otherwise(tmp_path: Path) -
         ("p.json", "[]", "has no rows"),
         ("p.json", '[{"image": "../a.jpg", "caption": "x"}]', r"none of the 1 rows[\s\S]*\.\./a\.jpg"),
         ("p.jsonl", '{"image": "a.jpg", "caption": "x"}\n{', "one JSON object a line"),
-        ("p.tsv", "a\tb\tc\nd\n", "line 2 has 1 columns"),
+        ("p.tsv", "a\thttp://b\tc\nd\n", "line 2 has 1 columns"),
         ("p.db", "SQLite format 3\0 and then nothing", "cannot be read as an SQLite database"),
     ],
 )

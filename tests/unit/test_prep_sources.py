@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_prep.class_list import read_class_list
 from data_prep.clip import Clip, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.decode import make_sample
-from data_prep.labels import class_list, read_table
+from data_prep.labels import Labels
 from data_prep.sources.demo import (
     APPEARANCES,
     FRAMES,
@@ -26,6 +27,7 @@ from data_prep.sources.demo import (
 )
 from data_prep.sources.folder import list_folder, scan_videos
 from data_prep.sources.kinetics import list_kinetics, read_kinetics
+from data_prep.tables import Table
 from tests.support.files import touch
 from tests.support.videos import frame_number, pictures_of, write_video
 from umt_ds.errors import ConfigError, DataError
@@ -99,14 +101,16 @@ def test_captions_and_labels_find_their_files(tmp_path: Path) -> None:
     assert clips["sub/c.mp4"].captions == ()
     assert listing.labels == ("run", "walk")
     assert (clips["a.mp4"].label, clips["sub/b.mp4"].label, clips["sub/c.mp4"].label) == (1, 0, None)
-    assert listing.left_out == (Refusal("gone.mp4", "missing: no such video (row of the csv file)"),)
+    assert listing.left_out == (Refusal("gone.mp4", "missing: no such video (c.csv line 5)"),)
 
 
 def test_a_bare_name_that_several_files_have_is_reported(tmp_path: Path) -> None:
     root = touch(tmp_path / "v", "x/b.mp4", "y/b.mp4")
     csv = tmp_path / "c.csv"
-    csv.write_text("file,caption\nb.mp4,which?\n")
-    assert list_folder(root, captions=csv).left_out[0].reason.startswith("2 videos have this name")
+    csv.write_text("file,caption\nb.mp4,which?\nx/b.mp4,this\n")
+    assert list_folder(root, captions=csv).left_out == (
+        Refusal("b.mp4", "2 videos have this name: x/b.mp4 and y/b.mp4 (c.csv line 2)"),
+    )
 
 
 def test_labels_come_from_their_own_csv_too(tmp_path: Path) -> None:
@@ -123,20 +127,20 @@ def test_two_labels_for_a_file_are_refused(tmp_path: Path) -> None:
     root = touch(tmp_path / "v", "a.mp4")
     csv = tmp_path / "l.csv"
     csv.write_text("file,label\na.mp4,walk\na.mp4,run\n")
-    with pytest.raises(DataError, match="two labels, 'walk' and 'run'"):
+    with pytest.raises(DataError, match=r"two labels, 'walk' and 'run': in l\.csv line 2 and in l\.csv line 3"):
         list_folder(root, labels=csv)
 
 
 def test_the_class_file_gives_the_numbers_and_names_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_text("walk\nrun\n\njump\n")
-    labels = class_list(["walk"], path)
+    labels = Labels(read_class_list(path))
     assert [labels.number(name) for name in ("walk", "run", "jump")] == [0, 1, 2]
     with pytest.raises(DataError, match="nearest: 'jump'"):
         labels.number("jumps")
     path.write_text("walk\nwalk\n")
     with pytest.raises(DataError, match="twice"):
-        class_list([], path)
+        read_class_list(path)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +150,7 @@ def test_the_class_file_gives_the_numbers_and_names_the_nearest(tmp_path: Path) 
         (b"", "its columns are none"),
         (b"file,caption\na.mp4,one, two\n", "line 2 has 3 fields, its header 2"),
         (b"file,caption\na.mp4\n", "line 2 has 1 fields"),
-        (b"\xff\xfe\x00", "cannot be read as a UTF-8 csv"),
+        (b"\xff\xfe\x00", "it is UTF-16"),
         (b"file,caption\na.mp4," + b"x" * 200_000, "field larger than"),
     ],
 )
@@ -154,7 +158,7 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, content: bytes, message: str
     path = tmp_path / "c.csv"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_table(path, needed=("file", "caption"))
+        list(Table(path, columns=("file", "caption")))
 
 
 def test_clips_come_in_an_order_that_mixes_folders_and_does_not_depend_on_the_listing(tmp_path: Path) -> None:
@@ -307,10 +311,10 @@ def test_a_replacement_goes_before_the_damaged_file(tmp_path: Path, name: str) -
     ],
 )
 def test_every_row_of_the_official_csvs_is_usable(name: str, rows: int, num_classes: int) -> None:
-    found, unusable = read_kinetics(KINETICS / name)
-    assert (len(found), unusable) == (rows, [])
-    assert len({row.label for row in found}) == num_classes
-    assert {row.split for row in found} == {"val"}  # some say validate
+    read = read_kinetics(KINETICS / name)
+    assert (len(read.rows), read.unusable) == (rows, [])
+    assert len(read.labels) == num_classes
+    assert {row.split for row in read.rows} == {"val"}  # some say validate
 
 
 @pytest.mark.skipif(not KINETICS.is_dir(), reason=f"{KINETICS} is not there")

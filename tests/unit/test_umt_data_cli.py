@@ -164,7 +164,7 @@ WRONG = {
     ("folder", "empty", "set"): (1, "no video below"),
     ("folder", "videos", "set", "--captions", "gone.csv"): (2, "does not exist"),
     ("folder", "videos", "set", "--captions", "columns.csv"): (1, "no column caption"),
-    ("folder", "videos", "set", "--captions", "binary.csv"): (1, "cannot be read as a UTF-8 csv"),
+    ("folder", "videos", "set", "--captions", "binary.csv"): (1, "cannot be read as UTF-8 text"),
     ("folder", "videos", "set", "--frames", "0"): (2, "not in the range"),
     ("folder", "videos", "set", "--name", "a/b"): (2, "no file name"),
     ("folder", "videos", "videos/v00.mp4"): (2, "is a file"),

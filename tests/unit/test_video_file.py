@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from tests.support.videos import frame_number, level, write_video
 from umt_ds.data import video_file
@@ -95,6 +96,14 @@ def test_a_video_that_begins_late_begins_at_zero(tmp_path: Path) -> None:
     assert decode(path, [0, 5]).times_s == pytest.approx([0.0, 0.5], abs=1e-3)
 
 
+def test_two_recordings_in_one_file_follow_one_another(tmp_path: Path) -> None:
+    data = write(tmp_path / "v.ts", frames=10, options={"g": "5", "crf": "8"}).read_bytes()
+    decoded = decode(data + data, [3, 9, 10, 13])
+    assert decoded.num_frames == 20
+    assert [frame_number(frame) for frame in decoded.frames] == [3, 9, 0, 3]
+    assert decoded.times_s == pytest.approx([0.3, 0.9, 1.0, 1.3])
+
+
 def test_a_frame_with_holes_is_refused_instead_of_shown_as_the_decoder_patched_it(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), dtype=np.uint8)
     data = bytearray(write_video(tmp_path / "v.mp4", pictures=list(noise)).read_bytes())
@@ -167,3 +176,53 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
         decode(path, [5])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024, "kB"
     assert not any(str(path) in str(link.resolve()) for link in Path("/proc/self/fd").iterdir())
+
+
+PictureTrack = tuple[str, int, tuple[int, int], Disposition]  # codec, frames, size, disposition
+
+
+def tracks(path: Path, *films: PictureTrack) -> Path:
+    """Video tracks side by side; each shows one grey, level(its number)."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for codec, _, size, disposition in films:
+            stream = container.add_stream(codec, rate=Fraction(10))
+            stream.width, stream.height = size
+            stream.pix_fmt = {"mjpeg": "yuvj420p", "png": "rgb24"}.get(codec, "yuv420p")
+            stream.disposition = disposition
+            streams.append(stream)
+        for number, (stream, (_, frames, size, _)) in enumerate(zip(streams, films, strict=True)):
+            grey = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), level(number), np.uint8), format="rgb24")
+            for at in range(frames):
+                grey.pts, grey.time_base = at, Fraction(1, 10)
+                container.mux(stream.encode(grey))
+            container.mux(stream.encode(None))
+    return path
+
+
+DEFAULT, NONE = Disposition.default, Disposition(0)
+FILM = ("mpeg4", 24, (64, 48), NONE)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "films", "shown"),
+    [
+        ("mp4", [("mjpeg", 1, (320, 240), DEFAULT), FILM], 1),
+        ("mov", [("png", 1, (320, 240), DEFAULT), FILM], 1),
+        ("mkv", [("mjpeg", 1, (320, 240), DEFAULT), FILM], 1),
+        ("mp4", [("mpeg4", 1, (320, 240), DEFAULT), FILM], 1),
+        ("mkv", [FILM, ("mjpeg", 1, (320, 240), DEFAULT)], 0),
+        ("mkv", [("mjpeg", 2, (320, 240), DEFAULT), FILM], 1),  # one for every 12 frames
+        ("mkv", [("mpeg4", 12, (32, 16), NONE), FILM], 1),  # of two films the larger, as ffmpeg chooses …
+        ("mkv", [("mpeg4", 12, (32, 16), DEFAULT), FILM], 0),  # … unless the other is the default
+        ("mkv", [FILM, FILM], 0),
+        ("mp4", [("mjpeg", 1, (64, 48), NONE)], 0),  # a film of one frame
+    ],
+)
+def test_of_several_video_tracks_the_film_is_shown(
+    tmp_path: Path, suffix: str, films: list[PictureTrack], shown: int
+) -> None:
+    path = tracks(tmp_path / f"v.{suffix}", *films)
+    decoded = decode(path, [0])
+    assert frame_number(decoded.frames[0]) == shown
+    assert decoded.num_frames == films[shown][1]

@@ -2,9 +2,10 @@
 
 Frames come out as `ffmpeg -i` shows them: turned and mirrored as the display matrix says, in square pixels.
 Interlaced and HDR videos are left as they are, and this is said of them. What only decodes in part is refused, with
-the number of frames. Files are opened, used and closed within one call; `video_file` finds the frames in them and
-`video_picture` makes pictures of them. ffmpeg is no safe place for files from strangers: where those are decoded, do
-it in a process that may die (`data_prep.engines`).
+the number of frames. Files are opened (`video_open`), used and closed within one call; `video_file` finds the frames in
+them, `video_timeline` those of given seconds, `video_cut` sees where some are missing, and `video_picture` makes
+pictures of them. ffmpeg is no safe place for files from strangers: where those are decoded, do it in a process that may
+die (`data_prep.engines`).
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from umt_ds.data.video_file import LIMITS, Index, Limits, Video, decoded_frames, opened, walk, with_index
+from umt_ds.data.video_file import Index, decoded_frames, walk, with_index
+from umt_ds.data.video_open import LIMITS, Limits, Video, opened
 from umt_ds.data.video_picture import Picture, Pixels, degrees, shown_size, shrunk, turn_of
+from umt_ds.data.video_timeline import Span, Timeline
 from umt_ds.errors import DecodeError
 
-__all__ = ["LIMITS", "Choose", "Decoded", "Limits", "Pixels", "Transcoded", "VideoInfo", "decode", "probe", "shrink"]
-__all__ += ["transcode", "versions", "write_mp4"]
+__all__ = ["LIMITS", "Choose", "ChooseByTime", "Decoded", "Limits", "Pixels", "Span", "Timeline", "Transcoded"]
+__all__ += ["VideoInfo", "decode", "decode_by_time", "probe", "shrink", "transcode", "versions", "write_mp4"]
 
 Choose = Callable[[int], Sequence[int]]
+ChooseByTime = Callable[[Timeline], Sequence[int]]
 
 
 def versions() -> str:
@@ -55,10 +59,11 @@ class Decoded:
 
     frames: Pixels  # u8 [T,H,W,3], RGB, as shown
     numbers: tuple[int, ...]  # T frame numbers in the video, as chosen
-    times_s: tuple[float, ...]  # T times from the first frame
+    times_s: tuple[float, ...]  # T times as a player counts them, from the start of the file
     num_frames: int  # in the whole video, as the decoder counts
     fps: float
-    duration_s: float
+    duration_s: float  # of the whole video
+    timeline: Timeline  # the same
     width: int  # of the source, as shown
     height: int
     codec: str
@@ -81,13 +86,14 @@ class Transcoded:
 
     data: bytes  # H.264, yuv420p, no sound, upright, square pixels; its index lies in front (faststart)
     numbers: tuple[int, ...]  # T frame numbers in the source; some twice, some left out, where its rate varies
-    times_s: tuple[float, ...]  # T times of those in the source, from its first frame
+    times_s: tuple[float, ...]  # T times of those in the source, as a player counts them
     stored_fps: float
     stored_width: int
     stored_height: int
     num_frames: int
     fps: float
     duration_s: float
+    timeline: Timeline
     width: int
     height: int
     codec: str
@@ -109,7 +115,7 @@ def probe(source: Path | bytes, *, limits: Limits = LIMITS) -> VideoInfo:
             rotation=degrees(turn),
             fps=video.fps,
             duration_s=video.duration_s,
-            num_frames=video.stream.frames,
+            num_frames=video.num_frames,
         )
 
 
@@ -120,19 +126,32 @@ def decode(
     short_side: int | None = None,
     limits: Limits = LIMITS,
 ) -> Decoded:
+    """Frames of a video chosen by number: a list (any order, repeats allowed), or a function from the number of frames
+    in the video to such a list. The rest is as in `decode_by_time`.
+    """
+    chooser = choose if callable(choose) else lambda _: choose
+    return decode_by_time(source, lambda timeline: chooser(timeline.count), short_side=short_side, limits=limits)
+
+
+def decode_by_time(
+    source: Path | bytes,
+    choose: ChooseByTime,
+    *,
+    short_side: int | None = None,
+    limits: Limits = LIMITS,
+) -> Decoded:
     """Chosen frames of a video, RGB uint8 [T,H,W,3].
 
-    `choose` is a list of frame numbers (any order, repeats allowed) or a function from the number of frames
-    in the video to such a list; it can be asked twice. With `short_side`, larger frames are shrunk to it
-    (bicubic, antialiased) as they arrive, so that one full-size frame is in memory at a time; smaller ones are
-    never enlarged. Where the picture size changes on the way, all frames get the size of the first chosen one.
+    `choose` is a function from the times of the video's frames to a list of their numbers; it can be asked twice.
+    With `short_side`, larger frames are shrunk to it (bicubic, antialiased) as they arrive, so that one full-size
+    frame is in memory at a time; smaller ones are never enlarged. Where the picture size changes on the way, all
+    frames get the size of the first chosen one.
 
     Raises DecodeError, with a reason a person understands, for what is no video, damaged, or above `limits`.
     """
-    chooser = choose if callable(choose) else lambda _: choose
 
     def gather(video: Video, index: Index) -> Decoded:
-        numbers = _chosen(chooser, index.count)
+        numbers = _chosen(choose(index.timeline), index.count)
         wanted = sorted(set(numbers))
         picture = Picture(video, short_side, step=1, limits=limits)
         frames = np.empty((0,), np.uint8)
@@ -144,10 +163,11 @@ def decode(
         return Decoded(
             frames=frames if list(numbers) == wanted else frames[np.searchsorted(wanted, numbers)],
             numbers=numbers,
-            times_s=tuple(index.seconds[n] for n in numbers),
+            times_s=tuple(index.timeline.seconds[n] for n in numbers),
             num_frames=index.count,
             fps=video.fps,
-            duration_s=video.stream_s or index.duration_s,
+            duration_s=video.shown_s(index.timeline),
+            timeline=index.timeline,
             width=picture.source_size[0],
             height=picture.source_size[1],
             codec=video.stream.codec_context.name,
@@ -163,21 +183,23 @@ def transcode(
     *,
     short_side: int,
     fps: float | None = None,
-    span_s: tuple[float, float] | None = None,
+    span_s: Span | Callable[[Timeline], Span | None] | None = None,
     gop: int = 12,
     crf: int = 23,
     limits: Limits = LIMITS,
 ) -> Transcoded:
     """A video, or a span of it, as a small mp4 in which seeking is cheap: a key frame at least each `gop` frames.
 
+    `span_s` can be a function from the times of the video's frames to the span (None: all); it can be asked twice.
     The output has a constant rate: the source's average, or `fps` where that is less. Each output frame is the
     source frame nearest in time. One frame at a time is in memory; the same source gives the same bytes.
     Raises DecodeError as `decode` does.
     """
 
     def encode(video: Video, index: Index) -> Transcoded:
-        rate = index.rate(video.stream.average_rate, at_most=fps)
-        numbers = index.at_rate(rate, span_s or (0.0, index.duration_s), limits)
+        rate = index.timeline.mean_rate(video.stream.average_rate, at_most=fps)
+        span = span_s(index.timeline) if callable(span_s) else span_s
+        numbers = _at_rate(index.timeline, rate, span or index.timeline.whole, limits)
         picture = Picture(video, short_side, step=2, limits=limits)
         wanted, repeats = np.unique(numbers, return_counts=True)
         shown = zip(walk(video, index, wanted.tolist()), repeats.tolist(), strict=True)
@@ -187,13 +209,14 @@ def transcode(
         return Transcoded(
             data=data,
             numbers=tuple(numbers),
-            times_s=tuple(index.seconds[n] for n in numbers),
+            times_s=tuple(index.timeline.seconds[n] for n in numbers),
             stored_fps=float(rate),
             stored_width=width,
             stored_height=height,
             num_frames=index.count,
             fps=video.fps,
-            duration_s=video.stream_s or index.duration_s,
+            duration_s=video.shown_s(index.timeline),
+            timeline=index.timeline,
             width=picture.source_size[0],
             height=picture.source_size[1],
             codec=video.stream.codec_context.name,
@@ -202,6 +225,19 @@ def transcode(
         )
 
     return with_index(source, limits, encode)
+
+
+def _at_rate(timeline: Timeline, rate: Fraction, span_s: Span, limits: Limits) -> list[int]:
+    """The numbers of the frames nearest to the times start, start + 1/rate, … before the end of the span."""
+    start, end = timeline.clipped(span_s)
+    count = max(1, round((end - start) * rate))
+    if count > limits.max_frames:
+        raise DecodeError(f"{count:,} frames at {float(rate):g} a second are above the limit of {limits.max_frames:,}")
+    numbers = timeline.nearest(start + np.arange(count) / float(rate))
+    if timeline.rate is not None:
+        return numbers
+    here = timeline.within(span_s)  # after a long pause, the nearest frame can be one before the span
+    return [min(max(number, here.start), here.stop - 1) for number in numbers]
 
 
 def shrink(frame: Pixels, short_side: int | None) -> Pixels:
@@ -245,8 +281,8 @@ def _mp4(frames: Iterable[VideoFrame], *, rate: Fraction, gop: int, crf: int) ->
     return file.getvalue()
 
 
-def _chosen(choose: Choose, count: int) -> tuple[int, ...]:
-    numbers = tuple(int(number) for number in choose(count))
+def _chosen(wanted: Sequence[int], count: int) -> tuple[int, ...]:
+    numbers = tuple(int(number) for number in wanted)
     if not numbers:
         raise ValueError(f"no frame was chosen of a video of {count}")
     if min(numbers) < 0 or max(numbers) >= count:

@@ -1,146 +1,41 @@
-"""A video file from a stranger: opened with every check that needs no decoding, its frames told apart by number.
+"""The frames of a video file from a stranger, told apart by number.
 
-Frames are told apart by their presentation times. The packets are read once, without decoding, for the times and
-the key frames; `walk` then seeks to the key frame before a wanted frame where that saves decoding, and checks that
-each frame that comes out is the next one. Where the packets mislead (none has a time, some show nothing, an edit
-list hides some) all frames are decoded from the start and counted.
+Frames are told apart by their presentation times. The packets are read once, without decoding, for the times and the
+key frames, and to see whether all came that the file promises (`video_cut`); `walk` then seeks to the key frame
+before a wanted frame where that saves decoding, and checks that each frame that comes out is the next one. Where the
+packets mislead (none has a time, some show nothing, an edit list hides some) all frames are decoded from the start
+and counted.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import av
-import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Stream
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
-from umt_ds.data.picture import MAX_PIXELS
+from umt_ds.data.video_cut import Came, check_all_came
+from umt_ds.data.video_open import Limits, Video, open_container, opened
+from umt_ds.data.video_timeline import Timeline, constant_rate, timeline
 from umt_ds.errors import DecodeError
 
 Result = TypeVar("Result")
 
-# Containers of moving pictures. Not among them: playlists (hls, dash, concat, sdp), which make ffmpeg open
-# other files and addresses than the one it was given, and single images.
-_CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,m4v,asf,ogg,gif,apng,ivf,dv,mxf,nut,"
-    "h264,hevc,av1,obu,rm,yuv4mpegpipe"
-)
 # These have no table of key frames: a seek guesses, and often lands behind the wanted frame.
 _SEEKS_ASTRAY = ("mpeg", "mpegts")
+# A decoder reorders at most so many frames (H.264): where a file was cut off, the last ones can have holes.
+_MOST_REORDERED = 16
+# Sound that starts this much earlier than the picture is no matter of encoders.
+_IN_SYNC_S = 0.25
 # A seek costs about as much as decoding a few frames.
 _WORTH_A_SEEK = 4
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Sizes above which a file is refused, by what it claims and again by what it delivers while it is decoded."""
-
-    max_bytes: int = 16 << 30
-    max_pixels: int = MAX_PIXELS  # of one frame, as stored and as shown
-    max_frames: int = 2_000_000  # 18 hours at 30 fps
-
-
-LIMITS = Limits()
-
-
-@dataclass(frozen=True)
-class Video:
-    """An open container and its best video stream."""
-
-    container: InputContainer
-    stream: VideoStream
-
-    @property
-    def fps(self) -> float:
-        return float(self.stream.average_rate or self.stream.guessed_rate or 0)
-
-    @property
-    def stream_s(self) -> float:
-        """How long the video stream says it is, in seconds; 0 where it does not say."""
-        if self.stream.duration and self.stream.time_base:
-            return float(self.stream.duration * self.stream.time_base)
-        return 0.0
-
-    @property
-    def duration_s(self) -> float:
-        """The same; where the stream does not say, the whole file, whose sound may last longer."""
-        return self.stream_s or (self.container.duration or 0) / av.time_base
-
-
-@contextmanager
-def opened(source: Path | bytes, limits: Limits) -> Iterator[Video]:
-    """A video after every check that needs no decoding."""
-    size = _size(source)
-    if size == 0:
-        raise DecodeError("file is empty (0 bytes)")
-    if size > limits.max_bytes:
-        raise DecodeError(f"file has {size:,} bytes, above the limit of {limits.max_bytes:,}")
-    try:
-        options = {"format_whitelist": _CONTAINERS, "max_pixels": str(limits.max_pixels)}
-        container = av.open(_file(source), "r", options=options, metadata_errors="ignore")
-    except av.FFmpegError as error:
-        raise DecodeError(f"not a video container, or its header is damaged ({error.strerror})") from error
-    with container:
-        video = Video(container, _video_stream(container))
-        _check_limits(video, limits)
-        # a stream can grow its frames on the way: the decoder then stops before it takes the memory
-        video.stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
-        yield video
-
-
-def _size(source: Path | bytes) -> int:
-    """In bytes. Raises OSError where the system does not let the file be read: ffmpeg would call it damaged."""
-    if isinstance(source, bytes):
-        return len(source)
-    status = source.stat()
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe waits for whoever writes to it
-        raise DecodeError("is a folder, pipe or device and no file")
-    with source.open("rb") as file:
-        file.read(1)
-    return status.st_size
-
-
-def _file(source: Path | bytes) -> io.BytesIO | str:
-    """An absolute path, because ffmpeg could read a relative one as a protocol (`concat:…`, `http:…`)."""
-    return io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source)
-
-
-def _video_stream(container: InputContainer) -> VideoStream:
-    """The best video stream, to be decoded by one thread: processes are our parallelism."""
-    kinds = {stream.type for stream in container.streams}
-    if not kinds:
-        raise DecodeError("no streams: the container is empty")
-    stream = container.streams.best("video")
-    if not isinstance(stream, VideoStream) or Disposition.attached_pic in Disposition(stream.disposition):
-        others = " and ".join(sorted(kinds - {"video"})) or "a cover picture"
-        raise DecodeError(f"no video stream ({others} only)")
-    if stream.codec_context is None:
-        raise DecodeError("no decoder knows its video codec")
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return stream
-
-
-def _check_limits(video: Video, limits: Limits) -> None:
-    width, height = video.stream.codec_context.width, video.stream.codec_context.height
-    if width * height > limits.max_pixels:
-        raise DecodeError(f"frames of {width}x{height} are above the limit of {limits.max_pixels:,} pixels")
-    frames = max(video.stream.frames, round(video.duration_s * video.fps))
-    if frames > limits.max_frames:
-        raise DecodeError(f"claims {frames:,} frames, above the limit of {limits.max_frames:,}")
 
 
 class AstrayError(DecodeError):
@@ -149,16 +44,15 @@ class AstrayError(DecodeError):
 
 @dataclass(frozen=True)
 class Index:
-    """The frames of a video in the order shown. N frames."""
+    """The frames of a video in the order shown, and how to find them in the file. N frames."""
 
-    seconds: Sequence[float]  # N times from the first frame
-    duration_s: float  # up to the end of the last frame
+    timeline: Timeline
     ticks: Sequence[int] | None  # N times as the packets state them, ascending; None: frames can only be counted
     keys: Sequence[int]  # numbers of the frames where decoding can begin
 
     @property
     def count(self) -> int:
-        return len(self.seconds)
+        return self.timeline.count
 
     def number_of(self, frame: VideoFrame) -> int:
         """Raises AstrayError for a frame that no packet announced."""
@@ -172,29 +66,6 @@ class Index:
         """The last key frame up to `number`; 0 where there is none."""
         place = bisect_right(self.keys, number)
         return self.keys[place - 1] if place else 0
-
-    def rate(self, stated: Fraction | None, *, at_most: float | None) -> Fraction:
-        """Frames per second: as the stream states it, if that is about what its frames show."""
-        seen = Fraction(self.count / self.duration_s) if self.duration_s else None
-        rate = stated if stated and (seen is None or 0.9 < stated / seen < 1.1) else seen
-        if rate is None:
-            raise DecodeError("states neither its frame rate nor the times of its frames")
-        rate = rate if at_most is None else min(rate, Fraction(at_most))
-        return max(rate.limit_denominator(1001), Fraction(1, 1001))
-
-    def at_rate(self, rate: Fraction, span_s: tuple[float, float], limits: Limits) -> list[int]:
-        """The numbers of the frames nearest to the times start, start + 1/rate, … before the end of the span."""
-        start, end = span_s[0], min(span_s[1], self.duration_s)
-        count = max(1, round((end - start) * rate))
-        if start >= self.duration_s:
-            raise DecodeError(f"lasts {self.duration_s:.1f} s and has no frame at {start:g} s")
-        if count > limits.max_frames:
-            raise DecodeError(
-                f"{count:,} frames at {float(rate):g} a second are above the limit of {limits.max_frames:,}"
-            )
-        times = np.asarray(self.seconds)
-        numbers = np.searchsorted((times[1:] + times[:-1]) / 2, start + np.arange(count) / float(rate))
-        return [int(number) for number in numbers]
 
 
 def with_index(source: Path | bytes, limits: Limits, use: Callable[[Video, Index], Result]) -> Result:
@@ -213,26 +84,110 @@ def with_index(source: Path | bytes, limits: Limits, use: Callable[[Video, Index
 
 def _index_of_packets(video: Video, limits: Limits) -> Index:
     """What the packets say, without decoding one: quick, and not always true (some packets show nothing)."""
-    ticks: list[int | None] = []
-    keys: list[int] = []
-    seekable = video.container.format.name not in _SEEKS_ASTRAY
+    packets: list[_Packet] = []
+    is_partial = False
     try:
         for packet in video.container.demux(video.stream):
             if packet.size and not packet.is_discard:
-                ticks.append(packet.pts)
-                if packet.is_keyframe and packet.pts is not None and seekable:
-                    keys.append(packet.pts)
-                _check_count(len(ticks), limits)
+                packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
+                is_partial = packet.is_corrupt
+                _check_count(len(packets), limits)
     except av.FFmpegError as error:
+        _check_all_came(video, packets, is_partial, limits)
         raise DecodeError(f"damaged: its packets cannot be read ({error.strerror})") from error
-    if not ticks:
+    _check_all_came(video, packets, is_partial, limits)
+    if not packets:
         raise DecodeError("its video stream holds no frame")
-    known = sorted(tick for tick in ticks if tick is not None)
-    if len(set(known)) < len(ticks) or not video.stream.time_base:
-        return _index([None] * len(ticks), video.fps)
-    base = video.stream.time_base
-    seconds = [float((tick - known[0]) * base) for tick in known]
-    return _index(seconds, video.fps, known, [bisect_left(known, key) for key in sorted(keys)])
+    if not video.stream.time_base or not _have_times(packets):
+        return Index(_timeline(video, [None] * len(packets)), None, ())
+    packets.sort(key=_Packet.shown)
+    ticks = [packet.shown() for packet in packets]
+    base = float(video.stream.time_base)
+    times = _timeline(
+        video,
+        [float((tick - ticks[0]) * video.stream.time_base) for tick in ticks],
+        last_s=packets[-1].duration * base,
+        begin_s=_begin_s(video, ticks[0] * base),
+    )
+    if len(set(ticks)) < len(ticks):
+        return Index(times, None, ())
+    seekable = video.container.format.name not in _SEEKS_ASTRAY
+    return Index(times, ticks, [n for n, packet in enumerate(packets) if packet.is_key and seekable])
+
+
+class _Packet(NamedTuple):
+    """Times in ticks of the stream."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_key: bool
+
+    def shown(self) -> int:
+        assert self.pts is not None
+        return self.pts
+
+
+def _have_times(packets: Sequence[_Packet]) -> bool:
+    """Does each packet say when it is shown, and is no time said twice but by two packets that follow one another?
+
+    Where several recordings were put together in one file, times begin anew with each.
+    """
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    decoded = [packet.dts for packet in packets if packet.dts is not None]
+    in_order = len(decoded) == len(packets) and all(earlier <= later for earlier, later in pairwise(decoded))
+    return len(times) == len(packets) and (in_order or len(set(times)) == len(times))
+
+
+def _check_all_came(video: Video, packets: Sequence[_Packet], is_partial: bool, limits: Limits) -> None:
+    check_all_came(video.container, video.stream, video.source, is_partial, lambda: _what_came(video, packets, limits))
+
+
+def _what_came(video: Video, packets: Sequence[_Packet], limits: Limits) -> Came:
+    base = float(video.stream.time_base or 0)
+    step = 1 / video.fps if video.fps else 0.0
+    begins = sorted(packet.pts * base for packet in packets if packet.pts is not None)
+    ends = [packet.pts * base + (packet.duration * base or step) for packet in packets if packet.pts is not None]
+    steady = [time - begins[0] for time in begins[:-_MOST_REORDERED]]
+    return Came(
+        count=len(packets),
+        first_s=begins[0] if begins else 0.0,
+        end_s=max(ends, default=0.0),
+        rate=constant_rate(steady, stated=video.fps, tick_s=base) if len(steady) > 1 else None,
+        promised=video.num_frames,
+        ticks=max((packet.dts + 1 for packet in packets if packet.dts is not None), default=len(packets)),
+        others_end_s=_others_end_s(video, limits),
+    )
+
+
+def _others_end_s(video: Video, limits: Limits) -> float:
+    """When the last packet of the other streams begins; 0 where there are none."""
+    last = 0.0
+    with suppress(av.FFmpegError), open_container(video.source, limits) as container:
+        others = [other for other in container.streams if other.index != video.stream.index]
+        for packet in container.demux(*others) if others else ():
+            if packet.pts is not None:
+                last = max(last, _seconds(packet.stream, packet.pts))
+    return last
+
+
+def _seconds(stream: Stream, ticks: int) -> float:
+    return float(ticks * stream.time_base) if stream.time_base else 0.0
+
+
+def _begin_s(video: Video, first_s: float) -> float:
+    """When the first frame is shown, on a player's clock, which starts with the file: its sound can start earlier.
+
+    By less than _IN_SYNC_S it does so in most files, for encoders delay both, and no one meant it.
+    """
+    start = video.container.start_time
+    streams = (*video.container.streams.audio, *video.container.streams.video)
+    others = [stream for stream in streams if stream.index != video.stream.index]
+    starts = [_seconds(other, other.start_time) for other in others if other.start_time is not None]
+    if start is None or min(starts, default=first_s) >= first_s:
+        return 0.0
+    late = first_s - start / av.time_base
+    return late if late >= _IN_SYNC_S else 0.0
 
 
 def _index_by_decoding(video: Video, expected: int, limits: Limits) -> Index:
@@ -241,22 +196,12 @@ def _index_by_decoding(video: Video, expected: int, limits: Limits) -> Index:
     for frame in decoded_frames(video, expected):
         times.append(frame.time)
         _check_count(len(times), limits)
-    return _index(times, video.fps)
+    return Index(_timeline(video, times, begin_s=_begin_s(video, times[0] or 0.0)), None, ())
 
 
-def _index(
-    times: Sequence[float | None], fps: float, ticks: Sequence[int] | None = None, keys: Sequence[int] = ()
-) -> Index:
-    """Times that are missing or not ascending are replaced by those of a constant rate."""
-    step = 1 / fps if fps else 0.0
-    known = [time for time in times if time is not None]
-    ascending = all(earlier < later for earlier, later in pairwise(known))
-    if len(known) == len(times) and ascending:
-        seconds = [time - known[0] for time in known]
-    else:
-        seconds = [number * step for number in range(len(times))]
-    last = step or (seconds[-1] / (len(seconds) - 1) if len(seconds) > 1 else 0.0)
-    return Index(seconds, seconds[-1] + last, ticks, keys)
+def _timeline(video: Video, times: Sequence[float | None], *, last_s: float = 0.0, begin_s: float = 0.0) -> Timeline:
+    tick_s = float(video.stream.time_base or 0)
+    return timeline(times, fps=video.fps, tick_s=tick_s, last_s=last_s, begin_s=begin_s)
 
 
 def _check_count(count: int, limits: Limits) -> None:

@@ -18,7 +18,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 
 from umt_ds.data.picture import UPRIGHT, Turn
-from umt_ds.data.video_file import Limits, Video
+from umt_ds.data.video_open import Limits, Video
 from umt_ds.errors import DecodeError
 
 Pixels = NDArray[np.uint8]
