@@ -1,4 +1,4 @@
-"""One shard in its folder: a plain WebDataset tar and its index, both complete or absent. The door to webdataset."""
+"""The files of one shard: a plain WebDataset tar and its index. The door to webdataset."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.clip import Sample
-from umt_ds.data.places import publish, scratch_for
+from umt_ds.data.places import scratch_for
 from umt_ds.data.records import ShardEntry, index_path, index_tar, shard_entries
 from umt_ds.errors import MachineError
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_shard(tar: Path, samples: Iterable[Sample], *, scratch: Path) -> ShardEntry | None:
-    """Write `samples` and the index; None, and no file, if there is not one sample.
+@contextmanager
+def new_shard(tar: Path, samples: Iterable[Sample], *, scratch: Path) -> Iterator[tuple[Path, ShardEntry] | None]:
+    """Make what `tar` will be of `samples`, with its index beside it, in a new folder below `scratch` (for a remote
+    `tar` in a temporary one), and its entry; None if there is not one sample. Whoever takes it moves it from there.
 
-    The same samples give the same bytes. Both files are made in a new folder below `scratch` (for a remote `tar`
-    in a temporary one) and appear under their names when they are whole.
-    Raises MachineError when the disk is full; the half-written file is then removed.
+    The same samples give the same bytes. Raises MachineError when the disk is full, also when it is being moved.
     """
     with disk_full_is_an_error(tar), scratch_for(scratch) as folder:
         made = folder / tar.name
         if not _write_tar(made, samples):
-            return None
+            yield None
+            return
         index_tar(made).save(index_path(made))
-        entry = shard_entries([made])[0]
-        publish(index_path(made), index_path(tar))
-        publish(made, tar)
-    return entry
+        yield made, shard_entries([made])[0]
 
 
 def _write_tar(path: Path, samples: Iterable[Sample]) -> int:
@@ -55,7 +53,7 @@ def disk_full_is_an_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise MachineError(
             f"no room to write {path}: {error.strerror}",

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -14,6 +14,7 @@ from string import Template
 from umt_ds.config.cluster import ClusterConfig
 from umt_ds.errors import EXIT_STOPPED, ConfigError, MachineError
 
+_ANSWER_S = 120.0  # a question to a Slurm that does not answer must end; sbatch may have submitted, and is waited for
 _TEMPLATES = Path(__file__).resolve().parent
 # SBATCH_… variables that are not called after their option
 _VARIABLES = {"time": ("TIMELIMIT",), "array": ("ARRAY_INX",), "requeue": ("REQUEUE", "NO_REQUEUE")}
@@ -62,19 +63,25 @@ def render_array(job: PrepArray) -> tuple[str, str]:
     return array, fill("prep_finish.sbatch", command=shlex.join(job.finish), **given)
 
 
-def submit_array(job: PrepArray) -> tuple[str, str]:
-    """Write both files and sbatch them, the second to follow the first; the two job ids."""
+def submit_array(job: PrepArray, *, submitted: Callable[[tuple[str, ...]], None]) -> tuple[str, str]:
+    """Write both files and sbatch them, the second to follow the first; the two job ids.
+
+    `submitted` is told the ids so far after each: what then fails must not hide a job that waits already.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
     scripts = job.folder / "prep.sbatch", job.folder / "prep_finish.sbatch"
     for script, text in zip(scripts, render_array(job), strict=True):
-        script.write_text(text)
+        script.write_text(text, encoding="utf-8")
     array = submit(scripts[0])
-    return array, submit(scripts[1], f"--dependency=afterany:{array}")
+    submitted((array,))
+    last = submit(scripts[1], f"--dependency=afterany:{array}")
+    submitted((array, last))
+    return array, last
 
 
 def is_active(job: str) -> bool:
     """Whether a job is waiting or running. Raises MachineError where Slurm cannot say."""
-    asked = _ask("squeue", "--noheader", "--jobs", job)
+    asked = _ask("squeue", "--noheader", "--jobs", job, timeout_s=_ANSWER_S)
     if asked.returncode != 0 and "Invalid job id" not in asked.stderr:  # how squeue calls a job that ended long ago
         raise MachineError(f"squeue cannot tell about job {job}: {asked.stderr.strip()}")
     return bool(asked.stdout.strip())
@@ -98,9 +105,15 @@ def state_of(job: str) -> str:
             return state
 
 
-def _ask(*command: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _ask(
+    *command: str, variables: Mapping[str, str] | None = None, timeout_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, env=variables, capture_output=True, text=True, errors="replace", check=False)
+        return subprocess.run(
+            command, env=variables, capture_output=True, text=True, errors="replace", check=False, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        raise MachineError(f"{command[0]} has not answered for {timeout_s:g} s") from None
     except FileNotFoundError:
         raise MachineError(f"{command[0]} is not installed here", hint="ask on a login node of Slurm") from None
     except OSError as error:
