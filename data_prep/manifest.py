@@ -17,7 +17,6 @@ import csv
 import io
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ from data_prep.claim import Claim, claim, one_at_a_time, refuse_beside_jobs, rem
 from data_prep.clip import Clip, Listing, Refusal, SourceMedia, Store, StoreOptions
 from data_prep.clips_file import CLIPS_FILES, PlannedClips, write_clips
 from data_prep.done import Done, ShardFiles, parse_done, read_done, settle
+from data_prep.writer import check_name
 from umt_ds import __version__
 from umt_ds.data.places import (
     absolute,
@@ -47,7 +47,6 @@ from umt_ds.data.video import versions
 from umt_ds.errors import ConfigError, DataError
 
 STATE_FOLDER = ".umt-data"
-_MAX_NAME = 200  # bytes: a file's name has at most 255, with number, suffix and what is added while it is written
 BAD_CSV = "bad.csv"
 _RECORD, _COMING = re.compile(r"\d{6,}\.json"), re.compile(r"(\d{6,})\.next\.json")
 _PLAN, _LEFT_OUT = "plan.json", "left_out.csv"
@@ -182,6 +181,7 @@ def begin(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Ite
     Raises what `open_plan`, `claim` and `refuse_beside_jobs` raise.
     """
     _check_new(out, name)
+    refuse_beside_jobs(out / STATE_FOLDER)  # here too, as it says more than the lock that a task holds
     with claim(out / STATE_FOLDER, alone=True) as held:
         refuse_beside_jobs(out / STATE_FOLDER)
         plan = open_plan(out, name=name, listing=listing, store=store)
@@ -193,6 +193,8 @@ def begin(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Ite
 def go_on(out: Path, *, alone: bool) -> Iterator[Plan]:
     """`load_plan` for a command that works in `out`: alone, or beside others that make parts of the set."""
     load_plan(out)  # a folder without a set stays as it is
+    if alone:
+        refuse_beside_jobs(out / STATE_FOLDER)
     with claim(out / STATE_FOLDER, alone=alone):
         if alone:
             refuse_beside_jobs(out / STATE_FOLDER)
@@ -216,28 +218,12 @@ def _check_new(out: Path, name: str) -> None:
     """Raises ConfigError for a name that makes no good file names, DataError for a folder with shards of others."""
     if (out / STATE_FOLDER / _PLAN).is_file():
         return
-    if why := _is_no_name(name):
-        raise ConfigError(f"--name {name!r:.100} {why}", hint="give --name: letters, digits, - and _ are safe")
+    check_name(name)
     if out.is_dir() and (foreign := sorted(tar.name for tar in out.glob("*.tar"))):
         raise DataError(
             f"{out} already holds shards that this command did not write ({foreign[0]}, …)",
             hint="choose an empty folder",
         )
-
-
-def _is_no_name(name: str) -> str | None:
-    """Why shards cannot be called so: their names are also words of shells, Slurm and WebDataset."""
-    if not name or Path(name).name != name or "\\" in name:
-        return "is no file name"
-    if name.startswith(("-", ".")):
-        return f"begins with {name[0]!r}: a shell takes such files for options, or hides them"
-    if re.search(r"[{}]|::", name):
-        return "has braces or :: in it, which WebDataset takes for several names"
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        return "is not one line of text"
-    if len(name.encode()) > _MAX_NAME:
-        return f"has {len(name.encode())} bytes, more than {_MAX_NAME}"
-    return None
 
 
 def _describe(plan: Plan) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +12,31 @@ from pathlib import Path
 from data_prep.clip import Sample
 from umt_ds.data.places import scratch_for
 from umt_ds.data.records import ShardEntry, index_path, index_tar, shard_entries
-from umt_ds.errors import MachineError
+from umt_ds.errors import ConfigError, MachineError
 
+_MAX_NAME = 200  # bytes: a file's name has at most 255, with number, suffix and what is added while it is written
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError for a name by which shards cannot be called well."""
+    if why := _is_no_name(name):
+        raise ConfigError(f"--name {name!r:.100} {why}", hint="give --name: letters, digits, - and _ are safe")
+
+
+def _is_no_name(name: str) -> str | None:
+    """Why shards cannot be called so: their names are also words of shells, Slurm and WebDataset."""
+    if not name or Path(name).name != name or "\\" in name:
+        return "is no file name"
+    if name.startswith(("-", ".")):
+        return f"begins with {name[0]!r}: a shell takes such files for options, or hides them"
+    if re.search(r"[{}]|::", name):
+        return "has braces or :: in it, which WebDataset takes for several names"
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        return "is not one line of text"
+    if len(name.encode()) > _MAX_NAME:
+        return f"has {len(name.encode())} bytes, more than {_MAX_NAME}"
+    return None
 
 
 @contextmanager

@@ -41,19 +41,19 @@ class PrepArray:
 
 def render_array(job: PrepArray) -> tuple[str, str]:
     """The texts of the two sbatch files: of the array, and of the job that ends it."""
-    check_path(job.folder)
-    check_text(job.name, "the name of the set")
-    check_text(job.out, "the path of the set")
     given = {
-        "name": shlex.quote(job.name),
+        "name": as_word(job.name, "the name of the set"),
+        "finish_name": as_word(f"{job.name}-finish", "the name of the set"),
         "out": job.out,
-        "logs": as_pattern(job.folder),
+        "array_log": as_word(f"{as_pattern(job.folder)}/%A_%a.log", "the folder of the logs"),
+        "finish_log": as_word(f"{as_pattern(job.folder)}/finish.log", "the folder of the logs"),
         "directives": directives_of_array(job.cluster),
         "setup": setup_of(job.cluster),
     }
+    check_text(job.out, "the path of the set")
     array = fill(
         "prep.sbatch",
-        script=job.folder / "prep.sbatch",
+        script=shlex.quote(str(job.folder / "prep.sbatch")),
         last=job.tasks - 1,
         tasks=job.tasks,
         cpus=job.cpus_per_task,
@@ -185,9 +185,17 @@ def check_path(folder: Path) -> None:
 
 
 def check_text(text: str, what: str) -> None:
-    """Raises ConfigError for text that would not stay in its line of a batch script."""
-    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
-        raise ConfigError(f"{what}, {text!r}, is more than one line of text", hint="choose another name")
+    """Raises ConfigError for text that would not stay as it is in its line of a batch script."""
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", text):
+        raise ConfigError(f"{what}, {text!r}, is more than one line of text, or not UTF-8", hint="choose another name")
+    if "\\" in text:  # sbatch takes it for a sign of its own, however it is quoted
+        raise ConfigError(f"{what}, {text!r}, has a \\ in it, which Slurm does not keep", hint="choose another name")
+
+
+def as_word(text: str, what: str) -> str:
+    """As an #SBATCH line takes text with blanks, quotes and other signs. Raises ConfigError where it cannot."""
+    check_text(text, what)
+    return shlex.quote(text)
 
 
 def as_pattern(path: Path) -> str:

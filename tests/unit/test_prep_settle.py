@@ -142,7 +142,7 @@ def test_a_tar_that_was_damaged_meanwhile_is_one_error(tmp_path: Path) -> None:
     tar = out / "set-000000.tar"
     tar.write_bytes(tar.read_bytes().replace(b"good", b"evil"))
     (out / "set-000000.index.npz").write_bytes(b"")
-    with pytest.raises(DataError, match="is not the shard that .*000000.json tells of"):
+    with pytest.raises(DataError, match=r"is not the shard that .*000000\.json tells of"):
         run(out, TOO, retry=True)
 
 
