@@ -170,10 +170,13 @@ def _wait_for(lock: IO[str], state: Path, how: int) -> bool:
     """Whether the file system has locks. Raises DataError where somebody else holds it."""
     patience_s = _PATIENCE_IN_A_JOB_S if Environment().text("SLURM_JOB_ID") else 0.0
     deadline = time.monotonic() + patience_s
-    while (got := _lock(lock, how)) is False:
+    if (got := _lock(lock, how)) is False and patience_s:
+        log.warning("waiting up to %.0f s: %s", patience_s, _refusal(state).what)
+    while got is False:
         if time.monotonic() >= deadline:
             raise _refusal(state)
         time.sleep(1.0)
+        got = _lock(lock, how)
     if got is None:
         log.warning("%s is on a file system without locks: the files in %s stand for them", state, state / _AT_WORK)
     return got is True

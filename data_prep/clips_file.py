@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import tokenize
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,13 +72,17 @@ class PlannedClips:
         """[num_shards + 1]"""
         path = self._state / _STARTS
         try:
-            starts = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-            shape = (-(-self._num_clips // self._per_shard) + 1,)
-            if starts.dtype != np.int64 or starts.shape != shape or starts[0] != 0 or (np.diff(starts) < 1).any():
+            file = io.BytesIO(path.read_bytes())
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if shape != (-(-self._num_clips // self._per_shard) + 1,) or dtype != np.int64:
+                raise ValueError("it is of another plan")
+            starts = np.frombuffer(file.read(), dtype=np.int64)
+            if starts.shape != shape or starts[0] != 0 or (np.diff(starts) < 1).any():
                 raise ValueError("it does not hold where the clips of each shard begin")
-        except (ValueError, EOFError, OSError) as error:
+        except (ValueError, EOFError, OSError, SyntaxError, tokenize.TokenError) as error:  # numpy 2 raises them all
             raise _damaged(path, error) from error
-        return np.asarray(starts)
+        return starts
 
 
 def _line_of(clip: Clip) -> bytes:
@@ -97,11 +103,13 @@ def _clip_of(line: bytes) -> Clip:
 def _check_types(clip: Clip) -> None:
     """Raises ValueError: JSON has them as its writer pleased."""
     texts: list[Any] = [clip.key, clip.source, *clip.captions, clip.label_name or ""]
-    numbers: list[Any] = [clip.label or 0, *(clip.span_s or ())]
-    if not all(isinstance(text, str) for text in texts) or not all(type(number) in (int, float) for number in numbers):
-        raise ValueError("a text or a number of a clip is none")
-    if len(clip.span_s or (0, 0)) != 2 or not isinstance(clip.extra, dict):
-        raise ValueError("the span or the fields of a clip are none")
+    if not all(isinstance(text, str) for text in texts) or not (clip.label is None or type(clip.label) is int):
+        raise ValueError("a text or the label of a clip is none")
+    span_s: list[Any] = list(clip.span_s or (0, 0))
+    if len(span_s) != 2 or not all(type(number) in (int, float) and math.isfinite(number) for number in span_s):
+        raise ValueError("the span of a clip is none")
+    if not isinstance(clip.extra, dict):
+        raise ValueError("the further fields of a clip are none")
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -259,11 +260,14 @@ def _read_plan(path: Path) -> dict[str, Any]:
 def _check_types(plan: dict[str, Any]) -> None:
     """Raises ValueError, TypeError or KeyError where a plan is not what `_describe` writes."""
     store, labels, about = StoreOptions(**plan["store_options"]), plan["labels"], plan["about"]
-    texts, counts = [plan["name"], plan["root"], *labels], [plan["clips"] + 1, store.per_shard]
+    texts = [plan["name"], plan["root"], *labels]
+    counts = [plan["clips"] + 1, store.per_shard, store.frames, store.short_side, store.quality]
     if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in counts):
         raise ValueError("a text or a number is none")
     if Path(plan["name"]).name != plan["name"] or not isinstance(labels, list) or not isinstance(about, dict):
         raise ValueError("its name, labels or options are none")
+    if store.fps is not None and not (type(store.fps) in (int, float) and 0 < store.fps < math.inf):
+        raise ValueError(f"it has {store.fps!r:.50} frames a second")
     if plan["media"] not in get_args(SourceMedia) or store.store not in get_args(Store):
         raise ValueError(f"it knows no media {plan['media']!r:.50} as {store.store!r:.50}")
 

@@ -6,17 +6,20 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_prep import done as done_module
 from data_prep import prepare as module
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.manifest import finish, go_on
 from data_prep.prepare import build_shards, prepare
 from tests.support.files import hashes_in
+from umt_ds.data.places import place
 from umt_ds.errors import DataError, MachineError
 
 STORE = StoreOptions(per_shard=3)
@@ -124,6 +127,33 @@ def test_after_a_stop_at_any_file_operation_the_same_command_ends_as_if_there_ha
         run(plain, *now)  # without --retry-failed: the set before or the set after
         assert hashes_in(plain) in [hashes_in(folder) for folder in ([whole, begun] if retry else [whole])], done
     assert step > 8
+
+
+@pytest.mark.parametrize("case", ["retry", "retry gains its first"])
+def test_in_a_store_too(tmp_path: Path, case: str) -> None:
+    """Where there are no renames and no locks."""
+    before, now, _ = CASES[case]
+    whole = tmp_path / "whole"
+    run(whole, *before)
+    run(whole, *now, retry=True)
+    for step in range(6):
+        out = place(f"memory://{tmp_path.name}/{step}/set")
+        run(out, *before)
+        with pytest.MonkeyPatch.context() as patch:
+            count = iter(range(100))
+
+            def stop(*args: Any, real: Any, count: Iterator[int] = count, step: int = step, **how: Any) -> Any:
+                if next(count) >= step:
+                    raise Killed
+                return real(*args, **how)
+
+            for name in ("publish", "write_json"):
+                patch.setattr(done_module, name, partial(stop, real=getattr(done_module, name)))
+            with suppress(Killed):
+                run(out, *now, retry=True)
+        run(out, *now, retry=True)
+        assert hashes_in(out) == hashes_in(whole), step
+        assert [path.name for path in (out / ".umt-data" / "done").iterdir()] == ["000000.json"]
 
 
 def test_a_retry_that_an_earlier_version_left_between_index_and_tar_goes_on(tmp_path: Path) -> None:
