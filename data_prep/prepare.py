@@ -18,6 +18,7 @@ from data_prep.samples import StoredSample, samples_of
 from data_prep.stats import write_stats
 from data_prep.writer import new_shard
 from umt_ds.data.records import read_members
+from umt_ds.errors import DataError
 
 Work = Callable[..., Outcome]  # (clip, *, root, media, store): make_sample, or a test's stand-in
 
@@ -124,6 +125,11 @@ def _made(
     to_make = {clip.key for clip in _clips_to_make(plan, shard, before)}
     stored = _stored_samples(plan, shard, before) if before and before.entry else {}
     for clip in plan.clips_of(shard):
+        if clip.key not in to_make and clip.key not in stored:
+            raise DataError(
+                f"{clip.key!r} is neither in {plan.tar(shard)} nor refused in {plan.files(shard).record}",
+                hint="delete that record and give the same command again: the shard is made anew",
+            )
         outcome = _outcome(clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
         count(outcome)
         yield outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -173,6 +174,23 @@ def test_a_tar_that_was_damaged_meanwhile_is_one_error(tmp_path: Path) -> None:
     tar.write_bytes(tar.read_bytes().replace(b"good", b"evil"))
     (out / "set-000000.index.npz").write_bytes(b"")
     with pytest.raises(DataError, match=r"is not the shard that .*000000\.json tells of"):
+        run(out, TOO, retry=True)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"refused": [["x.mp4", "damaged", "x"], ["y.mp4", "damaged", "y"]]},
+        {"refused": []},
+        {"entry": None},
+        {"entry": {"file": "../set-000000.tar", "samples": 1, "bytes": 1, "sha256": "", "index_sha256": ""}},
+    ],
+)
+def test_a_record_of_something_else_is_one_error(tmp_path: Path, record: dict[str, Any]) -> None:
+    run(out := tmp_path / "set", GOOD)
+    path = out / ".umt-data" / "done" / "000000.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **record}))
+    with pytest.raises(DataError, match=r"000000\.json"):
         run(out, TOO, retry=True)
 
 
