@@ -23,7 +23,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -112,19 +112,15 @@ def one_at_a_time(state: Path, shard: int) -> Iterator[None]:
         yield
         return
     with (state / "shards.lock").open("a+") as lock:
-        with suppress_no_locks():
-            fcntl.lockf(lock, fcntl.LOCK_EX, 1, shard)
+        if _lock_shard(lock, shard, fcntl.LOCK_NB) is False:
+            log.warning("shard %d of %s is being made by another process: waiting for it", shard, state.parent)
+            _lock_shard(lock, shard, 0)
         yield
 
 
-@contextmanager
-def suppress_no_locks() -> Iterator[None]:
-    """Go on where the file system has no locks."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+def _lock_shard(lock: IO[str], shard: int, how: int) -> bool | None:
+    """False: another process holds it. None: there are no locks here."""
+    return _unless_taken(lambda: fcntl.lockf(lock, fcntl.LOCK_EX | how, 1, shard))
 
 
 def remove_half_made(state: Path) -> None:
@@ -184,8 +180,12 @@ def _wait_for(lock: IO[str], state: Path, how: int) -> bool:
 
 def _lock(lock: IO[str], how: int) -> bool | None:
     """False: others hold it. None: there are no locks here."""
+    return _unless_taken(lambda: fcntl.flock(lock, how | fcntl.LOCK_NB))
+
+
+def _unless_taken(take: Callable[[], None]) -> bool | None:
     try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
+        take()
     except OSError as error:
         if error.errno in _TAKEN:
             return False

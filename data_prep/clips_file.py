@@ -81,8 +81,9 @@ class PlannedClips:
             if header is None or int(header[1]) != num_starts or len(data) - header.end() != 8 * num_starts:
                 raise ValueError("it does not say of each shard where it begins")
             starts = np.frombuffer(data, dtype="<i8", offset=header.end())
-            if starts[0] != 0 or (np.diff(starts) < 1).any():
-                raise ValueError("its shards do not follow each other")
+            size = (self._state / _CLIPS).stat().st_size
+            if starts[0] != 0 or (np.diff(starts) < 1).any() or starts[-1] != size:
+                raise ValueError(f"its shards do not follow each other to the end of {_CLIPS}, at byte {size}")
         except (ValueError, OSError) as error:
             raise _damaged(path, error) from error
         return starts

@@ -98,6 +98,25 @@ def test_beside_a_part_that_is_being_made_whole_set_commands_are_refused_and_tou
     assert not list((out / ".umt-data" / "at-work").iterdir())
 
 
+def test_a_shard_is_made_by_one_process_at_a_time_and_who_waits_says_so(
+    out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from data_prep.claim import one_at_a_time\n"
+        "with one_at_a_time(Path(sys.argv[1]), 7): print('in', flush=True); time.sleep(0.2); Path(sys.argv[2]).touch()"
+    )
+    words = [sys.executable, "-c", code, str(out / ".umt-data"), str(out / "end")]
+    with subprocess.Popen(words, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        with one_at_a_time(out / ".umt-data", 8):
+            assert not (out / "end").exists()
+        with one_at_a_time(out / ".umt-data", 7):
+            assert (out / "end").exists()
+    assert "shard 7 of" in caplog.text
+    assert "shard 8 of" not in caplog.text
+
+
 def test_one_who_lets_others_in_keeps_out_who_wants_to_be_alone(out: Path) -> None:
     with claim(out / ".umt-data", alone=True) as held:
         held.share()
