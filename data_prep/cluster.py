@@ -6,13 +6,14 @@ Both give each task some of a plan's shards, by a rule that needs no coordinator
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from data_prep.claim import note_jobs, refuse_beside_jobs
 from data_prep.clip import RunOptions
 from data_prep.manifest import Plan
 from data_prep.prepare import build_shards
@@ -20,10 +21,8 @@ from data_prep.progress import progress
 from launchers.slurm import PrepArray, directives_of_array, is_active, submit_array
 from umt_ds.config.cluster import load_cluster
 from umt_ds.data.places import absolute, is_local
-from umt_ds.data.records import write_json
-from umt_ds.errors import ConfigError, DataError, MachineError, UmtError
+from umt_ds.errors import ConfigError, MachineError, UmtError
 
-_JOBS = "slurm.json"
 _FOR_TRAINING = ("gpus_per_node", "gpus", "cpus_per_task", "interface", "container", "container_runtime", "mounts")
 
 
@@ -91,27 +90,8 @@ def habits_not_used(job: PrepArray) -> list[str]:
 
 def start_array(plan: Plan, job: PrepArray) -> tuple[str, str]:
     """Submit; the ids of the array and of the job that ends it. Raises DataError where one is working already."""
-    record = plan.state / _JOBS
-    if active := [job for job in _jobs_of(record) if is_active(job)]:
-        raise DataError(
-            f"job {active[0]} is already working in {plan.out}", hint=f"wait for it, or stop it: scancel {active[0]}"
-        )
-    jobs = submit_array(job)
-    write_json(record, jobs)
-    return jobs
-
-
-def _jobs_of(record: Path) -> list[str]:
-    """The ids of the jobs that were submitted last. Raises DataError where a crash left something else."""
-    if not record.is_file():
-        return []
-    try:
-        return [str(int(job)) for job in json.loads(record.read_bytes())]
-    except (ValueError, TypeError):
-        raise DataError(
-            f"{record} does not hold job ids, so nobody knows whether a job works in this set",
-            hint="look at squeue; remove that file if none does",
-        ) from None
+    refuse_beside_jobs(plan.state)
+    return submit_array(job, submitted=partial(note_jobs, plan.state))
 
 
 def wait_for(plan: Plan, jobs: Sequence[str], *, pause_s: float = 5.0) -> None:

@@ -3,7 +3,8 @@
     OUT/NAME-000000.tar, NAME-000000.index.npz, …
     OUT/.umt-data/plan.json         what the set is made of; a later run must agree with it
     OUT/.umt-data/clips.jsonl       every clip of the plan, a line each, in the order of the shards
-    OUT/.umt-data/done/000000.json  written last: shard 0 is whole, with what it refused
+    OUT/.umt-data/done/000000.json  shard 0 is whole, with what it refused (done.py)
+    OUT/.umt-data/lock, …           who works here (claim.py)
     OUT/bad.csv, OUT/manifest.json, OUT/stats.json    when every shard is done
 
 Shards are a fixed partition of the listing's clips, so nothing in OUT depends on who did what when. A process that
@@ -13,27 +14,28 @@ makes some of the shards, on this machine or another, needs nothing but OUT: it 
 from __future__ import annotations
 
 import csv
-import fcntl
-import hashlib
 import io
 import json
-import shutil
+import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data_prep.clip import Clip, Listing, Refusal, SourceMedia, StoreOptions
+from data_prep.claim import Claim, claim, one_at_a_time, refuse_beside_jobs, remove_half_made
+from data_prep.clip import Clip, Listing, Refusal, SourceMedia, Store, StoreOptions
+from data_prep.clips_file import CLIPS_FILES, PlannedClips, write_clips
+from data_prep.done import Done, ShardFiles, parse_done, read_done, settle
+from data_prep.writer import check_name
 from umt_ds import __version__
-from umt_ds.data.fetch import read_part, read_whole
+from umt_ds.data.fetch import read_whole
 from umt_ds.data.places import (
     absolute,
+    has_file,
     is_local,
     kind_of,
     place,
@@ -49,15 +51,8 @@ from umt_ds.errors import ConfigError, DataError, shown, some
 
 STATE_FOLDER = ".umt-data"
 BAD_CSV = "bad.csv"
-_PLAN, _CLIPS, _STARTS, _LEFT_OUT = "plan.json", "clips.jsonl", "clips.starts.npy", "left_out.csv"
-
-
-@dataclass(frozen=True)
-class Done:
-    """The record of a finished shard: its manifest entry (None if no clip was good) and its refusals."""
-
-    entry: ShardEntry | None
-    refused: tuple[Refusal, ...]
+_RECORD, _COMING = re.compile(r"\d{6,}\.json"), re.compile(r"(\d{6,})\.next\.json")
+_PLAN, _LEFT_OUT = "plan.json", "left_out.csv"
 
 
 @dataclass(frozen=True)
@@ -86,19 +81,18 @@ class Plan:
         return min(self.store.per_shard, self.num_clips - shard * self.store.per_shard)
 
     def clips_of(self, shard: int) -> tuple[Clip, ...]:
-        """The clips of one shard."""
-        start, end = int(self._starts[shard]), int(self._starts[shard + 1])
-        lines = read_part(self.state / _CLIPS, start, end - start).splitlines()
-        return tuple(_clip_of(line) for line in lines)
+        """The clips of one shard. Raises DataError where they cannot be read."""
+        return self._clips.of_shard(shard)
 
     @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        """[num_shards + 1] Where the clips of each shard begin in clips.jsonl, in bytes."""
-        data = read_whole(self.state / _STARTS)
-        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.int64)
+    def _clips(self) -> PlannedClips:
+        return PlannedClips(self.state, self.num_clips, self.store.per_shard)
 
     def tar(self, shard: int) -> Path:
         return self.out / f"{self.name}-{shard:06d}.tar"
+
+    def files(self, shard: int) -> ShardFiles:
+        return ShardFiles(self.tar(shard), self.state / "done" / _record_name(shard))
 
     def pending(self, shards: Iterable[int] | None = None, *, retry_failed: bool = False) -> list[int]:
         """Those of `shards` (all) that are still to be made; with `retry_failed` also those that refused some clip."""
@@ -108,7 +102,7 @@ class Plan:
 
     def num_done(self) -> int:
         """How many shards have their record, at a glance: for a progress bar."""
-        return len(sizes_in(self.state / "done"))
+        return sum(_RECORD.fullmatch(name) is not None for name in sizes_in(self.state / "done"))
 
     def done(self, shards: Iterable[int]) -> dict[int, Done]:
         """The records of those of `shards` that are finished and whose files are still there."""
@@ -117,18 +111,38 @@ class Plan:
         names = {name: shard for shard in shards if (name := _record_name(shard)) in there}
         done: dict[int, Done] = {}
         for name, data in read_files(self.state / "done", names).items():
-            record = _parse_state(self.state / "done" / name, data)
-            entry = ShardEntry(**record["entry"]) if record["entry"] else None
-            tar = self.tar(names[name])
+            shard = names[name]
+            record = self._checked(shard, parse_done(data, self.files(shard).record))
+            tar, entry = self.tar(shard), record.entry
             if entry is None or (sizes.get(tar.name) == entry.bytes and index_path(tar).name in sizes):
-                done[names[name]] = Done(entry, tuple(Refusal(*refusal) for refusal in record["refused"]))
+                done[shard] = record
         return done
 
-    def mark_done(self, shard: int, done: Done) -> None:
-        """Write the record that makes `shard` count as finished."""
-        entry = asdict(done.entry) if done.entry else None
-        refused = [[refusal.source, refusal.reason, refusal.key] for refusal in done.refused]
-        write_json(self.state / "done" / _record_name(shard), {"entry": entry, "refused": refused})
+    def done_now(self, shard: int) -> Done | None:
+        """The record of a shard, if it is finished and its files are there."""
+        files = self.files(shard)
+        record = self._checked(shard, read_done(files.record)) if has_file(files.record) else None
+        return record if record and files.is_whole(record) else None
+
+    def _checked(self, shard: int, done: Done) -> Done:
+        """Raises DataError for the record of something else."""
+        file = done.entry.file if done.entry else self.tar(shard).name
+        if file != self.tar(shard).name or done.num_clips != self.num_clips_of(shard):
+            raise DataError(
+                f"{self.files(shard).record} tells of {done.num_clips} clips in {file}, the plan of "
+                f"{self.num_clips_of(shard)} in {self.tar(shard).name}",
+                hint="delete it and give the same command again: the shard is made anew",
+            )
+        return done
+
+    def settle(self) -> None:
+        """End, or take back, what a kill cut off while shards were being replaced."""
+        for name in sizes_in(self.state / "done"):
+            if cut_off := _COMING.fullmatch(name):
+                shard = int(cut_off[1])
+                with one_at_a_time(self.state, shard):
+                    if has_file(self.files(shard).coming):  # else somebody was about to end it himself
+                        settle(self.files(shard))
 
     def options(self) -> dict[str, Any]:
         """The options that decided the bytes, as the manifest states them."""
@@ -141,29 +155,55 @@ def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) ->
 
     Raises ConfigError if that one had other options or other clips, DataError if `out` holds other shards.
     """
-    if Path(name).name != name:
-        raise ConfigError(f"--name {name!r} is no file name", hint="letters, digits, - and _ are safe")
+    _check_new(out, name)
     plan = Plan(
         out, name, absolute(listing.root), listing.media, store, len(listing.clips), listing.labels, dict(listing.about)
     )
     begun = plan.state / _PLAN
-    is_new = kind_of(begun) is None  # an error of a store must not pass for "no": the plan would be written anew
-    if is_new and out.is_dir() and (foreign := sorted(tar.name for tar in out.glob("*.tar"))):
-        raise DataError(
-            f"{out} already holds shards that this command did not write ({foreign[0]}, …)",
-            hint="choose an empty folder",
-        )
     (plan.state / "done").mkdir(parents=True, exist_ok=True)
     with scratch_for(plan.state) as scratch:
-        content = _write_clips(scratch, listing, store.per_shard)
-        described = json.loads(json.dumps({**_describe(plan), "content": content}))  # as it reads back
-        if not is_new:
-            _check_same(_read_state(begun), described, out)
+        content = write_clips(scratch, listing, store.per_shard)
+        left_out = csv_of(listing.left_out)
+        (scratch / _LEFT_OUT).write_bytes(left_out)
+        content.update(left_out)
+        described = json.loads(json.dumps({**_describe(plan), "content": content.hexdigest()}))  # as it reads back
+        if kind_of(begun):  # an error of a store must not pass for "no": the plan would be written anew
+            _check_same(_read_plan(begun), described, out)
         else:
-            for file in (_LEFT_OUT, _CLIPS, _STARTS):
+            for file in (_LEFT_OUT, *CLIPS_FILES):
                 publish(scratch / file, plan.state / file)
     write_json(begun, described)  # also when continued: the videos may lie elsewhere now
     return plan
+
+
+@contextmanager
+def begin(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Iterator[tuple[Plan, Claim]]:
+    """`open_plan` for a command that works in `out` alone: before anything is written, nobody else works there, nor
+    waits in a queue to; and what a kill cut off is settled.
+
+    Raises what `open_plan`, `claim` and `refuse_beside_jobs` raise.
+    """
+    _check_new(out, name)
+    refuse_beside_jobs(out / STATE_FOLDER)  # here too, as it says more than the lock that a task holds
+    with claim(out / STATE_FOLDER, alone=True) as held:
+        refuse_beside_jobs(out / STATE_FOLDER)
+        plan = open_plan(out, name=name, listing=listing, store=store)
+        plan.settle()
+        yield plan, held
+
+
+@contextmanager
+def go_on(out: Path, *, alone: bool) -> Iterator[Plan]:
+    """`load_plan` for a command that works in `out`: alone, or beside others that make parts of the set."""
+    load_plan(out)  # a folder without a set stays as it is
+    if alone:
+        refuse_beside_jobs(out / STATE_FOLDER)
+    with claim(out / STATE_FOLDER, alone=alone):
+        if alone:
+            refuse_beside_jobs(out / STATE_FOLDER)
+        plan = load_plan(out)
+        plan.settle()
+        yield plan
 
 
 def load_plan(out: Path) -> Plan:
@@ -171,13 +211,22 @@ def load_plan(out: Path) -> Plan:
     path = out / STATE_FOLDER / _PLAN
     if kind_of(path) is None:
         raise DataError(f"no set was begun in {out}", hint="begin it with a command such as `umt-data folder`")
-    record = _read_state(path)
-    try:
-        store = StoreOptions(**record["store_options"])
-        labels, about = tuple(record["labels"]), dict(record["about"])
-        return Plan(out, record["name"], place(record["root"]), record["media"], store, record["clips"], labels, about)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: {error}", hint="give the command that began the set again") from error
+    record = _read_plan(path)
+    store, labels = StoreOptions(**record["store_options"]), tuple(record["labels"])
+    root = place(record["root"])
+    return Plan(out, record["name"], root, record["media"], store, record["clips"], labels, record["about"])
+
+
+def _check_new(out: Path, name: str) -> None:
+    """Raises ConfigError for a name that makes no good file names, DataError for a folder with shards of others."""
+    if kind_of(out / STATE_FOLDER / _PLAN):
+        return
+    check_name(name)
+    if out.is_dir() and (foreign := sorted(tar.name for tar in out.glob("*.tar"))):
+        raise DataError(
+            f"{out} already holds shards that this command did not write ({foreign[0]}, …)",
+            hint="choose an empty folder",
+        )
 
 
 def _describe(plan: Plan) -> dict[str, Any]:
@@ -192,51 +241,37 @@ def _describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _write_clips(folder: Path, listing: Listing, per_shard: int) -> str:
-    """clips.jsonl, where its shards start, and left_out.csv, into `folder`; the sha256 of the first and last."""
-    content = hashlib.sha256()
-    starts = [0]
-    with (folder / _CLIPS).open("wb") as file:
-        for number, clip in enumerate(listing.clips, start=1):
-            line = _line_of(clip)
-            content.update(line)
-            file.write(line)
-            if number % per_shard == 0 or number == len(listing.clips):
-                starts.append(file.tell())
-    np.save(folder / _STARTS, np.array(starts, dtype=np.int64))
-    left_out = _csv_of(listing.left_out)
-    content.update(left_out)
-    (folder / _LEFT_OUT).write_bytes(left_out)
-    return content.hexdigest()
-
-
-def _line_of(clip: Clip) -> bytes:
-    fields = [
-        *(clip.key, clip.source, clip.captions, clip.label, clip.label_name),
-        *(clip.span_s, dict(clip.extra) if clip.extra else None),
-    ]
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _clip_of(line: bytes) -> Clip:
-    key, source, captions, label, label_name, span_s, extra = json.loads(line)
-    return Clip(key, source, tuple(captions), label, label_name, tuple(span_s) if span_s else None, extra or {})
-
-
 def _record_name(shard: int) -> str:
     return f"{shard:06d}.json"
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    return _parse_state(path, read_whole(path))
-
-
-def _parse_state(path: Path, data: bytes) -> dict[str, Any]:
+def _read_plan(path: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(data)
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}", hint="delete it and give the same command again") from error
+        record: Any = json.loads(read_whole(path))
+        if not isinstance(record, dict) or not {"store_options", "about"} <= record.keys():
+            raise ValueError("it is no plan of a set")
+        _check_types(record)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(
+            f"{path} is damaged: {type(error).__name__}: {error}",
+            hint="restore it from a copy, or begin the set again in another folder",
+        ) from error
     return record
+
+
+def _check_types(plan: dict[str, Any]) -> None:
+    """Raises ValueError, TypeError or KeyError where a plan is not what `_describe` writes."""
+    store, labels, about = StoreOptions(**plan["store_options"]), plan["labels"], plan["about"]
+    texts = [plan["name"], plan["root"], *labels]
+    counts = [plan["clips"] + 1, store.per_shard, store.frames, store.short_side, store.quality]
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in counts):
+        raise ValueError("a text or a number is none")
+    if Path(plan["name"]).name != plan["name"] or not isinstance(labels, list) or not isinstance(about, dict):
+        raise ValueError("its name, labels or options are none")
+    if store.fps is not None and not (type(store.fps) in (int, float) and 0 < store.fps < math.inf):
+        raise ValueError(f"it has {store.fps!r:.50} frames a second")
+    if plan["media"] not in get_args(SourceMedia) or store.store not in get_args(Store):
+        raise ValueError(f"it knows no media {plan['media']!r:.50} as {store.store!r:.50}")
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
@@ -258,30 +293,6 @@ def _flat(described: dict[str, Any]) -> dict[str, Any]:
     """The options of the store and of the listing beside the others."""
     outer = {name: value for name, value in described.items() if name not in ("store_options", "about")}
     return {**outer, **described.get("store_options", {}), **described.get("about", {})}
-
-
-@contextmanager
-def only_one_run(out: Path) -> Iterator[None]:
-    """Refuse to work in a folder where another run is working; the lock ends with its process.
-
-    What a killed run left half-made is removed. An object store knows no locks: there two runs would do the same
-    work twice and publish the same bytes.
-    """
-    if not is_local(out):
-        yield
-        return
-    with (out / STATE_FOLDER / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"another umt-data is working in {out}", hint="wait for it, or stop it") from error
-        _remove_half_made(out)
-        yield
-
-
-def _remove_half_made(out: Path) -> None:
-    for left_over in (out / STATE_FOLDER).glob(".making-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -306,7 +317,7 @@ def finish(plan: Plan) -> Summary:
     """Write bad.csv and the manifest of a set whose shards are all done. Raises DataError where some are not."""
     entries, refused = _all_done(plan)
     left_out = _left_out(plan)
-    write_whole(plan.out / BAD_CSV, _csv_of([*refused, *left_out]))
+    write_whole(plan.out / BAD_CSV, csv_of([*refused, *left_out]))
     Manifest(
         name=plan.name,
         media=_media_of(plan),
@@ -316,11 +327,19 @@ def finish(plan: Plan) -> Summary:
         tool=tool(),
     ).save(plan.out)
     if is_local(plan.out):
-        _remove_half_made(plan.out)
-        for folder in (plan.out, plan.state / "done"):
-            for left_over in folder.glob("*.partial"):  # of a process that was killed while it wrote a small file
-                left_over.unlink(missing_ok=True)
+        remove_half_made(plan.state)
+        _remove_partial(plan)
     return summary_of(plan)
+
+
+def _remove_partial(plan: Plan) -> None:
+    """Remove what processes left that were killed while they wrote a small file; a user's own files stay."""
+    ours = re.compile(r"(manifest\.json|bad\.csv|stats\.json|.+\.index\.npz)\..+-\d+\.partial")
+    left = [path for path in plan.out.glob("*.partial") if ours.fullmatch(path.name)]
+    for path in (*left, *plan.state.rglob("*.partial")):
+        if path.parent.name.startswith(".making-"):
+            continue  # of somebody who lives, or it would be gone
+        path.unlink(missing_ok=True)
 
 
 def summary_of(plan: Plan) -> Summary:
@@ -342,13 +361,18 @@ def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
     done = [records[shard] for shard in range(plan.num_shards)]
     entries = tuple(record.entry for record in done if record.entry)
     refused = tuple(refusal for record in done for refusal in record.refused)
-    assert sum(entry.samples for entry in entries) + len(refused) == plan.num_clips, "a clip was lost"
     return entries, refused
 
 
 def _left_out(plan: Plan) -> list[Refusal]:
-    text = read_whole(plan.state / _LEFT_OUT).decode()
-    return [Refusal(source, reason, key) for source, key, reason in list(csv.reader(io.StringIO(text)))[1:]]
+    path = plan.state / _LEFT_OUT
+    try:
+        rows = list(csv.reader(io.StringIO(read_whole(path).decode())))
+        return [Refusal(source, reason, key) for source, key, reason in rows[1:]]
+    except (ValueError, csv.Error, FileNotFoundError) as error:  # ValueError: no UTF-8, other columns
+        raise DataError(
+            f"{path} is damaged: {error}", hint="restore it from a copy, or begin the set again in another folder"
+        ) from error
 
 
 def _media_of(plan: Plan) -> str:
@@ -362,7 +386,7 @@ def _media_of(plan: Plan) -> str:
             return "video" if plan.store.store == "mp4" else plan.store.store
 
 
-def _csv_of(refusals: Iterable[Refusal]) -> bytes:
+def csv_of(refusals: Iterable[Refusal]) -> bytes:
     """file,key,reason, sorted by file."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -7,16 +7,19 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from data_prep.claim import forget_jobs, one_at_a_time
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.decode import check_readable, make_sample
+from data_prep.done import Done, replace_shard, with_index
 from data_prep.engines import Lost, in_order
-from data_prep.manifest import Done, Plan, Summary, finish, only_one_run, open_plan
+from data_prep.manifest import Plan, Summary, begin, finish
 from data_prep.progress import progress
 from data_prep.samples import StoredSample, samples_of
 from data_prep.stats import write_stats
-from data_prep.writer import disk_full_is_an_error, write_shard
+from data_prep.writer import new_shard
 from umt_ds.data.fetch import why_not
 from umt_ds.data.records import read_members
+from umt_ds.errors import DataError
 
 Work = Callable[..., Outcome]  # (clip, *, root, media, store): make_sample, or a test's stand-in
 
@@ -36,23 +39,22 @@ def prepare(
 
     With `retry_failed`, clips that an earlier run refused are tried again, and only they. `before` is told the plan
     and the shards to come before the work begins.
-    Raises ConfigError if `out` was begun with other options, MachineError if the disk is full or a store, disk or
-    machine fails; finished shards stay.
+    Raises ConfigError if `out` was begun with other options, DataError if somebody else works there, MachineError if
+    the disk is full or a store, disk or machine fails; finished shards stay.
     """
-    with disk_full_is_an_error(out):
-        plan = open_plan(out, name=name, listing=listing, store=store)
-        with only_one_run(out):
-            shards = plan.pending(retry_failed=retry_failed)
-            if before:
-                before(plan, shards)
-            build_shards(plan, shards, run=run, work=work)
-            return close_set(plan, workers=run.workers)
+    with begin(out, name=name, listing=listing, store=store) as (plan, _):
+        shards = plan.pending(retry_failed=retry_failed)
+        if before:
+            before(plan, shards)
+        build_shards(plan, shards, run=run, work=work)
+        return close_set(plan, workers=run.workers)
 
 
 def close_set(plan: Plan, *, workers: int = 1) -> Summary:
     """Manifest, bad.csv and statistics of a set whose shards are all made."""
     summary = finish(plan)
     write_stats(plan.out, workers=workers)
+    forget_jobs(plan.state)
     return summary
 
 
@@ -93,21 +95,45 @@ def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, .
 def _build_shard(
     plan: Plan, shard: int, before: Done | None, results: Iterator[Outcome | Lost], count: Callable[[Outcome], None]
 ) -> None:
-    to_make = {clip.key for clip in _clips_to_make(plan, shard, before)}
-    stored = _stored_samples(plan, shard) if before and before.entry else {}
+    with one_at_a_time(plan.state, shard):
+        if plan.done_now(shard) == before:
+            _write(plan, shard, _made(plan, shard, before, results, count))
+            return
+    for clip in _clips_to_make(plan, shard, before):  # another process was given the same shard, and was quicker
+        count(_outcome(plan, clip, next(results)))
+
+
+def _write(plan: Plan, shard: int, outcomes: Iterator[Outcome]) -> None:
+    """A shard of its clips' outcomes, in order."""
     refused: list[Refusal] = []
 
     def good() -> Iterator[Sample]:
-        for clip in plan.clips_of(shard):
-            outcome = _outcome(plan, clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
-            count(outcome)
+        for outcome in outcomes:
             if isinstance(outcome, Sample):
                 yield outcome
             else:
                 refused.append(outcome)
 
-    entry = write_shard(plan.tar(shard), good(), scratch=plan.state)
-    plan.mark_done(shard, Done(entry, tuple(refused)))
+    with new_shard(plan.tar(shard), good(), scratch=plan.state) as new:
+        made, entry = new or (None, None)
+        replace_shard(plan.files(shard), made, Done(entry, tuple(refused)))
+
+
+def _made(
+    plan: Plan, shard: int, before: Done | None, results: Iterator[Outcome | Lost], count: Callable[[Outcome], None]
+) -> Iterator[Outcome]:
+    """What becomes of each clip of a shard: just made, or copied from the shard that there is."""
+    to_make = {clip.key for clip in _clips_to_make(plan, shard, before)}
+    stored = _stored_samples(plan, shard, before) if before and before.entry else {}
+    for clip in plan.clips_of(shard):
+        if clip.key not in to_make and clip.key not in stored:
+            raise DataError(
+                f"{clip.key!r} is neither in {plan.tar(shard)} nor refused in {plan.files(shard).record}",
+                hint="delete that record and give the same command again: the shard is made anew",
+            )
+        outcome = _outcome(plan, clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
+        count(outcome)
+        yield outcome
 
 
 def _outcome(plan: Plan, clip: Clip, result: Outcome | Lost) -> Outcome:
@@ -126,7 +152,8 @@ def _outcome(plan: Plan, clip: Clip, result: Outcome | Lost) -> Outcome:
     return Refusal(clip.source, reason, clip.key)
 
 
-def _stored_samples(plan: Plan, shard: int) -> dict[str, StoredSample]:
+def _stored_samples(plan: Plan, shard: int, done: Done) -> dict[str, StoredSample]:
+    with_index(plan.files(shard), done)
     return {sample.key: sample for sample in samples_of(plan.tar(shard))}
 
 

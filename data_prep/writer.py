@@ -1,37 +1,59 @@
-"""One shard in its folder: a plain WebDataset tar and its index, both complete or absent. The door to webdataset."""
+"""The files of one shard: a plain WebDataset tar and its index. The door to webdataset."""
 
 from __future__ import annotations
 
 import errno
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.clip import Sample
-from umt_ds.data.places import publish, scratch_for
+from umt_ds.data.places import scratch_for
 from umt_ds.data.records import ShardEntry, index_path, shard_entries
 from umt_ds.data.tars import index_tar
-from umt_ds.errors import MachineError
+from umt_ds.errors import ConfigError, MachineError
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MAX_NAME = 200  # bytes: a file's name has at most 255, with number, suffix and what is added while it is written
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_shard(tar: Path, samples: Iterable[Sample], *, scratch: Path) -> ShardEntry | None:
-    """Write `samples` and the index; None, and no file, if there is not one sample.
+def check_name(name: str) -> None:
+    """Raises ConfigError for a name by which shards cannot be called well."""
+    if why := _is_no_name(name):
+        raise ConfigError(f"--name {name!r:.100} {why}", hint="give --name: letters, digits, - and _ are safe")
 
-    The same samples give the same bytes. Both files are made in a new folder below `scratch` (for a remote `tar`
-    in a temporary one) and appear under their names when they are whole.
-    Raises MachineError when the disk is full; the half-written file is then removed.
+
+def _is_no_name(name: str) -> str | None:
+    """Why shards cannot be called so: their names are also words of shells, Slurm and WebDataset."""
+    if not name or Path(name).name != name or "\\" in name:
+        return "is no file name"
+    if name.startswith(("-", ".")):
+        return f"begins with {name[0]!r}: a shell takes such files for options, or hides them"
+    if re.search(r"[{}]|::", name):
+        return "has braces or :: in it, which WebDataset takes for several names"
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        return "is not one line of text"
+    if len(name.encode()) > _MAX_NAME:
+        return f"has {len(name.encode())} bytes, more than {_MAX_NAME}"
+    return None
+
+
+@contextmanager
+def new_shard(tar: Path, samples: Iterable[Sample], *, scratch: Path) -> Iterator[tuple[Path, ShardEntry] | None]:
+    """Make what `tar` will be of `samples`, with its index beside it, in a new folder below `scratch` (for a remote
+    `tar` in a temporary one), and its entry; None if there is not one sample. Whoever takes it moves it from there.
+
+    The same samples give the same bytes. Raises MachineError when the disk is full, also when it is being moved.
     """
     with disk_full_is_an_error(tar), scratch_for(scratch) as folder:
         made = folder / tar.name
         if not _write_tar(made, samples):
-            return None
+            yield None
+            return
         index_tar(made).save(index_path(made))
-        entry = shard_entries([made])[0]
-        publish(index_path(made), index_path(tar))
-        publish(made, tar)
-    return entry
+        yield made, shard_entries([made])[0]
 
 
 def _write_tar(path: Path, samples: Iterable[Sample]) -> int:
@@ -56,7 +78,7 @@ def disk_full_is_an_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise MachineError(
             f"no room to write {path}: {error.strerror}",

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -14,6 +14,7 @@ from string import Template
 from umt_ds.config.cluster import ClusterConfig
 from umt_ds.errors import EXIT_STOPPED, ConfigError, MachineError
 
+_ANSWER_S = 120.0  # a question to a Slurm that does not answer must end; sbatch may have submitted, and is waited for
 _TEMPLATES = Path(__file__).resolve().parent
 # SBATCH_… variables that are not called after their option
 _VARIABLES = {"time": ("TIMELIMIT",), "array": ("ARRAY_INX",), "requeue": ("REQUEUE", "NO_REQUEUE")}
@@ -40,19 +41,19 @@ class PrepArray:
 
 def render_array(job: PrepArray) -> tuple[str, str]:
     """The texts of the two sbatch files: of the array, and of the job that ends it."""
-    check_path(job.folder)
-    check_text(job.name, "the name of the set")
-    check_text(job.out, "the path of the set")
     given = {
-        "name": shlex.quote(job.name),
+        "name": as_word(job.name, "the name of the set"),
+        "finish_name": as_word(f"{job.name}-finish", "the name of the set"),
         "out": job.out,
-        "logs": as_pattern(job.folder),
+        "array_log": as_word(f"{as_pattern(job.folder)}/%A_%a.log", "the folder of the logs"),
+        "finish_log": as_word(f"{as_pattern(job.folder)}/finish.log", "the folder of the logs"),
         "directives": directives_of_array(job.cluster),
         "setup": setup_of(job.cluster),
     }
+    check_text(job.out, "the path of the set")
     array = fill(
         "prep.sbatch",
-        script=job.folder / "prep.sbatch",
+        script=shlex.quote(str(job.folder / "prep.sbatch")),
         last=job.tasks - 1,
         tasks=job.tasks,
         cpus=job.cpus_per_task,
@@ -62,19 +63,25 @@ def render_array(job: PrepArray) -> tuple[str, str]:
     return array, fill("prep_finish.sbatch", command=shlex.join(job.finish), **given)
 
 
-def submit_array(job: PrepArray) -> tuple[str, str]:
-    """Write both files and sbatch them, the second to follow the first; the two job ids."""
+def submit_array(job: PrepArray, *, submitted: Callable[[tuple[str, ...]], None]) -> tuple[str, str]:
+    """Write both files and sbatch them, the second to follow the first; the two job ids.
+
+    `submitted` is told the ids so far after each: what then fails must not hide a job that waits already.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
     scripts = job.folder / "prep.sbatch", job.folder / "prep_finish.sbatch"
     for script, text in zip(scripts, render_array(job), strict=True):
-        script.write_text(text)
+        script.write_text(text, encoding="utf-8")
     array = submit(scripts[0])
-    return array, submit(scripts[1], f"--dependency=afterany:{array}")
+    submitted((array,))
+    last = submit(scripts[1], f"--dependency=afterany:{array}")
+    submitted((array, last))
+    return array, last
 
 
 def is_active(job: str) -> bool:
     """Whether a job is waiting or running. Raises MachineError where Slurm cannot say."""
-    asked = _ask("squeue", "--noheader", "--jobs", job)
+    asked = _ask("squeue", "--noheader", "--jobs", job, timeout_s=_ANSWER_S)
     if asked.returncode != 0 and "Invalid job id" not in asked.stderr:  # how squeue calls a job that ended long ago
         raise MachineError(f"squeue cannot tell about job {job}: {asked.stderr.strip()}")
     return bool(asked.stdout.strip())
@@ -98,9 +105,15 @@ def state_of(job: str) -> str:
             return state
 
 
-def _ask(*command: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _ask(
+    *command: str, variables: Mapping[str, str] | None = None, timeout_s: float | None = None
+) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, env=variables, capture_output=True, text=True, errors="replace", check=False)
+        return subprocess.run(
+            command, env=variables, capture_output=True, text=True, errors="replace", check=False, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        raise MachineError(f"{command[0]} has not answered for {timeout_s:g} s") from None
     except FileNotFoundError:
         raise MachineError(f"{command[0]} is not installed here", hint="ask on a login node of Slurm") from None
     except OSError as error:
@@ -172,9 +185,17 @@ def check_path(folder: Path) -> None:
 
 
 def check_text(text: str, what: str) -> None:
-    """Raises ConfigError for text that would not stay in its line of a batch script."""
-    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
-        raise ConfigError(f"{what}, {text!r}, is more than one line of text", hint="choose another name")
+    """Raises ConfigError for text that would not stay as it is in its line of a batch script."""
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", text):
+        raise ConfigError(f"{what}, {text!r}, is more than one line of text, or not UTF-8", hint="choose another name")
+    if "\\" in text:  # sbatch takes it for a sign of its own, however it is quoted
+        raise ConfigError(f"{what}, {text!r}, has a \\ in it, which Slurm does not keep", hint="choose another name")
+
+
+def as_word(text: str, what: str) -> str:
+    """As an #SBATCH line takes text with blanks, quotes and other signs. Raises ConfigError where it cannot."""
+    check_text(text, what)
+    return shlex.quote(text)
 
 
 def as_pattern(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -70,22 +71,23 @@ class Making:
 
     def _with_slurm(self, listing: Listing, out: Path, name: str) -> None:
         from data_prep.cluster import SlurmOptions, array_of, habits_not_used, start_array, wait_for
-        from data_prep.manifest import open_plan, summary_of
+        from data_prep.manifest import begin, summary_of
         from data_prep.prepare import close_set
 
-        plan = open_plan(out, name=name, listing=listing, store=self.store)
-        shards = plan.pending(retry_failed=self.retry_failed)
-        if not shards:
-            conclude(close_set(plan), self.run.max_bad)
-            return
-        slurm = SlurmOptions(self.where.tasks, self.where.sbatch, self.where.logs)
-        job = array_of(plan, self.run, slurm, retry_failed=self.retry_failed)
-        if unused := habits_not_used(job):
-            click.echo(f"of cluster.yaml not used here, as they are for training: {', '.join(unused)}", err=True)
-        _say_estimate(plan, shards, self.run, processes=job.tasks * self.run.workers)
-        array, last = start_array(plan, job)
+        with begin(out, name=name, listing=listing, store=self.store) as (plan, claim):
+            shards = plan.pending(retry_failed=self.retry_failed)
+            if not shards:
+                conclude(close_set(plan), self.run.max_bad)
+                return
+            slurm = SlurmOptions(self.where.tasks, self.where.sbatch, self.where.logs)
+            job = array_of(plan, self.run, slurm, retry_failed=self.retry_failed)
+            if unused := habits_not_used(job):
+                click.echo(f"of cluster.yaml not used here, as they are for training: {', '.join(unused)}", err=True)
+            _say_estimate(plan, shards, self.run, processes=job.tasks * self.run.workers)
+            claim.share()  # with the tasks, which may begin before this ends
+            array, last = start_array(plan, job)
         click.echo(f"job {array}: {len(shards)} shards by {job.tasks} tasks; job {last} then writes the manifest")
-        click.echo(f"watch: squeue -j {array},{last}; tail -F {job.folder}/*.log")
+        click.echo(f"watch: squeue -j {array},{last}; tail -F {shlex.quote(str(job.folder))}/*.log")
         click.echo(f"stop:  scancel {array} {last}   (the same command continues)")
         if self.where.wait:
             wait_for(plan, (array, last))
@@ -93,11 +95,10 @@ class Making:
 
     def _with_ray(self, listing: Listing, out: Path, name: str) -> None:
         from data_prep.cluster import build_on_ray
-        from data_prep.manifest import only_one_run, open_plan
+        from data_prep.manifest import begin
         from data_prep.prepare import close_set
 
-        plan = open_plan(out, name=name, listing=listing, store=self.store)
-        with only_one_run(out):
+        with begin(out, name=name, listing=listing, store=self.store) as (plan, _):
             shards = plan.pending(retry_failed=self.retry_failed)
             _say_estimate(plan, shards, self.run, processes=self.run.workers)
             build_on_ray(plan, shards, run=self.run, address=self.where.ray_address)

@@ -25,13 +25,12 @@ def work(out: Path, part: str, retry_failed: bool, run: RunOptions) -> None:
       umt-data work ~/shards/mine --part 3/64
     """
     from data_prep.cluster import Part
-    from data_prep.manifest import load_plan
+    from data_prep.manifest import go_on
     from data_prep.prepare import build_shards
-    from data_prep.writer import disk_full_is_an_error
 
-    plan = load_plan(out)
-    mine = plan.pending(Part.parse(part).of_shards(range(plan.num_shards)), retry_failed=retry_failed)
-    with disk_full_is_an_error(out):
+    own = Part.parse(part)
+    with go_on(out, alone=False) as plan:
+        mine = plan.pending(own.of_shards(range(plan.num_shards)), retry_failed=retry_failed)
         build_shards(plan, mine, run=run)
     click.echo(f"part {part} of {plan.name}: {len(mine)} shards made, none is left")
 
@@ -47,10 +46,12 @@ def finish(out: Path, max_bad: float) -> None:
       umt-data finish ~/shards/mine
     """
     from data_prep.cli.making import conclude
-    from data_prep.manifest import load_plan
+    from data_prep.manifest import go_on
     from data_prep.prepare import close_set
 
-    conclude(close_set(load_plan(out)), max_bad)
+    with go_on(out, alone=True) as plan:
+        summary = close_set(plan)
+    conclude(summary, max_bad)
 
 
 COMMANDS = (work, finish)

@@ -66,7 +66,7 @@ def test_an_array_is_asked_for_by_the_habits_of_the_cluster(videos: Path, tmp_pa
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("partition: urgent\ntime: 1:10:00\ngpus_per_node: 8\n")
     array = ("--engine", "slurm", "--tasks", "1", "--sbatch=--comment='two words'", "--max-bad", "0.5", "--wait")
-    done = umt_data("folder", videos, tmp_path / "50%j", *SMALL, *array, cluster=cluster)
+    done = umt_data("folder", videos, tmp_path / 'it\'s "my" 50%j', *SMALL, *array, cluster=cluster)
     assert done.returncode == 0, done.stderr
     assert "not used here, as they are for training: gpus_per_node" in done.stderr
     for job in re.findall(r"job (\d+)", done.stdout)[:2]:
@@ -88,9 +88,10 @@ def test_an_array_that_was_cancelled_is_continued_by_the_same_command(
     assert first.returncode == 0, first.stderr
     jobs = re.findall(r"stop: {2}scancel (\d+) (\d+)", first.stdout)[0]
     wait_until(lambda: (out / ".umt-data" / "done" / "000000.json").exists())
-    again = umt_data(*words)
-    assert again.returncode == 1
-    assert f"job {jobs[0]} is already working in" in again.stderr
+    for engine in (words, ("folder", videos, out, *SMALL)):
+        again = umt_data(*engine)
+        assert again.returncode == 1
+        assert f"job {jobs[0]} is already working in" in again.stderr
     subprocess.run(["scancel", *jobs], check=True)
     wait_until(lambda: not subprocess.run(["squeue", "-h", "-j", ",".join(jobs)], capture_output=True).stdout)
     assert not (out / "manifest.json").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +21,7 @@ from data_prep.sources.folder import list_folder
 from launchers.slurm import render_array
 from tests.support.files import hashes_in
 from tests.support.videos import write_video, write_videos
-from umt_ds.errors import ConfigError, DataError
+from umt_ds.errors import ConfigError, DataError, MachineError
 
 STORE = StoreOptions(frames=2, short_side=16, per_shard=2)
 ONE = RunOptions(workers=1)
@@ -119,8 +122,10 @@ def test_the_sbatch_files_say_all_and_quote_strange_names(videos: Path, tmp_path
     assert '--retry-failed --part "$SLURM_ARRAY_TASK_ID/4"' in array
     assert "#SBATCH --partition=cpu" in last
     assert f"-m data_prep finish {out}" in last
-    with pytest.raises(Exception, match="white space"):
-        render_array(array_of(plan, ONE, SlurmOptions(1, logs=tmp_path / "a b"), retry_failed=False))
+    quoted = render_array(array_of(plan, ONE, SlurmOptions(1, logs=tmp_path / "a 'b' 5%"), retry_failed=False))
+    for text, log in zip(quoted, ("%A_%a.log", "finish.log"), strict=True):
+        line = next(line for line in text.splitlines() if line.startswith("#SBATCH --output"))
+        assert shlex.split(line)[-1] == f"--output={tmp_path}/a 'b' 5%%/{log}"
 
 
 def test_a_record_of_jobs_that_cannot_be_read_is_one_error(videos: Path, tmp_path: Path) -> None:
@@ -171,13 +176,30 @@ def test_options_that_the_array_sets_itself_are_refused(option: str, videos: Pat
         render_array(job)
 
 
-@pytest.mark.parametrize("name", ["it's mine", "a;b $c `d`", "50%j", 'a"b'])
+@pytest.mark.parametrize("name", ["it's mine", "a;b $c `d`", "50%j", 'a"b', "日本　語", "a#b", "x" * 200])
 def test_a_set_may_be_called_anything_that_is_one_line(name: str, videos: Path, tmp_path: Path) -> None:
     out = tmp_path / name
     plan = open_plan(out, name=name, listing=list_folder(videos).first_in_order(), store=STORE)
     job = array_of(plan, ONE, SlurmOptions(2, logs=tmp_path / "50%j"), retry_failed=False)
     for text in render_array(job):
-        assert f"#SBATCH --output={tmp_path}/50%%j/" in text
+        words = [shlex.split(line)[-1] for line in text.splitlines() if line.startswith("#SBATCH --job-name")]
+        assert words in ([f"--job-name={name}"], [f"--job-name={name}-finish"])
+        assert f"--output={tmp_path}/50%%j/" in text
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
-    with pytest.raises(ConfigError, match="is more than one line"):
-        render_array(replace(job, out=f"{out}\nrm -rf x"))
+    for text in ("\nrm -rf x", "\udcff", "\\"):
+        for odd in (replace(job, out=f"{out}{text}"), replace(job, name=text), replace(job, folder=Path(f"/x{text}"))):
+            with pytest.raises(ConfigError, match=r"more than one line|Slurm does not keep"):
+                render_array(odd)
+
+
+def test_a_job_is_noted_before_anything_else_can_fail(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm takes the array and refuses the job that ends it: the array works, and must not be forgotten."""
+    (script := tmp_path / "sbatch").write_text('#!/bin/sh\ncase "$*" in *afterany*) exit 1;; esac; echo 41\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    plan = open_plan(tmp_path / "set", name="set", listing=list_folder(videos).first_in_order(), store=STORE)
+    with pytest.raises(MachineError, match="sbatch refused"):
+        start_array(plan, array_of(plan, ONE, SlurmOptions(2), retry_failed=False))
+    assert json.loads((plan.state / "slurm.json").read_text()) == ["41"]

@@ -68,7 +68,9 @@ def test_images_of_img2dataset_are_adopted_untouched_and_their_failures_counted(
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert (adopted.manifest.media, adopted.manifest.num_samples, adopted.manifest.name) == ("image", 4, "cc3m")
     assert "2 of 4 samples have a caption, 0 a label" in told(adopted)
-    assert "4 of 6 downloads succeeded; 2 failed_to_download\n       2  HTTP Error 404: Not Found [2J" in told(adopted)
+    assert "4 of 6 downloads succeeded; 2 failed_to_download\n       2  HTTP Error 404: Not Found\\x1b[2J" in told(
+        adopted
+    )
     counted = {"count": 6, "successes": 4, "failed_to_download": 2, "failed_to_resize": 0}
     assert load_manifest(folder).options == {"source": "foreign", **counted}
     assert verify(folder, every=1).decoded == 4

@@ -64,7 +64,6 @@ def test_json_txt_and_cls_say_the_same_to_both_sides(
         {"txt": b"\xff"},
         {"json": b"[]"},
         {"json": b"{"},
-        {"json": b"{}", "JSON": b'{"label": 1}'},
     ],
 )
 def test_what_cannot_be_read_is_refused_by_both_sides(tmp_path: Path, files: dict[str, bytes]) -> None:

@@ -21,6 +21,7 @@ _REASONS = {
     "empty": "{count:,} samples without media are not {done} (file is empty, 0 bytes), such as {example}",
     "text": "{count:,} samples without media are not {done} (only json, txt or cls), such as {example}",
 }
+_LONGEST = 200  # letters of an example
 
 
 @dataclass
@@ -119,7 +120,7 @@ class LeftOut:
         """What there is to say, by reason. `done`: what is not done with the samples: `indexed`, `shown`."""
         said = {
             reason: _REASONS[reason].format(
-                count=count, done=done, kinds=_listed(self.unknown), example=shown(self._examples[reason])
+                count=count, done=done, kinds=_listed(self.unknown), example=shown(self._examples[reason], _LONGEST)
             )
             for reason, count in self.samples.most_common()
         }
@@ -129,11 +130,12 @@ class LeftOut:
         if self.beside:
             said["beside"] = (
                 f"{self.beside.total():,} files beside the clip of their sample are not read "
-                f"({_listed(self.beside)}), such as {shown(self._examples['beside'])}"
+                f"({_listed(self.beside)}), such as {shown(self._examples['beside'], _LONGEST)}"
             )
         if self.files:
             kinds = ", ".join(
-                f"{kind} {count:,} ({shown(self._examples[kind])})" for kind, count in self.files.most_common()
+                f"{kind} {count:,} ({shown(self._examples[kind], _LONGEST)})"
+                for kind, count in self.files.most_common()
             )
             said["files"] = f"ignored {self.files.total():,} files that belong to no sample: {kinds}"
         return said

@@ -375,9 +375,12 @@ def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
 
 @contextmanager
 def scratch_for(folder: Path) -> Iterator[Path]:
-    """A local folder to make files in that will be published to `folder`; on its disk, if it is on a disk."""
+    """A local folder to make files in that will be published to `folder`; on its disk, if it is on a disk.
+
+    Its name, `.making-HOST-PID-…`, says whose it is, for those who clear up after a kill.
+    """
     beside = folder if is_local(folder) else own_folder()
-    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=beside))
+    scratch = Path(tempfile.mkdtemp(prefix=f".making-{socket.gethostname()}-{os.getpid()}-", dir=beside))
     try:
         yield scratch
     finally:

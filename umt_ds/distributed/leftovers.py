@@ -23,6 +23,7 @@ from multiprocessing import util
 from multiprocessing.process import current_process
 from pathlib import Path
 
+from umt_ds.distributed.parent import beginning
 from umt_ds.environment import temporary_folder
 
 _PREFIX = "umtp-"  # short: sockets lie in the folder, and their paths may have 107 bytes
@@ -51,7 +52,7 @@ def own_folder() -> Path:
 
 def note_shared_memory() -> None:
     """This process, or fork, is about to make shared memory through torch: a kill in the middle leaves it behind."""
-    (own_folder() / str(os.getpid())).write_text(str(_beginning(os.getpid())))
+    (own_folder() / str(os.getpid())).write_text(str(beginning(os.getpid())))
 
 
 def remove_leftovers() -> None:
@@ -114,14 +115,6 @@ def _shared_by(folder: Path) -> list[Path]:
     shared = list(_SHARED_MEMORY.glob(f"sem.{folder.name}-*"))
     for note in folder.glob("[0-9]*"):
         # a number may be in use again; one that has let go of the lock may not quite have ended
-        if note.name.isdecimal() and _beginning(int(note.name)) in (None, note.read_text()):
+        if note.name.isdecimal() and beginning(int(note.name)) in (None, note.read_text()):
             shared += _SHARED_MEMORY.glob(f"torch_{note.name}_*")
     return shared
-
-
-def _beginning(pid: int) -> str | None:
-    """When a process began, in ticks since the machine did; None where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]  # proc(5): field 22
-    except (OSError, IndexError):
-        return None

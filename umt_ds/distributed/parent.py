@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from multiprocessing import parent_process
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # found now: a child between fork and exec should not load libraries
@@ -42,3 +43,11 @@ def stopping_with_this_process() -> Callable[[], None]:
 def _tell_me(number: signal.Signals) -> None:
     if _PRCTL is not None:
         _PRCTL(_PR_SET_PDEATHSIG, int(number))
+
+
+def beginning(pid: int) -> str | None:
+    """When a process began, in ticks since the machine did; None where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]  # proc(5): field 22
+    except (OSError, IndexError):
+        return None
