@@ -18,6 +18,7 @@ from umt_ds.errors import DataError, shown, some
 
 _FORM = "one sample key a line, as in the keys of OUT/*.tar and bad.csv; lines that begin with # are comments"
 _TABLES = {",".join(LEAK_COLUMNS): "leaks.csv", "file,key,reason": "bad.csv"}  # by their first line
+_BETWEEN = re.compile(r'[,;\t"\[\]]+|\s+#')  # the cells of a table, the texts of JSON, a key and a remark
 _LINE_ENDS = re.compile("\r\n|\r|\n")
 
 
@@ -72,7 +73,7 @@ def exclude(listing: Listing, lists: Sequence[KeyList]) -> Listing:
     """`listing` without the clips that a list names, and with a note of how much of each list was found.
 
     The lists, empty ones too, become part of the set's fingerprint. Raises DataError where a line is the path of a
-    clip instead of its key, or where no clip is left.
+    clip or the row of a table instead of a key, or where no clip is left.
     """
     if not lists:
         return listing
@@ -104,15 +105,11 @@ def _key_in(line: str) -> str:
 
 
 def _found(keys: KeyList, here: set[str], listing: Listing) -> str:
-    """How many keys of a list are those of clips. Raises DataError for a path that stands in the place of one."""
+    """How many keys of a list are those of clips. Raises DataError for a line that names a clip in another way."""
     absent = sorted(keys.keys - here)
     for line in absent:
-        if key := _key_of_path(line, here, listing.root):
-            raise DataError(
-                f"list of keys {keys.name} line {keys.lines[line]}: '{shown(line)}' is the path of a file, "
-                f"whose key is '{shown(key)}'",
-                hint=_FORM,
-            )
+        if problem := _problem(line, here, listing.root):
+            raise DataError(f"list of keys {keys.name} line {keys.lines[line]}: '{shown(line)}' {problem}", hint=_FORM)
     count, found = len(keys.keys), len(keys.keys) - len(absent)
     total = len(listing.clips)
     if not count:
@@ -128,6 +125,15 @@ def _found(keys: KeyList, here: set[str], listing: Listing) -> str:
 def how_many(count: int) -> str:
     """Keys, counted in words."""
     return f"{count:,} key{'s' * (count != 1)}"
+
+
+def _problem(line: str, here: set[str], root: Path) -> str | None:
+    """What is wrong with a line that is no key of a clip; None where it may be the key of another set's."""
+    if key := _key_of_path(line, here, root):
+        return f"is the path of a file, whose key is '{shown(key)}'"
+    cells = map(str.strip, _BETWEEN.split(line))
+    key = next((cell for cell in cells if cell in here), None)
+    return f"is no key of a clip, and '{shown(key)}', a part of it, is" if key else None
 
 
 def _key_of_path(line: str, here: set[str], root: Path) -> str | None:

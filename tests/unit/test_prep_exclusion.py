@@ -105,6 +105,18 @@ def test_the_path_of_a_clip_is_refused_with_its_key(tmp_path: Path, line: str) -
         exclude(LISTING, [read_keys(path)])
 
 
+@pytest.mark.parametrize("line", ["a,b", "x;a", '"a"', "a\tleak", '["a", "b"]', "v.mp4,a,no label", "a # by hand"])
+def test_the_row_of_a_table_is_refused_with_the_key_in_it(tmp_path: Path, line: str) -> None:
+    path = listed(tmp_path, f"x\n{line}\n".encode())
+    with pytest.raises(DataError, match=r"keys\.txt line 2: '.*' is no key of a clip, and 'a', a part of it, is"):
+        exclude(LISTING, [read_keys(path)])
+
+
+def test_a_key_with_commas_that_is_there_is_a_key(tmp_path: Path) -> None:
+    listing = replace(LISTING, clips=(*LISTING.clips, Clip("a,b", "x.tar")))
+    assert exclude(listing, [read_keys(listed(tmp_path, b"a,b\n"))]).left_out[0].key == "a,b"
+
+
 def test_a_key_with_a_dot_that_is_there_is_a_key(tmp_path: Path) -> None:
     listing = replace(LISTING, clips=(*LISTING.clips, Clip("a.b", "x.tar")))
     assert len(exclude(listing, [read_keys(listed(tmp_path, b"a.b\n"))]).clips) == 5
