@@ -115,6 +115,7 @@ def _advice(found: Found, out: Path, *, shared: int, alike: int, kind: Kind) -> 
         too = ", too" if shared else ""
         yield f"look at {out}/{PAIRS}, then give {out}/{EXCLUDE_NEAR} ({how_many(alike)}) to --exclude{too}"
     if not shared and not alike and not found.overlap.leaks:
-        yield f"nothing is to be left out: the lists in {out} hold no key"
+        hold_none = f"and {out}/{EXCLUDE_NEAR} hold" if found.near else "holds"
+        yield f"nothing is to be left out: {out}/{EXCLUDE} {hold_none} no key"
     if not found.near and (out / EXCLUDE_NEAR).exists():
         yield f"{out}/{EXCLUDE_NEAR} is of an earlier comparison: this one did not look at frames"

@@ -201,7 +201,9 @@ def _spans_of_shard(tar: Path) -> list[Span]:
 def _span(key: str, record: Mapping[str, Any]) -> Span | None:
     """None where the json does not say which part of which YouTube video it is."""
     video, start, end = (record.get(field) for field in ("youtube_id", "time_start", "time_end"))
-    times = [time for time in (start, end) if isinstance(time, int | float) and math.isfinite(time)]
-    if not isinstance(video, str) or not YOUTUBE_ID.fullmatch(video) or len(times) < 2:
+    if not isinstance(video, str) or not YOUTUBE_ID.fullmatch(video):
+        return None
+    times = [float(time) for time in (start, end) if isinstance(time, int | float) and not isinstance(time, bool)]
+    if len(times) < 2 or not 0 <= times[0] < times[1] < math.inf:
         return None
     return Span(key, video, *times)

@@ -85,8 +85,9 @@ ALIKE = replace(LOOKED, pairs=(Near("clip-0000", "clip-0001", "val", 8, 8, 0.0, 
     ("ours", "near", "kind", "lists", "said"),
     [
         ((0, 10), None, "id", {"exclude.txt": 1}, ["leaks.csv", "give exclude.txt (1 key) to --exclude"]),
-        (None, None, "id", {"exclude.txt": 0}, ["nothing is to be left out: the lists in there hold no key"]),
-        (None, LOOKED, "id", {"exclude.txt": 0, "exclude_near.txt": 0}, ["nothing is to be left out"]),
+        (None, None, "id", {"exclude.txt": 0}, ["nothing is to be left out: exclude.txt holds no key"]),
+        (None, LOOKED, "id", {"exclude.txt": 0, "exclude_near.txt": 0},
+         ["nothing is to be left out: exclude.txt and exclude_near.txt hold no key"]),
         (None, ALIKE, "id", {"exclude.txt": 0, "exclude_near.txt": 1},
          ["leaks.csv", "look at pairs.png, then give exclude_near.txt (1 key) to --exclude"]),
         ((0, 10), ALIKE, "id", {"exclude.txt": 1, "exclude_near.txt": 1},
@@ -172,13 +173,16 @@ def test_finished_sets_and_csv_files_are_compared_alike(tmp_path: Path) -> None:
         {**clip, "youtube_id": 7},
         {**clip, "time_end": None},
         {**clip, "time_end": float("nan")},
+        {**clip, "time_end": 10},  # no part of a video: it would overlap nothing
+        {**clip, "time_start": 30},
+        {**clip, "time_start": False},
     ]
     members = [{"json": json.dumps(record).encode(), "000.png": b""} for record in records]
-    folder = write_shards(tmp_path / "k400-train", (4, 2), members=lambda number: members[number])
+    folder = write_shards(tmp_path / "k400-train", (4, 5), members=lambda number: members[number])
     csv = tmp_path / "val.csv"
     csv.write_text("youtube_id,time_start,time_end\nabcdefghijk,15,25\nzzzzzzzzzzz,0,10\n#NAME?,0,10\n")
     report = check_leaks(folder, [csv])
-    assert (report.train.name, len(report.train.spans), report.train.skipped) == ("k400-train", 2, 4)
+    assert (report.train.name, len(report.train.spans), report.train.skipped) == ("k400-train", 2, 7)
     assert [(leak.train.key, leak.against.key, leak.list_name, leak.kind) for leak in report.leaks] == [
         ("clip-0000", "abcdefghijk_000015_000025", "val.csv", "time"),
         ("clip-0001", "abcdefghijk_000015_000025", "val.csv", "id"),
