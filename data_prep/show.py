@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os.path
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -78,18 +79,18 @@ def _times_of(sample: StoredSample, frames: int) -> list[float]:
 
 def _find(folder: Path, key: str) -> _Found:
     manifest = load_manifest(folder)
-    key = printable(key)  # a name that is not UTF-8 is no key
-    # as it stands; the path of a video; a path without suffix whose name contains a dot
-    wanted = {name.encode() for name in (key, sample_key(key), sample_key(key + ".mp4"))}
+    # as it stands, or before the suffix of its file; the path of a video; a path without suffix, its name with a dot
+    names = key, os.path.splitext(key)[0], sample_key(printable(key)), sample_key(printable(key) + ".mp4")
+    wanted = {name.encode(errors="surrogateescape") for name in names}
     for number, shard in enumerate(manifest.shards):
         tar = folder / shard.file
         index = load_index(tar)
         row = next((row for row, found in enumerate(index.keys.tolist()) if found in wanted), None)
         if row is not None:
             return _Found(sample_at(tar, index, row), manifest, number, row, index)
-    near = get_close_matches(sample_key(key + ".mp4"), _candidates(folder, manifest, key), n=3)
+    near = get_close_matches(sample_key(printable(key) + ".mp4"), _candidates(folder, manifest, key), n=3)
     raise DataError(
-        f"{folder} has no sample {shown(key)!r}",
+        f"{folder} has no sample '{shown(key)}'",
         hint=f"nearest: {some(near)}" if near else "no key is like it; bad.csv says what became no sample",
     )
 
@@ -123,6 +124,8 @@ def _lines(found: _Found) -> Iterator[str]:
 
 def _pretty(record: Record) -> str:
     """Indented JSON, but a list of numbers on one line."""
+    if not record:
+        return "{}"
     fields = (f"  {json.dumps(name, ensure_ascii=False)}: {_value(value)}" for name, value in record.items())
     return "{\n" + ",\n".join(fields) + "\n}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data_prep.clip import RunOptions, StoreOptions
+from data_prep.foreign import adopt
 from data_prep.prepare import prepare
 from data_prep.show import show
 from data_prep.sources.folder import list_folder
@@ -45,6 +48,17 @@ def test_a_sample_is_shown_with_its_place_members_and_json(out: Path) -> None:
 @pytest.mark.parametrize("name", ["b/my%20clip%2Ev2", "b/my clip.v2", "b/my clip.v2.mp4"])
 def test_a_key_may_be_given_as_the_path_of_its_video(out: Path, name: str) -> None:
     assert "key     b/my%20clip%2Ev2\n" in show(out, name)
+
+
+@pytest.mark.parametrize("name", ["my clip", "my clip.jpg", "x\n y"])
+def test_a_key_of_others_is_found_as_it_stands_in_the_tar(tmp_path: Path, name: str) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for key in ("my clip", "x\n y"):
+            member = tarfile.TarInfo(f"{key}.jpg")
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"x"))
+    adopt(tmp_path)
+    assert show(tmp_path, name).endswith("\n{}")  # it says nothing of itself
 
 
 def test_an_unknown_key_is_an_error_with_the_nearest_ones(out: Path) -> None:
