@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -88,15 +88,23 @@ class Listing:
         counts = Counter(clip.key for clip in self.clips)
         repeated = sorted(key for key, count in counts.items() if count > 1)
         if repeated:
-            files = [clip.source for clip in self.clips if clip.key == repeated[0]]
-            more = f" and {len(files) - 2:,} more" if len(files) > 2 else ""
-            raise DataError(
-                f"{len(repeated)} sample keys belong to several files; "
-                f"'{shown(repeated[0])}' to {' and '.join(shown(file, 120) for file in files[:2])}{more}",
-                hint="the key is the path without its extension: rename or remove one of them",
-            )
+            raise self._repeated(repeated)
         ordered = sorted(self.clips, key=lambda clip: hashlib.sha256(clip.key.encode()).digest())
         return replace(self, clips=tuple(ordered[:limit]))
+
+    def _repeated(self, keys: Sequence[str]) -> DataError:
+        files = [clip.source for clip in self.clips if clip.key == keys[0]]
+        more = f" and {len(files) - 2:,} more" if len(files) > 2 else ""
+        where = " and ".join(shown(file, 120) for file in files[:2]) + more
+        if self.media == "sample":
+            return DataError(
+                f"{len(keys):,} keys belong to several samples; '{shown(keys[0])}' in {where}",
+                hint="a set has each key once: leave out one of them, by `umt-data filter SET OUT --exclude LIST`",
+            )
+        return DataError(
+            f"{len(keys):,} sample keys belong to several files; '{shown(keys[0])}' to {where}",
+            hint="the key is the path without its extension: rename or remove one of them",
+        )
 
 
 @dataclass(frozen=True)

@@ -161,10 +161,10 @@ class _Held:
     def _count(self, record: Record | DecodeError) -> None:
         if isinstance(record, DecodeError):
             raise record
-        self.captions += bool(captions_of(record))
         self.labels += has_label(record)
         label = record.get("label")
         self.text_label = self.text_label or (label if isinstance(label, str) else "")
+        self.captions += bool(captions_of(record))
 
     def notes(self) -> Iterator[str]:
         yield f"{self.captions:,} of {self.samples:,} samples have a caption, {self.labels:,} a label"

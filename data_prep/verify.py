@@ -40,7 +40,7 @@ from umt_ds.data.records import (
     load_manifest,
     sha256_of,
 )
-from umt_ds.data.sample_record import record_of
+from umt_ds.data.sample_record import has_label, record_of
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
 
@@ -264,7 +264,7 @@ def _of_sample(sample: StoredSample, reader: _Reader, labels: Sequence[str]) -> 
         yield "json has another key than the tar", record["key"]
     if sample.media == "frames":
         yield from _of_count(len(media), record)
-    if labels and record.get("label") is not None:
+    if labels and has_label(record):
         yield from _of_label(record, labels)
 
 

@@ -41,7 +41,7 @@ class Filter:
         if self.max_seconds < self.min_seconds or self.max_seconds == 0:
             raise ConfigError(
                 f"no clip has at least {self.min_seconds:g} s and at most {self.max_seconds:g} s",
-                hint="--min-seconds must be below --max-seconds",
+                hint="--min-seconds must not be above --max-seconds",
             )
 
     @property
@@ -84,10 +84,13 @@ class Filter:
 def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) -> Listing:
     """The samples of finished sets that `keep` lets through.
 
-    Raises ConfigError where the sets do not go together: other media, other class lists.
+    Raises ConfigError where the sets do not go together: one of them twice, other media, other class lists.
     """
     keep = keep or Filter()
     sets = [absolute(folder) for folder in sets]
+    twice = next((folder for number, folder in enumerate(sets) if folder in sets[:number]), None)
+    if twice:
+        raise ConfigError(f"{twice} is named twice", hint="name each set once")
     manifests = [load_manifest(folder) for folder in sets]
     first = manifests[0]
     for folder, manifest in zip(sets, manifests, strict=True):
@@ -130,19 +133,32 @@ def split(listing: Listing, *, share: float, seed: int) -> tuple[Listing, Listin
     sides: dict[bool, list[Clip]] = {False: [], True: []}
     damaged: list[Refusal] = []
     nameless = 0
+    videos: set[str] = set()  # two of them: more need not be remembered
     for clip, record in _with_records(listing):
         if isinstance(record, DecodeError):
             damaged.append(Refusal(clip.source, f"damaged: {record.what}", clip.key))
             continue
         video = next((str(record[field]) for field in _VIDEO if record.get(field)), None)
         nameless += video is None
+        if len(videos) < 2:
+            videos.add(video or clip.key)
         digest = hashlib.sha256(f"{seed} {video or clip.key}".encode(errors="backslashreplace")).digest()
         sides[int.from_bytes(digest[:8], "big") < share * 2**64].append(clip)
     if not sides[True] or not sides[False]:
-        raise DataError(f"a share of {share:g} leaves one side without a sample", hint="choose another --share")
+        raise _one_sided(share, videos=len(videos), samples=len(listing.clips) - len(damaged), damaged=damaged)
     train = _one_side(listing, sides[False], share=round(1 - share, 6), seed=seed)
     train = replace(train, left_out=(*train.left_out, *damaged), notes=(*train.notes, *_told(nameless)))
     return train, _one_side(listing, sides[True], share=share, seed=seed)
+
+
+def _one_sided(share: float, *, videos: int, samples: int, damaged: Sequence[Refusal]) -> DataError:
+    if not videos:
+        what = f"no sample can be read, {len(damaged):,} are damaged: {damaged[0].reason.removeprefix('damaged: ')}"
+        return DataError(what, hint="look at `umt-data verify`")
+    if videos == 1:
+        what = f"all {samples:,} samples that can be read are of one video, which cannot be split"
+        return DataError(what, hint="two sides without a video in common need two videos")
+    return DataError(f"a share of {share:g} leaves one side without a sample", hint="choose another --share")
 
 
 # What names the video of a sample in its json: that of Kinetics, ours, img2dataset's and video2dataset's.

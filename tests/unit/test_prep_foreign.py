@@ -85,6 +85,11 @@ def test_the_caption_is_the_txt_where_json_has_none_or_null(tmp_path: Path) -> N
     assert captions == [["of the txt"], ["of the txt"], ["of the txt"], ["of the json"]]
 
 
+def test_a_label_counts_also_beside_a_caption_that_is_none(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x", 0, [(jpeg(), None, {"caption": 5, "label": 1}), (jpeg(), "a", {"label": -1})])
+    assert "1 of 2 samples have a caption, 1 a label" in told(adopt(tmp_path / "x"))
+
+
 def test_failed_downloads_that_video2dataset_leaves_in_the_tar_are_not_indexed(tmp_path: Path) -> None:
     mp4 = write_video(tmp_path / "v.mp4").read_bytes()
     rows: list[Row] = [(None, "gone", {}), (mp4, "here", {"label": 3}), (None, "gone too", {}), (mp4, "there", {})]

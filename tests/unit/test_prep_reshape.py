@@ -128,8 +128,18 @@ def test_sets_that_do_not_go_together_are_not_merged(made: Path, tmp_path: Path)
     prepare(listing, tmp_path / "npy", name="npy", store=replace(STORE, store="npy"), run=ONE)
     with pytest.raises(ConfigError, match=r"holds frames, .* npy"):
         list_sets([tmp_path / "plain", tmp_path / "npy"], verb="merge")
-    with pytest.raises(DataError, match="sample keys belong to several files"):
-        list_sets([made, made], verb="merge").first_in_order()
+    with pytest.raises(ConfigError, match="is named twice"):
+        list_sets([made, tmp_path / "plain", made], verb="merge")
+
+
+def test_samples_that_several_sets_have_are_told_with_their_sets(made: Path, tmp_path: Path) -> None:
+    part = copy(list_sets([made], keep=Filter(min_seconds=3.0), verb="filter"), tmp_path / "part")
+    both = list_sets([made, tmp_path / "part"], verb="merge")
+    with pytest.raises(
+        DataError, match=rf"{part.num_samples} keys .*; 'v\d\d' in .*/set-00.*tar and .*/set-00"
+    ) as caught:
+        both.first_in_order()
+    assert "--exclude" in str(caught.value.hint)
 
 
 def test_a_damaged_sample_is_refused_and_not_copied(made: Path, tmp_path: Path) -> None:

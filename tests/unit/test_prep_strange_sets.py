@@ -108,6 +108,23 @@ def test_clips_of_one_address_stay_on_one_side(tmp_path: Path) -> None:
     assert not train.notes
 
 
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([{}], "all 1 samples that can be read are of one video"),
+        ([{"url": "a"}] * 9, "all 9 samples that can be read are of one video"),
+        ([b"{"] * 3, "no sample can be read, 3 are damaged: json, txt or cls"),
+        ([b"{", {}], "all 1 samples that can be read are of one video"),
+        ([{}, {}], "a share of 1e-06 leaves one side without a sample"),
+    ],
+)
+def test_split_says_why_a_side_would_be_empty(tmp_path: Path, records: list[Any], said: str) -> None:
+    with_records(tmp_path, *records)
+    with pytest.raises(DataError) as caught:
+        split(list_sets([tmp_path], verb="split"), share=1e-6, seed=0)
+    assert said in caught.value.what
+
+
 def test_split_says_what_names_no_video_and_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
     with_records(tmp_path, *[{}] * 9, b"{", {"source": "\ud83d"})
     train, val = split(list_sets([tmp_path], verb="split"), share=0.5, seed=0)
@@ -145,6 +162,11 @@ def test_sets_of_other_classes_are_not_merged_and_what_differs_is_said(
         set_labels(tmp_path / name, labels)
     with pytest.raises(ConfigError, match=said):
         list_sets([tmp_path / "a", tmp_path / "b"], verb="merge")
+
+
+def test_minus_one_is_no_label_for_verify_too(tmp_path: Path) -> None:
+    set_labels(with_records(tmp_path, {"label": 0}, {"label": -1}, {"label": None}), ["a"])
+    assert not verify(tmp_path, every=1).faults
 
 
 # ---------------------------------------------------------------- stats
@@ -306,8 +328,3 @@ def test_an_empty_set_is_told_as_one(tmp_path: Path) -> None:
     near = {"frames": 2, "distance": 10, "share": 0.5}
     for train, against in ((empty, one), (one, empty)):
         assert "near duplicates by their frames: none" in find_leaks(train, [against], near=near, workers=1).table()
-
-
-def test_a_set_of_one_sample_is_not_split(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="leaves one side without a sample"):
-        split(list_sets([with_records(tmp_path, {})], verb="split"), share=0.5, seed=0)
