@@ -7,7 +7,18 @@ from pathlib import Path
 
 import click
 
-from data_prep.cli.options import FOLDER, LIST, NEW_FILE, NEW_FOLDER, POSITIVE, Number, dry_run, workers
+from data_prep.cli.options import (
+    FOLDER,
+    LIST,
+    NEW_FILE,
+    NEW_FOLDER,
+    POSITIVE,
+    Number,
+    dry_run,
+    given,
+    say_unused,
+    workers,
+)
 from umt_ds.errors import EXIT_FAILED
 
 
@@ -135,6 +146,10 @@ def leaks(
     """
     from data_prep.leaks import find_leaks, write_found
 
+    if not near:
+        say_unused(given("frames", "distance", "share"), without="--near")
+    if not output:
+        say_unused(given("same_seconds"), without="--output")
     if dry_run:
         click.echo(f"would compare {train} with {' and '.join(map(str, against))}" + f", into {output}" * bool(output))
         return

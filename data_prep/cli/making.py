@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from data_prep.cli.options import Where, say_unused
 from data_prep.clip import Listing, RunOptions, StoreOptions
 from umt_ds.errors import EXIT_FAILED, ConfigError, printable, shown
 
 if TYPE_CHECKING:
-    from data_prep.cli.options import Where
     from data_prep.manifest import Plan, Summary
 
 
@@ -43,8 +43,7 @@ class Making:
         listing = exclude(listing, [read_keys(path) for path in self.exclude]).first_in_order(self.limit)
         for note in listing.notes:
             click.echo(printable(note), err=True)
-        if unused := unused_options(listing.media, self.store):
-            click.echo(f"without effect here: {', '.join(unused)}", err=True)
+        say_unused([*unused_options(listing.media, self.store), *self.where.unused()])
         name = self.name or out.name or out.resolve().name
         habits = self._habits()  # refused before anything is written
         if self.dry_run:
@@ -116,10 +115,13 @@ class Making:
         else:
             where = f"by {self.run.workers} processes here" if self.where.engine == "local" else "by Ray"
         with_text = sum(bool(clip.captions) for clip in listing.clips)
+        told = [f"  {len(listing.labels)} classes, {with_text:,} clips with a caption"]
+        if listing.media == "sample":  # whose captions and labels are copied and not looked at
+            told = []
         return [
             f"would make {shards} shards {out}/{name}-000000.tar … of {len(listing.clips):,} clips, {where}",
             f"  {_what_is_stored(listing, self.store)}",
-            f"  {len(listing.labels)} classes, {with_text:,} clips with a caption",
+            *told,
             f"  {len(listing.left_out):,} entries left out before decoding",
             *(printable(f"  {clip.source} → {clip.key}") for clip in listing.clips[:5]),
         ]

@@ -5,20 +5,34 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from data_prep.clip import RunOptions, Store, StoreOptions
-from umt_ds.data.places import kind_of, place
+from umt_ds.data.places import is_local, kind_of, place
 
 POSITIVE = click.IntRange(1)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class _NewFile(click.ParamType[Path]):
+    """A file to write, on disk or at a URL; on disk its folder is there."""
+
+    name = "file"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        found = place(value) if isinstance(value, str) else value
+        if kind_of(found) == "folder":
+            self.fail(f"{str(found)!r} is a folder", param, ctx)
+        if is_local(found) and kind_of(found.parent) != "folder":
+            self.fail(f"there is no folder {str(found.parent)!r}", param, ctx)
+        return found
 
 
 class _Place(click.ParamType[Path]):
@@ -51,6 +65,7 @@ class Number(click.FloatRange):
         return number
 
 
+NEW_FILE = _NewFile()
 FOLDER = _Place(exists=True)
 NEW_FOLDER = _Place(exists=False)
 LIST = _Place(exists=True, or_file=True)  # an official csv, or a finished set
@@ -120,6 +135,34 @@ class Where:
     logs: Path | None = None
     wait: bool = False
     ray_address: str | None = None
+
+    def unused(self) -> list[str]:
+        """The options, as they were given, that mean something to another engine only."""
+        given = {name: value for name, value in vars(self).items() if value != getattr(Where(), name)}
+        of_others = {name: value for name, value in given.items() if _ENGINE_OF.get(name, self.engine) != self.engine}
+        return [one for name, value in of_others.items() for one in _as_given(name, value)]
+
+
+_ENGINE_OF = {"tasks": "slurm", "sbatch": "slurm", "logs": "slurm", "wait": "slurm", "ray_address": "ray"}
+
+
+def _as_given(name: str, value: object) -> list[str]:
+    option = f"--{name.replace('_', '-')}"
+    values = value if isinstance(value, tuple) else [value]
+    return [option if one is True else f"{option} {one}" for one in values]
+
+
+def given(*names: str) -> list[str]:
+    """The options among `names` that stand in the command line, as they were given."""
+    context = click.get_current_context()
+    here = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    return [one for name in here for one in _as_given(name, context.params[name])]
+
+
+def say_unused(options: Sequence[str], *, without: str | None = None) -> None:
+    """Say on stderr which options, as they were given, have no effect: here, or `without` another one."""
+    if options:
+        click.echo(f"without effect {f'without {without}' if without else 'here'}: {', '.join(options)}", err=True)
 
 
 def where_options(command: Command) -> Command:

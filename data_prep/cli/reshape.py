@@ -89,7 +89,9 @@ def filter_(set_: Path, out: Path, keep: object, making: Making) -> None:
 @click.command(short_help="Two sets without a video in common.")
 @click.argument("set_", metavar="SET", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
-@click.option("--share", default=0.05, type=Number(0, 1), help="Of the samples that go to OUT/val.")
+@click.option(
+    "--share", default=0.05, type=Number(0, 1, min_open=True, max_open=True), help="Of the samples that go to OUT/val."
+)
 @click.option("--seed", default=0, help="Another seed, another split.")
 @set_options
 def split(set_: Path, out: Path, share: float, seed: int, making: Making) -> None:

@@ -15,7 +15,9 @@ import pytest
 
 from data_prep.cli import main, umt_data
 from data_prep.cli.making import unused_options
+from data_prep.cli.options import Where
 from data_prep.clip import StoreOptions
+from tests.support.shards import write_shards
 from tests.support.videos import write_video, write_videos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,6 +192,10 @@ WRONG = {
         "no clip has at least 9 s",
     ),
     ("finish", "videos", "--max-bad", "nan"): (2, "nan is no number"),
+    ("split", "videos", "set", "--share", "1"): (2, "not in the range"),
+    ("stats", "videos", "--plot", "gone/plot.png"): (2, "there is no folder 'gone'"),
+    ("sheet", "videos", "-o", "gone/sheet.png"): (2, "there is no folder 'gone'"),
+    ("show", "videos", "key", "--png", "empty"): (2, "'empty' is a folder"),
 }
 
 
@@ -256,6 +262,35 @@ def test_what_leaks_finds_is_what_exclude_leaves_out(umt: Umt, tmp_path: Path) -
 )
 def test_options_without_effect_are_known(media: str, store: StoreOptions, unused: list[str]) -> None:
     assert unused_options(media, store) == unused
+
+
+@pytest.mark.parametrize(
+    ("where", "unused"),
+    [
+        (Where(tasks=4, logs=Path("l"), wait=True), ["--tasks 4", "--logs l", "--wait"]),
+        (Where(sbatch=("-p a", "-t 9"), ray_address="auto"), ["--sbatch -p a", "--sbatch -t 9", "--ray-address auto"]),
+        (Where("ray", tasks=4, ray_address="auto"), ["--tasks 4"]),
+        (Where("slurm", tasks=4, wait=True, ray_address="auto"), ["--ray-address auto"]),
+    ],
+)
+def test_options_of_another_engine_are_known(where: Where, unused: list[str]) -> None:
+    assert where.unused() == unused
+
+
+def test_leaks_says_which_options_have_no_effect(umt: Umt, tmp_path: Path) -> None:
+    train, val = write_shards(tmp_path / "train", [1]), write_shards(tmp_path / "val", [1], first=1)
+    done = umt("leaks", train, "--against", val, "--distance", "5", "--same-seconds", "--dry-run")
+    assert done.err.splitlines() == [
+        "without effect without --near: --distance 5",
+        "without effect without --output: --same-seconds",
+    ]
+    assert umt("leaks", train, "--against", val, "--near", "--share", "0.5", "--dry-run").err == ""
+
+
+def test_a_dry_run_says_nothing_of_what_it_does_not_read(umt: Umt, tmp_path: Path) -> None:
+    done = umt("merge", tmp_path / "set", write_shards(tmp_path / "a", [2]), "--dry-run")
+    assert "would make 1 shards" in done.out
+    assert "caption" not in done.out  # every sample has one, and merge looks at none
 
 
 def test_finished_sets_are_filtered_split_and_merged_by_their_commands(umt: Umt, videos: Path, tmp_path: Path) -> None:
