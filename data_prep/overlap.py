@@ -7,7 +7,6 @@ and the seconds are said beside it.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from data_prep.near import set_names
 from data_prep.samples import each_shard, records_of
-from data_prep.sources.kinetics import YOUTUBE_ID, read_kinetics
+from data_prep.sources.kinetics import LONGEST_S, YOUTUBE_ID, read_kinetics
 from umt_ds.data.places import absolute, kind_of
 from umt_ds.errors import DataError, DecodeError
 
@@ -203,7 +202,7 @@ def _span(key: str, record: Mapping[str, Any]) -> Span | None:
     video, start, end = (record.get(field) for field in ("youtube_id", "time_start", "time_end"))
     if not isinstance(video, str) or not YOUTUBE_ID.fullmatch(video):
         return None
-    times = [float(time) for time in (start, end) if isinstance(time, int | float) and not isinstance(time, bool)]
-    if len(times) < 2 or not 0 <= times[0] < times[1] < math.inf:
+    times = [time for time in (start, end) if isinstance(time, int | float) and not isinstance(time, bool)]
+    if len(times) < 2 or not 0 <= times[0] < times[1] < LONGEST_S:
         return None
     return Span(key, video, *times)

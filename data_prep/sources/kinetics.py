@@ -19,7 +19,7 @@ from umt_ds.errors import DataError
 # Eleven characters, underscores among them. An id becomes part of keys and names: nothing else may pass.
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _CUT_CLIP = re.compile(rf"(?P<id>{YOUTUBE_ID.pattern})_(?P<start>\d+)_(?P<end>\d+)")
-_LONGEST_S = 1_000_000  # keys have six digits
+LONGEST_S = 1_000_000  # keys have six digits
 _REPLACEMENTS = "replacement"  # how the folder begins that CVDF's files for damaged ones are unpacked to
 
 Place = tuple[str, int, int]  # YouTube id, start and end in whole seconds, as file names say them
@@ -130,7 +130,7 @@ def _parse(cells: Sequence[str], csv: Path, line: int) -> KineticsRow:
 
 def _seconds(cell: str, csv: Path, line: int) -> float:
     seconds = float(cell) if NUMBER.fullmatch(cell) else math.inf
-    if abs(seconds) >= _LONGEST_S:
+    if abs(seconds) >= LONGEST_S:
         raise DataError(
             f"{csv} line {line}: time_start and time_end must be seconds ({cell[:40]!r})", hint="such as 12 or 12.5"
         )

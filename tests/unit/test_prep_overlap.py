@@ -176,13 +176,14 @@ def test_finished_sets_and_csv_files_are_compared_alike(tmp_path: Path) -> None:
         {**clip, "time_end": 10},  # no part of a video: it would overlap nothing
         {**clip, "time_start": 30},
         {**clip, "time_start": False},
+        {**clip, "time_end": 10**400},
     ]
     members = [{"json": json.dumps(record).encode(), "000.png": b""} for record in records]
-    folder = write_shards(tmp_path / "k400-train", (4, 5), members=lambda number: members[number])
+    folder = write_shards(tmp_path / "k400-train", (4, 6), members=lambda number: members[number])
     csv = tmp_path / "val.csv"
     csv.write_text("youtube_id,time_start,time_end\nabcdefghijk,15,25\nzzzzzzzzzzz,0,10\n#NAME?,0,10\n")
     report = check_leaks(folder, [csv])
-    assert (report.train.name, len(report.train.spans), report.train.skipped) == ("k400-train", 2, 7)
+    assert (report.train.name, len(report.train.spans), report.train.skipped) == ("k400-train", 2, 8)
     assert [(leak.train.key, leak.against.key, leak.list_name, leak.kind) for leak in report.leaks] == [
         ("clip-0000", "abcdefghijk_000015_000025", "val.csv", "time"),
         ("clip-0001", "abcdefghijk_000015_000025", "val.csv", "id"),
