@@ -43,7 +43,7 @@ USUAL_VIDEOS = (
     *("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "gif", "ts"),
     *("flv", "wmv", "asf", "3gp", "ogv", "m2ts", "mts", "vob"),
 )
-# As far as Pillow has a reader for them (no heic, no jp2), and photographs or frames are stored so
+# Of those that Pillow reads by itself (heic needs a plug-in) the ones in which photographs or frames are stored
 IMAGE_SUFFIXES = (
     *USUAL_IMAGES,
     *("jpe", "jfif", "tif", "tiff", "avif", "dib", "ppm", "pgm", "pnm", "pbm", "qoi"),
