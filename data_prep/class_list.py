@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_prep.tables import Row, clean, read_json, text_lines, whole_number
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, quoted, shown
 
 _HINT = "one class name a line, in the order of the numbers; or `number,name` with the numbers from 0"
 _BETWEEN = r"(?:\s*[,;:\t|]\s*|\s+)"  # a number and a name
@@ -75,7 +75,7 @@ def _of_json(content: object, path: Path) -> tuple[str, ...]:
         if len(numbered) == len(entries) > 0:
             return _by_number(numbered, path)
     raise DataError(
-        f"class list {path} is JSON, but no list of classes: {clean(str(content)[:80])}",
+        f"class list {path} is JSON, but no list of classes: {shown(str(content), 80)}",
         hint='it must say ["name", …] or {"name": number, …}',
     )
 
@@ -109,7 +109,7 @@ def _check_not_forgotten(path: Path, rows: Sequence[Row], pairs: Mapping[int, tu
     counted = sum(abs(number - place) <= 1 for place, (number, _) in pairs.items())
     if _are_of_classes(pairs) and counted >= max(2, len(rows) / 2):
         line, (text,) = next(row for place, row in enumerate(rows) if place >= first and place not in pairs)
-        raise DataError(f"class list {path} line {line} has no number, unlike most others: {text[:80]!r}", hint=_HINT)
+        raise DataError(f"class list {path} line {line} has no number, unlike most others: {quoted(text)}", hint=_HINT)
 
 
 def _is_header(lines: Sequence[str]) -> bool:
@@ -132,7 +132,7 @@ def _check_columns(path: Path, first: str, names: Sequence[str]) -> None:
     """Raises DataError where there is more in each line than a number and a name."""
     for split in "\t;|,":
         if len(first.split(split)) > 2 and all(split in name for name in names):
-            raise DataError(f"class list {path} has more than two columns; it begins with {first[:80]!r}", hint=_HINT)
+            raise DataError(f"class list {path} has more than two columns; it begins with {quoted(first)}", hint=_HINT)
 
 
 def _are_numbers_of_classes(pairs: Sequence[tuple[int, str]]) -> bool:

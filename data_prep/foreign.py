@@ -35,7 +35,7 @@ from umt_ds.data.records import (
 )
 from umt_ds.data.sample_record import Record, captions_of, has_label
 from umt_ds.data.tars import index_tar
-from umt_ds.errors import DataError, DecodeError, shown
+from umt_ds.errors import DataError, DecodeError, quoted, shown
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Held:
     def notes(self) -> Iterator[str]:
         yield f"{self.captions:,} of {self.samples:,} samples have a caption, {self.labels:,} a label"
         if self.text_label:
-            yield f"labels are text, such as {shown(self.text_label, 40)!r}: training needs their numbers"
+            yield f"labels are text, such as {quoted(self.text_label)}: training needs their numbers"
         if self.unreadable:
             yield f"{self.unreadable:,} samples have a json, txt or cls that cannot be used"
         yield from self.left.sentences("indexed").values()

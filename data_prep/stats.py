@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.engines import Lost
 from data_prep.samples import StoredSample, each_shard, records_of
+from umt_ds.data.fetch import read_whole
 from umt_ds.data.places import write_whole
 from umt_ds.data.records import load_manifest, write_json
 from umt_ds.data.sample_record import Record, captions_of, has_label, label_of, number_in
@@ -107,7 +108,7 @@ def write_stats(folder: Path, *, workers: int = 1) -> None:
 
 def remarks(folder: Path) -> list[str]:
     """What stands in `folder/stats.json` of videos that were stored as they are and look odd so: a line for each."""
-    stats = json.loads((folder / STATS).read_bytes())
+    stats = json.loads(read_whole(folder / STATS))
     interlaced = sum(stats["interlaced"].values())
     lines = [f"{count:,} HDR ({kind}), stored without tone mapping" for kind, count in stats["transfer"].items()]
     return [*([f"{interlaced:,} interlaced, stored with both fields in each frame"] if interlaced else []), *lines]

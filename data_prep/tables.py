@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, quoted
 
 Column = str | tuple[str, ...]  # what a column is called, or may be called: the first that is there counts
 Each = Callable[[dict[str, Any]], object]
@@ -190,7 +190,7 @@ class Table:
             cells = next(csv.reader([part], delimiter=self._delimiter), [])
             if len(cells) == len(self.header) and _FILE.fullmatch(cells[place].strip()):
                 raise DataError(
-                    f"{self.path} line {line} begins a quoted text that holds a row: {part[:80]!r}",
+                    f"{self.path} line {line} begins a quoted text that holds a row: {quoted(part)}",
                     hint="a quote is not closed there",
                 )
 

@@ -94,6 +94,15 @@ def shown(text: str, most: int = 60) -> str:
     return printable(text if len(text) <= most else text[: most - 1] + "…")
 
 
+def quoted(text: str, most: int = 80) -> str:
+    """Foreign text in quotes for a message, as `repr` spells it, and of its characters at most `most`.
+
+    >>> print(quoted("it's\\n" + "a" * 99, 8))
+    "it's\\naa…"
+    """
+    return repr(text if len(text) <= most else text[: most - 1] + "…")
+
+
 def some(names: Iterable[object], most: int = 5, *, each: int = 60) -> str:
     """A list for a message: at most `most` of its names, with `each` letters as `shown`, and whether there are more.
 

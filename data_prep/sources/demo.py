@@ -9,6 +9,7 @@ training on it must not flip. Pictures beside the clips show scenes of their own
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -26,7 +27,9 @@ from PIL import Image
 from data_prep.clip import Clip, Listing, RunOptions
 from data_prep.engines import Lost, in_order
 from data_prep.progress import progress
+from data_prep.sheet import save_png
 from data_prep.tables import Table
+from umt_ds.data.places import write_whole
 from umt_ds.data.records import sample_key, write_json
 from umt_ds.data.video import write_mp4
 from umt_ds.errors import ConfigError, MachineError
@@ -186,10 +189,7 @@ def write_vocabulary(out: Path) -> None:
     words = set(re.findall("[a-z]+", re.sub(r"\{.*?\}", " ", said)))
     letters = set("abcdefghijklmnopqrstuvwxyz0123456789")
     tokens = [*_SPECIAL_TOKENS, *sorted(letters | words), *(f"##{letter}" for letter in sorted(letters))]
-    path = out / "vocab.txt"
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    os.replace(partial_path, path)
+    write_whole(out / "vocab.txt", ("\n".join(tokens) + "\n").encode())
 
 
 def _still(number: int, seed: int) -> Scene:
@@ -246,17 +246,13 @@ def _write_captions(path: Path, world: Sequence[Scene]) -> None:
 
 
 def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    partial_path = path.with_name(path.name + ".partial")
-    with partial_path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([head, *rows])
-    os.replace(partial_path, path)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    write_whole(path, text.getvalue().encode())
 
 
 def _render_picture(pictures: Path, size: int, scene: Scene) -> None:
-    path = pictures / scene.file
-    partial_path = path.with_name(path.name + ".partial")
-    Image.fromarray(draw(scene, 0, size)).save(partial_path, format="PNG")
-    os.replace(partial_path, path)
+    save_png(Image.fromarray(draw(scene, 0, size)), pictures / scene.file)
 
 
 def _render(videos: Path, size: int, scene: Scene) -> None:

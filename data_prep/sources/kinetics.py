@@ -14,7 +14,7 @@ from data_prep.clip import Clip, Listing, Refusal
 from data_prep.labels import Numbering, number_labels
 from data_prep.sources.folder import no_file_of, scan_videos
 from data_prep.tables import NUMBER, Table
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, quoted
 
 # Eleven characters, underscores among them. An id becomes part of keys and names: nothing else may pass.
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -132,14 +132,14 @@ def _seconds(cell: str, csv: Path, line: int) -> float:
     seconds = float(cell) if NUMBER.fullmatch(cell) else math.inf
     if abs(seconds) >= LONGEST_S:
         raise DataError(
-            f"{csv} line {line}: time_start and time_end must be seconds ({cell[:40]!r})", hint="such as 12 or 12.5"
+            f"{csv} line {line}: time_start and time_end must be seconds ({quoted(cell)})", hint="such as 12 or 12.5"
         )
     return int(seconds) if seconds.is_integer() else seconds
 
 
 def _problem(row: KineticsRow) -> str | None:
     if not YOUTUBE_ID.fullmatch(row.youtube_id):
-        return f"{row.youtube_id[:80]!r} is no YouTube id (11 letters, digits, - and _)"
+        return f"{quoted(row.youtube_id)} is no YouTube id (11 letters, digits, - and _)"
     if not 0 <= row.start < row.end:
         return f"{row.start:g} to {row.end:g} s is no part of a video"
     return None

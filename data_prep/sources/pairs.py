@@ -35,7 +35,7 @@ from data_prep.tables import (
 )
 from umt_ds.data.fetch import local_copy
 from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, quoted, shown
 
 # What the field or column is called that names the file, or has the text.
 _FILE = ("image", "video", "file", "filename", "file_name", "filepath", "path")
@@ -202,10 +202,10 @@ def _shown(entry: object) -> str:
     """An entry for people, without our own names."""
     match entry:
         case _Unchecked(name, captions):
-            return f"file {str(name)[:60]!r}, captions {str(captions)[:60]!r}"
+            return f"file {quoted(str(name))}, captions {quoted(str(captions))}"
         case _CocoImage(number, file):
-            return f"image {number}, {file[:60]!r}, without caption"
-    return clean(str(entry)[:100])
+            return f"image {number}, {quoted(file)}, without caption"
+    return shown(str(entry), 100)
 
 
 def _of_coco(images: object, annotations: object, path: Path) -> Iterator[_Row]:

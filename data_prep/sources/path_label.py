@@ -15,7 +15,7 @@ from data_prep.labels import class_number, flip_notes, names_of_numbers
 from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import Missing, Names
 from data_prep.tables import text_lines, whole_number
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, quoted
 
 Split = Literal["comma", "space", "tab"]
 SPLITS: Mapping[Split, str] = {"tab": "\t", "comma": ",", "space": " "}  # guessed in this order
@@ -99,7 +99,7 @@ def _form_of(rows: Path, split: Split | None) -> _Form:
                 has_frames[name] = False
         if not has_frames:
             raise DataError(
-                f"{rows} line {number} does not end in a label: {line[:80]!r}",
+                f"{rows} line {number} does not end in a label: {quoted(line)}",
                 hint="a line is path,label or path,number of frames,label, with a comma, blank or tab between them "
                 "and the label a whole number; --split says which; there is no header line",
             )

@@ -19,7 +19,7 @@ from data_prep.samples import records_of, samples_of
 from umt_ds.data.places import absolute, common_folder
 from umt_ds.data.records import Manifest, load_manifest
 from umt_ds.data.sample_record import Record, captions_of, has_label, number_in
-from umt_ds.errors import ConfigError, DataError, DecodeError, shown, some
+from umt_ds.errors import ConfigError, DataError, DecodeError, quoted, some
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _check_goes_with(first: Manifest, other: Manifest, first_at: Path, other_at:
         what = f"{first_at} has {len(first.labels)} classes, {other_at} {len(other.labels)}, and they are not the same"
     number = next((n for n, (a, b) in enumerate(zip(first.labels, other.labels, strict=False)) if a != b), None)
     if number is not None:
-        names = [f"{shown(labels[number])!r}" for labels in (first.labels, other.labels)]
+        names = [quoted(labels[number]) for labels in (first.labels, other.labels)]
         what += f": class {number} is {names[0]} in the first, {names[1]} in the second"
     raise ConfigError(
         what, hint="make both with the same --classes; a training run can also read several sets as they are"

@@ -13,7 +13,7 @@ from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import Missing, Names
 from data_prep.tables import clean, read_json, unused_note
 from umt_ds.data.records import sample_key
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, shown
 
 _NO_BRACKETS = str.maketrans("", "", "[]")
 
@@ -87,7 +87,7 @@ def _row(path: Path, number: int, entry: object) -> _Row:
     video_id, caption, template = (fields.get(name) for name in ("id", "label", "template"))
     video_id = str(video_id) if type(video_id) is int else video_id
     if not isinstance(video_id, str) or not video_id.strip():
-        raise DataError(f"{path}: entry {number} has no id: {clean(str(entry)[:80])}")
+        raise DataError(f"{path}: entry {number} has no id: {shown(str(entry), 80)}")
     for name, text in {"label": caption, "template": template}.items():
         if not isinstance(text, (str, NoneType)):
             said = clean(f"id {video_id}: its {name} is no text: {str(text)[:80]}")

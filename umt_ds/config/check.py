@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 from umt_ds.config.explain import Origins, explain, key_text, setter_of
 from umt_ds.config.outline import Kinds, Part, kinds_at
 from umt_ds.config.schema import RunConfig
-from umt_ds.config.yaml_text import is_encodable, scalar, shown, typed
+from umt_ds.config.yaml_text import is_encodable, scalar, typed
 from umt_ds.environment import Environment
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, printable
 
 Tree = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
@@ -111,4 +111,4 @@ class _Reading:
 
     def _error(self, path: tuple[Part, ...], problem: str, *, hint: str | None = None) -> ConfigError:
         key = key_text(path)
-        return ConfigError(f"{shown(key)}: {problem} (used in {setter_of(key, self._origins).where})", hint=hint)
+        return ConfigError(f"{printable(key)}: {problem} (used in {setter_of(key, self._origins).where})", hint=hint)

@@ -18,8 +18,8 @@ from umt_ds.config.check import validate, whole
 from umt_ds.config.deepspeed_keys import NOT_HONOURED, OWNED_BY_RUN, DeepSpeedSettings, NotHonoured
 from umt_ds.config.explain import Origin, Origins, latest_in
 from umt_ds.config.schema import EngineConfig, RunConfig
-from umt_ds.config.yaml_text import is_encodable, read_text, shown
-from umt_ds.errors import ConfigError
+from umt_ds.config.yaml_text import is_encodable, read_text
+from umt_ds.errors import ConfigError, printable
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -126,7 +126,7 @@ def _leave_out(settings: dict[str, Any], section: tuple[str, ...], origins: Orig
         if known:
             raise ConfigError(f"{where} sets {key}, which {known.reason}", hint=known.hint or "remove it")
         if value == "auto":
-            problem = f'{where}: {shown(key)} is "auto", which only Hugging Face\'s trainer fills in'
+            problem = f'{where}: {printable(key)} is "auto", which only Hugging Face\'s trainer fills in'
             raise ConfigError(problem, hint="give a value, or remove it")
         left[name] = _leave_out(value, (*section, name), origins) if isinstance(value, dict) else whole(value)
     return left

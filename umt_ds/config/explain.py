@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from umt_ds.config.outline import Part, all_keys, in_words, keys_at, kinds_at
-from umt_ds.config.yaml_text import Marks, quoted, scalar, shown
-from umt_ds.errors import ConfigError
+from umt_ds.config.yaml_text import Marks, quoted, scalar
+from umt_ds.errors import ConfigError, printable
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def explain(error: ValidationError, tree: Any, origins: Origins, root: type[Base
         lines.append(_line(problem, tree, origins, root))
         hints += _hints(problem, tree, root)
     lines += [f"and so on: {error.error_count()} in all"] if len(paths) > _MOST_LINES else []
-    return ConfigError(shown("; ".join(lines)), hint=shown("; ".join(dict.fromkeys([*hints, more]))))
+    return ConfigError(printable("; ".join(lines)), hint=printable("; ".join(dict.fromkeys([*hints, more]))))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, printable
 
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -121,13 +121,8 @@ def dump_yaml(tree: Any) -> str:
 
 def quoted(text: str) -> str:
     """Text short enough to be quoted in a message."""
-    found = shown(text[:_MOST_QUOTED].strip())
+    found = printable(text[:_MOST_QUOTED].strip())
     return found if len(text) <= _MOST_QUOTED else f"{found}…"
-
-
-def shown(text: str) -> str:
-    """Text that stays on its line of a terminal, whatever it holds."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def is_encodable(text: str) -> bool:
@@ -152,7 +147,7 @@ def _wrong(text: str, where: str, line: int, problem: str) -> ConfigError:
     hint = "a key ends with a colon and a space" if "expected ':'" in problem else hint
     if "not valid YAML" in problem and "${" in text:
         hint = "inside [ ] and { } put ${env:…} in quotes"
-    return ConfigError(f"{place}: {shown(problem)}", hint=hint)
+    return ConfigError(f"{place}: {printable(problem)}", hint=hint)
 
 
 class _Untagged(yaml.SafeLoader):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from umt_ds.errors import DecodeError, shown
+from umt_ds.errors import DecodeError, quoted, shown
 
 Record = dict[str, Any]
 # A caption as it is written → as it is tokenised.
@@ -51,7 +51,7 @@ def record_of(suffixes: Iterable[str], read: Callable[[str], bytes]) -> Record:
 
 def _class_number(text: str) -> int:
     if not _CLASS_NUMBER.fullmatch(text):
-        raise ValueError(f"{shown(text)!r} is not the number of a class")
+        raise ValueError(f"{quoted(text)} is not the number of a class")
     return int(text)
 
 
@@ -96,5 +96,5 @@ def plain_text(caption: str) -> str:
     tokenizer can.
     """
     if re.search("[\ud800-\udfff]", caption):
-        raise DecodeError(f"a caption holds half a character (a lone surrogate): {caption[:60]!a}")
+        raise DecodeError(f"a caption holds half a character (a lone surrogate): {quoted(caption)}")
     return caption.strip()
