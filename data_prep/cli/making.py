@@ -32,15 +32,19 @@ class Making:
     run: RunOptions
     store: StoreOptions = field(default_factory=StoreOptions)
 
+    def without_excluded(self, listing: Listing) -> Listing:
+        """The listing without the keys of the --exclude lists."""
+        from data_prep.exclusion import exclude, read_keys
+
+        return exclude(listing, [read_keys(path) for path in self.exclude])
+
     def make(self, listing: Listing, out: Path) -> None:
         """Make the set, or send it to where it is made, and say what came out.
 
         Ends the program with exit code 1 if more than --max-bad of the clips were refused.
         """
-        from data_prep.exclusion import exclude, read_keys
-
         check_store(listing.media, self.store)
-        listing = exclude(listing, [read_keys(path) for path in self.exclude]).first_in_order(self.limit)
+        listing = self.without_excluded(listing).first_in_order(self.limit)
         for note in listing.notes:
             click.echo(printable(note), err=True)
         say_unused([*unused_options(listing.media, self.store), *self.where.unused()])

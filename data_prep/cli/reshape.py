@@ -107,9 +107,9 @@ def split(set_: Path, out: Path, share: float, seed: int, making: Making) -> Non
     from data_prep.sources.sets import split as two_sides
 
     name = making.name or set_.resolve().name
-    both = two_sides(list_sets([set_], verb="split"), share=share, seed=seed)
-    for side, listing in zip(("train", "val"), both, strict=True):
-        replace(making, name=f"{name}-{side}").make(listing, out / side)
+    whole = making.without_excluded(list_sets([set_], verb="split"))
+    for side, listing in zip(("train", "val"), two_sides(whole, share=share, seed=seed), strict=True):
+        replace(making, name=f"{name}-{side}", exclude=()).make(listing, out / side)
 
 
 @click.command(short_help="One set of several.")

@@ -128,7 +128,7 @@ def split(listing: Listing, *, share: float, seed: int) -> tuple[Listing, Listin
 
     Which side a sample goes to is a hash of its video (the json's youtube_id, else its source file or url) and `seed`,
     so that clips of one video stay together, and a video stays on its side when the set grows. Samples whose record
-    cannot be read are left out; the first listing says so.
+    cannot be read are left out; the first listing says so, and what was left out before.
     """
     sides: dict[bool, list[Clip]] = {False: [], True: []}
     damaged: list[Refusal] = []
@@ -148,7 +148,7 @@ def split(listing: Listing, *, share: float, seed: int) -> tuple[Listing, Listin
         raise _one_sided(share, videos=len(videos), samples=len(listing.clips) - len(damaged), damaged=damaged)
     train = _one_side(listing, sides[False], share=round(1 - share, 6), seed=seed)
     train = replace(train, left_out=(*train.left_out, *damaged), notes=(*train.notes, *_told(nameless)))
-    return train, _one_side(listing, sides[True], share=share, seed=seed)
+    return train, replace(_one_side(listing, sides[True], share=share, seed=seed), left_out=(), notes=())
 
 
 def _one_sided(share: float, *, videos: int, samples: int, damaged: Sequence[Refusal]) -> DataError:

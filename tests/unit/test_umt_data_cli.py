@@ -19,6 +19,7 @@ from data_prep.cli.options import Where
 from data_prep.clip import StoreOptions
 from tests.support.shards import write_shards
 from tests.support.videos import write_video, write_videos
+from umt_ds.data.records import load_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -291,6 +292,19 @@ def test_a_dry_run_says_nothing_of_what_it_does_not_read(umt: Umt, tmp_path: Pat
     done = umt("merge", tmp_path / "set", write_shards(tmp_path / "a", [2]), "--dry-run")
     assert "would make 1 shards" in done.out
     assert "caption" not in done.out  # every sample has one, and merge looks at none
+
+
+def test_what_split_leaves_out_is_looked_for_once_in_both_sides(umt: Umt, tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("".join(f"clip-{number:04d}\n" for number in range(4)))
+    words = ("split", write_shards(tmp_path / "set", [12]), tmp_path / "parts", "--exclude", tmp_path / "keys.txt")
+    done = umt(*words, "--share", "0.5", "--workers", "1")
+    assert done.err.count("keys.txt") == 1
+    assert "keys.txt: 4 keys, all found: 4 of 12 clips are left out" in done.err
+    sides = [load_manifest(tmp_path / "parts" / side) for side in ("train", "val")]
+    assert sum(side.num_samples for side in sides) == 8
+    assert [[one["list"] for one in side.options["excluded"]] for side in sides] == [["keys.txt"]] * 2
+    rows = [(tmp_path / "parts" / side / "bad.csv").read_text().count("excluded") for side in ("train", "val")]
+    assert rows == [4, 0]
 
 
 def test_finished_sets_are_filtered_split_and_merged_by_their_commands(umt: Umt, videos: Path, tmp_path: Path) -> None:
