@@ -21,6 +21,7 @@ from umt_ds.errors import DataError, DecodeError, printable, shown, some
 
 _MOST_FRAMES = 256  # on the picture; of a stored video with more, evenly spread ones
 _MOST_COMPARED = 100_000  # keys that difflib looks at: a second or two
+_LONGEST_S = 1e9  # of a video; JSON has numbers that no float holds
 _LINE_HEIGHT, _COLUMNS = 16, 8
 
 
@@ -74,7 +75,7 @@ def _times_of(sample: StoredSample, frames: int) -> list[float]:
         return []
     if not isinstance(times_s, list) or len(times_s) != frames:
         return []
-    return times_s if all(type(time) in (int, float) for time in times_s) else []
+    return times_s if all(type(time) in (int, float) and abs(time) < _LONGEST_S for time in times_s) else []
 
 
 def _find(folder: Path, key: str) -> _Found:

@@ -98,7 +98,7 @@ def stats(out: Path, as_json: bool, plot: Path | None, workers: int) -> None:
 def show(out: Path, key: str, png: Path | None) -> None:
     """Print the json of sample KEY, its files, where they lie, and its neighbours.
 
-    KEY may also be the path of its video.
+    KEY may also be the path of its video, or the name of its file in the tar.
 
     \b
     Example:
@@ -112,7 +112,9 @@ def show(out: Path, key: str, png: Path | None) -> None:
 @click.command(short_help="What a training list shares with other lists.")
 @click.argument("train", type=LIST)
 @click.option("--against", multiple=True, required=True, type=LIST, help="A csv or finished set; repeat.")
-@click.option("-o", "--output", type=NEW_FOLDER, help="Write leaks.csv, exclude.txt and pairs.png there.")
+@click.option(
+    "-o", "--output", type=NEW_FOLDER, help="Write leaks.csv, exclude.txt (and exclude_near.txt, pairs.png) there."
+)
 @click.option("--same-seconds", is_flag=True, help="Exclude clips that overlap in time only, not all of a video.")
 @click.option("--near", is_flag=True, help="Compare what the frames show, too (finished sets).")
 @click.option("--frames", default=8, type=POSITIVE, help="With --near: frames of each clip.")

@@ -277,6 +277,7 @@ def test_nothing_of_a_stranger_reaches_the_terminal_but_what_prints(tmp_path: Pa
         {"caption": ["\ud83d"], "label": [1], "label_name": {"a": 1}, "duration_s": -1, "times_s": ["now"]},
         {"caption": ESCAPE + "\n" + "word " * 100_000, "label": "x" * 9999, "duration_s": True, "times_s": [None]},
         {"caption": "漢字 و 😀", "label_name": "no label", "times_s": [math.nan]},
+        {"caption": "a", "duration_s": 10**400, "label": 10**400, "times_s": [10**400]},
     ],
 )
 def test_odd_records_are_shown_and_drawn(tmp_path: Path, record: Any) -> None:
