@@ -19,6 +19,7 @@ from umt_ds.errors import DataError, shown, some
 _FORM = "one sample key a line, as in the keys of OUT/*.tar and bad.csv; lines that begin with # are comments"
 _TABLES = {",".join(LEAK_COLUMNS): "leaks.csv", "file,key,reason": "bad.csv"}  # by their first line
 _BETWEEN = re.compile(r'[,;\t"\[\]]+|\s+#')  # the cells of a table, the texts of JSON, a key and a remark
+_IN_FRONT = re.compile("^[\\s\ufeff]+")
 _LINE_ENDS = re.compile("\r\n|\r|\n")
 
 
@@ -100,7 +101,7 @@ def exclude(listing: Listing, lists: Sequence[KeyList]) -> Listing:
 
 def _key_in(line: str) -> str:
     """The key that a line holds; empty where it holds none. Windows puts a BOM in front of a file."""
-    key = line.lstrip("\ufeff").strip()
+    key = _IN_FRONT.sub("", line).rstrip()
     return "" if key.startswith("#") else key
 
 

@@ -31,6 +31,7 @@ def listed(tmp_path: Path, content: bytes, name: str = "keys.txt") -> Path:
         (b"a\r\nb\r\n", ["a", "b"]),
         (b"a\rb\r", ["a", "b"]),  # of an old Mac
         (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", ["a", "b"]),  # two files of Windows, one behind the other
+        (b"\t\xef\xbb\xbf \xef\xbb\xbfa\n\xef\xbb\xbf \n", ["a"]),
         (b"  a\t\n\n#b\nc/d\na\n", ["a", "c/d"]),
         ("a\u2028b\x0bc\x85d\n".encode(), ["a\u2028b\x0bc\x85d"]),  # no ends of lines: a stranger's key can hold them
         (b"e f\n", ["e f"]),
