@@ -74,7 +74,7 @@ def replace_shard(files: ShardFiles, made: Path | None, done: Done) -> None:
     files.coming.unlink(missing_ok=True)
 
 
-def settle(files: ShardFiles) -> None:
+def recover(files: ShardFiles) -> None:
     """End what `replace_shard` began and a kill cut off: the shard is then the new one, or the one before, as a whole.
 
     Raises DataError where the tar is damaged.

@@ -29,7 +29,7 @@ from typing import Any, get_args
 from data_prep.claim import Claim, claim, one_at_a_time, refuse_beside_jobs, remove_half_made
 from data_prep.clip import Clip, Listing, Refusal, SourceMedia, Store, StoreOptions
 from data_prep.clips_file import CLIPS_FILES, PlannedClips, write_clips
-from data_prep.done import Done, ShardFiles, parse_done, read_done, settle
+from data_prep.done import Done, ShardFiles, parse_done, read_done, recover
 from data_prep.writer import check_name
 from umt_ds import __version__
 from umt_ds.data.fetch import read_whole
@@ -135,14 +135,14 @@ class Plan:
             )
         return done
 
-    def settle(self) -> None:
+    def recover(self) -> None:
         """End, or take back, what a kill cut off while shards were being replaced."""
         for name in sizes_in(self.state / "done"):
             if cut_off := _COMING.fullmatch(name):
                 shard = int(cut_off[1])
                 with one_at_a_time(self.state, shard):
                     if has_file(self.files(shard).coming):  # else somebody was about to end it himself
-                        settle(self.files(shard))
+                        recover(self.files(shard))
 
     def options(self) -> dict[str, Any]:
         """The options that decided the bytes, as the manifest states them."""
@@ -179,7 +179,7 @@ def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) ->
 @contextmanager
 def begin(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Iterator[tuple[Plan, Claim]]:
     """`open_plan` for a command that works in `out` alone: before anything is written, nobody else works there, nor
-    waits in a queue to; and what a kill cut off is settled.
+    waits in a queue to; and what a kill cut off is recovered.
 
     Raises what `open_plan`, `claim` and `refuse_beside_jobs` raise.
     """
@@ -188,7 +188,7 @@ def begin(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Ite
     with claim(out / STATE_FOLDER, alone=True) as held:
         refuse_beside_jobs(out / STATE_FOLDER)
         plan = open_plan(out, name=name, listing=listing, store=store)
-        plan.settle()
+        plan.recover()
         yield plan, held
 
 
@@ -202,7 +202,7 @@ def go_on(out: Path, *, alone: bool) -> Iterator[Plan]:
         if alone:
             refuse_beside_jobs(out / STATE_FOLDER)
         plan = load_plan(out)
-        plan.settle()
+        plan.recover()
         yield plan
 
 

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.decode import NUMBERED_PICTURE
 from data_prep.labels import Numbering, is_no_label, is_same_label, number_labels
-from data_prep.sources.names import Missing, Names, without_suffix
+from data_prep.sources.names import FileFinder, Missing, without_suffix
 from data_prep.tables import Table
 from umt_ds.data.places import Below, files_below, hint_of, is_local
 from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES, sample_key
@@ -47,12 +47,12 @@ def list_folder(
 ) -> Listing:
     """Every video (or else `kind`) below `videos`. The csv files have the columns file,caption[,label] and file,label.
 
-    `file` names a video as `Names` says. What several rows say of one video is joined; two labels of one are an error.
-    Rows without a video are left out and reported.
+    `file` names a video as `FileFinder` says. What several rows say of one video is joined; two labels of one are an
+    error. Rows without a video are left out and reported.
     Raises DataError where there is no video, a csv file is malformed, or not one of its rows has a video.
     """
     found = scan(videos, kind)
-    said = _read(captions, labels, Names(found, videos, what="image" if kind == "image" else "video"), videos)
+    said = _read(captions, labels, FileFinder(found, videos, what="image" if kind == "image" else "video"), videos)
     used = {notes.label for notes in said.of.values()}
     numbering = number_labels(said.labels, used=used, classes=classes)
     clips = tuple(_clip(found, path, said.of.get(path, _Notes()), numbering) for path in found.paths)
@@ -293,7 +293,7 @@ class _Said:
 _Texts = tuple[int, str, str, str]  # of a row: line, file, caption, label
 
 
-def _read(captions: Path | None, labels: Path | None, names: Names, folder: Path) -> _Said:
+def _read(captions: Path | None, labels: Path | None, names: FileFinder, folder: Path) -> _Said:
     said = _Said()
     if captions:
         table = Table(captions, columns=("file", "caption"), optional=("label",))
@@ -304,7 +304,7 @@ def _read(captions: Path | None, labels: Path | None, names: Names, folder: Path
     return said
 
 
-def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: Names, folder: Path) -> None:
+def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: FileFinder, folder: Path) -> None:
     """Raises DataError where rows disagree on a label, or not one of them has a file."""
     num_found = 0
     missing: list[Refusal] = []

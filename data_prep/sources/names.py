@@ -31,7 +31,7 @@ class Missing(NamedTuple):
 _OUTSIDE = Missing("outside: it does not lie below the folder that was given")
 
 
-class Names:
+class FileFinder:
     """Finds the files of `found`, which lie below `root`, by the names that tables give them.
 
     A name is the path below the folder, or an absolute one or URL of something below it (through links too), with

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from data_prep.clip import Clip, Extra, Listing, Refusal
 from data_prep.sources.folder import no_file_of, scan
-from data_prep.sources.names import Missing, Names
+from data_prep.sources.names import FileFinder, Missing
 from data_prep.tables import (
     ColumnsError,
     Table,
@@ -61,7 +61,7 @@ def list_pairs(
         raise DataError(f"{annotations} has no rows")
     media = media or _media_of(str(first.name))
     found = scan(folder, media)
-    names = Names(found, folder, what="file")
+    names = FileFinder(found, folder, what="file")
     captions: dict[str, tuple[str, ...]] = {}
     left_out: list[Refusal] = []
     num_same = 0

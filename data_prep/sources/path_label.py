@@ -13,7 +13,7 @@ from data_prep.class_list import read_class_list
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.labels import class_number, flip_notes, names_of_numbers
 from data_prep.sources.folder import no_file_of, scan
-from data_prep.sources.names import Missing, Names
+from data_prep.sources.names import FileFinder, Missing
 from data_prep.tables import text_lines, whole_number
 from umt_ds.errors import DataError, quoted
 
@@ -32,7 +32,7 @@ def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, cla
     """
     form = _form_of(rows, split)
     found = scan(videos, "video", "frames")
-    files = Names(found, videos, missing="missing: no file for it")
+    files = FileFinder(found, videos, missing="missing: no file for it")
     parsed = [_parse(rows, number, line, form) for number, (line,) in text_lines(rows)]
     names = read_class_list(classes) if classes else names_of_numbers(row.label for row in parsed)
     clips: dict[str, Clip] = {}

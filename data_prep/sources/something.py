@@ -10,7 +10,7 @@ from data_prep.class_list import class_name, read_class_list
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.labels import Labels, flip_notes
 from data_prep.sources.folder import no_file_of, scan
-from data_prep.sources.names import Missing, Names
+from data_prep.sources.names import FileFinder, Missing
 from data_prep.tables import clean, read_json, unused_note
 from umt_ds.data.records import sample_key
 from umt_ds.errors import DataError, shown
@@ -28,7 +28,7 @@ def list_something(videos: Path, *, annotations: Path, labels: Path) -> Listing:
     classes = Labels(read_class_list(labels))
     rows, unused = _read_rows(annotations)
     found = scan(videos, "video", "frames")
-    names = Names(found, videos)
+    names = FileFinder(found, videos)
     clips: dict[str, Clip] = {}
     first: dict[str, _Row] = {}
     left_out: list[Refusal] = []

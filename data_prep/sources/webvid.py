@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.clip import Clip, Extra, Listing, Refusal
 from data_prep.sources.folder import no_file_of, scan_videos
-from data_prep.sources.names import Missing, Names
+from data_prep.sources.names import FileFinder, Missing
 from data_prep.tables import Table, unused_note
 from umt_ds.errors import DataError
 
@@ -23,7 +23,7 @@ def list_webvid(videos: Path, *, csv: Path) -> Listing:
     Raises DataError where a csv is malformed or not one row has a file.
     """
     found = scan_videos(videos)
-    names = Names(found, videos, anywhere=False)
+    names = FileFinder(found, videos, anywhere=False)
     notes: list[str] = []
     clips: dict[str, Clip] = {}
     left_out: list[Refusal] = []

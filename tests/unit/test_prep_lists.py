@@ -12,7 +12,7 @@ from data_prep.clip import Clip, RunOptions, StoreOptions
 from data_prep.labels import flip_notes
 from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder, scan
-from data_prep.sources.names import Names
+from data_prep.sources.names import FileFinder
 from data_prep.sources.path_label import Split, list_path_label
 from data_prep.sources.something import list_something
 from data_prep.sources.webvid import list_webvid
@@ -67,7 +67,7 @@ def test_a_name_finds_its_file_with_another_suffix_and_without_leading_folders(t
     touch(tmp_path, "a/x.mp4", "a/x.1.mp4", "b/x.mp4", "b/y.webm", "c/walk/1.mp4", "c/run/1.mp4", "v1.5_q.mp4")
     frames(tmp_path / "d" / "z.z")
     found = scan(tmp_path, "video", "frames")
-    names = Names(found, tmp_path)
+    names = FileFinder(found, tmp_path)
     assert names.files_of("a/x.mp4") == names.files_of("a/x") == names.files_of("./a/x.avi") == ["a/x.mp4"]
     assert names.files_of("x.mp4") == ["a/x.mp4", "b/x.mp4"]
     assert names.files_of("y") == names.files_of("y.mp4") == ["b/y.webm"]

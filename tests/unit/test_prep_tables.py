@@ -10,7 +10,7 @@ import pytest
 from data_prep.class_list import read_class_list
 from data_prep.clip import Listing
 from data_prep.sources.folder import list_folder, scan
-from data_prep.sources.names import Missing, Names
+from data_prep.sources.names import FileFinder, Missing
 from data_prep.sources.path_label import list_path_label
 from tests.support.files import touch, written
 from umt_ds.data.places import place
@@ -245,7 +245,7 @@ def test_published_class_lists_are_read_as_their_publishers_number_them() -> Non
 
 
 def find(videos: Path, name: str, **how: bool) -> str | Missing:
-    return Names(scan(videos, "video", "frames"), videos, **how).file_of(name)
+    return FileFinder(scan(videos, "video", "frames"), videos, **how).file_of(name)
 
 
 OUTSIDE = Missing("outside: it does not lie below the folder that was given")
