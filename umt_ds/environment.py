@@ -159,6 +159,18 @@ def home_of(user: str) -> Path | None:
     return Path(named) if named else None
 
 
+def at_home(text: str) -> str:
+    """`~` and `~name` at the beginning as the home folder they stand for. Raises ValueError where there is none."""
+    if not text.startswith("~"):
+        return text
+    user, _, below = text[1:].partition("/")
+    folder = home_of(user) if user else home()
+    if folder is None:
+        whose = f"{user} has no home folder here" if user else "you have no home folder (HOME is not set)"
+        raise ValueError(f"{whose}: write the path without ~{user}")
+    return str(folder / below)
+
+
 def temporary_folder() -> Path:
     """Where Python, torch and their worker processes keep what they need for a moment. Raises MachineError."""
     try:

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,7 @@ from urllib.parse import unquote
 
 from umt_ds.data.places import is_local, is_url
 from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from umt_ds.environment import at_home
 
 if TYPE_CHECKING:
     from data_prep.sources.folder import Found
@@ -117,8 +119,9 @@ class FileFinder:
         if is_url(text):
             start = f"{str(self._root).rstrip('/')}/"
             return _tidy(text.removeprefix(start)) if text.startswith(start) else None
-        if text.startswith("~") and is_local(self._root):
-            text = os.path.expanduser(text)
+        if is_local(self._root):
+            with suppress(ValueError):  # nobody's home: then it is the name of a file
+                text = at_home(text)
         if text.startswith("/"):
             return self._in_root(text) if is_local(self._root) else None
         return None if _DRIVE.match(text) else _tidy(text)

@@ -248,7 +248,7 @@ def test_shards_that_are_absent_cut_or_undecodable_are_problems(tmp_path: Path) 
     cut, junk = write_shards(tmp_path / "cut"), write_shards(tmp_path / "junk", members=undecodable(0))
     os.truncate(cut / "tiny-000001.tar", 1000)
     looks = {Path("${env:UMT_DATA}/k710"): "UMT_DATA is not set", tmp_path: "holds no manifest.json",
-             cut: "does not match its manifest", junk: "not a picture"}  # fmt: skip
+             cut: "does not match its manifest", junk: "is no picture"}  # fmt: skip
     for folder, said in looks.items():
         found = examine.run_check("shards", partial(checks.shards, folder))
         assert (found.status, said in found.there) == ("problem", True), found

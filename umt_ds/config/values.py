@@ -11,21 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from umt_ds.config.yaml_text import is_encodable
-from umt_ds.environment import home, home_of
+from umt_ds.environment import at_home
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def at_home(text: str) -> str:
-    """`~` and `~name` at the beginning as the home folder they stand for. Raises ValueError where there is none."""
-    if not text.startswith("~"):
-        return text
-    user, _, below = text[1:].partition("/")
-    folder = home_of(user) if user else home()
-    if folder is None:
-        whose = f"{user} has no home folder here" if user else "you have no home folder (HOME is not set)"
-        raise ValueError(f"{whose}: write the path without ~{user}")
-    return str(folder / below)
 
 
 def _worded(text: str) -> str:
