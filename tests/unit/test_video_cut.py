@@ -139,6 +139,15 @@ def test_an_mp4_whose_index_is_gone_says_so() -> None:
             probe(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize("sound", ["", "aac"])
+def test_an_mp4_whose_index_is_cut_off_does_not_pass_for_a_shorter_one(sound: str) -> None:
+    data = written("v.mp4", "libx264", sound)
+    begin = data.index(b"moov") - 4
+    for end in range(begin + 200, len(data), 7):
+        with pytest.raises(DecodeError):
+            decode(data[:end], [0], short_side=16)
+
+
 @pytest.mark.parametrize(
     ("name", "codec"),
     [

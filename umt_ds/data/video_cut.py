@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 
 from umt_ds.errors import DecodeError
 
+INDEX_IS_GONE = "damaged: its index (moov) is missing: the file was cut off, or never finished"
 # Broadcast formats promise nothing, and mark packets as damaged for other reasons than a missing end.
 _NO_PROMISE = ("mpeg", "mpegts")
 # These mark their end and do not say where it lies.
@@ -69,6 +70,8 @@ def check_all_came(
     if name in _NO_PROMISE:
         return
     if "mp4" in name:
+        if _box_ends(source).get(b"moov", 0) > size_of(source):  # ffmpeg takes the rows that are there for all
+            raise DecodeError(INDEX_IS_GONE)
         _check_sample_table(stream, size_of(source))
         if stream.frames:  # the table in front was all: no fragments follow
             return
@@ -158,10 +161,13 @@ def goes_on_beyond_its_end(source: Path | bytes) -> bool:
 
 def lacks_its_index(source: Path | bytes) -> bool:
     """Is it an mp4 without the whole table (moov) that says where its frames lie, and which many writers put last?"""
-    size = size_of(source)
-    with _reading(source) as file:
-        ends = dict(boxes(file, size))
+    ends, size = _box_ends(source), size_of(source)
     return b"mdat" in ends and ends.get(b"moov", size + 1) > size
+
+
+def _box_ends(source: Path | bytes) -> dict[bytes, int]:
+    with _reading(source) as file:
+        return dict(boxes(file, size_of(source)))
 
 
 def size_of(source: Path | bytes) -> int:

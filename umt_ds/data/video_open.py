@@ -17,7 +17,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from umt_ds.data.picture import MAX_PIXELS
-from umt_ds.data.video_cut import lacks_its_index, size_of
+from umt_ds.data.video_cut import INDEX_IS_GONE, lacks_its_index, size_of
 from umt_ds.data.video_timeline import Timeline
 from umt_ds.errors import DecodeError
 
@@ -126,9 +126,7 @@ def open_container(source: Path | bytes, limits: Limits) -> InputContainer:
 
 def _unusable(source: Path | bytes, reason: str) -> DecodeError:
     """For `reason`, or because it is an mp4 whose index, or a part of it, is gone, which shows in many ways."""
-    if lacks_its_index(source):
-        reason = "damaged: its index (moov) is missing: the file was cut off, or never finished"
-    return DecodeError(reason)
+    return DecodeError(INDEX_IS_GONE if lacks_its_index(source) else reason)
 
 
 def _film(source: Path | bytes, container: InputContainer, limits: Limits) -> VideoStream:
