@@ -22,7 +22,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 
 from umt_ds.data.video_cut import Came, check_all_came
-from umt_ds.data.video_open import Limits, Video, open_container, opened
+from umt_ds.data.video_open import Limits, Video, open_container, opened, packets_of
 from umt_ds.data.video_timeline import Timeline, constant_rate, timeline
 from umt_ds.errors import DecodeError
 
@@ -87,7 +87,7 @@ def _index_of_packets(video: Video, limits: Limits) -> Index:
     packets: list[_Packet] = []
     is_partial = False
     try:
-        for packet in video.container.demux(video.stream):
+        for packet in packets_of(video.container, video.stream):
             if packet.size and not packet.is_discard:
                 packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
                 is_partial = packet.is_corrupt
@@ -165,7 +165,7 @@ def _others_end_s(video: Video, limits: Limits) -> float:
     last = 0.0
     with suppress(av.FFmpegError), open_container(video.source, limits) as container:
         others = [other for other in container.streams if other.index != video.stream.index]
-        for packet in container.demux(*others) if others else ():
+        for packet in packets_of(container, *others) if others else ():
             if packet.pts is not None:
                 last = max(last, _seconds(packet.stream, packet.pts))
     return last
@@ -216,13 +216,13 @@ def walk(video: Video, index: Index, wanted: Sequence[int]) -> Iterator[tuple[in
 
 def _walk_by_time(video: Video, index: Index, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
     assert index.ticks is not None
-    frames, at = video.container.decode(video.stream), -1
+    frames, at = _all_frames(video), -1
     try:
         for number in wanted:
             key = index.key_before(number)
             if key - at > _WORTH_A_SEEK:
                 video.container.seek(index.ticks[key], stream=video.stream)
-                frames, at = video.container.decode(video.stream), key - 1
+                frames, at = _all_frames(video), key - 1
             while at < number:
                 frame = next(frames, None)
                 if frame is None or (came := index.number_of(frame)) > at + 1:
@@ -252,7 +252,7 @@ def decoded_frames(video: Video, expected: int | None = None) -> Iterator[VideoF
     """The frames of the stream; DecodeError where decoding stops early, or where there is not even one."""
     seen = 0
     try:
-        for frame in video.container.decode(video.stream):
+        for frame in _all_frames(video):
             _check_whole(frame, seen, expected)
             seen += 1
             yield frame
@@ -262,6 +262,11 @@ def decoded_frames(video: Video, expected: int | None = None) -> Iterator[VideoF
         raise DecodeError(f"damaged: {where} ({error.strerror})") from error
     if seen == 0:
         raise DecodeError("damaged: no frame can be decoded")
+
+
+def _all_frames(video: Video) -> Iterator[VideoFrame]:
+    for packet in packets_of(video.container, video.stream):
+        yield from packet.decode()
 
 
 def _check_whole(frame: VideoFrame, number: int, expected: int | None) -> None:

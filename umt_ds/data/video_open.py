@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
+from av.packet import Packet
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from umt_ds.data.picture import MAX_PIXELS
@@ -124,6 +126,16 @@ def open_container(source: Path | bytes, limits: Limits) -> InputContainer:
         raise _unusable(source, f"not a video container, or its header is damaged ({error.strerror})") from error
 
 
+def packets_of(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """All packets of some streams; after them one without content of each, which makes a decoder give its last frames.
+
+    PyAV 18.1 adds one for streams too that appeared on the way, as in recordings of several programmes, fails, as it
+    does not know them, and does so or not by what lies in memory.
+    """
+    with suppress(IndexError):
+        yield from container.demux(*streams)
+
+
 def _unusable(source: Path | bytes, reason: str) -> DecodeError:
     """For `reason`, or because it is an mp4 whose index, or a part of it, is gone, which shows in many ways."""
     return DecodeError(INDEX_IS_GONE if lacks_its_index(source) else reason)
@@ -159,7 +171,7 @@ def _moving(source: Path | bytes, streams: list[VideoStream], limits: Limits) ->
     undeclared = [stream for stream in streams if not stream.disposition & pictures] or streams
     shown = Counter[int]()
     with suppress(av.FFmpegError), open_container(source, limits) as container:
-        for packet in container.demux(*(container.streams[stream.index] for stream in undeclared)):
+        for packet in packets_of(container, *(container.streams[stream.index] for stream in undeclared)):
             shown[packet.stream_index] += bool(packet.size)
     least = max(2, max(shown.values(), default=0) / _PER_THUMBNAIL)
     return [stream for stream in undeclared if shown[stream.index] >= least] or undeclared
