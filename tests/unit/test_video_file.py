@@ -105,6 +105,15 @@ def test_two_recordings_in_one_file_follow_one_another(tmp_path: Path) -> None:
     assert decoded.times_s == pytest.approx([0.3, 0.9, 1.0, 1.3])
 
 
+@pytest.mark.parametrize("start", [0, 9000])
+def test_a_recording_behind_another_one_keeps_its_own_rate(tmp_path: Path, start: int) -> None:
+    fast = write(tmp_path / "a.ts", frames=20, options={"g": "5", "crf": "8"}).read_bytes()
+    slow = write(tmp_path / "b.ts", frames=10, ticks=[start + n * 5 for n in range(10)], options={"g": "5", "crf": "8"})
+    decoded = decode(fast + slow.read_bytes(), [19, 20, 21, 29])
+    assert [frame_number(frame) for frame in decoded.frames] == [19, 0, 1, 9]
+    assert decoded.times_s == pytest.approx([1.9, 2.0, 2.5, 6.5])
+
+
 def test_a_stream_that_appears_on_the_way_is_no_error_of_the_others() -> None:
     class Container:
         def demux(self, *streams: str) -> Iterator[str]:

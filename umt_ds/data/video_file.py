@@ -9,6 +9,7 @@ and counted.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -28,8 +29,10 @@ from umt_ds.errors import DecodeError
 
 Result = TypeVar("Result")
 
-# These have no table of key frames: a seek guesses, and often lands behind the wanted frame.
-_SEEKS_ASTRAY = ("mpeg", "mpegts")
+# These have no table of key frames: a seek guesses, and often lands behind the wanted frame. And what is put behind
+# one another in them keeps its clock: a longer pause is none, but another recording, as ffmpeg has it.
+_BROADCAST = ("mpeg", "mpegts")
+_LONGEST_PAUSE_S = 10.0
 # A decoder reorders at most so many frames (H.264): where a file was cut off, the last ones can have holes.
 _MOST_REORDERED = 16
 # Sound that starts this much earlier than the picture is no matter of encoders.
@@ -98,21 +101,20 @@ def _index_of_packets(video: Video, limits: Limits) -> Index:
     _check_all_came(video, packets, is_partial, limits)
     if not packets:
         raise DecodeError("its video stream holds no frame")
-    if not video.stream.time_base or not _have_times(packets):
+    if not video.stream.time_base or (ordered := _in_order_shown(packets)) is None:
         return Index(_timeline(video, [None] * len(packets)), None, ())
-    packets.sort(key=_Packet.shown)
-    ticks = [packet.shown() for packet in packets]
+    ticks = [packet.shown() for packet in ordered]
     base = float(video.stream.time_base)
     times = _timeline(
         video,
         [float((tick - ticks[0]) * video.stream.time_base) for tick in ticks],
-        last_s=packets[-1].duration * base,
+        last_s=ordered[-1].duration * base,
         begin_s=_begin_s(video, ticks[0] * base),
     )
-    if len(set(ticks)) < len(ticks):
+    if any(earlier >= later for earlier, later in pairwise(ticks)):
         return Index(times, None, ())
-    seekable = video.container.format.name not in _SEEKS_ASTRAY
-    return Index(times, ticks, [n for n, packet in enumerate(packets) if packet.is_key and seekable])
+    seekable = video.container.format.name not in _BROADCAST
+    return Index(times, ticks, [n for n, packet in enumerate(ordered) if packet.is_key and seekable])
 
 
 class _Packet(NamedTuple):
@@ -128,15 +130,22 @@ class _Packet(NamedTuple):
         return self.pts
 
 
-def _have_times(packets: Sequence[_Packet]) -> bool:
-    """Does each packet say when it is shown, and is no time said twice but by two packets that follow one another?
+def _in_order_shown(packets: Sequence[_Packet]) -> list[_Packet] | None:
+    """None where they do not say when they are shown.
 
-    Where several recordings were put together in one file, times begin anew with each.
+    Where several recordings were put together in one file, the times begin anew with each.
     """
-    times = [packet.pts for packet in packets if packet.pts is not None]
+    times = {packet.pts for packet in packets}
+    if None in times:
+        return None
+    if len(times) == len(packets):
+        return sorted(packets, key=_Packet.shown)
     decoded = [packet.dts for packet in packets if packet.dts is not None]
-    in_order = len(decoded) == len(packets) and all(earlier <= later for earlier, later in pairwise(decoded))
-    return len(times) == len(packets) and (in_order or len(set(times)) == len(times))
+    if len(decoded) < len(packets):
+        return None
+    begins = [place for place, (earlier, later) in enumerate(pairwise(decoded), 1) if later < earlier]
+    recordings = pairwise([0, *begins, len(packets)])
+    return [packet for begin, end in recordings for packet in sorted(packets[begin:end], key=_Packet.shown)]
 
 
 def _check_all_came(video: Video, packets: Sequence[_Packet], is_partial: bool, limits: Limits) -> None:
@@ -201,7 +210,8 @@ def _index_by_decoding(video: Video, expected: int, limits: Limits) -> Index:
 
 def _timeline(video: Video, times: Sequence[float | None], *, last_s: float = 0.0, begin_s: float = 0.0) -> Timeline:
     tick_s = float(video.stream.time_base or 0)
-    return timeline(times, fps=video.fps, tick_s=tick_s, last_s=last_s, begin_s=begin_s)
+    longest_s = _LONGEST_PAUSE_S if video.container.format.name in _BROADCAST else math.inf
+    return timeline(times, fps=video.fps, tick_s=tick_s, last_s=last_s, begin_s=begin_s, longest_s=longest_s)
 
 
 def _check_count(count: int, limits: Limits) -> None:
