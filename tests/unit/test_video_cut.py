@@ -170,6 +170,32 @@ def test_padding_behind_the_end_is_no_damage(container: tuple[str, str, str, dic
     assert decode(data + bytes(3000), [0], short_side=16).num_frames == FRAMES
 
 
+@pytest.mark.parametrize("container", CONTAINERS, ids=lambda c: f"{c[0]}-{c[3].get('movflags')}")
+def test_a_download_that_reserved_its_space_and_was_never_finished_is_refused(
+    container: tuple[str, str, str, dict[str, str]],
+) -> None:
+    data = of(container, with_sound=True)
+    half = len(data) // 2
+    with pytest.raises(DecodeError, match="damaged: "):
+        decode(data[:half] + bytes(half), [0], short_side=16)
+
+
+def test_frames_that_were_never_filled_in_are_counted() -> None:
+    data = written("v.mp4", "libx264", "", tuple(FRONT.items()))
+    begin, end = len(data) * 4 // 10, len(data) * 6 // 10
+    with pytest.raises(DecodeError, match=r"damaged: [4-8] of 30 frames begin with nothing but zeros"):
+        decode(data[:begin] + bytes(end - begin) + data[end:], [0])
+
+
+def test_a_black_frame_that_is_not_compressed_is_no_hole(tmp_path: Path) -> None:
+    path = tmp_path / "v.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=Fraction(10))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros_like(PICTURES[0]), format="rgb24")))
+    assert decode(path, [0]).num_frames == 1
+
+
 def remuxed(data: bytes, suffix: str, packets: Sequence[int], shift: int = 0, **options: str) -> bytes:
     """Some of the packets of a video, `shift` frames later: what players hide needs an edit list."""
     file = io.BytesIO()

@@ -92,6 +92,12 @@ def test_times_are_those_shown_where_the_rate_varies(tmp_path: Path) -> None:
     assert [frame_number(frame) for frame in decoded.frames] == [5, 3, 0]
 
 
+def test_a_video_does_not_end_before_its_last_frame(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.mp4", ticks=[*range(20), *range(20, 80, 3)], options={"bf": "3"})
+    decoded = decode(path, [39])  # the header sums up other lengths: those of the frames as they are decoded
+    assert decoded.times_s[-1] < decoded.duration_s < decoded.times_s[-1] + 1
+
+
 def test_a_video_that_begins_late_begins_at_zero(tmp_path: Path) -> None:
     path = write(tmp_path / "v.mkv", frames=6, ticks=[50, 51, 52, 53, 54, 55])
     assert decode(path, [0, 5]).times_s == pytest.approx([0.0, 0.5], abs=1e-3)

@@ -32,6 +32,8 @@ _STATE_NO_LENGTH = ("ogg", "gif", "apng")
 # Streams of one file are stored side by side, at most so many seconds apart.
 _INTERLEAVED_S = 1.0
 _HEAD = _TAIL = 1 << 17
+# Writers pad by less.
+_RESERVED = 1 << 12
 # An hour in fragments of a second has 7,200 outermost parts; a file of nothing but millions of them is a trap.
 _MOST_PARTS = 1 << 17
 
@@ -135,9 +137,13 @@ def _clock(text: str) -> float:
 
 
 def goes_on_beyond_its_end(source: Path | bytes) -> bool:
-    """Does the outermost structure of the file say that it is longer than it is? False for formats that do not say."""
-    size = size_of(source)
+    """Does the outermost structure of the file say that it is longer than it is? False for formats that do not say.
+
+    What a download reserved and never filled is not there.
+    """
     with _reading(source) as file:
+        size = _end_of_content(file, size_of(source))
+        file.seek(0)
         head = file.read(_HEAD)
         if head.startswith(_EBML):
             return _end_of_segment(head) > size
@@ -146,7 +152,7 @@ def goes_on_beyond_its_end(source: Path | bytes) -> bool:
         if head.startswith(_MXF):
             return _mxf_footer(head) >= size
         if head.startswith(b"GIF8"):
-            return _gif_ends_within_a_block(source if isinstance(source, bytes) else _mapped(file))
+            return _gif_ends_within_a_block(source if isinstance(source, bytes) else _mapped(file), size)
         if head.startswith(_ASF_HEADER):
             return any(end > size for end in _asf_objects(file, size))
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"sidx"):
@@ -154,8 +160,9 @@ def goes_on_beyond_its_end(source: Path | bytes) -> bool:
         if head[:3] == b"FLV":
             return _flv_size(head) > size or not _ends_with_a_tag(file, size)
         if head[:4] == b"OggS":
-            file.seek(max(0, size - _TAIL))
-            return _ogg_video_goes_on(head, file.read())
+            begin = max(0, size - _TAIL)
+            file.seek(begin)
+            return _ogg_video_goes_on(head, file.read(size - begin))
     return False
 
 
@@ -173,6 +180,19 @@ def _box_ends(source: Path | bytes) -> dict[bytes, int]:
 def size_of(source: Path | bytes) -> int:
     """In bytes."""
     return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _end_of_content(file: BinaryIO, size: int) -> int:
+    """Where the zeros begin that stand for what a download reserved and never got; `size` where the end is no such."""
+    end = size
+    while end > 0:
+        begin = max(0, end - _TAIL)
+        file.seek(begin)
+        content = file.read(end - begin).rstrip(b"\0")
+        if content:
+            return begin + len(content) if size - begin - len(content) >= _RESERVED else size
+        end = begin
+    return size
 
 
 @contextmanager
@@ -241,20 +261,20 @@ def _mapped(file: BinaryIO) -> mmap:
     return mmap(file.fileno(), 0, access=ACCESS_READ)
 
 
-def _gif_ends_within_a_block(data: bytes | mmap) -> bool:
+def _gif_ends_within_a_block(data: bytes | mmap, size: int) -> bool:
     """Each block of a gif is followed by another one or by the trailer."""
     at = 13 + _gif_colours(data, 10)
-    while at < len(data):
+    while at < size:
         if data[at] == 0x21:
             at += 2
         elif data[at] == 0x2C:
             at += 11 + _gif_colours(data, at + 9)
         else:  # the trailer, or what ffmpeg reads no further
             return False
-        while at < len(data) and data[at]:
+        while at < size and data[at]:
             at += 1 + data[at]
         at += 1
-    return at > len(data)
+    return at > size
 
 
 def _gif_colours(data: bytes | mmap, at: int) -> int:

@@ -35,6 +35,8 @@ _BROADCAST = ("mpeg", "mpegts")
 _LONGEST_PAUSE_S = 10.0
 # A decoder reorders at most so many frames (H.264): where a file was cut off, the last ones can have holes.
 _MOST_REORDERED = 16
+# Bytes at the start of a frame, which are never all zero in a codec that is not lossless.
+_BEGINNING = 64
 # Sound that starts this much earlier than the picture is no matter of encoders.
 _IN_SYNC_S = 0.25
 # A seek costs about as much as decoding a few frames.
@@ -88,12 +90,13 @@ def with_index(source: Path | bytes, limits: Limits, use: Callable[[Video, Index
 def _index_of_packets(video: Video, limits: Limits) -> Index:
     """What the packets say, without decoding one: quick, and not always true (some packets show nothing)."""
     packets: list[_Packet] = []
-    is_partial = False
+    is_partial, empty = False, 0
     try:
         for packet in packets_of(video.container, video.stream):
             if packet.size and not packet.is_discard:
                 packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
                 is_partial = packet.is_corrupt
+                empty += packet.size >= _BEGINNING and not any(memoryview(packet)[:_BEGINNING])
                 _check_count(len(packets), limits)
     except av.FFmpegError as error:
         _check_all_came(video, packets, is_partial, limits)
@@ -101,6 +104,9 @@ def _index_of_packets(video: Video, limits: Limits) -> Index:
     _check_all_came(video, packets, is_partial, limits)
     if not packets:
         raise DecodeError("its video stream holds no frame")
+    if empty and video.stream.codec_context.codec.lossy:  # others may store what is black so
+        zeros = f"{empty} of {len(packets)} frames begin with nothing but zeros"
+        raise DecodeError(f"damaged: {zeros}: the file was never completed")
     if not video.stream.time_base or (ordered := _in_order_shown(packets)) is None:
         return Index(_timeline(video, [None] * len(packets)), None, ())
     ticks = [packet.shown() for packet in ordered]

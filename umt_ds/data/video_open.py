@@ -85,8 +85,10 @@ class Video:
     def shown_s(self, timeline: Timeline) -> float:
         """How long the video is: what the stream says, unless that is of something else (in asf, of the longest)."""
         stated = self.stream_s
-        differs = timeline.rate != 0 and abs(stated - timeline.duration_s) > _SAME_LENGTH_S
-        return timeline.duration_s if not stated or differs else stated
+        if timeline.rate == 0:
+            return stated or timeline.duration_s
+        least, seen = timeline.seconds[-1] - timeline.seconds[0], timeline.duration_s
+        return stated if least < stated and abs(stated - seen) <= _SAME_LENGTH_S else seen
 
 
 @contextmanager
