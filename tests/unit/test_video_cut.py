@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -121,6 +122,17 @@ def test_fragments_name_the_frames_that_are_missing(share: float) -> None:
     assert decode(data, [0]).num_frames == FRAMES
     with pytest.raises(DecodeError, match=r"damaged: \d+ of \d+ frames are there: the file was cut off"):
         decode(data[: int(len(data) * share)], [0])
+
+
+@pytest.mark.parametrize("movflags", ["frag_keyframe+empty_moov", "frag_keyframe", "dash"])
+def test_a_fragment_that_was_begun_is_missed(movflags: str) -> None:
+    muxing = (("movflags", movflags),)
+    data = written("v.mp4", "libx264", "aac", muxing)
+    for end in range(len(data) // 10, len(data), 501):
+        with suppress(DecodeError):
+            assert decode(data[:end], [0], short_side=16).num_frames == FRAMES
+    longer = written("v.mp4", "libx264", "aac", muxing, sound_s=40.0)
+    assert decode(longer[:-400], [0], short_side=16).num_frames == FRAMES
 
 
 def test_the_reason_names_what_is_there_and_what_was_promised() -> None:

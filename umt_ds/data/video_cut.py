@@ -27,8 +27,9 @@ from umt_ds.errors import DecodeError
 INDEX_IS_GONE = "damaged: its index (moov) is missing: the file was cut off, or never finished"
 # Broadcast formats promise nothing, and mark packets as damaged for other reasons than a missing end.
 _NO_PROMISE = ("mpeg", "mpegts")
-# These mark their end and do not say where it lies.
-_STATE_NO_LENGTH = ("ogg", "gif", "apng")
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+# These mark their end, or that of each fragment, and do not say how many frames come before it.
+_STATE_NO_LENGTH = ("ogg", "gif", "apng", _MP4)
 # Streams of one file are stored side by side, at most so many seconds apart.
 _INTERLEAVED_S = 1.0
 _HEAD = _TAIL = 1 << 17
@@ -71,11 +72,12 @@ def check_all_came(
     name = container.format.name
     if name in _NO_PROMISE:
         return
-    if "mp4" in name:
-        if _box_ends(source).get(b"moov", 0) > size_of(source):  # ffmpeg takes the rows that are there for all
+    if name == _MP4:
+        ends = _box_ends(source)
+        if ends.get(b"moov", 0) > size_of(source):  # ffmpeg takes the rows that are there for all
             raise DecodeError(INDEX_IS_GONE)
         _check_sample_table(stream, size_of(source))
-        if stream.frames:  # the table in front was all: no fragments follow
+        if b"moof" not in ends:  # the table in front was all: no fragments follow
             return
     if not is_partial and not goes_on_beyond_its_end(source):
         return
@@ -95,10 +97,11 @@ def _missing_frames(container: InputContainer, stream: VideoStream, source: Path
     name = container.format.name
     if name == "avi":
         return max(0, came.promised - came.ticks)
+    had_ended = came.others_end_s >= came.end_s + _INTERLEAVED_S  # the video, by itself
     if name in _STATE_NO_LENGTH:
-        return 1
+        return 0 if name == _MP4 and had_ended else 1
     promised_s = _own_end_s(stream, came.first_s) if name != "asf" else 0.0
-    if not promised_s and came.others_end_s < came.end_s + _INTERLEAVED_S:  # else the video had ended by itself
+    if not promised_s and not had_ended:
         promised_s = _asf_duration_s(source) if name == "asf" else (container.duration or 0) / av.time_base
     if came.rate:
         return max(0, math.floor((promised_s - came.first_s) * came.rate + 0.25) - came.count)
@@ -156,7 +159,7 @@ def goes_on_beyond_its_end(source: Path | bytes) -> bool:
         if head.startswith(_ASF_HEADER):
             return any(end > size for end in _asf_objects(file, size))
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"sidx"):
-            return any(end > size for _, end in boxes(file, size))
+            return any(end > size for kind, end in boxes(file, size) if kind in (b"moof", b"mdat"))
         if head[:3] == b"FLV":
             return _flv_size(head) > size or not _ends_with_a_tag(file, size)
         if head[:4] == b"OggS":
