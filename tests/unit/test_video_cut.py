@@ -237,6 +237,16 @@ def test_frames_that_were_never_written_are_not_missed(suffix: str) -> None:
     assert decode(remuxed(intra, suffix, kept), [0]).num_frames == len(kept)
 
 
+@pytest.mark.parametrize("suffix", ["matroska", "flv", "asf"])
+def test_of_a_video_of_variable_rate_no_number_of_frames_is_made_up(suffix: str) -> None:
+    kept = [0, 1, 2, *range(4, FRAMES, 5)]
+    intra = written("v.avi", "flv1" if suffix == "flv" else "mpeg4", "", gop=1)
+    data = remuxed(intra, suffix, kept)
+    with pytest.raises(DecodeError, match=r"damaged: it ends after \d frames: the file"):
+        decode(data[: len(data) * 45 // 100], [0])
+    assert decode(data[:-3], [0]).num_frames == len(kept)
+
+
 def test_a_gif_that_was_cut_off_within_a_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "v.gif"
     with av.open(str(path), "w") as container:
