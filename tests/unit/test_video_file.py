@@ -120,6 +120,11 @@ def test_a_recording_behind_another_one_keeps_its_own_rate(tmp_path: Path, start
     assert decoded.times_s == pytest.approx([1.9, 2.0, 2.5, 6.5])
 
 
+def test_a_long_pause_in_a_recorded_screen_is_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.ts", frames=20, ticks=[*range(10), *range(300, 310)])
+    assert decode(path, [9, 10, 19]).times_s == pytest.approx([0.9, 30.0, 30.9])
+
+
 def test_a_stream_that_appears_on_the_way_is_no_error_of_the_others() -> None:
     class Container:
         def demux(self, *streams: str) -> Iterator[str]:

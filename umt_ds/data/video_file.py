@@ -30,9 +30,10 @@ from umt_ds.errors import DecodeError
 Result = TypeVar("Result")
 
 # These have no table of key frames: a seek guesses, and often lands behind the wanted frame. And what is put behind
-# one another in them keeps its clock: a longer pause is none, but another recording, as ffmpeg has it.
+# one another in them keeps its clock: a longer pause is none, but another recording. (ffmpeg says so of 10 s, which
+# swallows the pauses of recorded screens.)
 _BROADCAST = ("mpeg", "mpegts")
-_LONGEST_PAUSE_S = 10.0
+_LONGEST_PAUSE_S = 600.0
 # A decoder reorders at most so many frames (H.264): where a file was cut off, the last ones can have holes.
 _MOST_REORDERED = 16
 # Bytes at the start of a frame, which are never all zero in a codec that is not lossless.

@@ -21,7 +21,7 @@ Span = tuple[float, float]  # start and end in seconds; what is shown at the end
 # A frame this near to the start of a span belongs to it: what adding up floating point numbers is off by.
 _SAME_TIME_S = 1e-6
 # Several recordings in one file have more frames than this each.
-_FRAMES_OF_A_RECORDING = 5
+_FRAMES_OF_A_RECORDING = 10
 # A last frame that stays so much longer than the others is part of the show, and no slip of the writer.
 _HELD_S = 0.5
 
