@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -123,6 +124,17 @@ def test_fragments_name_the_frames_that_are_missing(share: float) -> None:
         decode(data[: int(len(data) * share)], [0])
 
 
+@pytest.mark.parametrize("movflags", ["frag_keyframe+empty_moov", "frag_keyframe", "dash"])
+def test_a_fragment_that_was_begun_is_missed(movflags: str) -> None:
+    muxing = (("movflags", movflags),)
+    data = written("v.mp4", "libx264", "aac", muxing)
+    for end in range(len(data) // 10, len(data), 501):
+        with suppress(DecodeError):
+            assert decode(data[:end], [0], short_side=16).num_frames == FRAMES
+    longer = written("v.mp4", "libx264", "aac", muxing, sound_s=40.0)
+    assert decode(longer[:-400], [0], short_side=16).num_frames == FRAMES
+
+
 def test_the_reason_names_what_is_there_and_what_was_promised() -> None:
     data = written("v.mp4", "libx264", "", tuple(FRONT.items()))
     with av.open(io.BytesIO(data)) as container:
@@ -137,6 +149,15 @@ def test_an_mp4_whose_index_is_gone_says_so() -> None:
     for share in (0.5, 0.95, 0.97, 0.98, 0.985, 0.99):  # also where a part of it is there
         with pytest.raises(DecodeError, match=r"damaged: its index \(moov\) is missing"):
             probe(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize("sound", ["", "aac"])
+def test_an_mp4_whose_index_is_cut_off_does_not_pass_for_a_shorter_one(sound: str) -> None:
+    data = written("v.mp4", "libx264", sound)
+    begin = data.index(b"moov") - 4
+    for end in range(begin + 200, len(data), 7):
+        with pytest.raises(DecodeError):
+            decode(data[:end], [0], short_side=16)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +180,32 @@ def test_a_recording_whose_header_was_never_finished_is_good(name: str, codec: s
 def test_padding_behind_the_end_is_no_damage(container: tuple[str, str, str, dict[str, str]]) -> None:
     data = of(container, with_sound=False)
     assert decode(data + bytes(3000), [0], short_side=16).num_frames == FRAMES
+
+
+@pytest.mark.parametrize("container", CONTAINERS, ids=lambda c: f"{c[0]}-{c[3].get('movflags')}")
+def test_a_download_that_reserved_its_space_and_was_never_finished_is_refused(
+    container: tuple[str, str, str, dict[str, str]],
+) -> None:
+    data = of(container, with_sound=True)
+    half = len(data) // 2
+    with pytest.raises(DecodeError, match="damaged: "):
+        decode(data[:half] + bytes(half), [0], short_side=16)
+
+
+def test_frames_that_were_never_filled_in_are_counted() -> None:
+    data = written("v.mp4", "libx264", "", tuple(FRONT.items()))
+    begin, end = len(data) * 4 // 10, len(data) * 6 // 10
+    with pytest.raises(DecodeError, match=r"damaged: [4-8] of 30 frames begin with nothing but zeros"):
+        decode(data[:begin] + bytes(end - begin) + data[end:], [0])
+
+
+def test_a_black_frame_that_is_not_compressed_is_no_hole(tmp_path: Path) -> None:
+    path = tmp_path / "v.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=Fraction(10))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros_like(PICTURES[0]), format="rgb24")))
+    assert decode(path, [0]).num_frames == 1
 
 
 def remuxed(data: bytes, suffix: str, packets: Sequence[int], shift: int = 0, **options: str) -> bytes:
@@ -188,6 +235,16 @@ def test_frames_that_were_never_written_are_not_missed(suffix: str) -> None:
     kept = [n for n in range(FRAMES) if n % 7 != 3]
     intra = written("v.avi", "flv1" if suffix == "flv" else "mpeg4", "", gop=1)
     assert decode(remuxed(intra, suffix, kept), [0]).num_frames == len(kept)
+
+
+@pytest.mark.parametrize("suffix", ["matroska", "flv", "asf"])
+def test_of_a_video_of_variable_rate_no_number_of_frames_is_made_up(suffix: str) -> None:
+    kept = [0, 1, 2, *range(4, FRAMES, 5)]
+    intra = written("v.avi", "flv1" if suffix == "flv" else "mpeg4", "", gop=1)
+    data = remuxed(intra, suffix, kept)
+    with pytest.raises(DecodeError, match=r"damaged: it ends after \d frames: the file"):
+        decode(data[: len(data) * 45 // 100], [0])
+    assert decode(data[:-3], [0]).num_frames == len(kept)
 
 
 def test_a_gif_that_was_cut_off_within_a_picture_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import random
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from av.stream import Disposition
 from tests.support.videos import frame_number, level, write_video
 from umt_ds.data import video_file
 from umt_ds.data.video import Limits, decode
+from umt_ds.data.video_open import packets_of
 from umt_ds.errors import DecodeError
 
 REPO = Path(__file__).parents[2]
@@ -91,6 +92,12 @@ def test_times_are_those_shown_where_the_rate_varies(tmp_path: Path) -> None:
     assert [frame_number(frame) for frame in decoded.frames] == [5, 3, 0]
 
 
+def test_a_video_does_not_end_before_its_last_frame(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.mp4", ticks=[*range(20), *range(20, 80, 3)], options={"bf": "3"})
+    decoded = decode(path, [39])  # the header sums up other lengths: those of the frames as they are decoded
+    assert decoded.times_s[-1] < decoded.duration_s < decoded.times_s[-1] + 1
+
+
 def test_a_video_that_begins_late_begins_at_zero(tmp_path: Path) -> None:
     path = write(tmp_path / "v.mkv", frames=6, ticks=[50, 51, 52, 53, 54, 55])
     assert decode(path, [0, 5]).times_s == pytest.approx([0.0, 0.5], abs=1e-3)
@@ -102,6 +109,29 @@ def test_two_recordings_in_one_file_follow_one_another(tmp_path: Path) -> None:
     assert decoded.num_frames == 20
     assert [frame_number(frame) for frame in decoded.frames] == [3, 9, 0, 3]
     assert decoded.times_s == pytest.approx([0.3, 0.9, 1.0, 1.3])
+
+
+@pytest.mark.parametrize("start", [0, 9000])
+def test_a_recording_behind_another_one_keeps_its_own_rate(tmp_path: Path, start: int) -> None:
+    fast = write(tmp_path / "a.ts", frames=20, options={"g": "5", "crf": "8"}).read_bytes()
+    slow = write(tmp_path / "b.ts", frames=10, ticks=[start + n * 5 for n in range(10)], options={"g": "5", "crf": "8"})
+    decoded = decode(fast + slow.read_bytes(), [19, 20, 21, 29])
+    assert [frame_number(frame) for frame in decoded.frames] == [19, 0, 1, 9]
+    assert decoded.times_s == pytest.approx([1.9, 2.0, 2.5, 6.5])
+
+
+def test_a_long_pause_in_a_recorded_screen_is_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.ts", frames=20, ticks=[*range(10), *range(300, 310)])
+    assert decode(path, [9, 10, 19]).times_s == pytest.approx([0.9, 30.0, 30.9])
+
+
+def test_a_stream_that_appears_on_the_way_is_no_error_of_the_others() -> None:
+    class Container:
+        def demux(self, *streams: str) -> Iterator[str]:
+            yield from streams
+            raise IndexError("list index out of range")  # as PyAV 18.1, by what lies in memory
+
+    assert list(packets_of(Container(), "ours", "its last")) == ["ours", "its last"]  # type: ignore[arg-type]
 
 
 def test_a_frame_with_holes_is_refused_instead_of_shown_as_the_decoder_patched_it(tmp_path: Path) -> None:
@@ -143,6 +173,7 @@ def test_frames_that_grow_beyond_the_limit_are_refused_before_they_take_memory(t
 import resource, sys
 from pathlib import Path
 from umt_ds.data.video import Limits, decode
+from umt_ds.data.video_open import packets_of
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     decode(Path(sys.argv[1]), range(25), limits=Limits(max_pixels=1 << 20))

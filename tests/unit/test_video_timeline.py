@@ -111,6 +111,14 @@ def test_times_that_are_missing_or_run_backwards_become_those_of_the_stated_rate
         assert (line.end_s, line.rate) == (pytest.approx(0.3), 10)
 
 
+def test_times_that_begin_anew_follow_those_of_the_recording_before() -> None:
+    line = timeline([8.0, 9.0, 10.0, 11.0, 12.0, 3.0, 5.0, 7.0, 9.0, 11.0], fps=1, tick_s=1e-3, last_s=2)
+    assert line.seconds == pytest.approx([0, 1, 2, 3, 4, 5, 7, 9, 11, 13])
+    assert (line.end_s, line.rate) == (15, None)
+    far = timeline([0.0, 1.0, 2.0, 3.0, 4.0, 500.0], fps=1, tick_s=1e-3, longest_s=10)
+    assert far.seconds == pytest.approx([0, 1, 2, 3, 4, 5])
+
+
 def test_two_frames_of_one_time_do_not_discard_the_times_of_the_others() -> None:
     line = timeline([5.0, 6.0, 6.0, 9.0], fps=1, tick_s=1e-3, last_s=1)
     assert line.seconds == [0.0, 1.0, 1.0, 4.0]

@@ -24,13 +24,17 @@ from av.video.stream import VideoStream
 
 from umt_ds.errors import DecodeError
 
+INDEX_IS_GONE = "damaged: its index (moov) is missing: the file was cut off, or never finished"
 # Broadcast formats promise nothing, and mark packets as damaged for other reasons than a missing end.
 _NO_PROMISE = ("mpeg", "mpegts")
-# These mark their end and do not say where it lies.
-_STATE_NO_LENGTH = ("ogg", "gif", "apng")
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+# These mark their end, or that of each fragment, and do not say how many frames come before it.
+_STATE_NO_LENGTH = ("ogg", "gif", "apng", _MP4)
 # Streams of one file are stored side by side, at most so many seconds apart.
 _INTERLEAVED_S = 1.0
 _HEAD = _TAIL = 1 << 17
+# Writers pad by less.
+_RESERVED = 1 << 12
 # An hour in fragments of a second has 7,200 outermost parts; a file of nothing but millions of them is a trap.
 _MOST_PARTS = 1 << 17
 
@@ -68,9 +72,12 @@ def check_all_came(
     name = container.format.name
     if name in _NO_PROMISE:
         return
-    if "mp4" in name:
+    if name == _MP4:
+        ends = _box_ends(source)
+        if ends.get(b"moov", 0) > size_of(source):  # ffmpeg takes the rows that are there for all
+            raise DecodeError(INDEX_IS_GONE)
         _check_sample_table(stream, size_of(source))
-        if stream.frames:  # the table in front was all: no fragments follow
+        if b"moof" not in ends:  # the table in front was all: no fragments follow
             return
     if not is_partial and not goes_on_beyond_its_end(source):
         return
@@ -79,7 +86,8 @@ def check_all_came(
     if came.count + missing > size_of(source):  # a recording put a number in place of what it did not know yet
         missing = 0
     there = came.count - is_partial
-    if missing and name not in _STATE_NO_LENGTH:
+    is_counted = name not in _STATE_NO_LENGTH and (came.rate or name == "avi")
+    if missing and is_counted:
         raise _cut(f"{there} of {came.count + missing} frames are there")
     if missing or is_partial:
         raise _cut(f"it ends after {there} frames")
@@ -90,10 +98,11 @@ def _missing_frames(container: InputContainer, stream: VideoStream, source: Path
     name = container.format.name
     if name == "avi":
         return max(0, came.promised - came.ticks)
+    had_ended = came.others_end_s >= came.end_s + _INTERLEAVED_S  # the video, by itself
     if name in _STATE_NO_LENGTH:
-        return 1
+        return 0 if name == _MP4 and had_ended else 1
     promised_s = _own_end_s(stream, came.first_s) if name != "asf" else 0.0
-    if not promised_s and came.others_end_s < came.end_s + _INTERLEAVED_S:  # else the video had ended by itself
+    if not promised_s and not had_ended:
         promised_s = _asf_duration_s(source) if name == "asf" else (container.duration or 0) / av.time_base
     if came.rate:
         return max(0, math.floor((promised_s - came.first_s) * came.rate + 0.25) - came.count)
@@ -132,9 +141,13 @@ def _clock(text: str) -> float:
 
 
 def goes_on_beyond_its_end(source: Path | bytes) -> bool:
-    """Does the outermost structure of the file say that it is longer than it is? False for formats that do not say."""
-    size = size_of(source)
+    """Does the outermost structure of the file say that it is longer than it is? False for formats that do not say.
+
+    What a download reserved and never filled is not there.
+    """
     with _reading(source) as file:
+        size = _end_of_content(file, size_of(source))
+        file.seek(0)
         head = file.read(_HEAD)
         if head.startswith(_EBML):
             return _end_of_segment(head) > size
@@ -143,30 +156,47 @@ def goes_on_beyond_its_end(source: Path | bytes) -> bool:
         if head.startswith(_MXF):
             return _mxf_footer(head) >= size
         if head.startswith(b"GIF8"):
-            return _gif_ends_within_a_block(source if isinstance(source, bytes) else _mapped(file))
+            return _gif_ends_within_a_block(source if isinstance(source, bytes) else _mapped(file), size)
         if head.startswith(_ASF_HEADER):
             return any(end > size for end in _asf_objects(file, size))
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof", b"sidx"):
-            return any(end > size for _, end in boxes(file, size))
+            return any(end > size for kind, end in boxes(file, size) if kind in (b"moof", b"mdat"))
         if head[:3] == b"FLV":
             return _flv_size(head) > size or not _ends_with_a_tag(file, size)
         if head[:4] == b"OggS":
-            file.seek(max(0, size - _TAIL))
-            return _ogg_video_goes_on(head, file.read())
+            begin = max(0, size - _TAIL)
+            file.seek(begin)
+            return _ogg_video_goes_on(head, file.read(size - begin))
     return False
 
 
 def lacks_its_index(source: Path | bytes) -> bool:
     """Is it an mp4 without the whole table (moov) that says where its frames lie, and which many writers put last?"""
-    size = size_of(source)
-    with _reading(source) as file:
-        ends = dict(boxes(file, size))
+    ends, size = _box_ends(source), size_of(source)
     return b"mdat" in ends and ends.get(b"moov", size + 1) > size
+
+
+def _box_ends(source: Path | bytes) -> dict[bytes, int]:
+    with _reading(source) as file:
+        return dict(boxes(file, size_of(source)))
 
 
 def size_of(source: Path | bytes) -> int:
     """In bytes."""
     return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _end_of_content(file: BinaryIO, size: int) -> int:
+    """Where the zeros begin that stand for what a download reserved and never got; `size` where the end is no such."""
+    end = size
+    while end > 0:
+        begin = max(0, end - _TAIL)
+        file.seek(begin)
+        content = file.read(end - begin).rstrip(b"\0")
+        if content:
+            return begin + len(content) if size - begin - len(content) >= _RESERVED else size
+        end = begin
+    return size
 
 
 @contextmanager
@@ -235,20 +265,20 @@ def _mapped(file: BinaryIO) -> mmap:
     return mmap(file.fileno(), 0, access=ACCESS_READ)
 
 
-def _gif_ends_within_a_block(data: bytes | mmap) -> bool:
+def _gif_ends_within_a_block(data: bytes | mmap, size: int) -> bool:
     """Each block of a gif is followed by another one or by the trailer."""
     at = 13 + _gif_colours(data, 10)
-    while at < len(data):
+    while at < size:
         if data[at] == 0x21:
             at += 2
         elif data[at] == 0x2C:
             at += 11 + _gif_colours(data, at + 9)
         else:  # the trailer, or what ffmpeg reads no further
             return False
-        while at < len(data) and data[at]:
+        while at < size and data[at]:
             at += 1 + data[at]
         at += 1
-    return at > len(data)
+    return at > size
 
 
 def _gif_colours(data: bytes | mmap, at: int) -> int:

@@ -9,6 +9,7 @@ and counted.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -22,16 +23,21 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 
 from umt_ds.data.video_cut import Came, check_all_came
-from umt_ds.data.video_open import Limits, Video, open_container, opened
+from umt_ds.data.video_open import Limits, Video, open_container, opened, packets_of
 from umt_ds.data.video_timeline import Timeline, constant_rate, timeline
 from umt_ds.errors import DecodeError
 
 Result = TypeVar("Result")
 
-# These have no table of key frames: a seek guesses, and often lands behind the wanted frame.
-_SEEKS_ASTRAY = ("mpeg", "mpegts")
+# These have no table of key frames: a seek guesses, and often lands behind the wanted frame. And what is put behind
+# one another in them keeps its clock: a longer pause is none, but another recording. (ffmpeg says so of 10 s, which
+# swallows the pauses of recorded screens.)
+_BROADCAST = ("mpeg", "mpegts")
+_LONGEST_PAUSE_S = 600.0
 # A decoder reorders at most so many frames (H.264): where a file was cut off, the last ones can have holes.
 _MOST_REORDERED = 16
+# Bytes at the start of a frame, which are never all zero in a codec that is not lossless.
+_BEGINNING = 64
 # Sound that starts this much earlier than the picture is no matter of encoders.
 _IN_SYNC_S = 0.25
 # A seek costs about as much as decoding a few frames.
@@ -85,12 +91,13 @@ def with_index(source: Path | bytes, limits: Limits, use: Callable[[Video, Index
 def _index_of_packets(video: Video, limits: Limits) -> Index:
     """What the packets say, without decoding one: quick, and not always true (some packets show nothing)."""
     packets: list[_Packet] = []
-    is_partial = False
+    is_partial, empty = False, 0
     try:
-        for packet in video.container.demux(video.stream):
+        for packet in packets_of(video.container, video.stream):
             if packet.size and not packet.is_discard:
                 packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
                 is_partial = packet.is_corrupt
+                empty += packet.size >= _BEGINNING and not any(memoryview(packet)[:_BEGINNING])
                 _check_count(len(packets), limits)
     except av.FFmpegError as error:
         _check_all_came(video, packets, is_partial, limits)
@@ -98,21 +105,23 @@ def _index_of_packets(video: Video, limits: Limits) -> Index:
     _check_all_came(video, packets, is_partial, limits)
     if not packets:
         raise DecodeError("its video stream holds no frame")
-    if not video.stream.time_base or not _have_times(packets):
+    if empty and video.stream.codec_context.codec.lossy:  # others may store what is black so
+        zeros = f"{empty} of {len(packets)} frames begin with nothing but zeros"
+        raise DecodeError(f"damaged: {zeros}: the file was never completed")
+    if not video.stream.time_base or (ordered := _in_order_shown(packets)) is None:
         return Index(_timeline(video, [None] * len(packets)), None, ())
-    packets.sort(key=_Packet.shown)
-    ticks = [packet.shown() for packet in packets]
+    ticks = [packet.shown() for packet in ordered]
     base = float(video.stream.time_base)
     times = _timeline(
         video,
         [float((tick - ticks[0]) * video.stream.time_base) for tick in ticks],
-        last_s=packets[-1].duration * base,
+        last_s=ordered[-1].duration * base,
         begin_s=_begin_s(video, ticks[0] * base),
     )
-    if len(set(ticks)) < len(ticks):
+    if any(earlier >= later for earlier, later in pairwise(ticks)):
         return Index(times, None, ())
-    seekable = video.container.format.name not in _SEEKS_ASTRAY
-    return Index(times, ticks, [n for n, packet in enumerate(packets) if packet.is_key and seekable])
+    seekable = video.container.format.name not in _BROADCAST
+    return Index(times, ticks, [n for n, packet in enumerate(ordered) if packet.is_key and seekable])
 
 
 class _Packet(NamedTuple):
@@ -128,15 +137,22 @@ class _Packet(NamedTuple):
         return self.pts
 
 
-def _have_times(packets: Sequence[_Packet]) -> bool:
-    """Does each packet say when it is shown, and is no time said twice but by two packets that follow one another?
+def _in_order_shown(packets: Sequence[_Packet]) -> list[_Packet] | None:
+    """None where they do not say when they are shown.
 
-    Where several recordings were put together in one file, times begin anew with each.
+    Where several recordings were put together in one file, the times begin anew with each.
     """
-    times = [packet.pts for packet in packets if packet.pts is not None]
+    times = {packet.pts for packet in packets}
+    if None in times:
+        return None
+    if len(times) == len(packets):
+        return sorted(packets, key=_Packet.shown)
     decoded = [packet.dts for packet in packets if packet.dts is not None]
-    in_order = len(decoded) == len(packets) and all(earlier <= later for earlier, later in pairwise(decoded))
-    return len(times) == len(packets) and (in_order or len(set(times)) == len(times))
+    if len(decoded) < len(packets):
+        return None
+    begins = [place for place, (earlier, later) in enumerate(pairwise(decoded), 1) if later < earlier]
+    recordings = pairwise([0, *begins, len(packets)])
+    return [packet for begin, end in recordings for packet in sorted(packets[begin:end], key=_Packet.shown)]
 
 
 def _check_all_came(video: Video, packets: Sequence[_Packet], is_partial: bool, limits: Limits) -> None:
@@ -165,7 +181,7 @@ def _others_end_s(video: Video, limits: Limits) -> float:
     last = 0.0
     with suppress(av.FFmpegError), open_container(video.source, limits) as container:
         others = [other for other in container.streams if other.index != video.stream.index]
-        for packet in container.demux(*others) if others else ():
+        for packet in packets_of(container, *others) if others else ():
             if packet.pts is not None:
                 last = max(last, _seconds(packet.stream, packet.pts))
     return last
@@ -201,7 +217,8 @@ def _index_by_decoding(video: Video, expected: int, limits: Limits) -> Index:
 
 def _timeline(video: Video, times: Sequence[float | None], *, last_s: float = 0.0, begin_s: float = 0.0) -> Timeline:
     tick_s = float(video.stream.time_base or 0)
-    return timeline(times, fps=video.fps, tick_s=tick_s, last_s=last_s, begin_s=begin_s)
+    longest_s = _LONGEST_PAUSE_S if video.container.format.name in _BROADCAST else math.inf
+    return timeline(times, fps=video.fps, tick_s=tick_s, last_s=last_s, begin_s=begin_s, longest_s=longest_s)
 
 
 def _check_count(count: int, limits: Limits) -> None:
@@ -216,13 +233,13 @@ def walk(video: Video, index: Index, wanted: Sequence[int]) -> Iterator[tuple[in
 
 def _walk_by_time(video: Video, index: Index, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
     assert index.ticks is not None
-    frames, at = video.container.decode(video.stream), -1
+    frames, at = _all_frames(video), -1
     try:
         for number in wanted:
             key = index.key_before(number)
             if key - at > _WORTH_A_SEEK:
                 video.container.seek(index.ticks[key], stream=video.stream)
-                frames, at = video.container.decode(video.stream), key - 1
+                frames, at = _all_frames(video), key - 1
             while at < number:
                 frame = next(frames, None)
                 if frame is None or (came := index.number_of(frame)) > at + 1:
@@ -252,7 +269,7 @@ def decoded_frames(video: Video, expected: int | None = None) -> Iterator[VideoF
     """The frames of the stream; DecodeError where decoding stops early, or where there is not even one."""
     seen = 0
     try:
-        for frame in video.container.decode(video.stream):
+        for frame in _all_frames(video):
             _check_whole(frame, seen, expected)
             seen += 1
             yield frame
@@ -262,6 +279,11 @@ def decoded_frames(video: Video, expected: int | None = None) -> Iterator[VideoF
         raise DecodeError(f"damaged: {where} ({error.strerror})") from error
     if seen == 0:
         raise DecodeError("damaged: no frame can be decoded")
+
+
+def _all_frames(video: Video) -> Iterator[VideoFrame]:
+    for packet in packets_of(video.container, video.stream):
+        yield from packet.decode()
 
 
 def _check_whole(frame: VideoFrame, number: int, expected: int | None) -> None:

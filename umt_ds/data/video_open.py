@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
+from av.packet import Packet
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from umt_ds.data.picture import MAX_PIXELS
-from umt_ds.data.video_cut import lacks_its_index, size_of
+from umt_ds.data.video_cut import INDEX_IS_GONE, lacks_its_index, size_of
 from umt_ds.data.video_timeline import Timeline
 from umt_ds.errors import DecodeError
 
@@ -83,8 +85,10 @@ class Video:
     def shown_s(self, timeline: Timeline) -> float:
         """How long the video is: what the stream says, unless that is of something else (in asf, of the longest)."""
         stated = self.stream_s
-        differs = timeline.rate != 0 and abs(stated - timeline.duration_s) > _SAME_LENGTH_S
-        return timeline.duration_s if not stated or differs else stated
+        if timeline.rate == 0:
+            return stated or timeline.duration_s
+        least, seen = timeline.seconds[-1] - timeline.seconds[0], timeline.duration_s
+        return stated if least < stated and abs(stated - seen) <= _SAME_LENGTH_S else seen
 
 
 @contextmanager
@@ -124,11 +128,19 @@ def open_container(source: Path | bytes, limits: Limits) -> InputContainer:
         raise _unusable(source, f"not a video container, or its header is damaged ({error.strerror})") from error
 
 
+def packets_of(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """All packets of some streams; after them one without content of each, which makes a decoder give its last frames.
+
+    PyAV 18.1 adds one for streams too that appeared on the way, as in recordings of several programmes, fails, as it
+    does not know them, and does so or not by what lies in memory.
+    """
+    with suppress(IndexError):
+        yield from container.demux(*streams)
+
+
 def _unusable(source: Path | bytes, reason: str) -> DecodeError:
     """For `reason`, or because it is an mp4 whose index, or a part of it, is gone, which shows in many ways."""
-    if lacks_its_index(source):
-        reason = "damaged: its index (moov) is missing: the file was cut off, or never finished"
-    return DecodeError(reason)
+    return DecodeError(INDEX_IS_GONE if lacks_its_index(source) else reason)
 
 
 def _film(source: Path | bytes, container: InputContainer, limits: Limits) -> VideoStream:
@@ -161,7 +173,7 @@ def _moving(source: Path | bytes, streams: list[VideoStream], limits: Limits) ->
     undeclared = [stream for stream in streams if not stream.disposition & pictures] or streams
     shown = Counter[int]()
     with suppress(av.FFmpegError), open_container(source, limits) as container:
-        for packet in container.demux(*(container.streams[stream.index] for stream in undeclared)):
+        for packet in packets_of(container, *(container.streams[stream.index] for stream in undeclared)):
             shown[packet.stream_index] += bool(packet.size)
     least = max(2, max(shown.values(), default=0) / _PER_THUMBNAIL)
     return [stream for stream in undeclared if shown[stream.index] >= least] or undeclared

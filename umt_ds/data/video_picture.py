@@ -77,7 +77,8 @@ def degrees(turn: Turn) -> int:
 def shown_size(video: Video, frame: VideoFrame, turn: Turn, limits: Limits) -> tuple[int, int]:
     """Width and height as shown: the width times the sample aspect ratio, then turned. Raises DecodeError.
 
-    The ratio is the container's or, where it states none, the codec's.
+    The ratio is the container's or, where it states none, the codec's, both as they are at the start of the file: PyAV
+    does not tell that of a frame, and broadcasts can change it on the way.
     """
     ratio = video.stream.sample_aspect_ratio or video.stream.codec_context.sample_aspect_ratio or Fraction(1)
     if not Fraction(1, _WIDEST_PIXEL) <= ratio <= _WIDEST_PIXEL:

@@ -20,6 +20,8 @@ Span = tuple[float, float]  # start and end in seconds; what is shown at the end
 
 # A frame this near to the start of a span belongs to it: what adding up floating point numbers is off by.
 _SAME_TIME_S = 1e-6
+# Several recordings in one file have more frames than this each.
+_FRAMES_OF_A_RECORDING = 10
 # A last frame that stays so much longer than the others is part of the show, and no slip of the writer.
 _HELD_S = 0.5
 
@@ -96,27 +98,45 @@ class Timeline:
 
 
 def timeline(
-    times: Sequence[float | None], *, fps: float, tick_s: float, last_s: float = 0.0, begin_s: float = 0.0
+    times: Sequence[float | None],
+    *,
+    fps: float,
+    tick_s: float,
+    last_s: float = 0.0,
+    begin_s: float = 0.0,
+    longest_s: float = math.inf,
 ) -> Timeline:
     """From times of any origin, of frames in the order shown, to a Timeline that begins at `begin_s`.
 
     `fps` is the rate that the stream states (0: none), `tick_s` what the container rounds times to, `last_s` how
-    long the last frame is shown (0: unknown). Where times are missing or descend, or all are one, they are replaced
-    by those of a constant rate.
+    long the last frame is shown (0: unknown). Where times step back, or forth by more than `longest_s`, another
+    recording begins. Where they are missing or in disorder, or all are one, they become those of a constant rate.
     """
     known = [time for time in times if time is not None]
     step = 1 / fps if fps else 0.0
-    ascending = all(earlier <= later for earlier, later in pairwise(known))
-    if len(known) < len(times) or not ascending or (len(known) > 1 and known[0] == known[-1]):
+    seconds = joined(known, step_s=step, longest_s=longest_s) if len(known) == len(times) else None
+    if seconds is None or (len(known) > 1 and known[0] == known[-1]):
         seconds = [number * step for number in range(len(times))]
-    else:
-        seconds = [time - known[0] for time in known]
     rate = None if last_s > step + _HELD_S else constant_rate(seconds, stated=fps, tick_s=tick_s)
     if rate:
         last_s = 1 / rate
     elif not last_s:
         last_s = step or (seconds[-1] / (len(seconds) - 1) if len(seconds) > 1 else 0.0)
     return Timeline([begin_s + second for second in seconds], begin_s + seconds[-1] + last_s, rate)
+
+
+def joined(times: Sequence[float], *, step_s: float, longest_s: float = math.inf) -> list[float] | None:
+    """Seconds from the first of some times; a recording that counts anew follows the one before as its frames do.
+
+    None where that would be too many recordings: the times are in disorder.
+    """
+    seconds, shift, joins = [0.0], -times[0], 0
+    for earlier, time in pairwise(times):
+        if not 0 <= time - earlier <= longest_s:
+            shift = seconds[-1] + (seconds[-1] - seconds[-2] if len(seconds) > 1 else step_s) - time
+            joins += 1
+        seconds.append(time + shift)
+    return seconds if joins * _FRAMES_OF_A_RECORDING <= len(times) else None
 
 
 def constant_rate(seconds: Sequence[float], *, stated: float, tick_s: float) -> float | None:
