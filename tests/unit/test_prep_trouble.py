@@ -35,6 +35,7 @@ from tests.support.web_server import web_server
 from umt_ds.data import fetch, places
 from umt_ds.data.places import place
 from umt_ds.data.records import load_index, read_members
+from umt_ds.data.store_answers import told_of_store
 from umt_ds.errors import DataError, DecodeError, MachineError
 
 TRIES = 4
@@ -476,6 +477,6 @@ def test_a_begun_set_is_not_begun_anew_where_the_store_does_not_answer(videos: P
 
 def test_the_errors_of_store_libraries_are_told_and_ours_are_not() -> None:
     for kind in ("no credentials", "no address", "expired"):
-        assert "hint: " in str(places.told_of_store(KINDS[kind]()))
-    assert places.told_of_store(KeyError("ours")) is None
+        assert "hint: " in str(told_of_store(KINDS[kind]()))
+    assert told_of_store(KeyError("ours")) is None
     assert place("/a") == Path("/a")

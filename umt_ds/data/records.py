@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from umt_ds.data.fetch import opened, read_ranges, read_whole, reading, size_of
-from umt_ds.data.places import hint_of, is_local, is_unmounted, patiently, read_file, write_whole
+from umt_ds.data.places import is_local, is_unmounted, patiently, read_file, write_whole
+from umt_ds.data.store_answers import hint_of
 from umt_ds.errors import DataError
 
 MANIFEST = "manifest.json"
