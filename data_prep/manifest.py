@@ -388,7 +388,7 @@ def _left_out(plan: Plan) -> list[Refusal]:
 
 
 def _media_of(plan: Plan) -> str:
-    """What a sample holds, in the words of records.media_of."""
+    """What a sample holds, in the words of suffixes.media_of."""
     match plan.media:
         case "image":
             return "image"
