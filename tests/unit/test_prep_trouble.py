@@ -303,6 +303,15 @@ def test_a_store_that_never_answers_does_not_hang_the_run(
     assert impatient == [], "its library has tried again all the time"
 
 
+def test_a_folder_of_frames_in_a_store_that_stands_still_ends_the_command(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "STALL_S", 0.05)
+    monkeypatch.setattr("umt_ds.data.fetch.list_once", lambda folder: signal.sigtimedwait({signal.SIGUSR1}, 0.5))
+    with pytest.raises(MachineError, match=r"no answer within 0\.05 s"):
+        fetch.names_in(in_store(videos))
+
+
 def test_processes_that_cannot_be_started_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """pebble says so where the next item is handed over."""
     monkeypatch.setattr("data_prep.engines.ProcessPool.schedule", raising(BrokenProcessPool()))

@@ -190,7 +190,7 @@ def names_in(folder: Path) -> list[str]:
     if is_local(folder):
         return reading(folder, partial(os.listdir, folder))
     with clock_stopped():
-        return list(reading(folder, partial(_list, folder)))
+        return list(reading(folder, lambda: _in_time(partial(_list, folder))))
 
 
 def _list(folder: Path) -> dict[str, int]:
