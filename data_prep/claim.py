@@ -284,7 +284,8 @@ def refuse_beside_jobs(state: Path) -> None:
     except MachineError as error:
         raise MachineError(
             f"{error.what}: so nobody knows whether job {' or '.join(jobs)} works in {state.parent}",
-            hint=f"ask where Slurm answers; where it has no such job, remove {state / _JOBS}",
+            hint="give the command where Slurm answers; or, if these jobs have ended for certain, remove "
+            f"{state / _JOBS}, which notes them",
         ) from error
     if active:
         ids = " ".join(active)

@@ -18,7 +18,8 @@ from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOpt
 from umt_ds.data.fetch import local_copy, names_in, read_through, read_whole, reading, why_not
 from umt_ds.data.picture import read_image
 from umt_ds.data.places import is_local
-from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, ShardIndex, load_index, read_members
+from umt_ds.data.records import ShardIndex, load_index, read_members
+from umt_ds.data.suffixes import IMAGE_SUFFIXES, USUAL_IMAGES
 from umt_ds.data.video import Decoded, Pixels, Span, Timeline, Transcoded, decode_by_time, shrink, transcode
 from umt_ds.errors import DataError, DecodeError, some
 

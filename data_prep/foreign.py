@@ -22,7 +22,7 @@ from data_prep.progress import progress
 from data_prep.samples import records_of
 from umt_ds.data.fetch import read_part, read_whole
 from umt_ds.data.left_out import LeftOut
-from umt_ds.data.places import absolute, hint_of, is_local, kind_of
+from umt_ds.data.places import absolute, is_local, kind_of
 from umt_ds.data.records import (
     MANIFEST,
     Manifest,
@@ -34,6 +34,7 @@ from umt_ds.data.records import (
     shard_entries,
 )
 from umt_ds.data.sample_record import Record, captions_of, has_label
+from umt_ds.data.store_answers import hint_of
 from umt_ds.data.tars import index_tar
 from umt_ds.errors import DataError, DecodeError, quoted, shown
 

@@ -47,7 +47,7 @@ from umt_ds.data.places import (
 )
 from umt_ds.data.records import Manifest, ShardEntry, index_path, write_json
 from umt_ds.data.video import versions
-from umt_ds.errors import ConfigError, DataError, shown, some
+from umt_ds.errors import ConfigError, DataError, MachineError, shown, some
 
 STATE_FOLDER = ".umt-data"
 BAD_CSV = "bad.csv"
@@ -177,16 +177,18 @@ def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) ->
 
 
 @contextmanager
-def begin(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Iterator[tuple[Plan, Claim]]:
+def begin(
+    out: Path, *, name: str, listing: Listing, store: StoreOptions, retry_failed: bool = False
+) -> Iterator[tuple[Plan, Claim]]:
     """`open_plan` for a command that works in `out` alone: before anything is written, nobody else works there, nor
     waits in a queue to; and what a kill cut off is recovered.
 
     Raises what `open_plan`, `claim` and `refuse_beside_jobs` raise.
     """
     _check_new(out, name)
-    refuse_beside_jobs(out / STATE_FOLDER)  # here too, as it says more than the lock that a task holds
+    _refuse_beside_jobs(out, retry_failed=retry_failed)  # here too, as it says more than the lock that a task holds
     with claim(out / STATE_FOLDER, alone=True) as held:
-        refuse_beside_jobs(out / STATE_FOLDER)
+        _refuse_beside_jobs(out, retry_failed=retry_failed)
         plan = open_plan(out, name=name, listing=listing, store=store)
         plan.recover()
         yield plan, held
@@ -197,13 +199,23 @@ def go_on(out: Path, *, alone: bool) -> Iterator[Plan]:
     """`load_plan` for a command that works in `out`: alone, or beside others that make parts of the set."""
     load_plan(out)  # a folder without a set stays as it is
     if alone:
-        refuse_beside_jobs(out / STATE_FOLDER)
+        _refuse_beside_jobs(out)
     with claim(out / STATE_FOLDER, alone=alone):
         if alone:
-            refuse_beside_jobs(out / STATE_FOLDER)
+            _refuse_beside_jobs(out)
         plan = load_plan(out)
         plan.recover()
         yield plan
+
+
+def _refuse_beside_jobs(out: Path, *, retry_failed: bool = False) -> None:
+    """`refuse_beside_jobs`; but where Slurm does not say, only a set of which something is to be made: one that is
+    whole may have been copied to where there is no Slurm."""
+    try:
+        refuse_beside_jobs(out / STATE_FOLDER)
+    except MachineError:
+        if load_plan(out).pending(retry_failed=retry_failed):
+            raise
 
 
 def load_plan(out: Path) -> Plan:
@@ -376,7 +388,7 @@ def _left_out(plan: Plan) -> list[Refusal]:
 
 
 def _media_of(plan: Plan) -> str:
-    """What a sample holds, in the words of records.media_of."""
+    """What a sample holds, in the words of suffixes.media_of."""
     match plan.media:
         case "image":
             return "image"

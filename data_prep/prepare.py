@@ -42,7 +42,7 @@ def prepare(
     Raises ConfigError if `out` was begun with other options, DataError if somebody else works there, MachineError if
     the disk is full or a store, disk or machine fails; finished shards stay.
     """
-    with begin(out, name=name, listing=listing, store=store) as (plan, _):
+    with begin(out, name=name, listing=listing, store=store, retry_failed=retry_failed) as (plan, _):
         shards = plan.pending(retry_failed=retry_failed)
         if before:
             before(plan, shards)

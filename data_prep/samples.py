@@ -16,17 +16,9 @@ from data_prep.progress import progress
 from umt_ds.data.decode import array_shape, decode_array
 from umt_ds.data.fetch import read_part
 from umt_ds.data.picture import read_image
-from umt_ds.data.records import (
-    Media,
-    Member,
-    ShardEntry,
-    ShardIndex,
-    load_index,
-    load_manifest,
-    pixels_of,
-    read_members,
-)
+from umt_ds.data.records import Member, ShardEntry, ShardIndex, load_index, load_manifest, read_members
 from umt_ds.data.sample_record import Record, is_of_record, record_of
+from umt_ds.data.suffixes import Media, pixels_of
 from umt_ds.data.video import Choose, decode
 from umt_ds.errors import DecodeError, shown
 

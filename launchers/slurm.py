@@ -83,7 +83,7 @@ def is_active(job: str) -> bool:
     """Whether a job is waiting or running. Raises MachineError where Slurm cannot say."""
     asked = _ask("squeue", "--noheader", "--jobs", job, timeout_s=_ANSWER_S)
     if asked.returncode != 0 and "Invalid job id" not in asked.stderr:  # how squeue calls a job that ended long ago
-        raise MachineError(f"squeue cannot tell about job {job}: {asked.stderr.strip()}")
+        raise MachineError(f"squeue cannot tell about job {job}: {' '.join(asked.stderr.split())[:300]}")
     return bool(asked.stdout.strip())
 
 

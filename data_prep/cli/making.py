@@ -77,7 +77,8 @@ class Making:
         from data_prep.manifest import begin, summary_of
         from data_prep.prepare import close_set
 
-        with begin(out, name=name, listing=listing, store=self.store) as (plan, claim):
+        begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
+        with begun as (plan, claim):
             shards = plan.pending(retry_failed=self.retry_failed)
             if not shards:
                 conclude(close_set(plan), self.run.max_bad)
@@ -101,7 +102,8 @@ class Making:
         from data_prep.manifest import begin
         from data_prep.prepare import close_set
 
-        with begin(out, name=name, listing=listing, store=self.store) as (plan, _):
+        begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
+        with begun as (plan, _):
             shards = plan.pending(retry_failed=self.retry_failed)
             _say_estimate(plan, shards, self.run, processes=self.run.workers)
             build_on_ray(plan, shards, run=self.run, address=self.where.ray_address)

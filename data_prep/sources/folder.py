@@ -20,8 +20,11 @@ from data_prep.decode import NUMBERED_PICTURE
 from data_prep.labels import Numbering, is_no_label, is_same_label, number_labels
 from data_prep.sources.names import FileFinder, Missing, without_suffix
 from data_prep.tables import Table
-from umt_ds.data.places import Below, files_below, hint_of, is_local
-from umt_ds.data.records import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES, sample_key
+from umt_ds.data.folders import Below, files_below
+from umt_ds.data.places import is_local
+from umt_ds.data.records import sample_key
+from umt_ds.data.store_answers import hint_of
+from umt_ds.data.suffixes import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES
 from umt_ds.errors import DataError, shown, some
 
 Kind = Literal["video", "image", "frames"]  # frames: a folder of numbered pictures, one video

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from umt_ds.data.places import is_local, is_url
-from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from umt_ds.data.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from umt_ds.environment import at_home
 
 if TYPE_CHECKING:

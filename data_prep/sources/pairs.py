@@ -34,7 +34,7 @@ from data_prep.tables import (
     unused_note,
 )
 from umt_ds.data.fetch import local_copy
-from umt_ds.data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from umt_ds.data.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from umt_ds.errors import DataError, quoted, shown
 
 # What the field or column is called that names the file, or has the text.

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from data_prep.foreign import _with_clip
 from umt_ds.data import stream
 from umt_ds.data.left_out import LeftOut
-from umt_ds.data.records import media_of, read_members
+from umt_ds.data.records import read_members
+from umt_ds.data.suffixes import media_of
 from umt_ds.data.tars import index_tar
 from umt_ds.errors import UmtError
 

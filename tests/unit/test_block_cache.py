@@ -164,6 +164,12 @@ def test_beside_a_folder_of_its_name_that_is_not_its_own_the_cache_takes_another
     assert os.listdir(tmp_path / "sets-1") == ["mine.tar"]
 
 
+def test_beside_a_file_of_its_name_the_cache_takes_another(tmp_path: Path) -> None:
+    (tmp_path / "sets-1").write_text("mine")
+    assert filled(tmp_path, 3 * SIZE).has(name(19))
+    assert (tmp_path / "sets-1").read_text() == "mine"
+
+
 def test_without_locks_nobody_knows_who_uses_a_cache_and_it_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,9 @@ NEIGHBOURS = {
     "data_prep": (
         "umt_ds.data.picture",  # the door for picture files
         "umt_ds.data.places",  # folders and URLs; the door to fsspec
+        "umt_ds.data.folders",  # what lies below one
+        "umt_ds.data.suffixes",  # what files are by their names
+        "umt_ds.data.store_answers",  # what stores say, and what to do about it
         "umt_ds.data.fetch",  # files of a disk or a store; whose fault it is where one cannot be read
         "umt_ds.data.decode",  # bytes of a sample to frames, as training does it
         "umt_ds.data.records",  # the shard contract
@@ -108,7 +111,8 @@ TORCH_FREE = (
     "umt_ds.distributed.local", "umt_ds.distributed.parent", "umt_ds.distributed.leftovers",
     "umt_ds.engine.manifest", "umt_ds.engine.readback",
     "umt_ds.engine.tidy", "umt_ds.engine.metrics_file",
-    "umt_ds.data.places", "umt_ds.data.fetch", "umt_ds.data.records",
+    "umt_ds.data.places", "umt_ds.data.folders", "umt_ds.data.suffixes", "umt_ds.data.store_answers",
+    "umt_ds.data.fetch", "umt_ds.data.records",
     "umt_ds.data.tars", "umt_ds.data.left_out", "umt_ds.data.picture", "umt_ds.data.sample_record",
     "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report",
     "umt_ds.bench.step_sweep", "umt_ds.cli.bench",

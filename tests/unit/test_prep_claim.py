@@ -19,7 +19,8 @@ from click.testing import CliRunner
 
 from data_prep.claim import claim, one_at_a_time
 from data_prep.cli import umt_data
-from data_prep.clip import Clip, Listing, StoreOptions
+from data_prep.clip import Clip, Listing, Refusal, StoreOptions
+from data_prep.done import Done
 from data_prep.manifest import begin, open_plan
 from tests.support.files import touch
 from umt_ds.errors import ConfigError, DataError, MachineError, UmtError
@@ -238,6 +239,29 @@ def test_a_squeue_that_does_not_answer_is_not_no_job(
     slurm(tmp_path, monkeypatch, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     with begin(out, name="set", listing=listing(tmp_path), store=STORE):
         pass
+
+
+def test_where_slurm_does_not_say_a_set_that_is_whole_can_still_be_ended(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was made on a cluster by an earlier version, which left the ids, and copied elsewhere."""
+    (out / ".umt-data" / "slurm.json").write_text('["41", "42"]')
+    slurm(tmp_path, monkeypatch, "printf 'squeue: error: no\\nsqueue: fatal: none\\n' >&2; exit 1")
+    error = refused(commands(out)[2])
+    assert "squeue: error: no squeue: fatal: none: so nobody knows" in error.what
+    assert "remove" in str(error.hint)
+    done = begin(out, name="set", listing=listing(tmp_path), store=STORE)
+    for shard, key in enumerate("abc"):
+        Done(None, (Refusal(f"{key}.mp4", "empty", key),)).save(out / ".umt-data" / "done" / f"{shard:06d}.json")
+    with done as (plan, _):
+        assert plan.pending() == []
+    with (
+        pytest.raises(MachineError, match="nobody knows"),
+        begin(out, name="set", listing=listing(tmp_path), store=STORE, retry_failed=True),
+    ):
+        pass
+    assert CliRunner().invoke(umt_data, ["finish", str(out), "--max-bad", "1"]).exit_code == 0
+    assert not (out / ".umt-data" / "slurm.json").exists()
 
 
 def test_the_job_that_ends_the_set_does_not_wait_for_itself(

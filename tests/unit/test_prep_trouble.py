@@ -35,6 +35,7 @@ from tests.support.web_server import web_server
 from umt_ds.data import fetch, places
 from umt_ds.data.places import place
 from umt_ds.data.records import load_index, read_members
+from umt_ds.data.store_answers import told_of_store
 from umt_ds.errors import DataError, DecodeError, MachineError
 
 TRIES = 4
@@ -302,6 +303,15 @@ def test_a_store_that_never_answers_does_not_hang_the_run(
     assert impatient == [], "its library has tried again all the time"
 
 
+def test_a_folder_of_frames_in_a_store_that_stands_still_ends_the_command(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "STALL_S", 0.05)
+    monkeypatch.setattr("umt_ds.data.fetch.list_once", lambda folder: signal.sigtimedwait({signal.SIGUSR1}, 0.5))
+    with pytest.raises(MachineError, match=r"no answer within 0\.05 s"):
+        fetch.names_in(in_store(videos))
+
+
 def test_processes_that_cannot_be_started_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """pebble says so where the next item is handed over."""
     monkeypatch.setattr("data_prep.engines.ProcessPool.schedule", raising(BrokenProcessPool()))
@@ -476,6 +486,6 @@ def test_a_begun_set_is_not_begun_anew_where_the_store_does_not_answer(videos: P
 
 def test_the_errors_of_store_libraries_are_told_and_ours_are_not() -> None:
     for kind in ("no credentials", "no address", "expired"):
-        assert "hint: " in str(places.told_of_store(KINDS[kind]()))
-    assert places.told_of_store(KeyError("ours")) is None
+        assert "hint: " in str(told_of_store(KINDS[kind]()))
+    assert told_of_store(KeyError("ours")) is None
     assert place("/a") == Path("/a")

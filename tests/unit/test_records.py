@@ -16,18 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from umt_ds.data.records import (
-    IMAGE_SUFFIXES,
     MANIFEST,
     Manifest,
     index_path,
     load_index,
     load_manifest,
-    media_of,
-    pixels_of,
     read_members,
     sample_key,
     shard_entries,
 )
+from umt_ds.data.suffixes import IMAGE_SUFFIXES, media_of, pixels_of
 from umt_ds.data.tars import index_tar, split_member_name
 from umt_ds.errors import DataError
 

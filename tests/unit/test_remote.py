@@ -28,10 +28,11 @@ from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.clips import read_clip
 from umt_ds.data.loader import Loader
 from umt_ds.data.once import iterate_once
-from umt_ds.data.places import hint_of, place
+from umt_ds.data.places import place
 from umt_ds.data.records import index_path, load_index
 from umt_ds.data.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.data.source import ShardSource
+from umt_ds.data.store_answers import hint_of
 from umt_ds.errors import ConfigError, DataError, DecodeError
 
 BLOCK = 4096  # a sample of noise has 13 kB, a shard about 190 kB

@@ -136,7 +136,7 @@ def _blocks_in(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _layout(folder: Path, num_sets: int) -> Path:
-    """sets-44; beside one that an earlier version made, or somebody else, sets-44-umt."""
+    """sets-44; beside a folder or file of an earlier version or somebody else, sets-44-umt."""
     layout = folder / f"sets-{num_sets}"
     return folder / f"{layout.name}-umt" if _is_not_ours(layout) else layout
 
@@ -144,6 +144,8 @@ def _layout(folder: Path, num_sets: int) -> Path:
 def _is_not_ours(layout: Path) -> bool:
     try:
         return bool(os.listdir(layout)) and not (layout / _MARKER).is_file()  # it is there before anything else
+    except NotADirectoryError:
+        return True
     except OSError:
         return False
 

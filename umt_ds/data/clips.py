@@ -9,8 +9,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from umt_ds.data.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
-from umt_ds.data.records import Member, pixels_of
+from umt_ds.data.records import Member
 from umt_ds.data.sample_record import Clean, Record, captions_of, record_of
+from umt_ds.data.suffixes import pixels_of
 from umt_ds.errors import DecodeError, some
 from umt_ds.keyed import Stream, digest64
 

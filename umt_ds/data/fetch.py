@@ -21,11 +21,9 @@ from tempfile import TemporaryDirectory
 from typing import IO, TypeVar, cast
 
 from umt_ds.data.places import (
-    AGAIN,
     RETRY_PAUSES_S,
     Entry,
     as_os_errors,
-    hint_of,
     is_away,
     is_local,
     is_unmounted,
@@ -34,8 +32,8 @@ from umt_ds.data.places import (
     patiently,
     read_file,
     read_range,
-    said,
 )
+from umt_ds.data.store_answers import AGAIN, hint_of, said
 from umt_ds.distributed.leftovers import own_folder
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import MachineError
@@ -192,7 +190,7 @@ def names_in(folder: Path) -> list[str]:
     if is_local(folder):
         return reading(folder, partial(os.listdir, folder))
     with clock_stopped():
-        return list(reading(folder, partial(_list, folder)))
+        return list(reading(folder, lambda: _in_time(partial(_list, folder))))
 
 
 def _list(folder: Path) -> dict[str, int]:

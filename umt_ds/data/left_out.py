@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from umt_ds.data.records import media_of, pixels_of
+from umt_ds.data.suffixes import media_of, pixels_of
 from umt_ds.errors import shown
 
 _TEXTS = ("json", "txt", "cls")  # what is read beside a clip

@@ -7,19 +7,15 @@ upload is complete.
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import shutil
 import socket
-import stat
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
@@ -27,6 +23,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 if TYPE_CHECKING:
     from upath import UPath
 
+from umt_ds.data.store_answers import advice_on, said
 from umt_ds.distributed.leftovers import own_folder
 from umt_ds.errors import ConfigError, MachineError
 
@@ -71,70 +68,6 @@ def is_unmounted(folder: Path) -> bool:
         return False
     there = next((place for place in (folder, *folder.absolute().parents) if os.path.isdir(place)), folder)
     return is_away(there)
-
-
-def hint_of(error: BaseException) -> str | None:
-    """What to do about an answer of a store, where that is known better than "check the network"."""
-    said = re.sub(r"\S*/\S*", " ", _answers(error))  # a bucket may be called "credentials", a file "Forbidden_City"
-    if "InvalidObjectState" in said:
-        return "the object is in an archive (S3 Glacier): restore it, then start the same command again: it resumes"
-    if "RequestTimeTooSkewed" in said:
-        return "the clock of this machine is wrong: set it (`timedatectl`), then start the same command again"
-    if re.search(_REFUSED, said):
-        return (
-            "the store refuses the credentials: they are missing, wrong, or have expired (or this machine's clock is "
-            "wrong). Renew them (for s3:// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or "
-            "~/.aws/credentials), then start the same command again: it resumes"
-        )
-    return None
-
-
-AGAIN = "give the same command again: it goes on where this one ended"
-
-
-def said(error: BaseException) -> str:
-    """What an error says, in one line: some stores' libraries quote whole answers."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _hint(error: BaseException) -> str:
-    return hint_of(error) or f"check the store and the network, then {AGAIN}"
-
-
-# codes of S3, classes of botocore and others, and HTTP's own words and numbers (a HEAD has no room for more)
-_REFUSED = (
-    r"(?i)ExpiredToken|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|SignatureDoesNotMatch|AccessDenied|"
-    r"credential|Unauthorized|Forbidden|SSOToken|TokenRetrieval|RefreshError|PermissionError|RequestExpired|"
-    r"AuthenticationFailed|AuthenticationError|AuthorizationFailure|AuthorizationPermissionMismatch|GatedRepo|"
-    r"40[13] Client Error|HTTP (401|403)|\((401|403)\)|status=40[13]\b|HeadObject operation: Bad Request"
-)
-
-
-def _answers(error: BaseException) -> str:
-    """Types, texts and HTTP statuses of an error and of those that it comes from."""
-    parts: list[str] = []
-    chain: BaseException | None = error
-    while chain is not None and len(parts) < 30:
-        status = getattr(chain, "status", None) or getattr(chain, "code", None)
-        parts += [type(chain).__name__, str(chain), f"status={status}"]
-        chain = chain.__cause__ or chain.__context__
-    return "\n".join(parts)
-
-
-# What talks to stores. Much of what these raise is no OSError, and none of it is a bug of ours.
-_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs", "gcsfs", "google", "adlfs", "azure"} | {
-    *("huggingface_hub", "requests", "httpx", "urllib3", "paramiko", "ossfs", "webdav4")
-}
-
-
-def told_of_store(error: BaseException) -> str | None:
-    """What a command says at its end of an error that comes from a store's library; None for all else."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if {kind.__module__.partition(".")[0] for kind in type(chain).__mro__} & _LIBRARIES:
-            return f"the store refuses or fails: {type(error).__name__}: {said(error)}\n  hint: {_hint(error)}"
-        chain = chain.__cause__ or chain.__context__
-    return None
 
 
 def is_url(text: str) -> bool:
@@ -359,7 +292,7 @@ def _patiently_in_store(path: Path, doing: str, ask: Callable[[], T]) -> T:
         if is_absent(error):
             raise
         what = f"{path} cannot be {doing} ({len(RETRY_PAUSES_S) + 1} tries): {said(error)}"
-        raise MachineError(what, hint=_hint(error)) from error
+        raise MachineError(what, hint=advice_on(error)) from error
 
 
 def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
@@ -387,77 +320,12 @@ def scratch_for(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class Below:
-    """One folder below another."""
-
-    folder: str  # as a path below the other one, "" for itself
-    files: list[str]
-    num_folders: int = 0  # in it
-    others: Mapping[str, str] = field(default_factory=dict)  # what is in it and no file or folder: what it is
-
-
-def files_below(folder: Path) -> Iterator[Below]:
-    """`folder` and each folder below it, with what is directly in them, and what of that cannot be read.
-
-    Also behind links; a link back to a folder already seen is not followed again. Raises OSError where `folder` itself
-    cannot be read.
-    """
-    if not is_local(folder):
-        yield from _objects_below(cast("UPath", folder))
-        return
-    seen: set[str] = set()
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        seen.add(os.path.realpath(folder / below))
-        files: list[str] = []
-        folders: list[str] = []
-        others: dict[str, str] = {}
-        try:
-            with os.scandir(folder / below) as entries:  # unlike Path.iterdir it knows what is a file without asking
-                for entry in entries:
-                    match what := _what_is(entry):
-                        case "file":
-                            files.append(entry.name)
-                        case "folder":
-                            folders.append(entry.name)
-                        case _:
-                            others[entry.name] = what
-        except OSError as error:
-            if not below:
-                raise
-            others[""] = f"folder cannot be read: {error.strerror}"  # what is in it is not known
-        yield Below(below, files, len(folders), others)
-        paths = (f"{below}/{name}" if below else name for name in sorted(folders, reverse=True))
-        waiting += [path for path in paths if os.path.realpath(folder / path) not in seen]
-
-
-def _what_is(entry: os.DirEntry[str]) -> str:
-    """`file`, `folder`, or in words what it is instead."""
-    try:
-        if entry.is_file():
-            return "file"
-        if entry.is_dir():
-            return "folder"
-        mode = entry.stat().st_mode
-    except FileNotFoundError:
-        return "a link that leads nowhere" if entry.is_symlink() else "gone meanwhile"
-    except OSError as error:  # of what a link leads to
-        circle = error.errno == errno.ELOOP
-        return "a link that leads in a circle" if circle else f"cannot be read: {error.strerror}"
-    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-    return f"{kinds.get(stat.S_IFMT(mode), 'a device')} and no file"
-
-
-def _objects_below(folder: UPath) -> Iterator[Below]:
-    """The same for an object store, where one call lists all that is below."""
-    names: dict[str, list[str]] = defaultdict(list)
-    start = folder.path.rstrip("/") + "/"
-    for path in _patiently_in_store(cast(Path, folder), "listed", lambda: folder.fs.find(folder.path)):
-        below, _, name = path.removeprefix(start).rpartition("/")
-        names[below].append(name)
-    yield from (Below(below, files) for below, files in names.items())
+def objects_below(folder: Path) -> list[str]:
+    """All files below a folder of a store, as paths from there. Raises MachineError where the store does not answer."""
+    remote = cast("UPath", folder)
+    start = remote.path.rstrip("/") + "/"
+    found = _patiently_in_store(folder, "listed", lambda: remote.fs.find(remote.path))
+    return [path.removeprefix(start) for path in found]
 
 
 def free_bytes(folder: Path) -> int | None:

@@ -15,48 +15,25 @@ import hashlib
 import io
 import json
 import os
-import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from umt_ds.data.fetch import opened, read_ranges, read_whole, reading, size_of
-from umt_ds.data.places import hint_of, is_local, is_unmounted, patiently, read_file, write_whole
+from umt_ds.data.places import is_local, is_unmounted, patiently, read_file, write_whole
+from umt_ds.data.store_answers import hint_of
 from umt_ds.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-# What was read from the first version on. Where a sample has a clip of these, others beside it (a depth map `.tif`)
-# change nothing: a set means what it meant when it was made.
-USUAL_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp")
-_USUAL_FRAMES = ("jpg", "jpeg", "png", "webp")
-USUAL_VIDEOS = (
-    *("mp4", "webm", "mkv", "mov", "avi", "m4v", "mpg", "mpeg", "gif", "ts"),
-    *("flv", "wmv", "asf", "3gp", "ogv", "m2ts", "mts", "vob"),
-)
-# Of those that Pillow reads by itself (heic needs a plug-in) the ones in which photographs or frames are stored
-IMAGE_SUFFIXES = (
-    *USUAL_IMAGES,
-    *("jpe", "jfif", "tif", "tiff", "avif", "dib", "ppm", "pgm", "pnm", "pbm", "qoi"),
-)
-# As far as `umt_ds.data.video_file` opens their containers, and they mostly hold pictures (.ogg is mostly sound)
-VIDEO_SUFFIXES = (
-    *USUAL_VIDEOS,
-    *("qt", "3g2", "3gpp", "mj2", "f4v", "divx", "xvid", "ogm", "rm", "rmvb", "mxf", "nut", "dv", "ivf", "y4m", "apng"),
-    *("mpe", "m1v", "m2v", "mpv", "m2p", "vro", "m2t", "tp", "trp", "mk3d"),
-    *("h264", "264", "avc", "h265", "265", "hevc", "obu"),
-)
-
-Media = Literal["frames", "npy", "video", "image", "none"]
 
 
 def sample_key(relative_path: str) -> str:
@@ -67,43 +44,6 @@ def sample_key(relative_path: str) -> str:
     """
     stem = os.path.splitext(relative_path.replace(os.sep, "/").strip("/"))[0]
     return quote(stem, safe="/").replace(".", "%2E").replace("~", "%7E")
-
-
-def _one_of(suffixes: Sequence[str], before: str = "") -> re.Pattern[str]:
-    return re.compile(rf"{before}(?:{'|'.join(suffixes)})")
-
-
-# In the order in which a sample's clip is looked for
-_CLIPS: tuple[tuple[Media, re.Pattern[str]], ...] = (
-    ("frames", _one_of(_USUAL_FRAMES, r"\d{1,18}\.")),
-    ("npy", _one_of(["npy"])),
-    ("video", _one_of(USUAL_VIDEOS)),
-    ("image", _one_of(USUAL_IMAGES)),
-    ("frames", _one_of(IMAGE_SUFFIXES, r"\d{1,18}\.")),
-    ("video", _one_of(VIDEO_SUFFIXES)),
-    ("image", _one_of(IMAGE_SUFFIXES)),
-)
-
-
-@lru_cache(maxsize=256)  # the samples of a set are alike
-def pixels_of(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
-    """What kind of clip a sample is, and which of its files hold its pixels: frames by their number, else one file.
-
-    `json`, `txt`, `cls` and suffixes that nobody knows are not media.
-    """
-    lowered = [suffix.lower() for suffix in suffixes]
-    for media, pattern in _CLIPS:
-        places = [place for place, suffix in enumerate(lowered) if pattern.fullmatch(suffix)]
-        if media == "frames":
-            places.sort(key=lambda place: int(lowered[place].partition(".")[0]))
-        if places:
-            return media, tuple(places if media == "frames" else places[:1])
-    return "none", ()
-
-
-def media_of(suffixes: Sequence[str]) -> Media:
-    """What kind of clip the member suffixes of one sample describe."""
-    return pixels_of(tuple(suffixes))[0]
 
 
 class Member(NamedTuple):  # a dataclass takes four times as long to make, and reading makes 33 a clip

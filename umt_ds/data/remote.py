@@ -15,7 +15,8 @@ from pathlib import Path
 
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.cache import KeepLast
-from umt_ds.data.places import RETRY_PAUSES_S, hint_of, patiently, place, read_range, sizes_of
+from umt_ds.data.places import RETRY_PAUSES_S, patiently, place, read_range, sizes_of
+from umt_ds.data.store_answers import hint_of
 from umt_ds.errors import DataError
 
 BLOCK = 1 << 18  # bytes: half a clip of 32 stored frames

@@ -19,7 +19,7 @@ from typing import Protocol
 from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.cache import KeepLast
 from umt_ds.data.order import SampleRef
-from umt_ds.data.places import RETRY_PAUSES_S, hint_of, is_away, is_local, patiently, sizes_of
+from umt_ds.data.places import RETRY_PAUSES_S, is_away, is_local, patiently, sizes_of
 from umt_ds.data.records import (
     Manifest,
     Member,
@@ -30,6 +30,7 @@ from umt_ds.data.records import (
     parse_index,
 )
 from umt_ds.data.remote import RemoteFile, RemoteFiles, Traffic
+from umt_ds.data.store_answers import hint_of
 from umt_ds.errors import DataError, DecodeError
 
 _LONG_BYTES = 8 << 20  # a sample that long has so many frames that fetching only those shown costs less

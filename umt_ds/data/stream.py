@@ -23,8 +23,9 @@ from itertools import groupby, islice
 from typing import IO, Any, cast
 
 from umt_ds.data.left_out import LeftOut
-from umt_ds.data.places import RETRY_PAUSES_S, hint_of, is_url, place
+from umt_ds.data.places import RETRY_PAUSES_S, is_url, place
 from umt_ds.data.records import Member
+from umt_ds.data.store_answers import hint_of
 from umt_ds.data.tars import check_end, members_of, refuse_compressed
 from umt_ds.distributed.parent import stopping_with_this_process
 from umt_ds.errors import DataError, UmtError
