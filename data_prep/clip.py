@@ -48,7 +48,8 @@ class Refusal:
 
     def __post_init__(self) -> None:
         reason = " ".join(_ADDRESS.sub("the file", self.reason).split())
-        object.__setattr__(self, "reason", reason)
+        if reason != self.reason:  # else millions of rows share one
+            object.__setattr__(self, "reason", reason)
 
 
 @dataclass(frozen=True)

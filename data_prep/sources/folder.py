@@ -87,6 +87,10 @@ class Found:
         """All that was looked for."""
         return (*self.videos, *self.images, *self.frame_folders)
 
+    @cached_property
+    def _lists(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(filter(None, (self.videos, self.images, self.frame_folders)))
+
     @property
     def _wanted(self) -> str:
         return " or ".join(_PLURAL[kind] for kind in self.kinds)
@@ -112,12 +116,18 @@ class Found:
     def why_unusable(self, name: str) -> str | None:
         """Why the file of a row cannot be used, though it is there; None where it is not, or can be."""
         name = name.removeprefix("./")
-        if reason := self._reasons.get(without_suffix(name)):
+        if self._reasons and (reason := self._reasons.get(without_suffix(name))):
             return reason
         suffix = os.path.splitext(name)[1].lower()
-        is_other = suffix and _is_text(name) and "\0" not in name and _KIND_OF.get(suffix) not in self.kinds
-        if is_other and is_local(self.folder) and os.path.isfile(self.folder / name):
-            return f"is none of the {self._wanted} by its suffix ({suffix})"
+        is_hidden = _is_hidden(name.rpartition("/")[2])
+        if not is_hidden and (not suffix or _KIND_OF.get(suffix) in self.kinds):
+            return None
+        if _is_text(name) and "\0" not in name and is_local(self.folder) and os.path.isfile(self.folder / name):
+            return (
+                "is hidden: its name begins with a dot"
+                if is_hidden
+                else f"is none of the {self._wanted} by its suffix ({suffix})"
+            )
         return None
 
     @cached_property
@@ -133,7 +143,7 @@ class Found:
 
         Needs no memory but the sorted paths, for lists of many millions of rows.
         """
-        for paths in (self.videos, self.images, self.frame_folders):
+        for paths in self._lists:
             if _holds(paths, name):
                 return [name]
         stem = without_suffix(name)
@@ -310,8 +320,8 @@ def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: Names, folder
     missing: list[Refusal] = []
     for line, file, caption, label in rows:
         at = _Line(table.path.name, line)
-        if label:
-            said.labels.setdefault(label, str(at))
+        if label and label not in said.labels:
+            said.labels[label] = str(at)
         path = names.file_of(file)
         if isinstance(path, Missing):
             missing.append(Refusal(file, path.reason + f" ({at})"))

@@ -262,6 +262,7 @@ NONE = Missing("missing: no such video")
             "{link}/sub/n.mp4",
             "{root}/away/../sub/n.mp4",
             "file://{root}/sub/n.mp4",
+            "file:{root}/sub/n.mp4",
             "file://localhost{root}/sub/n.mp4",
         ),
         *("~/v/sub/n.mp4", "v/sub/n.mp4", "./v/sub/n.mp4"),
@@ -323,10 +324,12 @@ def test_letters_of_two_characters_are_those_of_one(tmp_path: Path) -> None:
         ("sub", NONE),
         (".", NONE),
         ("/", OUTSIDE),
+        ("sub/.h.mp4", Missing("is hidden: its name begins with a dot")),
+        (".gone.mp4", NONE),
     ],
 )
 def test_a_name_without_a_file_gets_a_true_reason(tmp_path: Path, name: str, why: Missing) -> None:
-    assert find(touch(tmp_path / "v", "sub/n.mp4", "m.mp4"), name.format(root=tmp_path / "v")) == why
+    assert find(touch(tmp_path / "v", "sub/n.mp4", "m.mp4", "sub/.h.mp4"), name.format(root=tmp_path / "v")) == why
 
 
 def test_a_name_that_two_files_have_names_both(tmp_path: Path) -> None:
