@@ -66,7 +66,7 @@ def list_folder(
         left_out=(*found.unusable, *said.missing),
         labels=numbering.names,
         about={"source": "folder"},
-        notes=(*found.notes, *said.notes, *told),
+        notes=(*found.notes, *said.notes, *numbering.notes, *told),
     )
 
 

@@ -243,7 +243,7 @@ def test_webvid_ids_are_texts_and_rows_of_one_video_are_joined(tmp_path: Path) -
     assert captions_in(listing) == {"00012.mp4": ("one", "two"), "12.mp4": ()}
     assert listing.left_out == (
         Refusal("00012", "repeated: an earlier row names this video"),
-        Refusal("", "names no video"),
+        Refusal("1.csv line 4", "names no video"),
     )
     assert listing.notes == (
         "columns page_idx, duration of csv are not used",
