@@ -47,7 +47,8 @@ class Refusal:
     key: str = ""
 
     def __post_init__(self) -> None:
-        reason = " ".join(_ADDRESS.sub("the file", self.reason).split())
+        reason = _ADDRESS.sub("the file", self.reason) if "<" in self.reason else self.reason
+        reason = " ".join(reason.split())
         if reason != self.reason:  # else millions of rows share one
             object.__setattr__(self, "reason", reason)
 

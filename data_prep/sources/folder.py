@@ -118,17 +118,16 @@ class Found:
         name = name.removeprefix("./")
         if self._reasons and (reason := self._reasons.get(without_suffix(name))):
             return reason
-        suffix = os.path.splitext(name)[1].lower()
-        is_hidden = _is_hidden(name.rpartition("/")[2])
+        file = name.rpartition("/")[2]
+        is_hidden = _is_hidden(file)
+        suffix = f".{file.rpartition('.')[2].lower()}" if "." in file else ""
         if not is_hidden and (not suffix or _KIND_OF.get(suffix) in self.kinds):
             return None
-        if _is_text(name) and "\0" not in name and is_local(self.folder) and os.path.isfile(self.folder / name):
-            return (
-                "is hidden: its name begins with a dot"
-                if is_hidden
-                else f"is none of the {self._wanted} by its suffix ({suffix})"
-            )
-        return None
+        if not is_local(self.folder) or not _is_text(name) or "\0" in name or not os.path.isfile(self.folder / name):
+            return None
+        if is_hidden:
+            return "is hidden: its name begins with a dot"
+        return f"is none of the {self._wanted} by its suffix ({suffix})"
 
     @cached_property
     def _reasons(self) -> dict[str, str]:
