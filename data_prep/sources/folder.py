@@ -115,6 +115,8 @@ class Found:
 
     def why_unusable(self, name: str) -> str | None:
         """Why the file of a row cannot be used, though it is there; None where it is not, or can be."""
+        if not self.unusable and not self.ignored:
+            return None
         name = name.removeprefix("./")
         if self._reasons and (reason := self._reasons.get(without_suffix(name))):
             return reason
@@ -146,7 +148,8 @@ class Found:
             if _holds(paths, name):
                 return [name]
         stem = without_suffix(name)
-        with_suffix = [path for paths in (self.videos, self.images) for path in _beginning(paths, f"{stem}.")]
+        start = f"{stem}."
+        with_suffix = [path for paths in (self.videos, self.images) if paths for path in _beginning(paths, start)]
         others = [path for path in with_suffix if without_suffix(path) == stem]
         return others or ([stem] if _holds(self.frame_folders, stem) else [])
 
