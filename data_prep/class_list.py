@@ -15,13 +15,18 @@ from data_prep.tables import Row, clean, read_json, text_lines, whole_number
 from umt_ds.errors import DataError, quoted, shown
 
 _HINT = "one class name a line, in the order of the numbers; or `number,name` with the numbers from 0"
-_BETWEEN = r"(?:\s*[,;:\t|]\s*|\s+)"  # a number and a name
+_BETWEEN = r"(?:\s*(?:[,;:\t|=)]|[-=]>)\s*|\s+)"  # a number and a name
+_NUMBER = r"(?P<number>-?\d{1,9}(?:\.0*)?)"  # pandas writes 0.0
 _NUMBERED = (
-    re.compile(rf"(?P<number>\d{{1,9}}){_BETWEEN}(?P<name>\S.*)"),  # 0,abseiling
-    re.compile(rf"(?P<name>.*[^\s,;:|]){_BETWEEN}(?P<number>\d{{1,9}})"),  # abseiling 0
+    re.compile(rf"{_NUMBER}{_BETWEEN}(?P<name>\S.*)"),  # 0,abseiling
+    re.compile(rf"(?P<name>.*[^\s,;:|=>]){_BETWEEN}{_NUMBER}"),  # abseiling 0
 )
+_NO_NAME = re.compile(r"#.*|.*[{}].*|- .*|.*,")  # a comment, or a line of another kind of file
 # what the first line of a table says where the others have classes
-_HEADER_WORDS = {"id", "idx", "index", "number", "name", "names", "label", "labels", "class", "classes", "category"}
+_HEADER_WORDS = {
+    *("id", "idx", "index", "number", "name", "names", "label", "labels", "labelname"),
+    *("class", "classes", "classname", "category", "categories"),
+}
 
 
 def read_class_list(path: Path) -> tuple[str, ...]:
@@ -84,7 +89,11 @@ def _numbered(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
     """The names of lines that all have a number, but for a header; empty where the lines are no such ones."""
     lines = [_unquoted(text) for _, (text,) in rows]
     forms = [
-        {place: (int(match["number"]), class_name(match["name"])) for place, match in enumerate(matches) if match}
+        {
+            place: (int(float(match["number"])), class_name(match["name"]))
+            for place, match in enumerate(matches)
+            if match
+        }
         for matches in (map(form.fullmatch, lines) for form in _NUMBERED)
     ]
     first = 1 if _is_header(lines) and not any(0 in pairs for pairs in forms) else 0
@@ -151,6 +160,9 @@ def _by_number(pairs: Sequence[tuple[int, str]], path: Path) -> tuple[str, ...]:
 
 
 def _one_a_line(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
+    for line, (text,) in rows:
+        if _NO_NAME.fullmatch(text) or (len(rows) == 1 and re.search("[,;\t]", text)):
+            raise DataError(f"class list {path} line {line} is no class name: {text[:80]!r}", hint=_HINT)
     names = tuple(class_name(text) for _, (text,) in rows)
     words = set(re.split("[^a-z]+", names[0].lower())) - {""} if len(names) > 1 else set()
     if words and words <= _HEADER_WORDS:

@@ -47,8 +47,10 @@ class Refusal:
     key: str = ""
 
     def __post_init__(self) -> None:
-        reason = " ".join(_ADDRESS.sub("the file", self.reason).split())
-        object.__setattr__(self, "reason", reason)
+        reason = _ADDRESS.sub("the file", self.reason) if "<" in self.reason else self.reason
+        reason = " ".join(reason.split())
+        if reason != self.reason:  # else millions of rows share one
+            object.__setattr__(self, "reason", reason)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,11 @@ from umt_ds.errors import DataError
 MAX_CLASSES = 100_000
 NO_LABEL = -1  # what most training code writes where there is none
 _NO_NAME = re.compile(
-    rf"{NUMBER.pattern}|[+-]?\d+(?:[_,'\u00a0\u202f]\d+)+|nan", re.IGNORECASE
-)  # is a number, or wants to be one
+    rf"{NUMBER.pattern}|nan"
+    r"|[+-]?\d+(?:[_,;|'\u00a0\u202f]\d+)+|\u2212\d+"  # 1,000, several numbers, a printed minus
+    rf"|(?:tensor)?[(\['\"]\s*(?:{NUMBER.pattern})\s*[)\]'\"]",  # '3', [3], tensor(3)
+    re.IGNORECASE,
+)  # is a number, or wants to be one: sorted as text, 10 would come before 2
 _SIDE = re.compile(r"\b(?:left|right)\b")
 
 
@@ -70,6 +73,13 @@ class Numbering:
         label = self.label(cell)
         return None if label is None else self.names[label]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is doubtful in it."""
+        numbers = {number for cell, number in self.meant.items() if number is not None and number == whole_number(cell)}
+        starts_at_1 = len(numbers) > 1 and min(numbers) == 1
+        return ("no label is 0, some are 1: does the table count from 1?",) if starts_at_1 else ()
+
 
 def number_labels(
     cells: Mapping[str, str], *, used: Collection[str] | None = None, classes: Path | None = None
@@ -103,7 +113,7 @@ def class_number(cell: str, where: str) -> int | None:
         shown = cell if number is None else number
         raise DataError(
             f"{where}: label {shown} is no class number",
-            hint="classes are whole numbers from 0, without gaps; -1 or nothing means no label",
+            hint="classes are whole numbers from 0; -1 or nothing means no label",
         )
     return None if number == NO_LABEL else number
 

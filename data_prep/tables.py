@@ -24,9 +24,21 @@ _DELIMITERS = (",", "\t", ";", "|")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?")
 LARGEST = 10**12  # whole number that a cell can be
 _UTF8 = "`iconv -f {} -t UTF-8 FILE > NEW` converts it"
-_FILE = re.compile(r"\S+\.\w{2,5}|\d{4,}")
+_FILE = re.compile(r"\S+(?P<suffix>\.\w{2,5})|\d{4,}")
 _UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of bytes that are not UTF-8
-_BINARY = {"PK\x03\x04": "a zip or Excel file", "\x1f\udc8b": "compressed by gzip", "PAR1": "a Parquet file"}
+# How files begin that are no UTF-8 text
+_BINARY = {
+    "PK\x03\x04": "a zip or Excel file",
+    "\udcd0\udccf\x11": "an old Excel file",
+    "PAR1": "a Parquet file",
+    "ARROW1\0": "an Arrow file",
+    "SQLite format 3\0": "an SQLite database",
+    "\x1f\udc8b": "compressed by gzip",
+    "BZh91AY": "compressed by bzip2",
+    "\udcfd7zXZ\0": "compressed by xz",
+    "(\udcb5/\udcfd": "compressed by zstd",
+}
+_ENCODINGS = (("\udcff\udcfe\0\0", "UTF-32"), ("\udcff\udcfe", "UTF-16"), ("\udcfe\udcff", "UTF-16"))
 
 
 class Row(NamedTuple):
@@ -70,19 +82,25 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, start=1):
-                if "\0" in line or not line.isascii() or number == 1:
-                    _check_text(path, number, line)
-                yield line.lstrip("\ufeff")
+                if number == 1:
+                    _check_is_text(path, line)
+                if "\0" in line or not line.isascii():
+                    _check_line(path, number, line)
+                    line = line.lstrip("\ufeff")
+                yield line
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _check_text(path: Path, number: int, line: str) -> None:
-    binary = next((kind for start, kind in _BINARY.items() if number == 1 and line.startswith(start)), None)
-    if binary:
-        raise DataError(f"{path} cannot be read as UTF-8 text: it is {binary}", hint="unpack it, or save it as csv")
-    if number == 1 and line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
-        raise DataError(f"{path} cannot be read as UTF-8 text: it is UTF-16", hint=_UTF8.format("UTF-16"))
+def _check_is_text(path: Path, first: str) -> None:
+    """Raises DataError where the first line is that of another kind of file, or in another encoding."""
+    if kind := next((kind for start, kind in _BINARY.items() if first.startswith(start)), None):
+        raise DataError(f"{path} cannot be read as UTF-8 text: it is {kind}", hint="unpack it, or save it as csv")
+    if encoding := next((name for start, name in _ENCODINGS if first.startswith(start)), None):
+        raise DataError(f"{path} cannot be read as UTF-8 text: it is {encoding}", hint=_UTF8.format(encoding))
+
+
+def _check_line(path: Path, number: int, line: str) -> None:
     if "\0" in line:
         raise DataError(
             f"{path} line {number} holds a NUL character",
@@ -113,6 +131,8 @@ def whole_number(cell: object) -> int | None:
         cell = repr(cell)
     if not isinstance(cell, str) or not NUMBER.fullmatch(cell.strip()):
         return None
+    if len(cell) < 10 and cell.isdigit():  # as nearly all are
+        return int(cell)
     value = Decimal(cell.strip())  # exact, and no power of ten is written out
     return int(value) if abs(value) <= LARGEST and value == int(value) else None
 
@@ -148,17 +168,17 @@ class Table:
 
     def __iter__(self) -> Iterator[Row]:
         next(self._records, None)
+        first = self.header[0].casefold()
         for line, fields, num_lines in self._records:
             if len(fields) != len(self.header):
                 raise self._does_not_fit(line, fields, num_lines)
-            cells = [field.strip() for field in fields]
-            if cells[0].casefold() == self.header[0].casefold() and _plain(cells) == _plain(self.header):
+            if fields[0].strip().casefold() == first and _plain(fields) == _plain(self.header):
                 self._repeated.append(line)
                 continue
             if num_lines > 1:
                 self._check_not_rows(line, fields)
                 self._broken.append(line)
-            yield Row(line, tuple("" if place is None else cells[place] for place in self._places))
+            yield Row(line, tuple(["" if place is None else fields[place].strip() for place in self._places]))
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -175,7 +195,7 @@ class Table:
         """What looks odd in it, once it is read."""
         notes = []
         if self._repeated:
-            notes.append(f"{self.path.name} repeats its header on {_some(self._repeated)}, which count as no rows")
+            notes.append(f"{self.path.name} repeats its header on {_some(self._repeated)}: not taken for rows")
         if self._broken:
             notes.append(
                 f"{self.path.name} has quoted texts with line breaks in the rows that begin on {_some(self._broken)}: "
@@ -184,11 +204,11 @@ class Table:
         return tuple(notes)
 
     def _check_not_rows(self, line: int, fields: Sequence[str]) -> None:
-        """Raises DataError where a line within a quoted text is itself a row, with the name or number of a file."""
+        """Raises DataError where a line within a quoted text is itself a row, with a file named as in this one."""
         place = self._places[0] or 0
         for part in (part for field in fields for part in field.splitlines()[1:]):
             cells = next(csv.reader([part], delimiter=self._delimiter), [])
-            if len(cells) == len(self.header) and _FILE.fullmatch(cells[place].strip()):
+            if len(cells) == len(self.header) and _are_alike(cells[place].strip(), fields[place].strip()):
                 raise DataError(
                     f"{self.path} line {line} begins a quoted text that holds a row: {quoted(part)}",
                     hint="a quote is not closed there",
@@ -200,6 +220,12 @@ class Table:
             f"{self.path} line {line} {begins}has {len(fields)} fields, its header {len(self.header)}",
             hint="a quote is not closed there" if num_lines > 1 else "texts that contain commas must be quoted",
         )
+
+
+def _are_alike(name: str, other: str) -> bool:
+    """Whether two cells name files in the same way: by a name with this suffix, or a number."""
+    one, another = _FILE.fullmatch(name), _FILE.fullmatch(other)
+    return one is not None and another is not None and one["suffix"] == another["suffix"]
 
 
 def _some(lines: Sequence[int]) -> str:
@@ -274,20 +300,18 @@ def _records(
         strict=True,
         skipinitialspace=True,
     )
-    while True:
-        before = reader.line_num
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            reason = "a quote is not closed" if "unexpected end" in str(error) else str(error)
-            raise DataError(
-                f"{path} cannot be read as a csv file: {reason}, in the row that begins on line {before + 1}",
-                hint='a text in quotes ends with a quote, and a quote within is written twice: "a 6"" pipe"',
-            ) from error
-        if len(fields) > 1 or "".join(fields).strip():
-            yield before + 1, fields, reader.line_num - before
+    before = 0
+    try:
+        for fields in reader:
+            if len(fields) > 1 or "".join(fields).strip():
+                yield before + 1, fields, reader.line_num - before
+            before = reader.line_num
+    except csv.Error as error:
+        reason = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+        raise DataError(
+            f"{path} cannot be read as a csv file: {reason}, in the row that begins on line {before + 1}",
+            hint='a text in quotes ends with a quote, and a quote within is written twice: "a 6"" pipe"',
+        ) from error
 
 
 # --- json
@@ -317,7 +341,8 @@ def read_json_lines(path: Path, *, each: Each | None = None) -> Iterator[tuple[i
         try:
             yield line, _parse_json(text, each)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} line {line} cannot be read as one JSON object a line: {error}") from error
+            why = f"{error.msg} at letter {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise DataError(f"{path} line {line} cannot be read as one JSON object a line: {why}") from error
 
 
 def _parse_json(text: str, each: Each | None) -> Any:
@@ -325,7 +350,8 @@ def _parse_json(text: str, each: Each | None) -> Any:
         entry = dict(pairs)
         if len(entry) < len(pairs):
             key, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-            raise _RepeatedKeyError(f"an object says {key!r} twice")
+            said = " and ".join(str(value)[:60] for name, value in pairs if name == key)
+            raise _RepeatedKeyError(clean(f"an object says {key!r} twice: {said[:150]}"))
         return each(entry) if each else entry
 
     return json.loads(text, object_pairs_hook=made)

@@ -69,7 +69,7 @@ def list_folder(
         left_out=(*found.unusable, *said.missing),
         labels=numbering.names,
         about={"source": "folder"},
-        notes=(*found.notes, *said.notes, *told),
+        notes=(*found.notes, *said.notes, *numbering.notes, *told),
     )
 
 
@@ -89,6 +89,10 @@ class Found:
     def paths(self) -> tuple[str, ...]:
         """All that was looked for."""
         return (*self.videos, *self.images, *self.frame_folders)
+
+    @cached_property
+    def _lists(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(filter(None, (self.videos, self.images, self.frame_folders)))
 
     @property
     def _wanted(self) -> str:
@@ -114,14 +118,21 @@ class Found:
 
     def why_unusable(self, name: str) -> str | None:
         """Why the file of a row cannot be used, though it is there; None where it is not, or can be."""
+        if not self.unusable and not self.ignored:
+            return None
         name = name.removeprefix("./")
-        if reason := self._reasons.get(without_suffix(name)):
+        if self._reasons and (reason := self._reasons.get(without_suffix(name))):
             return reason
-        suffix = os.path.splitext(name)[1].lower()
-        is_other = suffix and _is_text(name) and "\0" not in name and _KIND_OF.get(suffix) not in self.kinds
-        if is_other and is_local(self.folder) and os.path.isfile(self.folder / name):
-            return f"is none of the {self._wanted} by its suffix ({suffix})"
-        return None
+        file = name.rpartition("/")[2]
+        is_hidden = _is_hidden(file)
+        suffix = f".{file.rpartition('.')[2].lower()}" if "." in file else ""
+        if not is_hidden and (not suffix or _KIND_OF.get(suffix) in self.kinds):
+            return None
+        if not is_local(self.folder) or not _is_text(name) or "\0" in name or not os.path.isfile(self.folder / name):
+            return None
+        if is_hidden:
+            return "is hidden: its name begins with a dot"
+        return f"is none of the {self._wanted} by its suffix ({suffix})"
 
     @cached_property
     def _reasons(self) -> dict[str, str]:
@@ -136,11 +147,12 @@ class Found:
 
         Needs no memory but the sorted paths, for lists of many millions of rows.
         """
-        for paths in (self.videos, self.images, self.frame_folders):
+        for paths in self._lists:
             if _holds(paths, name):
                 return [name]
         stem = without_suffix(name)
-        with_suffix = [path for paths in (self.videos, self.images) for path in _beginning(paths, f"{stem}.")]
+        start = f"{stem}."
+        with_suffix = [path for paths in (self.videos, self.images) if paths for path in _beginning(paths, start)]
         others = [path for path in with_suffix if without_suffix(path) == stem]
         return others or ([stem] if _holds(self.frame_folders, stem) else [])
 
@@ -313,8 +325,8 @@ def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: FileFinder, f
     missing: list[Refusal] = []
     for line, file, caption, label in rows:
         at = _Line(table.path.name, line)
-        if label:
-            said.labels.setdefault(label, str(at))
+        if label and label not in said.labels:
+            said.labels[label] = str(at)
         path = names.file_of(file)
         if isinstance(path, Missing):
             missing.append(Refusal(file, path.reason + f" ({at})"))

@@ -50,7 +50,14 @@ def list_kinetics(videos: Path, *, csv: Path, classes: Path | None = None) -> Li
         left_out=(*read.unusable, *left_out),
         labels=numbering.names,
         about={"source": "kinetics"},
-        notes=(*found.notes, *read.notes, *found.unnamed(named), *copies_note(found.videos, files), *told),
+        notes=(
+            *found.notes,
+            *read.notes,
+            *numbering.notes,
+            *found.unnamed(named),
+            *copies_note(found.videos, files),
+            *told,
+        ),
     )
 
 

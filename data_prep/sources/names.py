@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from data_prep.sources.folder import Found
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_PLAIN = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)  # can be spelled so only
 
 
 class Missing(NamedTuple):
@@ -67,6 +68,10 @@ class FileFinder:
 
     def files_of(self, name: str) -> list[str]:
         """All files that a name could mean."""
+        if paths := self._found.at(name):  # as nearly all rows of a list of millions name theirs
+            return paths
+        if not self._anywhere and _PLAIN.fullmatch(name) and not name.startswith(self._from_here):
+            return []
         return next((paths for spelling in self._spellings(name) if (paths := self._look_up(spelling))), [])
 
     def _spellings(self, name: str) -> Iterator[str]:
@@ -113,9 +118,11 @@ class FileFinder:
 
     def _below(self, name: str) -> str | None:
         """The path below the folder, without what does not matter; None where it leads elsewhere."""
+        if _PLAIN.fullmatch(name):
+            return name
         text = _unquoted(name.strip())
-        if text.startswith("file://"):
-            text = "/" + unquote(text.removeprefix("file://").removeprefix("localhost")).lstrip("/")
+        if text.startswith("file:/"):
+            text = "/" + unquote(text.removeprefix("file:").removeprefix("//localhost")).lstrip("/")
         if is_url(text):
             start = f"{str(self._root).rstrip('/')}/"
             return _tidy(text.removeprefix(start)) if text.startswith(start) else None
@@ -133,7 +140,7 @@ class FileFinder:
         folder, _, name = path.rpartition("/")
         if (inside := self._real_folders.get(_real(folder))) is not None:
             return f"{inside}/{name}".lstrip("/")
-        return self._linked_files.get(os.path.realpath(path))
+        return self._linked_files.get(os.path.realpath(path)) if self._linked_files else None
 
     def _textually(self, path: str) -> str | None:
         path = posixpath.normpath(path)

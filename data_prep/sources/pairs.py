@@ -116,10 +116,18 @@ class _Unchecked(NamedTuple):
     name: object
     captions: object
 
+    def __repr__(self) -> str:
+        """For people, as part of an error."""
+        return f"file {quoted(str(self.name))}, captions {quoted(str(self.captions))}"
+
 
 class _CocoImage(NamedTuple):
     number: int
     file: str
+
+    def __repr__(self) -> str:
+        """For people, as part of an error."""
+        return f"image {self.number}, {quoted(self.file)}, without caption"
 
 
 def _media_of(name: str) -> Literal["image", "video"]:
@@ -199,13 +207,7 @@ def _checked(entries: Iterable[tuple[int, object]], path: Path, what: str = "ent
 
 
 def _shown(entry: object) -> str:
-    """An entry for people, without our own names."""
-    match entry:
-        case _Unchecked(name, captions):
-            return f"file {quoted(str(name))}, captions {quoted(str(captions))}"
-        case _CocoImage(number, file):
-            return f"image {number}, {quoted(file)}, without caption"
-    return shown(str(entry), 100)
+    return shown(str(entry), 160)
 
 
 def _of_coco(images: object, annotations: object, path: Path) -> Iterator[_Row]:
@@ -264,8 +266,17 @@ def _without_header(path: Path, delimiter: str) -> Iterator[_Row]:
                 f"{', '.join(fields)[:100]}",
                 hint=f"a header names the columns {'/'.join(_FILE)} and {'/'.join(_CAPTION)}",
             )
+        if is_first and _is_url(text) and not _is_url(url):
+            raise DataError(
+                f"{path} line {line} begins with a URL: {text[:80]}",
+                hint="without a header the columns are caption, url and file name",
+            )
         is_first = False
         yield _Row(name, [text] if text else [], line)
+
+
+def _is_url(text: str) -> bool:
+    return "://" in text and " " not in text
 
 
 def _read_sqlite(path: Path, said: _Said) -> Iterator[_Row]:
@@ -274,10 +285,11 @@ def _read_sqlite(path: Path, said: _Said) -> Iterator[_Row]:
             # immutable: SQLite would write files beside it, and the folder may be read-only
             uri = f"{local.resolve().as_uri()}?mode=ro&immutable=1"
             with closing(sqlite3.connect(uri, uri=True)) as database:
-                columns = {row[1] for row in database.execute("PRAGMA table_info(annos)")}
+                columns = {row[1].lower() for row in database.execute("PRAGMA table_info(annos)")}  # as SQL compares
                 file, caption = (next((name for name in of if name in columns), None) for of in (_FILE, _CAPTION))
                 if file is None or caption is None:
-                    raise DataError(f"{path} has no table annos(id, filename, caption)")
+                    there = f", its table annos has the columns {', '.join(sorted(columns))}" if columns else ""
+                    raise DataError(f"{path} has no table annos(id, filename, caption){there}")
                 said.unused |= columns - {file, caption, "id"}
                 order = "id" if "id" in columns else "rowid"
                 rows = database.execute(f"SELECT {file}, {caption} FROM annos ORDER BY {order}")

@@ -28,12 +28,12 @@ def list_webvid(videos: Path, *, csv: Path) -> Listing:
     clips: dict[str, Clip] = {}
     left_out: list[Refusal] = []
     looked_for, num_more = "", 0
-    for video_id, caption, page in _rows(csv, notes):
+    for file, line, (video_id, caption, page) in _rows(csv, notes):
         path = names.file_of(*_files_of(video_id, page))
         looked_for = looked_for or " or ".join(_files_of(video_id, page))
         captions = (caption,) if caption else ()
         if isinstance(path, Missing):
-            left_out.append(Refusal(video_id, path.reason))
+            left_out.append(Refusal(video_id or f"{file.name} line {line}", path.reason))
         elif path not in clips:
             clips[path] = Clip(found.key(path), path, captions, extra=_NO_EXTRA)
         elif set(captions) <= set(clips[path].captions):
@@ -55,17 +55,17 @@ def list_webvid(videos: Path, *, csv: Path) -> Listing:
     )
 
 
-def _rows(csv: Path, notes: list[str]) -> Iterator[tuple[str, ...]]:
-    """videoid, name and page_dir of each row; then what there is to say of the tables is in `notes`. Copies of the set
-    come as one csv, or as thousands in a folder."""
+def _rows(csv: Path, notes: list[str]) -> Iterator[tuple[Path, int, tuple[str, ...]]]:
+    """File and line of each row, and its videoid, name and page_dir; then what there is to say of the tables is in
+    `notes`. Copies of the set come as one csv, or as thousands in a folder."""
     files = sorted(csv.glob("*.csv"), key=lambda file: file.name) if csv.is_dir() else [csv]
     if not files:
         raise DataError(f"no *.csv in {csv}")
     unused: dict[str, None] = {}  # of all the files
     for file in files:
         table = Table(file, columns=("videoid", "name"), optional=("page_dir",))
-        for _, cells in table:
-            yield cells
+        for line, cells in table:
+            yield file, line, cells
         unused |= dict.fromkeys(table.unused)
         notes += table.doubts
     notes += unused_note("column", unused, csv)

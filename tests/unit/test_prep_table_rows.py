@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def table(tmp_path: Path, content: str | bytes, *columns: str) -> Table:
         ("file,caption\n,\na,\n", [(2, "", ""), (3, "a", "")]),
         ("file,caption\na,one\u2028two\x85three\x0bfour\n", [(2, "a", "one\u2028two\x85three\x0bfour")]),
         ('"file","caption"\n"a","one"\n', [(2, "a", "one")]),
+        ('file,caption\na.mp4,"Rome\n2024, summer"\n', [(2, "a.mp4", "Rome\n2024, summer")]),  # names no .mp4
     ],
 )
 def test_each_line_is_a_row_with_its_number(tmp_path: Path, content: str, rows: list[tuple[int, str, str]]) -> None:
@@ -87,6 +89,10 @@ def test_each_line_is_a_row_with_its_number(tmp_path: Path, content: str, rows: 
         ("file,caption\na,one\nb,caf\xe9\n".encode("latin-1"), "line 3 has the byte 0xe9 after 'b,caf'"),
         (gzip.compress(b"file,caption\n", mtime=0), "it is compressed by gzip"),
         (b"PK\x03\x04\x14\0", "it is a zip or Excel file"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "it is an old Excel file"),
+        (b"SQLite format 3\0", "it is an SQLite database"),
+        (b"\x28\xb5\x2f\xfd\0", "it is compressed by zstd"),
+        ("file,caption\na,one\n".encode("utf-32"), "it is UTF-32\n  hint: `iconv -f UTF-32 -t UTF-8"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused_with_its_line(
@@ -103,7 +109,7 @@ def test_what_is_not_used_or_doubtful_is_said_once(tmp_path: Path) -> None:
     assert [cells for _, cells in read] == [("a", "one"), ("b", "two\nlines")]
     assert read.notes == (
         "columns start, without a name of c.csv are not used",
-        "c.csv repeats its header on lines 3 and 6, which count as no rows",
+        "c.csv repeats its header on lines 3 and 6: not taken for rows",
         "c.csv has quoted texts with line breaks in the rows that begin on line 4: is a quote missing there?",
     )
 
@@ -237,7 +243,7 @@ def test_webvid_ids_are_texts_and_rows_of_one_video_are_joined(tmp_path: Path) -
     assert captions_in(listing) == {"00012.mp4": ("one", "two"), "12.mp4": ()}
     assert listing.left_out == (
         Refusal("00012", "repeated: an earlier row names this video"),
-        Refusal("", "names no video"),
+        Refusal("1.csv line 4", "names no video"),
     )
     assert listing.notes == (
         "columns page_idx, duration of csv are not used",
@@ -259,6 +265,9 @@ def test_webvid_ids_are_texts_and_rows_of_one_video_are_joined(tmp_path: Path) -
         ("p.json", '[{"image": [], "caption": "x"}]', "entry 1 is no file with captions"),
         ("p.json", '[{"image": null, "caption": "x"}]', "entry 1 is no file with captions"),
         ("p.json", '[{"id": 1, "file_name": "a.jpg"}]', "entry 1 is no file with captions: image 1, 'a.jpg'"),
+        ("p.jsonl", '[{"image": "a", "caption": "x"}]', "line 1 is no file with captions: [file 'a', captions 'x']"),
+        ("p.json", '[[{"id": 1, "file_name": "a"}]]', "entry 1 is no file with captions: [image 1, 'a'"),
+        ("p.json", '[{"image": "a", "image": "b", "caption": "x"}]', "an object says 'image' twice: a and b"),
         ("p.json", '{"image": "a", "caption": "x"}', "none of the forms"),
         ("p.json", '{"image": "a", "caption": "x"}\n{"image": "b", "caption": "y"}', "call it .jsonl"),
         ("p.json", json.dumps({f"v_{n}": {"sentences": []} for n in range(5000)}), "is none of the forms"),
@@ -270,6 +279,8 @@ def test_webvid_ids_are_texts_and_rows_of_one_video_are_joined(tmp_path: Path) -
         ),
         ("p.jsonl", '{"image": "a.jpg", "caption": "x"}\n\n{"image": "a.jpg", "caption": 3}', "line 3 is no file"),
         ("p.jsonl", '{"image": "a.jpg", "caption": "x"}\n\n{"image": "a', "line 3 cannot be read as one JSON object"),
+        ("p.jsonl", '{"image" "a.jpg"}', "object a line: Expecting ':' delimiter at letter 10"),
+        ("p.tsv", "http://x\ta cat\ta.jpg\n", "line 1 begins with a URL: http://x"),
         ("p.tsv", "sentence\turl\timage\na cat\thttp://x\ta.jpg\n", "no column caption/captions/text/title"),
         (
             "p.tsv",
@@ -290,6 +301,7 @@ def test_annotations_that_cannot_be_meant_are_refused_with_their_place(
         list_pairs(touch(tmp_path / "i", "a.jpg"), annotations=written(tmp_path / name, text))
     assert len(str(caught.value)) < 500
     assert "_Unchecked" not in str(caught.value)
+    assert "_Coco" not in str(caught.value)
 
 
 def test_rows_of_pairs_under_several_spellings_are_one_sample(tmp_path: Path) -> None:
@@ -343,6 +355,20 @@ def test_sqlite_rows_that_are_none_are_refused_and_other_columns_are_said(tmp_pa
     with refused("row 2 is no file with captions: file 'None', captions 'two'"):
         list_pairs(images, annotations=path)
     database.close()
+
+
+def test_the_columns_of_sqlite_have_any_case_and_are_named_where_they_are_others(tmp_path: Path) -> None:
+    def database(columns: str) -> Path:
+        path = tmp_path / f"{columns[:4]}.db"
+        with closing(sqlite3.connect(path)) as opened, opened:
+            opened.execute(f"CREATE TABLE annos({columns})")
+            opened.execute("INSERT INTO annos VALUES ('a.jpg', 'one')")
+        return path
+
+    images = touch(tmp_path / "i", "a.jpg")
+    assert captions_in(list_pairs(images, annotations=database("FileName, Caption"))) == {"a.jpg": ("one",)}
+    with refused("has no table annos(id, filename, caption), its table annos has the columns filename, sentence"):
+        list_pairs(images, annotations=database("filename, sentence"))
 
 
 def test_something_says_which_fields_it_does_not_use(tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_whole_numbers_keep_their_value_in_any_spelling(
         (("1", '"1,000"'), "labels.csv line 3: label 1,000 is no class number"),
         (("0", "nan"), "labels.csv line 3: label nan is no class number"),
         (("cat", "NaN"), "labels.csv line 3: label NaN is no class number"),
+        (("'10'", "'2'"), "labels.csv line 2: label '10' is no class number"),
+        (("[10]", "[2]"), "labels.csv line 2: label [10] is no class number"),
+        (("tensor(10)", "tensor(2)"), "labels.csv line 2: label tensor(10) is no class number"),
+        (('"""10"""', '"""2"""'), 'labels.csv line 2: label "10" is no class number'),
+        (("1;10", "2"), "labels.csv line 2: label 1;10 is no class number"),
+        (("\u22121", "0"), "labels.csv line 2: label \u22121 is no class number"),
         (("0", "1e999"), "line 3: label 1e999 is no class number"),
         (("0", "99999999999"), "line 3: label 99999999999 is no class number"),
         (("3", "cat"), "labels.csv line 2: label '3' is a number, but 'cat' (labels.csv line 3) is a name"),
@@ -81,6 +87,14 @@ def test_a_label_that_is_neither_a_name_nor_a_number_of_a_class_is_refused_with_
 ) -> None:
     with refused(message):
         labelled(tmp_path, *cells)
+
+
+@pytest.mark.parametrize(("cells", "is_doubted"), [(("1", "2"), True), (("0", "2"), False), (("a", "b"), False)])
+def test_numbers_that_begin_at_1_are_doubted(tmp_path: Path, cells: tuple[str, ...], is_doubted: bool) -> None:
+    doubt = "no label is 0, some are 1: does the table count from 1?"
+    assert (doubt in labelled(tmp_path, *cells).notes) == is_doubted
+    named = written(tmp_path / "classes.txt", "a\nb\nc\n")
+    assert (doubt in labelled(tmp_path, *cells, classes=named).notes) == is_doubted
 
 
 def test_no_label_may_stand_beside_names(tmp_path: Path) -> None:
@@ -171,6 +185,11 @@ def test_lists_read_numbers_as_tables_do(tmp_path: Path, cell: str) -> None:
         ("c.csv", '"0","walk"\n"1","run fast, or not"\n"2","sit"\n'),
         ("c.csv", '"walk"\n"run fast, or not"\n"sit"\n'),
         ("c.txt", "walk 0\nrun fast, or not 1\nsit 2"),
+        ("c.csv", 'number,name\n1.0,"run fast, or not"\n0.0,walk\n2.0,sit\n'),  # pandas
+        ("c.txt", "1. run fast, or not\n0. walk\n2. sit\n"),
+        ("c.txt", "0) walk\n1) run fast, or not\n2) sit\n"),
+        ("c.txt", "walk=0\nsit=2\nrun fast, or not=1\n"),
+        ("c.txt", "walk -> 0\nsit -> 2\nrun fast, or not -> 1\n"),
         ("c.txt", "0: walk\r\n1: run fast, or not\r\n2: sit\r\n"),
         ("c.tsv", "sit\t2\nwalk\t0\nrun fast, or not\t1\n"),
         ("c.json", '["walk", "run fast, or not", "sit"]'),
@@ -216,6 +235,12 @@ def test_numbers_that_belong_to_names_stay_there(tmp_path: Path, text: str) -> N
         ("c.json", '{"sport": ["walk"]}', "is JSON, but no list of classes"),
         ("c.json", "[1, 2]", "is JSON, but no list of classes"),
         ("c.txt", "walk\nwalk\n", "names 'walk' twice"),
+        ("c.txt", "# made by hand\nwalk\nrun\n", "line 1 is no class name: '# made by hand'"),
+        ("c.yaml", "- walk\n- run\n", "line 1 is no class name: '- walk'"),
+        ("c.pbtxt", 'item {\n  name: "walk"\n}\n', "line 1 is no class name: 'item {'"),
+        ("c.jsonl", '{"name": "walk"}\n{"name": "run"}\n', "line 1 is no class name"),
+        ("c.txt", "walk,run,sit\n", "line 1 is no class name: 'walk,run,sit'"),
+        ("c.csv", "-1,none\n0,walk\n1,run\n", "not 0 to 2, each once: they are -1, 0, 1"),
         ("c.txt", "\n", "is empty"),
         ("c.json", "[]", "is empty"),
     ],
@@ -262,6 +287,7 @@ NONE = Missing("missing: no such video")
             "{link}/sub/n.mp4",
             "{root}/away/../sub/n.mp4",
             "file://{root}/sub/n.mp4",
+            "file:{root}/sub/n.mp4",
             "file://localhost{root}/sub/n.mp4",
         ),
         *("~/v/sub/n.mp4", "v/sub/n.mp4", "./v/sub/n.mp4"),
@@ -323,10 +349,12 @@ def test_letters_of_two_characters_are_those_of_one(tmp_path: Path) -> None:
         ("sub", NONE),
         (".", NONE),
         ("/", OUTSIDE),
+        ("sub/.h.mp4", Missing("is hidden: its name begins with a dot")),
+        (".gone.mp4", NONE),
     ],
 )
 def test_a_name_without_a_file_gets_a_true_reason(tmp_path: Path, name: str, why: Missing) -> None:
-    assert find(touch(tmp_path / "v", "sub/n.mp4", "m.mp4"), name.format(root=tmp_path / "v")) == why
+    assert find(touch(tmp_path / "v", "sub/n.mp4", "m.mp4", "sub/.h.mp4"), name.format(root=tmp_path / "v")) == why
 
 
 def test_a_name_that_two_files_have_names_both(tmp_path: Path) -> None:
