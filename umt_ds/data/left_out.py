@@ -33,6 +33,7 @@ class LeftOut:
     unknown: Counter[str] = field(default_factory=Counter)  # suffixes of samples that hold nothing else
     beside: Counter[str] = field(default_factory=Counter)  # suffixes
     several: Counter[str] = field(default_factory=Counter)  # samples with several clips, by which they are
+    again: int = 0  # samples that have the key of an earlier one of their tar, in a stream
     num_files: int = 0  # of `files` and `samples`
     _examples: dict[str, str] = field(default_factory=dict)  # the first of each kind and reason
 
@@ -42,10 +43,16 @@ class LeftOut:
         self.num_files += 1
         self._examples.setdefault(kind, name)
 
-    def add_files_of(self, other: LeftOut) -> None:
-        """Count the files of no sample that `other` has counted."""
+    def add_again(self, key: str) -> None:
+        """Count a sample that has the key of an earlier one of its tar."""
+        self.again += 1
+        self._examples.setdefault("again", key)
+
+    def add_all_of(self, other: LeftOut) -> None:
+        """Count what `other` has counted while it read a tar: files of no sample, and keys that come back."""
         self.files.update(other.files)
         self.num_files += other.files.total()
+        self.again += other.again
         self._examples = {**other._examples, **self._examples}
 
     def holds_clip(self, key: str, sizes: Mapping[str, int], read: Callable[[str], bytes]) -> bool:
@@ -131,6 +138,11 @@ class LeftOut:
             said["beside"] = (
                 f"{self.beside.total():,} files beside the clip of their sample are not read "
                 f"({_listed(self.beside)}), such as {shown(self._examples['beside'], _LONGEST)}"
+            )
+        if self.again:
+            said["again"] = (
+                f"{self.again:,} samples have the key of an earlier one of their tar (do the files of a sample lie "
+                f"apart? tar --sort=name), such as {shown(self._examples['again'], _LONGEST)}"
             )
         if self.files:
             kinds = ", ".join(
