@@ -30,8 +30,8 @@ _CHUNK = 1 << 20  # bytes
 # First bytes; a tar begins with a file's name, which may be BZhang.jpg
 _COMPRESSED = {rb"\x1f\x8b": "gzip", rb"BZh\d1AY&SY": "bzip2", rb"\xfd7zXZ": "xz", rb"\x28\xb5\x2f\xfd": "zstd"}
 _OTHER_ARCHIVES = {rb"PK\x03\x04": "a zip", rb"7z\xbc\xaf": "a 7z", rb"Rar!\x1a": "a rar"}
-# What systems and tools leave among the files of others
-_LEFTOVER = re.compile(r"__MACOSX|@?PaxHeaders?(\.\d+)?|@LongLink|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+# What systems and tools leave among the files of others (__MACOSX has `._x` only); none can be in a key of our own
+_LEFTOVER = re.compile(r"PaxHeaders?\.\d+|@PaxHeader|@LongLink|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 
 
 class TarMember(NamedTuple):
