@@ -209,7 +209,7 @@ def scan(folder: Path, *kinds: Kind) -> Found:
             else:
                 unusable.append(Refusal(_path(below.folder, name), what))
     if not any(paths.values()) and not unusable:
-        seen = ", ".join(f"{suffix} {count}" for suffix, count in ignored.most_common(5))
+        seen = some(f"{suffix} {count}" for suffix, count in ignored.most_common())
         raise DataError(
             f"no {' or '.join(kinds)} below {folder} ({f'only {seen}' if seen else 'it is empty'})",
             hint="; ".join(_HINT[kind] for kind in kinds),

@@ -17,7 +17,7 @@ from data_prep.foreign import adopt
 from data_prep.samples import samples_of
 from data_prep.verify import verify
 from umt_ds.data.left_out import LeftOut
-from umt_ds.data.records import load_index
+from umt_ds.data.records import load_index, sample_key
 from umt_ds.data.stream import _clips_of_all, _samples_of
 from umt_ds.data.tars import index_tar
 from umt_ds.errors import DataError
@@ -91,6 +91,26 @@ CASES: dict[str, tuple[dict[str, bytes], list[str], list[str]]] = {
          "w.000.jpg": JPEG, "w.000.txt": b"its first frame", "w.json": b"{}"},
         ["w"],
         ["2 samples are not DONE: their key has a dot", "5.jpg is the file 5.jpg of sample v_1; rename it to v_1_5."],
+    ),
+    "a dot in the key beside a key that ends there and holds no clip": (
+        {"v_1.heic": b"x", "v_1.5.mp4": b"x", "v_1.5.seg.npz": b"x", "v_2.txt": b"", "v_2.5.mp4": b"x", "w.jpg": JPEG},
+        ["w"],
+        [
+            "2 samples are not DONE: their key has a dot",
+            "1 samples without media are not DONE (files of kinds not read: .heic 1), such as v_1",
+            "1 samples without media are not DONE (only json, txt or cls), such as v_2",
+        ],
+    ),
+    "a text for each frame": (
+        {f"v.{n:03d}.{suffix}": data for n in range(3) for suffix, data in (("jpg", JPEG), ("txt", b"a card"))},
+        ["v"],
+        ["3 files beside the clip of their sample are not read (.000.txt 1, .001.txt 1, .002.txt 1), such as"],
+    ),
+    "a dot in the key, which ends in seconds of three decimals": (
+        {f"v.{n}.{suffix}": data for n in ("000", "500") for suffix, data in (("jpg", JPEG), ("txt", b"a card"))}
+        | {"w.jpg": JPEG},
+        ["w"],
+        ["2 samples are not DONE: their key has a dot"],
     ),
     "a dot in the key of a clip of frames": (
         {**{f"v_1.5.{n:03d}.jpg": JPEG for n in range(32)}, "v_1.5.json": b"{}", "w.000.jpg": JPEG},
@@ -190,6 +210,14 @@ def test_sparse_files_are_counted_and_their_bytes_are_not_taken_for_what_they_ho
     assert left.files == {"sparse files (written by tar --sparse)": 1}
     sparse_bytes = {"jpg": bytes(1 << 20) + JPEG}  # a stream needs no place for them, and tarfile puts them together
     assert [(s.key, s.content) for s in _samples_of(str(tar))] == [("a", {"jpg": JPEG}), ("b", sparse_bytes)]
+
+
+@pytest.mark.parametrize("path", ["__MACOSX/x.mp4", "PaxHeader/x.mp4", "@LongLink/x.mp4", "Thumbs.db.mp4", ".d/x.mp4"])
+def test_no_key_of_our_own_sets_is_taken_for_a_leftover(tmp_path: Path, path: str) -> None:
+    key = sample_key(path)
+    assert [bytes(key) for key in index_tar(write_tar(tmp_path / "x.tar", {f"{key}.json": b"{}"})).keys] == [
+        key.encode()
+    ]
 
 
 def test_a_stream_says_each_reason_of_the_first_tar_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
