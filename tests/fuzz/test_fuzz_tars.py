@@ -57,7 +57,8 @@ def written(entries: list[Entry], format: int) -> bytes:
     with tarfile.open(fileobj=file, mode="w", format=format, errors="surrogateescape") as archive:
         for name, data, kind in entries:
             info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "a.jpg"
+            is_old_folder = name.endswith("/") and kind == tarfile.AREGTYPE  # as V7 writes them; it has no content
+            info.type, info.linkname = tarfile.REGTYPE if is_old_folder else kind, "a.jpg"
             info.size = len(data) if info.isreg() else 0
             archive.addfile(info, io.BytesIO(data))
     return file.getvalue()

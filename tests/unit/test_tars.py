@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from PIL import Image
@@ -334,6 +336,19 @@ def test_what_is_no_whole_tar_says_what_it_is(
         with pytest.raises(DataError, match=said) as caught:
             read(tar)
         assert str(tar) in str(caught.value)
+
+
+def test_a_tar_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umt_ds.data.tars.opened", raising(PermissionError(errno.EACCES, "Permission denied", "x")))
+    with pytest.raises(DataError, match=r"x\.tar cannot be read as a tar: Permission denied\n  hint: check its perm"):
+        index_tar(write_tar(tmp_path / "x.tar", {"a.jpg": JPEG}))
+
+
+def raising(error: Exception) -> Callable[[Path], NoReturn]:
+    def call(path: Path) -> NoReturn:
+        raise error
+
+    return call
 
 
 def test_a_header_that_points_backwards_is_no_endless_loop(tmp_path: Path) -> None:

@@ -173,10 +173,9 @@ def _scan(tar: Path, left: LeftOut) -> Iterator[tuple[str, Member]]:
                 if holds_more(iter(lambda: raw.read(_CHUNK), b"")):
                     raise _more(tar)
     except UNREADABLE as error:
-        why = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{tar} cannot be read as a tar: {why}", hint="copy or write it again, then index it"
-        ) from error
+        of_system = getattr(error, "strerror", None)
+        hint = "check its permissions, and the disk or mount" if of_system else "copy or write it again, then index it"
+        raise DataError(f"{tar} cannot be read as a tar: {of_system or error}", hint=hint) from error
 
 
 def _crc(raw: IO[bytes], info: tarfile.TarInfo, tar: Path) -> int:
