@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from data_prep.clip import Clip, Listing, Refusal
@@ -114,15 +114,27 @@ class Found:
         name = name.removeprefix("./")
         if reason := self._reasons.get(without_suffix(name)):
             return reason
+        for folder in map(str, PurePosixPath(name).parents):
+            if reason := self._closed.get(folder):
+                return f"{folder}: {reason}"
         suffix = os.path.splitext(name)[1].lower()
-        is_other = suffix and _is_text(name) and "\0" not in name and _KIND_OF.get(suffix) not in self.kinds
-        if is_other and is_local(self.folder) and os.path.isfile(self.folder / name):
-            return f"is none of the {self._wanted} by its suffix ({suffix})"
-        return None
+        is_hidden = _is_hidden(name.rpartition("/")[2])
+        is_other = suffix and _KIND_OF.get(suffix) not in self.kinds
+        if not (is_hidden or is_other) or not _is_text(name) or "\0" in name or not is_local(self.folder):
+            return None
+        if not os.path.isfile(self.folder / name):
+            return None
+        if is_hidden:
+            return "is hidden: its name begins with a dot"
+        return f"is none of the {self._wanted} by its suffix ({suffix})"
 
     @cached_property
     def _reasons(self) -> dict[str, str]:
         return {without_suffix(refusal.source): refusal.reason for refusal in self.unusable}
+
+    @cached_property
+    def _closed(self) -> dict[str, str]:
+        return {refusal.source: refusal.reason for refusal in self.unusable}
 
     def key(self, path: str) -> str:
         """The sample key of a path. A folder's name has no suffix that could be left out."""
