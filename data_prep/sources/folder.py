@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from data_prep.clip import Clip, Listing, Refusal
@@ -123,6 +123,9 @@ class Found:
         name = name.removeprefix("./")
         if self._reasons and (reason := self._reasons.get(without_suffix(name))):
             return reason
+        for folder in map(str, PurePosixPath(name).parents) if self._closed else ():
+            if reason := self._closed.get(folder):
+                return f"{folder}: {reason}"
         file = name.rpartition("/")[2]
         is_hidden = _is_hidden(file)
         suffix = f".{file.rpartition('.')[2].lower()}" if "." in file else ""
@@ -137,6 +140,10 @@ class Found:
     @cached_property
     def _reasons(self) -> dict[str, str]:
         return {without_suffix(refusal.source): refusal.reason for refusal in self.unusable}
+
+    @cached_property
+    def _closed(self) -> dict[str, str]:
+        return {refusal.source: refusal.reason for refusal in self.unusable}
 
     def key(self, path: str) -> str:
         """The sample key of a path. A folder's name has no suffix that could be left out."""
@@ -224,7 +231,7 @@ def scan(folder: Path, *kinds: Kind) -> Found:
             else:
                 unusable.append(Refusal(_path(below.folder, name), what))
     if not any(paths.values()) and not unusable:
-        seen = ", ".join(f"{suffix} {count}" for suffix, count in ignored.most_common(5))
+        seen = some(f"{suffix} {count}" for suffix, count in ignored.most_common())
         raise DataError(
             f"no {' or '.join(kinds)} below {folder} ({f'only {seen}' if seen else 'it is empty'})",
             hint="; ".join(_HINT[kind] for kind in kinds),

@@ -81,6 +81,9 @@ def test_a_folder_without_videos_says_what_is_there(tmp_path: Path) -> None:
     touch(tmp_path, "a.txt", "b.txt")
     with pytest.raises(DataError, match=r"only \.txt 2"):
         list_folder(tmp_path)
+    touch(tmp_path, "a.x\ny")
+    with pytest.raises(DataError, match=r"only \.txt 2, \.x\\ny 1"):
+        list_folder(tmp_path)
 
 
 def test_captions_and_labels_find_their_files(tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ def test_what_is_no_file_is_named_and_opens_nothing(tmp_path: Path) -> None:
     assert scan(tmp_path, "video").ignored == {"hidden": 2, ".part": 1, ".crdownload": 1, ".ytdl": 1, ".db": 1}
 
 
+def test_a_row_whose_file_cannot_be_seen_says_why(folder: Path) -> None:
+    root = touch(folder / "v", "a.mp4", ".b.mp4", "closed.v1/c.mp4")
+    root.chmod(0o755)
+    (root / "class1").symlink_to(folder / "away")
+    (root / "closed.v1").chmod(0)
+    with as_nobody():
+        found = scan(root, "video")
+        assert found.why_unusable("closed.v1/d/c.mp4") == "closed.v1: folder cannot be read: Permission denied"
+        assert found.why_unusable("class1/x.mp4") == "class1: a link that leads nowhere"
+        assert found.why_unusable(".b.mp4") == "is hidden: its name begins with a dot"
+        assert [found.why_unusable(name) for name in (".c.mp4", "class2/x.mp4", "/x.mp4")] == [None] * 3
+    (root / "closed.v1").chmod(0o755)
+
+
 def test_a_row_that_names_what_is_no_file_says_what_it_is(tmp_path: Path) -> None:
     root = touch(tmp_path / "v", "a.mp4")
     (root / "gone.mp4").symlink_to("elsewhere")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -550,3 +551,8 @@ def test_a_name_that_sounds_like_a_refusal_is_none(text: str) -> None:
 )
 def test_a_refusal_of_any_store_names_credentials(text: str) -> None:
     assert "credentials" in str(hint_of(OSError(text)))
+
+
+def test_a_disk_that_refuses_is_no_store_that_does() -> None:
+    assert hint_of(PermissionError(errno.EACCES, "Permission denied", "/a/x.tar")) is None
+    assert "credentials" in str(hint_of(PermissionError("Forbidden")))

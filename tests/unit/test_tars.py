@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from PIL import Image
@@ -17,7 +19,7 @@ from data_prep.foreign import adopt
 from data_prep.samples import samples_of
 from data_prep.verify import verify
 from umt_ds.data.left_out import LeftOut
-from umt_ds.data.records import load_index
+from umt_ds.data.records import load_index, sample_key
 from umt_ds.data.stream import _clips_of_all, _samples_of
 from umt_ds.data.tars import index_tar
 from umt_ds.errors import DataError
@@ -36,7 +38,7 @@ FAILED = json.dumps({"status": "failed_to_download"}).encode()
 def write_tar(
     path: Path, files: Mapping[str, bytes] | list[tuple[str, bytes]], *, format: int = tarfile.PAX_FORMAT
 ) -> Path:
-    with tarfile.open(path, "w", format=format) as archive:
+    with tarfile.open(path, "w", format=format, errors="surrogateescape") as archive:
         for name, data in files.items() if isinstance(files, Mapping) else files:
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -91,6 +93,26 @@ CASES: dict[str, tuple[dict[str, bytes], list[str], list[str]]] = {
          "w.000.jpg": JPEG, "w.000.txt": b"its first frame", "w.json": b"{}"},
         ["w"],
         ["2 samples are not DONE: their key has a dot", "5.jpg is the file 5.jpg of sample v_1; rename it to v_1_5."],
+    ),
+    "a dot in the key beside a key that ends there and holds no clip": (
+        {"v_1.heic": b"x", "v_1.5.mp4": b"x", "v_1.5.seg.npz": b"x", "v_2.txt": b"", "v_2.5.mp4": b"x", "w.jpg": JPEG},
+        ["w"],
+        [
+            "2 samples are not DONE: their key has a dot",
+            "1 samples without media are not DONE (files of kinds not read: .heic 1), such as v_1",
+            "1 samples without media are not DONE (only json, txt or cls), such as v_2",
+        ],
+    ),
+    "a text for each frame": (
+        {f"v.{n:03d}.{suffix}": data for n in range(3) for suffix, data in (("jpg", JPEG), ("txt", b"a card"))},
+        ["v"],
+        ["3 files beside the clip of their sample are not read (.000.txt 1, .001.txt 1, .002.txt 1), such as"],
+    ),
+    "a dot in the key, which ends in seconds of three decimals": (
+        {f"v.{n}.{suffix}": data for n in ("000", "500") for suffix, data in (("jpg", JPEG), ("txt", b"a card"))}
+        | {"w.jpg": JPEG},
+        ["w"],
+        ["2 samples are not DONE: their key has a dot"],
     ),
     "a dot in the key of a clip of frames": (
         {**{f"v_1.5.{n:03d}.jpg": JPEG for n in range(32)}, "v_1.5.json": b"{}", "w.000.jpg": JPEG},
@@ -188,7 +210,16 @@ def test_sparse_files_are_counted_and_their_bytes_are_not_taken_for_what_they_ho
     left = LeftOut()
     assert [bytes(key) for key in index_tar(tar, left).keys] == [b"a"]
     assert left.files == {"sparse files (written by tar --sparse)": 1}
-    assert [sample.key for sample in _samples_of(str(tar))] == ["a"]
+    sparse_bytes = {"jpg": bytes(1 << 20) + JPEG}  # a stream needs no place for them, and tarfile puts them together
+    assert [(s.key, s.content) for s in _samples_of(str(tar))] == [("a", {"jpg": JPEG}), ("b", sparse_bytes)]
+
+
+@pytest.mark.parametrize("path", ["__MACOSX/x.mp4", "PaxHeader/x.mp4", "@LongLink/x.mp4", "Thumbs.db.mp4", ".d/x.mp4"])
+def test_no_key_of_our_own_sets_is_taken_for_a_leftover(tmp_path: Path, path: str) -> None:
+    key = sample_key(path)
+    assert [bytes(key) for key in index_tar(write_tar(tmp_path / "x.tar", {f"{key}.json": b"{}"})).keys] == [
+        key.encode()
+    ]
 
 
 def test_a_stream_says_each_reason_of_the_first_tar_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -208,14 +239,64 @@ def test_a_stream_says_each_reason_of_the_first_tar_only(tmp_path: Path, caplog:
         ([("..\\a.jpg", JPEG)], "points outside its folder"),
         ([("\\\\server\\a.jpg", JPEG)], "points outside its folder"),
         ([("a/../../b.jpg", JPEG)], "points outside its folder"),
+        ([("a\udcff.jpg", JPEG)], "is not UTF-8"),
     ],
 )
-def test_index_and_stream_refuse_the_same_tars(tmp_path: Path, files: list[tuple[str, bytes]], said: str) -> None:
-    tar = write_tar(tmp_path / "x.tar", files)
+def test_an_index_refuses_names_that_are_no_addresses(
+    tmp_path: Path, files: list[tuple[str, bytes]], said: str
+) -> None:
+    tar = write_tar(tmp_path / "x.tar", files, format=tarfile.GNU_FORMAT)
     with pytest.raises(DataError, match=said):
         index_tar(tar)
-    with pytest.raises(DataError, match=said):
-        list(_samples_of(str(tar)))
+
+
+def test_an_index_refuses_tars_put_one_behind_the_other(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": JPEG})
+    tar.write_bytes(tar.read_bytes() * 2)
+    with pytest.raises(DataError, match=r"holds more behind its end(.|\n)*ignore-zeros"):
+        index_tar(tar)
+
+
+@pytest.mark.parametrize(
+    ("files", "contents", "said"),
+    [
+        (
+            [("a.jpg", JPEG), ("b.jpg", JPEG), ("a.txt", b"teal"), ("b.jpg", b"other")],
+            [("a", {"jpg": JPEG}), ("b", {"jpg": JPEG}), ("b", {"jpg": b"other"})],
+            "2 samples have the key of an earlier one of their tar (do the files of a sample lie apart? "
+            "tar --sort=name), such as a",
+        ),
+        (
+            [("a.jpg", b"old"), ("a.txt", b"teal"), ("./a.JPG", JPEG)],
+            [("a", {"jpg": JPEG, "txt": b"teal"})],
+            "files that a later one of their name replaces 1 (./a.JPG)",
+        ),
+        ([("../a.jpg", JPEG), ("/b.jpg", JPEG)], [("../a", {"jpg": JPEG}), ("b", {"jpg": JPEG})], ""),
+        ([("a\udcff.jpg", JPEG)], [("a?", {"jpg": JPEG})], ""),
+    ],
+)
+def test_a_stream_has_no_addresses_and_shows_what_an_index_refuses(
+    tmp_path: Path,
+    files: list[tuple[str, bytes]],
+    contents: list[tuple[str, dict[str, bytes]]],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    tar = write_tar(tmp_path / "x.tar", files, format=tarfile.GNU_FORMAT)
+    samples = _clips_of_all([{"url": str(tar)}], num_tars=2, name="web")
+    assert [(sample.key, sample.content) for sample in samples] == contents
+    assert said in caplog.text
+
+
+def test_a_stream_shows_the_first_of_tars_put_one_behind_the_other_and_says_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"a.jpg": JPEG})
+    tar.write_bytes(tar.read_bytes() * 2)
+    keys, logged = streamed(tar, caplog)
+    assert keys == ["a"]
+    assert "tars behind the end of the first (tar --ignore-zeros shows them) 1" in logged
 
 
 def broken(kind: str, whole: bytes) -> bytes:
@@ -224,8 +305,6 @@ def broken(kind: str, whole: bytes) -> bytes:
             return gzip.compress(whole)
         case "zip":
             return b"PK\x03\x04" + whole
-        case "two":
-            return whole + whole
         case "cut":
             return whole[:1024]
         case "header":
@@ -241,7 +320,6 @@ def broken(kind: str, whole: bytes) -> bytes:
     [
         ("gz", r"is compressed \(gzip\)(.|\n)*pipe:gzip -dc"),
         ("zip", "is a zip archive and no tar"),
-        ("two", "holds more behind its end(.|\n)*ignore-zeros"),
         ("cut", "it was cut off"),
         ("header", "the header of a file in it is damaged"),
         ("empty", "empty file"),
@@ -258,6 +336,19 @@ def test_what_is_no_whole_tar_says_what_it_is(
         with pytest.raises(DataError, match=said) as caught:
             read(tar)
         assert str(tar) in str(caught.value)
+
+
+def test_a_tar_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umt_ds.data.tars.opened", raising(PermissionError(errno.EACCES, "Permission denied", "x")))
+    with pytest.raises(DataError, match=r"x\.tar cannot be read as a tar: Permission denied\n  hint: check its perm"):
+        index_tar(write_tar(tmp_path / "x.tar", {"a.jpg": JPEG}))
+
+
+def raising(error: Exception) -> Callable[[Path], NoReturn]:
+    def call(path: Path) -> NoReturn:
+        raise error
+
+    return call
 
 
 def test_a_header_that_points_backwards_is_no_endless_loop(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from umt_ds.data.suffixes import media_of, pixels_of
@@ -33,6 +33,7 @@ class LeftOut:
     unknown: Counter[str] = field(default_factory=Counter)  # suffixes of samples that hold nothing else
     beside: Counter[str] = field(default_factory=Counter)  # suffixes
     several: Counter[str] = field(default_factory=Counter)  # samples with several clips, by which they are
+    again: int = 0  # samples that have the key of an earlier one of their tar, in a stream
     num_files: int = 0  # of `files` and `samples`
     _examples: dict[str, str] = field(default_factory=dict)  # the first of each kind and reason
 
@@ -42,10 +43,16 @@ class LeftOut:
         self.num_files += 1
         self._examples.setdefault(kind, name)
 
-    def add_files_of(self, other: LeftOut) -> None:
-        """Count the files of no sample that `other` has counted."""
+    def add_again(self, key: str) -> None:
+        """Count a sample that has the key of an earlier one of its tar."""
+        self.again += 1
+        self._examples.setdefault("again", key)
+
+    def add_all_of(self, other: LeftOut) -> None:
+        """Count what `other` has counted while it read a tar: files of no sample, and keys that come back."""
         self.files.update(other.files)
         self.num_files += other.files.total()
+        self.again += other.again
         self._examples = {**other._examples, **self._examples}
 
     def holds_clip(self, key: str, sizes: Mapping[str, int], read: Callable[[str], bytes]) -> bool:
@@ -76,17 +83,17 @@ class LeftOut:
         """Count a sample that holds no clip; those of `dotted` are several, the names of which it shares."""
         self.num_files += len(sizes)
         stems = self._add_dotted(key, dotted)
-        others = [suffix for suffix in sizes if _stem(suffix) not in stems]
+        others = [suffix for suffix in sizes if not _is_of(stems, suffix)]
         failed = [suffix for suffix in others if _last(suffix) == "json" and _has_failed(read(suffix))]
         unknown = sorted({_last(suffix) for suffix in others if _last(suffix) not in _TEXTS})
         if failed:
             self._add("failed", key, len(failed))
         elif empty:
             self._add("empty", f"{key}.{empty[0]}")
-        elif not stems and unknown:
+        elif unknown:
             self.unknown.update(unknown)
             self._add("unknown", key)
-        elif not stems:
+        elif others:
             self._add("text", key)
 
     def _add_dotted(self, key: str, suffixes: Sequence[str]) -> set[str]:
@@ -102,7 +109,7 @@ class LeftOut:
     def _add_beside(self, key: str, sizes: Mapping[str, int], used: Sequence[str]) -> None:
         others = [suffix for suffix in sizes if suffix not in used and suffix not in _TEXTS]
         stems = self._add_dotted(key, [s for s in others if _is_of_dotted_key(s) and s[0].isdigit()])
-        others = [suffix for suffix in others if _stem(suffix) not in stems]
+        others = [suffix for suffix in others if not _is_of(stems, suffix)]
         clips = [suffix for suffix in others if media_of([suffix]) != "none"]
         if clips:
             chosen = "frames" if "." in used[0] else used[0]
@@ -132,6 +139,11 @@ class LeftOut:
                 f"{self.beside.total():,} files beside the clip of their sample are not read "
                 f"({_listed(self.beside)}), such as {shown(self._examples['beside'], _LONGEST)}"
             )
+        if self.again:
+            said["again"] = (
+                f"{self.again:,} samples have the key of an earlier one of their tar (do the files of a sample lie "
+                f"apart? tar --sort=name), such as {shown(self._examples['again'], _LONGEST)}"
+            )
         if self.files:
             kinds = ", ".join(
                 f"{kind} {count:,} ({shown(self._examples[kind], _LONGEST)})"
@@ -151,6 +163,11 @@ def _stem(suffix: str) -> str:
     return match[1] if match else ""
 
 
+def _is_of(stems: Collection[str], suffix: str) -> bool:
+    """Whether a file is of one of the samples `v_1.5`, …, given as `5`, …: `5.txt` and `5.seg.png` are."""
+    return _stem(suffix) in stems or any(suffix.startswith(f"{stem}.") for stem in stems)
+
+
 def _is_of_dotted_key(suffix: str) -> bool:
     """`5.mp4`: of `v_1.5.mp4`, which WebDataset takes for a file of sample `v_1`; not the frame `005.jpg`."""
     return "." in suffix and media_of([suffix]) == "none" != media_of([_last(suffix)])
@@ -158,10 +175,19 @@ def _is_of_dotted_key(suffix: str) -> bool:
 
 def _are_keys(suffixes: Mapping[str, int]) -> bool:
     """Whether `5.jpg` is no frame but the end of `v_1.5.jpg`: `5.txt` is beside it, and the sample `v_1` has no text,
-    or a picture of its own."""
+    or a picture of its own. Numbers that count up (`000`, `001`, …) are frames, with a text for each."""
     numbered = any(_last(suffix) in _TEXTS and suffix.partition(".")[0].isdigit() for suffix in suffixes)
+    if not numbered or _count_up([s.partition(".")[0] for s in suffixes if media_of([s]) == "frames"]):
+        return False
     has_text = any(text in suffixes for text in _TEXTS)
-    return numbered and (not has_text or any(media_of([suffix]) in ("image", "video") for suffix in suffixes))
+    return not has_text or any(media_of([suffix]) in ("image", "video") for suffix in suffixes)
+
+
+def _count_up(numbers: Sequence[str]) -> bool:
+    """Whether these are the numbers of several frames: from 0 or 1 on, in three digits or more."""
+    first = min(map(int, numbers))
+    in_order = sorted(map(int, numbers)) == list(range(first, first + len(numbers)))
+    return len(numbers) > 1 and first < 2 and in_order and min(map(len, numbers)) > 2
 
 
 def _has_failed(data: bytes) -> bool:

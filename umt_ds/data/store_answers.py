@@ -9,6 +9,8 @@ AGAIN = "give the same command again: it goes on where this one ended"
 
 def hint_of(error: BaseException) -> str | None:
     """What to do about an answer of a store, where that is known better than "check the network"."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return None  # the operating system's own: no store has a file's name there
     said = re.sub(r"\S*/\S*", " ", _answers(error))  # a bucket may be called "credentials", a file "Forbidden_City"
     if "InvalidObjectState" in said:
         return "the object is in an archive (S3 Glacier): restore it, then start the same command again: it resumes"

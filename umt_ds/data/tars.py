@@ -2,7 +2,8 @@
 
 The index of a folder (`index_tar`) and a stream read tars by the same rules, which are WebDataset's: a key ends at
 the first dot of a file's name, and the files of a sample lie side by side. Names are cleaned (`./a.jpg` is `a.jpg`,
-Windows' `a\\b.jpg` is `a/b.jpg`), suffixes are in small letters.
+Windows' `a\\b.jpg` is `a/b.jpg`), suffixes are in small letters. An index refuses what cannot be addressed by a name
+(`_addressable`); a stream, which has no addresses, shows it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _CHUNK = 1 << 20  # bytes
 # First bytes; a tar begins with a file's name, which may be BZhang.jpg
 _COMPRESSED = {rb"\x1f\x8b": "gzip", rb"BZh\d1AY&SY": "bzip2", rb"\xfd7zXZ": "xz", rb"\x28\xb5\x2f\xfd": "zstd"}
 _OTHER_ARCHIVES = {rb"PK\x03\x04": "a zip", rb"7z\xbc\xaf": "a 7z", rb"Rar!\x1a": "a rar"}
-# What systems and tools leave among the files of others
-_LEFTOVER = re.compile(r"__MACOSX|@?PaxHeaders?(\.\d+)?|@LongLink|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+# What systems and tools leave among the files of others (__MACOSX has `._x` only); none can be in a key of our own
+_LEFTOVER = re.compile(r"PaxHeaders?\.\d+|@PaxHeader|@LongLink|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 
 
 class TarMember(NamedTuple):
@@ -48,14 +49,12 @@ def split_member_name(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), suffix.lower()
 
 
-def members_of(archive: tarfile.TarFile, tar: object, left: LeftOut) -> Iterator[TarMember]:
-    """The files that belong to samples, in tar order; the others are counted in `left`. `tar` names it in errors.
+def members_of(archive: tarfile.TarFile, left: LeftOut) -> Iterator[TarMember]:
+    """The files that belong to samples, in tar order; the others are counted in `left`.
 
-    Raises DataError for a key that comes back, a name twice in a sample, or one that leaves the folder (`..`,
-    absolute) or is no text; one of UNREADABLE for a tar that is damaged.
+    Raises one of UNREADABLE for a tar that is damaged.
     """
-    seen: set[str] = set()
-    key, suffixes, at = "", set[str](), -1
+    at = -1
     while (info := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # it would remember all of them
         if info.size < 0 or info.offset <= at:
@@ -66,20 +65,36 @@ def members_of(archive: tarfile.TarFile, tar: object, left: LeftOut) -> Iterator
         if kind := _kind_of_other(info):
             left.add_file(kind, info.name)
             continue
-        own_key, suffix = split_member_name(_clean(info.name, tar))
-        if own_key != key:
-            key, suffixes = own_key, set()
+        key, suffix = split_member_name("/".join(_parts(info.name)))
+        yield TarMember(key, suffix, info)
+
+
+def _addressable(members: Iterable[TarMember], tar: Path, left: LeftOut) -> Iterator[TarMember]:
+    """The same files, but those whose bytes do not lie in one piece.
+
+    Raises DataError for a key that comes back, a name twice in a sample, or one that leaves the folder (`..`,
+    absolute) or is no text.
+    """
+    seen: set[str] = set()
+    key, suffixes = "", set[str]()
+    for member in members:
+        if member.info.issparse():
+            left.add_file("sparse files (written by tar --sparse)", member.info.name)
+            continue
+        _check_name(member.info.name, tar)
+        if member.key != key:
+            key, suffixes = member.key, set()
             if key in seen:
-                raise _comes_back(tar, key, suffix)
+                raise _comes_back(tar, key, member.suffix)
             seen.add(key)
-        if suffix in suffixes:
+        if member.suffix in suffixes:
             raise DataError(
-                f"{tar}: sample {key!r} has two files .{suffix}",
+                f"{tar}: sample {key!r} has two files .{member.suffix}",
                 hint="write the tar again with one of them (`tar -r` keeps the old file beside the new one; capitals "
                 "in a suffix make no other file)",
             )
-        suffixes.add(suffix)
-        yield TarMember(key, suffix, info)
+        suffixes.add(member.suffix)
+        yield member
 
 
 def _kind_of_other(info: tarfile.TarInfo) -> str | None:
@@ -88,8 +103,6 @@ def _kind_of_other(info: tarfile.TarInfo) -> str | None:
         return "links (tar -h stores what they lead to)"
     if not info.isreg():
         return "devices, pipes and other entries that are no files"
-    if info.issparse():
-        return "sparse files (written by tar --sparse)"
     parts = _parts(info.name)
     if not parts or parts[-1].startswith(".") or any(map(_LEFTOVER.fullmatch, parts)):
         return "hidden files"
@@ -100,9 +113,8 @@ def _parts(name: str) -> list[str]:
     return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
 
 
-def _clean(name: str, tar: object) -> str:
-    parts = _parts(name)
-    if name.startswith(("/", "\\")) or ".." in parts:
+def _check_name(name: str, tar: Path) -> None:
+    if name.startswith(("/", "\\")) or ".." in _parts(name):
         raise DataError(
             f"{tar}: member {name!r} points outside its folder; the tar is refused",
             hint="write it again with names below a folder (tar without -P, from within the folder)",
@@ -110,10 +122,9 @@ def _clean(name: str, tar: object) -> str:
     # what tarfile makes of stray bytes; and what an index cannot hold
     if any("\ud800" <= character <= "\udfff" or character == "\0" for character in name):
         raise DataError(f"{tar}: member name {name!r} is not UTF-8", hint="write the tar again with UTF-8 names")
-    return "/".join(parts)
 
 
-def _comes_back(tar: object, key: str, suffix: str) -> DataError:
+def _comes_back(tar: Path, key: str, suffix: str) -> DataError:
     hint = "the files of a sample lie side by side and keys are unique within a tar: write it again (tar --sort=name)"
     if "." in suffix:
         name = f"{key}.{suffix}".rpartition("/")[2]
@@ -124,7 +135,7 @@ def _comes_back(tar: object, key: str, suffix: str) -> DataError:
 def index_tar(tar: Path, left: LeftOut | None = None) -> ShardIndex:
     """Scan a tar once and say where each member lies; files that belong to no sample are counted in `left`.
 
-    Raises DataError where a tar is truncated or unreadable, and as `members_of` does.
+    Raises DataError where a tar is truncated or unreadable, and as `_addressable` does.
     """
     if not (tar.is_file() if is_local(tar) else kind_of(tar) == "file"):
         what = "a link that leads nowhere" if tar.is_symlink() else "no file"
@@ -155,16 +166,16 @@ def _scan(tar: Path, left: LeftOut) -> Iterator[tuple[str, Member]]:
         with opened(tar) as listed, opened(tar) as raw:
             refuse_compressed(tar, raw.read(16))
             with tarfile.open(fileobj=listed, mode="r:") as archive:
-                for key, suffix, info in members_of(archive, tar, left):
+                for key, suffix, info in _addressable(members_of(archive, left), tar, left):
                     raw.seek(info.offset_data)
                     yield key, Member(suffix, info.offset_data, info.size, _crc(raw, info, tar))
                 raw.seek(archive.offset)
-                check_end(tar, iter(lambda: raw.read(_CHUNK), b""))
+                if holds_more(iter(lambda: raw.read(_CHUNK), b"")):
+                    raise _more(tar)
     except UNREADABLE as error:
-        why = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{tar} cannot be read as a tar: {why}", hint="copy or write it again, then index it"
-        ) from error
+        of_system = getattr(error, "strerror", None)
+        hint = "check its permissions, and the disk or mount" if of_system else "copy or write it again, then index it"
+        raise DataError(f"{tar} cannot be read as a tar: {of_system or error}", hint=hint) from error
 
 
 def _crc(raw: IO[bytes], info: tarfile.TarInfo, tar: Path) -> int:
@@ -191,11 +202,12 @@ def refuse_compressed(tar: object, start: bytes) -> None:
             raise DataError(f"{tar} is {kind} archive and no tar", hint="unpack it, and write a tar of its files")
 
 
-def check_end(tar: object, chunks: Iterable[bytes]) -> None:
-    """Check what follows the last member: zero bytes, to the end of the file. Without this, a tar that is cut between
-    two members, or whose next header is damaged, would pass as a whole one.
+def holds_more(chunks: Iterable[bytes]) -> bool:
+    """Check what follows the last member: zero bytes. Without this, a tar that is cut between two members, or whose
+    next header is damaged, would pass as a whole one. Returns whether there is more behind these, as where one tar
+    was put behind another.
 
-    Raises OSError for these, DataError where another archive follows.
+    Raises OSError for a tar that is cut or damaged.
     """
     end, more = b"", False
     for chunk in chunks:
@@ -206,8 +218,11 @@ def check_end(tar: object, chunks: Iterable[bytes]) -> None:
         raise OSError("it has no end-of-archive block: it was cut off")
     if end.strip(b"\0"):
         raise OSError("the header of a file in it is damaged")
-    if more:
-        raise DataError(
-            f"{tar} holds more behind its end, which no reader of tars would show: tars put one behind the other?",
-            hint="keep them as several tars; or unpack it (tar --ignore-zeros -xf) and write it again",
-        )
+    return more
+
+
+def _more(tar: Path) -> DataError:
+    return DataError(
+        f"{tar} holds more behind its end, which no reader of tars would show: tars put one behind the other?",
+        hint="keep them as several tars; or unpack it (tar --ignore-zeros -xf) and write it again",
+    )
