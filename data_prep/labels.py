@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_prep.class_list import class_name, read_class_list
 from data_prep.tables import NUMBER, whole_number
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, some
 
 MAX_CLASSES = 100_000
 NO_LABEL = -1  # what most training code writes where there is none
@@ -172,6 +172,12 @@ def _mixed(cells: Mapping[str, str], number: str, name: str) -> DataError:
         f"{cells[number]}: label {number!r} is a number, but {name!r} ({cells[name]}) is a name",
         hint="labels are all names, or all numbers of classes",
     )
+
+
+def two_labels(disagree: Sequence[str]) -> DataError:
+    """The error for rows that give a file another label than an earlier row: each is told in a clause."""
+    more = f"; {len(disagree) - 1:,} more rows do so: {some(disagree[1:], 3, each=150)}" if len(disagree) > 1 else ""
+    return DataError(f"{disagree[0]}{more}", hint="of the two rows of each file, remove one")
 
 
 def flip_notes(names: Sequence[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.decode import NUMBERED_PICTURE
-from data_prep.labels import Numbering, is_no_label, is_same_label, number_labels
+from data_prep.labels import Numbering, is_no_label, is_same_label, number_labels, two_labels
 from data_prep.sources.names import FileFinder, Missing, without_suffix
 from data_prep.tables import Table
 from umt_ds.data.folders import Below, files_below
@@ -25,7 +25,7 @@ from umt_ds.data.places import is_local
 from umt_ds.data.records import sample_key
 from umt_ds.data.store_answers import hint_of
 from umt_ds.data.suffixes import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES
-from umt_ds.errors import DataError, shown, some
+from umt_ds.errors import DataError, quoted, shown, some
 
 Kind = Literal["video", "image", "frames"]  # frames: a folder of numbered pictures, one video
 _PLURAL: Mapping[Kind, str] = {"video": "videos", "image": "images", "frames": "frames"}
@@ -309,6 +309,7 @@ class _Said:
     of: dict[str, _Notes] = field(default_factory=lambda: defaultdict(_Notes))
     missing: list[Refusal] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
+    disagree: list[str] = field(default_factory=list)  # where a row gives a file another label than an earlier one
     notes: tuple[str, ...] = ()
 
 
@@ -323,11 +324,13 @@ def _read(captions: Path | None, labels: Path | None, names: FileFinder, folder:
     if labels:
         table = Table(labels, columns=("file", "label"))
         _add(said, table, ((line, file, "", label) for line, (file, label) in table), names, folder)
+    if said.disagree:
+        raise two_labels(said.disagree)
     return said
 
 
 def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: FileFinder, folder: Path) -> None:
-    """Raises DataError where rows disagree on a label, or not one of them has a file."""
+    """Raises DataError where not one of the rows has a file."""
     num_found = 0
     missing: list[Refusal] = []
     for line, file, caption, label in rows:
@@ -341,23 +344,17 @@ def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: FileFinder, f
         num_found += 1
         notes = said.of[path]
         if not is_no_label(label):
-            _add_label(notes, path, label, at)
+            if notes.label_at is None:
+                notes.label, notes.label_at = sys.intern(label), at
+            elif not is_same_label(notes.label, label):
+                both = f"{quoted(notes.label)} and {quoted(label)}"
+                said.disagree.append(f"{path} has two labels, {both}: in {notes.label_at} and in {at}")
         if caption:
             notes.captions.append(caption)
     if missing and not num_found:
         raise no_file_of(table.path, len(missing), folder, looked_for=missing[0].source, why=missing[0].reason)
     said.missing += missing
     said.notes += table.notes
-
-
-def _add_label(notes: _Notes, path: str, label: str, at: _Line) -> None:
-    if notes.label_at and not is_same_label(notes.label, label):
-        raise DataError(
-            f"{path} has two labels, {notes.label!r} and {label!r}: in {notes.label_at} and in {at}",
-            hint="remove one of the two rows",
-        )
-    if not notes.label_at:
-        notes.label, notes.label_at = sys.intern(label), at
 
 
 def _clip(found: Found, path: str, notes: _Notes, labels: Numbering) -> Clip:

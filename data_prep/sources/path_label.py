@@ -11,7 +11,7 @@ from typing import Literal
 
 from data_prep.class_list import read_class_list
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.labels import class_number, flip_notes, names_of_numbers
+from data_prep.labels import class_number, flip_notes, names_of_numbers, two_labels
 from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
 from data_prep.tables import text_lines, whole_number
@@ -38,6 +38,7 @@ def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, cla
     clips: dict[str, Clip] = {}
     lines: dict[str, int] = {}
     left_out: list[Refusal] = []
+    disagree: list[str] = []
     for row in parsed:
         if row.label is not None and row.label >= len(names):
             raise _beyond(row, rows, names)
@@ -48,14 +49,17 @@ def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, cla
             lines[path] = row.line
             clips[path] = _clip(found.key(path), path, row.label, names)
         elif row.label is not None and clips[path].label not in (None, row.label):
-            raise _two_labels(rows, row, lines[path], clips[path])
+            first = f"line {lines[path]} label {clips[path].label}"
+            disagree.append(f"{rows.name} line {row.line} gives {path} label {row.label}, {first}")
         else:
             left_out.append(Refusal(row.path, f"repeated: line {row.line} names the file of line {lines[path]}"))
             if clips[path].label is None:
                 clips[path] = _clip(clips[path].key, path, row.label, names)
+    if disagree:
+        raise two_labels(disagree)
     if not clips:
-        first = left_out[0] if left_out else Refusal("", "")
-        raise no_file_of(rows, len(parsed), videos, looked_for=first.source, why=first.reason)
+        gone = left_out[0] if left_out else Refusal("", "")
+        raise no_file_of(rows, len(parsed), videos, looked_for=gone.source, why=gone.reason)
     return Listing(
         root=videos,
         clips=tuple(clips.values()),
@@ -116,13 +120,6 @@ def _beyond(row: _Row, rows: Path, names: Sequence[str]) -> DataError:
     return DataError(
         f"{rows} line {row.line}: label {row.label} is beyond the {len(names)} classes given",
         hint="classes are numbered from 0" if row.label == len(names) else "give the list's own classes",
-    )
-
-
-def _two_labels(rows: Path, row: _Row, first_line: int, clip: Clip) -> DataError:
-    return DataError(
-        f"{rows} line {row.line} gives {clip.source} label {row.label}, line {first_line} label {clip.label}",
-        hint="remove one of the two lines",
     )
 
 

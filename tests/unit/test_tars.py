@@ -114,6 +114,11 @@ CASES: dict[str, tuple[dict[str, bytes], list[str], list[str]]] = {
         ["w"],
         ["2 samples are not DONE: their key has a dot"],
     ),
+    "a dot in the key, without any text, cannot be told from frames, whose numbers then look odd": (
+        {"x_0.25.jpg": JPEG, "x_0.75.jpg": JPEG, "w.001.jpg": JPEG, "w.002.jpg": JPEG},
+        ["x_0", "w"],
+        ["1 samples have frames whose numbers do not count up from 0 or 1, such as x_0.25.jpg"],
+    ),
     "a dot in the key of a clip of frames": (
         {**{f"v_1.5.{n:03d}.jpg": JPEG for n in range(32)}, "v_1.5.json": b"{}", "w.000.jpg": JPEG},
         ["w"],

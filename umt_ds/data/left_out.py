@@ -33,6 +33,7 @@ class LeftOut:
     unknown: Counter[str] = field(default_factory=Counter)  # suffixes of samples that hold nothing else
     beside: Counter[str] = field(default_factory=Counter)  # suffixes
     several: Counter[str] = field(default_factory=Counter)  # samples with several clips, by which they are
+    gaps: int = 0  # samples whose frames are not numbered one after the other
     again: int = 0  # samples that have the key of an earlier one of their tar, in a stream
     num_files: int = 0  # of `files` and `samples`
     _examples: dict[str, str] = field(default_factory=dict)  # the first of each kind and reason
@@ -68,6 +69,9 @@ class LeftOut:
         elif not any(sizes[suffix] for suffix in clip):
             self._add_without(key, sizes, [suffix for suffix in sizes if _is_of_dotted_key(suffix)], read, empty=clip)
         else:
+            if media == "frames" and not _are_in_order([suffix.partition(".")[0] for suffix in clip]):
+                self.gaps += 1
+                self._examples.setdefault("gaps", f"{key}.{clip[0]}")
             self._add_beside(key, sizes, clip)
             return True
         return False
@@ -139,6 +143,11 @@ class LeftOut:
                 f"{self.beside.total():,} files beside the clip of their sample are not read "
                 f"({_listed(self.beside)}), such as {shown(self._examples['beside'], _LONGEST)}"
             )
+        if self.gaps:
+            said["gaps"] = (
+                f"{self.gaps:,} samples have frames whose numbers do not count up from 0 or 1, such as "
+                f"{shown(self._examples['gaps'], _LONGEST)} (or does the key have a dot? It ends at the first one)"
+            )
         if self.again:
             said["again"] = (
                 f"{self.again:,} samples have the key of an earlier one of their tar (do the files of a sample lie "
@@ -184,10 +193,14 @@ def _are_keys(suffixes: Mapping[str, int]) -> bool:
 
 
 def _count_up(numbers: Sequence[str]) -> bool:
-    """Whether these are the numbers of several frames: from 0 or 1 on, in three digits or more."""
+    """Whether these are the numbers of several frames: one after the other, in three digits or more."""
+    return len(numbers) > 1 and _are_in_order(numbers) and min(map(len, numbers)) > 2
+
+
+def _are_in_order(numbers: Sequence[str]) -> bool:
+    """Whether these count up from 0 or 1."""
     first = min(map(int, numbers))
-    in_order = sorted(map(int, numbers)) == list(range(first, first + len(numbers)))
-    return len(numbers) > 1 and first < 2 and in_order and min(map(len, numbers)) > 2
+    return first < 2 and sorted(map(int, numbers)) == list(range(first, first + len(numbers)))
 
 
 def _has_failed(data: bytes) -> bool:
