@@ -232,7 +232,7 @@ def test_true_is_no_text_unless_it_is_quoted(key: str) -> None:
 
 
 def test_without_a_home_folder_the_tilde_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("umt_ds.config.values.home", lambda: None)  # as in `docker run --user 54321`
+    monkeypatch.setattr("umt_ds.environment.home", lambda: None)  # as in `docker run --user 54321`
     with pytest.raises(ConfigError, match=r"run_dir: you have no home folder \(HOME is not set\): write the path"):
         load_run(DEMO, ["run_dir=~/x"])
     with pytest.raises(ConfigError, match="run_dir: nobody-of-that-name has no home folder here"):
