@@ -1,15 +1,19 @@
-"""Every clip of a plan, a line each, in the order of the shards; a shard's are read without the others.
+"""The clips of a plan on disk, in the order of the shards, of which each is read without the others; and refusals.
 
 OUT/.umt-data/clips.jsonl        [key, source, captions, label, label_name, span_s, extra]
 OUT/.umt-data/clips.starts.npy   [num_shards + 1] where the clips of each shard begin, in bytes
+OUT/bad.csv, and left_out.csv    file, key, reason
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.clip import Clip, Listing
+from data_prep.clip import Clip, Listing, Refusal
 from umt_ds.data.fetch import read_part, read_whole, size_of
 from umt_ds.errors import DataError
 
@@ -119,3 +123,18 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path} is damaged: {error}", hint="restore it from a copy, or begin the set again in another folder"
     )
+
+
+def csv_of_refusals(refusals: Iterable[Refusal]) -> bytes:
+    """file,key,reason, sorted by file."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["file", "key", "reason"])
+    rows.writerows(sorted((refusal.source, refusal.key, refusal.reason) for refusal in refusals))
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def read_refusals(data: bytes) -> list[Refusal]:
+    """What `csv_of_refusals` wrote. Raises ValueError or csv.Error for anything else."""
+    rows = list(csv.reader(io.StringIO(data.decode())))
+    return [Refusal(source, reason, key) for source, key, reason in rows[1:]]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_prep.claim import note_jobs, refuse_beside_jobs
 from data_prep.clip import RunOptions
-from data_prep.manifest import Plan
+from data_prep.plan import Plan
 from data_prep.prepare import build_shards
 from data_prep.progress import progress
 from launchers.slurm import PrepArray, directives_of_array, is_active, submit_array

@@ -10,7 +10,7 @@ from functools import partial
 from data_prep.clip import Clip, Outcome, RunOptions, Sample
 from data_prep.decode import make_sample
 from data_prep.engines import in_order
-from data_prep.manifest import Plan
+from data_prep.plan import Plan
 
 CLIPS_WORTH_AN_ESTIMATE = 1000
 _SAMPLE, _SAMPLE_SECONDS = 32, 15.0

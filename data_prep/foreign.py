@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.manifest import STATE_FOLDER, tool
+from data_prep.manifest import tool
+from data_prep.plan import STATE_FOLDER
 from data_prep.progress import progress
 from data_prep.samples import records_of
 from umt_ds.data.fetch import read_part, read_whole

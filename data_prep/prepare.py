@@ -12,7 +12,8 @@ from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, 
 from data_prep.decode import check_readable, make_sample
 from data_prep.done import Done, replace_shard, with_index
 from data_prep.engines import Lost, in_order
-from data_prep.manifest import Plan, Summary, begin, finish
+from data_prep.manifest import Summary, finish
+from data_prep.plan import Plan, begin
 from data_prep.progress import progress
 from data_prep.samples import StoredSample, samples_of
 from data_prep.stats import write_stats

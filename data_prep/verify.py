@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from data_prep.decode import evenly_spread
 from data_prep.engines import Lost, in_order
-from data_prep.manifest import BAD_CSV, STATE_FOLDER, load_plan
+from data_prep.manifest import BAD_CSV
+from data_prep.plan import STATE_FOLDER, load_plan
 from data_prep.progress import progress
 from data_prep.samples import StoredSample, each_shard, sample_at
 from umt_ds.data.fetch import is_its_own, not_its_own, opened, read_whole

@@ -16,7 +16,8 @@ from data_prep.clip import Listing, RunOptions, StoreOptions
 from umt_ds.errors import EXIT_FAILED, ConfigError, printable, shown
 
 if TYPE_CHECKING:
-    from data_prep.manifest import Plan, Summary
+    from data_prep.manifest import Summary
+    from data_prep.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Making:
 
     def _with_slurm(self, listing: Listing, out: Path, name: str) -> None:
         from data_prep.cluster import SlurmOptions, array_of, habits_not_used, start_array, wait_for
-        from data_prep.manifest import begin, summary_of
+        from data_prep.manifest import summary_of
+        from data_prep.plan import begin
         from data_prep.prepare import close_set
 
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
@@ -99,7 +101,7 @@ class Making:
 
     def _with_ray(self, listing: Listing, out: Path, name: str) -> None:
         from data_prep.cluster import build_on_ray
-        from data_prep.manifest import begin
+        from data_prep.plan import begin
         from data_prep.prepare import close_set
 
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)

@@ -25,7 +25,7 @@ def work(out: Path, part: str, retry_failed: bool, run: RunOptions) -> None:
       umt-data work ~/shards/mine --part 3/64
     """
     from data_prep.cluster import Part
-    from data_prep.manifest import go_on
+    from data_prep.plan import go_on
     from data_prep.prepare import build_shards
 
     own = Part.parse(part)
@@ -46,7 +46,7 @@ def finish(out: Path, max_bad: float) -> None:
       umt-data finish ~/shards/mine
     """
     from data_prep.cli.making import conclude
-    from data_prep.manifest import go_on
+    from data_prep.plan import go_on
     from data_prep.prepare import close_set
 
     with go_on(out, alone=True) as plan:

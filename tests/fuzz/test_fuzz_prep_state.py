@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from data_prep.claim import note_jobs, refuse_beside_jobs
 from data_prep.clip import Clip, Listing, Refusal, StoreOptions
 from data_prep.done import Done
-from data_prep.manifest import load_plan, open_plan, summary_of
+from data_prep.manifest import summary_of
+from data_prep.plan import load_plan, open_plan
 from umt_ds.data.records import ShardEntry
 from umt_ds.errors import UmtError
 

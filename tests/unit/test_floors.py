@@ -315,7 +315,7 @@ def test_an_import_that_goes_up_or_sideways_is_seen(module: str, source: str, ba
         ("data_prep.writer", "from umt_ds.config.load import load_run", True),
         ("launchers.slurm", "from umt_ds.engine.loop import train", True),
         ("launchers.slurm", "import data_prep", True),
-        ("umt_ds.data.loader", "from data_prep.manifest import Plan", True),
+        ("umt_ds.data.loader", "from data_prep.plan import Plan", True),
         ("umt_ds.cli.train", "import ds_configs", True),
         (
             "data_prep.writer",

@@ -21,7 +21,7 @@ from data_prep.claim import claim, one_at_a_time
 from data_prep.cli import umt_data
 from data_prep.clip import Clip, Listing, Refusal, StoreOptions
 from data_prep.done import Done
-from data_prep.manifest import begin, open_plan
+from data_prep.plan import begin, open_plan
 from tests.support.files import touch
 from umt_ds.errors import ConfigError, DataError, MachineError, UmtError
 

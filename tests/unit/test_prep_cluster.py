@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from data_prep.cli import umt_data
 from data_prep.clip import RunOptions, StoreOptions
 from data_prep.cluster import Part, SlurmOptions, array_of, build_on_ray, habits_not_used, start_array
-from data_prep.manifest import finish, load_plan, open_plan
+from data_prep.manifest import finish
+from data_prep.plan import load_plan, open_plan
 from data_prep.prepare import build_shards, close_set, prepare
 from data_prep.sources.folder import list_folder
 from launchers.slurm import render_array

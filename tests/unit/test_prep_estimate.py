@@ -9,7 +9,7 @@ import pytest
 from data_prep import estimate as module
 from data_prep.clip import RunOptions, StoreOptions
 from data_prep.estimate import Estimate, estimate
-from data_prep.manifest import open_plan
+from data_prep.plan import open_plan
 from data_prep.prepare import prepare
 from data_prep.sources.folder import list_folder
 from tests.support.videos import write_videos

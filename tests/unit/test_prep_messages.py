@@ -14,7 +14,8 @@ from data_prep.cli.making import Making, summary_text
 from data_prep.cli.options import Where
 from data_prep.clip import Clip, Listing, Refusal, RunOptions, StoreOptions
 from data_prep.decode import make_sample
-from data_prep.manifest import Summary, open_plan
+from data_prep.manifest import Summary
+from data_prep.plan import open_plan
 from tests.support.shards import write_shards
 from umt_ds.data.clips import read_clip
 from umt_ds.data.source import ShardSource

@@ -17,7 +17,8 @@ import pytest
 from data_prep import done as done_module
 from data_prep import prepare as module
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
-from data_prep.manifest import finish, go_on
+from data_prep.manifest import finish
+from data_prep.plan import go_on
 from data_prep.prepare import build_shards, prepare
 from tests.support.files import hashes_in
 from umt_ds.data.places import place

@@ -19,8 +19,8 @@ from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, 
 from data_prep.decode import make_sample
 from data_prep.engines import Lost, in_order
 from data_prep.foreign import adopt
-from data_prep.manifest import load_plan, open_plan
 from data_prep.near import near_duplicates
+from data_prep.plan import load_plan, open_plan
 from data_prep.prepare import _outcome, prepare
 from data_prep.samples import find_samples
 from data_prep.show import show
