@@ -279,9 +279,11 @@ def _check_types(plan: dict[str, Any]) -> None:
     """Raises ValueError, TypeError or KeyError where a plan is not what `_describe` writes."""
     store, labels, about = StoreOptions(**plan["store_options"]), plan["labels"], plan["about"]
     texts = [plan["name"], plan["root"], *labels]
-    counts = [plan["clips"] + 1, store.per_shard, store.frames, store.short_side, store.quality]
+    counts = [store.per_shard, store.frames, store.short_side, store.quality]
     if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in counts):
         raise ValueError("a text or a number is none")
+    if type(plan["clips"]) is not int or plan["clips"] < 0:
+        raise ValueError(f"it has {plan['clips']!r:.50} clips")
     if Path(plan["name"]).name != plan["name"] or not isinstance(labels, list) or not isinstance(about, dict):
         raise ValueError("its name, labels or options are none")
     if store.fps is not None and not (type(store.fps) in (int, float) and 0 < store.fps < math.inf):

@@ -58,7 +58,9 @@ def written(entries: list[Entry], format: int) -> bytes:
     with tarfile.open(fileobj=file, mode="w", format=format, errors="surrogateescape") as archive:
         for name, data, kind in entries:
             info = tarfile.TarInfo(name)
-            is_old_folder = name.endswith("/") and kind == tarfile.AREGTYPE  # as V7 writes them; it has no content
+            is_old_folder = (
+                name.partition("\0")[0].endswith("/") and kind == tarfile.AREGTYPE
+            )  # as V7 writes them; it has no content
             info.type, info.linkname = tarfile.REGTYPE if is_old_folder else kind, "a.jpg"
             info.size = len(data) if info.isreg() else 0
             archive.addfile(info, io.BytesIO(data))

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from umt_ds.data.video import Limits, decode, probe, transcode
@@ -109,6 +109,7 @@ def test_cut_off(kind: str, share: float) -> None:
     st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
     st.booleans(),
 )
+@example("asf", [(0.16015625, b"\x01")], True)  # states a length below zero
 def test_other_bytes(kind: str, changes: list[tuple[float, bytes]], in_head: bool) -> None:
     data = bytearray(whole(kind))
     for share, new in changes:

@@ -79,8 +79,9 @@ class Video:
         return self.stream_s or (whole_s if self._can_hold(whole_s * self.fps) else 0.0)
 
     def _can_hold(self, frames: float) -> bool:
-        """A live recording can have a number in place of what was not known yet: it would not fit into the file."""
-        return frames <= size_of(self.source)
+        """A live recording can have a number in place of what was not known yet, a damaged one a length below zero: as
+        many frames would not fit into the file."""
+        return 0 <= frames <= size_of(self.source)
 
     def shown_s(self, timeline: Timeline) -> float:
         """How long the video is: what the stream says, unless that is of something else (in asf, of the longest)."""
