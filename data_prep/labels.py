@@ -176,7 +176,7 @@ def _mixed(cells: Mapping[str, str], number: str, name: str) -> DataError:
 
 def two_labels(disagree: Sequence[str]) -> DataError:
     """The error for rows that give a file another label than an earlier row: each is told in a clause."""
-    more = f"; {len(disagree) - 1:,} more rows do so: {some(disagree[1:], 3, each=150)}" if len(disagree) > 1 else ""
+    more = f"; {len(disagree):,} rows in all, such as {some(disagree[1:], 3, each=150)}" if len(disagree) > 1 else ""
     return DataError(f"{disagree[0]}{more}", hint="of the two rows of each file, remove one")
 
 

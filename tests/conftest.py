@@ -22,3 +22,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no folder of real inputs at {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Retries without waiting; the pauses that would have been made."""
+    pauses: list[float] = []
+    monkeypatch.setattr("umt_ds.data.places.time.sleep", pauses.append)
+    return pauses

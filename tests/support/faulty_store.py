@@ -1,4 +1,4 @@
-"""A store whose objects are files of a folder, for tests of what goes wrong: faulty:///tmp/folder/name.
+"""A store whose objects are files of a folder, for tests of what goes wrong: faulty:// and the path of a file.
 
 `fault(name, kind)` makes requests for an object fail in one of the ways of KINDS, in all processes that import this
 module, until `heal`. Every request is noted.

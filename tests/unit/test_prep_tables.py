@@ -162,9 +162,9 @@ def test_two_labels_of_a_file_are_compared_by_their_meaning(tmp_path: Path) -> N
     assert labels_in(list_path_label(videos, rows=rows)) == {"a.mp4": 2}
     with refused("line 2 gives a.mp4 label 3, line 1 label 2"):
         list_path_label(videos, rows=written(rows, "a.mp4 2\n./a.mp4 3\n"))
-    with refused("line 2 gives a.mp4 label 3, line 1 label 2; 1 more rows do so: l.txt line 3 gives a.mp4 label 4"):
+    with refused("line 2 gives a.mp4 label 3, line 1 label 2; 2 rows in all, such as l.txt line 3 gives a.mp4 label 4"):
         list_path_label(videos, rows=written(rows, "a.mp4 2\n./a.mp4 3\na 4\n"))
-    with refused("in l.csv line 2 and in l.csv line 3; 1 more rows do so: a.mp4 has two labels, '2' and '4'"):
+    with refused("in l.csv line 2 and in l.csv line 3; 2 rows in all, such as a.mp4 has two labels, '2' and '4'"):
         list_folder(videos, labels=written(table, "file,label\na.mp4,2\n./a.mp4,3\na,4\n"))
 
 

@@ -38,6 +38,8 @@ from umt_ds.data.records import load_index, read_members
 from umt_ds.data.store_answers import told_of_store
 from umt_ds.errors import DataError, DecodeError, MachineError
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 TRIES = 4
 STORE = StoreOptions(frames=2, short_side=16, per_shard=2)
 OF_THE_STORE = sorted(KINDS.keys() - {"gone"})
@@ -46,14 +48,6 @@ OF_THE_MACHINE = (
     *(errno.EAGAIN, errno.EDQUOT, errno.EREMOTEIO, errno.EUCLEAN, errno.ENODEV),
 )
 OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries without waiting; the pauses that would have been made."""
-    pauses: list[float] = []
-    monkeypatch.setattr("umt_ds.data.places.time.sleep", pauses.append)
-    return pauses
 
 
 @pytest.fixture(scope="module")

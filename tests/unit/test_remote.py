@@ -44,14 +44,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BLOCK", BLOCK)
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries without waiting; the pauses that would have been made."""
-    pauses: list[float] = []
-    monkeypatch.setattr("umt_ds.data.places.time.sleep", pauses.append)
-    return pauses
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_noise(tmp_path_factory.mktemp("noisy"))
