@@ -22,14 +22,6 @@ def folder(tmp_path: Path) -> Path:
     return write_shards(tmp_path / "shards")
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries without waiting; the pauses that would have been made."""
-    pauses: list[float] = []
-    monkeypatch.setattr("umt_ds.data.places.time.sleep", pauses.append)
-    return pauses
-
-
 def test_members_come_back_as_written(folder: Path) -> None:
     source = ShardSource(folder)
     assert source.counts == (5, 4, 6)
