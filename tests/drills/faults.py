@@ -51,7 +51,9 @@ def kill_while_starting(drill: Drill) -> Outcome:
 def kill_the_launcher(drill: Drill) -> Outcome:
     """SIGKILL of the launcher, not of its ranks"""
     job = at_a_random_step(drill.start())
+    job.signal_all(signal.SIGSTOP)  # or a fast job could end by itself before it is told
     os.kill(job.process.pid, signal.SIGKILL)
+    job.signal_all(signal.SIGCONT)
     wait_until(lambda: not job.processes(), "the ranks live on without their launcher")
     assert max(read_metrics(job.run)) < STEPS, "the ranks trained on without their launcher"
     return drill.go_on("the ranks end")
@@ -163,8 +165,11 @@ SHORT = (kill_a_rank, kill_the_launcher, kill_during_a_save, stop_a_rank, flip_a
 
 
 def at_a_random_step(job: TrainingJob) -> TrainingJob:
-    """Wait for a step after the first checkpoint and well before the end."""
-    job.wait_for_step(random.randint(SAVE + 1, STEPS - 3))
+    """Wait for a step after the first checkpoint and well before the end.
+
+    A step is logged when the next has ended, and a wish to stop is heard a step later: half of a job is left for that.
+    """
+    job.wait_for_step(random.randint(SAVE + 1, STEPS // 2))
     return job
 
 
