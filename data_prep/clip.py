@@ -129,3 +129,31 @@ class RunOptions:
     timeout_s: float = 60.0  # per clip
     max_bad: float = 0.01  # share of refused clips above which the command fails
     memory_gb: float = 8.0  # that one decoding process may use
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """ExecutionOptions the work is done, as asked."""
+
+    engine: str = "local"
+    tasks: int = 8
+    sbatch: tuple[str, ...] = ()
+    logs: Path | None = None
+    wait: bool = False
+    ray_address: str | None = None
+
+    def unused(self) -> list[str]:
+        """The options, as they were given, that mean something to another engine only."""
+        given = {name: value for name, value in vars(self).items() if value != getattr(ExecutionOptions(), name)}
+        of_others = {name: value for name, value in given.items() if _ENGINE_OF.get(name, self.engine) != self.engine}
+        return [one for name, value in of_others.items() for one in as_given(name, value)]
+
+
+_ENGINE_OF = {"tasks": "slurm", "sbatch": "slurm", "logs": "slurm", "wait": "slurm", "ray_address": "ray"}
+
+
+def as_given(name: str, value: object) -> list[str]:
+    """An option of a command as it was given, with its values."""
+    option = f"--{name.replace('_', '-')}"
+    values = value if isinstance(value, tuple) else [value]
+    return [option if one is True else f"{option} {one}" for one in values]

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
-from umt_ds.data.fetch import local_copy, names_in, read_through, read_whole, reading, why_not
-from umt_ds.data.picture import read_image
-from umt_ds.data.places import is_local
-from umt_ds.data.records import ShardIndex, load_index, read_members
-from umt_ds.data.suffixes import IMAGE_SUFFIXES, USUAL_IMAGES
-from umt_ds.data.video import Decoded, Pixels, Span, Timeline, Transcoded, decode_by_time, shrink, transcode
+from umt_ds.data.pixels.picture import read_image
+from umt_ds.data.pixels.video import Decoded, Pixels, Span, Timeline, Transcoded, decode_by_time, shrink, transcode
+from umt_ds.data.shards.fetch import local_copy, names_in, read_through, read_whole, reading, why_not
+from umt_ds.data.shards.records import ShardIndex, load_index, read_members
+from umt_ds.data.shards.storage import is_local
+from umt_ds.data.shards.suffixes import IMAGE_SUFFIXES, USUAL_IMAGES
 from umt_ds.errors import DataError, DecodeError, some
 
 # One of a folder of frames: img_00001.jpg, 00001.png. The part before the number says what it shows.
@@ -34,7 +34,8 @@ MAX_FRAMES_STORED = 4096
 def make_sample(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
     """The sample that `clip` becomes, or why it becomes none.
 
-    Raises MachineError where that is the fault of a store, disk or machine and not of the clip: `umt_ds.data.fetch`.
+    Raises MachineError where that is the fault of a store, disk or machine and not of the clip
+    (`umt_ds.data.shards.fetch`).
     """
     place = root / clip.source
     try:

@@ -35,21 +35,21 @@ _GIVE_BACK = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerFailure:
     """An item whose worker was killed or died, and why. by: the signal that did it, or 0."""
 
     reason: str
     by: int = 0
 
 
-def in_order(
+def map_ordered(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     *,
     workers: int,
     timeout_s: float,
     memory_gb: float | None = None,
-) -> Generator[Result | Lost, None, None]:
+) -> Generator[Result | WorkerFailure, None, None]:
     """`work(item)` for each item, by `workers` processes, in the order of the items.
 
     An item has `timeout_s`, in which waiting for a store does not count (`fetch.clock_stopped`). A process that asks
@@ -82,7 +82,7 @@ def in_order(
                 return
             item, future = under_way.popleft()
             outcome = _outcome(future, timeout_s)
-            if isinstance(outcome, Lost) and outcome.by == signal.SIGKILL:
+            if isinstance(outcome, WorkerFailure) and outcome.by == signal.SIGKILL:
                 # no decoder does that: who is out of memory kills the largest process, and not the guilty one
                 outcome = _outcome(begin(item), timeout_s)
             yield outcome
@@ -113,13 +113,13 @@ def _work_in_time(work: Callable[[Item], Result], item: Item, timeout_s: float) 
             _GIVE_BACK(0)
 
 
-def _outcome(future: ProcessFuture[Result], timeout_s: float) -> Result | Lost:
+def _outcome(future: ProcessFuture[Result], timeout_s: float) -> Result | WorkerFailure:
     try:
         return future.result()
     except ProcessExpired as error:
         if error.exitcode == -signal.SIGALRM:
-            return Lost(f"decoding took longer than {timeout_s:g} s and was stopped", signal.SIGALRM)
-        return Lost(f"the decoder crashed ({_cause(error.exitcode)})", max(0, -error.exitcode))
+            return WorkerFailure(f"decoding took longer than {timeout_s:g} s and was stopped", signal.SIGALRM)
+        return WorkerFailure(f"the decoder crashed ({_cause(error.exitcode)})", max(0, -error.exitcode))
     except BrokenProcessPool as error:
         raise _broken(error) from error
 

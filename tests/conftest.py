@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support.paths import REPO, SHARED
+
 # `make test`: a few examples, always the same ones. `make fuzz`: many, new ones each time.
 settings.register_profile("short", max_examples=40, derandomize=True, deadline=None)
 settings.register_profile("fuzz", max_examples=3000, deadline=None, print_blob=True)
 settings.load_profile("short")
 
-TESTS = Path(__file__).resolve().parent
-SHARED = TESTS.parent.parent / "shared"
+TESTS = REPO / "tests"
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +29,5 @@ def shared() -> Path:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Retries without waiting; the pauses that would have been made."""
     pauses: list[float] = []
-    monkeypatch.setattr("umt_ds.data.places.time.sleep", pauses.append)
+    monkeypatch.setattr("umt_ds.data.shards.storage.time.sleep", pauses.append)
     return pauses

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from data_prep.labels import Labels
+from data_prep.tables.labels import Labels
 
 ClassList = Literal["k400", "k600", "k700", "k710"]
 

@@ -10,7 +10,7 @@ import sys
 import click
 
 from data_prep.cli import check, corpora, reshape, tasks
-from umt_ds.data.store_answers import told_of_store
+from umt_ds.data.shards.store_answers import told_of_store
 from umt_ds.environment import print_anything
 from umt_ds.errors import EXIT_FAILED, UmtError, shown
 from umt_ds.refused import told_of_machine

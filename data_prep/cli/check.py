@@ -40,7 +40,7 @@ def verify(out: Path, every: int, frames: int, timeout: float, as_json: bool, wo
     """
     import json
 
-    from data_prep.verify import verify as check
+    from data_prep.checking.verify import verify as check
 
     report = check(out, every=every, frames=frames, workers=workers, timeout_s=timeout)
     click.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if as_json else report.table())
@@ -59,7 +59,7 @@ def sheet(out: Path, output: Path | None, samples: int, dry_run: bool) -> None:
     Example:
       umt-data sheet ~/shards/mine -o mine.png
     """
-    from data_prep.sheet import write_sheet
+    from data_prep.checking.sheet import write_sheet
 
     png = output or out / "sheet.png"
     if dry_run:
@@ -82,7 +82,7 @@ def stats(out: Path, as_json: bool, plot: Path | None, workers: int) -> None:
     """
     import json
 
-    from data_prep.stats import collect_stats, table, write_plots
+    from data_prep.checking.stats import collect_stats, table, write_plots
 
     found = collect_stats(out, workers=workers)
     click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else table(found))
@@ -104,7 +104,7 @@ def show(out: Path, key: str, png: Path | None) -> None:
     Example:
       umt-data show ~/shards/mine "cats/my clip.mp4" --png clip.png
     """
-    from data_prep.show import show as everything
+    from data_prep.checking.show import show as everything
 
     click.echo(everything(out, key, png))
 
@@ -146,7 +146,7 @@ def leaks(
       umt-data leaks k700/train.csv --against k400/val.csv --against k600/val.csv -o ~/leaks
       umt-data leaks ~/shards/web --against ~/shards/k400-val --near -o ~/leaks
     """
-    from data_prep.leaks import find_leaks, write_found
+    from data_prep.leaks.report import find_leaks, write_found
 
     if not near:
         say_unused(given("frames", "distance", "share"), without="--near")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from data_prep.cli.making import Making
-from data_prep.cli.options import FILE, FOLDER, LIST, NEW_FOLDER, classes, dry_run, run_options, set_options
+from data_prep.cli.making import BuildJob, set_options
+from data_prep.cli.options import FILE, FOLDER, LIST, NEW_FOLDER, classes, dry_run, run_options
 from data_prep.clip import RunOptions, StoreOptions
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def folder(
     captions: Path | None,
     labels: Path | None,
     classes: Path | None,
-    making: Making,
+    making: BuildJob,
 ) -> None:
     """Make shards in OUT of every video below VIDEOS. Both may be URLs, such as s3://bucket/videos.
 
@@ -59,7 +59,7 @@ def folder(
 )
 @classes
 @set_options
-def list_(videos: Path, out: Path, rows: Path, split: Split | None, classes: Path | None, making: Making) -> None:
+def list_(videos: Path, out: Path, rows: Path, split: Split | None, classes: Path | None, making: BuildJob) -> None:
     """Make shards in OUT of the videos (or folders of frames) below VIDEOS that a list names, with its labels.
 
     Such lists are published for K400, UCF101, HMDB51, Something-Something and Moments in Time. --classes gives
@@ -80,7 +80,7 @@ def list_(videos: Path, out: Path, rows: Path, split: Split | None, classes: Pat
 @click.option("--csv", type=FILE, required=True, help="Official csv: label,youtube_id,time_start,time_end,split.")
 @classes
 @set_options
-def kinetics(videos: Path, out: Path, csv: Path, classes: Path | None, making: Making) -> None:
+def kinetics(videos: Path, out: Path, csv: Path, classes: Path | None, making: BuildJob) -> None:
     """Make shards in OUT of the Kinetics clips below VIDEOS that an official csv names.
 
     Rows without a file are listed in OUT/bad.csv as missing; they do not count against --max-bad.
@@ -110,7 +110,7 @@ def kinetics(videos: Path, out: Path, csv: Path, classes: Path | None, making: M
 @click.option("--leaks", type=NEW_FOLDER, help="Write leaks.csv and exclude.txt there.")
 @set_options
 def k710(
-    out: Path, sets: tuple[tuple[str, Path, Path], ...], against: tuple[Path, ...], leaks: Path | None, making: Making
+    out: Path, sets: tuple[tuple[str, Path, Path], ...], against: tuple[Path, ...], leaks: Path | None, making: BuildJob
 ) -> None:
     """Make shards in OUT of Kinetics-710: each video of the lists once, with the labels of published K710 heads.
 
@@ -122,13 +122,13 @@ def k710(
       umt-data k710 ~/shards/k710 --set k400 k400/train.csv ~/k400 --set k600 k600/train.csv ~/k600 \\
         --set k700 k700/train.csv ~/k700 --against k400/val.csv --against k600/val.csv --against k700/val.csv
     """
-    from data_prep.leaks import Found, write_found
+    from data_prep.leaks.report import LeakReport, write_found
     from data_prep.sources.k710 import KineticsSet, list_k710
 
     listing, report = list_k710([KineticsSet(*one) for one in sets], against=against)
     click.echo(report.table(), err=True)
     if leaks and not making.dry_run:
-        write_found(Found(out, against, report), leaks)
+        write_found(LeakReport(out, against, report), leaks)
     making.make(listing, out)
 
 
@@ -138,7 +138,7 @@ def k710(
 @click.option("--json", "annotations", type=FILE, required=True, help="train.json, validation.json or test.json.")
 @click.option("--labels", type=FILE, required=True, help="labels.json: the classes and their numbers.")
 @set_options
-def something(videos: Path, out: Path, annotations: Path, labels: Path, making: Making) -> None:
+def something(videos: Path, out: Path, annotations: Path, labels: Path, making: BuildJob) -> None:
     """Make shards in OUT of the Something-Something V2 clips below VIDEOS (ID.webm).
 
     The class is the template, the caption the filled-in sentence. Left and right are classes: train without flip.
@@ -157,7 +157,7 @@ def something(videos: Path, out: Path, annotations: Path, labels: Path, making: 
 @click.argument("out", type=NEW_FOLDER)
 @click.option("--csv", type=LIST, required=True, help="csv with videoid,name[,page_dir], or a folder of such files.")
 @set_options
-def webvid(videos: Path, out: Path, csv: Path, making: Making) -> None:
+def webvid(videos: Path, out: Path, csv: Path, making: BuildJob) -> None:
     """Make shards in OUT of the WebVid clips below VIDEOS (page_dir/videoid.mp4) with their captions.
 
     \b
@@ -182,7 +182,7 @@ def pairs(
     annotations: Path,
     media: Literal["image", "video"] | None,
     split: str | None,
-    making: Making,
+    making: BuildJob,
 ) -> None:
     """Make shards in OUT of the images (or videos) below FOLDER that an annotation file gives captions to.
 
@@ -240,8 +240,8 @@ def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOpt
     Example:
       umt-data demo ~/demo
     """
-    from data_prep.cli.making import conclude
-    from data_prep.prepare import prepare
+    from data_prep.cli.making import print_summary
+    from data_prep.making.prepare import prepare
     from data_prep.sources import demo as world
 
     if dry_run:
@@ -259,7 +259,7 @@ def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOpt
     }
     for name, listing in sets.items():
         made = prepare(listing.first_in_order(), out / name, name=f"demo-{name}", store=store, run=run)
-        conclude(made, run.max_bad)
+        print_summary(made, run.max_bad)
 
 
 COMMANDS = (folder, list_, kinetics, k710, classes_, something, webvid, pairs, demo)

@@ -6,22 +6,32 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from data_prep.cli.options import Where, say_unused
-from data_prep.clip import Listing, RunOptions, StoreOptions
+from data_prep.cli.options import (
+    FILE,
+    POSITIVE,
+    Command,
+    dry_run,
+    run_options,
+    say_unused,
+    store_options,
+    where_options,
+)
+from data_prep.clip import ExecutionOptions, Listing, RunOptions, StoreOptions
 from umt_ds.errors import EXIT_FAILED, ConfigError, printable, shown
 
 if TYPE_CHECKING:
-    from data_prep.manifest import Summary
-    from data_prep.plan import Plan
+    from data_prep.state.manifest import Summary
+    from data_prep.state.plan import Plan
 
 
 @dataclass(frozen=True)
-class Making:
+class BuildJob:
     """The options that all such commands share."""
 
     name: str | None
@@ -29,13 +39,13 @@ class Making:
     exclude: Sequence[Path]
     retry_failed: bool
     dry_run: bool
-    where: Where
+    where: ExecutionOptions
     run: RunOptions
     store: StoreOptions = field(default_factory=StoreOptions)
 
     def without_excluded(self, listing: Listing) -> Listing:
         """The listing without the keys of the --exclude lists."""
-        from data_prep.exclusion import exclude, read_keys
+        from data_prep.leaks.exclusion import exclude, read_keys
 
         return exclude(listing, [read_keys(path) for path in self.exclude])
 
@@ -63,7 +73,7 @@ class Making:
                 self._with_ray(listing, out, name)
 
     def _locally(self, listing: Listing, out: Path, name: str) -> None:
-        from data_prep.prepare import prepare
+        from data_prep.making.prepare import prepare
 
         def say(plan: Plan, shards: list[int]) -> None:
             _say_estimate(plan, shards, self.run, processes=self.run.workers)
@@ -71,19 +81,19 @@ class Making:
         summary = prepare(
             listing, out, name=name, store=self.store, run=self.run, retry_failed=self.retry_failed, before=say
         )
-        conclude(summary, self.run.max_bad)
+        print_summary(summary, self.run.max_bad)
 
     def _with_slurm(self, listing: Listing, out: Path, name: str) -> None:
-        from data_prep.cluster import SlurmOptions, array_of, habits_not_used, start_array, wait_for
-        from data_prep.manifest import summary_of
-        from data_prep.plan import begin
-        from data_prep.prepare import close_set
+        from data_prep.making.cluster import SlurmOptions, array_of, habits_not_used, start_array, wait_for
+        from data_prep.making.prepare import close_set
+        from data_prep.state.manifest import summary_of
+        from data_prep.state.plan import begin
 
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
         with begun as (plan, claim):
             shards = plan.pending(retry_failed=self.retry_failed)
             if not shards:
-                conclude(close_set(plan), self.run.max_bad)
+                print_summary(close_set(plan), self.run.max_bad)
                 return
             slurm = SlurmOptions(self.where.tasks, self.where.sbatch, self.where.logs)
             job = array_of(plan, self.run, slurm, retry_failed=self.retry_failed)
@@ -97,22 +107,22 @@ class Making:
         click.echo(f"stop:  scancel {array} {last}   (the same command continues)")
         if self.where.wait:
             wait_for(plan, (array, last))
-            conclude(summary_of(plan), self.run.max_bad)
+            print_summary(summary_of(plan), self.run.max_bad)
 
     def _with_ray(self, listing: Listing, out: Path, name: str) -> None:
-        from data_prep.cluster import build_on_ray
-        from data_prep.plan import begin
-        from data_prep.prepare import close_set
+        from data_prep.making.cluster import build_on_ray
+        from data_prep.making.prepare import close_set
+        from data_prep.state.plan import begin
 
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
         with begun as (plan, _):
             shards = plan.pending(retry_failed=self.retry_failed)
             _say_estimate(plan, shards, self.run, processes=self.run.workers)
             build_on_ray(plan, shards, run=self.run, address=self.where.ray_address)
-            conclude(close_set(plan), self.run.max_bad)
+            print_summary(close_set(plan), self.run.max_bad)
 
     def _habits(self) -> list[str]:
-        from data_prep.cluster import habits_for
+        from data_prep.making.cluster import habits_for
 
         return [f"  {line}" for line in habits_for(self.where.sbatch)] if self.where.engine == "slurm" else []
 
@@ -172,17 +182,17 @@ def unused_options(media: str, store: StoreOptions) -> list[str]:
 
 
 def _say_estimate(plan: Plan, shards: list[int], run: RunOptions, *, processes: int) -> None:
-    from data_prep.estimate import estimate
-    from umt_ds.data.places import free_bytes
+    from data_prep.making.estimate import estimate
+    from umt_ds.data.shards.storage import free_bytes
 
     found = estimate(plan, shards, run=run)
     if found:
         click.echo(found.text(processes=processes, free=free_bytes(plan.out)), err=True)
 
 
-def conclude(summary: Summary, max_bad: float) -> None:
+def print_summary(summary: Summary, max_bad: float) -> None:
     """Print what came out; exit code 1 if more than `max_bad` of the clips were refused."""
-    from data_prep.stats import remarks
+    from data_prep.checking.stats import remarks
 
     click.echo(summary_text(summary))
     for remark in remarks(summary.out):
@@ -208,3 +218,31 @@ def summary_text(summary: Summary) -> str:
     if summary.refused or summary.left_out:
         lines.append(f"see {summary.out}/bad.csv")
     return "\n".join(lines)
+
+
+def set_options(command: Command) -> Command:
+    """Options of every command that makes a set, given to `command` as `making`, a BuildJob."""
+
+    @click.option("--name", help="Name of the set, first part of its file names.  [default: the folder's]")
+    @click.option("--limit", type=POSITIVE, help="Only this many clips, a fair sample of them.")
+    @click.option("--exclude", multiple=True, type=FILE, help="Leave out the sample keys of this list; repeat.")
+    @click.option("--retry-failed", is_flag=True, help="Try again the clips, and only they, that bad.csv lists.")
+    @dry_run
+    @where_options
+    @run_options
+    @store_options
+    @wraps(command)
+    def wrapped(
+        name: str | None,
+        limit: int | None,
+        exclude: tuple[Path, ...],
+        retry_failed: bool,
+        dry_run: bool,
+        where: ExecutionOptions,
+        run: RunOptions,
+        store: StoreOptions,
+        **others: object,
+    ) -> None:
+        command(making=BuildJob(name, limit, exclude, retry_failed, dry_run, where, run, store), **others)
+
+    return wrapped

@@ -6,7 +6,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from data_prep.clip import RunOptions, Store, StoreOptions
-from umt_ds.data.places import is_local, kind_of, place
+from data_prep.clip import ExecutionOptions, RunOptions, Store, StoreOptions, as_given
+from umt_ds.data.shards.storage import as_path, is_local, kind_of
 
 POSITIVE = click.IntRange(1)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -27,7 +26,7 @@ class _NewFile(click.ParamType[Path]):
     name = "file"
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        found = place(value) if isinstance(value, str) else value
+        found = as_path(value) if isinstance(value, str) else value
         if kind_of(found) == "folder":
             self.fail(f"{str(found)!r} is a folder", param, ctx)
         if is_local(found) and kind_of(found.parent) != "folder":
@@ -44,7 +43,7 @@ class _Place(click.ParamType[Path]):
         self._exists, self._or_file = exists, or_file
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        found = place(value) if isinstance(value, str) else value
+        found = as_path(value) if isinstance(value, str) else value
         kind = kind_of(found)
         if self._or_file and kind == "file":
             return found
@@ -125,38 +124,11 @@ def store_options(command: Command) -> Command:
     return wrapped
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where the work is done, as asked."""
-
-    engine: str = "local"
-    tasks: int = 8
-    sbatch: tuple[str, ...] = ()
-    logs: Path | None = None
-    wait: bool = False
-    ray_address: str | None = None
-
-    def unused(self) -> list[str]:
-        """The options, as they were given, that mean something to another engine only."""
-        given = {name: value for name, value in vars(self).items() if value != getattr(Where(), name)}
-        of_others = {name: value for name, value in given.items() if _ENGINE_OF.get(name, self.engine) != self.engine}
-        return [one for name, value in of_others.items() for one in _as_given(name, value)]
-
-
-_ENGINE_OF = {"tasks": "slurm", "sbatch": "slurm", "logs": "slurm", "wait": "slurm", "ray_address": "ray"}
-
-
-def _as_given(name: str, value: object) -> list[str]:
-    option = f"--{name.replace('_', '-')}"
-    values = value if isinstance(value, tuple) else [value]
-    return [option if one is True else f"{option} {one}" for one in values]
-
-
 def given(*names: str) -> list[str]:
     """The options among `names` that stand in the command line, as they were given."""
     context = click.get_current_context()
     here = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    return [one for name in here for one in _as_given(name, context.params[name])]
+    return [one for name in here for one in as_given(name, context.params[name])]
 
 
 def say_unused(options: Sequence[str], *, without: str | None = None) -> None:
@@ -166,12 +138,15 @@ def say_unused(options: Sequence[str], *, without: str | None = None) -> None:
 
 
 def where_options(command: Command) -> Command:
-    """Options of where the work is done, given to `command` as one Where, `where`."""
+    """Options of where the work is done, given to `command` as one ExecutionOptions, `where`."""
     engines = click.Choice(["local", "slurm", "ray"])
 
     @click.option("--engine", default="local", type=engines, help="This machine, a Slurm job array, or Ray.")
     @click.option(
-        "--tasks", default=Where.tasks, type=POSITIVE, help="Slurm: tasks of the array, --workers cores each."
+        "--tasks",
+        default=ExecutionOptions.tasks,
+        type=POSITIVE,
+        help="Slurm: tasks of the array, --workers cores each.",
     )
     @click.option("--sbatch", multiple=True, help="Slurm: an option for sbatch, such as --partition=cpu; repeat.")
     @click.option(
@@ -189,35 +164,6 @@ def where_options(command: Command) -> Command:
         ray_address: str | None,
         **others: object,
     ) -> None:
-        command(where=Where(engine, tasks, sbatch, logs, wait, ray_address), **others)
-
-    return wrapped
-
-
-def set_options(command: Command) -> Command:
-    """Options of every command that makes a set, given to `command` as `making`: see `making.Making`."""
-    from data_prep.cli.making import Making
-
-    @click.option("--name", help="Name of the set, first part of its file names.  [default: the folder's]")
-    @click.option("--limit", type=POSITIVE, help="Only this many clips, a fair sample of them.")
-    @click.option("--exclude", multiple=True, type=FILE, help="Leave out the sample keys of this list; repeat.")
-    @click.option("--retry-failed", is_flag=True, help="Try again the clips, and only they, that bad.csv lists.")
-    @dry_run
-    @where_options
-    @run_options
-    @store_options
-    @wraps(command)
-    def wrapped(
-        name: str | None,
-        limit: int | None,
-        exclude: tuple[Path, ...],
-        retry_failed: bool,
-        dry_run: bool,
-        where: Where,
-        run: RunOptions,
-        store: StoreOptions,
-        **others: object,
-    ) -> None:
-        command(making=Making(name, limit, exclude, retry_failed, dry_run, where, run, store), **others)
+        command(where=ExecutionOptions(engine, tasks, sbatch, logs, wait, ray_address), **others)
 
     return wrapped

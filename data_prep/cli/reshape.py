@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from data_prep.cli.making import Making
-from data_prep.cli.options import FOLDER, NEW_FOLDER, Number, dry_run, set_options
+from data_prep.cli.making import BuildJob, set_options
+from data_prep.cli.options import FOLDER, NEW_FOLDER, Number, dry_run
 from umt_ds.errors import ConfigError
 
 
@@ -27,7 +27,7 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
     Example:
       umt-data index ~/cc3m-by-img2dataset
     """
-    from data_prep.foreign import adopt, tars_in
+    from data_prep.making.foreign import adopt, tars_in
 
     if dry_run:
         tars, notes = tars_in(out)
@@ -67,7 +67,7 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("out", type=NEW_FOLDER)
 @_filter_options
 @set_options
-def filter_(set_: Path, out: Path, keep: object, making: Making) -> None:
+def filter_(set_: Path, out: Path, keep: object, making: BuildJob) -> None:
     """Copy the samples of SET to OUT that no --exclude list names and no option leaves out.
 
     Samples are copied byte for byte and dealt to new shards. The lists are part of the new set's fingerprint. A sample
@@ -94,7 +94,7 @@ def filter_(set_: Path, out: Path, keep: object, making: Making) -> None:
 )
 @click.option("--seed", default=0, help="Another seed, another split.")
 @set_options
-def split(set_: Path, out: Path, share: float, seed: int, making: Making) -> None:
+def split(set_: Path, out: Path, share: float, seed: int, making: BuildJob) -> None:
     """Copy the samples of SET to OUT/train and OUT/val. Clips of one video stay on one side.
 
     The side is a hash of the video's id: it stays the same when the set grows.
@@ -116,7 +116,7 @@ def split(set_: Path, out: Path, share: float, seed: int, making: Making) -> Non
 @click.argument("out", type=NEW_FOLDER)
 @click.argument("sets", metavar="SET...", nargs=-1, required=True, type=FOLDER)
 @set_options
-def merge(out: Path, sets: tuple[Path, ...], making: Making) -> None:
+def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
     """Copy the samples of all SETs to OUT, mixed. They must hold the same media and have the same classes.
 
     A training run can also read several sets side by side, each with a weight of its own: then nothing is copied.

@@ -24,9 +24,9 @@ def work(out: Path, part: str, retry_failed: bool, run: RunOptions) -> None:
     Example:
       umt-data work ~/shards/mine --part 3/64
     """
-    from data_prep.cluster import Part
-    from data_prep.plan import go_on
-    from data_prep.prepare import build_shards
+    from data_prep.making.cluster import Part
+    from data_prep.making.prepare import build_shards
+    from data_prep.state.plan import go_on
 
     own = Part.parse(part)
     with go_on(out, alone=False) as plan:
@@ -45,13 +45,13 @@ def finish(out: Path, max_bad: float) -> None:
     Example:
       umt-data finish ~/shards/mine
     """
-    from data_prep.cli.making import conclude
-    from data_prep.plan import go_on
-    from data_prep.prepare import close_set
+    from data_prep.cli.making import print_summary
+    from data_prep.making.prepare import close_set
+    from data_prep.state.plan import go_on
 
     with go_on(out, alone=True) as plan:
         summary = close_set(plan)
-    conclude(summary, max_bad)
+    print_summary(summary, max_bad)
 
 
 COMMANDS = (work, finish)

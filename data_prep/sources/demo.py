@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_prep.checking.sheet import save_png
 from data_prep.clip import Clip, Listing, RunOptions
-from data_prep.engines import Lost, in_order
+from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.progress import progress
-from data_prep.sheet import save_png
-from data_prep.tables import Table
-from umt_ds.data.places import write_whole
-from umt_ds.data.records import sample_key, write_json
-from umt_ds.data.video import write_mp4
+from data_prep.tables.table import Table
+from umt_ds.data.pixels.video import write_mp4
+from umt_ds.data.shards.records import sample_key, write_json
+from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.keyed import Stream, permutation
 
@@ -130,9 +130,9 @@ def render_demo(out: Path, *, count: int, seed: int, size: int, run: RunOptions)
     _check_recipe(out / _RECIPE, {"clips": count, "seed": seed, "size": size})
     world = scenes(count, seed)
     missing = [scene for scene in world if not (videos / scene.file).is_file()]
-    results = in_order(partial(_render, videos, size), missing, workers=run.workers, timeout_s=run.timeout_s)
+    results = map_ordered(partial(_render, videos, size), missing, workers=run.workers, timeout_s=run.timeout_s)
     for result in progress(results, total=len(missing), unit="clip", desc="render", disable=not missing):
-        if isinstance(result, Lost):
+        if isinstance(result, WorkerFailure):
             raise MachineError(f"a demo clip could not be rendered: {result.reason}")
     _write_captions(out / _CAPTIONS, world)
 
@@ -168,9 +168,11 @@ def render_pictures(out: Path, *, count: int, seed: int, size: int, run: RunOpti
     pictures.mkdir(parents=True, exist_ok=True)
     world = [_still(number, seed) for number in range(count)]
     missing = [scene for scene in world if not (pictures / scene.file).is_file()]
-    results = in_order(partial(_render_picture, pictures, size), missing, workers=run.workers, timeout_s=run.timeout_s)
+    results = map_ordered(
+        partial(_render_picture, pictures, size), missing, workers=run.workers, timeout_s=run.timeout_s
+    )
     for result in progress(results, total=len(missing), unit="picture", desc="render", disable=not missing):
-        if isinstance(result, Lost):
+        if isinstance(result, WorkerFailure):
             raise MachineError(f"a demo picture could not be rendered: {result.reason}")
     _write_table(out / _PICTURE_CAPTIONS, ["file", "caption"], [[scene.file, scene.caption] for scene in world])
 

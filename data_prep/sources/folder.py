@@ -17,14 +17,14 @@ from typing import Literal, NamedTuple
 
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.decode import NUMBERED_PICTURE
-from data_prep.labels import Numbering, is_no_label, is_same_label, number_labels, two_labels
 from data_prep.sources.names import FileFinder, Missing, without_suffix
-from data_prep.tables import Table
-from umt_ds.data.folders import Below, files_below
-from umt_ds.data.places import is_local
-from umt_ds.data.records import sample_key
-from umt_ds.data.store_answers import hint_of
-from umt_ds.data.suffixes import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES
+from data_prep.tables.labels import Numbering, is_no_label, is_same_label, number_labels, two_labels
+from data_prep.tables.table import Table
+from umt_ds.data.shards.folders import Below, files_below
+from umt_ds.data.shards.records import sample_key
+from umt_ds.data.shards.storage import is_local
+from umt_ds.data.shards.store_answers import hint_of
+from umt_ds.data.shards.suffixes import IMAGE_SUFFIXES, USUAL_IMAGES, USUAL_VIDEOS, VIDEO_SUFFIXES
 from umt_ds.errors import DataError, quoted, shown, some
 
 Kind = Literal["video", "image", "frames"]  # frames: a folder of numbered pictures, one video
@@ -74,7 +74,7 @@ def list_folder(
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """What lies below a folder: paths with forward slashes, sorted; unusable files; the others by suffix."""
 
     folder: Path
@@ -186,12 +186,12 @@ def _beginning(paths: Sequence[str], start: str) -> Iterator[str]:
         yield paths[place]
 
 
-def scan_videos(folder: Path) -> Found:
+def scan_videos(folder: Path) -> FoundFiles:
     """The videos below `folder`. Raises DataError where there are none."""
     return scan(folder, "video")
 
 
-def scan(folder: Path, *kinds: Kind) -> Found:
+def scan(folder: Path, *kinds: Kind) -> FoundFiles:
     """Look through `folder` and all below it, through symbolic links too, for one or several kinds of media.
 
     What cannot be read (links that lead nowhere, folders without permission, pipes) is `unusable`.
@@ -239,7 +239,7 @@ def scan(folder: Path, *kinds: Kind) -> Found:
     videos, images = (_without_doubles(sorted(paths[kind]), ignored) for kind in ("video", "image"))
     frame_folders = tuple(sorted(paths["frames"]))
     unusable.sort(key=lambda refusal: refusal.source)
-    return Found(folder, kinds, videos, images, frame_folders, tuple(unusable), ignored)
+    return FoundFiles(folder, kinds, videos, images, frame_folders, tuple(unusable), ignored)
 
 
 def _without_doubles(paths: Sequence[str], ignored: Counter[str]) -> tuple[str, ...]:
@@ -357,7 +357,7 @@ def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: FileFinder, f
     said.notes += table.notes
 
 
-def _clip(found: Found, path: str, notes: _Notes, labels: Numbering) -> Clip:
+def _clip(found: FoundFiles, path: str, notes: _Notes, labels: Numbering) -> Clip:
     return Clip(
         key=found.key(path),
         source=path,

@@ -17,11 +17,12 @@ from typing import Literal
 
 from data_prep.classes import classes, k710_number
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.near import set_names
-from data_prep.overlap import Leak, Report, Span, SpanList, Videos, by_video, find_leaks, read_spans
-from data_prep.sources.folder import Found, no_file_of, scan_videos
-from data_prep.sources.kinetics import KineticsRow, copies_note, file_of, files_by_name, read_kinetics
-from umt_ds.data.places import common_folder, is_local
+from data_prep.leaks.id_overlap import Leak, OverlapReport, Span, SpanList, Videos, by_video, find_leaks, read_spans
+from data_prep.leaks.near_duplicates import set_names
+from data_prep.sources.folder import FoundFiles, no_file_of, scan_videos
+from data_prep.sources.kinetics import copies_note, file_of, files_by_name
+from data_prep.tables.kinetics import KineticsRow, read_kinetics
+from umt_ds.data.shards.storage import common_folder, is_local
 from umt_ds.errors import ConfigError
 
 Fate = Literal["taken", "leaked", "repeated", "missing"]  # of a row
@@ -36,7 +37,7 @@ class KineticsSet:
     videos: Path
 
 
-def list_k710(sets: Sequence[KineticsSet], *, against: Sequence[Path] = ()) -> tuple[Listing, Report]:
+def list_k710(sets: Sequence[KineticsSet], *, against: Sequence[Path] = ()) -> tuple[Listing, OverlapReport]:
     """One clip for each video in the csvs of `sets`, with K710 labels, and what they share with `against`.
 
     A video that a list in `against` (csv or finished set) has in any part is left out. Of several rows with one id
@@ -71,7 +72,7 @@ def list_k710(sets: Sequence[KineticsSet], *, against: Sequence[Path] = ()) -> t
     )
     spans = {candidate.row.name: candidate.span for same in candidates.values() for candidate in same}
     train = SpanList("+".join(merged), list(spans.values()))
-    return listing, Report(train, tuple(others), tuple(find_leaks(train.spans, leaked)))
+    return listing, OverlapReport(train, tuple(others), tuple(find_leaks(train.spans, leaked)))
 
 
 @dataclass(frozen=True, slots=True)  # slots: there are 1,150,000
@@ -95,7 +96,7 @@ def _read(
     candidates: dict[str, list[_Candidate]] = {}
     unusable: list[Refusal] = []
     notes: list[str] = []
-    scanned: dict[Path, Found] = {}  # sets may share a folder
+    scanned: dict[Path, FoundFiles] = {}  # sets may share a folder
     for kinetics in sets:
         read = read_kinetics(kinetics.csv)
         unusable += read.unusable

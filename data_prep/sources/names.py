@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from umt_ds.data.places import is_local, is_url
-from umt_ds.data.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from umt_ds.data.shards.storage import is_local, is_url
+from umt_ds.data.shards.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from umt_ds.environment import at_home
 
 if TYPE_CHECKING:
-    from data_prep.sources.folder import Found
+    from data_prep.sources.folder import FoundFiles
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _PLAIN = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)  # can be spelled so only
@@ -44,7 +44,7 @@ class FileFinder:
     """
 
     def __init__(
-        self, found: Found, root: Path, *, what: str = "video", missing: str = "", anywhere: bool = True
+        self, found: FoundFiles, root: Path, *, what: str = "video", missing: str = "", anywhere: bool = True
     ) -> None:
         self._found, self._root, self._what, self._anywhere = found, root, what, anywhere
         self._missing = Missing(missing or f"missing: no such {what}")  # one for millions of rows

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 from data_prep.clip import Clip, Extra, Listing, Refusal
 from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
-from data_prep.tables import (
+from data_prep.tables.table import (
     ColumnsError,
     Table,
     clean,
@@ -33,8 +33,8 @@ from data_prep.tables import (
     split_lines,
     unused_note,
 )
-from umt_ds.data.fetch import local_copy
-from umt_ds.data.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from umt_ds.data.shards.fetch import local_copy
+from umt_ds.data.shards.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from umt_ds.errors import DataError, quoted, shown
 
 # What the field or column is called that names the file, or has the text.

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_prep.class_list import read_class_list
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.labels import class_number, flip_notes, names_of_numbers, two_labels
 from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
-from data_prep.tables import text_lines, whole_number
+from data_prep.tables.class_list import read_class_list
+from data_prep.tables.labels import class_number, flip_notes, names_of_numbers, two_labels
+from data_prep.tables.table import text_lines, whole_number
 from umt_ds.errors import DataError, quoted
 
 Split = Literal["comma", "space", "tab"]

@@ -6,13 +6,13 @@ from pathlib import Path
 from types import NoneType
 from typing import NamedTuple
 
-from data_prep.class_list import class_name, read_class_list
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.labels import Labels, flip_notes
 from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
-from data_prep.tables import clean, read_json, unused_note
-from umt_ds.data.records import sample_key
+from data_prep.tables.class_list import class_name, read_class_list
+from data_prep.tables.labels import Labels, flip_notes
+from data_prep.tables.table import clean, read_json, unused_note
+from umt_ds.data.shards.records import sample_key
 from umt_ds.errors import DataError, shown
 
 _NO_BRACKETS = str.maketrans("", "", "[]")

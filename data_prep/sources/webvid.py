@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep.clip import Clip, Extra, Listing, Refusal
 from data_prep.sources.folder import no_file_of, scan_videos
 from data_prep.sources.names import FileFinder, Missing
-from data_prep.tables import Table, unused_note
+from data_prep.tables.table import Table, unused_note
 from umt_ds.errors import DataError
 
 _NO_EXTRA: Extra = {}  # one for ten million clips

@@ -22,7 +22,7 @@ from umt_ds.engine import loop
 from umt_ds.engine.deepspeed import Engine, build_engine
 from umt_ds.engine.manifest import STATE_KINDS
 from umt_ds.engine.optim import decay_groups
-from umt_ds.engine.pulse import Pulse
+from umt_ds.engine.step_stats import StepStatsReducer
 from umt_ds.models.full_value import full_value, keep_full
 
 WIDTH, MICRO, ACCUMULATION, LR = 16, 4, 2, 1e-2
@@ -184,7 +184,7 @@ def poisoned_step(settings: dict[str, Any]) -> dict[str, bool]:
 
 def train(name: str, overrides: list[str], allow_config_change: bool = False) -> dict[str, Any]:
     """`umt train` on this rank; the exit code."""
-    from umt_ds.cli.run import run_training
+    from umt_ds.jobs.train import run_training
 
     try:
         return {"code": run_training(load_run(name, overrides), allow_config_change=allow_config_change)}
@@ -230,7 +230,7 @@ def host_reads(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def train_forbidding_waits(name: str, overrides: list[str]) -> dict[str, Any]:
     """`umt train` on a GPU, where any wait of the host inside a step after the first is an error."""
-    real_step, real_say = loop.train_step, Pulse.say
+    real_step, real_say = loop.train_step, StepStatsReducer.say
 
     def forbidding(function: Any) -> Any:
         def call(*arguments: Any, **keywords: Any) -> Any:
@@ -244,11 +244,11 @@ def train_forbidding_waits(name: str, overrides: list[str]) -> dict[str, Any]:
         return call
 
     forbidding.armed = False  # tables and statistics are copied in the first step
-    loop.train_step, Pulse.say = forbidding(real_step), forbidding(real_say)
+    loop.train_step, StepStatsReducer.say = forbidding(real_step), forbidding(real_say)
     try:
         return train(name, overrides)
     finally:
-        loop.train_step, Pulse.say = real_step, real_say
+        loop.train_step, StepStatsReducer.say = real_step, real_say
 
 
 def train_with_small_files(name: str, overrides: list[str], rank: int, limit: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from tests.support.reads import leaves_of, noting_reads
 from tests.support.recipes import smaller, variables, write_models
-from umt_ds.cli.run import run_training
 from umt_ds.config.load import load_run
 from umt_ds.engine.metrics_file import read_metrics
+from umt_ds.jobs.train import run_training
 
 
 def enter(folder: str) -> None:

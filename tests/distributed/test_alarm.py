@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from tests.support.ranks import call, run_ranks
-from umt_ds.cli.run import refuse_mixed_experiments
 from umt_ds.distributed import alarm
 from umt_ds.distributed.alarm import Alarm, ending_together
 from umt_ds.distributed.job import start_job
 from umt_ds.distributed.world import World
 from umt_ds.errors import CheckpointError, ConfigError, DataError
+from umt_ds.jobs.train import refuse_mixed_experiments
 
 WORLD = 3
 NAMES = (

@@ -14,10 +14,10 @@ import torch
 
 from tests.support.jobs import write_clips
 from tests.support.ranks import Call, call, run_ranks
-from umt_ds.cli.verify_run import compare_runs
 from umt_ds.engine.checkpoint_files import read_tensors
 from umt_ds.engine.manifest import STATE_KINDS, StateKind, read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.metrics_file import read_metrics
+from umt_ds.report.compare_runs import compare_runs
 
 STEPS = 10
 CHAIN = (  # ranks, ZeRO stage, loader workers, stop after step; 12 = 2 × ranks × accumulation of 3, 6, 2, 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.ranks import call, run_ranks
-from tests.support.recipes import in_order, smaller, variables, write_world
+from tests.support.recipes import map_ordered, smaller, variables, write_world
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run, run_names
 from umt_ds.config.schema import Stage2Config
@@ -22,7 +22,7 @@ from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
 SOME = ("demo/teacher", "stage1/b16_k710", "stage2/ablations/one_stage", "stage2/ablations/align_visual_text")
 
 # Settings that a run of these recipes need not read, and what does read them. All others it must read: what no code
-# reads is skipped without a word. (What is read and yet counts for nothing: `tests/unit/test_effect.py`.)
+# reads is skipped without a word. (What is read and yet counts for nothing: `tests/unit/config/test_effect.py`.)
 READ_ELSEWHERE = {
     "cadence.async_save": "a save that does not end the run",
     "data.cache.*": "shards that are remote",
@@ -98,7 +98,7 @@ def test_some_recipes_train_from_real_shards_and_each_setting_is_read(tmp_path: 
 
 @pytest.mark.slow
 def test_every_shipped_recipe_trains_from_real_shards_and_each_setting_is_read(tmp_path: Path) -> None:
-    names = in_order()
+    names = map_ordered()
     assert sorted(names) == sorted(run_names())
     excused = set()
     for name, trained in train(tmp_path, *names).items():

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.jobs import SAVE, STEPS, TrainingJob, start_job
-from umt_ds.cli.verify_run import compare_runs
 from umt_ds.engine.manifest import CHECKPOINTS, read_checkpoint_manifest
 from umt_ds.engine.metrics_file import METRICS, read_metrics, read_records
+from umt_ds.report.compare_runs import compare_runs
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import torch
 
 from tests.support.jobs import STEPS, start_job, write_clips
 from tests.support.object_store import s3_server, upload
-from umt_ds.cli.verify_run import compare_runs
 from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
 from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.keyed import add_digests
+from umt_ds.report.compare_runs import compare_runs
 from umt_ds.tasks.build import build_loader
 
 pytestmark = pytest.mark.e2e

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umt_ds.data.collate import Tokenize
-from umt_ds.data.sample_record import captions_of
+from umt_ds.data.shards.sample_record import captions_of
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.errors import DecodeError
-from umt_ds.tasks.image_text import ClipToo, Tokenizer
+from umt_ds.tasks.image_text.task import ClipToo, Tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "##s"]
 # all characters, those that cut emoji leave behind among them, and what cleaning looks at

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.clip import Clip, Listing
-from data_prep.exclusion import KeyList, exclude, read_keys, write_keys
+from data_prep.leaks.exclusion import KeyList, exclude, read_keys, write_keys
 from umt_ds.errors import DataError
 
 PIECES = st.sampled_from(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.shards import write_shards
-from umt_ds.data.records import ShardIndex, index_path, load_index
+from umt_ds.data.shards.records import ShardIndex, index_path, load_index
 from umt_ds.errors import DataError
 
 TABLES = ("keys", "starts", "suffixes", "offsets", "sizes", "crcs")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umt_ds.cli.verify_run import compare_runs
 from umt_ds.engine.metrics_file import METRICS, OddLines, is_number, read_metrics, read_records
 from umt_ds.errors import UmtError
-from umt_ds.evaluation.history import read_history
+from umt_ds.report.compare_runs import compare_runs
+from umt_ds.report.history import read_history
 
 NAMES = ["step", "digest", "attempt", "loss", "lr", "draws", "grad_norm", "digest_total", "uta"]
 values = st.recursive(

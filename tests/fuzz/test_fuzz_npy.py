@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from umt_ds.data.decode import array_shape, decode_array
+from umt_ds.data.pixels.decode import array_shape, decode_array
 from umt_ds.errors import DecodeError
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.samples import _picture as read_of_finished_sets
-from umt_ds.data.decode import as_jpegs, decode_pictures
-from umt_ds.data.picture import MAX_PIXELS, read_image
+from data_prep.checking.samples import _picture as read_of_finished_sets
+from umt_ds.data.pixels.decode import as_jpegs, decode_pictures
+from umt_ds.data.pixels.picture import MAX_PIXELS, read_image
 from umt_ds.errors import DecodeError
 
 KINDS = [

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.claim import note_jobs, refuse_beside_jobs
 from data_prep.clip import Clip, Listing, Refusal, StoreOptions
-from data_prep.done import Done
-from data_prep.manifest import summary_of
-from data_prep.plan import load_plan, open_plan
-from umt_ds.data.records import ShardEntry
+from data_prep.state.claim import note_jobs, refuse_beside_jobs
+from data_prep.state.done import Done
+from data_prep.state.manifest import summary_of
+from data_prep.state.plan import load_plan, open_plan
+from umt_ds.data.shards.records import ShardEntry
 from umt_ds.errors import UmtError
 
 CLIPS = (
@@ -56,7 +56,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def no_slurm() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_prep.claim.is_active", lambda job: False)
+        patch.setattr("data_prep.state.claim.is_active", lambda job: False)
         yield
 
 

@@ -12,16 +12,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.overlap import spans_of_set
-from data_prep.samples import records_of, samples_of
-from data_prep.sheet import draw_tile
-from data_prep.show import show
+from data_prep.checking.samples import records_of, samples_of
+from data_prep.checking.sheet import draw_tile
+from data_prep.checking.show import show
+from data_prep.checking.stats import collect_stats, table
+from data_prep.leaks.id_overlap import spans_of_set
 from data_prep.sources.sets import Filter
-from data_prep.stats import collect_stats, table
 from tests.support.shards import frame, picture, write_shards
 from umt_ds.data.clips import read_record
-from umt_ds.data.records import Member
-from umt_ds.data.sample_record import captions_of, has_label, label_of, number_in
+from umt_ds.data.shards.records import Member
+from umt_ds.data.shards.sample_record import captions_of, has_label, label_of, number_in
 from umt_ds.errors import DecodeError
 
 PNG = picture(frame(0, 0))

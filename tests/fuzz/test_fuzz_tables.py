@@ -16,16 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.class_list import read_class_list
 from data_prep.clip import Listing
-from data_prep.labels import number_labels
 from data_prep.sources.folder import list_folder
 from data_prep.sources.kinetics import list_kinetics
 from data_prep.sources.pairs import list_pairs
 from data_prep.sources.path_label import list_path_label
 from data_prep.sources.something import list_something
 from data_prep.sources.webvid import list_webvid
-from data_prep.tables import Row, Table, text_lines
+from data_prep.tables.class_list import read_class_list
+from data_prep.tables.labels import number_labels
+from data_prep.tables.table import Row, Table, text_lines
 from umt_ds.errors import UmtError
 
 FILES = ("a.mp4", "sub/b.mp4", "sub/é.mp4", "abcdefghijk.mp4", "c.jpg")

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.foreign import _with_clip
-from umt_ds.data import stream
-from umt_ds.data.left_out import LeftOut
-from umt_ds.data.records import read_members
-from umt_ds.data.suffixes import media_of
-from umt_ds.data.tars import index_tar
+from data_prep.making.foreign import _with_clip
+from umt_ds.data.shards import stream
+from umt_ds.data.shards.left_out import LeftOut
+from umt_ds.data.shards.records import read_members
+from umt_ds.data.shards.suffixes import media_of
+from umt_ds.data.shards.tars import index_tar
 from umt_ds.errors import UmtError
 
 Samples = list[tuple[str, dict[str, bytes]]]

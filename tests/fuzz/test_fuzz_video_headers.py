@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from umt_ds.data.video import Limits, decode, probe, transcode
+from umt_ds.data.pixels.video import Limits, decode, probe, transcode
 from umt_ds.errors import DecodeError
 
 FRAMES = 12

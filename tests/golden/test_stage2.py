@@ -16,14 +16,14 @@ from umt_ds.config.batching import RunPlan
 from umt_ds.config.schema import Stage2Config
 from umt_ds.engine.schedule import lr_at
 from umt_ds.losses.contrastive import contrastive_loss
-from umt_ds.losses.masked_lm import HiddenWords
+from umt_ds.losses.masked_lm import MaskedTokens
 from umt_ds.models.alignment import unit_length
 from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, VitSize, bert_size, vit_size
 from umt_ds.models.teachers import build_teacher
 from umt_ds.models.video_text import VideoEncoder, compared
 from umt_ds.models.vit import Clips, VideoViT
-from umt_ds.tasks.stage2_module import FalsePairs, Rows, Stage2Module
+from umt_ds.tasks.stage2.module import HardNegatives, Rows, Stage2Module
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import teacher_state, video_text_state
 
@@ -65,7 +65,7 @@ def published_module(file: dict[str, Any]) -> Stage2Module:
     return module
 
 
-def rows_of(file: dict[str, Any], medium: str, *, hidden: HiddenWords | None = None) -> Rows:
+def rows_of(file: dict[str, Any], medium: str, *, hidden: MaskedTokens | None = None) -> Rows:
     part = file[medium]
     mask = part["mask"]
     keep = torch.arange(mask.shape[1]).expand_as(mask)[~mask].view(len(mask), -1)
@@ -113,7 +113,7 @@ def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
     module, part = published_module(file), file[medium]
     labels, ids = part["mlm_labels"], part["mlm_ids"]
     places = (labels != -100).flatten().nonzero().squeeze(1)
-    rows = rows_of(file, medium, hidden=HiddenWords(ids, places, labels.flatten()[places], len(places)))
+    rows = rows_of(file, medium, hidden=MaskedTokens(ids, places, labels.flatten()[places], len(places)))
     (seen,) = module.look([rows])
 
     close(seen.losses["uta"], part["loss_uta"])
@@ -123,12 +123,12 @@ def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
     close(vtc, part["loss_vtc"])
 
     every = torch.ones(len(labels), dtype=torch.bool)
-    false = FalsePairs(
+    false = HardNegatives(
         seen.tokens, seen.text, rows.is_token, part["vtm_negative_video"], every, part["vtm_negative_text"], every
     )
-    matching, guessing = module.fuse(rows, seen, false)
+    matching, mlm_sum = module.fuse(rows, seen, false)
     close(matching / (3 * len(labels)), part["loss_vtm_seed7"])
-    close(guessing / len(places), part["mlm_loss_fixed"])
+    close(mlm_sum / len(places), part["mlm_loss_fixed"])
 
 
 @pytest.mark.parametrize("medium", MEDIA)

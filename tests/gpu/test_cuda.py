@@ -16,9 +16,9 @@ from tests.support.shards import picture, record, write_shards
 from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.batch import Batch
 from umt_ds.bench.step import Request, measure
-from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
+from umt_ds.data.order.frames import FramePolicy
 from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.models.teachers import build_teacher

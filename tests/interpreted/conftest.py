@@ -1,6 +1,6 @@
 """These tests run kernels in Triton's interpreter, which is chosen before Triton is imported: in a process of its own.
 
-`tests/unit/test_interpreted_kernels.py` starts it; by hand: TRITON_INTERPRET=1 pytest tests/interpreted
+`tests/unit/kernels/test_interpreted_kernels.py` starts it; by hand: TRITON_INTERPRET=1 pytest tests/interpreted
 """
 
 from __future__ import annotations

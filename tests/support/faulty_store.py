@@ -20,7 +20,7 @@ from fsspec import AbstractFileSystem
 from upath import UPath
 from upath.registry import register_implementation
 
-from umt_ds.data.places import place
+from umt_ds.data.shards.storage import as_path
 
 _REQUESTS, _FAULT = ".requests", ".fault"
 
@@ -72,7 +72,7 @@ def requests_in(folder: Path) -> list[Request]:
 
 def in_store(folder: Path) -> Path:
     """A folder of this disk as one of the store."""
-    return place(f"faulty://{folder}")
+    return as_path(f"faulty://{folder}")
 
 
 class FaultyStore(AbstractFileSystem):  # type: ignore[misc]  # (fsspec has no types)

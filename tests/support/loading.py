@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from tests.support.shards import noisy_frames, write_shards
 from umt_ds.batch import Batch, Tokens
-from umt_ds.data.augment import draw_view, render
-from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.order.frames import FramePolicy
+from umt_ds.data.pixels.augment import draw_view, render
 from umt_ds.keyed import Stream, add_digests
 
 torch.set_num_threads(1)

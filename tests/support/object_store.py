@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from umt_ds.data.places import place
+from umt_ds.data.shards.storage import as_path
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
 
 def upload(folder: Path, url: str) -> Path:
     """Copy the files of a folder to a URL; the place there."""
-    there = place(url)
+    there = as_path(url)
     for path in folder.iterdir():
         (there / path.name).write_bytes(path.read_bytes())
     return there

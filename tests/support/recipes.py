@@ -35,7 +35,7 @@ VARIABLES = {  # by name: what is there in the folder
 FIRST = ("demo/teacher", "demo/stage1", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m")  # others start from them
 
 
-def in_order() -> list[str]:
+def map_ordered() -> list[str]:
     """Every shipped recipe, those first whose runs others start from."""
     return [*FIRST, *(name for name in run_names() if name not in FIRST)]
 

@@ -15,7 +15,7 @@ from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, VitSize
 from umt_ds.models.video_text import VideoEncoder
 from umt_ds.models.vit import Clips, VideoViT
-from umt_ds.tasks.stage2_module import Rows, Stage2Inputs, Stage2Module
+from umt_ds.tasks.stage2.module import Rows, Stage2Inputs, Stage2Module
 
 VIT = VitSize(width=16, depth=3, heads=2, patch=8)
 BERT = BertSize(width=24, layers=4, heads=2, hidden=32, vocab_size=40, max_tokens=8)

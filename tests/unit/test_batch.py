@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from umt_ds.batch import Batch, Movable, Tokens
-from umt_ds.data.collate import Shown, collate
-from umt_ds.data.loader import Delivery, Part
-from umt_ds.data.on_device import Packed
-from umt_ds.losses.masked_lm import HiddenWords
+from umt_ds.data.collate import SampleMeta, collate
+from umt_ds.data.loader import MediaRows, WorkerBatch
+from umt_ds.data.on_device import EncodedFrames
+from umt_ds.losses.masked_lm import MaskedTokens
 
 ROWS = 4
-TRAVELLERS = (Tokens, Batch, Packed, Part, Delivery, HiddenWords)
+TRAVELLERS = (Tokens, Batch, EncodedFrames, MediaRows, WorkerBatch, MaskedTokens)
 
 
 def filled(kind: Any, name: str = "", *, depth: int = 0) -> Any:
@@ -115,7 +115,7 @@ def test_captions_of_a_draw_stand_beside_each_of_its_views_also_for_clip() -> No
         return filled(Tokens).moved(lambda tensor: tensor[: len(captions)])
 
     tokenize.clean = str.strip  # type: ignore[attr-defined]
-    shown = [Shown(draw, "source", f"k{draw}", 0, is_substitute=False, caption="said") for draw in range(3)]
+    shown = [SampleMeta(draw, "source", f"k{draw}", 0, is_substitute=False, caption="said") for draw in range(3)]
     text = collate(shown, torch.zeros(3, 2, 1, 4, 4, 3), media="video", step_start=0, tokenize=tokenize).text  # type: ignore[arg-type]
     assert text is not None
     for place, leaf in leaves(filled(Tokens)).items():

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import REPO
 from umt_ds.environment import Environment, home, is_host, set_default, temporary_folder, working_folder
 from umt_ds.errors import ConfigError, MachineError
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])

@@ -15,42 +15,65 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+from tests.support.paths import REPO
 
-# A room is a module or package directly below umt_ds. It imports itself, and rooms of lower floors.
-FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "refused", "environment", "keyed", "batch", "config"}),  # failures, surroundings, settings
-    frozenset({"distributed"}),  # ranks and collectives, no DeepSpeed
-    frozenset({"kernels"}),  # fast maths, each with a torch reference
-    frozenset({"models", "losses", "masking", "data"}),  # four siblings: a sibling's service comes in as an argument
-    frozenset({"engine", "weights"}),  # how to run; how to load and export
-    frozenset({"tasks", "evaluation"}),  # what to learn; how to score
-    frozenset({"cli", "bench"}),  # entry points: the only place where things are wired together
-)
+# A room is a module or package directly below the house. It imports itself, and rooms of lower floors.
+HOUSES: dict[str, tuple[frozenset[str], ...]] = {
+    "umt_ds": (
+        frozenset({"errors", "refused", "environment", "terminal", "keyed", "batch", "config"}),  # failures, settings
+        frozenset({"distributed"}),  # ranks and collectives, no DeepSpeed
+        frozenset({"kernels"}),  # fast maths, each with a torch reference
+        frozenset({"models", "losses", "masking", "data"}),  # four siblings: a sibling's service is an argument
+        frozenset({"engine", "weights"}),  # how to run; how to load and export
+        frozenset({"evaluation"}),  # how to score
+        frozenset({"tasks"}),  # what to learn, and by which evaluators it is judged
+        frozenset({"jobs"}),  # one rank of a training or evaluation job
+        frozenset({"bench", "report"}),  # how fast it is; what came of a run
+        frozenset({"preflight"}),  # what one looks at before a job is queued
+        frozenset({"cli"}),  # the commands
+    ),
+    "umt_ds.data": (
+        frozenset({"lru_cache"}),
+        frozenset({"shards"}),  # what lies where, and how it is read
+        frozenset({"order", "pixels"}),  # which samples and frames; from bytes to views
+        frozenset({"clips", "vocabulary", "pipeline", "collate", "faults"}),
+        frozenset({"on_device", "evaluation", "text"}),
+        frozenset({"loader"}),
+    ),
+    "data_prep": (
+        frozenset({"clip", "progress", "engines", "decode"}),  # what a clip is; processes that decode one
+        frozenset({"tables", "state"}),  # tables of users; what a set in the making leaves on disk
+        frozenset({"classes", "checking"}),  # class lists of the corpora; what can be said of a finished set
+        frozenset({"leaks"}),  # what two sets share
+        frozenset({"sources"}),  # corpora as listings of clips
+        frozenset({"making"}),  # listings to shards
+        frozenset({"cli"}),
+    ),
+}
 # The exceptions inside a floor.
 SIBLINGS = {
-    "config": {"errors", "environment"},
-    "environment": {"errors"},
-    "refused": {"errors"},
-    "cli": {"bench"},  # `umt bench prep` is the way into umt_ds.bench.prep
+    "umt_ds.config": {"errors", "environment"},
+    "umt_ds.environment": {"errors"},
+    "umt_ds.refused": {"errors"},
+    "data_prep.decode": {"clip"},
 }
 VERSION = "umt_ds"  # `from umt_ds import __version__`: anybody may
 
 # What the other packages may know of umt_ds and of each other.
 NEIGHBOURS = {
     "data_prep": (
-        "umt_ds.data.picture",  # the door for picture files
-        "umt_ds.data.places",  # folders and URLs; the door to fsspec
-        "umt_ds.data.folders",  # what lies below one
-        "umt_ds.data.suffixes",  # what files are by their names
-        "umt_ds.data.store_answers",  # what stores say, and what to do about it
-        "umt_ds.data.fetch",  # files of a disk or a store; whose fault it is where one cannot be read
-        "umt_ds.data.decode",  # bytes of a sample to frames, as training does it
-        "umt_ds.data.records",  # the shard contract
-        "umt_ds.data.tars",  # what lies in a tar
-        "umt_ds.data.left_out",  # and what of it is not read
-        "umt_ds.data.sample_record",  # what a sample says of itself
-        "umt_ds.data.video",  # the door to PyAV
+        "umt_ds.data.pixels.picture",  # the door for picture files
+        "umt_ds.data.shards.storage",  # folders and URLs; the door to fsspec
+        "umt_ds.data.shards.folders",  # what lies below one
+        "umt_ds.data.shards.suffixes",  # what files are by their names
+        "umt_ds.data.shards.store_answers",  # what stores say, and what to do about it
+        "umt_ds.data.shards.fetch",  # files of a disk or a store; whose fault it is where one cannot be read
+        "umt_ds.data.pixels.decode",  # bytes of a sample to frames, as training does it
+        "umt_ds.data.shards.records",  # the shard contract
+        "umt_ds.data.shards.tars",  # what lies in a tar
+        "umt_ds.data.shards.left_out",  # and what of it is not read
+        "umt_ds.data.shards.sample_record",  # what a sample says of itself
+        "umt_ds.data.pixels.video",  # the door to PyAV
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
         "umt_ds.environment",
@@ -81,44 +104,42 @@ NEIGHBOURS_OF_THE_PACKAGE = {
 
 # Library → the modules that may import it. Version quirks are handled behind these doors.
 DOORS = {
-    "deepspeed": ("umt_ds.engine.*", "umt_ds.weights.consolidate"),
+    "deepspeed": ("umt_ds.engine.*",),
     # the kernels; whether it works; compiling ahead of time
     "triton": ("umt_ds.kernels.*.triton", "umt_ds.kernels.backend", "umt_ds.kernels.launch"),
     "flash_attn": ("umt_ds.kernels.attention.flash",),
     "flash_attn_interface": ("umt_ds.kernels.attention.flash",),  # its version 3
     "decord": ("umt_ds.bench.prep", "umt_ds.bench.loader"),  # as what others use, to compare with
-    "av": ("umt_ds.data.video*",),
+    "av": ("umt_ds.data.pixels.video*",),
     "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*"),
     "tokenizers": ("umt_ds.data.text",),
-    "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text"),
-    "timm": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.mixing", "umt_ds.data.augment"),
-    "webdataset": ("data_prep.writer", "umt_ds.data.stream"),
+    "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text.task"),
+    "timm": ("umt_ds.models.teachers", "umt_ds.data.pixels.augment"),
+    "webdataset": ("data_prep.state.writer", "umt_ds.data.shards.stream"),
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
     "wandb": ("umt_ds.engine.report",),
-    "upath": ("umt_ds.data.places",),
-    "ray": ("data_prep.cluster",),
-    "imagehash": ("data_prep.near",),
+    "upath": ("umt_ds.data.shards.storage",),
+    "ray": ("data_prep.making.cluster",),
+    "imagehash": ("data_prep.leaks.near_duplicates",),
 }
 
 # Importing these must not load torch: commands answer at once, decode workers stay small, launchers run on
-# login nodes. (`umt_ds.cli.run` is one rank of a training job and loads everything.)
+# login nodes. (`umt_ds.jobs.train` is one rank of a training job and loads everything.)
 TORCH_FREE = (
     "umt_ds", "umt_ds.__main__", "umt_ds.environment", "umt_ds.errors", "umt_ds.refused", "umt_ds.keyed",
-    "umt_ds.config.*", "umt_ds.cli",
-    "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report", "umt_ds.distributed.world",
-    "umt_ds.distributed.local", "umt_ds.distributed.parent", "umt_ds.distributed.leftovers",
-    "umt_ds.engine.manifest", "umt_ds.engine.readback",
-    "umt_ds.engine.tidy", "umt_ds.engine.metrics_file",
-    "umt_ds.data.places", "umt_ds.data.folders", "umt_ds.data.suffixes", "umt_ds.data.store_answers",
-    "umt_ds.data.fetch", "umt_ds.data.records",
-    "umt_ds.data.tars", "umt_ds.data.left_out", "umt_ds.data.picture", "umt_ds.data.sample_record",
-    "umt_ds.data.video*", "umt_ds.bench", "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report",
-    "umt_ds.bench.step_sweep", "umt_ds.cli.bench",
-    "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.cli.examine", "umt_ds.cli.checks", "umt_ds.cli.plan",
-    "umt_ds.engine.gpus",
-    "data_prep*", "launchers*", "ds_configs",
+    "umt_ds.config.*", "umt_ds.cli", "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report",
+    "umt_ds.distributed.world", "umt_ds.distributed.local", "umt_ds.distributed.parent",
+    "umt_ds.distributed.leftovers", "umt_ds.engine.manifest", "umt_ds.engine.readback", "umt_ds.engine.tidy",
+    "umt_ds.engine.metrics_file", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
+    "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
+    "umt_ds.data.shards.records", "umt_ds.data.shards.tars", "umt_ds.data.shards.left_out",
+    "umt_ds.data.pixels.picture", "umt_ds.data.shards.sample_record", "umt_ds.data.pixels.video*", "umt_ds.bench",
+    "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report", "umt_ds.bench.step_sweep",
+    "umt_ds.cli.bench", "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.preflight.run_checks",
+    "umt_ds.preflight.checks", "umt_ds.cli.plan", "umt_ds.engine.gpus", "data_prep*", "launchers*", "ds_configs",
+    "umt_ds.terminal", "umt_ds.report.compare_runs", "umt_ds.data.shards", "umt_ds.preflight",
 )  # fmt: skip
 LOADS_TORCH = {
     "torch",
@@ -137,7 +158,7 @@ NO_ROOM_IS_CALLED = {"utils", "util", "common", "helpers", "misc", "core"}
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name of one module, as `umt_ds.data.video` (a module) or `torch.Tensor` (a name in one)."""
+    """One imported name of one module, as `umt_ds.data.pixels.video` (a module) or `torch.Tensor` (a name in one)."""
 
     module: str
     target: str
@@ -179,7 +200,7 @@ def imports_in(module: str, source: str) -> Iterator[Import]:
 
 
 def target_module(target: str) -> str:
-    """The module of ours behind an imported name: `umt_ds.data.video.decode` → `umt_ds.data.video`."""
+    """The module of ours behind an imported name: `umt_ds.data.pixels.video.decode` → `umt_ds.data.pixels.video`."""
     while target not in MODULES and "." in target:
         target = target.rpartition(".")[0]
     return target
@@ -190,17 +211,21 @@ def is_among(module: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(module, p) or module == p.removesuffix(".*") for p in patterns)
 
 
-def floor_of(room: str) -> int:
-    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
-
-
 def goes_up_or_sideways(one: Import) -> bool:
-    """Inside umt_ds: is the target neither the importer's own room nor on a lower floor?"""
+    """In a house of the table: is the target neither the importer's own room nor on a lower floor?"""
     target = target_module(one.target)
-    if target == VERSION or one.module == "umt_ds.__main__":  # `python -m umt_ds` stands above the house
+    if target == VERSION or one.module.endswith(".__main__"):  # `python -m umt_ds` stands above the house
         return False
-    mine, theirs = one.module.split(".")[1], target.split(".")[1]
-    return mine != theirs and theirs not in SIBLINGS.get(mine, ()) and floor_of(theirs) >= floor_of(mine)
+    for house, floors in HOUSES.items():
+        if not (one.module.startswith(f"{house}.") and target.startswith(f"{house}.")):
+            continue
+        depth = house.count(".") + 1
+        mine, theirs = one.module.split(".")[depth], target.split(".")[depth]
+        number = {room: n for n, rooms in enumerate(floors) for room in rooms}
+        is_sibling = theirs in SIBLINGS.get(f"{house}.{mine}", ())
+        if mine != theirs and not is_sibling and number[theirs] >= number[mine]:
+            return True
+    return False
 
 
 def is_a_wrong_neighbour(one: Import) -> bool:
@@ -248,13 +273,15 @@ def loads_torch(module: str) -> str | None:
 # ---------------------------------------------------------------- the house as it stands
 
 
-def test_every_room_is_on_a_floor() -> None:
-    rooms = {name.split(".")[1] for name in MODULES if name.startswith("umt_ds.")} - {"__main__"}
-    assert rooms <= frozenset().union(*FLOORS)
+@pytest.mark.parametrize("house", HOUSES)
+def test_every_room_is_on_a_floor(house: str) -> None:
+    depth = house.count(".") + 1
+    rooms = {name.split(".")[depth] for name in MODULES if name.startswith(f"{house}.")} - {"__main__"}
+    assert rooms == frozenset().union(*HOUSES[house])
 
 
 def test_imports_point_down() -> None:
-    inside = [one for one in IMPORTS if one.module.startswith("umt_ds.") and one.target.split(".")[0] == "umt_ds"]
+    inside = [one for one in IMPORTS if one.module.split(".")[0] == target_module(one.target).split(".")[0]]
     assert len(inside) > 100, "the walk finds them"
     assert [str(one) for one in inside if goes_up_or_sideways(one)] == []
 
@@ -270,6 +297,13 @@ def test_each_library_is_imported_behind_its_door_only() -> None:
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if is_among(name, TORCH_FREE)))
 def test_importing_this_module_does_not_load_torch(module: str) -> None:
     assert loads_torch(module) is None
+
+
+def test_every_door_is_there() -> None:
+    """A pattern that no module has any more allows nothing; what it was for has moved, or gone."""
+    patterns = [pattern for doors in DOORS.values() for pattern in doors] + list(TORCH_FREE)
+    patterns += [p for p in NEIGHBOURS["data_prep"] + NEIGHBOURS["launchers"]]
+    assert [p for p in patterns if not any(is_among(module, (p,)) for module in MODULES)] == []
 
 
 def test_no_room_is_called_after_nothing() -> None:
@@ -295,11 +329,11 @@ def test_nothing_is_imported_by_string_but_the_commands() -> None:
     ("module", "source", "bad"),
     [
         ("umt_ds.models.vit", "from umt_ds.engine.optim import decay_groups", True),
-        ("umt_ds.models.vit", "def f():\n    import umt_ds.tasks.stage1", True),
-        ("umt_ds.models.vit", "if TYPE_CHECKING:\n    from umt_ds.data.records import Manifest", True),
+        ("umt_ds.models.vit", "def f():\n    import umt_ds.tasks.stage1.task", True),
+        ("umt_ds.models.vit", "if TYPE_CHECKING:\n    from umt_ds.data.shards.records import Manifest", True),
         ("umt_ds.masking", "from umt_ds import models", True),
         ("umt_ds.batch", "from umt_ds.config import schema", True),
-        ("umt_ds.evaluation.probe", "from umt_ds.tasks.build import build_task", True),
+        ("umt_ds.evaluation.metrics.probe", "from umt_ds.tasks.build import build_task", True),
         ("umt_ds.models.vit", "from umt_ds.models import layers\nfrom umt_ds.kernels.philox import uniform", False),
         ("umt_ds.config.load", "from umt_ds.errors import ConfigError\nfrom umt_ds import __version__", False),
     ],
@@ -311,15 +345,15 @@ def test_an_import_that_goes_up_or_sideways_is_seen(module: str, source: str, ba
 @pytest.mark.parametrize(
     ("module", "source", "bad"),
     [
-        ("data_prep.writer", "from umt_ds.data import loader", True),
-        ("data_prep.writer", "from umt_ds.config.load import load_run", True),
+        ("data_prep.state.writer", "from umt_ds.data import loader", True),
+        ("data_prep.state.writer", "from umt_ds.config.load import load_run", True),
         ("launchers.slurm", "from umt_ds.engine.loop import train", True),
         ("launchers.slurm", "import data_prep", True),
-        ("umt_ds.data.loader", "from data_prep.plan import Plan", True),
+        ("umt_ds.data.loader", "from data_prep.state.plan import Plan", True),
         ("umt_ds.cli.train", "import ds_configs", True),
         (
-            "data_prep.writer",
-            "from umt_ds.data import records\nfrom umt_ds import __version__\nimport data_prep",
+            "data_prep.state.writer",
+            "from umt_ds.data.shards import records\nfrom umt_ds import __version__\nimport data_prep",
             False,
         ),
         (
@@ -336,10 +370,10 @@ def test_a_wrong_neighbour_is_seen(module: str, source: str, bad: bool) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "bad"),
     [
-        ("umt_ds.cli.run", "import deepspeed.comm as dist", True),
+        ("umt_ds.jobs.train", "import deepspeed.comm as dist", True),
         ("data_prep.decode", "def f():\n    import av", True),
         ("umt_ds.models.vit", "from timm.layers import DropPath", True),
-        ("umt_ds.data.video", "import av", False),
+        ("umt_ds.data.pixels.video", "import av", False),
         ("umt_ds.models.vit", "import available", False),
     ],
 )
@@ -348,6 +382,6 @@ def test_a_library_past_its_door_is_seen(module: str, source: str, bad: bool) ->
 
 
 def test_torch_behind_another_module_is_seen() -> None:
-    assert loads_torch("umt_ds.cli.run") == "umt_ds.cli.run → torch"
+    assert loads_torch("umt_ds.jobs.train") == "umt_ds.jobs.train → torch"
     assert str(loads_torch("umt_ds.models.presets")) == "None", "plain numbers"
     assert str(loads_torch("umt_ds.engine.optim")).endswith("→ torch")

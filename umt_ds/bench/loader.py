@@ -32,18 +32,18 @@ import simplejpeg
 import torch
 
 from data_prep.clip import RunOptions, StoreOptions
-from data_prep.prepare import prepare
+from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
 from umt_ds.bench.machine import Clock, aligned, spread
 from umt_ds.bench.prep import make_clips
 from umt_ds.bench.rate import ALONE, plan_of
 from umt_ds.config.load import load_run
 from umt_ds.config.schema import RunConfig
-from umt_ds.data.augment import draw_view, render
-from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
-from umt_ds.data.records import MANIFEST
+from umt_ds.data.order.frames import FramePolicy
+from umt_ds.data.pixels.augment import draw_view, render
+from umt_ds.data.shards.records import MANIFEST
 from umt_ds.engine.gpus import GPUS
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError

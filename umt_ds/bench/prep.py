@@ -4,7 +4,7 @@ All ways work on the same files, in turns, so that whatever else the machine doe
 
     ffmpeg   decodes and scales every frame, and throws it away: `ffmpeg -threads 1 -i FILE -vf scale=-2:256 -f null -`
     decord   the usual script: VideoReader, get_batch of 32 numbers, Pillow resizes, Pillow saves 32 JPEG
-    umt-data `data_prep.prepare.prepare`, from folder to finished shards, with all it does besides decoding
+    umt-data `data_prep.making.prepare.prepare`, from folder to finished shards, with all it does besides decoding
 
 Rates are told per second and per core-second (user and system time of all processes): the second is what a corpus
 costs, and hardly changes when the machine is shared.
@@ -31,11 +31,11 @@ from PIL import Image
 
 from data_prep.clip import Clip, Listing, Outcome, RunOptions, Sample, StoreOptions
 from data_prep.decode import evenly_spread, make_sample
-from data_prep.engines import in_order
-from data_prep.prepare import prepare
+from data_prep.engines import map_ordered
+from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
 from umt_ds.bench.machine import Clock, aligned, spread
-from umt_ds.data.video import Pixels, write_mp4
+from umt_ds.data.pixels.video import Pixels, write_mp4
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 
@@ -192,7 +192,7 @@ def measure_memory(videos: Path | None, *, clips: int) -> str:
         listing = _listing(videos, Path(name), min(clips, _DIFFERENT_CLIPS))
         work = partial(_weigh, root=listing.root)
         many = islice(cycle(listing.clips), clips)
-        held = [one for one in in_order(work, many, workers=1, timeout_s=600) if isinstance(one, tuple)]
+        held = [one for one in map_ordered(work, many, workers=1, timeout_s=600) if isinstance(one, tuple)]
     lines = [f"memory of one worker over {clips:,} clips, MB resident after so many of its clips:"]
     for number, (_, group) in enumerate(groupby(held, key=lambda one: one[0]), start=1):
         sizes = [size / 1e6 for _, size in group]
@@ -235,7 +235,7 @@ def _moving_textures(seed: int, size: tuple[int, int], frames: int) -> Iterator[
 
 
 def _clouds(random: np.random.Generator, width: int, height: int) -> Pixels:
-    """Noise that is stronger the coarser it is, as in natural pictures: u8 [H,W,3]."""
+    """SyntheticBatches that is stronger the coarser it is, as in natural pictures: u8 [H,W,3]."""
     total = np.zeros((height, width, 3))
     for scale in (2, 4, 8, 16, 32, 64):
         noise = random.integers(0, 256, (height // scale + 2, width // scale + 2, 3), dtype=np.uint8)

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 
-from umt_ds.bench.noise import DIFFERENT_BATCHES, Noise, Shown, noise_vocabulary, shares_of_shown
-from umt_ds.bench.origin import Origin
+from umt_ds.bench.parity_start import ParityStart
 from umt_ds.bench.step_report import StepReport, Way
+from umt_ds.bench.synthetic import DIFFERENT_BATCHES, Shown, SyntheticBatches, noise_vocabulary, shares_of_shown
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.check import check, fill
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
@@ -34,16 +34,16 @@ from umt_ds.distributed.collectives import barrier, broadcast_object, mean_over_
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import find_world
 from umt_ds.engine.deepspeed import Engine, build_engine
-from umt_ds.engine.feed import Feed
 from umt_ds.engine.loop import train_step
+from umt_ds.engine.prefetch import InputPrefetcher
 from umt_ds.engine.protocol import BatchSource, Task
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Recorder, Stopwatch, peak_flops
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.tasks.build import build_loader, build_task, count_samples, media_shares
 from umt_ds.tasks.cost import task_cost
-from umt_ds.tasks.stage1 import Stage1Task
-from umt_ds.tasks.stage2 import Stage2Task
+from umt_ds.tasks.stage1.task import Stage1Task
+from umt_ds.tasks.stage2.task import Stage2Task
 
 _TURN_S = 1.0  # a turn has as many steps as fit, at least one
 _EPOCH = 1000  # steps, where no shards say: the schedule of a recipe needs a length
@@ -112,10 +112,12 @@ def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) 
     synthetic = request.data == "synthetic"
     shares = shares_of_shown(request.shown) if synthetic else media_shares(config)
     cost = task_cost(config.task, precision, shares=shares)
-    source = Noise(config, plan, job, shown=request.shown) if synthetic else _shards(config, plan, job, leaving)
+    source = (
+        SyntheticBatches(config, plan, job, shown=request.shown) if synthetic else _shards(config, plan, job, leaving)
+    )
     held = _held(device)
     task = _task(config, plan, job, request, precision)
-    origin = Origin.of(task, config, source) if request.against_plain else None
+    origin = ParityStart.of(task, config, source) if request.against_plain else None
     ours = Ours(config, plan, task, build_engine(task, config, plan, deepspeed_json), source)
     leaving.callback(ours.engine.close)
     _warm_up(ours, device, held)
@@ -190,7 +192,7 @@ class Ours:
         self.micro_batches = plan.accumulation
         self.first_loss = self.memory = math.nan
         self._plan, self._key = plan, (config.seed, find_world().rank)
-        self._feed = Feed(
+        self._feed = InputPrefetcher(
             task, source, Stopwatch(engine.device), first=0, device=engine.device, ahead=config.engine.ahead
         )
         self._step = 0
@@ -221,7 +223,7 @@ class Twin:
             self.first_loss = mean_over_ranks(torch.tensor(loss, device=self._plain.device)).item()
         self._step += 1
 
-    def loss_of(self, origin: Origin) -> float:
+    def loss_of(self, origin: ParityStart) -> float:
         """On our first clips, under our mask (and words, and false pairs)."""
         loss: float = self._plain.evaluate(self._ready[0], origin.drawn)
         return loss

@@ -16,7 +16,7 @@ from umt_ds.errors import UmtError
 
 if TYPE_CHECKING:
     from umt_ds.bench.loader import Against
-    from umt_ds.bench.noise import Shown
+    from umt_ds.bench.synthetic import Shown
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _POSITIVE = click.IntRange(1)
@@ -121,7 +121,7 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--ranks", type=_POSITIVE, help="Start that many ranks on this machine; or use a launcher, as for train.")
 @click.option("--data", type=click.Choice(["synthetic", "shards"]), default="synthetic", show_default=True,
-              help="Noise in memory, or the run's own shards.")  # fmt: skip
+              help="SyntheticBatches in memory, or the run's own shards.")  # fmt: skip
 @click.option("--against", type=click.Choice(["plain"]), help="In turns with the published step in plain torch.")
 @click.option("--media", "shown", type=click.Choice(["video", "image", "packed"]), default="video", show_default=True,
               help="Stage 2: what the noise is.")  # fmt: skip

@@ -35,7 +35,7 @@ def command(
       srun --gpus 8 umt doctor stage1/b16_k710 data.sources.k710.shards=/data/k710/train
       umt doctor --shards s3://bucket/k710/train
     """
-    from umt_ds.cli.examine import examine
+    from umt_ds.preflight.run_checks import examine
 
     findings = []
     for finding in examine(name, overrides, shards=shards, disk=disk):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from umt_ds.data.places import place
+from umt_ds.data.shards.storage import as_path
 
 
 @click.group("eval")
@@ -45,7 +45,7 @@ def retrieval(
       umt eval retrieval runs/b16_5m --shards /data/msrvtt/test
       umt eval retrieval runs/demo/stage2-* --shards runs/demo/data/retrieval -o retrieval.json
     """
-    from umt_ds.cli.scoring import Retrieval, score_retrieval
+    from umt_ds.jobs.evaluate import Retrieval, score_retrieval
 
-    request = Retrieval(place(shards), limit=limit, caption=caption, batch=batch, antialias=antialias)
+    request = Retrieval(as_path(shards), limit=limit, caption=caption, batch=batch, antialias=antialias)
     click.echo(score_retrieval(runs, request, out=out))

@@ -38,7 +38,7 @@ def command(
       umt plan stage1/l16_k710 batch.micro=32 --gpus 8 --gpu h100 --mfu 30
     """
     config = load_run(name, overrides, keep_unset=True)
-    from umt_ds.cli.planning import Request, plan_job
+    from umt_ds.preflight.plan import Request, plan_job
 
     request = Request(gpus, kind, cores_per_gpu, samples, mfu / 100, measure_loader)
     click.echo(plan_job(config, request, say=lambda text: click.echo(text, err=True)).text())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from umt_ds.data.places import place
+from umt_ds.data.shards.storage import as_path
 from umt_ds.environment import set_default
 from umt_ds.errors import ConfigError
 
@@ -15,7 +15,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 def _place(ctx: click.Context, option: click.Parameter, text: str | None) -> Path | None:
     """A folder, or a URL."""
-    return None if text is None else place(text)
+    return None if text is None else as_path(text)
 
 
 @click.command("report")
@@ -45,7 +45,7 @@ def command(
     """
     # before torch loads: idle threads sleep instead of spinning, since a report often runs beside a training
     set_default("OMP_WAIT_POLICY", "PASSIVE")
-    from umt_ds.cli.reporting import ReportOptions, write_report
+    from umt_ds.report.write import ReportOptions, write_report
 
     options = ReportOptions(probe=probe, train=train, val=val, max_clips=clips)
     names = [run.resolve().name for run in runs]

@@ -62,7 +62,7 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
         words = [sys.executable, "-m", "umt_ds", "train", name, *overrides]
         words += ["--allow-config-change"] if allow_config_change else []
         sys.exit(run_local_ranks(words, ranks))
-    from umt_ds.cli.run import run_training
+    from umt_ds.jobs.train import run_training
 
     sys.exit(run_training(config, allow_config_change=allow_config_change))
 

@@ -8,10 +8,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from umt_ds.data.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
-from umt_ds.data.records import Member
-from umt_ds.data.sample_record import Clean, Record, captions_of, record_of
-from umt_ds.data.suffixes import pixels_of
+from umt_ds.data.pixels.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
+from umt_ds.data.shards.records import Member
+from umt_ds.data.shards.sample_record import Clean, Record, captions_of, record_of
+from umt_ds.data.shards.suffixes import pixels_of
 from umt_ds.errors import DecodeError, some
 from umt_ds.keyed import Stream, digest64
 
@@ -117,7 +117,7 @@ def _read_frames(
             numbers = choose(len(stored))
             return stored[numbers], numbers
         case "video":
-            from umt_ds.data import video  # PyAV, only where a source holds whole videos
+            from umt_ds.data.pixels import video  # PyAV, only where a source holds whole videos
 
             decoded = video.decode(read(files[0]), choose)
             return decoded.frames, list(decoded.numbers)

@@ -24,7 +24,7 @@ class Tokenize(Protocol):
 
 
 @dataclass(frozen=True)
-class Shown:
+class SampleMeta:
     """What one draw shows, besides its pixels."""
 
     draw: int
@@ -37,7 +37,7 @@ class Shown:
 
 
 def collate(
-    shown: Sequence[Shown], pixels: Tensor, *, media: Media, step_start: int, tokenize: Tokenize | None
+    shown: Sequence[SampleMeta], pixels: Tensor, *, media: Media, step_start: int, tokenize: Tokenize | None
 ) -> Batch:
     """B = draws · views rows, the views of a draw side by side. pixels: u8 [draws,views,T,H,W,3].
 
@@ -61,12 +61,12 @@ def collate(
     )
 
 
-def _text(shown: Sequence[Shown], views: int, tokenize: Tokenize | None) -> Tokens | None:
+def _text(shown: Sequence[SampleMeta], views: int, tokenize: Tokenize | None) -> Tokens | None:
     if tokenize is None:
         return None
     return tokenize([item.caption for item in shown if item.caption is not None]).repeated(views)
 
 
-def _labels(shown: Sequence[Shown], views: int) -> Tensor | None:
+def _labels(shown: Sequence[SampleMeta], views: int) -> Tensor | None:
     labels = [item.label for item in shown if item.label is not None]
     return torch.tensor(labels).repeat_interleave(views) if labels else None

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from umt_ds.data.order import Order, SampleRef
+from umt_ds.data.order.order import Order
+from umt_ds.data.shards.records import SampleRef
 from umt_ds.errors import DataError, DecodeError
 from umt_ds.keyed import Stream
 

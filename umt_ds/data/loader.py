@@ -24,23 +24,23 @@ from typing import TypeVar
 import torch
 
 from umt_ds.batch import Batch, Media, Movable
-from umt_ds.data.augment import NO_JITTER, ColorJitter, CropKind, View, draw_view, render
-from umt_ds.data.block_cache import BlockCache
-from umt_ds.data.cache import KeepLast
 from umt_ds.data.clips import Clip, ClipSource, caption_of, read_clip, read_record
-from umt_ds.data.collate import Shown, Tokenize, collate
-from umt_ds.data.decode import Frames, new_memory
+from umt_ds.data.collate import SampleMeta, Tokenize, collate
 from umt_ds.data.faults import MAX_SUBSTITUTES, Fault, FaultLog, candidates, first_good
-from umt_ds.data.frames import FramePolicy
-from umt_ds.data.media import Mode, Programme
-from umt_ds.data.mixture import MOST
-from umt_ds.data.on_device import OnDevice, Packed, Packer, finish
-from umt_ds.data.order import Order
-from umt_ds.data.pipeline import BatchMemory, Pipeline
-from umt_ds.data.remote import Traffic
-from umt_ds.data.sample_record import captions_of, label_of
-from umt_ds.data.source import ShardSource
-from umt_ds.data.stream import Tars, TarStream
+from umt_ds.data.lru_cache import LruCache
+from umt_ds.data.on_device import EncodedFrames, OnDevice, Packer, finish
+from umt_ds.data.order.frames import FramePolicy
+from umt_ds.data.order.media import MediaSchedule, Mode
+from umt_ds.data.order.mixture import MOST
+from umt_ds.data.order.order import Order
+from umt_ds.data.pipeline import BatchMemory, WorkerPool
+from umt_ds.data.pixels.augment import NO_JITTER, ColorJitter, CropKind, View, draw_view, render
+from umt_ds.data.pixels.decode import Frames, new_memory
+from umt_ds.data.shards.block_cache import BlockCache
+from umt_ds.data.shards.remote import Traffic
+from umt_ds.data.shards.sample_record import captions_of, label_of
+from umt_ds.data.shards.source import ShardSource
+from umt_ds.data.shards.stream import Tars, TarStream
 from umt_ds.errors import ConfigError, DataError, DecodeError
 from umt_ds.keyed import Stream, key_of
 
@@ -117,20 +117,20 @@ class LoaderPlan:
 
 
 @dataclass(frozen=True)
-class Delivery(Movable):
+class WorkerBatch(Movable):
     """The rows of each medium on their way out of a worker, with the bad samples that were met and what was fetched."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MediaRows, ...]
     faults: tuple[Fault, ...]
     traffic: Traffic
 
 
 @dataclass(frozen=True)
-class Part(Movable):
+class MediaRows(Movable):
     """Rows of one medium. packed: what the device makes the pixels from, which `batch` then lacks."""
 
     batch: Batch
-    packed: Packed | None = None
+    packed: EncodedFrames | None = None
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ class BatchBuilder:
             if isinstance(source, ShardSource)
         }
         # frames are rendered before the next are read: fresh memory for each clip would cost its pages every time
-        self._frame_memory: KeepLast[tuple[int, ...], Frames] = KeepLast(new_memory, size=4)
+        self._frame_memory: LruCache[tuple[int, ...], Frames] = LruCache(new_memory, size=4)
         self._batch_memory = BatchMemory(turns=plan.prefetch + 1)
-        self.programme = Programme(
+        self.programme = MediaSchedule(
             [spec.media for spec in sources],
             _weights(sources, self.sources),
             seed=plan.seed,
@@ -187,7 +187,7 @@ class BatchBuilder:
         if tokenize is not None:
             _check_captions(self._specs, self.sources, tokenize)
 
-    def __call__(self, number: int) -> Delivery:
+    def __call__(self, number: int) -> WorkerBatch:
         plan = self._plan
         self._batch_memory.next_turn()
         first = plan.first_draw(number)
@@ -201,9 +201,9 @@ class BatchBuilder:
             if own:
                 parts.append(self._build(own, medium, step_start, faults))
         traffic = sum((s.take_traffic() for s in self.sources if isinstance(s, ShardSource)), Traffic())
-        return Delivery(tuple(parts), tuple(faults), traffic)
+        return WorkerBatch(tuple(parts), tuple(faults), traffic)
 
-    def _build(self, draws: Sequence[int], medium: Media, step_start: int, faults: list[Fault]) -> Part:
+    def _build(self, draws: Sequence[int], medium: Media, step_start: int, faults: list[Fault]) -> MediaRows:
         """The rows of one medium; what was wrong goes to `faults`."""
         plan = self._plan
         packer = None if plan.on_device == "nothing" else Packer()
@@ -222,16 +222,16 @@ class BatchBuilder:
             shown.append(item)
             faults += bad
         batch = collate(shown, pixels, media=medium, step_start=step_start, tokenize=self._tokenize)
-        return Part(batch, None if packer is None else packer.pack(self._batch_memory, medium))
+        return MediaRows(batch, None if packer is None else packer.pack(self._batch_memory, medium))
 
     def _expect(self, draws: range) -> None:
         """Tell each source what the draws will read, so that a remote one fetches it at once."""
         drawn = [self.programme(draw) for draw in draws]
         for number, source in enumerate(self.sources):
             if isinstance(source, ShardSource):
-                source.expect(self._orders[number](k) for which, k in drawn if which == number)
+                source.prefetch(self._orders[number](k) for which, k in drawn if which == number)
 
-    def _show(self, draw: int) -> tuple[Clip, Shown, list[Fault]]:
+    def _show(self, draw: int) -> tuple[Clip, SampleMeta, list[Fault]]:
         """Draw `draw`: its sample or the first good substitute, and what was wrong with those before."""
         plan = self._plan
         number, k = self.programme(draw)
@@ -244,7 +244,7 @@ class BatchBuilder:
             sample, faults = self._first_good(source, refs, draw, number)
         clip = sample.clip
         name = self._specs[number].name
-        shown = Shown(draw, name, clip.key, clip.digest(draw), bool(faults), sample.label, sample.caption)
+        shown = SampleMeta(draw, name, clip.key, clip.digest(draw), bool(faults), sample.label, sample.caption)
         return clip, shown, faults
 
     def _first_good(
@@ -309,7 +309,7 @@ class Loader:
         self._device = device
         self.builder = BatchBuilder(sources, plan, tokenize=tokenize, label_field=label_field, cache=cache)
         self._names = [spec.name for spec in sources]
-        self._pipeline: Pipeline[Delivery] | None = None
+        self._pipeline: WorkerPool[WorkerBatch] | None = None
         self._next = 0  # the micro-batch that the pipeline delivers next
         self.faults = FaultLog(max_bad_rate=plan.max_bad_rate)
         self.traffic = Traffic()  # of the batches handed out by this rank
@@ -343,7 +343,7 @@ class Loader:
         """Begin to build the batches of `step` and those after it."""
         self.close()
         self._next = step * self._plan.accumulation
-        self._pipeline = Pipeline(
+        self._pipeline = WorkerPool(
             self.builder,
             first=self._next,
             num_workers=self._plan.num_workers,
@@ -377,7 +377,7 @@ class Loader:
         for source in self.builder.sources:
             source.close()
 
-    def _take(self) -> Delivery:
+    def _take(self) -> WorkerBatch:
         assert self._pipeline is not None
         delivery = self._pipeline.take()
         self._next += 1
@@ -391,11 +391,11 @@ class Loader:
         self.faults.add(delivery.faults, draws=self._plan.micro, substituted=substituted)
         return delivery
 
-    def _finished(self, delivery: Delivery) -> Batch:
+    def _finished(self, delivery: WorkerBatch) -> Batch:
         batches = [self._finished_part(part) for part in delivery.parts]
         return batches[0] if len(batches) == 1 else replace(batches[0], packed_with=batches[1])
 
-    def _finished_part(self, part: Part) -> Batch:
+    def _finished_part(self, part: MediaRows) -> Batch:
         """The rows with pixels that stay."""
         batch = part.batch
         if part.packed is not None:

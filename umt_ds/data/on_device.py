@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from umt_ds.batch import Movable
-from umt_ds.data.augment import Crop, Pixels, Placement, View, cut, resize_plainly
 from umt_ds.data.clips import Clip
-from umt_ds.data.decode import decode_pictures
 from umt_ds.data.pipeline import BatchMemory
+from umt_ds.data.pixels.augment import Crop, Pixels, Placement, View, cut, resize_plainly
+from umt_ds.data.pixels.decode import decode_pictures
 from umt_ds.errors import DataError, DecodeError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class _Piece:
 
 
 @dataclass(frozen=True)
-class Packed(Movable):
+class EncodedFrames(Movable):
     """What the device makes the pixels of a micro-batch from."""
 
     pixels: Tensor  # u8, the frames of the pieces one after another
@@ -79,17 +79,17 @@ class Packer:
         self._pixels.append(inside)
         self._num_pixels += inside.size
 
-    def pack(self, memory: BatchMemory, name: str) -> Packed:
+    def pack(self, memory: BatchMemory, name: str) -> EncodedFrames:
         """All of it in two buffers, which travel as pixels of a batch do."""
         pixels = memory(f"{name} pixels", (self._num_pixels,))
         np.concatenate([np.empty(0, np.uint8), *(crop.ravel() for crop in self._pixels)], out=pixels.numpy())
         sizes = tuple(len(file) for file in self._files)
         files = memory(f"{name} files", (sum(sizes),))
         files.numpy()[:] = np.frombuffer(b"".join(self._files), np.uint8)
-        return Packed(pixels, files, sizes, tuple(self._pieces))
+        return EncodedFrames(pixels, files, sizes, tuple(self._pieces))
 
 
-def finish(packed: Packed, *, side: int, device: torch.device) -> Tensor:
+def finish(packed: EncodedFrames, *, side: int, device: torch.device) -> Tensor:
     """Render all views on `device`: u8 [V,T,side,side,3]. Raises DataError for a frame that nobody can decode."""
     pixels = packed.pixels.to(device, non_blocking=True)
     pictures = _decode(packed, device)  # nvJPEG takes its files from the host
@@ -137,7 +137,7 @@ def _resize(frames: Tensor, place: Placement) -> Tensor:
     return rounded.view(*frames.shape[:3], *exact.shape[-2:])
 
 
-def _decode(packed: Packed, device: torch.device) -> list[Tensor]:
+def _decode(packed: EncodedFrames, device: torch.device) -> list[Tensor]:
     """All files, each u8 [3,H,W] on `device`. What the device cannot decode, the host may."""
     if not packed.file_sizes:
         return []
@@ -153,7 +153,7 @@ def _decode(packed: Packed, device: torch.device) -> list[Tensor]:
     return [_decode_on_host(packed, number, file).to(device) for number, file in enumerate(files)]
 
 
-def _decode_on_host(packed: Packed, number: int, file: Tensor) -> Tensor:
+def _decode_on_host(packed: EncodedFrames, number: int, file: Tensor) -> Tensor:
     try:
         return torch.from_numpy(decode_pictures([file.numpy().tobytes()])[0]).permute(2, 0, 1)
     except DecodeError as error:

@@ -41,7 +41,7 @@ _POLL_S = 5  # how soon a dead worker is noticed
 _LEAVE_S = 5  # for workers to leave by themselves; one that loops or waits inside its source does not
 
 
-class Pipeline(Generic[T]):
+class WorkerPool(Generic[T]):
     """`take()` gives build(first), build(first + 1), … in this order, whatever the number of workers.
 
     Worker w builds items w, w + W, w + 2W, …, each whole. `build` must depend on its argument alone.
@@ -177,7 +177,7 @@ def _iterate(build: Callable[[int], Any], first: int, num_workers: int, prefetch
 
 
 class _Workers(_MultiProcessingDataLoaderIter):
-    """torch's iterator over worker processes, which `Pipeline.close` ends."""
+    """torch's iterator over worker processes, which `WorkerPool.close` ends."""
 
     def __del__(self) -> None:
         """Nothing: torch's own prints a traceback where not all workers could be started."""

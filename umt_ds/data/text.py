@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from umt_ds.batch import Tokens
-from umt_ds.data.sample_record import plain_text
+from umt_ds.data.shards.sample_record import plain_text
 from umt_ds.data.vocabulary import SPECIAL, WordPieces, read_vocabulary
 from umt_ds.environment import set_default
 from umt_ds.keyed import digest64

@@ -20,7 +20,7 @@ from umt_ds.batch import Losses
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.deepspeed_json import Precision, complete_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.schema import RunConfig
-from umt_ds.engine.gate import GradientGate, total_norm
+from umt_ds.engine.clipping import GradientClipper, total_norm
 from umt_ds.engine.manifest import StateKind
 from umt_ds.engine.optim import build_adamw
 from umt_ds.engine.protocol import Task
@@ -106,8 +106,8 @@ class Engine:
         self._adamw = optimizer
         self.precision = precision
         self.stage = stage
-        self._gate = GradientGate(optimizer, clip_grad=clip_grad, device=self.device)
-        self._norm, self._skipped = self._gate.norm, self._gate.closed
+        self._gate = GradientClipper(optimizer, clip_grad=clip_grad, device=self.device)
+        self._norm, self._skipped = self._gate.norm, self._gate.skip_step
         self._own_parameters = dict(wrapped.module.named_parameters())
         self._kept_full = [p for p in self._own_parameters.values() if is_kept_full(p) and precision != "fp32"]
         self._gated = self._is_gated()
@@ -142,7 +142,7 @@ class Engine:
             self._gate.set(total_norm(gradients, self.device))
         self._wrapped.step()
         if self._gated:
-            self._norm, self._skipped = self._gate.norm, self._gate.closed
+            self._norm, self._skipped = self._gate.norm, self._gate.skip_step
         else:
             norm = self._wrapped.get_global_grad_norm()
             self._norm = torch.as_tensor(norm, dtype=torch.float32, device=self.device).reshape(())
@@ -158,7 +158,7 @@ class Engine:
         """
         zero = self._wrapped.optimizer
         if self.stage in (1, 2) and self.precision != "fp16" and getattr(zero, "cpu_offload", True) is False:
-            self._gate.guard(zero)
+            self._gate.patch_zero_optimizer(zero)
             return True
         return _is_plain(self.stage, self.precision)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection
 
 from umt_ds.distributed.collectives import is_first_rank
-from umt_ds.engine.pulse import Heard
+from umt_ds.engine.step_stats import GlobalStepStats
 from umt_ds.errors import NonFiniteError
 
 log = logging.getLogger("umt_ds")
@@ -38,7 +38,7 @@ class FiniteGuard:
         self._skipped_in_a_row = 0
 
     def check(
-        self, heard: Heard, *, skipped_before: int = 0, before_raising: Callable[[], None] = lambda: None
+        self, heard: GlobalStepStats, *, skipped_before: int = 0, before_raising: Callable[[], None] = lambda: None
     ) -> None:
         """Raise NonFiniteError on every rank if any rank met a NaN or infinity that may not be passed over.
 
@@ -65,7 +65,7 @@ class FiniteGuard:
             ).by_all_ranks()
         raise self._error(heard).by_all_ranks()
 
-    def _error(self, heard: Heard) -> NonFiniteError:
+    def _error(self, heard: GlobalStepStats) -> NonFiniteError:
         step, what = heard.step - 1, f"{self._what(heard)}; nothing was saved after it"
         if step not in self._failed_before:
             return NonFiniteError(
@@ -84,7 +84,7 @@ class FiniteGuard:
             again=True,
         )
 
-    def _what(self, heard: Heard) -> str:
+    def _what(self, heard: GlobalStepStats) -> str:
         a, b = self._draws(heard.step - 1)
         return f"loss or gradient became NaN or infinite in step {heard.step - 1} (draws {a} to {b - 1})"
 

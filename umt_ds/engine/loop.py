@@ -18,14 +18,14 @@ from umt_ds.config.schema import CadenceConfig
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.deepspeed import Engine
-from umt_ds.engine.feed import Feed
 from umt_ds.engine.guard import FiniteGuard
 from umt_ds.engine.manifest import CHECKPOINTS
+from umt_ds.engine.prefetch import InputPrefetcher
 from umt_ds.engine.protocol import BatchSource, Ended, Progress, Task
-from umt_ds.engine.pulse import Pulse, Said
 from umt_ds.engine.report import Report
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, Stopwatch, span
+from umt_ds.engine.step_stats import LocalStepStats, StepStatsReducer
 from umt_ds.engine.stop import Stop
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.keyed import add_digests, key_of
@@ -58,22 +58,24 @@ def train(
         max_skipped=cadence.max_skipped,
         failed_before=failed_before,
     )
-    pulse, watch = Pulse(world, engine.device), Stopwatch(engine.device)
-    feed = Feed(task, loader, watch, first=progress.step, device=engine.device, ahead=ahead)
+    pulse, watch = StepStatsReducer(world, engine.device), Stopwatch(engine.device)
+    feed = InputPrefetcher(task, loader, watch, first=progress.step, device=engine.device, ahead=ahead)
     laps: dict[int, Lap] = {}  # of the logged steps that were not heard yet
     for step in range(progress.step + 1, plan.total_steps + 1):
-        tally = train_step(engine, feed, step=step - 1, plan=plan, key=(seed, world.rank))
+        step_losses = train_step(engine, feed, step=step - 1, plan=plan, key=(seed, world.rank))
         watch.count_step()
         ending = step == plan.total_steps or stop.is_due(step)
         saving = ending or step % cadence.save == 0
         if saving or step % cadence.log == 0:
             laps[step] = watch.lap()
-        pulse.say(tally.said(step, engine, wants_stop=stop.wanted(), wrote=store.has_written(), lap=laps.get(step)))
-        heard = pulse.hear(now=saving)
+        pulse.submit(
+            step_losses.to_stats(step, engine, wants_stop=stop.wanted(), wrote=store.has_written(), lap=laps.get(step))
+        )
+        heard = pulse.collect(now=saving)
         if any(one.wants_stop for one in heard):  # stop after this step, of which all is wanted, too
             ending = saving = True
             laps.setdefault(step, watch.lap())
-            heard += pulse.hear(now=True)
+            heard += pulse.collect(now=True)
         for one in heard:
             guard.check(one, skipped_before=progress.skipped, before_raising=store.finish)
             progress = progress.after(one, plan.draws_per_step)
@@ -92,10 +94,10 @@ def train(
     return Ended.FINISHED, progress
 
 
-def train_step(engine: Engine, feed: Feed, *, step: int, plan: RunPlan, key: tuple[int, int]) -> Tally:
+def train_step(engine: Engine, feed: InputPrefetcher, *, step: int, plan: RunPlan, key: tuple[int, int]) -> StepLosses:
     """One optimiser step: each micro-batch forward and backward; the engine updates on the last. key: seed, rank."""
     engine.set_lr(lr_at(step, plan))
-    tally = Tally(torch.zeros((), dtype=torch.int64, device=engine.device))
+    step_losses = StepLosses(torch.zeros((), dtype=torch.int64, device=engine.device))
     for micro_step, fed in enumerate(feed.step(plan.accumulation)):
         # what libraries draw by themselves (dropout); ours is keyed and needs no seed
         torch.manual_seed(key_of(*key, "library", step, micro_step) >> 1)
@@ -105,12 +107,12 @@ def train_step(engine: Engine, feed: Feed, *, step: int, plan: RunPlan, key: tup
             engine.backward(losses.total)
         with span("optimizer"):
             engine.step()
-        tally.add(fed.batch, losses, share=1 / plan.accumulation)
-    return tally
+        step_losses.add(fed.batch, losses, share=1 / plan.accumulation)
+    return step_losses
 
 
 @dataclass
-class Tally:
+class StepLosses:
     """What the micro-batches of a step amount to on this rank."""
 
     mask_digest: Tensor  # i64 scalar on the device
@@ -129,9 +131,9 @@ class Tally:
         if losses.digest is not None:
             self.mask_digest = self.mask_digest + losses.digest
 
-    def said(self, step: int, engine: Engine, *, wants_stop: bool, wrote: bool, lap: Lap | None) -> Said:
+    def to_stats(self, step: int, engine: Engine, *, wants_stop: bool, wrote: bool, lap: Lap | None) -> LocalStepStats:
         """What this rank tells the others of the step."""
-        return Said(
+        return LocalStepStats(
             step=step,
             losses=self.losses,
             grad_norm=engine.grad_norm(),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from umt_ds.batch import Batch
 from umt_ds.config.schema import OptimConfig
-from umt_ds.engine.pulse import Heard
+from umt_ds.engine.step_stats import GlobalStepStats
 from umt_ds.keyed import add_digests
 
 
@@ -70,7 +70,7 @@ class Progress:
     skipped: int = 0  # steps that the optimiser did not apply (fp16 overflow)
     substituted: int = 0  # draws that showed a substitute
 
-    def after(self, heard: Heard, draws_per_step: int) -> Progress:
+    def after(self, heard: GlobalStepStats, draws_per_step: int) -> Progress:
         """Progress when the step that was heard of, the next one, is counted too."""
         assert heard.step == self.step + 1
         return replace(

@@ -17,10 +17,10 @@ from umt_ds.config.schema import RunConfig
 from umt_ds.distributed.world import World
 from umt_ds.engine.metrics_file import METRICS, OddLines, read_records
 from umt_ds.engine.protocol import Progress
-from umt_ds.engine.pulse import Heard, RankTimes
 from umt_ds.engine.readback import refuse_no_file
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
+from umt_ds.engine.step_stats import GlobalStepStats, RankTimes
 from umt_ds.errors import MachineError
 
 log = logging.getLogger("umt_ds")
@@ -81,7 +81,7 @@ class Report:
         if config.report.wandb:
             self._wandb = _start_wandb(config, run)
 
-    def step(self, progress: Progress, heard: Heard, lap: Lap) -> None:
+    def step(self, progress: Progress, heard: GlobalStepStats, lap: Lap) -> None:
         """Log the step that was heard of; `progress` counts it."""
         if not self._world.is_first:
             return

@@ -30,7 +30,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class HiddenWords(Movable):
+class MaskedTokens(Movable):
     """ids i64 [B,L], with words hidden. places i64 [M], of what is to be guessed in the flattened ids; labels i64 [M],
     what stood there, -100 for padding; count: those that are none."""
 
@@ -40,7 +40,7 @@ class HiddenWords(Movable):
     count: int
 
 
-def hide_words(ids: Tensor, noise: Tensor, *, vocabulary: Vocabulary, ratio: float) -> HiddenWords:
+def hide_words(ids: Tensor, noise: Tensor, *, vocabulary: Vocabulary, ratio: float) -> MaskedTokens:
     """Choose tokens, never padding or [CLS], with probability `ratio`; of those 80 % become [MASK], 10 % a random word.
 
     ids: i64 [B,L]. noise: uniform f32 [B,3·L]: which are chosen, what becomes of them, which word. On the CPU: how many
@@ -57,7 +57,7 @@ def hide_words(ids: Tensor, noise: Tensor, *, vocabulary: Vocabulary, ratio: flo
     count = len(places)
     padding = -count % _ROUND
     labels = F.pad(ids.flatten()[places], (0, padding), value=_IGNORED)
-    return HiddenWords(hidden, F.pad(places, (0, padding)), labels, count)
+    return MaskedTokens(hidden, F.pad(places, (0, padding)), labels, count)
 
 
 def masked_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -20,26 +20,26 @@ from umt_ds.config.schema import (
     Stage1Config,
     Stage2Config,
 )
-from umt_ds.data.augment import ColorJitter
-from umt_ds.data.block_cache import BlockCache
 from umt_ds.data.collate import Tokenize
-from umt_ds.data.frames import FramePolicy
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
-from umt_ds.data.media import check_pack, shares_of
-from umt_ds.data.places import is_local, place
-from umt_ds.data.records import load_manifest
-from umt_ds.data.stream import Tars
+from umt_ds.data.order.frames import FramePolicy
+from umt_ds.data.order.media import check_pack, shares_of
+from umt_ds.data.pixels.augment import ColorJitter
+from umt_ds.data.shards.block_cache import BlockCache
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.storage import as_path, is_local
+from umt_ds.data.shards.stream import Tars
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.distributed.world import World
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 from umt_ds.losses.masked_lm import Vocabulary
-from umt_ds.tasks.stage1 import Stage1Task
+from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.weights.folder import folder_of
 
 if TYPE_CHECKING:
-    from umt_ds.tasks.image_text import ImageTextTask  # loads open_clip
-    from umt_ds.tasks.stage2 import Stage2Task  # loads transformers
+    from umt_ds.tasks.image_text.task import ImageTextTask  # loads open_clip
+    from umt_ds.tasks.stage2.task import Stage2Task  # loads transformers
 
 
 def build_task(
@@ -50,7 +50,7 @@ def build_task(
         case Stage1Config() as settings:
             return Stage1Task(settings, seed=config.seed, device=device, precision=precision)
         case Stage2Config() as settings:
-            from umt_ds.tasks.stage2 import Stage2Task
+            from umt_ds.tasks.stage2.task import Stage2Task
 
             return Stage2Task(
                 settings,
@@ -62,7 +62,7 @@ def build_task(
                 shares=media_shares(config),
             )
         case ImageTextConfig() as settings:
-            from umt_ds.tasks.image_text import ImageTextTask
+            from umt_ds.tasks.image_text.task import ImageTextTask
 
             return ImageTextTask(settings, seed=config.seed, device=device)
         case _:
@@ -125,7 +125,7 @@ def clip_shape(config: RunConfig) -> tuple[int, int]:
 
 def shards_of(source: SourceConfig) -> Path | Tars:
     """The folder of indexed shards, or what is streamed. Raises ConfigError where a library for its URL is missing."""
-    return Tars(source.names, source.samples) if source.is_stream else place(source.names[0])
+    return Tars(source.names, source.samples) if source.is_stream else as_path(source.names[0])
 
 
 def sample_counts(config: RunConfig, *, wait: bool = False) -> dict[str, int | None]:
@@ -222,11 +222,11 @@ def _tokenizer(config: RunConfig) -> Tokenize | None:
             tokenizer = caption_tokenizer(text)
             if align != "visual_text":
                 return tokenizer
-            from umt_ds.tasks.image_text import ClipToo
+            from umt_ds.tasks.image_text.task import ClipToo
 
             return ClipToo(tokenizer)
         case ImageTextConfig(text=clip):
-            from umt_ds.tasks.image_text import Tokenizer
+            from umt_ds.tasks.image_text.task import Tokenizer
 
             return Tokenizer(clip.context_length)
         case _:

@@ -19,7 +19,7 @@ from umt_ds.models.memory import block_bytes, student_bytes_per_clip, teacher_by
 from umt_ds.models.presets import VitSize, vit_size
 from umt_ds.models.teachers import build_teacher
 from umt_ds.models.vit import VideoViT
-from umt_ds.tasks.stage1 import Stage1Module, common_grid, stage1_flops
+from umt_ds.tasks.stage1.task import Stage1Module, common_grid, stage1_flops
 
 ONLY_VIDEO: Mapping[Media, float] = {"video": 1.0}
 
@@ -108,7 +108,7 @@ def _stage1_cost(task: Stage1Config, element: int) -> TaskCost:
 
 
 def _stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float]) -> TaskCost:
-    from umt_ds.tasks.stage2_cost import Stage2Cost, on_meta  # loads transformers
+    from umt_ds.tasks.stage2.cost import Stage2Cost, on_meta  # loads transformers
 
     module, teacher = on_meta(task)
     cost = Stage2Cost(task, teacher)
@@ -140,7 +140,7 @@ def _stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float]
 
 def _image_text_cost(task: ImageTextConfig, element: int) -> TaskCost:
     """The text tower's arithmetic is left out, as in the log of a run."""
-    from umt_ds.tasks.image_text import ImageTextTask  # loads open_clip
+    from umt_ds.tasks.image_text.task import ImageTextTask  # loads open_clip
 
     tower, text = task.tower, task.text
     with torch.device("meta"):

@@ -1,0 +1,190 @@
+"""Finished samples, read back to verify, count, show and compare: any set with an index, ours or a foreign one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.engines import WorkerFailure, map_ordered
+from data_prep.progress import progress
+from umt_ds.data.pixels.decode import array_shape, decode_array
+from umt_ds.data.pixels.picture import read_image
+from umt_ds.data.pixels.video import Choose, decode
+from umt_ds.data.shards.fetch import read_part
+from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, load_index, load_manifest, read_members
+from umt_ds.data.shards.sample_record import Record, is_of_record, record_of
+from umt_ds.data.shards.suffixes import Media, pixels_of
+from umt_ds.errors import DecodeError, shown
+
+Pixels = NDArray[np.uint8]
+Result = TypeVar("Result")
+_HEADER = 4096  # bytes that hold the header of an array: NumPy writes 128
+SHARD_TIMEOUT_S = 3600.0  # to read one shard once, also a large one from afar
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One sample of a shard."""
+
+    tar: Path
+    key: str
+    members: tuple[Member, ...]
+
+    @property
+    def media(self) -> Media:
+        return self._pixels[0]
+
+    @property
+    def media_members(self) -> list[Member]:
+        """The members that hold pixels: those that training shows, in its order."""
+        return [self.members[place] for place in self._pixels[1]]
+
+    @property
+    def _pixels(self) -> tuple[Media, tuple[int, ...]]:
+        return pixels_of(tuple(member.suffix for member in self.members))
+
+    def record(self) -> Record:
+        """What it says of itself, as training reads it. Raises DecodeError where that is damaged."""
+        record = _record_or_why_not(read_members(self.tar, [m for m in self.members if is_of_record(m.suffix)]))
+        if isinstance(record, DecodeError):
+            raise self.damaged(record)
+        return record
+
+    def damaged(self, error: DecodeError) -> DecodeError:
+        """`error`, which is of its record, with the place where it lies."""
+        where = f"{self.tar}: sample {shown(self.key)}"
+        return DecodeError(f"{where}: {error.what}", hint="`umt-data verify` lists all damage")
+
+    def num_frames(self, record: Mapping[str, Any]) -> int | None:
+        """How many frames it stores, without decoding one; None where nobody says: in a video of others.
+
+        `record` is its own. Raises DataError where the tar cannot be read.
+        """
+        stated = record.get("source_frames")
+        match self.media:
+            case "frames" | "image":
+                return len(self.media_members)
+            case "npy":
+                return len(stated) if isinstance(stated, list) else _length_of_array(self.tar, self.media_members[0])
+            case "video":  # `stored_fps`: the video is ours, and a frame of it stands for each of these
+                return len(stated) if isinstance(stated, list) and "stored_fps" in record else None
+            case "none":
+                return None
+
+    def pictures(self, choose: Choose) -> list[Pixels]:
+        """The frames [H,W,3] that `choose` picks, given their number. Raises DataError where they are damaged."""
+        media = self.media_members
+        match self.media:
+            case "frames" | "image":
+                chosen = [media[n] for n in choose(len(media))]
+                files = read_members(self.tar, chosen)
+                return [_picture(files[member.suffix], self.key) for member in chosen]
+            case "npy":
+                frames = _array(read_members(self.tar, media[:1]).popitem()[1], self.key)
+                return [frames[n] for n in choose(len(frames))]
+            case "video":
+                data = read_members(self.tar, media[:1]).popitem()[1]
+                return list(decode(data, choose).frames)
+            case _:
+                raise DecodeError(f"{self.key} holds no frames, array, video or image")
+
+
+def samples_of(tar: Path, index: ShardIndex | None = None) -> Iterator[StoredSample]:
+    """The samples of one shard, in tar order. Raises DataError as `load_index` does."""
+    index = index or load_index(tar)
+    for row in range(len(index)):
+        yield sample_at(tar, index, row)
+
+
+def records_of(tar: Path) -> list[tuple[StoredSample, Record | DecodeError]]:
+    """The samples of one shard with their records, or why one cannot be read; the tar is opened once.
+
+    Raises DataError as `samples_of` does, or where members do not match their checksums.
+    """
+    samples = list(samples_of(tar))
+    # one call reads one member of a suffix: the row in front keeps the samples apart
+    members = [
+        member._replace(suffix=f"{row}/{member.suffix}")
+        for row, sample in enumerate(samples)
+        for member in sample.members
+        if is_of_record(member.suffix)
+    ]
+    texts: list[dict[str, bytes]] = [{} for _ in samples]
+    for name, data in read_members(tar, members).items():
+        row, _, suffix = name.partition("/")
+        texts[int(row)][suffix] = data
+    return [(sample, _record_or_why_not(own)) for sample, own in zip(samples, texts, strict=True)]
+
+
+def _record_or_why_not(texts: Mapping[str, bytes]) -> Record | DecodeError:
+    try:
+        return record_of(texts, texts.__getitem__)
+    except DecodeError as error:
+        return error
+
+
+def sample_at(tar: Path, index: ShardIndex, row: int) -> StoredSample:
+    """The sample in one row of a shard."""
+    return StoredSample(tar, index.key(row), tuple(index.members(row)))
+
+
+def find_samples(folder: Path, keys: Iterable[str]) -> dict[str, StoredSample]:
+    """The samples of a set that have these keys, as far as there are any. Reads every index, and no tar."""
+    wanted = np.array([key.encode() for key in keys], dtype=np.bytes_)
+    found: dict[str, StoredSample] = {}
+    for shard in load_manifest(folder).shards:
+        tar = folder / shard.file
+        index = load_index(tar)
+        for row in np.flatnonzero(np.isin(index.keys, wanted)).tolist():
+            sample = sample_at(tar, index, row)
+            found[sample.key] = sample
+    return found
+
+
+def each_shard(
+    work: Callable[[Path], Result], folder: Path, *, desc: str, workers: int, decodes: bool = False
+) -> Generator[tuple[ShardEntry, Result | WorkerFailure], None, None]:
+    """`work(tar)` for each shard of a set, by `workers` processes, in the order of the shards.
+
+    A single worker is this process, unless the work `decodes`: that can kill its process. A bar counts samples.
+    """
+    manifest = load_manifest(folder)
+    tars = [folder / shard.file for shard in manifest.shards]
+    results: Generator[Result | WorkerFailure, None, None] = (
+        map_ordered(work, tars, workers=workers, timeout_s=SHARD_TIMEOUT_S)
+        if decodes or workers > 1
+        else (work(tar) for tar in tars)
+    )
+    with closing(results), progress(total=manifest.num_samples, unit="sample", desc=desc) as bar:
+        for shard, result in zip(manifest.shards, results, strict=True):
+            yield shard, result
+            bar.update(shard.samples)
+
+
+def _picture(data: bytes, key: str) -> Pixels:
+    try:
+        return read_image(data)
+    except DecodeError as error:
+        raise DecodeError(f"{key}: {error.what}") from error
+
+
+def _length_of_array(tar: Path, member: Member) -> int | None:
+    """T of an array [T,H,W,3], by its header; None where that is none of a clip: `verify` says so."""
+    start = read_part(tar, member.offset, min(member.size, _HEADER))
+    try:
+        return array_shape(start)[0][0]
+    except DecodeError:
+        return None
+
+
+def _array(data: bytes, key: str) -> Pixels:
+    try:
+        return decode_array(data)
+    except DecodeError as error:
+        raise DecodeError(f"{key}: {error.what}") from error

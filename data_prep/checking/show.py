@@ -1,0 +1,144 @@
+"""`umt-data show`: everything that is stored of one sample, and its frames as a picture."""
+
+from __future__ import annotations
+
+import json
+import os.path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from data_prep.checking.samples import Pixels, StoredSample, sample_at
+from data_prep.checking.sheet import CELL, draw_frame, draw_grid, save_png
+from data_prep.decode import evenly_spread
+from umt_ds.data.shards.records import Manifest, ShardIndex, load_index, load_manifest, sample_key
+from umt_ds.data.shards.sample_record import Record
+from umt_ds.errors import DataError, DecodeError, printable, shown, some
+
+_MOST_FRAMES = 256  # on the picture; of a stored video with more, evenly spread ones
+_MOST_COMPARED = 100_000  # keys that difflib looks at: a second or two
+_LONGEST_S = 1e9  # of a video; JSON has numbers that no float holds
+_LINE_HEIGHT, _COLUMNS = 16, 8
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A sample and where it lies."""
+
+    sample: StoredSample
+    manifest: Manifest
+    shard: int
+    row: int
+    index: ShardIndex
+
+
+def show(folder: Path, key: str, png: Path | None = None) -> str:
+    """What is stored of a sample, as text: where it lies, its members, its neighbours, its json.
+
+    `key` is the sample's key, or the path of the video that it was made of. With `png`, its frames are drawn there.
+    Raises DataError, with the nearest keys, where the set has no such sample.
+    """
+    found = _find(folder, key)
+    if png is not None:
+        draw_frames(found.sample, png)
+    return "\n".join(map(printable, _lines(found)))
+
+
+def draw_frames(sample: StoredSample, png: Path) -> int:
+    """Draw all frames of a sample, with their numbers and times; returns how many."""
+    total = 0
+
+    def choose(count: int) -> list[int]:
+        nonlocal total
+        total = count
+        return evenly_spread(count, _MOST_FRAMES)
+
+    frames = sample.pictures(choose)
+    times_s = _times_of(sample, total)
+    tiles = [
+        _draw_tile(frame, f"{number}   {times_s[number]:.2f} s" if times_s else str(number))
+        for number, frame in zip(evenly_spread(total, _MOST_FRAMES), frames, strict=True)
+    ]
+    save_png(draw_grid(tiles, columns=min(_COLUMNS, len(tiles))), png)
+    return len(tiles)
+
+
+def _times_of(sample: StoredSample, frames: int) -> list[float]:
+    """The times of all frames; none where the json does not give a number for each."""
+    try:
+        times_s = sample.record().get("times_s")
+    except DecodeError:
+        return []
+    if not isinstance(times_s, list) or len(times_s) != frames:
+        return []
+    return times_s if all(type(time) in (int, float) and abs(time) < _LONGEST_S for time in times_s) else []
+
+
+def _find(folder: Path, key: str) -> _Found:
+    manifest = load_manifest(folder)
+    # as it stands, or before the suffix of its file; the path of a video; a path without suffix, its name with a dot
+    names = key, os.path.splitext(key)[0], sample_key(printable(key)), sample_key(printable(key) + ".mp4")
+    wanted = {name.encode(errors="surrogateescape") for name in names}
+    for number, shard in enumerate(manifest.shards):
+        tar = folder / shard.file
+        index = load_index(tar)
+        row = next((row for row, found in enumerate(index.keys.tolist()) if found in wanted), None)
+        if row is not None:
+            return _Found(sample_at(tar, index, row), manifest, number, row, index)
+    near = get_close_matches(sample_key(printable(key) + ".mp4"), _candidates(folder, manifest, key), n=3)
+    raise DataError(
+        f"{folder} has no sample '{shown(key)}'",
+        hint=f"nearest: {some(near)}" if near else "no key is like it; bad.csv says what became no sample",
+    )
+
+
+def _candidates(folder: Path, manifest: Manifest, key: str) -> list[str]:
+    """Keys worth comparing with an unknown one: all of a small set, of a large one those that begin or end like it."""
+    keys = (name.decode() for shard in manifest.shards for name in load_index(folder / shard.file).keys.tolist())
+    alike: Iterator[str] = keys
+    if manifest.num_samples > _MOST_COMPARED:
+        alike = (name for name in keys if name[:4] == key[:4] or name[-4:] == key[-4:])
+    return list(islice(alike, _MOST_COMPARED))
+
+
+def _lines(found: _Found) -> Iterator[str]:
+    sample, shards, rows = found.sample, found.manifest.shards, len(found.index)
+    number = sum(shard.samples for shard in shards[: found.shard]) + found.row
+    yield f"key     {sample.key}"
+    yield f"set     {found.manifest.name}: sample {number:,} of {found.manifest.num_samples:,}"
+    yield f"tar     {sample.tar.name}: shard {found.shard:,} of {len(shards):,}, row {found.row:,} of {rows:,}"
+    yield f"before  {found.index.key(found.row - 1) if found.row else '(first of its shard)'}"
+    yield f"after   {found.index.key(found.row + 1) if found.row + 1 < rows else '(last of its shard)'}"
+    yield ""
+    yield f"{'member':<12}{'bytes':>12}{'offset':>16}"
+    yield from (f"{member.suffix:<12}{member.size:>12,}{member.offset:>16,}" for member in sample.members)
+    yield ""
+    try:
+        yield from _pretty(sample.record()).split("\n")
+    except DecodeError as error:
+        yield error.what
+
+
+def _pretty(record: Record) -> str:
+    """Indented JSON, but a list of numbers on one line."""
+    if not record:
+        return "{}"
+    fields = (f"  {json.dumps(name, ensure_ascii=False)}: {_value(value)}" for name, value in record.items())
+    return "{\n" + ",\n".join(fields) + "\n}"
+
+
+def _value(value: object) -> str:
+    numbers = isinstance(value, Sequence) and all(isinstance(item, int | float) for item in value)
+    text = json.dumps(value, ensure_ascii=False, indent=None if numbers else 2)
+    return text.replace("\n", "\n  ")
+
+
+def _draw_tile(frame: Pixels, text: str) -> Image.Image:
+    tile = Image.new("RGB", (CELL[0] + 2, CELL[1] + _LINE_HEIGHT), "white")
+    draw_frame(tile, frame, left=1, top=0)
+    ImageDraw.Draw(tile).text((4, CELL[1] + 1), text, fill="black", font=ImageFont.load_default(size=11))
+    return tile

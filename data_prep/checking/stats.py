@@ -1,0 +1,277 @@
+"""`umt-data stats`: what a set of shards holds, in numbers and plots. One pass over the json; no frame is decoded."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.checking.samples import StoredSample, each_shard, records_of
+from data_prep.engines import WorkerFailure
+from umt_ds.data.shards.fetch import read_whole
+from umt_ds.data.shards.records import load_manifest, write_json
+from umt_ds.data.shards.sample_record import Record, captions_of, has_label, label_of, number_in
+from umt_ds.data.shards.storage import write_whole
+from umt_ds.errors import DataError, DecodeError, shown
+
+STATS = "stats.json"
+
+# What is measured of each sample: eight bytes each, so ten million samples take half a gigabyte.
+NUMBERS = ("duration_s", "fps", "source_short_side", "frames_stored", "captions", "caption_words")
+# What the json says in a word.
+_WORDS = ("codec", "interlaced", "transfer")
+# What is counted. Of kinds beyond _MOST_KINDS (a label of its own for each sample) only the sum is known.
+KINDS = ("source_size", "stored_size", *_WORDS, "label", "unusable")
+_MOST_KINDS, _OTHERS = 100_000, "(others)"
+_MOST_LETTERS = 100  # of a kind that a stranger named
+
+_QUANTILES = {"min": 0, "p5": 5, "median": 50, "p95": 95, "max": 100}
+_COLUMNS = (*_QUANTILES, "mean")
+_BINS = 40
+
+
+@dataclass
+class _Counts:
+    """What is known of some samples. An absent number is missing from its list, not zero."""
+
+    numbers: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NUMBERS})
+    kinds: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in KINDS})
+
+    def add(self, sample: StoredSample, record: Record) -> None:
+        """One sample, by its record."""
+        frames = sample.num_frames(record)
+        measured = {**_stated(record), **({"frames_stored": float(frames)} if frames is not None else {})}
+        for name, value in (measured | self._captions(record)).items():
+            self.numbers[name].append(value)
+        for name, kind in _kinds(record).items():
+            self.kinds[name][kind] += 1
+        try:
+            label_of(record)
+        except DecodeError:
+            self.kinds["unusable"]["label is no whole number"] += 1
+
+    def add_unreadable(self, sample: StoredSample) -> None:
+        """One sample whose record cannot be read: only its frames are known."""
+        if frames := sample.num_frames({}):
+            self.numbers["frames_stored"].append(float(frames))
+        self.kinds["unusable"]["json, txt or cls cannot be read"] += 1
+
+    def _captions(self, record: Record) -> dict[str, float]:
+        try:
+            captions = captions_of(record)
+        except DecodeError:
+            self.kinds["unusable"]["caption is no text"] += 1
+            return {}
+        words = {"caption_words": float(len(captions[0].split()))} if captions else {}
+        return {"captions": float(len(captions)), **words}
+
+
+def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
+    """Counts and distributions over all samples, by `workers` processes.
+
+    What training cannot use of a sample is counted as `unusable`. Raises DataError where a shard is missing or damaged.
+    """
+    manifest = load_manifest(folder)
+    numbers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in NUMBERS}
+    kinds: dict[str, Counter[str]] = {name: Counter() for name in KINDS}
+    for shard, result in each_shard(_count_shard, folder, desc="stats", workers=workers):
+        if isinstance(result, WorkerFailure):
+            raise DataError(f"{shard.file} could not be read: {result.reason}", hint="run `umt-data verify`")
+        for name, values in result.numbers.items():
+            numbers[name].append(np.array(values))
+        for name, counter in result.kinds.items():
+            _merge(kinds[name], counter)
+    measured = {name: np.concatenate([*parts, np.empty(0)]) for name, parts in numbers.items()}
+    return {
+        "samples": manifest.num_samples,
+        "shards": len(manifest.shards),
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "hours": round(float(seconds.sum()) / 3600, 3) if len(seconds := measured["duration_s"]) else None,
+        "with_caption": int(np.count_nonzero(measured["captions"])),
+        "with_label": kinds["label"].total(),
+        **{name: _distribution(values) for name, values in measured.items()},
+        **{name: dict(sorted(counter.items(), key=_most_first)) for name, counter in kinds.items()},
+    }
+
+
+def write_stats(folder: Path, *, workers: int = 1) -> None:
+    """Write `folder/stats.json`."""
+    write_json(folder / STATS, collect_stats(folder, workers=workers))
+
+
+def remarks(folder: Path) -> list[str]:
+    """What stands in `folder/stats.json` of videos that were stored as they are and look odd so: a line for each."""
+    stats = json.loads(read_whole(folder / STATS))
+    interlaced = sum(stats["interlaced"].values())
+    lines = [f"{count:,} HDR ({kind}), stored without tone mapping" for kind, count in stats["transfer"].items()]
+    return [*([f"{interlaced:,} interlaced, stored with both fields in each frame"] if interlaced else []), *lines]
+
+
+def table(stats: Mapping[str, Any], *, longest: int = 12) -> str:
+    """The statistics as text for a terminal; of long counts only the `longest` most frequent."""
+    samples = stats["samples"]
+    lines = [
+        f"{samples:,} samples in {stats['shards']:,} shards, {stats['bytes'] / 1e6:,.1f} MB{_hours(stats)}",
+        f"{stats['with_caption']:,} with a caption, {samples - stats['with_caption']:,} without; "
+        f"{stats['with_label']:,} with a label, {samples - stats['with_label']:,} without",
+        "",
+        f"{'':<18}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "known of")),
+    ]
+    for name in NUMBERS:
+        if numbers := stats[name]:
+            columns = "".join(f"{numbers[column]:>10.2f}" for column in _COLUMNS)
+            lines.append(f"{name:<18}{columns}{numbers['count']:>10,}")
+    lines += [_counted(name, stats[name], longest) for name in KINDS if stats[name]]
+    return "\n".join(lines)
+
+
+def _hours(stats: Mapping[str, Any]) -> str:
+    """How much video it is, where anybody says so, and of how many samples that is known."""
+    if stats["hours"] is None:
+        return ""
+    known: int = stats["duration_s"]["count"]
+    of_which = f" in the {known:,} that say it" if known < stats["samples"] else ""
+    return f", {stats['hours']:,.2f} hours of video{of_which}"
+
+
+def _counted(name: str, counts: Mapping[str, int], longest: int) -> str:
+    """A kind of thing: how many different ones there are, and the most frequent."""
+    named = {kind: count for kind, count in counts.items() if kind != _OTHERS}
+    first = ", ".join(f"{kind} {count}" for kind, count in list(named.items())[:longest])
+    more = f", … {len(named) - longest} more" if len(named) > longest else ""
+    others = f", and {counts[_OTHERS]:,} samples with still others" if _OTHERS in counts else ""
+    return f"{f'{name} ({len(named)})':<18}  {first}{more}{others}"
+
+
+def write_plots(stats: Mapping[str, Any], png: Path) -> None:
+    """Draw what `collect_stats` found: a histogram of each number, and how the samples spread over the labels."""
+    from matplotlib.figure import Figure  # without pyplot: no window system, no global state
+
+    figure = Figure(figsize=(15, 8), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    for axis, (name, title) in zip(axes, _HISTOGRAMS.items(), strict=False):
+        axis.set_title(title)
+        _draw_histogram(axis, stats[name])
+    _draw_labels(axes[-1], stats["label"])
+    figure.suptitle(f"{stats['samples']:,} samples, {stats['bytes'] / 1e9:,.2f} GB{_hours(stats)}")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    write_whole(png, file.getvalue())
+
+
+_HISTOGRAMS = {
+    "duration_s": "duration in s",
+    "fps": "frame rate",
+    "source_short_side": "short side of the source in pixels",
+    "frames_stored": "frames stored",
+    "caption_words": "words of the (first) caption",
+}
+_MOST_BARS = 30  # labels that can be named on the plot
+
+
+# --- one sample
+
+
+def _count_shard(tar: Path) -> _Counts:
+    counts = _Counts()
+    for sample, record in records_of(tar):
+        if isinstance(record, DecodeError):
+            counts.add_unreadable(sample)
+        else:
+            counts.add(sample, record)
+    return counts
+
+
+def _stated(record: Record) -> dict[str, float]:
+    """The numbers that the json states."""
+    numbers = {name: number for name in ("duration_s", "fps") if (number := number_in(record, name))}
+    size = _size(record, "source_")
+    return {**numbers, "source_short_side": min(size)} if size else numbers
+
+
+def _size(record: Record, prefix: str) -> tuple[float, float] | None:
+    width, height = number_in(record, f"{prefix}width"), number_in(record, f"{prefix}height")
+    return (width, height) if width and height else None
+
+
+def _kinds(record: Record) -> dict[str, str]:
+    sizes = {"source_size": _size(record, "source_"), "stored_size": _size(record, "")}
+    kinds = {name: f"{size[0]:.10g}x{size[1]:.10g}" for name, size in sizes.items() if size}
+    kinds |= {name: "yes" if said is True else str(said) for name in _WORDS if (said := record.get(name)) is not None}
+    if has_label(record):
+        name = record.get("label_name")
+        kinds["label"] = str(record["label"] if name is None else name)
+    return {name: shown(kind, _MOST_LETTERS) for name, kind in kinds.items()}
+
+
+# --- many samples
+
+
+def _merge(counts: Counter[str], more: Counter[str]) -> None:
+    for kind, count in more.items():
+        counts[kind if kind in counts or len(counts) < _MOST_KINDS else _OTHERS] += count
+
+
+def _most_first(entry: tuple[str, int]) -> tuple[int, str]:
+    kind, count = entry
+    return -count, kind
+
+
+def _distribution(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Quantiles, mean, number, and a histogram, whose last bin holds all above the 99th percentile too."""
+    if not len(values):
+        return {}
+    quantiles = np.percentile(values, list(_QUANTILES.values())).tolist()
+    shown = np.minimum(values, np.percentile(values, 99))
+    counts, edges = np.histogram(shown, bins=_BINS)
+    return {
+        **{name: round(quantile, 3) for name, quantile in zip(_QUANTILES, quantiles, strict=True)},
+        "mean": round(float(values.mean()), 3),
+        "count": len(values),
+        "histogram": {"edges": [round(edge, 4) for edge in edges.tolist()], "counts": counts.tolist()},
+    }
+
+
+# --- plots
+
+
+def _draw_histogram(axis: Any, distribution: Mapping[str, Any]) -> None:
+    if not distribution:
+        axis.text(0.5, 0.5, "not stated", ha="center", va="center", transform=axis.transAxes)
+        return
+    axis.stairs(distribution["histogram"]["counts"], distribution["histogram"]["edges"], fill=True)
+    axis.axvline(distribution["median"], color="black", linestyle=":", linewidth=1)
+    axis.set_xlabel(f"median {distribution['median']:g}, 95 % below {distribution['p95']:g}")
+    axis.set_ylabel("samples")
+
+
+def _draw_labels(axis: Any, labels: Mapping[str, int]) -> None:
+    """Few labels by name, many as a curve from the most to the least frequent."""
+    labels = {label: count for label, count in labels.items() if label != _OTHERS}
+    axis.set_title(f"{len(labels):,} labels")
+    counts = list(labels.values())
+    if not labels:
+        axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes)
+    elif len(labels) <= _MOST_BARS:
+        axis.barh(range(len(labels)), counts)  # by place: two long labels can begin alike
+        axis.set_yticks(range(len(labels)), labels=[_plain(label, 30) for label in labels])
+        axis.invert_yaxis()
+        axis.set_xlabel("samples")
+    else:
+        axis.stairs(counts, fill=True)
+        axis.set_ylim(bottom=0)
+        first = _plain(next(iter(labels)), 24)
+        axis.set_xlabel(f"labels by frequency: '{first}' {counts[0]:,} … {counts[-1]:,}")
+        axis.set_ylabel("samples")
+
+
+def _plain(label: str, most: int) -> str:
+    """A label as matplotlib draws it: between dollar signs it would look for a formula."""
+    return shown(label, most).replace("$", r"\$")

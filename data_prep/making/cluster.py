@@ -1,0 +1,138 @@
+"""More than one machine: a Slurm job array, or Ray. The door to ray.
+
+Both give each task some of a plan's shards, by a rule that needs no coordinator. A task calls
+`prepare.build_shards`, which works with processes of its own machine; it finds all it needs in OUT.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from data_prep.clip import RunOptions
+from data_prep.making.prepare import build_shards
+from data_prep.progress import progress
+from data_prep.state.claim import note_jobs, refuse_beside_jobs
+from data_prep.state.plan import Plan
+from launchers.slurm import PrepArray, directives_of_array, is_active, submit_array
+from umt_ds.config.cluster import load_cluster
+from umt_ds.data.shards.storage import absolute, is_local
+from umt_ds.errors import ConfigError, MachineError, UmtError
+
+_FOR_TRAINING = ("gpus_per_node", "gpus", "cpus_per_task", "interface", "container", "container_runtime", "mounts")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` of `of`: of all shards of a plan, those whose number leaves the remainder `number`."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """`3/64`. Raises ConfigError for anything else."""
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+            raise ConfigError(f"--part {text!r} is no part", hint="NUMBER/PARTS with 0 <= NUMBER < PARTS, such as 0/64")
+        return cls(int(number), int(of))
+
+    def of_shards(self, shards: Sequence[int]) -> list[int]:
+        """The shards of this part."""
+        return [shard for shard in shards if shard % self.of == self.number]
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What the user asks of Slurm. `extra` are sbatch options as Slurm writes them; they win over the habits of the
+    cluster."""
+
+    tasks: int
+    extra: tuple[str, ...] = ()
+    logs: Path | None = None
+
+
+def array_of(plan: Plan, run: RunOptions, slurm: SlurmOptions, *, retry_failed: bool) -> PrepArray:
+    """The job array that makes what is pending of `plan`, asked for by the habits of the cluster.
+
+    Raises ConfigError where its tasks cannot see the data, and for habits that cannot be read.
+    """
+    if not is_local(plan.out) and slurm.logs is None:
+        raise ConfigError(f"{plan.out} cannot hold Slurm's logs", hint="name a shared folder with --logs")
+    out = str(absolute(plan.out))
+    options = ["--workers", str(run.workers), "--timeout", str(run.timeout_s), "--memory", str(run.memory_gb)]
+    words = [sys.executable, "-m", "data_prep"]
+    return PrepArray(
+        name=plan.name,
+        out=out,
+        folder=(slurm.logs or plan.state / "slurm").resolve(),
+        tasks=min(slurm.tasks, max(1, plan.num_shards)),
+        cpus_per_task=run.workers,
+        work=[*words, "work", out, *options, *(["--retry-failed"] if retry_failed else [])],
+        finish=[*words, "finish", out, "--max-bad", str(run.max_bad)],
+        cluster=load_cluster({"sbatch": slurm.extra}),
+    )
+
+
+def habits_for(extra: Sequence[str]) -> list[str]:
+    """The lines that a job array asks Slurm with, before there is one. Raises ConfigError for what cannot be asked."""
+    return directives_of_array(load_cluster({"sbatch": tuple(extra)})).splitlines()
+
+
+def habits_not_used(job: PrepArray) -> list[str]:
+    """The keys of the cluster file that say nothing about a job array on CPUs, as far as somebody gave them."""
+    return [key for key in _FOR_TRAINING if key in job.cluster.model_fields_set]
+
+
+def start_array(plan: Plan, job: PrepArray) -> tuple[str, str]:
+    """Submit; the ids of the array and of the job that ends it. Raises DataError where one is working already."""
+    refuse_beside_jobs(plan.state)
+    return submit_array(job, submitted=partial(note_jobs, plan.state))
+
+
+def wait_for(plan: Plan, jobs: Sequence[str], *, pause_s: float = 5.0) -> None:
+    """Show how many shards are done until the last of `jobs` has ended."""
+    before = plan.num_shards - len(plan.pending())
+    with progress(total=plan.num_shards, initial=before, unit="shard", desc=plan.name) as bar:
+        while is_active(jobs[-1]):
+            bar.update(plan.num_done() - bar.n)
+            time.sleep(pause_s)
+        bar.update(plan.num_done() - bar.n)
+
+
+def build_on_ray(plan: Plan, shards: Sequence[int], *, run: RunOptions, address: str | None) -> None:
+    """Make shards as tasks of the Ray cluster at `address`, or of one started here; a task is a shard and a core.
+
+    Raises what a task raises; MachineError where the cluster cannot be reached.
+    """
+    import ray
+
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(num_cpus=run.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise MachineError(f"Ray at {address or 'this machine'} does not answer: {error}") from error
+    try:
+        plan_there = ray.put(plan)
+        task = ray.remote(num_cpus=1, max_retries=3)(_build_shard)
+        waiting = {task.remote(plan_there, shard, replace(run, workers=1)): shard for shard in shards}
+        total = sum(plan.num_clips_of(shard) for shard in shards)
+        with progress(total=total, unit="clip", desc=plan.name) as bar:
+            while waiting:
+                (ready,), _ = ray.wait(list(waiting), num_returns=1)
+                ray.get(ready)
+                bar.update(plan.num_clips_of(waiting.pop(ready)))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UmtError) else error from None
+    finally:
+        ray.shutdown()
+
+
+def _build_shard(plan: Plan, shard: int, run: RunOptions) -> None:
+    build_shards(plan, [shard], run=run)

@@ -1,0 +1,170 @@
+"""The way every source takes: listing → plan → shards → manifest. Start reading here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from data_prep.checking.samples import StoredSample, samples_of
+from data_prep.checking.stats import write_stats
+from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
+from data_prep.decode import check_readable, make_sample
+from data_prep.engines import WorkerFailure, map_ordered
+from data_prep.progress import progress
+from data_prep.state.claim import forget_jobs, one_at_a_time
+from data_prep.state.done import Done, replace_shard, with_index
+from data_prep.state.manifest import Summary, finish
+from data_prep.state.plan import Plan, begin
+from data_prep.state.writer import new_shard
+from umt_ds.data.shards.fetch import why_not
+from umt_ds.data.shards.records import read_members
+from umt_ds.errors import DataError
+
+Work = Callable[..., Outcome]  # (clip, *, root, media, store): make_sample, or a test's stand-in
+
+
+def prepare(
+    listing: Listing,
+    out: Path,
+    *,
+    name: str,
+    store: StoreOptions,
+    run: RunOptions,
+    retry_failed: bool = False,
+    before: Callable[[Plan, list[int]], None] | None = None,
+    work: Work = make_sample,
+) -> Summary:
+    """Make the set of shards of `listing` (in order) in `out`, or finish one that was begun.
+
+    With `retry_failed`, clips that an earlier run refused are tried again, and only they. `before` is told the plan
+    and the shards to come before the work begins.
+    Raises ConfigError if `out` was begun with other options, DataError if somebody else works there, MachineError if
+    the disk is full or a store, disk or machine fails; finished shards stay.
+    """
+    with begin(out, name=name, listing=listing, store=store, retry_failed=retry_failed) as (plan, _):
+        shards = plan.pending(retry_failed=retry_failed)
+        if before:
+            before(plan, shards)
+        build_shards(plan, shards, run=run, work=work)
+        return close_set(plan, workers=run.workers)
+
+
+def close_set(plan: Plan, *, workers: int = 1) -> Summary:
+    """Manifest, bad.csv and statistics of a set whose shards are all made."""
+    summary = finish(plan)
+    write_stats(plan.out, workers=workers)
+    forget_jobs(plan.state)
+    return summary
+
+
+def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample) -> None:
+    """Make some shards of a plan with the cores of this machine: each is whole, and recorded, before the next begins.
+
+    Of a shard that is done only the clips it refused are worked on; the rest of it is copied. This is the unit that
+    a Slurm or Ray task takes.
+    """
+    begun = plan.done(shards)
+    if not shards:
+        return
+    clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun.get(shard)))
+    work_on = partial(work, root=plan.root, media=plan.media, store=plan.store)
+    results = map_ordered(work_on, clips, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
+    total = sum(plan.num_clips_of(shard) for shard in shards)
+    with closing(results), progress(total=total, unit="clip", desc=plan.name) as bar:
+        bad = 0
+
+        def count(outcome: Outcome) -> None:
+            nonlocal bad
+            bad += isinstance(outcome, Refusal)
+            bar.set_postfix(bad=bad, refresh=False)
+            bar.update()
+
+        for shard in shards:
+            _build_shard(plan, shard, begun.get(shard), results, count)
+
+
+def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, ...]:
+    clips = plan.clips_of(shard)
+    if before is None:
+        return clips
+    refused = {refusal.key for refusal in before.refused}
+    return tuple(clip for clip in clips if clip.key in refused)
+
+
+def _build_shard(
+    plan: Plan,
+    shard: int,
+    before: Done | None,
+    results: Iterator[Outcome | WorkerFailure],
+    count: Callable[[Outcome], None],
+) -> None:
+    with one_at_a_time(plan.state, shard):
+        if plan.done_now(shard) == before:
+            _write(plan, shard, _made(plan, shard, before, results, count))
+            return
+    for clip in _clips_to_make(plan, shard, before):  # another process was given the same shard, and was quicker
+        count(_outcome(plan, clip, next(results)))
+
+
+def _write(plan: Plan, shard: int, outcomes: Iterator[Outcome]) -> None:
+    """A shard of its clips' outcomes, in order."""
+    refused: list[Refusal] = []
+
+    def good() -> Iterator[Sample]:
+        for outcome in outcomes:
+            if isinstance(outcome, Sample):
+                yield outcome
+            else:
+                refused.append(outcome)
+
+    with new_shard(plan.tar(shard), good(), scratch=plan.state) as new:
+        made, entry = new or (None, None)
+        replace_shard(plan.files(shard), made, Done(entry, tuple(refused)))
+
+
+def _made(
+    plan: Plan,
+    shard: int,
+    before: Done | None,
+    results: Iterator[Outcome | WorkerFailure],
+    count: Callable[[Outcome], None],
+) -> Iterator[Outcome]:
+    """What becomes of each clip of a shard: just made, or copied from the shard that there is."""
+    to_make = {clip.key for clip in _clips_to_make(plan, shard, before)}
+    stored = _stored_samples(plan, shard, before) if before and before.entry else {}
+    for clip in plan.clips_of(shard):
+        if clip.key not in to_make and clip.key not in stored:
+            raise DataError(
+                f"{clip.key!r} is neither in {plan.tar(shard)} nor refused in {plan.files(shard).record}",
+                hint="delete that record and give the same command again: the shard is made anew",
+            )
+        outcome = _outcome(plan, clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
+        count(outcome)
+        yield outcome
+
+
+def _outcome(plan: Plan, clip: Clip, result: Outcome | WorkerFailure) -> Outcome:
+    """The result, with that of a lost worker as a refusal. Every refusal gets the key by which it can be retried.
+
+    Raises MachineError where the disk, and not the clip, held the worker up.
+    """
+    if isinstance(result, Sample):
+        return result
+    reason = result.reason
+    if isinstance(result, WorkerFailure):
+        try:
+            check_readable(plan.root / clip.source, root=plan.root)
+        except OSError as error:
+            reason = why_not(error)
+    return Refusal(clip.source, reason, clip.key)
+
+
+def _stored_samples(plan: Plan, shard: int, done: Done) -> dict[str, StoredSample]:
+    with_index(plan.files(shard), done)
+    return {sample.key: sample for sample in samples_of(plan.tar(shard))}
+
+
+def _copy(stored: StoredSample) -> Sample:
+    return Sample(stored.key, read_members(stored.tar, stored.members))

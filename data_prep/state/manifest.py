@@ -1,0 +1,105 @@
+"""The end of a set: bad.csv, manifest.json, and what became of every clip of its plan."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from data_prep.clip import Refusal
+from data_prep.state.claim import remove_half_made
+from data_prep.state.clips_file import csv_of_refusals
+from data_prep.state.plan import Plan
+from umt_ds import __version__
+from umt_ds.data.pixels.video import versions
+from umt_ds.data.shards.records import Manifest, ShardEntry
+from umt_ds.data.shards.storage import is_local, write_whole
+from umt_ds.errors import DataError
+
+BAD_CSV = "bad.csv"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of every entry of the listing: samples + refused + left_out are all of them."""
+
+    out: Path
+    name: str
+    samples: int
+    shards: int
+    bytes: int
+    refused: tuple[Refusal, ...]
+    left_out: int
+
+    @property
+    def bad_share(self) -> float:
+        """Refused clips of those that were decoded."""
+        return len(self.refused) / max(1, self.samples + len(self.refused))
+
+
+def finish(plan: Plan) -> Summary:
+    """Write bad.csv and the manifest of a set whose shards are all done. Raises DataError where some are not."""
+    entries, refused = _all_done(plan)
+    left_out = plan.left_out()
+    write_whole(plan.out / BAD_CSV, csv_of_refusals([*refused, *left_out]))
+    Manifest(
+        name=plan.name,
+        media=_media_of(plan),
+        shards=entries,
+        labels=plan.labels,
+        options=plan.options(),
+        tool=tool(),
+    ).save(plan.out)
+    if is_local(plan.out):
+        remove_half_made(plan.state)
+        _remove_partial(plan)
+    return summary_of(plan)
+
+
+def _remove_partial(plan: Plan) -> None:
+    """Remove what processes left that were killed while they wrote a small file; a user's own files stay."""
+    ours = re.compile(r"(manifest\.json|bad\.csv|stats\.json|.+\.index\.npz)\..+-\d+\.partial")
+    left = [path for path in plan.out.glob("*.partial") if ours.fullmatch(path.name)]
+    for path in (*left, *plan.state.rglob("*.partial")):
+        if path.parent.name.startswith(".making-"):
+            continue  # of somebody who lives, or it would be gone
+        path.unlink(missing_ok=True)
+
+
+def summary_of(plan: Plan) -> Summary:
+    """What became of the clips of a plan. Raises DataError where shards are missing."""
+    entries, refused = _all_done(plan)
+    samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
+    return Summary(plan.out, plan.name, samples, len(entries), size, refused, len(plan.left_out()))
+
+
+def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
+    records = plan.done(range(plan.num_shards))
+    if len(records) < plan.num_shards:
+        missing = [shard for shard in range(plan.num_shards) if shard not in records]
+        raise DataError(
+            f"{len(missing)} of the {plan.num_shards} shards of {plan.out} are not made yet "
+            f"({', '.join(map(str, missing[:8]))}{', …' if len(missing) > 8 else ''})",
+            hint="give the command that began the set again: it makes what is missing",
+        )
+    done = [records[shard] for shard in range(plan.num_shards)]
+    entries = tuple(record.entry for record in done if record.entry)
+    refused = tuple(refusal for record in done for refusal in record.refused)
+    return entries, refused
+
+
+def _media_of(plan: Plan) -> str:
+    """What a sample holds, in the words of suffixes.media_of."""
+    match plan.media:
+        case "image":
+            return "image"
+        case "sample":
+            return str(plan.about["media"])
+        case "video":
+            return "video" if plan.store.store == "mp4" else plan.store.store
+
+
+def tool() -> str:
+    """This program and the libraries that decide pixels and bytes."""
+    return f"umt-data {__version__} ({versions()}, pillow {version('pillow')})"

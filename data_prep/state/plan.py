@@ -1,0 +1,313 @@
+"""The plan of a set of shards: which clips become which shard, what of it is done, and who may work on it.
+
+    OUT/NAME-000000.tar, NAME-000000.index.npz, …
+    OUT/.umt-data/plan.json         what the set is made of; a later run must agree with it
+    OUT/.umt-data/clips.jsonl       every clip of the plan, a line each, in the order of the shards
+    OUT/.umt-data/left_out.csv      what was known to be no sample before anything was decoded
+    OUT/.umt-data/done/000000.json  shard 0 is whole, with what it refused (done.py)
+    OUT/.umt-data/lock, …           who works here (claim.py)
+    OUT/bad.csv, OUT/manifest.json, OUT/stats.json    when every shard is done (manifest.py)
+
+Shards are a fixed partition of the listing's clips, so nothing in OUT depends on who did what when. A process that
+makes some of the shards, on this machine or another, needs nothing but OUT: it reads its own clips only.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+from data_prep.clip import Clip, Listing, Refusal, SourceMedia, Store, StoreOptions
+from data_prep.state.claim import Claim, claim, one_at_a_time, refuse_beside_jobs
+from data_prep.state.clips_file import CLIPS_FILES, PlannedClips, csv_of_refusals, read_refusals, write_clips
+from data_prep.state.done import Done, ShardFiles, parse_done, read_done, recover
+from data_prep.state.writer import check_name
+from umt_ds.data.shards.fetch import read_whole
+from umt_ds.data.shards.records import index_path, write_json
+from umt_ds.data.shards.storage import (
+    absolute,
+    as_path,
+    has_file,
+    kind_of,
+    publish,
+    read_files,
+    scratch_for,
+    sizes_in,
+)
+from umt_ds.errors import ConfigError, DataError, MachineError, shown, some
+
+STATE_FOLDER = ".umt-data"
+_RECORD, _COMING = re.compile(r"\d{6,}\.json"), re.compile(r"(\d{6,})\.next\.json")
+_PLAN, _LEFT_OUT = "plan.json", "left_out.csv"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which clips become which shard of the set `name` in `out`."""
+
+    out: Path
+    name: str
+    root: Path
+    media: SourceMedia
+    store: StoreOptions
+    num_clips: int
+    labels: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Path:
+        return self.out / STATE_FOLDER
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_clips // self.store.per_shard)
+
+    def num_clips_of(self, shard: int) -> int:
+        """How many clips one shard has; the last can have fewer."""
+        return min(self.store.per_shard, self.num_clips - shard * self.store.per_shard)
+
+    def clips_of(self, shard: int) -> tuple[Clip, ...]:
+        """The clips of one shard. Raises DataError where they cannot be read."""
+        return self._clips.of_shard(shard)
+
+    @cached_property
+    def _clips(self) -> PlannedClips:
+        return PlannedClips(self.state, self.num_clips, self.store.per_shard)
+
+    def tar(self, shard: int) -> Path:
+        return self.out / f"{self.name}-{shard:06d}.tar"
+
+    def files(self, shard: int) -> ShardFiles:
+        return ShardFiles(self.tar(shard), self.state / "done" / _record_name(shard))
+
+    def pending(self, shards: Iterable[int] | None = None, *, retry_failed: bool = False) -> list[int]:
+        """Those of `shards` (all) that are still to be made; with `retry_failed` also those that refused some clip."""
+        shards = range(self.num_shards) if shards is None else list(shards)
+        done = self.done(shards)
+        return [shard for shard in shards if shard not in done or (retry_failed and done[shard].refused)]
+
+    def num_done(self) -> int:
+        """How many shards have their record, at a glance: for a progress bar."""
+        return sum(_RECORD.fullmatch(name) is not None for name in sizes_in(self.state / "done"))
+
+    def done(self, shards: Iterable[int]) -> dict[int, Done]:
+        """The records of those of `shards` that are finished and whose files are still there."""
+        sizes = sizes_in(self.out)
+        there = sizes_in(self.state / "done")
+        names = {name: shard for shard in shards if (name := _record_name(shard)) in there}
+        done: dict[int, Done] = {}
+        for name, data in read_files(self.state / "done", names).items():
+            shard = names[name]
+            record = self._checked(shard, parse_done(data, self.files(shard).record))
+            tar, entry = self.tar(shard), record.entry
+            if entry is None or (sizes.get(tar.name) == entry.bytes and index_path(tar).name in sizes):
+                done[shard] = record
+        return done
+
+    def done_now(self, shard: int) -> Done | None:
+        """The record of a shard, if it is finished and its files are there."""
+        files = self.files(shard)
+        record = self._checked(shard, read_done(files.record)) if has_file(files.record) else None
+        return record if record and files.is_whole(record) else None
+
+    def _checked(self, shard: int, done: Done) -> Done:
+        """Raises DataError for the record of something else."""
+        file = done.entry.file if done.entry else self.tar(shard).name
+        if file != self.tar(shard).name or done.num_clips != self.num_clips_of(shard):
+            raise DataError(
+                f"{self.files(shard).record} tells of {done.num_clips} clips in {file}, the plan of "
+                f"{self.num_clips_of(shard)} in {self.tar(shard).name}",
+                hint="delete it and give the same command again: the shard is made anew",
+            )
+        return done
+
+    def recover(self) -> None:
+        """End, or take back, what a kill cut off while shards were being replaced."""
+        for name in sizes_in(self.state / "done"):
+            if cut_off := _COMING.fullmatch(name):
+                shard = int(cut_off[1])
+                with one_at_a_time(self.state, shard):
+                    if has_file(self.files(shard).coming):  # else somebody was about to end it himself
+                        recover(self.files(shard))
+
+    def options(self) -> dict[str, Any]:
+        """The options that decided the bytes, as the manifest states them."""
+        store = {"per_shard": self.store.per_shard} if self.media == "sample" else asdict(self.store)
+        return {**self.about, **store}
+
+    def left_out(self) -> list[Refusal]:
+        """What was known to be no sample before anything was decoded. Raises DataError where that is damaged."""
+        path = self.state / _LEFT_OUT
+        try:
+            return read_refusals(read_whole(path))
+        except (ValueError, csv.Error, FileNotFoundError) as error:  # ValueError: no UTF-8, other columns
+            raise DataError(
+                f"{path} is damaged: {error}", hint="restore it from a copy, or begin the set again in another folder"
+            ) from error
+
+
+def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Plan:
+    """Begin the set in `out`, or continue the one begun there. `listing` is in order.
+
+    Raises ConfigError if that one had other options or other clips, DataError if `out` holds other shards.
+    """
+    _check_new(out, name)
+    plan = Plan(
+        out, name, absolute(listing.root), listing.media, store, len(listing.clips), listing.labels, dict(listing.about)
+    )
+    begun = plan.state / _PLAN
+    (plan.state / "done").mkdir(parents=True, exist_ok=True)
+    with scratch_for(plan.state) as scratch:
+        content = write_clips(scratch, listing, store.per_shard)
+        left_out = csv_of_refusals(listing.left_out)
+        (scratch / _LEFT_OUT).write_bytes(left_out)
+        content.update(left_out)
+        described = json.loads(json.dumps({**_describe(plan), "content": content.hexdigest()}))  # as it reads back
+        if kind_of(begun):  # an error of a store must not pass for "no": the plan would be written anew
+            _check_same(_read_plan(begun), described, out)
+        else:
+            for file in (_LEFT_OUT, *CLIPS_FILES):
+                publish(scratch / file, plan.state / file)
+    write_json(begun, described)  # also when continued: the videos may lie elsewhere now
+    return plan
+
+
+@contextmanager
+def begin(
+    out: Path, *, name: str, listing: Listing, store: StoreOptions, retry_failed: bool = False
+) -> Iterator[tuple[Plan, Claim]]:
+    """`open_plan` for a command that works in `out` alone: before anything is written, nobody else works there, nor
+    waits in a queue to; and what a kill cut off is recovered.
+
+    Raises what `open_plan`, `claim` and `refuse_beside_jobs` raise.
+    """
+    _check_new(out, name)
+    _refuse_beside_jobs(out, retry_failed=retry_failed)  # here too, as it says more than the lock that a task holds
+    with claim(out / STATE_FOLDER, alone=True) as held:
+        _refuse_beside_jobs(out, retry_failed=retry_failed)
+        plan = open_plan(out, name=name, listing=listing, store=store)
+        plan.recover()
+        yield plan, held
+
+
+@contextmanager
+def go_on(out: Path, *, alone: bool) -> Iterator[Plan]:
+    """`load_plan` for a command that works in `out`: alone, or beside others that make parts of the set."""
+    load_plan(out)  # a folder without a set stays as it is
+    if alone:
+        _refuse_beside_jobs(out)
+    with claim(out / STATE_FOLDER, alone=alone):
+        if alone:
+            _refuse_beside_jobs(out)
+        plan = load_plan(out)
+        plan.recover()
+        yield plan
+
+
+def _refuse_beside_jobs(out: Path, *, retry_failed: bool = False) -> None:
+    """`refuse_beside_jobs`; but where Slurm does not say, only a set of which something is to be made: one that is
+    whole may have been copied to where there is no Slurm."""
+    try:
+        refuse_beside_jobs(out / STATE_FOLDER)
+    except MachineError:
+        if load_plan(out).pending(retry_failed=retry_failed):
+            raise
+
+
+def load_plan(out: Path) -> Plan:
+    """The plan of the set begun in `out`. Raises DataError where there is none, or it cannot be read."""
+    path = out / STATE_FOLDER / _PLAN
+    if kind_of(path) is None:
+        raise DataError(f"no set was begun in {out}", hint="begin it with a command such as `umt-data folder`")
+    record = _read_plan(path)
+    store, labels = StoreOptions(**record["store_options"]), tuple(record["labels"])
+    root = as_path(record["root"])
+    return Plan(out, record["name"], root, record["media"], store, record["clips"], labels, record["about"])
+
+
+def _check_new(out: Path, name: str) -> None:
+    """Raises ConfigError for a name that makes no good file names, DataError for a folder with shards of others."""
+    if kind_of(out / STATE_FOLDER / _PLAN):
+        return
+    check_name(name)
+    if out.is_dir() and (foreign := sorted(tar.name for tar in out.glob("*.tar"))):
+        raise DataError(
+            f"{out} already holds shards that this command did not write ({foreign[0]}, …)",
+            hint="choose an empty folder",
+        )
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "root": str(plan.root),
+        "media": plan.media,
+        "store_options": asdict(plan.store),
+        "clips": plan.num_clips,
+        "labels": list(plan.labels),
+        "about": plan.about,
+    }
+
+
+def _record_name(shard: int) -> str:
+    return f"{shard:06d}.json"
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        record: Any = json.loads(read_whole(path))
+        if not isinstance(record, dict) or not {"store_options", "about"} <= record.keys():
+            raise ValueError("it is no plan of a set")
+        _check_types(record)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(
+            f"{path} is damaged: {type(error).__name__}: {error}",
+            hint="restore it from a copy, or begin the set again in another folder",
+        ) from error
+    return record
+
+
+def _check_types(plan: dict[str, Any]) -> None:
+    """Raises ValueError, TypeError or KeyError where a plan is not what `_describe` writes."""
+    store, labels, about = StoreOptions(**plan["store_options"]), plan["labels"], plan["about"]
+    texts = [plan["name"], plan["root"], *labels]
+    counts = [store.per_shard, store.frames, store.short_side, store.quality]
+    if not all(isinstance(text, str) for text in texts) or not all(type(n) is int and n > 0 for n in counts):
+        raise ValueError("a text or a number is none")
+    if type(plan["clips"]) is not int or plan["clips"] < 0:
+        raise ValueError(f"it has {plan['clips']!r:.50} clips")
+    if Path(plan["name"]).name != plan["name"] or not isinstance(labels, list) or not isinstance(about, dict):
+        raise ValueError("its name, labels or options are none")
+    if store.fps is not None and not (type(store.fps) in (int, float) and 0 < store.fps < math.inf):
+        raise ValueError(f"it has {store.fps!r:.50} frames a second")
+    if plan["media"] not in get_args(SourceMedia) or store.store not in get_args(Store):
+        raise ValueError(f"it knows no media {plan['media']!r:.50} as {store.store!r:.50}")
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    """`root` may differ: the videos were moved. What lies there decides, and that is `content`."""
+    was, is_now = _flat(before), _flat(now)
+    names = (was.keys() | is_now.keys()) - {"root"}
+    changed = [name for name in sorted(names) if was.get(name) != is_now.get(name)]
+    if not changed:
+        return
+    named = [name for name in changed if name not in ("content", "labels")]
+    details = [f"{name} {shown(repr(was.get(name)))} → {shown(repr(is_now.get(name)))}" for name in named]
+    raise ConfigError(
+        f"{out} was begun with another {some(details, each=200) or 'list of clips, captions or labels'}",
+        hint="give the earlier options to continue, or choose another folder (or delete this one)",
+    )
+
+
+def _flat(described: dict[str, Any]) -> dict[str, Any]:
+    """The options of the store and of the listing beside the others."""
+    outer = {name: value for name, value in described.items() if name not in ("store_options", "about")}
+    return {**outer, **described.get("store_options", {}), **described.get("about", {})}

@@ -1,0 +1,1 @@
+"""Tables of users: csv, class lists, labels, the official files of Kinetics."""

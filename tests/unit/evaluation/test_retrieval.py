@@ -1,0 +1,173 @@
+"""What finds what: ranks by hand, ties, several captions, runs of several seeds side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.shards import frame, noisy_frames, picture, write_shards
+from umt_ds.batch import Tokens
+from umt_ds.config.schema import RunConfig
+from umt_ds.data.evaluation import iterate_once
+from umt_ds.data.pixels.augment import stretch_view
+from umt_ds.errors import DataError
+from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, find, retrieval_scores, similarity
+from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
+from umt_ds.jobs.evaluate import Retrieval, resized_how
+from umt_ds.report.pictures import draw_answers, draw_similarity
+
+
+def test_similarity_is_the_mean_over_the_vectors_of_a_video() -> None:
+    videos = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    texts = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    torch.testing.assert_close(similarity(videos, texts), torch.tensor([[0.5, 0.7]]))
+
+
+def test_ranks_are_counted_both_ways() -> None:
+    # captions 0 and 1 find their videos at ranks 0 and 2; videos 0, 1, 2 their captions at 0, 1, 1
+    similar = torch.tensor([[0.9, 0.8, 0.2], [0.1, 0.3, 0.4], [0.0, 0.5, 0.3]])
+    scores = retrieval_scores(similar, torch.tensor([0, 1, 2]))
+    assert scores.text_to_video[1] == pytest.approx(1 / 3)  # only caption 0
+    assert scores.text_to_video[5] == 1.0
+    assert scores.video_to_text[1] == pytest.approx(1 / 3)
+    assert scores.chance == pytest.approx(1 / 3)
+
+
+def test_any_of_its_captions_answers_for_a_video_and_each_is_a_query() -> None:
+    similar = torch.tensor([[0.1, 0.9, 0.5], [0.8, 0.2, 0.6]])
+    scores = retrieval_scores(similar, torch.tensor([0, 0, 1]))
+    assert scores.text_to_video[1] == pytest.approx(2 / 3)  # caption 0 finds video 1
+    assert scores.video_to_text[1] == pytest.approx(1 / 2)  # video 1 finds caption 0, which is not its own
+
+
+def test_a_model_that_finds_everything_alike_finds_nothing() -> None:
+    scores = retrieval_scores(torch.zeros(20, 20), torch.arange(20))
+    assert set(scores.text_to_video.values()) == set(scores.video_to_text.values()) == {0.0}
+
+
+def test_what_is_not_a_number_finds_nothing() -> None:
+    similar = torch.eye(20)
+    similar[:, 3] = similar[5] = math.nan  # of caption 3 and video 5
+    scores = retrieval_scores(similar, torch.arange(20))
+    assert scores.text_to_video[1] == 0.0  # the NaN of video 5 may be the best for every caption
+    assert retrieval_scores(torch.full((20, 20), math.nan), torch.arange(20)).mean == 0.0
+
+
+class Numbers:
+    """Embeds a clip as its first grey value, a caption as its number."""
+
+    def embed_videos(self, pixels: Tensor) -> Tensor:
+        return self._circle(pixels[:, :1, 0, 0, 0].float())
+
+    def embed_texts(self, tokens: Tokens) -> Tensor:
+        return self._circle(tokens.ids[:, 0].float())
+
+    def _circle(self, numbers: Tensor) -> Tensor:
+        angle = numbers / 256 * math.pi
+        return torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
+def tokens(captions: list[str]) -> Tokens:
+    ids = torch.tensor([[int(caption.split()[1])] for caption in captions])
+    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def grey(number: int) -> dict[str, bytes]:
+    said = json.dumps({"caption": [f"grey {10 * number}"]}).encode()
+    return {"000.png": picture(frame(10 * number, 0)), "json": said}
+
+
+def test_a_set_is_embedded_once_and_compared_whole(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, [4, 3], members=grey)
+    clips = iterate_once(folder, num_frames=1, side=8, batch_size=3, view="stretched", caption_field="caption")
+    found = find(Numbers(), tokens, clips)
+    assert len(found.keys) == 7
+    assert found.similarity.shape == (7, 7)
+    scores = retrieval_scores(found.similarity, found.video_of_text)
+    assert scores.text_to_video[1] == 1.0
+    (answer,) = answers(found, texts=[3], first=3)
+    assert answer.caption == "grey 30"
+    assert answer.found[0] == answer.right == 3
+    assert set(answer.found[1:]) == {2, 4}
+
+
+@dataclass
+class Looks:
+    """What `Retrieval` asks of a retriever to show it clips."""
+
+    antialias: bool
+    frames: int = 1
+    side: int = 8
+    tokenizer: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(clean=str.strip))
+
+
+@pytest.mark.parametrize("of_run", [True, False])
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_frames_are_resized_as_the_run_does_it_unless_told_otherwise(
+    of_run: bool, asked: bool | None, tmp_path: Path
+) -> None:
+    folder = write_shards(tmp_path, [2], members=noisy_frames)
+    request = Retrieval(folder, antialias=asked)
+    shown = request.frames_of({0}, Looks(antialias=of_run))  # type: ignore[arg-type]
+    stored = np.random.default_rng(0).integers(0, 256, (7, 20, 28, 3), dtype=np.uint8)  # of `noisy_frames`
+    how = of_run if asked is None else asked
+    assert np.array_equal(shown[0].numpy(), stretch_view(stored[[3]], side=8, antialias=how))
+
+
+def test_the_table_says_how_frames_were_resized() -> None:
+    assert resized_how([True]) == "resized with antialias"
+    assert resized_how([False, False]) == "resized without antialias, as published"
+    assert "each run" in resized_how([True, False])
+
+
+def test_clips_without_captions_are_refused(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, [4], members=lambda n: {**noisy_frames(n), "json": b"{}"})
+    with pytest.raises(DataError, match="of 4 samples are bad"):
+        list(iterate_once(folder, num_frames=1, side=8, batch_size=2, caption_field="caption"))
+
+
+def test_the_pictures_can_be_drawn() -> None:
+    found = RetrievalResult(("a", "b", "c"), ("one", "two", "three"), torch.arange(3), torch.rand(3, 3))
+    frames = {number: torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8) for number in range(3)}
+    for png in (
+        draw_similarity(found, title="t"),
+        draw_answers(answers(found, texts=[0, 2], first=3), frames, title="t"),
+    ):
+        assert png.startswith(b"\x89PNG")
+
+
+def run(seed: int, weights: str | None, **optim: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": f"r{seed}", "seed": seed, "init": {"weights": weights},
+            "task": {"kind": "stage2", "text": {"weights": "bert"}, "teacher": {"weights": "random"}},
+            "data": {"sources": {"a": {"shards": "s"}}}, "batch": {"global": 4, "micro": 2},
+            "optim": {"lr": 1e-3, "lr_rule": "absolute", **optim}, "schedule": {"steps": 3, "warmup_steps": 1},
+            "engine": {"deepspeed": "cpu.json"},
+        }
+    )  # fmt: skip
+
+
+def test_runs_that_differ_by_their_seed_alone_are_one_group() -> None:
+    runs = [run(0, "a"), run(0, None), run(1, "a"), run(1, None), run(0, "a", weight_decay=0.5)]
+    groups = groups_of(runs)
+    assert [group.members for group in groups] == [(0, 2), (1, 3), (4,)]
+    assert [(one.weights, other.weights) for one, other in pairs_of(groups)] == [("a", "scratch")]
+    assert pairs_of([groups[1], groups[0]]) == pairs_of(groups)
+
+
+def test_a_difference_of_means_has_the_standard_error_of_both() -> None:
+    one, other = Spread.of([3.0, 5.0, 4.0]), Spread.of([1.0, 2.0, 3.0])
+    gain, error = one.minus(other)
+    assert gain == pytest.approx(2.0)
+    assert error == pytest.approx(math.sqrt(1 / 3 + 1 / 3))
+    assert math.isnan(Spread.of([1.0]).deviation)

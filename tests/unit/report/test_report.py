@@ -1,0 +1,315 @@
+"""`umt report` on small run folders: curves, resumption, repeated steps, and what is missing is said."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.support.shards import noisy_frames, write_shards
+from umt_ds.cli.report import command
+from umt_ds.config.load import load_run
+from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.config.show import as_tree, as_yaml
+from umt_ds.engine.manifest import CheckpointManifest
+from umt_ds.errors import ConfigError, DataError, UmtError
+from umt_ds.report.facts import key_numbers
+from umt_ds.report.history import read_history
+from umt_ds.report.masked import shade_removed
+from umt_ds.report.pictures import draw_speed, draw_training
+from umt_ds.report.stage1_probe import Stage1Probe
+from umt_ds.report.write import ReportOptions, write_report
+from umt_ds.tasks.stage1.task import Stage1Task
+
+torch.set_num_threads(1)
+
+
+FAR = ("loss", "lr", "grad_norm", "clips_per_s", "peak_memory_gib")
+
+
+def metrics_line(step: int, *, attempt: int = 1, digest: str = "", loss: float | None = None) -> str:
+    """One logged step as the engine writes it."""
+    record: dict[str, Any] = {
+        "step": step, "draws": 4 * step, "epoch": step / 10, "loss": 2.0 / step if loss is None else loss,
+        "uta": 2.0 / step if loss is None else loss, "lr": 1e-3, "grad_norm": 1.0, "clips_per_s": 10.0,
+        "clips_per_s_per_device": 5.0, "data_stall_percent": 3.0, "mfu_percent": 1.0, "gflops_per_clip": 0.1,
+        "peak_memory_gib": 1.0, "bad_samples": 0, "skipped_steps": 0, "digest": digest or f"{step:016x}",
+        "digest_total": "feed", "mask_digest_total": "beef", "attempt": attempt,
+    }  # fmt: skip
+    return json.dumps(record) + "\n"
+
+
+KILLED_AND_RESUMED = [
+    *(metrics_line(step) for step in (1, 2, 3, 4, 5)),
+    *(metrics_line(step, attempt=2) for step in (4, 5, 6)),
+    '{"step": 7, "loss": 0.',  # killed while it wrote
+]
+
+
+def make_config(folder: Path, *overrides: str) -> RunConfig:
+    """demo/stage1 with the smallest models and a teacher of random weights."""
+    tower = "{image_size: 16, patch_size: 8, width: 32, layers: 2, heads: 2, out_width: 16}"
+    return load_run(
+        "demo/stage1",
+        (
+            f"run_dir={folder / 'run'}",
+            "task.student.preset=pocket",
+            "task.student.image_size=16",
+            "task.student.frames=2",
+            f"task.teacher.tower={tower}",
+            "task.teacher.weights=random",
+            "task.teacher.layers=2",
+            "task.mask.ratio=0.5",
+            f"data.sources.demo.shards={folder / 'train'}",
+            *overrides,
+        ),
+    )
+
+
+def make_run(config: RunConfig, lines: list[str]) -> Path:
+    run = config.folder
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(as_yaml(as_tree(config)))
+    (run / "metrics.jsonl").write_text("".join(lines))
+    return run
+
+
+def add_checkpoint(run: Path, config: RunConfig) -> None:
+    """Step 6 of a run whose student is exactly as it began."""
+    import hashlib
+
+    assert isinstance(config.task, Stage1Config)
+    task = Stage1Task(config.task, seed=config.seed, device=torch.device("cpu"), precision="fp32")
+    folder = run / "checkpoints" / "step-00000006"
+    folder.mkdir(parents=True)
+    path = folder / "weight-00000.safetensors"
+    save_file(task.module.state_dict(), path)
+    entry = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    manifest = CheckpointManifest(
+        step=6, progress={"step": 6}, config=as_tree(config), numbers_hash="numb", running_hash="runn",
+        fingerprints={"teacher": "tttt"}, files={path.name: entry}, world=2, zero_stage=1, precision="fp32",
+        versions={"torch": "9.9"}, written="2024-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    (folder / "manifest.json").write_text(manifest.to_json())
+
+
+def labelled(number: int) -> dict[str, bytes]:
+    content = {"motion": "up", "motion_label": number % 2, "caption": f"clip {number}"}
+    return {**noisy_frames(number), "json": json.dumps(content).encode()}
+
+
+def words_of(page: Path) -> str:
+    """The text of a page without tags and pictures."""
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", " ", page.read_text(), flags=re.DOTALL))
+
+
+# ---------------------------------------------------------------- the log
+
+
+def test_the_rank_that_the_others_wait_for_most_often_is_named(tmp_path: Path) -> None:
+    def line(step: int, rank: int, late_ms: float) -> str:
+        record = {**json.loads(metrics_line(step)), "slowest_rank": rank, "slowest_rank_ms": late_ms}
+        return json.dumps(record) + "\n"
+
+    config = make_config(tmp_path)
+    run = make_run(config, [metrics_line(1), line(2, 5, 8.0), line(3, 1, 2.0), line(4, 5, 9.0)])
+    history = read_history(run)
+    assert history.loss_names == ["loss"], "numbers of ranks are no losses"
+    told = dict(key_numbers(config, history))["slowest rank"]
+    assert told == "rank 5 in 67 % of the logged steps; the last one came 8.0 ms a step after the others (median)"
+
+
+def test_history_takes_the_later_record_and_compares_the_repeated_steps(tmp_path: Path) -> None:
+    run = make_run(make_config(tmp_path), KILLED_AND_RESUMED)
+    history = read_history(run)
+    assert history.steps() == [1, 2, 3, 4, 5, 6]
+    assert [record["attempt"] for record in history.records] == [1, 1, 1, 2, 2, 2]
+    assert history.resumed_at == (4,)
+    assert history.loss_names == ["loss"]  # uta is the same number
+    assert str(history.rerun) == (
+        "2 logged steps ran twice (steps 4 to 5, after a kill): all digests are equal; the losses differ by at most 0."
+    )
+
+
+def test_odd_lines_and_numbers_that_are_missing_cost_no_page(tmp_path: Path) -> None:
+    """A disk that lost power, a loss that overflowed, a record of an earlier version."""
+    short = json.dumps({"step": 3, "digest": "03", "attempt": 2})
+    nan = metrics_line(3).replace("2.0", "NaN")
+    config = load_run("demo/teacher", (f"run_dir={tmp_path / 'run'}",))
+    lines = [metrics_line(1), "null\n", metrics_line(2), "\0\0\0\n", nan, short, '\n{"st']
+    run, said = make_run(config, lines), []
+    page = Path(write_report(run, tmp_path / "out", ReportOptions(), say=said.append).splitlines()[0])
+    told = f"3 lines of {run / 'metrics.jsonl'} are no records, first at line 2"
+    assert told in words_of(page)
+    assert any(told in line for line in said)
+    assert "loss 2.0000 at step 1 → nan at step 3" in words_of(page)
+    assert "(not logged)" in words_of(page)
+
+
+def test_history_names_repeated_steps_that_saw_other_clips(tmp_path: Path) -> None:
+    lines = [metrics_line(1), metrics_line(2), metrics_line(2, attempt=2, digest="other", loss=0.75)]
+    rerun = read_history(make_run(make_config(tmp_path), lines)).rerun
+    assert rerun.different == (2,)
+    assert rerun.largest_loss_difference == 0.25
+    assert "DIFFER (steps 2)" in str(rerun)
+
+
+def test_curves_of_one_step_or_with_nan_are_drawn(tmp_path: Path) -> None:
+    history = read_history(make_run(make_config(tmp_path), [metrics_line(1, loss=float("nan"))]))
+    assert draw_training(history, title="one").startswith(b"\x89PNG")
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_curves_of_numbers_without_room_for_an_axis_are_drawn(tmp_path: Path) -> None:
+    """Of a run that diverged: the margins around 1e308 are infinite."""
+    lines = [json.dumps(json.loads(metrics_line(step)) | dict.fromkeys(FAR, 1.7e308)) + "\n" for step in (1, 2)]
+    history = read_history(make_run(make_config(tmp_path), lines))
+    assert draw_training(history, title="far").startswith(b"\x89PNG")
+    assert draw_speed(history, title="far").startswith(b"\x89PNG")
+
+
+def test_report_of_a_stage1_run_measures_and_draws(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (8,), members=labelled)
+    write_shards(tmp_path / "val", (4,), members=labelled)  # the same clips: neighbours at similarity 1
+    config = make_config(tmp_path)
+    run = make_run(config, KILLED_AND_RESUMED)
+    add_checkpoint(run, config)
+    result = CliRunner().invoke(command, [str(run)], catch_exceptions=False)
+    assert result.exit_code == 0
+
+    path, head, *rows = result.stdout.splitlines()
+    assert Path(path) == run / "report" / "index.html"
+    assert head.split() == ["kNN", "accuracy,", "%", "motion"]
+    assert [row.rsplit(maxsplit=1)[0].strip() for row in rows] == [
+        "trained student", "untrained student", "teacher", "chance",
+    ]  # fmt: skip
+    assert "probe val: 100%" in result.stderr
+
+    probe = json.loads((run / "report" / "probe.json").read_text())
+    assert probe["accuracy"]["chance"] == {"motion": 0.5}
+    assert probe["accuracy"]["trained student"] == probe["accuracy"]["untrained student"]
+    assert (probe["train_clips"], probe["test_clips"], probe["val"]) == (8, 4, str(tmp_path / "val"))
+
+    page = Path(path).read_text()
+    assert page.count('src="data:image/png;base64,') == 4
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from outside
+    for name in ("training", "speed", "masks", "probe"):
+        with Image.open(run / "report" / f"{name}.png") as picture:
+            assert picture.width > 500
+    words = words_of(Path(path))
+    for said in (
+        "Resumed; first steps logged after it: 4.",
+        "2 logged steps ran twice (steps 4 to 5, after a kill): all digests are equal",
+        "loss 2.0000 at step 1 → 0.3333 at step 6",
+        "shipped recipe demo/stage1 (recipe → this run)",
+        "task.teacher.weights runs/demo/teacher → random",
+        "step-00000006 2 rank(s), ZeRO 1, fp32",
+        "torch 9.9",
+        "Of the 2 × 4 patches of a clip the student sees 4",
+    ):
+        assert said in words, said
+    assert not list((run / "report").glob("*.partial"))
+
+
+def test_what_is_missing_is_said_and_the_rest_stands(tmp_path: Path) -> None:
+    run = make_run(make_config(tmp_path), [metrics_line(1)])  # no shards, no checkpoint
+    text = write_report(run, tmp_path / "out", ReportOptions(), say=lambda _: None)
+    assert f"no kNN accuracy: there are no held-out clips in {tmp_path / 'val'}" in text
+    words = words_of(tmp_path / "out" / "index.html")
+    assert f"Not drawn: there are no held-out clips in {tmp_path / 'val'} hint: name labelled shards" in words
+    assert "The run has no checkpoint yet." in words
+    assert "Ran without interruption." in words
+    assert (tmp_path / "out" / "training.png").is_file()
+
+
+def test_clips_without_labels_are_said(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        write_shards(tmp_path / name, (2,), members=lambda n: {**noisy_frames(n), "json": b"{}"})
+    config = make_config(tmp_path)
+    run = make_run(config, [metrics_line(1)])
+    text = write_report(run, tmp_path / "out", ReportOptions(), say=lambda _: None)
+    assert f"the clips of {tmp_path / 'train'} have no labels" in text
+    assert (tmp_path / "out" / "masks.png").is_file()
+
+
+def test_a_run_of_another_kind_has_curves_and_facts_only(tmp_path: Path) -> None:
+    config = load_run("demo/teacher", (f"run_dir={tmp_path / 'clip'}",))
+    run = make_run(config, [metrics_line(1), metrics_line(2)])
+    text = write_report(run, tmp_path / "out", ReportOptions(), say=lambda _: None)
+    assert text == str(tmp_path / "out" / "index.html")
+    words = words_of(tmp_path / "out" / "index.html")
+    assert "image_text: a CLIP of 4 layers" in words
+    assert "How good this CLIP is shows where it teaches" in words
+
+
+def test_several_runs_go_to_folders_of_their_names(tmp_path: Path) -> None:
+    config = load_run("demo/teacher", (f"run_dir={tmp_path / 'one'}",))
+    runs = [make_run(config.model_copy(update={"run_dir": tmp_path / n}), [metrics_line(1)]) for n in ("one", "two")]
+    out = tmp_path / "out"
+    result = CliRunner().invoke(command, [str(runs[0]), str(runs[1]), "-o", str(out)], catch_exceptions=False)
+    assert result.stdout.split() == [str(out / "one" / "index.html"), str(out / "two" / "index.html")]
+    with pytest.raises(ConfigError, match="two of the runs have one name"):
+        CliRunner().invoke(command, [str(runs[0]), str(runs[0]), "-o", str(out)], catch_exceptions=False)
+
+
+def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(UmtError, match="is no run folder") as refused:
+        write_report(tmp_path, tmp_path / "out", ReportOptions(), say=lambda _: None)
+    assert refused.value.hint == "name a folder that `umt train` wrote"
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1')
+    with pytest.raises(UmtError, match=r"has not logged a step yet \(1 line of .* is no record"):
+        write_report(tmp_path, tmp_path / "out", ReportOptions(), say=lambda _: None)
+
+
+def test_shards_that_the_user_names_must_be_there(tmp_path: Path) -> None:
+    run = make_run(make_config(tmp_path), [metrics_line(1)])
+    with pytest.raises(DataError, match="not a folder of finished shards"):
+        write_report(run, tmp_path / "out", ReportOptions(val=tmp_path / "nowhere"), say=lambda _: None)
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def test_the_untrained_student_is_the_one_that_training_began_with(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    assert isinstance(config.task, Stage1Config)
+    study = Stage1Probe(config.folder, config, config.task, None, None, 10)
+    task = Stage1Task(config.task, seed=config.seed, device=torch.device("cpu"), precision="fp32")
+    began = task.module.encoder.state_dict()
+    for name, tensor in study.untrained().state_dict().items():
+        assert torch.equal(tensor.cpu(), began[name]), name
+    other = replace(study, config=config.model_copy(update={"seed": 1})).untrained()
+    assert not torch.equal(other.patch_embed.proj.weight.cpu(), began["patch_embed.proj.weight"])
+
+
+def test_training_clips_cannot_be_held_out_too(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "train", (2,))
+    config = make_config(tmp_path)
+    assert isinstance(config.task, Stage1Config)
+    with pytest.raises(ConfigError, match="training and held-out clips at once"):
+        _ = Stage1Probe(config.folder, config, config.task, None, shards, 10).held_out_shards
+
+
+def test_kept_patches_keep_their_colour_and_removed_ones_turn_dark_and_grey() -> None:
+    pixels = torch.zeros(2, 4, 6, 3, dtype=torch.uint8)
+    pixels[..., 0] = 200  # red
+    shaded = shade_removed(pixels, torch.tensor([1, 5]), (2, 3)).numpy()  # 2 x 2 pixels a patch
+    red, dark = np.array([200, 0, 0]), np.array([15, 15, 15])
+    for frame in range(2):
+        for row in range(4):
+            for column in range(6):
+                patch = frame * 6 + row // 2 * 3 + column // 2
+                expected = red if patch in (1, 5) else dark
+                assert (shaded[frame, row, column] == expected).all()

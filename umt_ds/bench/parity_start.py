@@ -1,0 +1,87 @@
+"""Where our step and its plain twin both start: the same weights, and what chance decided once, to compare losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from umt_ds.bench.plain import PlainStep, build_plain, refuse_unpublished
+from umt_ds.bench.plain_stage2 import Drawn, PlainStage2Step, build_plain_stage2, refuse_unpublished_stage2
+from umt_ds.bench.synthetic import noise_vocabulary
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
+from umt_ds.engine.protocol import BatchSource
+from umt_ds.tasks.stage1.task import Stage1Task
+from umt_ds.tasks.stage2.model import bert_size_of
+from umt_ds.tasks.stage2.task import Stage2Task
+
+
+@dataclass(frozen=True)
+class ParityStart:
+    """state: our weights; drawn: a mask, and for stage 2 the rest; loss: ours, with nothing dropped."""
+
+    state: dict[str, Tensor]
+    drawn: Any
+    loss: float
+
+    @staticmethod
+    @torch.no_grad()
+    def of(task: Stage1Task | Stage2Task, config: RunConfig, source: BatchSource) -> ParityStart:
+        """Before DeepSpeed takes the module. Raises ConfigError where there is no published step."""
+        _refuse(task, config)
+        module = task.module.to(task.device).eval()
+        inputs = task.prepare(next(source.micro_batches(0)), 0)
+        loss = module(inputs).total.item()
+        drawn = _of_stage1(task, inputs) if isinstance(task, Stage1Task) else _of_stage2(task, inputs)
+        module.train()
+        return ParityStart(
+            {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}, drawn, loss
+        )
+
+    def twin(
+        self, task: Stage1Task | Stage2Task, config: RunConfig, *, precision: Precision
+    ) -> PlainStep | PlainStage2Step:
+        """The published step, from here."""
+        settings, device = config.task, task.device
+        assert task.teacher is not None
+        if isinstance(settings, Stage2Config):
+            words = noise_vocabulary(settings.text)
+            return build_plain_stage2(
+                settings, task.teacher, bert_size_of(settings.text), words, self.state, config.optim,
+                device=device, precision=precision,
+            )  # fmt: skip
+        assert isinstance(settings, Stage1Config)
+        return build_plain(settings, task.teacher, self.state, config.optim, device=device, precision=precision)
+
+
+def _refuse(task: Stage1Task | Stage2Task, config: RunConfig) -> None:
+    if isinstance(config.task, Stage2Config):
+        refuse_unpublished_stage2(config.task, task.teacher)
+    elif isinstance(config.task, Stage1Config):
+        assert task.teacher is not None
+        refuse_unpublished(config.task, task.teacher)
+
+
+def _of_stage1(task: Stage1Task, inputs: Any) -> Tensor:
+    """The mask: bool [B,N], True hidden."""
+    return _hidden(inputs.keep, len(task.module.encoder.position_table(inputs.pixels)))
+
+
+def _of_stage2(task: Stage2Task, inputs: Any) -> Drawn:
+    ((rows,),) = inputs.pieces
+    module = task.module
+    (seen,) = module.look([rows])
+    false = module.false_pairs([rows], [seen], module.temperature(), step=inputs.step)
+    labels = torch.full_like(rows.ids, -100).flatten()
+    count = rows.hidden.count
+    labels[rows.hidden.places[:count]] = rows.hidden.labels[:count]
+    tokens = len(module.vision_encoder.encoder.position_table(rows.clips.pixels))
+    mask = _hidden(rows.clips.keep, tokens)
+    return Drawn(mask, rows.hidden.ids, labels.view_as(rows.ids), (false.video, false.caption))
+
+
+def _hidden(keep: Tensor, tokens: int) -> Tensor:
+    return torch.ones(len(keep), tokens, dtype=torch.bool).scatter(1, keep.cpu(), False)

@@ -1,0 +1,89 @@
+"""Batches of noise in host memory, over and over: what a step is measured on where no shards are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from umt_ds.batch import Batch, Media, Tokens
+from umt_ds.config.batching import RunPlan
+from umt_ds.config.schema import BertConfig, RunConfig, Stage2Config
+from umt_ds.distributed.job import Job
+from umt_ds.losses.masked_lm import Vocabulary
+from umt_ds.tasks.build import clip_shape
+from umt_ds.tasks.image_text.task import clip_tokenizer
+from umt_ds.tasks.stage2.model import bert_size_of
+
+Shown = Literal["video", "image", "packed"]
+DIFFERENT_BATCHES = 4
+_SHORTEST = 0.25  # captions have from a quarter of max_tokens to all of them
+
+
+def noise_vocabulary(text: BertConfig) -> Vocabulary:
+    """That of a BERT of which nothing but the size is known; the numbers are those of bert-base-uncased, if it is as
+    large."""
+    size = bert_size_of(text).vocab_size
+    return Vocabulary(size, cls_id=101, pad_id=0, mask_id=103) if size > 103 else Vocabulary(size, 2, 0, 4)
+
+
+def shares_of_shown(shown: Shown) -> dict[Media, float]:
+    """The part of the rows that each medium has."""
+    return {"image": 0.5, "video": 0.5} if shown == "packed" else {shown: 1.0}
+
+
+class SyntheticBatches:
+    """Satisfies `engine.protocol.BatchSource`: a few micro-batches, shown in turns."""
+
+    def __init__(self, config: RunConfig, plan: RunPlan, job: Job, *, shown: Shown) -> None:
+        self._plan, self._rank = plan, job.world.rank
+        self._rows = plan.micro * config.data.num_sample
+        frames, side = clip_shape(config)
+        task = config.task if isinstance(config.task, Stage2Config) else None
+        draw = torch.Generator().manual_seed(job.world.rank)
+        batches = [
+            [
+                _batch(medium, round(share * self._rows), 1 if medium == "image" else frames, side, task, draw)
+                for medium, share in shares_of_shown(shown).items()
+            ]
+            for _ in range(DIFFERENT_BATCHES)
+        ]
+        pinned = job.device.type == "cuda"
+        self._batches = [[part.pin_memory() for part in parts] for parts in batches] if pinned else batches
+
+    def deliveries(self, step: int) -> Iterator[Callable[[], Batch]]:
+        """Nothing is left to do for them."""
+        for batch in self.micro_batches(step):
+            yield partial(lambda batch: batch, batch)
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """As many as a step has."""
+        for micro_step in range(self._plan.accumulation):
+            first = (micro_step * self._plan.world + self._rank) * self._rows
+            parts = []
+            for part in self._batches[step % DIFFERENT_BATCHES]:
+                slots = torch.arange(first, first + len(part.draws))
+                parts.append(replace(part, draws=slots, slots=slots))
+                first += len(slots)
+            yield parts[0] if len(parts) == 1 else replace(parts[0], packed_with=parts[1])
+
+
+def _batch(medium: Media, rows: int, frames: int, side: int, task: Stage2Config | None, draw: torch.Generator) -> Batch:
+    pixels = torch.randint(0, 256, (rows, frames, side, side, 3), dtype=torch.uint8, generator=draw)
+    numbers = torch.arange(rows)
+    tokens = None if task is None else _captions(rows, task, draw)
+    return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, ids=numbers)
+
+
+def _captions(rows: int, task: Stage2Config, draw: torch.Generator) -> Tokens:
+    words, length = noise_vocabulary(task.text), task.text.max_tokens
+    ids: Tensor = torch.randint(words.mask_id + 1, words.size, (rows, length), generator=draw)
+    ids[:, 0] = words.cls_id
+    lengths = torch.randint(max(2, round(_SHORTEST * length)), length + 1, (rows, 1), generator=draw)
+    is_token = torch.arange(length) < lengths
+    of_clip = clip_tokenizer()(["noise"] * rows).ids if task.align_projections == "visual_text" else None
+    return Tokens(ids * is_token + words.pad_id * ~is_token, is_token, clip_ids=of_clip)

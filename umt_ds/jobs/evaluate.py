@@ -1,0 +1,135 @@
+"""What `umt eval` does: load the runs, score them, and put the scores side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from umt_ds.config.load import load_run
+from umt_ds.config.schema import RunConfig
+from umt_ds.data.evaluation import EvalBatch, iterate_once
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.errors import MachineError
+from umt_ds.evaluation.metrics.retrieval import RANKS, RetrievalResult, RetrievalScores, find, retrieval_scores
+from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
+from umt_ds.tasks.stage2.retriever import Retriever, build_retriever
+from umt_ds.terminal import columns
+
+_HEAD = [*(f"T→V R@{k}" for k in RANKS), *(f"V→T R@{k}" for k in RANKS), "mean"]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Which clips, and how. limit: only the first so many. antialias: None as the run's own clips are resized."""
+
+    shards: Path
+    limit: int | None = None
+    caption: str = "caption"
+    batch: int = 16
+    antialias: bool | None = None
+
+    def search(self, retriever: Retriever, *, name: str) -> RetrievalResult:
+        """Embed all clips and captions by a model. Raises DataError for clips without captions."""
+        return find(retriever, retriever.tokenizer, self._clips(retriever, name))
+
+    def frames_of(self, videos: Collection[int], retriever: Retriever) -> dict[int, Tensor]:
+        """The frames of some of the clips, by their number: u8 [T,H,W,3]."""
+        every = (frames for some in self._clips(retriever, "pictures") for frames in some.pixels)
+        return {number: frames for number, frames in enumerate(every) if number in videos}
+
+    def resizes_smoothly(self, of_run: bool) -> bool:
+        """Whether with antialias."""
+        return of_run if self.antialias is None else self.antialias
+
+    def _clips(self, retriever: Retriever, name: str) -> Iterator[EvalBatch]:
+        clips = iterate_once(
+            self.shards,
+            num_frames=retriever.frames,
+            side=retriever.side,
+            batch_size=self.batch,
+            view="stretched",
+            antialias=self.resizes_smoothly(retriever.antialias),
+            caption_field=self.caption,
+            clean=retriever.tokenizer.clean,
+            limit=self.limit,
+        )
+        return with_bar(clips, self.shards, limit=self.limit, name=f"embed {name}")
+
+
+def score_retrieval(runs: Sequence[Path], request: Retrieval, *, out: Path | None) -> str:
+    """The table as text; the numbers go to `out`, too. Raises ConfigError for a run that is not of stage 2."""
+    configs = [load_run(str(run / "config.yaml")) for run in runs]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scores = []
+    for run, config in zip(runs, configs, strict=True):
+        found = request.search(build_retriever(config, run, device=device), name=run.name)
+        scores.append(retrieval_scores(found.similarity, found.video_of_text))
+    if out is not None:
+        _write(out, runs, request, scores)
+    smooth = {request.resizes_smoothly(config.data.augment.antialias) for config in configs}
+    return _text(runs, configs, scores, resized=resized_how(smooth))
+
+
+def resized_how(smooth: Collection[bool]) -> str:
+    """How the frames of all runs were resized. smooth: with antialias or without, as it occurs."""
+    if len(set(smooth)) > 1:
+        return "resized as each run's own clips are, with antialias or without"
+    return "resized with antialias" if any(smooth) else "resized without antialias, as published"
+
+
+def numbers_of_scores(scores: RetrievalScores) -> list[float]:
+    """R@1, 5, 10 both ways and their mean, in percent."""
+    shares = [*scores.text_to_video.values(), *scores.video_to_text.values(), scores.mean]
+    return [100 * share for share in shares]
+
+
+def _text(
+    runs: Sequence[Path], configs: Sequence[RunConfig], scores: Sequence[RetrievalScores], *, resized: str
+) -> str:
+    numbers = [numbers_of_scores(score) for score in scores]
+    rows = [[run.name, *(f"{number:.1f}" for number in row)] for run, row in zip(runs, numbers, strict=True)]
+    groups = groups_of(configs)
+    spreads = [[Spread.of([numbers[m][c] for m in group.members]) for c in range(len(_HEAD))] for group in groups]
+    for group, spread in zip(groups, spreads, strict=True):
+        if len(group.members) > 1:
+            name = f"mean ± sd of {len(group.members)} from {group.weights}"
+            rows.append([name, *(f"{c.mean:.1f} ± {c.deviation:.1f}" for c in spread)])
+    for one, other in pairs_of(groups):
+        left, right = spreads[groups.index(one)], spreads[groups.index(other)]
+        gains = [a.minus(b) for a, b in zip(left, right, strict=True)]
+        name = f"{one.weights} less {other.weights}, ± standard error"
+        rows.append([name, *(f"{gain:+.1f} ± {error:.1f}" for gain, error in gains)])
+    first = scores[0]
+    about = f"{first.texts} captions, {first.videos} clips, {resized}; chance is {100 * first.chance:.2f} % at R@1."
+    return f"{about} In percent:\n{columns([['', *_HEAD], *rows])}"
+
+
+def _write(out: Path, runs: Sequence[Path], request: Retrieval, scores: Sequence[RetrievalScores]) -> None:
+    content = {
+        "shards": str(request.shards),
+        "limit": request.limit,
+        "antialias": "as each run" if request.antialias is None else request.antialias,
+        "runs": {str(run): asdict(score) for run, score in zip(runs, scores, strict=True)},
+    }
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, out)
+    except OSError as error:
+        raise MachineError(f"cannot write {out}: {error}", hint="choose another file with -o") from error
+
+
+def with_bar(clips: Iterator[EvalBatch], shards: Path, *, limit: int | None, name: str) -> Iterator[EvalBatch]:
+    """The same batches of `shards`, `limit` clips at most in all, counted by a bar on stderr."""
+    total = load_manifest(shards).num_samples
+    with tqdm(total=total if limit is None else min(total, limit), unit="clip", desc=name) as bar:
+        for batch in clips:
+            yield batch
+            bar.update(len(batch.keys))

@@ -1,0 +1,1 @@
+"""What one looks at before a job is queued: machine, run, plan."""

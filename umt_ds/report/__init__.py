@@ -1,0 +1,1 @@
+"""What came of a run: its page, and the comparison of two."""

@@ -1,0 +1,228 @@
+"""The pictures of a report. The door to matplotlib, which loads on use; figures are drawn without pyplot, so there
+is no backend to choose and nothing global to clean up.
+
+Shapes: T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult
+from umt_ds.report.history import History
+from umt_ds.report.masked import MaskedClip, shade_removed, squares
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TITLES = {
+    "loss": "loss",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "clips_per_s": "clips a second",
+    "data_stall_percent": "waiting for data, %",
+    "peak_memory_gib": "peak memory, GiB",
+}
+_MOST = 1e100  # what is larger is not drawn: margins around it are infinite
+_LINE, _MARK, _GRID, _RIGHT = "#1f5fa8", "#c0392b", "#dddddd", "#2e9e4f"
+_MEDIA = {"image": "#e39c37", "video": "#1f5fa8"}  # whose losses are logged apart
+_BARS = ("#1f5fa8", "#9bbcdd", "#e39c37", "#bbbbbb", "#6aa84f", "#8e63a9")
+
+
+# ---------------------------------------------------------------- curves
+
+
+def draw_training(history: History, *, title: str) -> bytes:
+    """Loss and its parts (of images and clips together), learning rate and gradient norm over the steps, as PNG."""
+    panels = [names for _, names in groupby_loss(history.loss_names)]
+    return _draw_curves(history, [*panels, ["lr"], ["grad_norm"]], title=title)
+
+
+def groupby_loss(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Parts of a loss by what they are, in the order given: image_vtc and video_vtc are both vtc."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        medium, _, part = name.partition("_")
+        groups.setdefault(part if medium in _MEDIA else name, []).append(name)
+    return list(groups.items())
+
+
+def draw_speed(history: History, *, title: str) -> bytes:
+    """Throughput, data stall and memory over the steps, as PNG."""
+    return _draw_curves(history, [["clips_per_s"], ["data_stall_percent"], ["peak_memory_gib"]], title=title)
+
+
+def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str) -> bytes:
+    """One panel for each row of names above one another, over the same steps; each resumption a dashed line."""
+    figure = _figure(width=9.0, height=0.8 + 1.75 * len(rows), title=title)
+    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, names in zip(panels, rows, strict=True):
+        name = names[0]
+        for each in names:
+            _draw_line(panel, history, each)
+        medium, _, part = name.partition("_")
+        panel.set_ylabel(part if medium in _MEDIA else _TITLES.get(name, name))
+        if len(names) > 1 or medium in _MEDIA:
+            panel.legend(loc="upper right", frameon=False, fontsize=8)
+        panel.ticklabel_format(axis="y", scilimits=(-3, 5))
+        if name not in history.loss_names:
+            panel.set_ylim(0, 100 if name == "data_stall_percent" else _above(history.values(name)))
+        for number, step in enumerate(history.resumed_at):
+            label = "resumed (first step logged after it)" if number == 0 else None
+            panel.axvline(step, color=_MARK, linestyle="--", linewidth=1.2, label=label)
+        _tidy(panel)
+    if history.resumed_at:
+        panels[0].legend(loc="upper right", frameon=False)
+    panels[-1].set_xlabel("optimiser step")
+    figure.align_ylabels()
+    return _png(figure)
+
+
+def _draw_line(panel: Axes, history: History, name: str) -> None:
+    """What was logged under a name, where it was: a step that shows clips says nothing of images."""
+    steps, values = history.steps(), history.values(name)
+    told = [(step, value) for step, value in zip(steps, values, strict=True) if abs(value) < _MOST]
+    medium = name.partition("_")[0]
+    marker = "o" if len(told) == 1 else ""  # a line through one point shows nothing
+    panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=medium)
+
+
+def _above(values: Sequence[float]) -> float:
+    """The top of an axis from 0 that has room for all values that are drawn."""
+    return max(1.08 * max((value for value in values if abs(value) < _MOST), default=0.0), 0.0) or 1.0
+
+
+# ---------------------------------------------------------------- masks
+
+
+def draw_masks(clips: Sequence[MaskedClip], *, title: str) -> bytes:
+    """For each clip its frames, what is left of them, and the teacher's attention, as PNG."""
+    rows: list[Callable[[MaskedClip, Axes], None]] = [_show_frames, _show_kept]
+    if clips[0].attention is not None:
+        rows.append(_show_attention)
+    frames, height, width = clips[0].pixels.shape[:3]
+    strip = min(2.4, 9.2 * height / (frames * width))  # inches
+    figure = _figure(width=10.5, height=0.7 + len(clips) * (len(rows) * (strip + 0.08) + 0.4), title=title)
+    panels = figure.subplots(len(clips) * len(rows), 1, squeeze=False)[:, 0]
+    for number, clip in enumerate(clips):
+        for show, panel in zip(rows, panels[number * len(rows) :], strict=False):
+            show(clip, panel)
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.spines[:].set_visible(False)
+        panels[number * len(rows)].set_title(clip.title, fontsize=10, loc="left")
+    return _png(figure)
+
+
+def _show_frames(clip: MaskedClip, panel: Axes) -> None:
+    panel.imshow(_strip(clip.pixels).numpy(), interpolation="nearest")
+    panel.set_ylabel("frames")
+
+
+def _show_kept(clip: MaskedClip, panel: Axes) -> None:
+    panel.imshow(_strip(shade_removed(clip.pixels, clip.keep, clip.grid)).numpy(), interpolation="nearest")
+    panel.set_ylabel("kept")
+
+
+def _show_attention(clip: MaskedClip, panel: Axes) -> None:
+    """Bright: much. One scale for all frames of the clip."""
+    assert clip.attention is not None
+    heat = squares(clip.attention.view(-1, *clip.grid), like=clip.pixels)  # [T,H,W]
+    panel.imshow(_strip(heat).numpy(), interpolation="nearest", cmap="inferno", vmin=0, vmax=float(heat.max()))
+    panel.set_ylabel("attention")
+
+
+def _strip(frames: Tensor) -> Tensor:
+    """Frames [T,H,W(,3)] side by side with a white gap between them: [H, T·(W+gap)-gap(,3)]."""
+    gap = max(2, frames.shape[2] // 24)
+    blank = 255 if frames.dtype == torch.uint8 else float("nan")
+    white = frames.new_full((len(frames), frames.shape[1], gap, *frames.shape[3:]), blank)
+    return torch.cat([frames, white], dim=2).transpose(0, 1).flatten(1, 2)[:, :-gap]
+
+
+# ---------------------------------------------------------------- probe
+
+
+def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) -> bytes:
+    """A group of bars for each label field, a bar for each model, as PNG. accuracy: model → field → share."""
+    fields = list(next(iter(accuracy.values())))
+    figure = _figure(width=max(6.5, 2.0 + 2.6 * len(fields)), height=3.8, title=title)
+    panel = figure.subplots()
+    width = 0.8 / len(accuracy)
+    for number, (model, scores) in enumerate(accuracy.items()):
+        places = [place + (number - (len(accuracy) - 1) / 2) * width for place in range(len(fields))]
+        heights = [100 * scores[field] for field in fields]
+        bars = panel.bar(places, heights, width=0.92 * width, color=_BARS[number % len(_BARS)], label=model)
+        panel.bar_label(bars, fmt="%.0f", fontsize=9, padding=1)
+    panel.set_xticks(range(len(fields)), fields)
+    panel.set_ylabel("kNN accuracy, %")
+    panel.set_ylim(0, 108)
+    _tidy(panel)
+    panel.grid(visible=False, axis="x")
+    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return _png(figure)
+
+
+# ---------------------------------------------------------------- retrieval
+
+
+def draw_similarity(found: RetrievalResult, *, title: str) -> bytes:
+    """Every caption against every video, as PNG; captions in the order of their videos: the diagonal is right."""
+    order = found.video_of_text.argsort(stable=True)
+    figure = _figure(width=7.2, height=6.4, title=title)
+    panel = figure.subplots()
+    image = panel.imshow(found.similarity[:, order].T.numpy(), cmap="viridis", aspect="auto", interpolation="nearest")
+    panel.set_xlabel("video")
+    panel.set_ylabel("caption")
+    figure.colorbar(image, ax=panel, label="similarity (cosine)")
+    return _png(figure)
+
+
+def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, title: str) -> bytes:
+    """For each caption a row of the videos it found, best first; its own has a green frame. As PNG.
+
+    frames: of each video shown, u8 [T,H,W,3].
+    """
+    columns = len(answers[0].found)
+    figure = _figure(width=2.6 * columns, height=0.6 + 1.15 * len(answers), title=title)
+    rows = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
+    for row, answer in zip(rows, answers, strict=True):
+        place = answer.found.index(answer.right) + 1 if answer.right in answer.found else None
+        where = f"its own is number {place}" if place else f"its own is not among the first {columns}"
+        row.suptitle(f"“{answer.caption}”: {where}", fontsize=9, x=0.01, ha="left")
+        for panel, video in zip(row.subplots(1, columns, squeeze=False)[0], answer.found, strict=True):
+            panel.imshow(_strip(frames[video]).numpy(), interpolation="nearest")
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.spines[:].set_color(_RIGHT if video == answer.right else _GRID)
+            panel.spines[:].set_linewidth(4 if video == answer.right else 1)
+    return _png(figure)
+
+
+# ---------------------------------------------------------------- the door
+
+
+def _figure(*, width: float, height: float, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _tidy(panel: Axes) -> None:
+    panel.grid(visible=True, color=_GRID, linewidth=0.7)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

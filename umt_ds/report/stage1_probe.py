@@ -1,0 +1,138 @@
+"""A stage-1 run under the lens: its student as it began and as it is, its teacher, and held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.data.evaluation import EvalBatch, iterate_once
+from umt_ds.data.shards.storage import absolute
+from umt_ds.data.shards.stream import Tars
+from umt_ds.errors import ConfigError, DataError, UmtError
+from umt_ds.evaluation.metrics.probe import (
+    Encode,
+    ProbeResult,
+    label_fields,
+    pooled_student,
+    pooled_teacher,
+    probe_all,
+)
+from umt_ds.jobs.evaluate import with_bar
+from umt_ds.masking import MaskPlan
+from umt_ds.models.presets import vit_size
+from umt_ds.models.teachers import Teacher
+from umt_ds.models.vit import VideoViT
+from umt_ds.report.masked import MaskedClip, masked_clips
+from umt_ds.tasks.build import shards_of
+from umt_ds.tasks.initial import read_weights
+from umt_ds.tasks.stage1.task import load_teacher
+from umt_ds.weights.load import load_strict
+from umt_ds.weights.published import encoder_state
+
+_BATCH = 4  # clips encoded at a time: larger ones do not fit a CPU's cache
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stage1Probe:
+    """A stage-1 run. train, val: labelled shards; None for the run's own, and the folder `val` beside them.
+
+    Every method raises UmtError where what it needs is not there.
+    """
+
+    run: Path
+    config: RunConfig
+    task: Stage1Config
+    train: Path | None
+    val: Path | None
+    max_clips: int
+
+    @property
+    def training_shards(self) -> Path:
+        if self.train is not None:
+            return self.train
+        shards = shards_of(next(iter(self.config.data.sources.values())))
+        if isinstance(shards, Tars):
+            raise DataError("the run's clips are streamed", hint="name labelled shards: --train, --val")
+        return shards
+
+    @property
+    def held_out_shards(self) -> Path:
+        train = self.training_shards
+        val = self.val or train.parent / "val"
+        if not val.is_dir():
+            raise DataError(f"there are no held-out clips in {val}", hint="name labelled shards with --val SHARDS")
+        if absolute(train) == absolute(val):
+            raise ConfigError(f"{train} cannot be training and held-out clips at once", hint="--val OTHER_SHARDS")
+        return val
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return load_teacher(self.task.teacher)[0].to(_device())
+
+    @property
+    def mask(self) -> MaskPlan:
+        return MaskPlan(self.task.mask.kind, self.task.mask.ratio)
+
+    def untrained(self) -> VideoViT:
+        """The student as the run began: the seed alone decides it."""
+        torch.manual_seed(self.config.seed)  # as `tasks.stage1` does
+        return VideoViT(vit_size(self.task.student.preset)).to(_device())
+
+    def trained(self) -> VideoViT:
+        """The student of the newest checkpoint."""
+        encoder = self.untrained()
+        load_strict(encoder, encoder_state(read_weights(self.run)), where=str(self.run))
+        return encoder
+
+    def masked_clips(self) -> list[MaskedClip]:
+        """Some held-out clips under the run's mask."""
+        student = self.task.student
+        return masked_clips(
+            self.held_out_shards,
+            self.teacher,
+            self.mask,
+            frames=student.frames,
+            side=student.image_size,
+            antialias=self.config.data.augment.antialias,
+            seed=self.config.seed,
+        )
+
+    def probe(self, say: Say) -> ProbeResult:
+        """kNN accuracy of trained student, untrained student, teacher (where it can be loaded), and chance."""
+        train, val = self.training_shards, self.held_out_shards
+        fields = label_fields(train)
+        if not fields:
+            raise DataError(f"the clips of {train} have no labels", hint="name labelled shards: --train, --val")
+        encoders: dict[str, Encode] = {
+            "trained student": pooled_student(self.trained()),
+            "untrained student": pooled_student(self.untrained()),
+        }
+        try:
+            encoders["teacher"] = pooled_teacher(self.teacher)
+        except UmtError as error:
+            say(f"without the teacher: {error}")
+        return probe_all(encoders, self._read(train, fields), self._read(val, fields), fields=fields)
+
+    def _read(self, shards: Path, fields: Sequence[str]) -> Iterator[EvalBatch]:
+        """The first `max_clips` clips: shards lie in hashed order, so these are a fair sample of all."""
+        student = self.task.student
+        clips = iterate_once(
+            shards,
+            num_frames=student.frames,
+            side=student.image_size,
+            antialias=self.config.data.augment.antialias,
+            batch_size=_BATCH,
+            label_fields=fields,
+            limit=self.max_clips,
+        )
+        return with_bar(clips, shards, limit=self.max_clips, name=f"probe {shards.name}")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""A CLIP on single frames with captions: makes the teacher of the demo."""

@@ -1,0 +1,1 @@
+"""Stage 1: masked video distillation from a frozen teacher."""

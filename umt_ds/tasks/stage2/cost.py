@@ -1,0 +1,149 @@
+"""What a view of stage 2 costs, by its medium: arithmetic and memory, from the sizes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from umt_ds.batch import Media
+from umt_ds.config.schema import Stage2Config
+from umt_ds.losses.masked_lm import Vocabulary
+from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, teacher_flops_per_clip, text_flops
+from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip, text_bytes
+from umt_ds.models.presets import BertSize, vit_size
+from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.tasks.stage2.model import bert_size_of, build_module, media_masks
+from umt_ds.tasks.stage2.module import Stage2Module
+
+
+class Stage2Cost:
+    """Of a configuration; `frames` of a clip, one of an image."""
+
+    def __init__(self, config: Stage2Config, teacher: Teacher | None) -> None:
+        self._config, self._teacher = config, teacher
+        self._masks = media_masks(config, teacher)
+        self._patches = (config.student.image_size // vit_size(config.student.preset).patch) ** 2
+
+    def frames(self, medium: Media) -> int:
+        """That the student sees."""
+        return 1 if medium == "image" else self._config.student.frames
+
+    def visible(self, medium: Media) -> int:
+        """Tokens that the student sees."""
+        mask, frames = self._masks[medium], self.frames(medium)
+        return frames * self._patches if mask is None else mask.visible(frames, self._patches)
+
+    def flops(self, medium: Media) -> tuple[float, float]:
+        """Of one view: all that is trained, forward and backward; and the teacher's forward."""
+        trained = self._student_flops(medium).forward_backward + self._text(medium).forward_backward
+        return trained, self._teacher_flops(medium, lean=True)
+
+    def forward_flops(self, medium: Media) -> float:
+        """All that is trained, forward."""
+        return self._student_flops(medium).forward + self._text(medium).forward
+
+    def published_flops(self, medium: Media) -> tuple[float, float]:
+        """The same as published: all patches embedded, the whole teacher, keys and values made for each pair, and words
+        guessed at every token (SPEC 7)."""
+        size, sizes = vit_size(self._config.student.preset), self._reading(medium)
+        embedded = self.frames(medium) * self._patches
+        student = student_flops_per_clip(size, visible=self.visible(medium), embedded=embedded, **self._aligned)
+        tokens = self._config.text.max_tokens
+        sizes |= {"videos": sizes["looks"], "guesses": tokens if sizes["guesses"] else 0}
+        text = text_flops(self._bert, **sizes)
+        return student.forward_backward + text.forward_backward, self._teacher_flops(medium, lean=False)
+
+    def activation_bytes(self, medium: Media, *, element: int) -> float:
+        """Kept of one view for the backward."""
+        settings = self._config
+        student = student_bytes_per_clip(
+            vit_size(settings.student.preset),
+            visible=self.visible(medium),
+            element=element,
+            checkpoint_blocks=settings.student.checkpoint_blocks,
+            **self._aligned,
+        )
+        checkpointed = settings.text.checkpoint_layers
+        sizes = self._reading(medium)
+        return student + text_bytes(self._bert, **sizes, element=element, checkpoint_layers=checkpointed)
+
+    def teacher_bytes(self, medium: Media, *, element: int) -> float:
+        """That the teacher's look at one view takes at its largest."""
+        teacher, settings = self._teacher, self._config.teacher
+        if teacher is None or settings is None:
+            return 0.0
+        return teacher_bytes_per_clip(
+            teacher.size, frames=self.frames(medium), patches=self._patches, layers=settings.layers, element=element
+        )
+
+    def mean_flops(self, shares: Mapping[Media, float]) -> float:
+        """Of a view, teacher included, over the media as they are shown."""
+        return sum(share * sum(self.flops(medium)) for medium, share in shares.items())
+
+    @property
+    def _bert(self) -> BertSize:
+        return bert_size_of(self._config.text)
+
+    @property
+    def _aligned(self) -> dict[str, int]:
+        teacher, settings = self._teacher, self._config.teacher
+        if teacher is None or settings is None or not self._config.loss_weights.uta:
+            return {"layers": 0, "out_width": 0}
+        return {"layers": settings.layers, "out_width": teacher.out_width}
+
+    def _student_flops(self, medium: Media) -> ClipFlops:
+        size = vit_size(self._config.student.preset)
+        return student_flops_per_clip(size, visible=self.visible(medium), **self._aligned)
+
+    def _text(self, medium: Media) -> TextFlops:
+        return text_flops(self._bert, **self._reading(medium))
+
+    def _reading(self, medium: Media) -> dict[str, Any]:
+        """How often BERT's halves run on a caption of full length, and on what."""
+        text, weights = self._config.text, self._config.loss_weights
+        matches, guesses = bool(weights.vtm), bool(weights.mlm)
+        looks = 3 * matches + guesses
+        return {
+            "fusion_layers": text.fusion_layers,
+            "tokens": text.max_tokens,
+            "video_tokens": self.visible(medium),
+            "video_width": vit_size(self._config.student.preset).width,
+            "texts": 1 + guesses,
+            "looks": looks,
+            "videos": (1 + matches) if looks else 0,
+            "guesses": self._config.mlm.ratio * (text.max_tokens - 1) if guesses else 0.0,
+        }
+
+    def _teacher_flops(self, medium: Media, *, lean: bool) -> float:
+        teacher, settings = self._teacher, self._config.teacher
+        if teacher is None or settings is None:
+            return 0.0
+        frames, mask = self.frames(medium), self._masks[medium]
+        equal = mask is None or mask.equal_frames
+        return teacher_flops_per_clip(
+            teacher.size,
+            frames=frames,
+            patches=self._patches,
+            layers=settings.layers,
+            out_width=teacher.out_width,
+            kept=self.visible(medium) // frames if lean and equal else None,
+            prefix_tokens=teacher.tower.prefix_tokens,
+        ).forward
+
+
+def on_meta(config: Stage2Config) -> tuple[Stage2Module, Teacher | None]:
+    """Module and teacher without weights or memory. Raises ConfigError where they do not fit each other."""
+    settings = config.teacher
+    with torch.device("meta"):
+        teacher = None
+        if settings is not None and config.needs_teacher:
+            teacher = build_teacher(
+                settings.preset if settings.tower is None else settings.tower.open_clip_config(),
+                layers=settings.layers,
+                interval=settings.interval,
+                image_size=settings.image_size,
+            )
+        words = Vocabulary(bert_size_of(config.text).vocab_size, cls_id=0, pad_id=0, mask_id=0)
+        return build_module(config, teacher, words, seed=0, pretrained=False), teacher

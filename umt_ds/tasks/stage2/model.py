@@ -1,0 +1,177 @@
+"""The model of stage 2 as a configuration means it: built, and given its first weights.
+
+Floors below know neither configurations nor files; the task and the evaluation both start here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import assert_never
+
+import torch
+from torch import Tensor
+
+from umt_ds.batch import Media
+from umt_ds.config.schema import BertConfig, MaskConfig, Stage2Config
+from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.losses.masked_lm import Vocabulary
+from umt_ds.masking import MaskPlan
+from umt_ds.models.bert import Bert
+from umt_ds.models.presets import BertSize, bert_size, vit_size
+from umt_ds.models.teachers import Teacher, TextTeacher, build_text_teacher
+from umt_ds.models.video_text import VideoEncoder
+from umt_ds.models.vit import VideoViT
+from umt_ds.tasks.initial import read_weights
+from umt_ds.tasks.stage1.task import common_grid
+from umt_ds.tasks.stage2.module import Stage2Module
+from umt_ds.weights.bert_folder import bert_folder_size, read_bert_folder
+from umt_ds.weights.load import LoadReport, about, load_strict
+from umt_ds.weights.published import is_video_text, student_state, text_teacher_state, video_text_state
+
+log = logging.getLogger("umt_ds")
+
+
+def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, MaskPlan | None]:
+    """How tokens of each medium are hidden; None where all are seen. Raises ConfigError for a semantic mask with a
+    teacher that has no class token."""
+
+    def plan(mask: MaskConfig | None) -> MaskPlan | None:
+        if mask is not None and mask.kind == "semantic" and (teacher is None or not teacher.has_class_token):
+            raise ConfigError(
+                "a semantic mask needs a teacher with a class token",
+                hint="task.mask.video.kind and task.mask.image.kind: tube or random, or a CLIP teacher",
+            )
+        return None if mask is None else MaskPlan(mask.kind, mask.ratio)
+
+    return {"image": plan(config.mask_of("image")), "video": plan(config.mask_of("video"))}
+
+
+def build_module(
+    config: Stage2Config, teacher: Teacher | None, vocabulary: Vocabulary, *, seed: int, pretrained: bool = True
+) -> Stage2Module:
+    """The model with its first weights, the same on every rank: BERT's from its folder, all else from `seed`.
+
+    pretrained: False leaves BERT at random weights, for those who load all of it. Without a teacher: no decoders.
+    Raises ConfigError or WeightsError where student, teacher, BERT and tokenizer do not belong together.
+    """
+    student, settings = config.student, config.teacher
+    size = vit_size(student.preset)
+    if teacher is not None:
+        common_grid(student.image_size, size.patch, teacher)
+    if teacher is not None and config.align_projections != "none" and teacher.out_width != config.embed_width:
+        raise ConfigError(
+            f"task.align_projections: CLIP's projections are {teacher.out_width} wide, not {config.embed_width}",
+            hint=f"task.embed_width={teacher.out_width}",
+        )
+    aligned = teacher is not None and settings is not None and config.loss_weights.uta > 0
+    torch.manual_seed(seed)
+    vision = VideoEncoder(
+        VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks),
+        out_width=teacher.out_width if teacher is not None else size.width,
+        layers=settings.layers if aligned and settings is not None else 0,
+        interval=settings.interval if settings is not None else 1.0,
+        norm=settings.norm if settings is not None else "l2",
+    )
+    text = build_bert(config.text, vocabulary, video_width=size.width, pretrained=pretrained)
+    return Stage2Module(vision, text, config=config, seed=seed)
+
+
+def build_bert(config: BertConfig, vocabulary: Vocabulary, *, video_width: int, pretrained: bool = True) -> Bert:
+    """BERT with the weights of its folder; its cross-attention, and a word head that the file lacks, are new.
+
+    Raises ConfigError where tokenizer or captions do not fit it, WeightsError where the folder does not.
+    """
+    size = bert_size_of(config)
+    is_new = config.weights == "random"
+    if not (vocabulary.size <= size.vocab_size if is_new else vocabulary.size == size.vocab_size):
+        raise ConfigError(
+            f"the tokenizer of {config.vocabulary or config.weights} has {vocabulary.size} tokens and this BERT "
+            f"{size.vocab_size}: they do not belong together",
+            hint="task.text.vocabulary is the folder that the weights came with; with custom sizes, sizes.vocab_size",
+        )
+    if config.max_tokens > size.max_tokens:
+        raise ConfigError(
+            f"task.text.max_tokens={config.max_tokens}, but this BERT knows {size.max_tokens} positions",
+            hint=f"task.text.max_tokens={size.max_tokens} at most; longer captions lose their end",
+        )
+    bert = Bert(
+        size,
+        fusion_layers=config.fusion_layers,
+        video_width=video_width,
+        dropout=config.dropout,
+        checkpoint_layers=config.checkpoint_layers,
+    )
+    if pretrained and config.weights == "random":
+        log.info("BERT has random weights (task.text.weights=random)")
+    elif pretrained:
+        assert isinstance(config.weights, Path)
+        log.info("BERT of %s: %s", config.weights, _load_bert(bert, config.weights))
+    return bert
+
+
+def bert_size_of(config: BertConfig) -> BertSize:
+    """The sizes that a configuration means. Raises WeightsError where they are a folder's and it has none."""
+    match config.preset:
+        case "bert_base" | "bert_large" as preset:
+            return bert_size(preset)
+        case "custom":
+            assert config.sizes is not None
+            return BertSize(**config.sizes.model_dump())
+        case "folder":
+            assert isinstance(config.weights, Path)
+            return bert_folder_size(config.weights)
+        case _:
+            assert_never(config.preset)
+
+
+def _load_bert(bert: Bert, folder: Path) -> LoadReport:
+    found = bert_folder_size(folder)
+    if found != bert.size:
+        raise WeightsError(
+            f"{folder} holds a BERT of {found}, the configuration asks for {bert.size}",
+            hint="task.text.preset=folder takes the sizes of the folder",
+        )
+    state = read_bert_folder(folder)
+    layers = range(bert.text_layers, bert.size.layers)
+    new = [f"bert.encoder.layer.{index}.crossattention." for index in layers]
+    if not any(key.startswith("cls.") for key in state):
+        new.append("cls.")
+    return load_strict(bert, state, where=str(folder), ignore=new)
+
+
+def load_initial(module: Stage2Module, state: Mapping[str, Tensor], *, where: str) -> str:
+    """Weights of stage 2 into all of it, or of stage 1 into its video encoder. Raises WeightsError on a misfit.
+
+    Decoders are left alone where one side has none; the pooling norm is new after stage 1.
+    """
+    own_decoders = len(module.vision_encoder.clip_decoder) > 0
+    with about(where):
+        is_whole = is_video_text(state)
+        named = video_text_state(state) if is_whole else student_state(state)
+    if is_whole:
+        decoders = "vision_encoder.clip_decoder."
+        both = own_decoders and any(key.startswith(decoders) for key in named)
+        return str(load_strict(module, named, where=where, ignore=() if both else (decoders,)))
+    both = own_decoders and any(key.startswith("clip_decoder.") for key in named)
+    ignore = ("pool_norm.",) if both else ("pool_norm.", "clip_decoder.")
+    return f"video encoder: {load_strict(module.vision_encoder, named, where=where, ignore=ignore)}"
+
+
+def load_text_teacher(config: Stage2Config) -> TextTeacher:
+    """CLIP's text tower, out of the file of the teacher. Raises ConfigError where it is not as wide as the projections,
+    WeightsError where the file has no text tower."""
+    settings = config.teacher
+    assert settings is not None, "the schema demands one"
+    if settings.preset == "custom":
+        raise ConfigError(
+            "task.align_projections=visual_text needs a CLIP with a text tower; a custom teacher has none",
+            hint="task.align_projections=visual",
+        )
+    state = None
+    if settings.weights != "random":
+        assert isinstance(settings.weights, Path)
+        state = text_teacher_state(read_weights(settings.weights))
+    with about(settings.weights):
+        return build_text_teacher(settings.preset, state=state)

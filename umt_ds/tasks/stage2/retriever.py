@@ -1,0 +1,75 @@
+"""A model of stage 2 that finds texts for videos and videos for texts: nothing is hidden, every frame counts.
+
+Shapes: B videos or texts, T frames, C width of the space where they are compared.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from umt_ds.batch import Tokens
+from umt_ds.config.load import load_run
+from umt_ds.config.schema import RunConfig, Stage2Config
+from umt_ds.data.text import CaptionTokenizer
+from umt_ds.errors import ConfigError
+from umt_ds.models.video_text import VideoTextModel
+from umt_ds.tasks.build import caption_tokenizer, vocabulary_of
+from umt_ds.tasks.initial import read_weights
+from umt_ds.tasks.stage2.model import build_module, load_initial
+
+
+class Retriever:
+    """Embeds videos and texts in evaluation mode; a product of two unit vectors is a similarity (SPEC 8.3)."""
+
+    def __init__(
+        self, model: VideoTextModel, *, frames: int, side: int, antialias: bool, tokenizer: CaptionTokenizer
+    ) -> None:
+        self._model = model.eval()
+        self.frames, self.side, self.antialias = frames, side, antialias  # what videos must have, and how they get it
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def embed_videos(self, pixels: Tensor) -> Tensor:
+        """u8 [B,T,H,W,3] to a unit vector of each frame, f32 [B,T,C]."""
+        vision = self._model.vision_encoder
+        tokens = vision.encoder(pixels.to(self._device)).tokens
+        return self._model.embed_video(vision.pool(tokens, frames=pixels.shape[1]))
+
+    @torch.no_grad()
+    def embed_texts(self, tokens: Tokens) -> Tensor:
+        """Captions to unit vectors, f32 [B,C]."""
+        encoded = self._model.text_encoder.encode(tokens.ids.to(self._device), tokens.mask.to(self._device))
+        return self._model.embed_text(encoded)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._model.temp.device
+
+
+def load_retriever(run: Path, *, device: torch.device) -> Retriever:
+    """The newest checkpoint of a run. Raises ConfigError where it is not of stage 2, CheckpointError without one."""
+    return build_retriever(load_run(str(run / "config.yaml")), run, device=device)
+
+
+def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.device) -> Retriever:
+    """The model of a run's configuration with weights of stage 2 from a run folder or file; None: as the run begins."""
+    task = config.task
+    if not isinstance(task, Stage2Config):
+        raise ConfigError(
+            f"run {config.name} is of kind {task.kind}, and only stage2 learns text", hint="a stage-2 run"
+        )
+    tokenizer = caption_tokenizer(task.text)
+    model = build_module(task, None, vocabulary_of(tokenizer), seed=config.seed, pretrained=weights is None)
+    if weights is not None:
+        load_initial(model, read_weights(weights), where=str(weights))
+    student = task.student
+    return Retriever(
+        model.to(device),
+        frames=student.frames,
+        side=student.image_size,
+        antialias=config.data.augment.antialias,
+        tokenizer=tokenizer,
+    )
