@@ -30,7 +30,7 @@ from umt_ds.config.cluster import EXAMPLE, ClusterConfig, cluster_file, load_clu
 from umt_ds.config.deepspeed_json import load_deepspeed_json
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_yaml
 from umt_ds.environment import EXPECTED_WORLD, Environment, print_anything, working_folder
 from umt_ds.errors import EXIT_FAILED, ConfigError, UmtError

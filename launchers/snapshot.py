@@ -11,7 +11,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from umt_ds import __version__
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.errors import MachineError
 

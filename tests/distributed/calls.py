@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from umt_ds.batch import Losses
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import EngineConfig, OptimConfig
+from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.running import EngineConfig
 from umt_ds.distributed.job import start_job
 from umt_ds.engine import loop
 from umt_ds.engine.deepspeed import Engine, build_engine

@@ -15,7 +15,7 @@ from tests.support.ranks import call, run_ranks
 from tests.support.recipes import map_ordered, smaller, variables, write_world
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run, run_names
-from umt_ds.config.schema import Stage2Config
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
 

@@ -16,7 +16,7 @@ from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.keyed import add_digests
 from umt_ds.report.compare_runs import compare_runs
-from umt_ds.tasks.build import build_loader
+from umt_ds.tasks.loader import build_loader
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.test_fuzz_run_yaml import KEYS, is_clear, words
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml, flatten
 from umt_ds.errors import ConfigError
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from umt_ds.config.batching import RunPlan
-from umt_ds.config.schema import Stage2Config
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.schedule import lr_at
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.losses.masked_lm import MaskedTokens

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from umt_ds.config.schema import RunConfig, Section
+from umt_ds.config.run import RunConfig
+from umt_ds.config.section import Section
 
 
 def leaves_of(value: Any, path: str = "") -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from umt_ds.batch import Media
-from umt_ds.config.schema import Stage2Config
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.losses.masked_lm import Vocabulary, hide_words
 from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, VitSize

@@ -299,6 +299,20 @@ def test_importing_this_module_does_not_load_torch(module: str) -> None:
     assert loads_torch(module) is None
 
 
+def test_only_tasks_config_and_bench_name_the_settings_of_a_task() -> None:
+    """Anybody else would be one more place to touch for a new task: what they need, `TaskSettings` or a room says."""
+    of_tasks = {target_module(one.target) for one in IMPORTS if one.target.startswith("umt_ds.config.tasks.")}
+    of_tasks -= {"umt_ds.config.tasks", "umt_ds.config.tasks.base"}
+    assert len(of_tasks) >= 3, "the walk finds them"
+    elsewhere = [
+        str(one)
+        for one in IMPORTS
+        if (target_module(one.target) in of_tasks or one.target.startswith("umt_ds.config.tasks.TaskConfig"))
+        and not is_among(one.module, ("umt_ds.tasks.*", "umt_ds.config.*", "umt_ds.bench.*"))
+    ]
+    assert elsewhere == []
+
+
 def test_every_door_is_there() -> None:
     """A pattern that no module has any more allows nothing; what it was for has moved, or gone."""
     patterns = [pattern for doors in DOORS.values() for pattern in doors] + list(TORCH_FREE)
@@ -333,7 +347,7 @@ def test_nothing_is_imported_by_string_but_the_commands() -> None:
         ("umt_ds.models.vit", "if TYPE_CHECKING:\n    from umt_ds.data.shards.records import Manifest", True),
         ("umt_ds.masking", "from umt_ds import models", True),
         ("umt_ds.batch", "from umt_ds.config import schema", True),
-        ("umt_ds.evaluation.metrics.probe", "from umt_ds.tasks.build import build_task", True),
+        ("umt_ds.evaluation.metrics.probe", "from umt_ds.tasks.kinds import build_task", True),
         ("umt_ds.models.vit", "from umt_ds.models import layers\nfrom umt_ds.kernels.philox import uniform", False),
         ("umt_ds.config.load", "from umt_ds.errors import ConfigError\nfrom umt_ds import __version__", False),
     ],

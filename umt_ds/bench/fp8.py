@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from umt_ds.bench.rate import ALONE, plan_of
-from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.image_text import ImageTextConfig
+from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.errors import ConfigError
 from umt_ds.masking import MaskPlan
-from umt_ds.tasks.build import build_loader
+from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.stage1.task import load_teacher
 
 PACKAGES = ("torch",)  # for the header

@@ -38,7 +38,7 @@ from umt_ds.bench.machine import Clock, aligned, spread
 from umt_ds.bench.prep import make_clips
 from umt_ds.bench.rate import ALONE, plan_of
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
 from umt_ds.data.order.frames import FramePolicy
@@ -48,8 +48,8 @@ from umt_ds.engine.gpus import GPUS
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
-from umt_ds.tasks.build import build_loader
-from umt_ds.tasks.cost import task_cost
+from umt_ds.tasks.kinds import cost_of
+from umt_ds.tasks.loader import build_loader
 
 PACKAGES = ("torch", "simplejpeg", "decord", "pillow", "numpy")  # for the header
 Against = Literal["plain", "simplejpeg"]  # plain: decord, from the videos
@@ -122,7 +122,7 @@ class Table:
         """With workers, where those were measured: they also hand their batches over."""
         rate = min(median(run.clips / run.core_s for run in self.runs[way]) for way in self._loaders())
         for name, goal in H100_GOALS.items():
-            at_mfu = GPUS["h100"].half_flops * H100_MFU / task_cost(_recipe(f"stage1/{name}_k710").task, "bf16").flops
+            at_mfu = GPUS["h100"].half_flops * H100_MFU / cost_of(_recipe(f"stage1/{name}_k710"), "bf16").flops
             yield (
                 f"cores for one H100, {name}: {goal / rate:.1f} at {goal} clips/s, "
                 f"{at_mfu / rate:.1f} at {H100_MFU:.0%} MFU ({at_mfu:.0f} clips/s)"

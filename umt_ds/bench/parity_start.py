@@ -12,7 +12,9 @@ from umt_ds.bench.plain import PlainStep, build_plain, refuse_unpublished
 from umt_ds.bench.plain_stage2 import Drawn, PlainStage2Step, build_plain_stage2, refuse_unpublished_stage2
 from umt_ds.bench.synthetic import noise_vocabulary
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.stage1 import Stage1Config
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.protocol import BatchSource
 from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.tasks.stage2.model import bert_size_of

@@ -21,7 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from umt_ds.batch import Batch
 from umt_ds.bench.plain_models import PlainStudent, PlainTeacher
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import OptimConfig, Stage1Config, TeacherConfig
+from umt_ds.config.models import TeacherConfig
+from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.distributed.collectives import active
 from umt_ds.engine.optim import build_adamw, decay_groups
 from umt_ds.errors import ConfigError, NonFiniteError

@@ -23,7 +23,8 @@ from umt_ds.batch import Batch
 from umt_ds.bench.plain import AUTOCAST, autocast_of, float_clips, plain_teacher, published_mask
 from umt_ds.bench.plain_models import PlainStudent, PlainTeacher
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import OptimConfig, Stage2Config
+from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.collectives import active
 from umt_ds.distributed.gather import gather_rows
 from umt_ds.engine.optim import build_adamw, decay_groups

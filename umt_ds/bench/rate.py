@@ -11,9 +11,9 @@ import torch
 
 from umt_ds.bench.machine import cpu_model
 from umt_ds.config.batching import RunPlan
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.distributed.world import World
-from umt_ds.tasks.build import build_loader
+from umt_ds.tasks.loader import build_loader
 
 _DRAWS = 8  # at a time
 ALONE = World(rank=0, size=1, local_rank=0, master_addr="127.0.0.1", master_port=0, launcher="alone")

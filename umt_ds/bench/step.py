@@ -1,4 +1,4 @@
-"""`umt bench step`: how fast one step of stage 1 or 2 is, where its time goes, and what the published step would take.
+"""`umt bench step`: how fast one step of a task is, where its time goes, and what the published step would take.
 
 Ours is the real thing: the task, DeepSpeed behind `engine.deepspeed`, and `engine.loop.train_step`, on noise
 (`noise.py`) or on the run's own shards. The plain twin (`plain.py`, `plain_stage2.py`) does its steps in turns with
@@ -29,7 +29,9 @@ from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.check import check, fill
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.load import load_tree
-from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.stage1 import Stage1Config
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.collectives import barrier, broadcast_object, mean_over_ranks
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import find_world
@@ -40,8 +42,9 @@ from umt_ds.engine.protocol import BatchSource, Task
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Recorder, Stopwatch, peak_flops
 from umt_ds.errors import ConfigError, MachineError
-from umt_ds.tasks.build import build_loader, build_task, count_samples, media_shares
-from umt_ds.tasks.cost import task_cost
+from umt_ds.tasks.kinds import build_task, cost_of
+from umt_ds.tasks.loader import build_loader
+from umt_ds.tasks.sources import count_samples, media_shares
 from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.tasks.stage2.task import Stage2Task
 
@@ -84,8 +87,12 @@ def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunCon
 def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport:
     """Measure on the ranks that are there; every rank calls it. Raises MachineError where memory runs out."""
     config = load_bench_run(name, overrides, ranks=find_world().size)
-    if not isinstance(config.task, (Stage1Config, Stage2Config)):
-        raise ConfigError(f"{name} is no run of stage 1 or 2", hint="for example stage1/b16_k710")
+    if request.against_plain and not isinstance(config.task, (Stage1Config, Stage2Config)):
+        raise ConfigError(
+            f"task.kind {config.task.kind} has no plain twin: stages 1 and 2 have one", hint="leave --against away"
+        )
+    if request.shown != "video" and not isinstance(config.task, Stage2Config):
+        raise ConfigError("--media is for stage 2, which learns from images too", hint="leave --media away")
     if request.against_plain and request.shown == "packed":
         raise ConfigError("the published step shows one medium", hint="leave --against away, or --media packed")
     if request.against_plain and request.data == "shards":
@@ -111,18 +118,22 @@ def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) 
     plan = plan_run(config, world=job.world.size, num_samples=samples)
     synthetic = request.data == "synthetic"
     shares = shares_of_shown(request.shown) if synthetic else media_shares(config)
-    cost = task_cost(config.task, precision, shares=shares)
+    cost = cost_of(config, precision, shares=shares)
     source = (
         SyntheticBatches(config, plan, job, shown=request.shown) if synthetic else _shards(config, plan, job, leaving)
     )
     held = _held(device)
     task = _task(config, plan, job, request, precision)
-    origin = ParityStart.of(task, config, source) if request.against_plain else None
+    origin = None
+    if request.against_plain:
+        assert isinstance(task, (Stage1Task, Stage2Task)), "measure has let through what has a twin"
+        origin = ParityStart.of(task, config, source)
     ours = Ours(config, plan, task, build_engine(task, config, plan, deepspeed_json), source)
     leaving.callback(ours.engine.close)
     _warm_up(ours, device, held)
     twin, losses = None, None
     if origin is not None:
+        assert isinstance(task, (Stage1Task, Stage2Task))
         held = _held(device)
         twin = Twin(origin.twin(task, config, precision=precision), plan, source)
         losses = (origin.loss, twin.loss_of(origin))
@@ -147,28 +158,18 @@ def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) 
     )
 
 
-def _task(
-    config: RunConfig, plan: RunPlan, job: Job, request: Request, precision: Precision
-) -> Stage1Task | Stage2Task:
-    if request.data == "shards":
-        task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
-        assert isinstance(task, (Stage1Task, Stage2Task))
-        return task
-    match config.task:
-        case Stage1Config() as settings:
-            return Stage1Task(settings, seed=config.seed, device=job.device, precision=precision)
-        case Stage2Config() as settings:
-            return Stage2Task(
-                settings,
-                seed=config.seed,
-                device=job.device,
-                precision=precision,
-                vocabulary=noise_vocabulary(settings.text),
-                pieces=plan.pieces,
-                shares=shares_of_shown(request.shown),
-            )
-        case _:
-            raise AssertionError("measure lets nothing else through")
+def _task(config: RunConfig, plan: RunPlan, job: Job, request: Request, precision: Precision) -> Task:
+    if request.data == "synthetic" and isinstance(config.task, Stage2Config):
+        return Stage2Task(
+            config.task,
+            seed=config.seed,
+            device=job.device,
+            precision=precision,
+            vocabulary=noise_vocabulary(config.task.text),
+            pieces=plan.pieces,
+            shares=shares_of_shown(request.shown),
+        )
+    return build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
 
 
 # ---------------------------------------------------------------- clips
@@ -353,14 +354,13 @@ def _profile(way: Ours, path: Path, job: Job) -> list[str]:
 def _where(config: RunConfig, plan: RunPlan, request: Request, job: Job, steps: int) -> dict[str, str]:
     device, settings = job.device, load_deepspeed_json(config.engine)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    assert isinstance(config.task, (Stage1Config, Stage2Config))
     faster = ("compile", "graph", "ahead")
-    teacher = config.task.teacher
-    weights = "random weights" if teacher is None or teacher.weights == "random" else str(teacher.weights)
+    teacher = config.task.required_weights.get("teacher")
+    weights = "no teacher" if teacher is None else f"teacher with weights {teacher.weights}"
     return {
         "where": f"{plan.world} rank(s), each on {name}; {precision_of(settings)}, ZeRO {zero_stage_of(settings)} "
         f"({config.engine.deepspeed}){''.join(f', {name}' for name in faster if getattr(config.engine, name))}",
         "step": f"{plan.micro} clips of each rank x {plan.accumulation} micro-batch(es); "
-        f"{'noise' if request.data == 'synthetic' else 'clips of the shards'}; teacher with {weights}",
+        f"{'noise' if request.data == 'synthetic' else 'clips of the shards'}; {weights}",
         "rounds": f"{request.rounds} of {steps} step(s), ways in turns: median (min-max)",
     }

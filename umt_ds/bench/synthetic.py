@@ -12,11 +12,13 @@ from torch import Tensor
 
 from umt_ds.batch import Batch, Media, Tokens
 from umt_ds.config.batching import RunPlan
-from umt_ds.config.schema import BertConfig, RunConfig, Stage2Config
+from umt_ds.config.models import BertConfig
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.job import Job
 from umt_ds.losses.masked_lm import Vocabulary
-from umt_ds.tasks.build import clip_shape
 from umt_ds.tasks.image_text.task import clip_tokenizer
+from umt_ds.tasks.kinds import tokenizer_of
 from umt_ds.tasks.stage2.model import bert_size_of
 
 Shown = Literal["video", "image", "packed"]
@@ -42,12 +44,12 @@ class SyntheticBatches:
     def __init__(self, config: RunConfig, plan: RunPlan, job: Job, *, shown: Shown) -> None:
         self._plan, self._rank = plan, job.world.rank
         self._rows = plan.micro * config.data.num_sample
-        frames, side = clip_shape(config)
-        task = config.task if isinstance(config.task, Stage2Config) else None
+        frames, side = config.task.clip_shape
+        captions = _captions_of(config)
         draw = torch.Generator().manual_seed(job.world.rank)
         batches = [
             [
-                _batch(medium, round(share * self._rows), 1 if medium == "image" else frames, side, task, draw)
+                _batch(medium, round(share * self._rows), 1 if medium == "image" else frames, side, captions, draw)
                 for medium, share in shares_of_shown(shown).items()
             ]
             for _ in range(DIFFERENT_BATCHES)
@@ -72,14 +74,25 @@ class SyntheticBatches:
             yield parts[0] if len(parts) == 1 else replace(parts[0], packed_with=parts[1])
 
 
-def _batch(medium: Media, rows: int, frames: int, side: int, task: Stage2Config | None, draw: torch.Generator) -> Batch:
+Captions = Callable[[int, torch.Generator], Tokens | None]
+
+
+def _captions_of(config: RunConfig) -> Captions:
+    """What makes the tokens of so many rows: noise for a BERT, one sentence for another tokenizer, or nothing."""
+    if isinstance(config.task, Stage2Config):
+        return partial(_noise_captions, task=config.task)
+    tokenizer = tokenizer_of(config)
+    return lambda rows, _: None if tokenizer is None else tokenizer(["a caption of noise"] * rows)
+
+
+def _batch(medium: Media, rows: int, frames: int, side: int, captions: Captions, draw: torch.Generator) -> Batch:
     pixels = torch.randint(0, 256, (rows, frames, side, side, 3), dtype=torch.uint8, generator=draw)
     numbers = torch.arange(rows)
-    tokens = None if task is None else _captions(rows, task, draw)
+    tokens = captions(rows, draw)
     return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, ids=numbers)
 
 
-def _captions(rows: int, task: Stage2Config, draw: torch.Generator) -> Tokens:
+def _noise_captions(rows: int, draw: torch.Generator, *, task: Stage2Config) -> Tokens:
     words, length = noise_vocabulary(task.text), task.text.max_tokens
     ids: Tensor = torch.randint(words.mask_id + 1, words.size, (rows, length), generator=draw)
     ids[:, 0] = words.cls_id

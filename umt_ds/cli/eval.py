@@ -45,7 +45,8 @@ def retrieval(
       umt eval retrieval runs/b16_5m --shards /data/msrvtt/test
       umt eval retrieval runs/demo/stage2-* --shards runs/demo/data/retrieval -o retrieval.json
     """
-    from umt_ds.jobs.evaluate import Retrieval, score_retrieval
+    from umt_ds.jobs.evaluate import score_retrieval
+    from umt_ds.tasks.stage2.retrieval import Retrieval
 
     request = Retrieval(as_path(shards), limit=limit, caption=caption, batch=batch, antialias=antialias)
     click.echo(score_retrieval(runs, request, out=out))

@@ -45,9 +45,10 @@ def command(
     """
     # before torch loads: idle threads sleep instead of spinning, since a report often runs beside a training
     set_default("OMP_WAIT_POLICY", "PASSIVE")
-    from umt_ds.report.write import ReportOptions, write_report
+    from umt_ds.report.write import write_report
+    from umt_ds.tasks.room import ExhibitOptions
 
-    options = ReportOptions(probe=probe, train=train, val=val, max_clips=clips)
+    options = ExhibitOptions(probe=probe, train=train, val=val, max_clips=clips)
     names = [run.resolve().name for run in runs]
     if out is not None and len(set(names)) < len(names):
         raise ConfigError(f"two of the runs have one name: {', '.join(names)}", hint="report them one by one")

@@ -9,7 +9,7 @@ from datetime import timedelta
 import click
 
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.distributed.world import find_world, sign_of_launcher
 from umt_ds.environment import set_default, temporary_folder, working_folder
@@ -83,7 +83,7 @@ def _print_plan(config: RunConfig, world: int) -> None:
     from umt_ds.config.batching import plan_run
     from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json
     from umt_ds.config.effect import without_effect
-    from umt_ds.tasks.build import count_samples, sample_counts
+    from umt_ds.tasks.sources import count_samples, sample_counts
 
     samples = sample_counts(config)
     plan = plan_run(config, world=world, num_samples=count_samples(config))

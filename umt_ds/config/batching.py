@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
-from umt_ds.config.schema import LrCurve, RunConfig, Stage2Config
+from umt_ds.config.optimisation import LrCurve
+from umt_ds.config.run import RunConfig
 from umt_ds.errors import ConfigError
 
 
@@ -103,10 +104,7 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
 
 def _refuse_shrunken_contrast(config: RunConfig, together: int, accumulation: int) -> None:
     """Raises ConfigError where rows of one step would be compared in parts, which is another objective."""
-    task = config.task
-    if accumulation == 1 or not isinstance(task, Stage2Config):
-        return
-    if task.loss_weights.vtc or task.loss_weights.vtm:
+    if accumulation > 1 and config.task.compares_rows:
         raise ConfigError(
             f"{accumulation} micro-batches a step would shrink what each text is compared with from "
             f"{config.batch.global_} videos to {together}",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from umt_ds.config.explain import Origins, explain, key_text, setter_of
 from umt_ds.config.outline import Kinds, Part, kinds_at
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import is_encodable, scalar, typed
 from umt_ds.environment import Environment
 from umt_ds.errors import ConfigError, printable

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from umt_ds.config.check import whole
 from umt_ds.config.explain import Origin, Origins, explain, origins_in
-from umt_ds.config.schema import Section
+from umt_ds.config.section import Section
 from umt_ds.config.yaml_text import is_encodable, parse_marked, read_text, scalar
 from umt_ds.environment import EXPECTED_WORLD, RANK_VARIABLES, Environment, at_home, home
 from umt_ds.errors import ConfigError

@@ -17,7 +17,8 @@ from umt_ds.config.batching import RunPlan
 from umt_ds.config.check import validate, whole
 from umt_ds.config.deepspeed_keys import NOT_HONOURED, OWNED_BY_RUN, DeepSpeedSettings, NotHonoured
 from umt_ds.config.explain import Origin, Origins, latest_in
-from umt_ds.config.schema import EngineConfig, RunConfig
+from umt_ds.config.run import RunConfig
+from umt_ds.config.running import EngineConfig
 from umt_ds.config.yaml_text import is_encodable, read_text
 from umt_ds.errors import ConfigError, printable
 

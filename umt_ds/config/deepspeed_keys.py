@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from umt_ds.config.schema import Section
+from umt_ds.config.section import Section
 from umt_ds.config.values import Part, Place, PositiveOrNone, Text
 
 Elements = Annotated[int, Field(ge=0, le=2**63 - 1)]

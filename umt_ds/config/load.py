@@ -13,7 +13,7 @@ from typing import Any
 
 from umt_ds.config.check import Tree, check, is_null
 from umt_ds.config.explain import Origin, Origins, is_at_or_inside, origins_in, setter_of
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
 from umt_ds.environment import at_home
 from umt_ds.errors import ConfigError

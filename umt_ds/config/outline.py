@@ -8,6 +8,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from umt_ds.config.section import Running
 
 Kinds = tuple[Any, ...]  # alternatives: models, str, int, …, Literal[…], tuple[…], dict[…], NoneType
 Part = str | int  # a key, or a place in a list
@@ -39,6 +42,24 @@ def all_keys(root: type[BaseModel], tree: Any, under: tuple[str, ...] = ()) -> I
         for name in _fields(kind) if _is_model(kind) else free:
             yield (*under, name)
             yield from all_keys(root, tree, (*under, name))
+
+
+def affects_results(root: type[BaseModel], key: str) -> bool:
+    """Does the setting at a key path belong to the experiment (True), or to running it (False, `section.RUNNING`)?
+
+    A key that is no setting belongs to the experiment, as in the checkpoint of an older version.
+    """
+    kinds: Kinds = (root,)
+    for word in key.split("."):
+        fields = [field for kind in kinds if _is_model(kind) for field in [_field(kind, word)] if field is not None]
+        if any(isinstance(note, Running) for field in fields for note in field.metadata):
+            return False
+        kinds = tuple(inner for kind in kinds for inner in _inside(kind, word))
+    return True
+
+
+def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
+    return next((field for name, field in model.model_fields.items() if (field.alias or name) == key), None)
 
 
 def in_words(kinds: Kinds) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 from typing import Any
 
-from umt_ds.config.schema import NUMBERS, RUNNING_INSIDE_NUMBERS, RunConfig
+from umt_ds.config.outline import affects_results
+from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import dump_yaml
 
 
@@ -46,13 +46,7 @@ def diff_lines(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
 
 def numbers_of(config: RunConfig) -> dict[str, Any]:
     """The leaves whose change makes another experiment."""
-    return {key: value for key, value in flatten(as_tree(config)).items() if is_number(key)}
-
-
-def is_number(key: str) -> bool:
-    """Does the key path belong to the experiment (True) or to running it (False)?"""
-    inside = any(key == top or key.startswith(f"{top}.") for top in NUMBERS)
-    return inside and not any(fnmatch.fnmatch(key, pattern) for pattern in RUNNING_INSIDE_NUMBERS)
+    return {key: value for key, value in flatten(as_tree(config)).items() if affects_results(RunConfig, key)}
 
 
 def config_hash(leaves: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
 from umt_ds.distributed.world import World

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from umt_ds.batch import Losses
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.deepspeed_json import Precision, complete_deepspeed_json, precision_of, zero_stage_of
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.engine.clipping import GradientClipper, total_norm
 from umt_ds.engine.manifest import StateKind
 from umt_ds.engine.optim import build_adamw

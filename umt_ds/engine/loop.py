@@ -14,7 +14,7 @@ from torch import Tensor
 
 from umt_ds.batch import Batch, Losses
 from umt_ds.config.batching import RunPlan
-from umt_ds.config.schema import CadenceConfig
+from umt_ds.config.running import CadenceConfig
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.deepspeed import Engine

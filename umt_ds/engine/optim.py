@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from umt_ds.config.schema import OptimConfig
+from umt_ds.config.optimisation import OptimConfig
 
 
 def decay_groups(module: nn.Module, weight_decay: float, *, also: Collection[str] = ()) -> list[dict[str, Any]]:

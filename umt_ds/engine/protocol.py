@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from umt_ds.batch import Batch
-from umt_ds.config.schema import OptimConfig
+from umt_ds.config.optimisation import OptimConfig
 from umt_ds.engine.step_stats import GlobalStepStats
 from umt_ds.keyed import add_digests
 

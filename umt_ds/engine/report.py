@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import torch
 
 from umt_ds.config.batching import RunPlan
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.distributed.world import World
 from umt_ds.engine.metrics_file import METRICS, OddLines, read_records
 from umt_ds.engine.protocol import Progress

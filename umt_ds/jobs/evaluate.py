@@ -4,63 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig
-from umt_ds.data.evaluation import EvalBatch, iterate_once
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.config.run import RunConfig
 from umt_ds.errors import MachineError
-from umt_ds.evaluation.metrics.retrieval import RANKS, RetrievalResult, RetrievalScores, find, retrieval_scores
+from umt_ds.evaluation.metrics.retrieval import RANKS, RetrievalScores, retrieval_scores
 from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
-from umt_ds.tasks.stage2.retriever import Retriever, build_retriever
+from umt_ds.tasks.stage2.retrieval import Retrieval, resized_how
+from umt_ds.tasks.stage2.retriever import build_retriever
 from umt_ds.terminal import columns
 
 _HEAD = [*(f"T→V R@{k}" for k in RANKS), *(f"V→T R@{k}" for k in RANKS), "mean"]
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """Which clips, and how. limit: only the first so many. antialias: None as the run's own clips are resized."""
-
-    shards: Path
-    limit: int | None = None
-    caption: str = "caption"
-    batch: int = 16
-    antialias: bool | None = None
-
-    def search(self, retriever: Retriever, *, name: str) -> RetrievalResult:
-        """Embed all clips and captions by a model. Raises DataError for clips without captions."""
-        return find(retriever, retriever.tokenizer, self._clips(retriever, name))
-
-    def frames_of(self, videos: Collection[int], retriever: Retriever) -> dict[int, Tensor]:
-        """The frames of some of the clips, by their number: u8 [T,H,W,3]."""
-        every = (frames for some in self._clips(retriever, "pictures") for frames in some.pixels)
-        return {number: frames for number, frames in enumerate(every) if number in videos}
-
-    def resizes_smoothly(self, of_run: bool) -> bool:
-        """Whether with antialias."""
-        return of_run if self.antialias is None else self.antialias
-
-    def _clips(self, retriever: Retriever, name: str) -> Iterator[EvalBatch]:
-        clips = iterate_once(
-            self.shards,
-            num_frames=retriever.frames,
-            side=retriever.side,
-            batch_size=self.batch,
-            view="stretched",
-            antialias=self.resizes_smoothly(retriever.antialias),
-            caption_field=self.caption,
-            clean=retriever.tokenizer.clean,
-            limit=self.limit,
-        )
-        return with_bar(clips, self.shards, limit=self.limit, name=f"embed {name}")
 
 
 def score_retrieval(runs: Sequence[Path], request: Retrieval, *, out: Path | None) -> str:
@@ -75,13 +34,6 @@ def score_retrieval(runs: Sequence[Path], request: Retrieval, *, out: Path | Non
         _write(out, runs, request, scores)
     smooth = {request.resizes_smoothly(config.data.augment.antialias) for config in configs}
     return _text(runs, configs, scores, resized=resized_how(smooth))
-
-
-def resized_how(smooth: Collection[bool]) -> str:
-    """How the frames of all runs were resized. smooth: with antialias or without, as it occurs."""
-    if len(set(smooth)) > 1:
-        return "resized as each run's own clips are, with antialias or without"
-    return "resized with antialias" if any(smooth) else "resized without antialias, as published"
 
 
 def numbers_of_scores(scores: RetrievalScores) -> list[float]:
@@ -124,12 +76,3 @@ def _write(out: Path, runs: Sequence[Path], request: Retrieval, scores: Sequence
         os.replace(partial, out)
     except OSError as error:
         raise MachineError(f"cannot write {out}: {error}", hint="choose another file with -o") from error
-
-
-def with_bar(clips: Iterator[EvalBatch], shards: Path, *, limit: int | None, name: str) -> Iterator[EvalBatch]:
-    """The same batches of `shards`, `limit` clips at most in all, counted by a bar on stderr."""
-    total = load_manifest(shards).num_samples
-    with tqdm(total=total if limit is None else min(total, limit), unit="clip", desc=name) as bar:
-        for batch in clips:
-            yield batch
-            bar.update(len(batch.keys))

@@ -13,7 +13,7 @@ import torch
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.effect import without_effect
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml, numbers_of
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.collectives import barrier, broadcast_object
@@ -30,8 +30,10 @@ from umt_ds.engine.restarts import check_restarts, ended_by_watchdog, note_faile
 from umt_ds.engine.stop import Stop
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, ConfigError, MachineError, NonFiniteError
-from umt_ds.tasks.build import build_loader, build_task, count_samples
 from umt_ds.tasks.initial import read_weights
+from umt_ds.tasks.kinds import build_task
+from umt_ds.tasks.loader import build_loader
+from umt_ds.tasks.sources import count_samples
 from umt_ds.weights.load import load_strict
 
 log = logging.getLogger("umt_ds")

@@ -25,7 +25,9 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from umt_ds.config.schema import BertConfig, CacheConfig, RunConfig, TeacherConfig
+from umt_ds.config.data import CacheConfig
+from umt_ds.config.models import BertConfig, TeacherConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.distributed.world import free_port
 from umt_ds.environment import EXPECTED_WORLD, Environment
 from umt_ds.errors import MachineError
@@ -304,9 +306,8 @@ def shared_memory(config: RunConfig | None) -> Finding:
     import torch
 
     from umt_ds.data.loader import LoaderPlan
-    from umt_ds.tasks.build import clip_shape
 
-    frames, side = clip_shape(config)
+    frames, side = config.task.clip_shape
     batch = config.batch.micro * config.data.num_sample * frames * side**2 * 3
     need = (config.data.workers * LoaderPlan.prefetch + 1) * batch
     ranks = max(1, torch.cuda.device_count())
@@ -354,7 +355,7 @@ def shards(where: str | Path) -> Finding:
 
 def cache(settings: CacheConfig) -> Finding:
     """Room for what is kept of remote shards."""
-    from umt_ds.tasks.build import cache_folder
+    from umt_ds.tasks.sources import cache_folder
 
     folder = cache_folder(settings)
     free_gb = shutil.disk_usage(_nearest(folder)).free / 1e9
@@ -384,7 +385,7 @@ def bert(settings: BertConfig) -> Finding:
     for path in (settings.weights, settings.vocabulary):
         if path is not None and (unset := _unset(path)) is not None:
             return unset
-    from umt_ds.tasks.build import caption_tokenizer, vocabulary_of
+    from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
     from umt_ds.tasks.stage2.model import build_bert
 
     words = vocabulary_of(caption_tokenizer(settings))

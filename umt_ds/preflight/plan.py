@@ -10,7 +10,7 @@ from umt_ds.batch import Media
 from umt_ds.bench.rate import LoaderRate, measure_loader
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
-from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
+from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.records import MANIFEST
 from umt_ds.data.shards.storage import has_file
 from umt_ds.data.shards.stream import Tars
@@ -18,8 +18,9 @@ from umt_ds.engine.gpus import GPUS
 from umt_ds.engine.memory import StateBytes, state_bytes
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.preflight.paper import PAPER, PAPER_GPUS, Published
-from umt_ds.tasks.build import clip_shape, count_samples, media_shares, shards_of
-from umt_ds.tasks.cost import TaskCost, task_cost
+from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.kinds import cost_of
+from umt_ds.tasks.sources import count_samples, media_shares, shards_of
 
 STAGES = (0, 1, 2, 3)
 # CUDA context, cuBLAS and NCCL workspaces, fragments of the allocator: a round number, not a measurement
@@ -107,22 +108,18 @@ class JobPlan:
     @property
     def paper_mfu(self) -> float | None:
         """Share of peak that the paper's hours mean, by the arithmetic of the published code; None: not its run."""
-        published, task = self.published, self.config.task
-        if published is None or not isinstance(task, (Stage1Config, Stage2Config)):
+        published = self.published
+        if published is None:
             return None
-        cost = task_cost(task, self.precision, shares=published.shares)
-        seconds = published.hours[task.student.preset] * 3600 * PAPER_GPUS
+        cost = cost_of(self.config, self.precision, shares=published.shares)
+        seconds = published.hours * 3600 * PAPER_GPUS
         views = published.samples * published.epochs
         return cost.published_flops * views / (seconds * GPUS["a100"].half_flops)
 
     @property
     def published(self) -> Published | None:
         """The paper's run of this kind and size."""
-        task = self.config.task
-        published = PAPER.get(task.kind)
-        if published is None or not isinstance(task, (Stage1Config, Stage2Config)):
-            return None
-        return published if task.student.preset in published.hours else None
+        return PAPER.get((self.config.task.kind, self.config.task.student_preset))
 
     def text(self) -> str:
         """The plan as `umt plan` prints it."""
@@ -137,7 +134,7 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
     samples = request.samples or _count(config, has_shards)
     run = plan_run(config, world=request.gpus, num_samples=samples)
     shares, knows_shares = _shares(config)
-    cost = task_cost(config.task, precision, shares=shares)
+    cost = cost_of(config, precision, shares=shares)
     memory = {
         stage: Memory(
             state_bytes(cost.parameters, stage=stage, world=request.gpus, precision=precision, settings=settings),
@@ -218,7 +215,7 @@ def _refuse_too_large(
 
 
 def _assumed_loader(config: RunConfig, shares: Mapping[Media, float]) -> LoaderRate:
-    of_clip, _ = clip_shape(config)
+    of_clip, _ = config.task.clip_shape
     frames = sum(share * (1 if medium == "image" else of_clip) for medium, share in shares.items())
     return LoaderRate(_assumed_pace(config) / frames, _FRAME_BYTES * frames, "assumed")
 
@@ -356,10 +353,10 @@ def _checkpoint(plan: JobPlan) -> list[str]:
 
 
 def _paper(plan: JobPlan) -> list[str]:
-    mfu, published, task = plan.paper_mfu, plan.published, plan.config.task
-    if mfu is None or published is None or not isinstance(task, (Stage1Config, Stage2Config)):
+    mfu, published = plan.paper_mfu, plan.published
+    if mfu is None or published is None:
         return []
-    hours, views = published.hours[task.student.preset], published.samples * published.epochs
+    hours, views = published.hours, published.samples * published.epochs
     what = "clips" if published.shares.keys() == {"video"} else "images and clips"
     return [
         f"{hours} h on {PAPER_GPUS} A100 = {hours * PAPER_GPUS:,} GPU-hours for {published.samples:,} {what} x "
@@ -377,8 +374,7 @@ def _assumptions(plan: JobPlan) -> list[str]:
         "activations: of a block (8 + 2 mlp_ratio) x tokens x width values; or the teacher's pass, if that is larger",
         "time: no start-up, evaluation, saving or waiting in queues",
     ]
-    if isinstance(plan.config.task, Stage2Config):
-        lines.append("captions of full length; memory of the heavier medium")
+    lines += plan.cost.assumptions
     if not plan.knows_shares:
         lines.append("as many images as clips: the sources are not here, and have no weights")
     if plan.loader.origin == "assumed":

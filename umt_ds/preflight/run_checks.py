@@ -12,7 +12,8 @@ from pathlib import Path
 from pebble import ProcessExpired, ProcessPool
 
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig, Stage1Config, Stage2Config
+from umt_ds.config.models import TeacherConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.storage import is_url
 from umt_ds.errors import UmtError
 from umt_ds.preflight import checks
@@ -66,10 +67,11 @@ def _run_checks(config: RunConfig) -> dict[str, Check]:
     }
     if any(is_url(source.names[0]) and not source.is_stream for source in config.data.sources.values()):
         plan["cache"] = partial(checks.cache, config.data.cache)
-    if isinstance(config.task, (Stage1Config, Stage2Config)) and config.task.teacher is not None:
-        plan["teacher"] = partial(checks.teacher, config.task.teacher)
-    if isinstance(config.task, Stage2Config):
-        plan["BERT"] = partial(checks.bert, config.task.text)
+    for part, settings in config.task.required_weights.items():
+        if isinstance(settings, TeacherConfig):
+            plan[part] = partial(checks.teacher, settings)
+        else:
+            plan[part] = partial(checks.bert, settings)
     for key, path in (("weights", config.init.weights), ("resume_from", config.init.resume_from)):
         if path is not None:
             plan[f"init.{key}"] = partial(checks.weights, path)

@@ -7,11 +7,11 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import assert_never, get_args
+from typing import get_args
 
 from umt_ds.batch import Media
 from umt_ds.config.load import load_run, run_names
-from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, diff_lines
 from umt_ds.engine.manifest import checkpoint_folders, read_checkpoint_manifest
 from umt_ds.engine.metrics_file import Record, number_in
@@ -27,7 +27,7 @@ def key_numbers(config: RunConfig, history: History) -> Rows:
     schedule = {name: value for name, value in config.schedule if value is not None}
     lengths = [f"{name.replace('_', ' ')} {value:g}" for name, value in schedule.items() if name != "curve"]
     return [
-        ("task", _task(config)),
+        ("task", config.task.summary),
         ("data", ", ".join(f"{name}: {source.shards}" for name, source in config.data.sources.items())),
         ("batch", f"{config.batch.global_} clips a step, {config.batch.micro} at a time, "
                   f"{config.data.num_sample} view(s) of each"),
@@ -88,34 +88,6 @@ def _losses(history: History) -> Rows:
         )
         for media, some in by_media.items()
     ]
-
-
-def _task(config: RunConfig) -> str:
-    match config.task:
-        case Stage1Config(student=student, teacher=teacher, mask=mask, loss=loss):
-            return (
-                f"stage1: {student.preset} student, {student.frames} frames of {student.image_size} px, imitates the "
-                f"last {teacher.layers} layers of {teacher.preset} ({teacher.weights}); {mask.kind} mask, "
-                f"ratio {mask.ratio:g}; {loss} loss"
-            )
-        case Stage2Config(student=student, text=text, mask=mask, loss_weights=weights):
-            hidden = ", ".join(
-                f"{medium} {plan.kind} {plan.ratio:g}"
-                for medium, plan in (("image", mask.image), ("video", mask.video))
-                if plan is not None and (weights.uta or plan.kind != "semantic")
-            )
-            losses = " + ".join(f"{weight:g} {name}" for name, weight in weights.model_dump().items() if weight)
-            return (
-                f"stage2: {student.preset} student, {student.frames} frames of {student.image_size} px, and BERT "
-                f"({text.preset}, {text.fusion_layers} layers for fusion); masks: {hidden or 'none'}; {losses}"
-            )
-        case ImageTextConfig(tower=tower):
-            return (
-                f"image_text: a CLIP of {tower.layers} layers, width {tower.width}, on single frames of "
-                f"{tower.image_size} px with captions"
-            )
-        case _:
-            assert_never(config.task)
 
 
 def recipe_difference(config: RunConfig) -> tuple[str, list[str]] | None:

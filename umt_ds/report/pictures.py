@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from umt_ds.evaluation.masked import MaskedClip, shade_removed, squares
 from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult
 from umt_ds.report.history import History
-from umt_ds.report.masked import MaskedClip, shade_removed, squares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar, assert_never
-
-import torch
-from torch import Tensor
+from typing import assert_never
 
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import ImageTextConfig, RunConfig, Stage1Config, Stage2Config
-from umt_ds.data.order.frames import middle
+from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.records import load_manifest
-from umt_ds.data.shards.stream import Tars
-from umt_ds.engine.manifest import resolve_checkpoint
-from umt_ds.errors import DataError, MachineError, UmtError
+from umt_ds.errors import MachineError
+from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NotMade, Remark, Retrieved
 from umt_ds.evaluation.metrics.probe import ProbeResult
-from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult, RetrievalScores, answers, retrieval_scores
-from umt_ds.jobs.evaluate import Retrieval, resized_how
+from umt_ds.evaluation.metrics.retrieval import RetrievalScores
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
 from umt_ds.report.history import History, read_history
-from umt_ds.report.masked import MaskedClip
 from umt_ds.report.page import Section, note, page, picture, sentence, table
 from umt_ds.report.pictures import (
     draw_accuracy,
@@ -34,26 +26,12 @@ from umt_ds.report.pictures import (
     draw_speed,
     draw_training,
 )
-from umt_ds.report.stage1_probe import Say, Stage1Probe
-from umt_ds.tasks.build import shards_of
-from umt_ds.tasks.stage2.retriever import build_retriever
+from umt_ds.tasks.kinds import exhibits_of
+from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.terminal import columns
 
-T = TypeVar("T")
-_ANSWERS, _FIRST = 6, 5  # captions that are shown, and clips for each
 
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What to measure, and on which shards: None for the run's own, and the folder `val` beside them."""
-
-    probe: bool = True
-    train: Path | None = None
-    val: Path | None = None
-    max_clips: int = 2000
-
-
-def write_report(run: Path, out: Path, options: ReportOptions, *, say: Say) -> str:
+def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> str:
     """Write index.html, the PNGs and probe.json of `run` into `out`; the page's path and the kNN table as text.
 
     What a section lacks by itself (held-out shards, labels, a checkpoint, the teacher) that section says. Raises
@@ -70,30 +48,12 @@ def write_report(run: Path, out: Path, options: ReportOptions, *, say: Say) -> s
     say(f"drawing the curves of {run}")
     sections = [_facts(config, history), _training(config, history, output)]
     text = str(out / "index.html")
-    match config.task:
-        case Stage1Config() as task:
-            study = Stage1Probe(run, config, task, options.train, options.val, options.max_clips)
-            say("drawing masks over held-out clips")
-            sections.append(_masks(study, _or_error(study.masked_clips), output))
-            if options.probe:
-                result = _or_error(lambda: study.probe(say))
-                sections.append(_probe(study, result, output))
-                text += f"\n{_as_text(result)}"
-        case Stage2Config():
-            say("embedding held-out clips and captions")
-            search = _or_error(lambda: _search(run, config, options))
-            sections.append(_found(search, config.name, output))
-            text += f"\n{search if isinstance(search, UmtError) else columns(_score_rows(search.scores))}"
-        case ImageTextConfig():
-            sections.append(Section("What was learned", (note(_CLIP),)))
-        case _:
-            assert_never(config.task)
+    for exhibit in exhibits_of(run, config, options, say):
+        sections.append(_section(exhibit, config.name, output))
+        text += _in_words(exhibit)
     sections += [_speed(config, history, output), _origins(run)]
     output.write("index.html", page(f"Run {config.name}", sections).encode())
     return text
-
-
-_CLIP = "How good this CLIP is shows where it teaches: in the row `teacher` of the report of a stage-1 run."
 
 
 class _Output:
@@ -116,14 +76,6 @@ class _Output:
         """Write the PNG; the same picture as HTML."""
         self.write(name, png)
         return picture(png, about=about)
-
-
-def _or_error(make: Callable[[], T]) -> T | UmtError:
-    """What `make` gives, or why it cannot: a section says so, the rest of the page stands."""
-    try:
-        return make()
-    except UmtError as error:
-        return error
 
 
 # ---------------------------------------------------------------- the sections
@@ -156,55 +108,6 @@ def _training(config: RunConfig, history: History, output: _Output) -> Section:
     )
 
 
-def _masks(study: Stage1Probe, clips: list[MaskedClip] | UmtError, output: _Output) -> Section:
-    title = "What the student sees"
-    if isinstance(clips, UmtError):
-        return Section(title, (note(f"Not drawn: {clips}"),))
-    kind, grid, frames = study.mask.kind, clips[0].grid, study.task.student.frames
-    patches = grid[0] * grid[1]
-    png = draw_masks(clips, title=f"{study.config.name}: held-out clips under the {kind} mask")
-    about = (
-        f"Of the {frames} × {patches} patches of a clip the student sees {study.mask.visible(frames, patches)}, those "
-        "in colour. The teacher sees all; its class token attends most to the bright ones"
-    )
-    return Section(
-        title,
-        (
-            output.picture("masks.png", png, about="frames, the patches that are kept, the teacher's attention"),
-            sentence(f"{about}, which are the likeliest to be kept." if kind == "semantic" else f"{about}."),
-        ),
-    )
-
-
-def _probe(study: Stage1Probe, result: ProbeResult | UmtError, output: _Output) -> Section:
-    title = "What the features know"
-    if isinstance(result, UmtError):
-        return Section(title, (note(f"Not measured: {result}"),))
-    where = {
-        "checkpoint": str(resolve_checkpoint(study.run)),
-        "train": str(study.training_shards),
-        "val": str(study.held_out_shards),
-    }
-    output.write("probe.json", (json.dumps({**where, **asdict(result)}, indent=1) + "\n").encode())
-    png = draw_accuracy(result.accuracy, title=f"{study.config.name}: kNN accuracy on held-out clips")
-    head, *rows = _probe_rows(result)
-    return Section(
-        title,
-        (
-            output.picture("probe.png", png, about="kNN accuracy of each model for each label"),
-            table(rows, head=head),
-            note(
-                f"Frozen features, nothing trained: the {result.k} nearest of {result.train_clips} labelled clips vote "
-                f"on each of {result.test_clips} held-out ones (cosine, temperature {result.temperature:g}). "
-                "Student: mean over all tokens of the unmasked clip; untrained: the same student before step 0. "
-                "Teacher: mean over the frames of its image embedding, so it cannot tell their order. "
-                "Chance: always the most common class."
-            ),
-            table(list(where.items())),
-        ),
-    )
-
-
 def _speed(config: RunConfig, history: History, output: _Output) -> Section:
     png = draw_speed(history, title=f"{config.name}: speed")
     return Section("Speed", (output.picture("speed.png", png, about="throughput and data stall over the steps"),))
@@ -217,77 +120,93 @@ def _origins(run: Path) -> Section:
     return Section("Checkpoints and origins", parts)
 
 
+# ---------------------------------------------------------------- exhibits
+
+
+def _section(exhibit: Exhibit, name: str, output: _Output) -> Section:
+    """An exhibit of the run `name`, drawn."""
+    match exhibit:
+        case Remark(title, text):
+            return Section(title, (note(text),))
+        case NotMade(title, error):
+            return Section(title, (note(f"Not made: {error}"),))
+        case MaskedClips():
+            return _masks(exhibit, name, output)
+        case KnnProbe():
+            return _probe(exhibit, name, output)
+        case Retrieved():
+            return _retrieved(exhibit, name, output)
+        case _:
+            assert_never(exhibit)
+
+
+def _in_words(exhibit: Exhibit) -> str:
+    """Its numbers for a terminal, on lines of their own; nothing where it has none."""
+    match exhibit:
+        case KnnProbe(result):
+            return f"\n{columns(_probe_rows(result))}"
+        case Retrieved():
+            return f"\n{columns(_score_rows(exhibit.scores))}"
+        case NotMade(title, error):
+            return f"\n{title}: {error}"
+        case _:
+            return ""
+
+
+def _masks(masked: MaskedClips, name: str, output: _Output) -> Section:
+    (rows, cols), frames = masked.clips[0].grid, len(masked.clips[0].pixels)
+    png = draw_masks(masked.clips, title=f"{name}: held-out clips under the {masked.mask_kind} mask")
+    about = (
+        f"Of the {frames} × {rows * cols} patches of a clip the student sees {masked.visible}, those in colour. "
+        "The teacher sees all; its class token attends most to the bright ones"
+    )
+    return Section(
+        "What the student sees",
+        (
+            output.picture("masks.png", png, about="frames, the patches that are kept, the teacher's attention"),
+            sentence(
+                f"{about}, which are the likeliest to be kept." if masked.mask_kind == "semantic" else f"{about}."
+            ),
+        ),
+    )
+
+
+def _probe(probe: KnnProbe, name: str, output: _Output) -> Section:
+    result = probe.result
+    output.write("probe.json", (json.dumps({**probe.where, **asdict(result)}, indent=1) + "\n").encode())
+    png = draw_accuracy(result.accuracy, title=f"{name}: kNN accuracy on held-out clips")
+    head, *rows = _probe_rows(result)
+    return Section(
+        "What the features know",
+        (
+            output.picture("probe.png", png, about="kNN accuracy of each model for each label"),
+            table(rows, head=head),
+            note(
+                f"Frozen features, nothing trained: the {result.k} nearest of {result.train_clips} labelled clips vote "
+                f"on each of {result.test_clips} held-out ones (cosine, temperature {result.temperature:g}). "
+                "Student: mean over all tokens of the unmasked clip; untrained: the same student before step 0. "
+                "Teacher: mean over the frames of its image embedding, so it cannot tell their order. "
+                "Chance: always the most common class."
+            ),
+            table(list(probe.where.items())),
+        ),
+    )
+
+
 def _probe_rows(result: ProbeResult) -> list[list[str]]:
     """The accuracies in percent as a table, heading first."""
     rows = [[model, *(f"{100 * share:.1f}" for share in shares.values())] for model, shares in result.accuracy.items()]
     return [["kNN accuracy, %", *result.labels], *rows]
 
 
-def _as_text(result: ProbeResult | UmtError) -> str:
-    """The table for a terminal."""
-    return f"no kNN accuracy: {result}" if isinstance(result, UmtError) else columns(_probe_rows(result))
-
-
-# ---------------------------------------------------------------- retrieval
-
-
-@dataclass(frozen=True)
-class _Search:
-    """Held-out clips, what the captions found, and some of it with the frames that are needed to show it."""
-
-    shards: Path
-    checkpoint: Path
-    found: RetrievalResult
-    scores: RetrievalScores
-    answers: list[Answer]
-    frames: dict[int, Tensor]  # u8 [T,H,W,3] of each video that is shown
-    resized: str  # how frames were
-
-
-def _search(run: Path, config: RunConfig, options: ReportOptions) -> _Search:
-    shards = options.val or _held_out(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    retriever = build_retriever(config, run, device=device)
-    request = Retrieval(shards, limit=options.max_clips)
-    found = request.search(retriever, name=shards.name)
-    texts = middle(len(found.captions), count=min(_ANSWERS, len(found.captions)))
-    some = answers(found, texts=texts, first=min(_FIRST, len(found.keys)))
-    shown = {video for answer in some for video in answer.found}
-    return _Search(
-        shards=shards,
-        checkpoint=resolve_checkpoint(run),
-        found=found,
-        scores=retrieval_scores(found.similarity, found.video_of_text),
-        answers=some,
-        frames=request.frames_of(shown, retriever),
-        resized=resized_how([retriever.antialias]),
-    )
-
-
-def _held_out(config: RunConfig) -> Path:
-    """`retrieval` or `val` beside the clips that the run was trained on. Raises DataError where there is neither."""
-    sources = config.data.sources.values()
-    videos = [source for source in sources if source.media == "video"] or list(sources)
-    shards = shards_of(videos[0])
-    if isinstance(shards, Tars):
-        raise DataError("the run's clips are streamed", hint="name held-out shards with captions: --val SHARDS")
-    for name in ("retrieval", "val"):
-        if (shards.parent / name).is_dir():
-            return shards.parent / name
-    raise DataError(f"there are no held-out clips beside {shards}", hint="name some with captions: --val SHARDS")
-
-
-def _found(result: _Search | UmtError, name: str, output: _Output) -> Section:
-    title = "What finds what"
-    if isinstance(result, UmtError):
-        return Section(title, (note(f"Not measured: {result}"),))
+def _retrieved(result: Retrieved, name: str, output: _Output) -> Section:
     output.write("retrieval.json", (json.dumps(asdict(result.scores), indent=1) + "\n").encode())
     matrix = draw_similarity(result.found, title=f"{name}: held-out captions and clips")
     strips = draw_answers(result.answers, result.frames, title=f"{name}: what some captions find")
     head, *rows = _score_rows(result.scores)
     scores = result.scores
     return Section(
-        title,
+        "What finds what",
         (
             table(rows, head=head),
             note(

@@ -21,7 +21,7 @@ from umt_ds.bench.step_sweep import label, sweep_points
 from umt_ds.bench.synthetic import SyntheticBatches
 from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import Stage1Config
+from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.distributed.job import Job
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
@@ -113,7 +113,7 @@ def test_nothing_but_a_name_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path:
 @pytest.mark.parametrize(
     ("name", "request_", "said"),
     [
-        ("demo/teacher", Request(), "is no run of stage 1 or 2"),
+        ("demo/teacher", Request(against_plain=True), "image_text has no plain twin"),
         ("demo/stage1", Request(against_plain=True, data="shards"), "reads no shards"),
         ("demo/stage2", Request(against_plain=True, shown="packed"), "shows one medium"),
     ],

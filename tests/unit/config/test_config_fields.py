@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
-from umt_ds.config import deepspeed_keys, schema
+from umt_ds.config import deepspeed_keys
 from umt_ds.config.check import check
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
+from umt_ds.config.section import Section
 from umt_ds.config.show import as_tree, flatten
 from umt_ds.errors import ConfigError
 
@@ -103,12 +104,12 @@ def test_every_number_has_a_smallest_and_a_largest_value(path: str, number: dict
     assert {"maximum", "exclusiveMaximum"} & number.keys(), path
 
 
-SECTIONS = [
-    section
-    for module in (schema, deepspeed_keys)
-    for section in vars(module).values()
-    if isinstance(section, type) and issubclass(section, schema.Section)
-]
+def sections_of(base: type[Section]) -> list[type[Section]]:
+    return [found for section in base.__subclasses__() for found in (section, *sections_of(section))]
+
+
+SECTIONS = sections_of(Section)
+assert {RunConfig, deepspeed_keys.Bf16Section} <= set(SECTIONS)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -23,7 +23,7 @@ from umt_ds.config.deepspeed_json import (
 )
 from umt_ds.config.deepspeed_keys import NOT_HONOURED, OWNED_BY_RUN, DeepSpeedSettings
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import EngineConfig
+from umt_ds.config.running import EngineConfig
 from umt_ds.config.show import flatten
 from umt_ds.errors import ConfigError
 

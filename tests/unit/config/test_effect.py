@@ -12,7 +12,7 @@ from launchers.cli import launch
 from umt_ds.cli.config import command
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run, run_names
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.errors import ConfigError
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.load import check, load_run
-from umt_ds.config.schema import LrCurve, OptimConfig
+from umt_ds.config.optimisation import LrCurve, OptimConfig
 from umt_ds.config.show import as_tree, numbers_of
 from umt_ds.engine.optim import build_adamw, decay_groups
 from umt_ds.engine.schedule import lr_at

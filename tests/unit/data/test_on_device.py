@@ -18,13 +18,13 @@ from tests.support.loading import PLAN, assert_same, global_batch, spec
 from tests.support.shards import record, write_shards
 from umt_ds.batch import Batch
 from umt_ds.config.batching import plan_run
+from umt_ds.config.data import AugmentConfig
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import AugmentConfig
 from umt_ds.data.loader import Loader
 from umt_ds.data.on_device import OnDevice
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError, DataError, DecodeError
-from umt_ds.tasks.build import build_loader
+from umt_ds.tasks.loader import build_loader
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.support.shards import frame, noisy_frames, picture, write_shards
 from umt_ds.batch import Tokens
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import iterate_once
 from umt_ds.data.pixels.augment import stretch_view
 from umt_ds.errors import DataError

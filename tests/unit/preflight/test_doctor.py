@@ -19,8 +19,9 @@ from click.testing import CliRunner
 
 from tests.support.shards import undecodable, write_shards
 from umt_ds.cli.doctor import command
+from umt_ds.config.data import CacheConfig
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import CacheConfig, Stage1Config
+from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.distributed.device import has_code
 from umt_ds.errors import MachineError, WeightsError
 from umt_ds.kernels import backend

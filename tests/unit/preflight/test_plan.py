@@ -15,7 +15,8 @@ from tests.support.shards import png_frames, write_shards
 from umt_ds.bench.rate import measure_loader
 from umt_ds.cli.plan import command
 from umt_ds.config.load import load_run, run_names
-from umt_ds.config.schema import RunConfig, Stage2Config
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.engine.memory import state_bytes
 from umt_ds.errors import ConfigError
@@ -24,8 +25,8 @@ from umt_ds.models.memory import student_bytes_per_clip
 from umt_ds.models.presets import StudentPreset, vit_size
 from umt_ds.models.vit import VideoViT
 from umt_ds.preflight.plan import JobPlan, Request, plan_job
-from umt_ds.tasks.build import build_task, media_shares
-from umt_ds.tasks.cost import task_cost
+from umt_ds.tasks.kinds import build_task, cost_of
+from umt_ds.tasks.sources import media_shares
 from umt_ds.tasks.stage2.cost import on_meta
 from umt_ds.tasks.stage2.model import media_masks
 
@@ -56,7 +57,7 @@ def test_the_cost_of_a_task_is_what_the_task_itself_has_and_counts(name: str, tm
     }
     config = load_run(name, more.get(name, []))
     task = build_task(config, device=torch.device("cpu"), precision="fp32")
-    cost = task_cost(config.task, "fp32", shares=media_shares(config))
+    cost = cost_of(config, "fp32", shares=media_shares(config))
     assert cost.parameters == sum(p.numel() for p in task.module.parameters())
     assert cost.flops == task.flops_per_view
 
@@ -87,8 +88,8 @@ def test_stage_2_is_planned_from_its_sizes_alone(name: str, hours: int, paramete
 
 def test_masks_save_three_quarters_of_the_memory_that_table_5_of_the_paper_tells() -> None:
     """56.6 GB without masks and 18.6 GB with them, B/16 at 128 clips a GPU: 3.04 times."""
-    masked = task_cost(recipe("stage2/b16_5m").task, "bf16").activation_bytes
-    whole = task_cost(recipe("stage2/b16_5m", "task.loss_weights.uta=0").task, "bf16").activation_bytes
+    masked = cost_of(recipe("stage2/b16_5m"), "bf16").activation_bytes
+    whole = cost_of(recipe("stage2/b16_5m", "task.loss_weights.uta=0"), "bf16").activation_bytes
     assert whole / masked > 3
 
 

@@ -18,16 +18,18 @@ from safetensors.torch import save_file
 from tests.support.shards import noisy_frames, write_shards
 from umt_ds.cli.report import command
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
+from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.manifest import CheckpointManifest
 from umt_ds.errors import ConfigError, DataError, UmtError
+from umt_ds.evaluation.masked import shade_removed
 from umt_ds.report.facts import key_numbers
 from umt_ds.report.history import read_history
-from umt_ds.report.masked import shade_removed
 from umt_ds.report.pictures import draw_speed, draw_training
-from umt_ds.report.stage1_probe import Stage1Probe
-from umt_ds.report.write import ReportOptions, write_report
+from umt_ds.report.write import write_report
+from umt_ds.tasks.room import ExhibitOptions
+from umt_ds.tasks.stage1.probe import Stage1Probe
 from umt_ds.tasks.stage1.task import Stage1Task
 
 torch.set_num_threads(1)
@@ -147,7 +149,7 @@ def test_odd_lines_and_numbers_that_are_missing_cost_no_page(tmp_path: Path) -> 
     config = load_run("demo/teacher", (f"run_dir={tmp_path / 'run'}",))
     lines = [metrics_line(1), "null\n", metrics_line(2), "\0\0\0\n", nan, short, '\n{"st']
     run, said = make_run(config, lines), []
-    page = Path(write_report(run, tmp_path / "out", ReportOptions(), say=said.append).splitlines()[0])
+    page = Path(write_report(run, tmp_path / "out", ExhibitOptions(), say=said.append).splitlines()[0])
     told = f"3 lines of {run / 'metrics.jsonl'} are no records, first at line 2"
     assert told in words_of(page)
     assert any(told in line for line in said)
@@ -224,10 +226,10 @@ def test_report_of_a_stage1_run_measures_and_draws(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_said_and_the_rest_stands(tmp_path: Path) -> None:
     run = make_run(make_config(tmp_path), [metrics_line(1)])  # no shards, no checkpoint
-    text = write_report(run, tmp_path / "out", ReportOptions(), say=lambda _: None)
-    assert f"no kNN accuracy: there are no held-out clips in {tmp_path / 'val'}" in text
+    text = write_report(run, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
+    assert f"What the features know: there are no held-out clips in {tmp_path / 'val'}" in text
     words = words_of(tmp_path / "out" / "index.html")
-    assert f"Not drawn: there are no held-out clips in {tmp_path / 'val'} hint: name labelled shards" in words
+    assert f"Not made: there are no held-out clips in {tmp_path / 'val'} hint: name labelled shards" in words
     assert "The run has no checkpoint yet." in words
     assert "Ran without interruption." in words
     assert (tmp_path / "out" / "training.png").is_file()
@@ -238,7 +240,7 @@ def test_clips_without_labels_are_said(tmp_path: Path) -> None:
         write_shards(tmp_path / name, (2,), members=lambda n: {**noisy_frames(n), "json": b"{}"})
     config = make_config(tmp_path)
     run = make_run(config, [metrics_line(1)])
-    text = write_report(run, tmp_path / "out", ReportOptions(), say=lambda _: None)
+    text = write_report(run, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     assert f"the clips of {tmp_path / 'train'} have no labels" in text
     assert (tmp_path / "out" / "masks.png").is_file()
 
@@ -246,7 +248,7 @@ def test_clips_without_labels_are_said(tmp_path: Path) -> None:
 def test_a_run_of_another_kind_has_curves_and_facts_only(tmp_path: Path) -> None:
     config = load_run("demo/teacher", (f"run_dir={tmp_path / 'clip'}",))
     run = make_run(config, [metrics_line(1), metrics_line(2)])
-    text = write_report(run, tmp_path / "out", ReportOptions(), say=lambda _: None)
+    text = write_report(run, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     assert text == str(tmp_path / "out" / "index.html")
     words = words_of(tmp_path / "out" / "index.html")
     assert "image_text: a CLIP of 4 layers" in words
@@ -265,18 +267,18 @@ def test_several_runs_go_to_folders_of_their_names(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(UmtError, match="is no run folder") as refused:
-        write_report(tmp_path, tmp_path / "out", ReportOptions(), say=lambda _: None)
+        write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     assert refused.value.hint == "name a folder that `umt train` wrote"
     assert not (tmp_path / "out").exists()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1')
     with pytest.raises(UmtError, match=r"has not logged a step yet \(1 line of .* is no record"):
-        write_report(tmp_path, tmp_path / "out", ReportOptions(), say=lambda _: None)
+        write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
 
 
 def test_shards_that_the_user_names_must_be_there(tmp_path: Path) -> None:
     run = make_run(make_config(tmp_path), [metrics_line(1)])
     with pytest.raises(DataError, match="not a folder of finished shards"):
-        write_report(run, tmp_path / "out", ReportOptions(val=tmp_path / "nowhere"), say=lambda _: None)
+        write_report(run, tmp_path / "out", ExhibitOptions(val=tmp_path / "nowhere"), say=lambda _: None)
 
 
 # ---------------------------------------------------------------- the parts

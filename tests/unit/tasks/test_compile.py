@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 from umt_ds.batch import Batch
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import Stage1Config
+from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.tasks.stage1.task import Stage1Task
 
 TOWER = "{image_size: 16, patch_size: 8, width: 32, layers: 4, heads: 2, out_width: 16}"

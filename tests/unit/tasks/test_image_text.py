@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from umt_ds.batch import Batch, Tokens
-from umt_ds.config.schema import ClipTextConfig, ImageTextConfig, OptimConfig, TowerConfig
+from umt_ds.config.models import TowerConfig
+from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.tasks.image_text import ClipTextConfig, ImageTextConfig
 from umt_ds.errors import DecodeError
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.models.teachers import build_teacher

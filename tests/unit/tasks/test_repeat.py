@@ -11,9 +11,9 @@ import pytest
 from tests.support.loading import PLAN, spec
 from tests.support.shards import write_shards
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.data.loader import Loader
-from umt_ds.tasks.build import count_samples, media_shares, sample_counts
+from umt_ds.tasks.sources import count_samples, media_shares, sample_counts
 
 
 @pytest.fixture(scope="module")

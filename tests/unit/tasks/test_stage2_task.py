@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from umt_ds.batch import Batch, Media, Tokens
-from umt_ds.config.schema import OptimConfig, Stage2Config
+from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.alignment import AlignmentModel

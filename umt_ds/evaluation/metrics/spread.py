@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from umt_ds.config.schema import RunConfig
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import config_hash, numbers_of
 
 

@@ -14,7 +14,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from umt_ds.batch import Batch, Losses, Tokens
-from umt_ds.config.schema import ImageTextConfig, OptimConfig
+from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.tasks.image_text import ImageTextConfig
 from umt_ds.data.collate import Tokenize
 from umt_ds.data.shards.sample_record import plain_text
 from umt_ds.data.text import CHARACTERS

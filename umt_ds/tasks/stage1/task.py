@@ -20,7 +20,9 @@ from torch import Tensor
 
 from umt_ds.batch import Batch, Losses
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import OptimConfig, Stage1Config, TeacherConfig
+from umt_ds.config.models import TeacherConfig
+from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.speed import span
 from umt_ds.errors import ConfigError

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from umt_ds.batch import Media
-from umt_ds.config.schema import Stage2Config
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, teacher_flops_per_clip, text_flops
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip, text_bytes
 from umt_ds.models.presets import BertSize, vit_size
 from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.tasks.cost import TaskCost, count_parameters
 from umt_ds.tasks.stage2.model import bert_size_of, build_module, media_masks
 from umt_ds.tasks.stage2.module import Stage2Module
 
@@ -147,3 +148,34 @@ def on_meta(config: Stage2Config) -> tuple[Stage2Module, Teacher | None]:
             )
         words = Vocabulary(bert_size_of(config.text).vocab_size, cls_id=0, pad_id=0, mask_id=0)
         return build_module(config, teacher, words, seed=0, pretrained=False), teacher
+
+
+def stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float]) -> TaskCost:
+    """Raises ConfigError where student and teacher do not fit each other. element: bytes of a number."""
+    module, teacher = on_meta(task)
+    cost = Stage2Cost(task, teacher)
+    student, published = task.student, [cost.published_flops(medium) for medium in shares]
+    ours, parts = [cost.flops(medium) for medium in shares], list(shares.values())
+
+    def mean(numbers: Iterable[float]) -> float:
+        return sum(part * number for part, number in zip(parts, numbers, strict=True))
+
+    def of(medium: Media) -> str:
+        frames, side = cost.frames(medium), student.image_size
+        tokens = frames * (side // vit_size(student.preset).patch) ** 2
+        return f"{shares[medium]:.0%} {medium}s, {frames} frame(s), {cost.visible(medium)} of {tokens} tokens visible"
+
+    return TaskCost(
+        sentence=f"{student.preset}, {student.image_size} px, BERT {task.text.preset}: {'; '.join(map(of, shares))}",
+        parameters=count_parameters(module),
+        teacher_parameters=0 if teacher is None else count_parameters(teacher),
+        forward_flops=mean(cost.forward_flops(medium) for medium in shares),
+        student_flops=mean(own for own, _ in ours),
+        teacher_flops=mean(its for _, its in ours),
+        published_student_flops=mean(own for own, _ in published),
+        published_teacher_flops=mean(its for _, its in published),
+        pixel_bytes=max(cost.frames(medium) for medium in shares) * student.image_size**2 * 3,
+        activation_bytes=max(cost.activation_bytes(medium, element=element) for medium in shares),
+        teacher_bytes=max(cost.teacher_bytes(medium, element=element) for medium in shares),
+        assumptions=("captions of full length; memory of the heavier medium",),
+    )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from umt_ds.batch import Media
-from umt_ds.config.schema import BertConfig, MaskConfig, Stage2Config
+from umt_ds.config.models import BertConfig, MaskConfig
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.masking import MaskPlan

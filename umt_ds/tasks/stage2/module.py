@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from umt_ds.batch import Losses, Media
-from umt_ds.config.schema import Stage2Config
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.collectives import mean_over_ranks
 from umt_ds.distributed.gather import Gradient, gather_rows
 from umt_ds.kernels.philox import Purpose, uniform

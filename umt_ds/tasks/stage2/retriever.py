@@ -12,11 +12,12 @@ from torch import Tensor
 
 from umt_ds.batch import Tokens
 from umt_ds.config.load import load_run
-from umt_ds.config.schema import RunConfig, Stage2Config
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.errors import ConfigError
 from umt_ds.models.video_text import VideoTextModel
-from umt_ds.tasks.build import caption_tokenizer, vocabulary_of
+from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage2.model import build_module, load_initial
 

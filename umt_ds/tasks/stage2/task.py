@@ -17,7 +17,8 @@ from torch import Tensor
 
 from umt_ds.batch import Batch, Media, Tokens
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.schema import OptimConfig, Stage2Config
+from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.speed import span
 from umt_ds.kernels.philox import Purpose, uniform

@@ -29,7 +29,7 @@ from umt_ds.data.order.mixture import MOST
 from umt_ds.data.shards import stream as stream_module
 from umt_ds.data.shards.stream import Tars
 from umt_ds.errors import ConfigError, DataError
-from umt_ds.tasks.build import count_samples, sample_counts
+from umt_ds.tasks.sources import count_samples, sample_counts
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from umt_ds.config.schema import RunConfig, Stage1Config
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.data.evaluation import EvalBatch, iterate_once
 from umt_ds.data.shards.storage import absolute
 from umt_ds.data.shards.stream import Tars
+from umt_ds.engine.manifest import resolve_checkpoint
 from umt_ds.errors import ConfigError, DataError, UmtError
+from umt_ds.evaluation.bar import with_bar
+from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, or_why_not
+from umt_ds.evaluation.masked import masked_clips
 from umt_ds.evaluation.metrics.probe import (
     Encode,
-    ProbeResult,
     label_fields,
     pooled_student,
     pooled_teacher,
     probe_all,
 )
-from umt_ds.jobs.evaluate import with_bar
 from umt_ds.masking import MaskPlan
 from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import VideoViT
-from umt_ds.report.masked import MaskedClip, masked_clips
-from umt_ds.tasks.build import shards_of
 from umt_ds.tasks.initial import read_weights
+from umt_ds.tasks.room import Say
+from umt_ds.tasks.sources import shards_of
 from umt_ds.tasks.stage1.task import load_teacher
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import encoder_state
 
 _BATCH = 4  # clips encoded at a time: larger ones do not fit a CPU's cache
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,13 @@ class Stage1Probe:
         load_strict(encoder, encoder_state(read_weights(self.run)), where=str(self.run))
         return encoder
 
-    def masked_clips(self) -> list[MaskedClip]:
+    def masked_clips(self) -> Exhibit:
         """Some held-out clips under the run's mask."""
+        return or_why_not("What the student sees", self._masked_clips)
+
+    def _masked_clips(self) -> MaskedClips:
         student = self.task.student
-        return masked_clips(
+        clips = masked_clips(
             self.held_out_shards,
             self.teacher,
             self.mask,
@@ -102,9 +107,14 @@ class Stage1Probe:
             antialias=self.config.data.augment.antialias,
             seed=self.config.seed,
         )
+        rows, cols = clips[0].grid
+        return MaskedClips(clips, self.mask.kind, self.mask.visible(student.frames, rows * cols))
 
-    def probe(self, say: Say) -> ProbeResult:
+    def probe(self, say: Say) -> Exhibit:
         """kNN accuracy of trained student, untrained student, teacher (where it can be loaded), and chance."""
+        return or_why_not("What the features know", lambda: self._probe(say))
+
+    def _probe(self, say: Say) -> KnnProbe:
         train, val = self.training_shards, self.held_out_shards
         fields = label_fields(train)
         if not fields:
@@ -117,7 +127,9 @@ class Stage1Probe:
             encoders["teacher"] = pooled_teacher(self.teacher)
         except UmtError as error:
             say(f"without the teacher: {error}")
-        return probe_all(encoders, self._read(train, fields), self._read(val, fields), fields=fields)
+        result = probe_all(encoders, self._read(train, fields), self._read(val, fields), fields=fields)
+        where = {"checkpoint": str(resolve_checkpoint(self.run)), "train": str(train), "val": str(val)}
+        return KnnProbe(result, where)
 
     def _read(self, shards: Path, fields: Sequence[str]) -> Iterator[EvalBatch]:
         """The first `max_clips` clips: shards lie in hashed order, so these are a fair sample of all."""

@@ -1,0 +1,71 @@
+"""Settings of the optimisation: batch, AdamW, schedule."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from umt_ds.config.section import RUNNING, Section
+from umt_ds.config.values import Clips, Count, PartBelowOne, Positive, PositiveOrNone, Steps, StepsOrNone
+
+
+class BatchConfig(Section):
+    """`global` clips are drawn for one optimiser step, `micro` at a time on each rank."""
+
+    global_: Clips = Field(alias="global")
+    micro: Annotated[Clips, RUNNING]
+    media: Literal["alternate", "packed"] = Field(
+        "alternate",
+        description="sources of images and of clips: one medium a step, as published, or both in each batch",
+    )
+    pack: Count = Field(16, description="packed: so many draws hold whole shares of both media; divides micro")
+    split_contrastive: Annotated[bool, RUNNING] = Field(
+        False, description="a rank's whole share of a step is compared at once, `micro` rows in memory at a time"
+    )
+
+
+class OptimConfig(Section):
+    """AdamW (SPEC 5). With lr_rule per_256 lr and min_lr are per 256 views of the global batch."""
+
+    lr: Positive
+    lr_rule: Literal["per_256", "absolute"]
+    min_lr: PositiveOrNone = 0.0
+    betas: tuple[PartBelowOne, PartBelowOne] = (0.9, 0.95)
+    eps: float = Field(1e-8, ge=1e-30, le=1)
+    weight_decay: PositiveOrNone = 0.05
+    clip_grad: Positive | None = Field(None, description="largest gradient norm; null: no clipping")
+
+    @field_validator("min_lr")
+    @classmethod
+    def _below_lr(cls, min_lr: float, info: ValidationInfo) -> float:
+        if min_lr > info.data.get("lr", min_lr):
+            raise ValueError(f"it is above lr, which is {info.data['lr']}: the learning rate would rise")
+        return min_lr
+
+
+LrCurve = Literal["cosine_offset", "cosine_floor"]
+
+
+class ScheduleConfig(Section):
+    """Length of the run, in epochs of all sources together or in optimiser steps; the curve of its learning rate."""
+
+    # the default is what runs had before there was a choice: their config.yaml keeps its meaning
+    curve: LrCurve = Field(
+        "cosine_offset",
+        description="offset: from 0 to lr, and down to min_lr (stage 1); floor: down to 0, but never below min_lr, "
+        "where it starts too (stage 2). Formulas: umt_ds/engine/schedule.py",
+    )
+
+    epochs: Positive | None = Field(None, le=1e6)
+    warmup_epochs: PositiveOrNone | None = Field(None, le=1e6)
+    steps: Steps | None = None
+    warmup_steps: StepsOrNone | None = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> ScheduleConfig:
+        in_epochs = (self.epochs is not None) and self.steps is None and self.warmup_steps is None
+        in_steps = (self.steps is not None) and self.epochs is None and self.warmup_epochs is None
+        if not (in_epochs or in_steps):
+            raise ValueError("give epochs and warmup_epochs, or steps and warmup_steps")
+        return self

@@ -1,0 +1,64 @@
+"""One run, whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from umt_ds.config.data import DataConfig
+from umt_ds.config.optimisation import BatchConfig, OptimConfig, ScheduleConfig
+from umt_ds.config.running import CadenceConfig, EngineConfig, InitConfig, ReportConfig
+from umt_ds.config.section import RUNNING, Section
+from umt_ds.config.tasks import TaskConfig
+from umt_ds.config.tasks.base import Remarks
+from umt_ds.config.values import FilePath, Name, Steps
+from umt_ds.errors import ConfigError
+
+
+class RunConfig(Section):
+    """One run, whole."""
+
+    name: Annotated[Name, RUNNING] = Field(description="of the run and its folder")
+    run_dir: Annotated[FilePath | None, RUNNING] = Field(None, description="run folder; default: runs/NAME")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of everything random")
+    task: TaskConfig
+    data: DataConfig
+    batch: BatchConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    engine: Annotated[EngineConfig, RUNNING]
+    cadence: Annotated[CadenceConfig, RUNNING] = CadenceConfig()
+    init: Annotated[InitConfig, RUNNING] = InitConfig()
+    report: Annotated[ReportConfig, RUNNING] = ReportConfig()
+    stop_at: Annotated[Steps | None, RUNNING] = Field(None, description="stop, resumable, after this step")
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> RunConfig:
+        for key, why in _meaningless(self):
+            # no ValueError, which pydantic would blame on the whole run: the key is known here
+            raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: `run_dir`, or runs/NAME under the current directory."""
+        return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+
+def _meaningless(run: RunConfig) -> Remarks:
+    """Settings that the task of a run cannot honour, by key path, and why. What a variant of a recipe may leave behind
+    is not refused but said (`effect.py`)."""
+    task = run.task
+    if run.batch.split_contrastive and not task.works_in_pieces:
+        yield "batch.split_contrastive", f"task.kind {task.kind} does not work on a share in pieces; stage 2 does"
+    if run.batch.media == "packed" and not task.mixes_media:
+        yield "batch.media", f"task.kind {task.kind} does not train on images and clips in one batch; stage 2 does"
+    if run.engine.graph and not task.has_teacher:
+        yield "engine.graph", f"it replays a teacher, and task.kind {task.kind} has none"
+    for name, source in run.data.sources.items():
+        if run.data.skip_draws and source.is_stream:
+            at = f"data.sources.{name}"
+            yield "data.skip_draws", f"{at} is streamed, and its draws show what comes next: none can be left out"
+    yield from task.refused(run)

@@ -1,0 +1,76 @@
+"""What every task says of itself from its settings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from umt_ds.config.models import BertConfig, TeacherConfig
+from umt_ds.config.section import Section
+
+if TYPE_CHECKING:
+    from umt_ds.config.run import RunConfig
+
+Remarks = Iterator[tuple[str, str]]  # the key path of a setting or a section, and a reason
+
+
+class ClipShape(NamedTuple):
+    """What a model sees of a clip: so many frames (of an image one), of `side` x `side` pixels."""
+
+    frames: int
+    side: int
+
+
+class TaskSettings(Section):
+    """Base of the settings of a task; `kind` tells them apart. What a task does not answer holds for it as it is here.
+
+    A task is one file in this folder and a room in `umt_ds/tasks`; what the rest of `config/` may know of it is this.
+    """
+
+    @property
+    def clip_shape(self) -> ClipShape:
+        """What its model sees."""
+        raise NotImplementedError
+
+    @property
+    def summary(self) -> str:
+        """A sentence about it, for reports."""
+        raise NotImplementedError
+
+    @property
+    def required_weights(self) -> Mapping[str, TeacherConfig | BertConfig]:
+        """The parts that are read from files before training, by name."""
+        return {}
+
+    @property
+    def student_preset(self) -> str | None:
+        """The size of what is trained, where the paper has runs of that size."""
+        return None
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether rows of a step are compared with each other, so that cutting the step up changes the objective."""
+        return False
+
+    @property
+    def works_in_pieces(self) -> bool:
+        """Whether it can work on its share of a step in pieces (batch.split_contrastive)."""
+        return False
+
+    @property
+    def mixes_media(self) -> bool:
+        """Whether it trains on images and clips in one batch (batch.media: packed)."""
+        return False
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a frozen teacher looks at its clips (engine.graph)."""
+        return False
+
+    def refused(self, run: RunConfig) -> Remarks:
+        """Settings of a run that this task cannot honour, beside those that follow from the properties above."""
+        yield from ()
+
+    def without_effect(self, run: RunConfig) -> Remarks:
+        """Settings of the task that change nothing in this run."""
+        yield from ()

@@ -1,0 +1,74 @@
+"""What a report can show of a trained run, as data: rooms of tasks make it, `umt_ds/report` draws it.
+
+What cannot be made (no held-out clips, no labels, no checkpoint) is an exhibit too, which says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from umt_ds.errors import UmtError
+from umt_ds.evaluation.masked import MaskedClip
+from umt_ds.evaluation.metrics.probe import ProbeResult
+from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult, RetrievalScores
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A sentence in the place of a measurement."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class NotMade:
+    """Why an exhibit cannot be made."""
+
+    title: str
+    error: UmtError
+
+
+@dataclass(frozen=True)
+class MaskedClips:
+    """Held-out clips under a mask. visible: patches that the student sees, of all."""
+
+    clips: list[MaskedClip]
+    mask_kind: str
+    visible: int
+
+
+@dataclass(frozen=True)
+class KnnProbe:
+    """kNN accuracy of frozen features. where: the checkpoint and the shards that were used, by name."""
+
+    result: ProbeResult
+    where: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Held-out clips, what captions found among them, and some of it with the frames that are needed to show it."""
+
+    shards: Path
+    checkpoint: Path
+    found: RetrievalResult
+    scores: RetrievalScores
+    answers: list[Answer]
+    frames: dict[int, Tensor]  # u8 [T,H,W,3] of each video that is shown
+    resized: str  # how frames were
+
+
+Exhibit = Remark | NotMade | MaskedClips | KnnProbe | Retrieved
+
+
+def or_why_not(title: str, make: Callable[[], Exhibit]) -> Exhibit:
+    """What `make` gives, or why it cannot."""
+    try:
+        return make()
+    except UmtError as error:
+        return NotMade(title, error)

@@ -1,0 +1,47 @@
+"""The door of the CLIP that teaches the demo: what the rest of the house may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from umt_ds.batch import Media
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.image_text import ImageTextConfig
+from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.exhibits import Exhibit, Remark
+from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.image_text.cost import image_text_cost
+from umt_ds.tasks.image_text.task import ImageTextTask, Tokenizer
+from umt_ds.tasks.room import ExhibitOptions, Say
+
+
+def tokenizer(run: RunConfig) -> Tokenizer:
+    """CLIP's."""
+    return Tokenizer(_settings(run).text.context_length)
+
+
+def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> ImageTextTask:
+    """See `TaskRoom`."""
+    return ImageTextTask(_settings(run), seed=run.seed, device=device)
+
+
+def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
+    """See `TaskRoom`."""
+    return image_text_cost(_settings(run), ELEMENT[precision])
+
+
+def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
+    """It is judged where it teaches."""
+    yield Remark(
+        "What was learned",
+        "How good this CLIP is shows where it teaches: in the row `teacher` of the report of a stage-1 run.",
+    )
+
+
+def _settings(run: RunConfig) -> ImageTextConfig:
+    assert isinstance(run.task, ImageTextConfig)
+    return run.task

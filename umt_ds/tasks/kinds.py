@@ -1,0 +1,57 @@
+"""From `task.kind` to the room of the task: the only place that tells tasks apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from umt_ds.batch import Media
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.run import RunConfig
+from umt_ds.data.collate import Tokenize
+from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.tasks.cost import ONLY_VIDEO, TaskCost
+from umt_ds.tasks.room import ExhibitOptions, Say, TaskRoom
+
+
+def room_of(run: RunConfig) -> TaskRoom:
+    """A room is imported when it is asked for: some load transformers or open_clip."""
+    match run.task.kind:
+        case "stage1":
+            from umt_ds.tasks.stage1 import room as stage1
+
+            return stage1
+        case "stage2":
+            from umt_ds.tasks.stage2 import room as stage2
+
+            return stage2
+        case "image_text":
+            from umt_ds.tasks.image_text import room as image_text
+
+            return image_text
+
+
+def tokenizer_of(run: RunConfig) -> Tokenize | None:
+    """What makes tokens of captions for the loader; None where the task reads no text."""
+    return room_of(run).tokenizer(run)
+
+
+def build_task(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int = 1) -> Task:
+    """The task that `task.kind` names, with initial weights that are the same on every rank. pieces: of a `RunPlan`."""
+    return room_of(run).build(run, device=device, precision=precision, pieces=pieces)
+
+
+def cost_of(run: RunConfig, precision: Precision, *, shares: Mapping[Media, float] = ONLY_VIDEO) -> TaskCost:
+    """shares: of all views, that each medium has; stage 2 alone asks. Memory is of the heavier medium.
+
+    Raises ConfigError where student and teacher do not fit each other.
+    """
+    return room_of(run).cost(run, precision, shares)
+
+
+def exhibits_of(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
+    """What a report shows of the trained run in `folder`, beside what every run has."""
+    return room_of(run).exhibits(folder, run, options, say)

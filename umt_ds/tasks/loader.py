@@ -1,0 +1,76 @@
+"""From the configuration of a run to the loader of a rank."""
+
+from __future__ import annotations
+
+import torch
+
+from umt_ds.config.batching import RunPlan
+from umt_ds.config.data import SourceConfig
+from umt_ds.config.run import RunConfig
+from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.order.frames import FramePolicy
+from umt_ds.data.order.media import check_pack
+from umt_ds.data.pixels.augment import ColorJitter
+from umt_ds.data.shards.storage import is_local
+from umt_ds.data.shards.stream import Tars
+from umt_ds.distributed.world import World
+from umt_ds.errors import ConfigError
+from umt_ds.tasks.kinds import tokenizer_of
+from umt_ds.tasks.sources import build_cache, shards_of
+
+
+def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torch.device) -> Loader:
+    """The loader of this rank, whose `device` finishes what the run leaves to it.
+
+    Raises ConfigError where that device cannot.
+    """
+    frames, side = config.task.clip_shape
+    data = config.data
+    if data.augment.on_device == "decode" and device.type != "cuda":
+        raise ConfigError(
+            f"data.augment.on_device=decode needs a CUDA device for nvJPEG, and this run is on {device.type}",
+            hint="data.augment.on_device=nothing lets the workers decode",
+        )
+    if config.batch.media == "packed" and len({source.media for source in data.sources.values()}) > 1:
+        check_pack(plan.chunk, config.batch.pack)
+    jitter = data.augment.color_jitter
+    loader_plan = LoaderPlan(
+        seed=config.seed,
+        global_draws=plan.draws_per_step,
+        image_side=side,
+        num_sample=data.num_sample,
+        crop=data.augment.crop,
+        scale=data.augment.scale,
+        flip=data.augment.flip,
+        jitter=ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
+        antialias=data.augment.antialias,
+        on_device=data.augment.on_device,
+        media_mode=config.batch.media,
+        pack=config.batch.pack,
+        window=data.window,
+        skip_draws=data.skip_draws,
+        micro=plan.micro,
+        accumulation=plan.accumulation,
+        rank=world.rank,
+        world=world.size,
+        num_workers=data.workers,
+        max_bad_rate=data.max_bad_rate,
+    )
+    specs = [_source(name, source, frames) for name, source in data.sources.items()]
+    is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
+    cache = build_cache(data.cache) if is_remote else None
+    return Loader(specs, loader_plan, tokenize=tokenizer_of(config), cache=cache, device=device)
+
+
+def _source(name: str, source: SourceConfig, frames: int) -> SourceSpec:
+    count = 1 if source.media == "image" else frames
+    policy = FramePolicy(source.frames.policy, count, source.frames.stride)
+    return SourceSpec(
+        name=name,
+        shards=shards_of(source),
+        frames=policy,
+        weight=source.weight,
+        repeat=source.repeat,
+        media=source.media,
+        caption=source.caption,
+    )

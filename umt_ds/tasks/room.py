@@ -1,0 +1,53 @@
+"""What the rest of the house may ask of a task.
+
+What follows from the settings alone, the settings say (`config/tasks/base.py`). The rest is made here: a room is the
+folder `tasks/<kind>/`, and its module `room.py` has the functions of `TaskRoom`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from umt_ds.batch import Media
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.run import RunConfig
+from umt_ds.data.collate import Tokenize
+from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.tasks.cost import TaskCost
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExhibitOptions:
+    """What to show of a run, and on which shards: None for the run's own, and the folder `val` beside them."""
+
+    probe: bool = True
+    train: Path | None = None
+    val: Path | None = None
+    max_clips: int = 2000
+
+
+class TaskRoom(Protocol):
+    """The functions of a room. Each is given a run of its own kind."""
+
+    def tokenizer(self, run: RunConfig) -> Tokenize | None:
+        """What makes tokens of captions for the loader; None where no text is read. It may read files.
+
+        Raises ConfigError where there is no vocabulary.
+        """
+
+    def build(self, run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> Task:
+        """The task with initial weights that are the same on every rank. pieces: of a `RunPlan`."""
+
+    def cost(self, run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
+        """Its arithmetic and memory. Raises ConfigError where its parts do not fit each other."""
+
+    def exhibits(self, folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
+        """What a report shows of the trained run in `folder`: made one by one, since each may take a while."""

@@ -1,0 +1,77 @@
+"""The sources of a run: where they lie, how many samples they have, which part of the views each medium has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from umt_ds.batch import Media
+from umt_ds.config.data import CacheConfig, SourceConfig
+from umt_ds.config.run import RunConfig
+from umt_ds.data.order.media import shares_of
+from umt_ds.data.shards.block_cache import BlockCache
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.storage import as_path
+from umt_ds.data.shards.stream import Tars
+from umt_ds.environment import temporary_folder
+from umt_ds.errors import ConfigError
+
+
+def shards_of(source: SourceConfig) -> Path | Tars:
+    """The folder of indexed shards, or what is streamed. Raises ConfigError where a library for its URL is missing."""
+    return Tars(source.names, source.samples) if source.is_stream else as_path(source.names[0])
+
+
+def sample_counts(config: RunConfig, *, wait: bool = False) -> dict[str, int | None]:
+    """Samples by source, from their manifests; of a stream what the configuration says, which may be nothing.
+
+    wait: for a folder that is not there.
+    """
+    shards = {name: shards_of(source) for name, source in config.data.sources.items()}
+    return {
+        name: there.samples if isinstance(there, Tars) else load_manifest(there, wait=wait).num_samples
+        for name, there in shards.items()
+    }
+
+
+def count_samples(config: RunConfig, *, wait: bool = False) -> int:
+    """Draws of an epoch: the samples of all sources, each as often as its `repeat`; 0 where that is unknown and the
+    schedule does not ask. wait: as above.
+
+    Raises ConfigError where it does ask.
+    """
+    counts = sample_counts(config, wait=wait)
+    unknown = [name for name, count in counts.items() if count is None]
+    if unknown and config.schedule.steps is None:
+        raise ConfigError(
+            f"data.sources.{unknown[0]} is streamed, so nobody knows how long an epoch is",
+            hint=f"give data.sources.{unknown[0]}.samples=…, or schedule.steps=… and schedule.warmup_steps=…",
+        )
+    return 0 if unknown else round(sum(_draws(source, counts[name]) for name, source in config.data.sources.items()))
+
+
+def _draws(source: SourceConfig, samples: int | None) -> float:
+    """Draws of an epoch that a source has, of so many samples."""
+    return (samples or 0) * source.repeat
+
+
+def cache_folder(settings: CacheConfig) -> Path:
+    """Where this node keeps parts of remote shards."""
+    return settings.folder or temporary_folder() / f"umt-cache-{os.getuid()}"
+
+
+def build_cache(settings: CacheConfig) -> BlockCache:
+    """The cache of this node for remote shards."""
+    return BlockCache(cache_folder(settings), max_bytes=int(settings.max_gb * 1e9))
+
+
+def media_shares(config: RunConfig) -> dict[Media, float]:
+    """The part of all views that each medium has. Raises ConfigError where nobody knows how large the sources are."""
+    sources = config.data.sources
+    media: list[Media] = [source.media for source in sources.values()]
+    if len(set(media)) == 1:
+        return {media[0]: 1.0}
+    weights = [source.weight for source in sources.values()]
+    sizes = sample_counts(config) if None in weights else {}
+    known = [source.weight or _draws(source, sizes.get(name)) for name, source in sources.items()]
+    return shares_of(media, known, mode=config.batch.media, pack=config.batch.pack)

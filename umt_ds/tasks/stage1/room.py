@@ -1,0 +1,48 @@
+"""The door of stage 1: what the rest of the house may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from umt_ds.batch import Media
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.stage1 import Stage1Config
+from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.room import ExhibitOptions, Say
+from umt_ds.tasks.stage1.cost import stage1_cost
+from umt_ds.tasks.stage1.probe import Stage1Probe
+from umt_ds.tasks.stage1.task import Stage1Task
+
+
+def tokenizer(run: RunConfig) -> None:
+    """No text is read."""
+
+
+def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> Stage1Task:
+    """See `TaskRoom`."""
+    return Stage1Task(_settings(run), seed=run.seed, device=device, precision=precision)
+
+
+def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
+    """See `TaskRoom`."""
+    return stage1_cost(_settings(run), ELEMENT[precision])
+
+
+def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
+    """Masks over held-out clips, and what the features know (kNN)."""
+    probe = Stage1Probe(folder, run, _settings(run), options.train, options.val, options.max_clips)
+    say("drawing masks over held-out clips")
+    yield probe.masked_clips()
+    if options.probe:
+        yield probe.probe(say)
+
+
+def _settings(run: RunConfig) -> Stage1Config:
+    assert isinstance(run.task, Stage1Config)
+    return run.task

@@ -1,0 +1,64 @@
+"""The door of stage 2: what the rest of the house may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from umt_ds.batch import Media
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.stage2 import Stage2Config
+from umt_ds.data.collate import Tokenize
+from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
+from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.room import ExhibitOptions, Say
+from umt_ds.tasks.sources import media_shares
+from umt_ds.tasks.stage2.cost import stage2_cost
+from umt_ds.tasks.stage2.retrieval import retrieved
+from umt_ds.tasks.stage2.task import Stage2Task
+
+
+def tokenizer(run: RunConfig) -> Tokenize:
+    """That of its BERT, and CLIP's beside it where projections are drawn towards CLIP's text."""
+    task = _settings(run)
+    bert = caption_tokenizer(task.text)
+    if task.align_projections != "visual_text":
+        return bert
+    from umt_ds.tasks.image_text.task import ClipToo  # loads open_clip
+
+    return ClipToo(bert)
+
+
+def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> Stage2Task:
+    """See `TaskRoom`."""
+    task = _settings(run)
+    return Stage2Task(
+        task,
+        seed=run.seed,
+        device=device,
+        precision=precision,
+        vocabulary=vocabulary_of(caption_tokenizer(task.text)),
+        pieces=pieces,
+        shares=media_shares(run),
+    )
+
+
+def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
+    """See `TaskRoom`."""
+    return stage2_cost(_settings(run), ELEMENT[precision], shares)
+
+
+def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
+    """What held-out captions find."""
+    say("embedding held-out clips and captions")
+    yield retrieved(folder, run, options)
+
+
+def _settings(run: RunConfig) -> Stage2Config:
+    assert isinstance(run.task, Stage2Config)
+    return run.task
