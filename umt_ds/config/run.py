@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from umt_ds.config.data import DataConfig
+from umt_ds.config.evaluation import EvaluationConfig
 from umt_ds.config.optimisation import BatchConfig, OptimConfig, ScheduleConfig
 from umt_ds.config.running import CadenceConfig, EngineConfig, InitConfig, ReportConfig
 from umt_ds.config.section import RUNNING, Section
@@ -32,6 +33,9 @@ class RunConfig(Section):
     cadence: Annotated[CadenceConfig, RUNNING] = CadenceConfig()
     init: Annotated[InitConfig, RUNNING] = InitConfig()
     report: Annotated[ReportConfig, RUNNING] = ReportConfig()
+    evaluation: Annotated[dict[Name, EvaluationConfig], RUNNING] = Field(
+        {}, description="what it is judged by, by a name of your own; when: cadence.evaluate"
+    )
     stop_at: Annotated[Steps | None, RUNNING] = Field(None, description="stop, resumable, after this step")
 
     @model_validator(mode="after")

@@ -42,6 +42,10 @@ class CadenceConfig(Section):
     log: Steps = 20
     save: Steps = 1000
     keep: Count = Field(3, description="newest checkpoints kept")
+    evaluate: StepsOrNone = Field(0, description="run the evaluations of the run after so many steps; 0: never")
+    keep_best: Text | None = Field(
+        None, description="also keep the checkpoint that is best in NAME/METRIC, such as knn/label of evaluation.knn"
+    )
     max_skipped: StepsOrNone = Field(
         0,
         description="steps of the whole run that may be left out because their gradient is NaN or infinite (it never "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.data.collate import Tokenize
 from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.tasks.cost import ONLY_VIDEO, TaskCost
 from umt_ds.tasks.room import ExhibitOptions, Say, TaskRoom
@@ -50,6 +51,11 @@ def cost_of(run: RunConfig, precision: Precision, *, shares: Mapping[Media, floa
     Raises ConfigError where student and teacher do not fit each other.
     """
     return room_of(run).cost(run, precision, shares)
+
+
+def evaluators_of(run: RunConfig) -> Sequence[Evaluator]:
+    """What judges the run: one evaluator for each entry of `evaluation`. Raises ConfigError."""
+    return room_of(run).evaluators(run)
 
 
 def exhibits_of(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

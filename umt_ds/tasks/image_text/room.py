@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,11 +12,12 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.image_text import ImageTextConfig
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit, Remark
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.image_text.cost import image_text_cost
 from umt_ds.tasks.image_text.task import ImageTextTask, Tokenizer
-from umt_ds.tasks.room import ExhibitOptions, Say
+from umt_ds.tasks.room import ExhibitOptions, Say, refuse_evaluation
 
 
 def tokenizer(run: RunConfig) -> Tokenizer:
@@ -32,6 +33,11 @@ def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces:
 def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
     """See `TaskRoom`."""
     return image_text_cost(_settings(run), ELEMENT[precision])
+
+
+def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+    """See `TaskRoom`."""
+    return [refuse_evaluation(name, settings, run) for name, settings in run.evaluation.items()]
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

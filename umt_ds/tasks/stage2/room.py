@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +13,11 @@ from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.collate import Tokenize
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.cost import TaskCost
-from umt_ds.tasks.room import ExhibitOptions, Say
+from umt_ds.tasks.room import ExhibitOptions, Say, refuse_evaluation
 from umt_ds.tasks.sources import media_shares
 from umt_ds.tasks.stage2.cost import stage2_cost
 from umt_ds.tasks.stage2.retrieval import retrieved
@@ -51,6 +52,11 @@ def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces:
 def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
     """See `TaskRoom`."""
     return stage2_cost(_settings(run), ELEMENT[precision], shares)
+
+
+def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+    """See `TaskRoom`."""
+    return [refuse_evaluation(name, settings, run) for name, settings in run.evaluation.items()]
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

@@ -1,0 +1,39 @@
+"""Settings of evaluations: what a run is judged by, while it trains and afterwards (`umt eval`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from umt_ds.config.section import Section
+from umt_ds.config.values import Count, CountAboveOne, Place, Positive, Text
+
+
+class EvaluationSettings(Section):
+    """What every evaluation has. `kind` tells them apart."""
+
+    shards: Place = Field(description="folder or URL of held-out shards")
+    limit: CountAboveOne | None = Field(None, description="only the first so many: shards lie in hashed order")
+    batch: Count = Field(16, description="clips that go through the model together; the scores do not depend on ranks")
+
+
+class KnnEvaluation(EvaluationSettings):
+    """kNN accuracy of frozen features for each label, and RankMe, which needs no labels."""
+
+    kind: Literal["knn"]
+    voters: Place | None = Field(None, description="labelled shards whose clips vote; default: the run's first source")
+    labels: tuple[Text, ...] = Field((), description="fields of a sample's json; default: those that are found there")
+    neighbours: Count = 20
+    temperature: Positive = 0.07
+
+
+class RetrievalEvaluation(EvaluationSettings):
+    """Zero-shot retrieval by the similarity of embeddings, both ways."""
+
+    kind: Literal["retrieval"]
+    caption: Text = Field("caption", description="field of a sample's json with its text, or a list of texts")
+    antialias: bool | None = Field(None, description="how frames are resized; default: as the run's own clips")
+
+
+EvaluationConfig = Annotated[KnnEvaluation | RetrievalEvaluation, Field(discriminator="kind")]

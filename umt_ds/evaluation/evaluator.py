@@ -1,0 +1,59 @@
+"""What judges a model: an evaluator is given a module and a world, and gives scores. It knows nothing of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import nn
+
+from umt_ds.distributed.world import World
+
+Beat = Callable[[], None]  # called after each batch: a sign of life for the watchdog
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An item that could not be scored, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluator found, the same on all ranks. A score says what it covers."""
+
+    name: str  # of the evaluation, as the run calls it
+    values: Mapping[str, float]  # metric → number, the larger the better
+    items: int  # that were scored, each once
+    left_out: tuple[LeftOut, ...] = ()
+    # everything one must know to repeat the numbers: data fingerprint, views, frame rule, resize rule …; JSON types
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    # a row an item, in the order of the set: columns by name, each as long as `items`; only where it was asked for
+    predictions: Mapping[str, list[Any]] | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether an item is missing in the numbers."""
+        return bool(self.left_out)
+
+
+class Evaluator(Protocol):
+    """One evaluation of a run. Every rank calls it with the same module in evaluation mode, and makes the same number
+    of forward passes, because ZeRO stage 3 gathers weights in them."""
+
+    @property
+    def name(self) -> str:
+        """As the run calls it (`evaluation.NAME`)."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of its numbers, known before it runs."""
+
+    def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
+        """Score the module that DeepSpeed wraps (`Task.module`). Raises UmtError on all ranks, or on none.
+
+        predictions: also give what was answered for each item.
+        """
