@@ -27,7 +27,8 @@ from umt_ds.errors import DataError, DecodeError
 log = logging.getLogger(__name__)
 
 
-# How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval; SPEC 7.6).
+# How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval).
+# Source: METHOD.md, "Crops: stage 2".
 EvaluationView = Literal["centre", "stretched"]
 
 

@@ -59,7 +59,7 @@ class RetrievalScores:
 
     @property
     def mean(self) -> float:
-        """Of all six numbers (r_mean of SPEC 8.3)."""
+        """Of all six numbers (`r_mean`; METHOD.md, "Retrieval")."""
         numbers = [*self.text_to_video.values(), *self.video_to_text.values()]
         return sum(numbers) / len(numbers)
 
@@ -84,7 +84,7 @@ def find(model: Embeds, tokenizer: Tokenizer, clips: Iterable[EvalBatch]) -> Ret
 def similarity(videos: Tensor, texts: Tensor) -> Tensor:
     """Products of unit vectors, the mean over the vectors of a video: f32 [V,P,C] and [T,C] to [V,T].
 
-    Temperature 1. Source: SPEC 7.4 and 8.3.
+    Temperature 1. Source: METHOD.md, "Temperature and similarity", "Retrieval".
     """
     return torch.einsum("vpc,tc->vpt", videos, texts).mean(dim=1)
 
@@ -93,7 +93,7 @@ def retrieval_scores(similar: Tensor, video_of_text: Tensor) -> RetrievalScores:
     """R@1, R@5 and R@10 both ways. similar: f32 [V,T]; video_of_text: i64 [T].
 
     Of equals, and of what is not a number, those that are wrong come first: a model that finds everything alike, or
-    has gone to NaN, finds nothing. Source: SPEC 8.3.
+    has gone to NaN, finds nothing. Source: METHOD.md, "Retrieval".
     """
     videos, texts = similar.shape
     is_answer = video_of_text[None] == torch.arange(videos)[:, None]  # [V,T]

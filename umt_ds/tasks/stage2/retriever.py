@@ -23,7 +23,7 @@ from umt_ds.tasks.stage2.model import build_module, load_initial
 
 
 class Retriever:
-    """Embeds videos and texts in evaluation mode; a product of two unit vectors is a similarity (SPEC 8.3)."""
+    """Embeds videos and texts for evaluation; similarities are products of unit vectors (METHOD.md, "Retrieval")."""
 
     def __init__(
         self, model: VideoTextModel, *, frames: int, side: int, antialias: bool, tokenizer: CaptionTokenizer

@@ -1,7 +1,7 @@
 """Stage 2: video and text learn one language, on captioned images and clips.
 
 Per micro-batch: the teacher looks, its attention draws the masks (image 50 %, video 80 %), words of the captions are
-hidden; `stage2_module` holds the objective. Source: UMT section 3.2; SPEC section 7.
+hidden; `stage2_module` holds the objective. Source: UMT section 3.2; METHOD.md.
 
 Shapes: B rows of one medium, N visible tokens, L text tokens, K aligned layers, C width of the targets.
 """
@@ -105,7 +105,7 @@ class Stage2Task:
             self._teacher.accelerate(compile=compile, graph=graph)
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """The temperature decays too, as published (SPEC 7.4)."""
+        """The temperature decays too, as published (METHOD.md, "Temperature and similarity")."""
         return decay_groups(self._module, optim.weight_decay, also=("temp",))
 
     def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
