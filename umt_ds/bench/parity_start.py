@@ -79,7 +79,7 @@ def _of_stage2(task: Stage2Task, inputs: Any) -> Drawn:
     false = module.false_pairs([rows], [seen], module.temperature(), step=inputs.step)
     labels = torch.full_like(rows.ids, -100).flatten()
     count = rows.hidden.count
-    labels[rows.hidden.places[:count]] = rows.hidden.labels[:count]
+    labels[rows.hidden.positions[:count]] = rows.hidden.labels[:count]
     tokens = len(module.vision_encoder.encoder.position_table(rows.clips.pixels))
     mask = _hidden(rows.clips.keep, tokens)
     return Drawn(mask, rows.hidden.ids, labels.view_as(rows.ids), (false.video, false.caption))

@@ -71,7 +71,7 @@ def test_contrast_matching_and_words_are_what_a_loop_over_the_rows_says() -> Non
         assert rows.hidden is not None
         fused = encoder.fuse(encoder.encode(rows.hidden.ids, rows.is_token), rows.is_token, seen.tokens)
         logits = encoder.words(fused.flatten(0, 1))
-        changed = rows.hidden.places[: rows.hidden.count]
+        changed = rows.hidden.positions[: rows.hidden.count]
         words = F.cross_entropy(logits[changed], rows.ids.flatten()[changed])
         assert parts["video_mlm"].item() == pytest.approx(words.item(), rel=1e-5)
 
@@ -206,7 +206,7 @@ def test_frames_are_kept_apart_where_all_is_seen_or_all_masks_are_tubes() -> Non
 
 
 def test_an_image_has_the_places_of_a_first_frame_and_twelve_frames_places_never_seen() -> None:
-    """SPEC 7.2: no interpolation in stage 2."""
+    """METHOD.md, "Positions": no interpolation in stage 2."""
     encoder = tiny_module().vision_encoder.encoder
 
     def table(frames: int) -> Tensor:

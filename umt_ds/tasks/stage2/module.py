@@ -192,7 +192,7 @@ class Stage2Module(VideoTextModel):
     def false_pairs(
         self, rows: Sequence[Rows], seen: Sequence[EncodedRows], temperature: Tensor, *, step: int
     ) -> HardNegatives:
-        """For each text a video that it does not tell of, and for each video such a text: hard ones (SPEC 7.4)."""
+        """For each text a video that it does not tell of, and for each video such a text (METHOD.md, "VTM")."""
         vtm = self.config.vtm
         own = [torch.cat(parts) for parts in zip(*((s.video.detach(), s.caption.detach()) for s in seen), strict=True)]
         tokens, text = torch.cat([s.tokens for s in seen]), torch.cat([s.text for s in seen])
@@ -230,7 +230,7 @@ class Stage2Module(VideoTextModel):
             counts = torch.cat([torch.ones_like(false.has_video), false.has_video, false.has_text])
             matching = matching_loss(self.match(pairs), is_match=is_match, counts=counts)
         if rows.hidden is not None:
-            states = fused[-count:].flatten(0, 1)[rows.hidden.places]  # [M,W]
+            states = fused[-count:].flatten(0, 1)[rows.hidden.positions]  # [M,W]
             mlm_sum = masked_lm_loss(self.text_encoder.words(states), rows.hidden.labels)
         return torch.stack([matching, mlm_sum])
 
