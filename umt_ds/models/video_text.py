@@ -101,8 +101,8 @@ class VideoTextModel(nn.Module):
         return logits
 
 
-def compared(videos: Tensor) -> Tensor:
-    """Unit vectors of frames [B,P,C] to one vector [B,C] whose product with a text is the mean of theirs."""
+def mean_over_frames(videos: Tensor) -> Tensor:
+    """Unit vectors of frames [B,P,C] to one vector [B,C]; its product with a text is the mean of theirs."""
     return videos.mean(dim=1)
 
 
