@@ -349,9 +349,9 @@ def _every_nth(
         first += entry.samples
 
 
-def _decode_some(place: tuple[Path, int], *, frames: int) -> Fault | None:
+def _decode_some(tar_and_row: tuple[Path, int], *, frames: int) -> Fault | None:
     """What is wrong with some frames of one sample."""
-    tar, row = place
+    tar, row = tar_and_row
     sample = sample_at(tar, _index(tar), row)
     counted: list[int] = []
 

@@ -66,7 +66,7 @@ def is_unmounted(folder: Path) -> bool:
     empty. What is not there beside other files is a mistake in its name, and no waiting helps."""
     if not is_local(folder):
         return False
-    there = next((place for place in (folder, *folder.absolute().parents) if os.path.isdir(place)), folder)
+    there = next((parent for parent in (folder, *folder.absolute().parents) if os.path.isdir(parent)), folder)
     return is_away(there)
 
 
