@@ -1,4 +1,4 @@
-"""Where our step and its plain twin both start: the same weights, and what chance decided once, to compare losses."""
+"""Where our step and the plain reference step both start: the same weights, masks and negatives, to compare losses."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Written from METHOD.md and kept simple. All tokens are embedded and most of them dropped by a boolean mask; attention
 is written out; the whole teacher runs on all tokens, and every layer of it is projected; features of all layers are
-stacked. Parameter names are the published ones. Where the published code is slow by accident the twin is not: clips
+stacked. Parameter names are the published ones. Where the published code is slow by accident this one is not: clips
 arrive normalised, tables are on the device, and the precision is the run's.
 
 Shapes: B clips, T frames, S patches per frame, N = T·S tokens, V visible ones, K aligned layers, C width of targets.

@@ -1,7 +1,7 @@
 """`umt bench step`: how fast one step of a task is, where its time goes, and what the published step would take.
 
 Ours is the real thing: the task, DeepSpeed behind `engine.deepspeed`, and `engine.loop.train_step`, on noise
-(`noise.py`) or on the run's own shards. The plain twin (`plain.py`, `plain_stage2.py`) does its steps in turns with
+(`synthetic.py`) or on the run's own shards. The plain twin (`plain.py`, `plain_stage2.py`) does its steps in turns with
 ours, in the same process, so that whatever else the machine does slows both alike. A step is one micro-batch unless
 `batch.global` is given.
 """

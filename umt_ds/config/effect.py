@@ -1,7 +1,7 @@
-"""Settings that a run gives and that change nothing in it. It says so when it starts, and `umt config` says so before.
+"""Settings that a run gives and that change nothing in it. The run names them when it starts, and so does `umt config`.
 
-Here is what a variant leaves behind (an ablation without UTA still has its recipe's teacher), so that it cannot be
-refused. What nobody can mean is refused by `run.py`, at once.
+They are not refused, since a variant leaves them behind: an ablation without UTA still has its recipe's teacher. A
+setting that no run of a task can honour is refused by `run.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""BERT in two halves: the lower layers read text, the upper ones look at a video too. The door to transformers' BERT.
+"""BERT in two halves: lower layers read text, upper layers cross-attend to a video. The door to transformers' BERT.
 
 The parts (embeddings, projections, feed-forward, head) are transformers' own, under the published names; how they are
 run is here, because keys and values of a video are made once for all texts that look at it, and because attention goes

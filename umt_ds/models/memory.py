@@ -1,4 +1,4 @@
-"""How many bytes a pass over one clip keeps or needs, from the sizes alone: the twin of `flops.py`.
+"""How many bytes a pass over one clip keeps or needs, from the sizes alone, as `flops.py` counts operations.
 
 Attention is counted without its n·n matrix: `scaled_dot_product_attention` never stores it on the devices we train on.
 

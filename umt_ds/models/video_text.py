@@ -1,4 +1,4 @@
-"""Video and text in one model: the student with a pooling norm, BERT, and what compares the two.
+"""Video and text in one model: the student with a pooling norm, BERT, and their projections to one space.
 
 Source: METHOD.md, "Stage 2: model", "Stage 2: video encoder".
 

@@ -1,8 +1,9 @@
-"""Stage 1: the student learns from its few visible tokens what a frozen CLIP teacher says about them.
+"""Stage 1: the student sees few tokens of a clip, and predicts the features that a frozen CLIP teacher has for them.
 
-Per micro-batch: the teacher looks (no gradient), its class-token attention draws the mask, its features of
-the kept tokens are the targets; the student embeds the kept tokens alone, and K decoders are compared with
-K teacher layers. Source: UMT section 3.1; METHOD.md.
+Per micro-batch: the teacher runs without gradient. Its class-token attention draws the mask, and its features of the
+kept tokens are the targets. The student embeds the kept tokens alone, and K decoders predict K teacher layers.
+
+Source: UMT section 3.1; METHOD.md.
 
 Shapes: B clips, M masks of each (`mask.views`), V visible tokens, K aligned layers, C width of the targets.
 """

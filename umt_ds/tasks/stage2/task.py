@@ -1,7 +1,7 @@
-"""Stage 2: video and text learn one language, on captioned images and clips.
+"""Stage 2: video and text are trained together, on images and clips with captions.
 
-Per micro-batch: the teacher looks, its attention draws the masks (image 50 %, video 80 %), words of the captions are
-hidden; `stage2_module` holds the objective. Source: UMT section 3.2; METHOD.md.
+Per micro-batch: the teacher runs, its attention draws the masks (image 50 %, video 80 %), and tokens of the captions
+are masked (50 %). `module.py` holds the objective. Source: UMT section 3.2; METHOD.md.
 
 Shapes: B rows of one medium, N visible tokens, L text tokens, K aligned layers, C width of the targets.
 """
