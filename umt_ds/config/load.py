@@ -94,10 +94,35 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
             return folder / candidate
     if name.removesuffix(".yaml") in _shipped():
         return CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    at = f" (extended by {beside})" if beside else ""
     known = run_names() if beside is None else _shipped()
+    near = _meant(path, folder, known)
+    if is_path(path) or (near is None and "/" in path):
+        is_of_run = Path(path).name == "config.yaml"
+        advice = (
+            "`umt train` writes it into the folder of a run" if is_of_run else "`umt config` lists the shipped runs"
+        )
+        raise ConfigError(_not_there(folder / path) + at, hint=near or advice)
     raise ConfigError(
-        f"no run is called {quoted(name)!r}" + (f" (extended by {beside})" if beside else ""),
-        hint=_meant(path, folder, known),
+        f"no run is called {quoted(name)!r}{at}", hint=near or f"one of: {', '.join(known)}; or a path to a YAML file"
+    )
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is written as a path, and can be no shipped run's."""
+    return name.startswith(("/", "./", "../", "~")) or name in (".", "..") or name.endswith((".yaml", ".yml"))
+
+
+def _not_there(path: Path) -> str:
+    """Why no YAML file is read at a path."""
+    said = quoted(str(path))
+    if _is_there(path):
+        return (
+            f"{said} is a folder, and no run's: it has no config.yaml" if path.is_dir() else f"{said} is no YAML file"
+        )
+    above = next((place for place in reversed(path.parents) if not _is_there(place)), None)
+    return (
+        f"there is no {said}" if above is None else f"there is no folder {quoted(str(above))}, where {said} would lie"
     )
 
 
@@ -110,13 +135,13 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _meant(name: str, folder: Path, known: Sequence[str]) -> str:
+def _meant(name: str, folder: Path, known: Sequence[str]) -> str | None:
     """The nearest of what is there: a file without its ending, the folder of a run, a shipped name."""
     for path in (f"{name}.yaml", f"{name}.yml", f"{name}/config.yaml"):
         if name and _is_there(folder / path):
             return f"did you mean {path}?"
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}; or a path to a YAML file"
+    near = [] if is_path(name) else difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else None
 
 
 def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
