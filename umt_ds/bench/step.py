@@ -23,12 +23,11 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 
 from umt_ds.bench.parity_start import ParityStart
+from umt_ds.bench.run import load_step_run
 from umt_ds.bench.step_report import StepReport, Way
 from umt_ds.bench.synthetic import DIFFERENT_BATCHES, Shown, SyntheticBatches, noise_vocabulary, shares_of_shown
 from umt_ds.config.batching import RunPlan, plan_run
-from umt_ds.config.check import check, fill
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
-from umt_ds.config.load import load_tree
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.config.tasks.stage2 import Stage2Config
@@ -67,26 +66,9 @@ class Request:
     shown: Shown = "video"  # noise of stage 2
 
 
-def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunConfig:
-    """The run, without what a measurement can do without: weights that are not here are random, shards may be missing,
-    and a step is one micro-batch where `batch.global` is not overridden. Raises ConfigError.
-    """
-    tree, origins = load_tree(name, overrides)
-    tree = fill(tree, origins, keep_unset=True)
-    batch, task = tree.get("batch", {}), tree.get("task", {})
-    for part in (task.get("teacher") or {}, task.get("text") or {}):
-        if "weights" in part and not Path(str(part["weights"])).exists():
-            part["weights"] = "random"
-    if (task.get("text") or {}).get("weights") == "random":
-        task["text"].setdefault("vocabulary", "none")  # tokens are noise
-    if isinstance(batch.get("micro"), int) and not any(word.startswith("batch.global=") for word in overrides):
-        batch["global"] = batch["micro"] * ranks
-    return check(tree, origins, keep_unset=True)
-
-
 def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport:
     """Measure on the ranks that are there; every rank calls it. Raises MachineError where memory runs out."""
-    config = load_bench_run(name, overrides, ranks=find_world().size)
+    config = load_step_run(name, overrides, ranks=find_world().size)
     if request.against_plain and not isinstance(config.task, (Stage1Config, Stage2Config)):
         raise ConfigError(
             f"task.kind {config.task.kind} has no plain twin: stages 1 and 2 have one", hint="leave --against away"
@@ -107,7 +89,7 @@ def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport
             raise
         raise MachineError(
             f"out of memory: {str(error).strip().splitlines()[0]}",
-            hint="a smaller batch.micro, or task.student.checkpoint_blocks",
+            hint=", or ".join(["a smaller batch.micro", *config.task.recomputing]),
         ) from error
 
 

@@ -392,14 +392,14 @@ def bert(settings: BertConfig) -> Finding:
     size = build_bert(settings, words, video_width=8).size
     found = f"{size.layers} layers, width {size.width}, {words.size} tokens"
     if settings.weights == "random":
-        return Finding("note", f"task.text.weights=random, {found}", "a BERT that knows nothing: for trying things out")
+        return Finding("note", f"random weights, {found}", "a BERT that knows nothing: for trying things out")
     return Finding("ok", f"{settings.weights}: {found}", f"{settings.fusion_layers} of the layers fuse")
 
 
 def teacher(settings: TeacherConfig) -> Finding:
     """The file, loaded into the model as a run does. Raises WeightsError or CheckpointError."""
     if settings.weights == "random":
-        return Finding("note", "task.teacher.weights=random", "a teacher that knows nothing: for trying things out")
+        return Finding("note", "random weights", "a teacher that knows nothing: for trying things out")
     if (unset := _unset(settings.weights)) is not None:
         return unset
     from umt_ds.tasks.stage1.task import load_teacher

@@ -67,6 +67,16 @@ class TaskSettings(Section):
         """Whether a frozen teacher looks at its clips (engine.graph)."""
         return False
 
+    @property
+    def recomputing(self) -> tuple[str, ...]:
+        """Keys of settings that save memory: in the backward, activations are computed again instead of kept."""
+        return ()
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Kinds of `evaluation` that the task can be judged by."""
+        return ()
+
     def refused(self, run: RunConfig) -> Remarks:
         """Settings of a run that this task cannot honour, beside those that follow from the properties above."""
         yield from ()
