@@ -68,7 +68,8 @@ NEIGHBOURS = {
         "umt_ds.data.shards.suffixes",  # what files are by their names
         "umt_ds.data.shards.store_answers",  # what stores say, and what to do about it
         "umt_ds.data.shards.fetch",  # files of a disk or a store; whose fault it is where one cannot be read
-        "umt_ds.data.pixels.decode",  # bytes of a sample to frames, as training does it
+        "umt_ds.data.clips",  # a sample's members to frames, as training reads them
+        "umt_ds.data.pixels.decode",  # the types of those frames, and the size of an array
         "umt_ds.data.shards.records",  # the shard contract
         "umt_ds.data.shards.tars",  # what lies in a tar
         "umt_ds.data.shards.left_out",  # and what of it is not read
@@ -133,7 +134,7 @@ TORCH_FREE = (
     "umt_ds.distributed.world", "umt_ds.distributed.local", "umt_ds.distributed.parent",
     "umt_ds.distributed.leftovers", "umt_ds.engine.manifest", "umt_ds.engine.readback", "umt_ds.engine.tidy",
     "umt_ds.engine.metrics_file", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
-    "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
+    "umt_ds.data.clips", "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
     "umt_ds.data.shards.records", "umt_ds.data.shards.tars", "umt_ds.data.shards.left_out",
     "umt_ds.data.pixels.picture", "umt_ds.data.shards.sample_record", "umt_ds.data.pixels.video*", "umt_ds.bench",
     "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report", "umt_ds.bench.step_sweep",
