@@ -91,11 +91,11 @@ def test_a_command_streams_images_with_their_own_captions_and_labels(images: Pat
     assert len({batch.digest for batch in batches}) == 4
     assert len(set(keys_of(batches))) > 10, "of 15"
     for batch in batches:
-        assert batch.labels is not None
+        assert batch.targets.labels is not None
         assert batch.text is not None
-        assert [f"{n:09d}" for n in batch.labels.tolist()] == list(batch.keys)
-        assert torch.equal(batch.text.ids[:, 0], batch.labels)
-        assert (batch.pixels[:, 0, 0, 0, 0] - 10 * batch.labels).abs().max() < 4, "red is ten times the number"
+        assert [f"{n:09d}" for n in batch.targets.labels.tolist()] == list(batch.keys)
+        assert torch.equal(batch.text.ids[:, 0], batch.targets.labels)
+        assert (batch.pixels[:, 0, 0, 0, 0] - 10 * batch.targets.labels).abs().max() < 4, "red is ten times the number"
 
 
 def test_frames_arrays_and_videos_are_decoded_as_from_a_folder(tmp_path: Path) -> None:
