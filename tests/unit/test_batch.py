@@ -13,8 +13,8 @@ from torch import Tensor
 
 from umt_ds.batch import Batch, Movable, Rowwise, Targets, Tokens
 from umt_ds.data.collate import SampleMeta, collate
-from umt_ds.data.loader import MediaRows, WorkerBatch
 from umt_ds.data.on_device import EncodedFrames
+from umt_ds.data.worker import MediaRows, WorkerBatch
 from umt_ds.losses.masked_lm import MaskedTokens
 
 ROWS = 4

@@ -38,7 +38,10 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"order", "pixels"}),  # which samples and frames; from bytes to views
         frozenset({"clips", "vocabulary", "pipeline", "collate", "faults"}),
         frozenset({"on_device", "evaluation", "text"}),
-        frozenset({"loader"}),
+        frozenset({"loader_plan"}),  # what a loader is told
+        frozenset({"draws"}),  # what a draw shows
+        frozenset({"worker"}),  # micro-batches of draws
+        frozenset({"loader"}),  # the trainer's side
     ),
     "data_prep": (
         frozenset({"clip", "progress", "engines", "decode"}),  # what a clip is; processes that decode one
