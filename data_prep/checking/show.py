@@ -12,9 +12,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.checking.samples import Pixels, StoredSample, sample_at
+from data_prep.checking.samples import StoredSample, sample_at
 from data_prep.checking.sheet import CELL, draw_frame, draw_grid, save_png
 from data_prep.decode import evenly_spread
+from umt_ds.data.pixels.picture import Pixels
 from umt_ds.data.shards.records import Manifest, ShardIndex, load_index, load_manifest, sample_key
 from umt_ds.data.shards.sample_record import Record
 from umt_ds.errors import DataError, DecodeError, printable, shown, some
@@ -57,7 +58,10 @@ def draw_frames(sample: StoredSample, png: Path) -> int:
         total = count
         return evenly_spread(count, _MOST_FRAMES)
 
-    frames = sample.pictures(choose)
+    try:
+        frames = sample.frames(choose)
+    except DecodeError as error:
+        raise sample.damaged(error) from error
     times_s = _times_of(sample, total)
     tiles = [
         _draw_tile(frame, f"{number}   {times_s[number]:.2f} s" if times_s else str(number))

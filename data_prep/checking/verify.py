@@ -360,7 +360,7 @@ def _decode_some(place: tuple[Path, int], *, frames: int) -> Fault | None:
         return evenly_spread(count, frames)
 
     try:
-        sample.pictures(choose)
+        sample.frames(choose)
         faults = list(_of_decoded(sample, counted[-1]))
     except DataError as error:
         return "frames cannot be decoded", f"{_where(sample)}: {error.what}"

@@ -38,7 +38,10 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"order", "pixels"}),  # which samples and frames; from bytes to views
         frozenset({"clips", "vocabulary", "pipeline", "collate", "faults"}),
         frozenset({"on_device", "evaluation", "text"}),
-        frozenset({"loader"}),
+        frozenset({"loader_plan"}),  # what a loader is told
+        frozenset({"draws"}),  # what a draw shows
+        frozenset({"worker"}),  # micro-batches of draws
+        frozenset({"loader"}),  # the trainer's side
     ),
     "data_prep": (
         frozenset({"clip", "progress", "engines", "decode"}),  # what a clip is; processes that decode one
@@ -68,7 +71,8 @@ NEIGHBOURS = {
         "umt_ds.data.shards.suffixes",  # what files are by their names
         "umt_ds.data.shards.store_answers",  # what stores say, and what to do about it
         "umt_ds.data.shards.fetch",  # files of a disk or a store; whose fault it is where one cannot be read
-        "umt_ds.data.pixels.decode",  # bytes of a sample to frames, as training does it
+        "umt_ds.data.clips",  # a sample's members to frames, as training reads them
+        "umt_ds.data.pixels.decode",  # the types of those frames, and the size of an array
         "umt_ds.data.shards.records",  # the shard contract
         "umt_ds.data.shards.tars",  # what lies in a tar
         "umt_ds.data.shards.left_out",  # and what of it is not read
@@ -133,12 +137,13 @@ TORCH_FREE = (
     "umt_ds.distributed.world", "umt_ds.distributed.local", "umt_ds.distributed.parent",
     "umt_ds.distributed.leftovers", "umt_ds.engine.manifest", "umt_ds.engine.readback", "umt_ds.engine.tidy",
     "umt_ds.engine.metrics_file", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
-    "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
+    "umt_ds.data.clips", "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
     "umt_ds.data.shards.records", "umt_ds.data.shards.tars", "umt_ds.data.shards.left_out",
     "umt_ds.data.pixels.picture", "umt_ds.data.shards.sample_record", "umt_ds.data.pixels.video*", "umt_ds.bench",
     "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report", "umt_ds.bench.step_sweep",
     "umt_ds.cli.bench", "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.preflight.run_checks",
-    "umt_ds.preflight.checks", "umt_ds.cli.plan", "umt_ds.engine.gpus", "data_prep*", "launchers*", "ds_configs",
+    "umt_ds.preflight.checks", "umt_ds.preflight.input_checks",
+    "umt_ds.cli.plan", "umt_ds.engine.gpus", "data_prep*", "launchers*", "ds_configs",
     "umt_ds.terminal", "umt_ds.report.compare_runs", "umt_ds.data.shards", "umt_ds.preflight",
 )  # fmt: skip
 LOADS_TORCH = {

@@ -1,4 +1,8 @@
-"""One clip of a source, read and decoded: only the members that the chosen frames need."""
+"""One clip, read and decoded: only the members that the chosen frames need. Torch-free.
+
+Training reads clips of a source (`read_clip`); whatever else shows or checks a sample decodes its members with the
+same `read_frames`.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,14 @@ import numpy as np
 from umt_ds.data.pixels.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.shards.records import Member
 from umt_ds.data.shards.sample_record import Clean, Record, captions_of, record_of
-from umt_ds.data.shards.suffixes import pixels_of
+from umt_ds.data.shards.suffixes import Media, pixels_of
 from umt_ds.errors import DecodeError, some
 from umt_ds.keyed import Stream, digest64
 
 # Number of stored frames → the frames to show. Pure: it may be asked more than once.
 ChooseFrames = Callable[[int], list[int]]
+# Some members of one sample → their bytes, in the same order.
+ReadMembers = Callable[[Sequence[Member]], Sequence[bytes]]
 
 _NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
 
@@ -67,9 +73,9 @@ class _Reading(Generic[Ref]):
         self.members = source.members(ref)
         self.crcs: list[int] = []
 
-    def __call__(self, member: Member) -> bytes:
-        self.crcs.append(member.crc)
-        return self._source.read(self._ref, member)
+    def __call__(self, members: Sequence[Member]) -> list[bytes]:
+        self.crcs += [member.crc for member in members]
+        return [self._source.read(self._ref, member) for member in members]
 
 
 def read_clip(
@@ -87,7 +93,7 @@ def read_clip(
     Raises DecodeError where this sample is bad, DataError where its shard cannot be read.
     """
     read = _Reading(source, ref)
-    frames, numbers = _read_frames(read, choose, leave_jpegs, memory)
+    frames, numbers = read_frames(read.members, read, choose, leave_jpegs=leave_jpegs, memory=memory)
     record = _read_record(read) if with_record else {}
     decoded, jpegs = (_NO_FRAMES, frames) if isinstance(frames, Jpegs) else (frames, None)
     return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
@@ -98,31 +104,46 @@ def read_record(source: ClipSource[Ref], ref: Ref) -> Mapping[str, Any]:
     return _read_record(_Reading(source, ref))
 
 
-def _read_frames(
-    read: _Reading[Any], choose: ChooseFrames, leave_jpegs: bool, memory: Memory
+def pixel_members(members: Sequence[Member]) -> tuple[Media, list[Member]]:
+    """What kind of clip a sample with these members is, and those that hold its pixels: frames by their number."""
+    media, places = pixels_of(tuple(member.suffix for member in members))
+    return media, [members[place] for place in places]
+
+
+def read_frames(
+    members: Sequence[Member],
+    read: ReadMembers,
+    choose: ChooseFrames,
+    *,
+    leave_jpegs: bool = False,
+    memory: Memory = new_memory,
 ) -> tuple[Frames | Jpegs, list[int]]:
-    """The chosen frames, u8 [T,H,W,3] or encoded, and their numbers."""
-    media, places = pixels_of(tuple(member.suffix for member in read.members))
-    files = [read.members[place] for place in places]
+    """The chosen frames of a sample with these members, u8 [T,H,W,3] or encoded, and their T numbers.
+
+    `read` is asked once, for what the chosen frames need. Raises DecodeError where they are damaged, and what `read`
+    raises.
+    """
+    media, files = pixel_members(members)
     match media:
         case "frames":
             numbers = choose(len(files))
-            pictures = {number: read(files[number]) for number in sorted(set(numbers))}
+            different = sorted(set(numbers))
+            pictures = dict(zip(different, read([files[number] for number in different]), strict=True))
             return _pictures(pictures, numbers, leave_jpegs, memory), numbers
         case "image":
             numbers = choose(1)
-            return _pictures({0: read(files[0])}, numbers, leave_jpegs, memory), numbers
+            return _pictures({0: read(files)[0]}, numbers, leave_jpegs, memory), numbers
         case "npy":
-            stored = decode_array(read(files[0]))
+            stored = decode_array(read(files)[0])
             numbers = choose(len(stored))
             return stored[numbers], numbers
         case "video":
             from umt_ds.data.pixels import video  # PyAV, only where a source holds whole videos
 
-            decoded = video.decode(read(files[0]), choose)
+            decoded = video.decode(read(files)[0], choose)
             return decoded.frames, list(decoded.numbers)
         case "none":
-            raise DecodeError(f"the sample holds no clip, only {some(m.suffix for m in read.members)}")
+            raise DecodeError(f"the sample holds no clip, only {some(m.suffix for m in members)}")
 
 
 def _pictures(
@@ -137,7 +158,7 @@ def _pictures(
 
 def _read_record(read: _Reading[Any]) -> Record:
     members = {member.suffix: member for member in read.members}
-    return record_of(members, lambda suffix: read(members[suffix]))
+    return record_of(members, lambda suffix: read([members[suffix]])[0])
 
 
 def caption_of(record: Mapping[str, Any], stream: Stream, *, field: str = "caption", clean: Clean = str.strip) -> str:

@@ -63,6 +63,11 @@ class TaskSettings(Section):
         return False
 
     @property
+    def label_field(self) -> str | None:
+        """The field of a sample's json that holds the label it learns; None: it learns none."""
+        return None
+
+    @property
     def has_teacher(self) -> bool:
         """Whether a frozen teacher looks at its clips (engine.graph)."""
         return False
