@@ -24,8 +24,8 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"distributed"}),  # ranks and collectives, no DeepSpeed
         frozenset({"kernels"}),  # fast maths, each with a torch reference
         frozenset({"models", "losses", "masking", "data"}),  # four siblings: a sibling's service is an argument
-        frozenset({"engine", "weights"}),  # how to run; how to load and export
-        frozenset({"evaluation"}),  # how to score
+        frozenset({"evaluation"}),  # how to score a module: it knows nothing of training
+        frozenset({"engine", "weights"}),  # how to run, with evaluations between the steps; how to load and export
         frozenset({"tasks"}),  # what to learn, and by which evaluators it is judged
         frozenset({"jobs"}),  # one rank of a training or evaluation job
         frozenset({"bench", "report"}),  # how fast it is; what came of a run

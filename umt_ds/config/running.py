@@ -42,9 +42,15 @@ class CadenceConfig(Section):
     log: Steps = 20
     save: Steps = 1000
     keep: Count = Field(3, description="newest checkpoints kept")
-    evaluate: StepsOrNone = Field(0, description="run the evaluations of the run after so many steps; 0: never")
+    evaluate: StepsOrNone = Field(
+        0,
+        description="run the evaluations of the run after so many steps and at the end, each time after a save; a run "
+        "that starts from init.weights is evaluated before its first step too; 0: never",
+    )
     keep_best: Text | None = Field(
-        None, description="also keep the checkpoint that is best in NAME/METRIC, such as knn/label of evaluation.knn"
+        None,
+        description="also keep the checkpoint that is best in NAME/METRIC, such as knn/label of evaluation.knn: it is "
+        "named in RUN/checkpoints/BEST",
     )
     max_skipped: StepsOrNone = Field(
         0,

@@ -5,6 +5,7 @@
                                   exp_avg_sq-00000.safetensors   AdamW's second moments
                                   manifest.json                  step, digests, config, hashes of the files
     RUN/checkpoints/LATEST                                       name of the newest one
+    RUN/checkpoints/BEST                                         the best one, where a metric decides (`engine.best`)
 
 No pickle and no DeepSpeed file: plain tensors by parameter name. A frozen teacher is not in it.
 
@@ -35,6 +36,7 @@ from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
 from umt_ds.distributed.world import World
+from umt_ds.engine.best import BEST, Best, best_of, read_best, verdict, write_best
 from umt_ds.engine.checkpoint_files import read_tensors, verify_files, verify_state
 from umt_ds.engine.deepspeed import Engine
 from umt_ds.engine.manifest import (
@@ -132,6 +134,7 @@ class CheckpointStore:
 
     def _find_resume(self, allow_config_change: bool) -> Resume:
         own = checkpoint_folders(self.run)
+        read_best(self.run)  # a damaged one is told now, not after the first evaluation
         if others := strangers(self.run):
             log.warning(
                 "ignored in %s, as a checkpoint is a folder with a name such as %s: %s",
@@ -258,6 +261,24 @@ class CheckpointStore:
             pending.writing.seconds,
             pending.held_s + time.perf_counter() - began,
         )
+
+    def note_score(self, new: Best) -> None:
+        """Name the checkpoint of `new`, which must be saved, the best, if it is.
+
+        Raises CheckpointError on every rank if BEST cannot be read or written.
+        """
+        outcome = f"was judged, but {BEST} is not up to date"
+        self._together(outcome, self.run / CHECKPOINTS / new.checkpoint, lambda: self._judge(new))
+
+    def _judge(self, new: Best) -> None:
+        if not self._world.is_first:
+            return
+        old = read_best(self.run)
+        if old is not None and not (self.run / CHECKPOINTS / old.checkpoint).is_dir():
+            log.warning("the best checkpoint so far, %s, is gone: the best is judged anew", old.checkpoint)
+            old = None
+        log.log(logging.WARNING if new.left_out else logging.INFO, "%s", verdict(new, old))
+        write_best(self.run, best_of(new, old))
 
     def _wait_for_room(self, step: int) -> None:
         """One snapshot in memory is enough."""

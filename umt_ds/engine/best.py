@@ -1,0 +1,107 @@
+"""Which checkpoint of a run is the best so far (`cadence.keep_best`). Torch-free.
+
+    RUN/checkpoints/BEST     one JSON object: the step of the checkpoint, its score, and what the score covers
+
+`tidy.prune` spares the checkpoint that BEST names, for as long as the file is there, on top of the `cadence.keep`
+newest ones. BEST says nothing about where a run resumes: that is always its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from umt_ds.engine.manifest import CHECKPOINTS, folder_name
+from umt_ds.engine.readback import parse_json, read_back
+from umt_ds.errors import CheckpointError
+
+BEST = "BEST"
+
+
+@dataclass(frozen=True)
+class Best:
+    """A checkpoint and its score in `metric` (NAME/METRIC), over `items` items without the `left_out` ones."""
+
+    step: int
+    metric: str
+    value: float
+    items: int
+    left_out: int
+    protocol: str  # hash of what one must know to repeat the number: scores under different ones are not compared
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of its folder."""
+        return folder_name(self.step)
+
+
+def best_of(new: Best, old: Best | None) -> Best:
+    """The better one. A score that leaves out fewer items beats one that leaves out more, whatever their values: what
+    could be read by luck must not decide. Among scores that cover as much the larger value is better, and the older one
+    where they are equal.
+
+    `old` does not count where it is of another metric or protocol, or of a step that has since been trained again.
+    """
+    if old is None or old.step >= new.step or (old.metric, old.protocol) != (new.metric, new.protocol):
+        return new
+    return max(old, new, key=lambda one: (-one.left_out, one.value))
+
+
+def verdict(new: Best, old: Best | None) -> str:
+    """What `best_of` decided, as a sentence for the log."""
+    partial = f", partial: {new.left_out} left out" if new.left_out else ""
+    score = f"{new.metric} {new.value:.4f} at step {new.step}{partial}"
+    if best_of(new, old) is new:
+        return f"the best so far is {new.checkpoint} ({score})"
+    assert old is not None  # else the new one is better
+    why = "it covers fewer items" if new.left_out > old.left_out else "it is not larger"
+    return f"the best so far stays {old.checkpoint} ({old.value:.4f}): of {score}, {why}"
+
+
+def protocol_hash(protocol: Mapping[str, Any]) -> str:
+    """Equal for equal protocols, in whatever order their keys are."""
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_best(run: Path) -> Best | None:
+    """What BEST says; None where there is none. Raises CheckpointError where it is damaged, MachineError where the disk
+    does not give it."""
+    path = run / CHECKPOINTS / BEST
+    try:
+        found: Any = parse_json(read_back(path))
+        best = Best(**found)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise _damaged(path) from error
+    counts, texts = (best.step, best.items, best.left_out), (best.metric, best.protocol)
+    fits = (
+        all(type(count) is int and 0 <= count < 2**63 for count in counts)
+        and all(isinstance(text, str) for text in texts)
+        and type(best.value) is float
+        and math.isfinite(best.value)
+    )
+    if not fits:
+        raise _damaged(path)
+    return best
+
+
+def write_best(run: Path, best: Best) -> None:
+    """Name the best checkpoint; the file appears whole."""
+    path = run / CHECKPOINTS / BEST
+    partial = path.with_name(f"{BEST}.partial")
+    partial.write_text(json.dumps(asdict(best), allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged: it does not say which checkpoint is the best",
+        hint="remove it: the next evaluation names the best anew (keep a copy of the checkpoint that was it)",
+    )
