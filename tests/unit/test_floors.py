@@ -352,7 +352,7 @@ def test_nothing_is_imported_by_string_but_the_commands() -> None:
         ("umt_ds.models.vit", "if TYPE_CHECKING:\n    from umt_ds.data.shards.records import Manifest", True),
         ("umt_ds.masking", "from umt_ds import models", True),
         ("umt_ds.batch", "from umt_ds.config import schema", True),
-        ("umt_ds.evaluation.metrics.probe", "from umt_ds.tasks.kinds import build_task", True),
+        ("umt_ds.evaluation.metrics.knn", "from umt_ds.tasks.kinds import build_task", True),
         ("umt_ds.models.vit", "from umt_ds.models import layers\nfrom umt_ds.kernels.philox import uniform", False),
         ("umt_ds.config.load", "from umt_ds.errors import ConfigError\nfrom umt_ds import __version__", False),
     ],

@@ -13,8 +13,8 @@ from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.errors import MachineError
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NotMade, Remark, Retrieved
-from umt_ds.evaluation.metrics.probe import ProbeResult
 from umt_ds.evaluation.metrics.retrieval import RetrievalScores
+from umt_ds.evaluation.probe import ProbeResult
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
 from umt_ds.report.history import History, read_history
 from umt_ds.report.page import Section, note, page, picture, sentence, table
