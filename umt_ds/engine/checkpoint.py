@@ -54,6 +54,7 @@ from umt_ds.engine.protocol import Progress
 from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
 from umt_ds.engine.tidy import make_partial, make_room, newest_checkpoint, partial_of, prune, room_on, sync_folder
 from umt_ds.errors import CheckpointError, ConfigError, DamagedCheckpointError, UmtError
+from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 _Action = Callable[[], None]
@@ -336,10 +337,7 @@ class CheckpointStore:
         """LATEST is for people; then older checkpoints may go."""
         if not self._world.is_first:
             return
-        latest = final.parent / LATEST
-        pointer = latest.with_name(LATEST + ".partial")
-        pointer.write_text(final.name + "\n")
-        os.replace(pointer, latest)
+        write_whole(final.parent / LATEST, final.name + "\n")
         sync_folder(final.parent)
         prune(self.run, newest=manifest.step, keep=self._config.cadence.keep)
 
