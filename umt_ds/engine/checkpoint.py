@@ -31,8 +31,9 @@ from safetensors import SafetensorError
 from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
+from umt_ds.config.show import as_tree, config_hash, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint_files import read_tensors, verify_files, verify_state
