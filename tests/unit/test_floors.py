@@ -20,7 +20,8 @@ from tests.support.paths import REPO
 # A room is a module or package directly below the house. It imports itself, and rooms of lower floors.
 HOUSES: dict[str, tuple[frozenset[str], ...]] = {
     "umt_ds": (
-        frozenset({"errors", "refused", "environment", "terminal", "keyed", "batch", "config"}),  # failures, settings
+        # failures, settings, types that travel
+        frozenset({"errors", "refused", "environment", "terminal", "keyed", "batch", "whole_file", "config"}),
         frozenset({"distributed"}),  # ranks and collectives, no DeepSpeed
         frozenset({"kernels"}),  # fast maths, each with a torch reference
         frozenset({"models", "losses", "masking", "data"}),  # four siblings: a sibling's service is an argument
@@ -83,6 +84,7 @@ NEIGHBOURS = {
         "umt_ds.environment",
         "umt_ds.errors",
         "umt_ds.refused",
+        "umt_ds.whole_file",  # files that appear whole
         "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
         VERSION,  # into the manifest of a shard set
         "launchers.slurm",  # a job array that makes shards
@@ -91,6 +93,7 @@ NEIGHBOURS = {
         "umt_ds.config.*",
         "umt_ds.environment",
         "umt_ds.errors",
+        "umt_ds.whole_file",
         "umt_ds.engine.manifest",
         "umt_ds.engine.readback",
         "umt_ds.refused",
@@ -133,6 +136,7 @@ DOORS = {
 # login nodes. (`umt_ds.jobs.train` is one rank of a training job and loads everything.)
 TORCH_FREE = (
     "umt_ds", "umt_ds.__main__", "umt_ds.environment", "umt_ds.errors", "umt_ds.refused", "umt_ds.keyed",
+    "umt_ds.whole_file",
     "umt_ds.config.*", "umt_ds.cli", "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report",
     "umt_ds.distributed.world", "umt_ds.distributed.local", "umt_ds.distributed.parent",
     "umt_ds.distributed.leftovers", "umt_ds.engine.manifest", "umt_ds.engine.readback", "umt_ds.engine.tidy",

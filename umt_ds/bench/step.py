@@ -9,7 +9,6 @@ ours, in the same process, so that whatever else the machine does slows both ali
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -46,6 +45,7 @@ from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.sources import count_samples, media_shares
 from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.tasks.stage2.task import Stage2Task
+from umt_ds.whole_file import appearing
 
 _TURN_S = 1.0  # a turn has as many steps as fit, at least one
 _EPOCH = 1000  # steps, where no shards say: the schedule of a recipe needs a length
@@ -319,9 +319,8 @@ def _profile(way: Ours, path: Path, job: Job) -> list[str]:
         way.step()
         _wait_for(job.device)
     if job.world.is_first:
-        partial = path.with_name(f"{path.name}.partial")
-        profiler.export_chrome_trace(str(partial))
-        os.replace(partial, path)
+        with appearing(path) as partial_path:
+            profiler.export_chrome_trace(str(partial_path))
     field = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     taken = {
         event.key: (getattr(event, field) / 1e3, event.count)

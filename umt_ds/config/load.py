@@ -13,6 +13,7 @@ from typing import Any
 
 from umt_ds.config.check import Tree, check, is_null
 from umt_ds.config.explain import Origin, Origins, is_at_or_inside, origins_in, setter_of
+from umt_ds.config.key_paths import leaves
 from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
 from umt_ds.environment import at_home
@@ -194,7 +195,7 @@ def _undot(layer: Tree, own: Origins) -> None:
     if not isinstance(engine, dict) or not isinstance(dotted := engine.get("deepspeed_set"), dict):
         return
     nested: Tree = {}
-    for key, value in _leaves(dotted):
+    for key, value in leaves(dotted):
         *sections, leaf = key.split(".")
         inner = nested
         for section in sections[:_DEEPEST]:
@@ -204,14 +205,6 @@ def _undot(layer: Tree, own: Origins) -> None:
             raise ConfigError(f"{path} is given twice, or is a section and a value (in {setter_of(path, own).where})")
         inner[leaf] = value
     engine["deepspeed_set"] = nested
-
-
-def _leaves(settings: Tree, prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        is_section = isinstance(value, dict) and bool(value)
-        found += _leaves(value, f"{prefix}{key}.") if is_section else [(f"{prefix}{key}", value)]
-    return found
 
 
 def _merge(tree: Tree, over: Tree, origins: Origins, own: Origins, prefix: str = "") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
 from umt_ds.tasks.stage2.retrieval import Retrieval, resized_how
 from umt_ds.tasks.stage2.retriever import build_retriever
 from umt_ds.terminal import columns
+from umt_ds.whole_file import write_whole
 
 _HEAD = [*(f"T→V R@{k}" for k in RANKS), *(f"V→T R@{k}" for k in RANKS), "mean"]
 
@@ -70,9 +70,7 @@ def _write(out: Path, runs: Sequence[Path], request: Retrieval, scores: Sequence
         "antialias": "as each run" if request.antialias is None else request.antialias,
         "runs": {str(run): asdict(score) for run, score in zip(runs, scores, strict=True)},
     }
-    partial = out.with_name(f"{out.name}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, out)
+        write_whole(out, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise MachineError(f"cannot write {out}: {error}", hint="choose another file with -o") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import assert_never
@@ -29,6 +28,7 @@ from umt_ds.report.pictures import (
 from umt_ds.tasks.kinds import exhibits_of
 from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.terminal import columns
+from umt_ds.whole_file import write_whole
 
 
 def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> str:
@@ -64,11 +64,9 @@ class _Output:
 
     def write(self, name: str, content: bytes) -> None:
         path = self._folder / name
-        partial = path.with_name(f"{name}.partial")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            os.replace(partial, path)
+            write_whole(path, content)
         except OSError as error:
             raise MachineError(f"cannot write {path}: {error}", hint="choose another folder with -o") from error
 
