@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from typing import Any
 from umt_ds.engine.manifest import CHECKPOINTS, folder_name
 from umt_ds.engine.readback import parse_json, read_back
 from umt_ds.errors import CheckpointError
+
+log = logging.getLogger("umt_ds")
 
 BEST = "BEST"
 
@@ -53,15 +56,28 @@ def best_of(new: Best, old: Best | None) -> Best:
     return max(old, new, key=lambda one: (-one.left_out, one.value))
 
 
-def verdict(new: Best, old: Best | None) -> str:
+def judge(run: Path, new: Best) -> None:
+    """Name the checkpoint of `new` the best of the run, if it is, and say so in the log.
+
+    Raises CheckpointError or MachineError as `read_best`, OSError where BEST cannot be written.
+    """
+    old = read_best(run)
+    if old is not None and not (run / CHECKPOINTS / old.checkpoint).is_dir():
+        log.warning("the best checkpoint so far, %s, is gone: the best is judged anew", old.checkpoint)
+        old = None
+    log.log(logging.WARNING if new.left_out else logging.INFO, "%s", _verdict(new, old))
+    _write(run, best_of(new, old))
+
+
+def _verdict(new: Best, old: Best | None) -> str:
     """What `best_of` decided, as a sentence for the log."""
     partial = f", partial: {new.left_out} left out" if new.left_out else ""
     score = f"{new.metric} {new.value:.4f} at step {new.step}{partial}"
     if best_of(new, old) is new:
         return f"the best so far is {new.checkpoint} ({score})"
     assert old is not None  # else the new one is better
-    why = "it covers fewer items" if new.left_out > old.left_out else "it is not larger"
-    return f"the best so far stays {old.checkpoint} ({old.value:.4f}): of {score}, {why}"
+    why = "covers fewer items" if new.left_out > old.left_out else "is not larger"
+    return f"the best so far stays {old.checkpoint} ({old.value:.4f}): {score} does not replace it, because it {why}"
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:
@@ -92,8 +108,8 @@ def read_best(run: Path) -> Best | None:
     return best
 
 
-def write_best(run: Path, best: Best) -> None:
-    """Name the best checkpoint; the file appears whole."""
+def _write(run: Path, best: Best) -> None:
+    """The file appears whole."""
     path = run / CHECKPOINTS / BEST
     partial = path.with_name(f"{BEST}.partial")
     partial.write_text(json.dumps(asdict(best), allow_nan=False) + "\n", encoding="utf-8")

@@ -207,8 +207,8 @@ def test_a_score_that_leaves_out_more_items_is_never_the_best_and_the_log_says_s
     assert best is not None
     assert best.step == 3
     assert (
-        "the best so far stays step-00000001 (0.1000): of toy/mean 0.9000 at step 2, partial: 4 left out, "
-        "it covers fewer items" in caplog.messages
+        "the best so far stays step-00000001 (0.1000): toy/mean 0.9000 at step 2, partial: 4 left out does not replace "
+        "it, because it covers fewer items" in caplog.messages
     )
 
 
