@@ -128,8 +128,8 @@ def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> 
             *([sentence(kept)] if kept else []),
             output.picture("scores.png", png, about="each metric of the evaluations over the steps"),
             note(
-                "The larger the better. A number that does not cover all items of its set is partial; the best is one of "
-                f"the most complete ones. All evaluations together took {history.evaluation_s:.0f} s."
+                "The larger the better. A number that does not cover all items of its set is partial; the best is one "
+                f"of the most complete ones. All evaluations together took {history.evaluation_s:.0f} s."
             ),
         ),
     )
