@@ -8,12 +8,10 @@ newest ones. BEST says nothing about where a run resumes: that is always its new
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +34,16 @@ class Best:
     value: float
     items: int
     left_out: int
-    protocol: str  # hash of what one must know to repeat the number: scores under different ones are not compared
 
     @property
     def checkpoint(self) -> str:
         """The name of its folder."""
         return folder_name(self.step)
+
+    @property
+    def set_size(self) -> int:
+        """Items of the set that was scored."""
+        return self.items + self.left_out
 
 
 def best_of(new: Best, old: Best | None) -> Best:
@@ -49,9 +51,10 @@ def best_of(new: Best, old: Best | None) -> Best:
     could be read by luck must not decide. Among scores that cover as much the larger value is better, and the older one
     where they are equal.
 
-    `old` does not count where it is of another metric or protocol, or of a step that has since been trained again.
+    `old` does not count where it is of another metric or of a set of another size, because the settings have changed,
+    or of a step that has since been trained again.
     """
-    if old is None or old.step >= new.step or (old.metric, old.protocol) != (new.metric, new.protocol):
+    if old is None or old.step >= new.step or (old.metric, old.set_size) != (new.metric, new.set_size):
         return new
     return max(old, new, key=lambda one: (-one.left_out, one.value))
 
@@ -80,11 +83,6 @@ def _verdict(new: Best, old: Best | None) -> str:
     return f"the best so far stays {old.checkpoint} ({old.value:.4f}): {score} does not replace it, because it {why}"
 
 
-def protocol_hash(protocol: Mapping[str, Any]) -> str:
-    """Equal for equal protocols, in whatever order their keys are."""
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def read_best(run: Path) -> Best | None:
     """What BEST says; None where there is none. Raises CheckpointError where it is damaged, MachineError where the disk
     does not give it."""
@@ -96,10 +94,9 @@ def read_best(run: Path) -> Best | None:
         return None
     except (ValueError, TypeError) as error:
         raise _damaged(path) from error
-    counts, texts = (best.step, best.items, best.left_out), (best.metric, best.protocol)
     fits = (
-        all(type(count) is int and 0 <= count < 2**63 for count in counts)
-        and all(isinstance(text, str) for text in texts)
+        all(type(count) is int and 0 <= count < 2**63 for count in (best.step, best.items, best.left_out))
+        and isinstance(best.metric, str)
         and type(best.value) is float
         and math.isfinite(best.value)
     )
