@@ -79,6 +79,7 @@ NEIGHBOURS = {
         "umt_ds.data.shards.left_out",  # and what of it is not read
         "umt_ds.data.shards.sample_record",  # what a sample says of itself
         "umt_ds.data.pixels.video",  # the door to PyAV
+        "umt_ds.data.order.views",  # the frames that evaluation shows, so that a set can hold exactly those
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
         "umt_ds.environment",
@@ -149,6 +150,7 @@ TORCH_FREE = (
     "umt_ds.preflight.checks", "umt_ds.preflight.input_checks",
     "umt_ds.cli.plan", "umt_ds.engine.gpus", "data_prep*", "launchers*", "ds_configs",
     "umt_ds.terminal", "umt_ds.report.compare_runs", "umt_ds.data.shards", "umt_ds.preflight",
+    "umt_ds.data.order.frames", "umt_ds.data.order.views",
 )  # fmt: skip
 LOADS_TORCH = {
     "torch",
