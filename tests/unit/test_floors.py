@@ -119,6 +119,7 @@ DOORS = {
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
+    "pyarrow": ("umt_ds.jobs.score_files",),
     "wandb": ("umt_ds.engine.report",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),
@@ -140,6 +141,7 @@ TORCH_FREE = (
     "umt_ds.cli.bench", "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.preflight.run_checks",
     "umt_ds.preflight.checks", "umt_ds.cli.plan", "umt_ds.engine.gpus", "data_prep*", "launchers*", "ds_configs",
     "umt_ds.terminal", "umt_ds.report.compare_runs", "umt_ds.data.shards", "umt_ds.preflight",
+    "umt_ds.cli.eval", "umt_ds.cli.ranks", "umt_ds.jobs.eval_runs", "umt_ds.jobs.eval_plan", "umt_ds.jobs.score_files",
 )  # fmt: skip
 LOADS_TORCH = {
     "torch",
