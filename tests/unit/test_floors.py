@@ -127,6 +127,7 @@ DOORS = {
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
+    "pyarrow": ("umt_ds.jobs.score_files",),
     "wandb": ("umt_ds.engine.report",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),
@@ -151,6 +152,7 @@ TORCH_FREE = (
     "umt_ds.cli.plan", "umt_ds.engine.gpus", "data_prep*", "launchers*", "ds_configs",
     "umt_ds.terminal", "umt_ds.report.compare_runs", "umt_ds.data.shards", "umt_ds.preflight",
     "umt_ds.data.order.frames", "umt_ds.data.order.views",
+    "umt_ds.cli.eval", "umt_ds.cli.ranks", "umt_ds.jobs.eval_runs", "umt_ds.jobs.eval_plan", "umt_ds.jobs.score_files",
 )  # fmt: skip
 LOADS_TORCH = {
     "torch",

@@ -36,16 +36,21 @@ def load_run(name: str, overrides: Sequence[str] = (), *, keep_unset: bool = Fal
 def load_tree(name: str, overrides: Sequence[str] = ()) -> tuple[Tree, Origins]:
     """The merged but unchecked tree, and where each leaf was set. `${env:…}` is still in place."""
     tree, origins = _load_file(_find(name), trail=())
-    for override in overrides:
-        path, value = parse_override(override)
-        origin = Origin(_as_given(override), text=override.partition("=")[2].strip())
-        _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
+    lay_overrides(tree, origins, overrides)
     for key in tree:
         if difflib.get_close_matches("extends", [key.lower()], cutoff=0.8):
             where = setter_of(key, origins).where
             hint = "a file builds on others by its line `extends: […]`"
             raise ConfigError(f"{key}: unknown key (in {where})", hint=hint)
     return tree, origins
+
+
+def lay_overrides(tree: Tree, origins: Origins, overrides: Sequence[str]) -> None:
+    """Set what each `key.path=value` says, in place."""
+    for override in overrides:
+        path, value = parse_override(override)
+        origin = Origin(_as_given(override), text=override.partition("=")[2].strip())
+        _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
 
 
 def run_names() -> list[str]:
