@@ -1,6 +1,6 @@
 """The house keeps its shape: imports point down, each third-party library has one door, some rooms are torch-free.
 
-The tables below are the plan of the house (ARCHITECTURE section 2); every import statement of every module is
+The tables below are the plan of the house (umt_ds/README.md, "Floors"); every import statement of every module is
 held against them, also those inside functions and under TYPE_CHECKING: a type from upstairs is knowledge of
 upstairs. What a test finds wrong here is moved, or the plan is changed in the same commit, with the reason.
 """

@@ -15,7 +15,7 @@ def draw_negatives(similarity: Tensor, same: Tensor, noise: Tensor, *, hard: boo
 
     similarity: f32 [B,G], by temperature. same: bool [B,G], pairs that belong together. noise: uniform f32 [B,G].
     hard: in proportion to softmax(similarity) over the others; else evenly. Drawn as the largest of similarity plus
-    Gumbel noise, which needs no weights that could all vanish. Source: SPEC 7.4, VTM (there: multinomial).
+    Gumbel noise, which needs no weights that could all vanish. Source: METHOD.md, "VTM" (there: multinomial).
     """
     gumbel = -torch.log(-torch.log(noise))
     scores = similarity.detach().float() + gumbel if hard else gumbel
@@ -25,7 +25,7 @@ def draw_negatives(similarity: Tensor, same: Tensor, noise: Tensor, *, hard: boo
 def matching_loss(logits: Tensor, *, is_match: Tensor, counts: Tensor) -> Tensor:
     """Cross-entropy of two classes, summed over the pairs that count: fp32 scalar. Divide by their number for the mean.
 
-    logits: [K,2], any float; class 1 is a match. is_match, counts: bool [K]. Source: SPEC 7.4, VTM.
+    logits: [K,2], any float; class 1 is a match. is_match, counts: bool [K]. Source: METHOD.md, "VTM".
     """
     each = F.cross_entropy(logits.float(), is_match.long(), reduction="none")
     return (each * counts).sum()

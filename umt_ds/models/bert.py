@@ -78,7 +78,9 @@ def _settings(size: BertSize, *, dropout: float, **more: Any) -> Any:
 
 
 class Bert(nn.Module):
-    """Text encoder, fusion encoder and word head; `bert.…` and `cls.…` as in published checkpoints (SPEC 7.1).
+    """Text encoder, fusion encoder and word head; `bert.…` and `cls.…` as in published checkpoints.
+
+    Source: METHOD.md, "Stage 2: model", "Names of weights".
 
     The last `fusion_layers` layers have cross-attention to videos of `video_width`. dropout: of states and of attention
     weights, in training. checkpoint_layers: recompute the activations of the first n layers in the backward pass.

@@ -1,6 +1,6 @@
 """How much arithmetic a clip costs, from the sizes alone. One multiply-add counts as two operations.
 
-Norms, softmax, GELU and additions are left out, as is usual. Source of the formulas: PEERS.md, 3.2.
+Norms, softmax, GELU and additions are left out, as is usual. Source of the formulas: METHOD.md, "Operations".
 
 Letters: n tokens that attend to one another, d width.
 """

@@ -97,8 +97,8 @@ class Teacher(nn.Module):
         """Look at every frame, up to the last block.
 
         pixels: uint8 [B,T,H,W,3], normalised here, or float [B,3,T,H,W], already normalised. Frames of
-        another size than the tower's are resized after that: bicubic, no antialias (SPEC 2). As a CUDA graph
-        (`accelerate`) a look is good until the next one of the same shape.
+        another size than the tower's are resized after that: bicubic, no antialias (METHOD.md, "Teacher").
+        As a CUDA graph (`accelerate`) a look is good until the next one of the same shape.
         """
         return self._look(pixels)
 

@@ -24,7 +24,7 @@ def test_half_of_the_words_are_to_be_guessed_and_eight_of_ten_of_those_are_hidde
     hidden = hide_words(ids, noise, vocabulary=WORDS, ratio=0.5)
 
     chosen = torch.zeros(ids.numel(), dtype=torch.bool)
-    chosen[hidden.places[: hidden.count]] = True
+    chosen[hidden.positions[: hidden.count]] = True
     chosen = chosen.view_as(ids)
     assert not chosen[:, 0].any()
     assert not chosen[:, 15:].any()
@@ -36,13 +36,13 @@ def test_half_of_the_words_are_to_be_guessed_and_eight_of_ten_of_those_are_hidde
     others = hidden.ids[chosen][~masked & ~left]
     assert others.min() < 20
     assert 980 < others.max() < 1000
-    assert torch.equal(hidden.labels[: hidden.count], ids.flatten()[hidden.places[: hidden.count]])
+    assert torch.equal(hidden.labels[: hidden.count], ids.flatten()[hidden.positions[: hidden.count]])
 
 
 def test_guesses_are_padded_to_a_multiple_of_64_that_costs_nothing() -> None:
     ids = captions(3)
     hidden = hide_words(ids, torch.rand(3, 60), vocabulary=WORDS, ratio=0.5)
-    assert len(hidden.places) == len(hidden.labels) == 64
+    assert len(hidden.positions) == len(hidden.labels) == 64
     logits = torch.randn(64, 1000)
     alone = F.cross_entropy(logits[: hidden.count], hidden.labels[: hidden.count], reduction="sum")
     torch.testing.assert_close(masked_lm_loss(logits, hidden.labels), alone)

@@ -80,7 +80,7 @@ NO_JITTER = ColorJitter()
 class Placement:
     """How a frame becomes a square: cut `crop`, resize to `size` (w, h), keep side x side at (left, top).
 
-    antialias: a pixel is the mean of all that it covers; without, of the nearest alone (SPEC 8.6, "Antialias").
+    antialias: a pixel is the mean of all that it covers; without, of the nearest alone (METHOD.md, "Antialias").
     """
 
     crop: Crop
@@ -113,7 +113,7 @@ def draw_view(
     antialias: bool = True,
 ) -> View:
     """A random view of a clip of that size: crop and resize, colour jitter, then with `flip` a mirror image half of
-    the time. Source: SPEC 6.3, stage 1; random_resized, of which `scale` is the part of the area: SPEC 7.6.
+    the time. random_resized: `scale` is the part of the area. Source: METHOD.md, "Crops: stage 1", "Crops: stage 2".
     """
     match crop:
         case "multi_scale":
@@ -138,7 +138,7 @@ def centre_view(frames: Pixels, *, side: int, antialias: bool = True) -> Pixels:
 def stretch_view(frames: Pixels, *, side: int, antialias: bool = True) -> Pixels:
     """The whole frame in a square, whatever its shape: u8 [T,H,W,3] → u8 [T,side,side,3].
 
-    Source: SPEC 7.6, test (bicubic; published without antialias, SPEC 8.6).
+    Source: METHOD.md, "Crops: stage 2" (bicubic; published without antialias).
     """
     crop = Crop(0, 0, frames.shape[2], frames.shape[1])
     return _placed(frames, Placement(crop, (side, side), filter="bicubic", antialias=antialias), side)
@@ -151,7 +151,7 @@ def _placed(frames: Pixels, place: Placement, side: int) -> Pixels:
 
 
 def centred(width: int, height: int, side: int, *, antialias: bool = True) -> Placement:
-    """Short side to `side`, then the centre. Source: SPEC 6.3, validation (with PIL's bilinear filter)."""
+    """Short side to `side`, then the centre. Source: METHOD.md, "Crops: stage 1" (with PIL's bilinear filter)."""
     short = min(width, height)
     size = (side * width // short, side * height // short)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
@@ -186,7 +186,7 @@ def crops_of_testing(width: int, height: int, *, side: int, num_crops: int) -> l
 
 
 def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
-    """One of the 10 sizes at one of the 13 places, both uniform. Source: SPEC 6.3, GroupMultiScaleCrop."""
+    """One of the 10 sizes at one of the 13 places, both uniform. Source: METHOD.md, "Crops: stage 1"."""
     sizes = crop_sizes(width, height, side)
     crop_width, crop_height = sizes[stream.integer(len(sizes))]
     corners = crop_corners(width - crop_width, height - crop_height)
@@ -196,7 +196,7 @@ def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
 
 def draw_area(width: int, height: int, *, scale: tuple[float, float], stream: Stream) -> Crop:
     """A part of the area between `scale`, its shape between 3:4 and 4:3, anywhere; the largest such one in the centre
-    where ten draws do not fit. Source: SPEC 7.6, torchvision's RandomResizedCrop.
+    where ten draws do not fit. Source: METHOD.md, "Crops: stage 2", torchvision's RandomResizedCrop.
     """
     low, high = RATIOS
     for _ in range(_TRIES):

@@ -2,7 +2,7 @@
 
 Per micro-batch: the teacher looks (no gradient), its class-token attention draws the mask, its features of
 the kept tokens are the targets; the student embeds the kept tokens alone, and K decoders are compared with
-K teacher layers. Source: UMT section 3.1; SPEC sections 1 to 5.
+K teacher layers. Source: UMT section 3.1; METHOD.md.
 
 Shapes: B clips, M masks of each (`mask.views`), V visible tokens, K aligned layers, C width of the targets.
 """

@@ -48,7 +48,7 @@ class Stage2Cost:
 
     def published_flops(self, medium: Media) -> tuple[float, float]:
         """The same as published: all patches embedded, the whole teacher, keys and values made for each pair, and words
-        guessed at every token (SPEC 7)."""
+        guessed at every token (METHOD.md, "MLM")."""
         size, sizes = vit_size(self._config.student.preset), self._reading(medium)
         embedded = self.frames(medium) * self._patches
         student = student_flops_per_clip(size, visible=self.visible(medium), embedded=embedded, **self._aligned)

@@ -1,4 +1,4 @@
-"""Crop, resize, colour and flip, against hand-worked SPEC 6.3 numbers, PIL and torchvision."""
+"""Crop, resize, colour and flip, against numbers worked by hand, PIL and torchvision (METHOD.md, "Crops: stage 1")."""
 
 from __future__ import annotations
 
