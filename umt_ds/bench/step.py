@@ -9,7 +9,6 @@ ours, in the same process, so that whatever else the machine does slows both ali
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,12 +22,11 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 
 from umt_ds.bench.parity_start import ParityStart
+from umt_ds.bench.run import load_step_run
 from umt_ds.bench.step_report import StepReport, Way
 from umt_ds.bench.synthetic import DIFFERENT_BATCHES, Shown, SyntheticBatches, noise_vocabulary, shares_of_shown
 from umt_ds.config.batching import RunPlan, plan_run
-from umt_ds.config.check import check, fill
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
-from umt_ds.config.load import load_tree
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.config.tasks.stage2 import Stage2Config
@@ -47,6 +45,7 @@ from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.sources import count_samples, media_shares
 from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.tasks.stage2.task import Stage2Task
+from umt_ds.whole_file import appearing
 
 _TURN_S = 1.0  # a turn has as many steps as fit, at least one
 _EPOCH = 1000  # steps, where no shards say: the schedule of a recipe needs a length
@@ -67,26 +66,9 @@ class Request:
     shown: Shown = "video"  # noise of stage 2
 
 
-def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunConfig:
-    """The run, without what a measurement can do without: weights that are not here are random, shards may be missing,
-    and a step is one micro-batch where `batch.global` is not overridden. Raises ConfigError.
-    """
-    tree, origins = load_tree(name, overrides)
-    tree = fill(tree, origins, keep_unset=True)
-    batch, task = tree.get("batch", {}), tree.get("task", {})
-    for part in (task.get("teacher") or {}, task.get("text") or {}):
-        if "weights" in part and not Path(str(part["weights"])).exists():
-            part["weights"] = "random"
-    if (task.get("text") or {}).get("weights") == "random":
-        task["text"].setdefault("vocabulary", "none")  # tokens are noise
-    if isinstance(batch.get("micro"), int) and not any(word.startswith("batch.global=") for word in overrides):
-        batch["global"] = batch["micro"] * ranks
-    return check(tree, origins, keep_unset=True)
-
-
 def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport:
     """Measure on the ranks that are there; every rank calls it. Raises MachineError where memory runs out."""
-    config = load_bench_run(name, overrides, ranks=find_world().size)
+    config = load_step_run(name, overrides, ranks=find_world().size)
     if request.against_plain and not isinstance(config.task, (Stage1Config, Stage2Config)):
         raise ConfigError(
             f"task.kind {config.task.kind} has no plain twin: stages 1 and 2 have one", hint="leave --against away"
@@ -107,7 +89,7 @@ def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport
             raise
         raise MachineError(
             f"out of memory: {str(error).strip().splitlines()[0]}",
-            hint="a smaller batch.micro, or task.student.checkpoint_blocks",
+            hint=", or ".join(["a smaller batch.micro", *config.task.recomputing]),
         ) from error
 
 
@@ -337,9 +319,8 @@ def _profile(way: Ours, path: Path, job: Job) -> list[str]:
         way.step()
         _wait_for(job.device)
     if job.world.is_first:
-        partial = path.with_name(f"{path.name}.partial")
-        profiler.export_chrome_trace(str(partial))
-        os.replace(partial, path)
+        with appearing(path) as partial_path:
+            profiler.export_chrome_trace(str(partial_path))
     field = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     taken = {
         event.key: (getattr(event, field) / 1e3, event.count)

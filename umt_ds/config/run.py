@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from umt_ds.config.section import RUNNING, Section
 from umt_ds.config.tasks import TaskConfig
 from umt_ds.config.tasks.base import Remarks
 from umt_ds.config.values import FilePath, Name, Steps
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, some
 
 
 class RunConfig(Section):
@@ -43,12 +44,31 @@ class RunConfig(Section):
         for key, why in _meaningless(self):
             # no ValueError, which pydantic would blame on the whole run: the key is known here
             raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
+        _refuse_best_of_nothing(self.cadence, self.evaluation)
         return self
 
     @property
     def folder(self) -> Path:
         """The run folder: `run_dir`, or runs/NAME under the current directory."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+
+def _refuse_best_of_nothing(cadence: CadenceConfig, evaluation: Mapping[str, object]) -> None:
+    """`cadence.keep_best` names an evaluation that this run makes. Which metrics it has is known when it is built."""
+    if cadence.keep_best is None:
+        return
+    name, _, metric = cadence.keep_best.partition("/")
+    if name not in evaluation or not metric:
+        told = some(evaluation) if evaluation else "none"
+        raise ConfigError(
+            f"cadence.keep_best: {cadence.keep_best} is no NAME/METRIC of an evaluation of this run (it has {told})",
+            hint="leave it out, or name an entry of `evaluation` and one of its metrics, such as knn/label",
+        )
+    if not cadence.evaluate:
+        raise ConfigError(
+            f"cadence.keep_best: {cadence.keep_best} is never measured, because cadence.evaluate is 0",
+            hint="leave it out, or say after how many steps to evaluate: cadence.evaluate=1000",
+        )
 
 
 def _meaningless(run: RunConfig) -> Remarks:

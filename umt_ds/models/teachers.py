@@ -355,6 +355,6 @@ def build_text_teacher(model: str | Architecture, *, state: Mapping[str, Tensor]
         except RuntimeError as error:
             raise WeightsError(
                 f"the text tower of teacher {name!r} cannot be loaded: {_one_line(error)}",
-                hint="task.align_projections=visual_text needs a whole CLIP file, in OpenAI's or open_clip's layout",
+                hint="the text tower needs a whole CLIP file, in OpenAI's or open_clip's layout",
             ) from error
     return TextTeacher(tower)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from umt_ds.config.batching import accumulation_of, plan_run
 from umt_ds.config.deepspeed_json import load_deepspeed_json
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import CONFIGS, load_run, parse_override, run_names
-from umt_ds.config.show import as_tree, as_yaml, config_hash, diff_lines, flatten, numbers_of
+from umt_ds.config.show import as_tree, as_yaml, config_hash, diff_lines, numbers_of
 from umt_ds.errors import EXIT_BAD_CONFIG, ConfigError
 
 ENVIRONMENT = {

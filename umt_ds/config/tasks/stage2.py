@@ -172,6 +172,14 @@ class Stage2Config(TaskSettings):
     def has_teacher(self) -> bool:
         return True
 
+    @property
+    def recomputing(self) -> tuple[str, ...]:
+        return ("task.student.checkpoint_blocks", "task.text.checkpoint_layers")
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        return ("knn", "retrieval")
+
     def without_effect(self, run: RunConfig) -> Remarks:
         yield from self._losses_without_effect()
         yield from self._masks_without_effect({source.media for source in run.data.sources.values()})

@@ -28,7 +28,7 @@ class FramePolicy:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.stride < 1:
-            raise ConfigError(f"frames.count={self.count} and frames.stride={self.stride} must be at least 1")
+            raise ConfigError(f"{self.count} frames at a stride of {self.stride}: both must be at least 1")
 
     def choose(self, num_frames: int, stream: Stream) -> list[int]:
         """`count` frame numbers in 0 … num_frames-1, ascending. Raises DecodeError for an empty clip."""

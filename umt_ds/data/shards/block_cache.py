@@ -14,13 +14,14 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import socket
 import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from umt_ds.whole_file import partial_beside
 
 _SET_BYTES = 64 << 20  # small enough to list in less time than a block takes to arrive, large enough to fill evenly
 _MARKER = "cache-of-umt_ds"
@@ -65,7 +66,7 @@ class BlockCache:
         if len(data) > self._max_set_bytes:
             return None
         path = self._path(name)
-        partial = path.with_name(f"{name}.{socket.gethostname()}-{os.getpid()}.partial")
+        partial = partial_beside(path)
         try:
             if self._in_use is None or not path.parent.is_dir():
                 self._lay_out()

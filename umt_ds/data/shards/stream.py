@@ -75,6 +75,11 @@ class TarStream:
             self._running = _shuffled(self.tars, seed, self._name)
         return self._running
 
+    @property
+    def set_name(self) -> str:
+        """What messages call it."""
+        return self._name or "the stream"
+
     def key(self, sample: StreamedSample) -> str:
         """The key of a sample."""
         return sample.key

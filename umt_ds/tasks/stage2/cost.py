@@ -13,8 +13,9 @@ from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, teacher_flops_per_clip, text_flops
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip, text_bytes
 from umt_ds.models.presets import BertSize, vit_size
-from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.models.teachers import Teacher
 from umt_ds.tasks.cost import TaskCost, count_parameters
+from umt_ds.tasks.stage1.task import teacher_of
 from umt_ds.tasks.stage2.model import bert_size_of, build_module, media_masks
 from umt_ds.tasks.stage2.module import Stage2Module
 
@@ -140,12 +141,7 @@ def on_meta(config: Stage2Config) -> tuple[Stage2Module, Teacher | None]:
     with torch.device("meta"):
         teacher = None
         if settings is not None and config.needs_teacher:
-            teacher = build_teacher(
-                settings.preset if settings.tower is None else settings.tower.open_clip_config(),
-                layers=settings.layers,
-                interval=settings.interval,
-                image_size=settings.image_size,
-            )
+            teacher = teacher_of(settings)
         words = Vocabulary(bert_size_of(config.text).vocab_size, cls_id=0, pad_id=0, mask_id=0)
         return build_module(config, teacher, words, seed=0, pretrained=False), teacher
 
