@@ -8,6 +8,8 @@ upstairs. What a test finds wrong here is moved, or the plan is changed in the s
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -291,6 +293,15 @@ def test_every_room_is_on_a_floor(house: str) -> None:
     depth = house.count(".") + 1
     rooms = {name.split(".")[depth] for name in MODULES if name.startswith(f"{house}.")} - {"__main__"}
     assert rooms == frozenset().union(*HOUSES[house])
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_the_readme_draws_the_house_as_it_is(house: str) -> None:
+    """A line a floor, the top one first: its rooms, and after two spaces what they are for."""
+    page = (REPO / "umt_ds" / "README.md").read_text()
+    lines = page.split(f"\n{house}\n", maxsplit=1)[1].split("\n")
+    drawn = [re.split(r"\s{2,}", line.strip())[0] for line in itertools.takewhile(lambda line: line[:2] == "  ", lines)]
+    assert [frozenset(floor.split(", ")) for floor in reversed(drawn)] == list(HOUSES[house])
 
 
 def test_imports_point_down() -> None:

@@ -3,10 +3,12 @@
 A rule counts all frames that a clip has in its source, stored or not: F of them, of which each test clip shows T.
 `umt-data … --views` stores the frames that rules ask for, and `umt_ds.data.clips` finds them by number.
 
-`recognition:8x4` is the rule Kinetics_sparse with T = 8: the one clip of validation and the four of testing. Sources:
-SPEC 6.2 and 8.6 for `recognition` and `ssv2` (Something-Something read from video files), 7.2 and 7.6 for `retrieval`,
-which shows `middle` frames for questions too. Dense testing of Kinetics is left out: SPEC says where its clips start,
-but not how one ends in a short video.
+`recognition:8x4` is the rule Kinetics_sparse with T = 8: the one clip of validation and the four of testing. `ssv2` is
+that of Something-Something read from video files. `retrieval` shows `middle` frames, for questions too. Dense testing
+of Kinetics is left out: the released code says where its clips start, and we have not seen how one ends in a short
+video.
+
+Source: METHOD.md, "Views in testing", "Frames: stage 2".
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ _EXAMPLE = "as in --views recognition:8x4,16x4 --views retrieval:12, or --views 
 def kinetics_sparse(num_frames: int, *, count: int, clip: int = 0, num_clips: int = 1) -> list[int]:
     """`count` frames of test clip `clip` of `num_clips`; clip 0 of 1 is the one of validation.
 
-    300 frames, 8: 18, 55, 93, …; the four test clips begin at 7, 14, 22, 29. Source: SPEC 6.2, with Python's round.
+    300 frames, 8: 18, 55, 93, …; the four test clips begin at 7, 14, 22, 29. Python's `round`, half to even.
+    Source: METHOD.md, "Views in testing".
     """
     segment = (num_frames - 1) / count
     offset = int(segment / (num_clips + 1) * (clip + 1))
@@ -39,12 +42,15 @@ def kinetics_sparse(num_frames: int, *, count: int, clip: int = 0, num_clips: in
 
 
 def ssv2_validation(num_frames: int, *, count: int) -> list[int]:
-    """The centre of each of `count` segments. Source: SPEC 8.6, the decord reader."""
+    """The centre of each of `count` segments. Source: METHOD.md, "Views in testing"."""
     return [int(num_frames / count * (i + 0.5)) for i in range(count)]
 
 
 def ssv2_test(num_frames: int, *, count: int, clip: int) -> list[int]:
-    """Test clip 0 or 1: every second one of the starts and centres of `count` segments. Source: SPEC 6.2."""
+    """Test clip 0 or 1: every second one of the starts and centres of `count` segments.
+
+    Source: METHOD.md, "Views in testing".
+    """
     segment = num_frames / count
     starts = [int(segment * i) for i in range(count)]
     centres = [int(segment / 2 + segment * i) for i in range(count)]

@@ -161,7 +161,7 @@ def centred(width: int, height: int, side: int, *, antialias: bool = True) -> Pl
 def size_in_testing(width: int, height: int, *, side: int) -> tuple[int, int]:
     """(width, height) of a frame whose short side has become `side`, the long one cut to whole pixels.
 
-    Source: SPEC 8.6, views in testing. (`centred` is the view of our own probes, which no published score knows.)
+    Source: METHOD.md, "Views in testing". (`centred` is the view of our own probes, which no published score knows.)
     """
     short, long = min(width, height), int(side * max(width, height) / min(width, height))
     if short == side:
@@ -170,7 +170,10 @@ def size_in_testing(width: int, height: int, *, side: int) -> tuple[int, int]:
 
 
 def crop_of_validation(width: int, height: int, *, side: int) -> Crop:
-    """The centre square of a frame of `size_in_testing`. Source: SPEC 8.6, with Python's round (half to even)."""
+    """The centre square of a frame of `size_in_testing`, with Python's round (half to even).
+
+    Source: METHOD.md, "Views in testing".
+    """
     return Crop(round((width - side) / 2), round((height - side) / 2), side, side)
 
 
@@ -178,7 +181,7 @@ def crops_of_testing(width: int, height: int, *, side: int, num_crops: int) -> l
     """`num_crops` squares from one end of the long side to the other, of a frame of `size_in_testing`; one is central.
 
     A view in testing is a test clip (`umt_ds.data.order.views`) and one of these, in the order (0, 0), (0, 1), …: all
-    crops of a clip before the next clip. Source: SPEC 6.3 and 8.6.
+    crops of a clip before the next clip. Source: METHOD.md, "Views in testing".
     """
     free = max(width, height) - side
     places = [int(free / 2)] if num_crops == 1 else [int(k * (free / (num_crops - 1))) for k in range(num_crops)]

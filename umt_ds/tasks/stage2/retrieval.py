@@ -71,7 +71,10 @@ class Retrieval:
 
 
 def full_view(tokenizer: CaptionTokenizer, *, frames: int, side: int, antialias: bool, caption: str) -> ClipRequest:
-    """All of each clip, out of its proportions, with the captions in the field `caption`. Source: SPEC 7.6."""
+    """All of each clip, out of its proportions, with the captions in the field `caption`.
+
+    Source: METHOD.md, "Frames: stage 2", "Crops: stage 2".
+    """
     return ClipRequest(
         frames=middle_frames(frames),
         side=side,

@@ -1,4 +1,4 @@
-"""The frames that evaluation shows, against a plain reading of SPEC 6.2, 7.2, 7.6 and 8.6."""
+"""The frames that evaluation shows, worked by hand (METHOD.md, "Views in testing", "Frames: stage 2")."""
 
 from __future__ import annotations
 
