@@ -112,8 +112,8 @@ def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
     file = golden("stage2_umt.pt")
     module, part = published_module(file), file[medium]
     labels, ids = part["mlm_labels"], part["mlm_ids"]
-    places = (labels != -100).flatten().nonzero().squeeze(1)
-    rows = rows_of(file, medium, masked=MaskedTokens(ids, places, labels.flatten()[places], len(places)))
+    positions = (labels != -100).flatten().nonzero().squeeze(1)
+    rows = rows_of(file, medium, masked=MaskedTokens(ids, positions, labels.flatten()[positions], len(positions)))
     (encoded,) = module.encode([rows])
 
     close(encoded.losses["uta"], part["loss_uta"])
@@ -128,7 +128,7 @@ def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
     )
     matching, mlm_sum = module.fuse(rows, encoded, negatives)
     close(matching / (3 * len(labels)), part["loss_vtm_seed7"])
-    close(mlm_sum / len(places), part["mlm_loss_fixed"])
+    close(mlm_sum / len(positions), part["mlm_loss_fixed"])
 
 
 @pytest.mark.parametrize("medium", MEDIA)
@@ -141,9 +141,9 @@ def test_fusion_and_its_heads_are_the_published_ones(golden: Golden, medium: str
     close(fused, part["fusion"])
     close(module.match(fused), part["itm_logits"])
 
-    guessed = text.fuse(text.encode(part["mlm_ids"], rows.is_token), rows.is_token, tokens)
+    predicted = text.fuse(text.encode(part["mlm_ids"], rows.is_token), rows.is_token, tokens)
     column = part["mlm_logits_col2"]
-    close(text.words(guessed[:, 2])[:, : column.shape[1]], column)
+    close(text.words(predicted[:, 2])[:, : column.shape[1]], column)
 
 
 @pytest.mark.parametrize("medium", MEDIA)

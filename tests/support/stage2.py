@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from umt_ds.batch import Media
 from umt_ds.config.tasks.stage2 import Stage2Config
-from umt_ds.losses.masked_lm import Vocabulary, hide_words
+from umt_ds.losses.masked_lm import Vocabulary, mask_tokens
 from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, VitSize
 from umt_ds.models.video_text import VideoEncoder
@@ -52,7 +52,7 @@ def tiny_rows(
         pooled_frames=1,
         ids=ids,
         is_token=ids != WORDS.pad_id,
-        masked=hide_words(ids, noise, vocabulary=WORDS, ratio=0.5) if mlm else None,
+        masked=mask_tokens(ids, noise, vocabulary=WORDS, ratio=0.5) if mlm else None,
         match_ids=match_ids,
         slots=torch.tensor(slots),
         targets=tuple(targets) if uta else (),

@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 
 class Drawn(NamedTuple):
     """What chance decides: mask bool [B,N], True where hidden; hidden ids and labels i64 [B,L], -100 where nothing is
-    asked; the false video of each text and the false text of each video, i64 [B] (None: to be drawn)."""
+    asked; the negative video of each text and the negative text of each video, i64 [B] (None: to be drawn)."""
 
     mask: Tensor
     hidden: Tensor

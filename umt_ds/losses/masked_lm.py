@@ -43,7 +43,7 @@ class MaskedTokens(Movable):
     count: int  # masked tokens without the padding
 
 
-def hide_words(ids: Tensor, noise: Tensor, *, vocabulary: Vocabulary, ratio: float) -> MaskedTokens:
+def mask_tokens(ids: Tensor, noise: Tensor, *, vocabulary: Vocabulary, ratio: float) -> MaskedTokens:
     """Choose tokens, never padding or [CLS], with probability `ratio`; of those 80 % become [MASK], 10 % random.
 
     ids: i64 [B,L]. noise: uniform f32 [B,3·L]: which are chosen, what becomes of them, which random token. Both are on

@@ -1,4 +1,4 @@
-"""What stage 2 prepares for its module: words to guess, masks, targets; and what it starts from."""
+"""What stage 2 prepares for its module: masked tokens, masks, targets; and what it starts from."""
 
 from __future__ import annotations
 

@@ -66,9 +66,10 @@ class MatchingConfig(Section):
 class MaskedWordsConfig(Section):
     """Masked language modelling (METHOD.md, "MLM")."""
 
-    ratio: PartBelowOne = Field(0.5, gt=0, description="part of the tokens that is to be guessed")
+    ratio: PartBelowOne = Field(0.5, gt=0, description="part of the tokens that is masked")
     mean: Literal["local", "global"] = Field(
-        "local", description="mean over the guesses of a rank, then of the ranks, as published; or over all guesses"
+        "local",
+        description="mean over masked tokens of a rank, then over ranks, as published; or over all masked tokens",
     )
 
 

@@ -23,7 +23,7 @@ from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.speed import span
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.keyed import digest64
-from umt_ds.losses.masked_lm import MaskedTokens, Vocabulary, hide_words
+from umt_ds.losses.masked_lm import MaskedTokens, Vocabulary, mask_tokens
 from umt_ds.masking import MaskPlan, keep_digest
 from umt_ds.models.alignment import unit_length
 from umt_ds.models.presets import vit_size
@@ -116,7 +116,7 @@ class Stage2Task:
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> Stage2Inputs:
-        """Words to guess, teacher, masks and targets of one micro-batch, piece by piece."""
+        """Masked tokens, masks and targets of one micro-batch, piece by piece."""
         parts = batch.parts
         pieces = []
         digest = torch.zeros((), dtype=torch.int64, device=self._device)
@@ -170,7 +170,7 @@ class Stage2Task:
     def _mask_tokens(self, batch: Batch, step: int) -> MaskedTokens:
         assert batch.text is not None
         noise = uniform(self._seed, step, batch.slots, 3 * batch.text.ids.shape[1], Purpose.TEXT_MASK)
-        return hide_words(batch.text.ids, noise, vocabulary=self._vocabulary, ratio=self._config.mlm.ratio)
+        return mask_tokens(batch.text.ids, noise, vocabulary=self._vocabulary, ratio=self._config.mlm.ratio)
 
     def _keep(self, plan: MaskPlan, look: TeacherPass | None, batch: Batch, step: int) -> Tensor:
         side = self._config.student.image_size // vit_size(self._config.student.preset).patch
