@@ -185,8 +185,9 @@ def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) ->
 def begin(
     out: Path, *, name: str, listing: Listing, store: StoreOptions, retry_failed: bool = False
 ) -> Iterator[tuple[Plan, Claim]]:
-    """`open_plan` for a command that works in `out` alone: before anything is written, nobody else works there, nor
-    waits in a queue to; and what a kill cut off is recovered.
+    """`open_plan` for a command that works in `out` alone.
+
+    Before anything is written, no other command works there or waits in a queue to. What a kill cut off is recovered.
 
     Raises what `open_plan`, `claim` and `refuse_beside_jobs` raise.
     """

@@ -28,7 +28,7 @@ def without_effect(run: RunConfig, *, on_gpu: bool = True) -> list[str]:
 
 
 def _given(value: Any, path: str = "", *, at_default: bool) -> Iterator[str]:
-    """The key paths that somebody wrote. at_default: also those that were given the value of the schema's default."""
+    """The key paths that were written. at_default: also those that were given the value of the schema's default."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         inside = {

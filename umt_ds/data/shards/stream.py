@@ -230,7 +230,7 @@ class _Watched:
         return data
 
     def from_byte(self, offset: int) -> Iterator[bytes]:
-        """What comes from there on, to the end: a command that writes it would fail if nobody read that."""
+        """What comes from there on, to the end: a command that writes it would fail if that were not read."""
         beyond = self._position - offset
         yield (self._before + self._last)[-beyond:] if beyond else b""
         while chunk := self.read(1 << 20):
