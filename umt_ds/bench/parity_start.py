@@ -43,7 +43,7 @@ class ParityStart:
             {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}, drawn, loss
         )
 
-    def twin(
+    def reference_step(
         self, task: Stage1Task | Stage2Task, config: RunConfig, *, precision: Precision
     ) -> PlainStep | PlainStage2Step:
         """The published step, from here."""

@@ -126,7 +126,7 @@ def build_plain(
     device: torch.device,
     precision: Precision,
 ) -> PlainStep:
-    """The twin of a run, with the weights of our teacher and of our student, `state` (its names are the published).
+    """The reference step of a run, with the weights of our teacher and student (`state`, whose names are published).
 
     Only for what `refuse_unpublished` lets through.
     """

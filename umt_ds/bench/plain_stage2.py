@@ -244,7 +244,7 @@ def build_plain_stage2(
     device: torch.device,
     precision: Precision,
 ) -> PlainStage2Step:
-    """The twin of a run, with the weights of our teacher and our model, `state`.
+    """The reference step of a run, with the weights of our teacher and our model, `state`.
 
     Only for what `refuse_unpublished_stage2` lets through.
     """

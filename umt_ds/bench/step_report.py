@@ -44,7 +44,7 @@ class StepReport:
     published_flops: float
     ours: Way
     plain: Way | None = None
-    same_mask_losses: tuple[float, float] | None = None  # ours and the twin's, with the same weights and mask
+    same_mask_losses: tuple[float, float] | None = None  # ours and the reference's, with the same weights and mask
 
     def text(self) -> str:
         """All of it."""
@@ -57,7 +57,7 @@ class StepReport:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times as fast as the twin, by round."""
+        """How many times as fast as the reference, by round."""
         assert self.plain is not None
         return _ratios(self.plain.step_s, self.ours.step_s)
 

@@ -98,7 +98,7 @@ class Teacher(nn.Module):
 
         pixels: uint8 [B,T,H,W,3], normalised here, or float [B,3,T,H,W], already normalised. Frames of
         another size than the tower's are resized after that: bicubic, no antialias (METHOD.md, "Teacher").
-        As a CUDA graph (`accelerate`) a look is good until the next one of the same shape.
+        As a CUDA graph (`accelerate`) the result is overwritten by the next call with the same shape.
         """
         return self._look(pixels)
 

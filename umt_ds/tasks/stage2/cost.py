@@ -72,7 +72,7 @@ class Stage2Cost:
         return student + text_bytes(self._bert, **sizes, element=element, checkpoint_layers=checkpointed)
 
     def teacher_bytes(self, medium: Media, *, element: int) -> float:
-        """That the teacher's look at one view takes at its largest."""
+        """What the teacher's forward pass over one view takes at its largest."""
         teacher, settings = self._teacher, self._config.teacher
         if teacher is None or settings is None:
             return 0.0
