@@ -12,14 +12,12 @@ from torch import Tensor
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import EvalBatch, iterate_once
 from umt_ds.data.order.frames import middle
-from umt_ds.data.shards.stream import Tars
 from umt_ds.engine.manifest import resolve_checkpoint
-from umt_ds.errors import DataError
 from umt_ds.evaluation.bar import with_bar
 from umt_ds.evaluation.exhibits import Exhibit, Retrieved, or_why_not
 from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, find, retrieval_scores
 from umt_ds.tasks.room import ExhibitOptions
-from umt_ds.tasks.sources import shards_of
+from umt_ds.tasks.sources import held_out_beside, training_shards
 from umt_ds.tasks.stage2.retriever import Retriever, build_retriever
 
 _ANSWERS, _FIRST = 6, 5  # captions that are shown, and clips for each
@@ -76,7 +74,8 @@ def retrieved(run: Path, config: RunConfig, options: ExhibitOptions) -> Exhibit:
 
 
 def _search(run: Path, config: RunConfig, options: ExhibitOptions) -> Retrieved:
-    shards = options.val or _held_out(config)
+    hint = "name held-out shards with captions: --val SHARDS"
+    shards = options.val or held_out_beside(training_shards(config, hint=hint), ["retrieval", "val"], hint=hint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     retriever = build_retriever(config, run, device=device)
     request = Retrieval(shards, limit=options.max_clips)
@@ -93,16 +92,3 @@ def _search(run: Path, config: RunConfig, options: ExhibitOptions) -> Retrieved:
         frames=request.frames_of(shown, retriever),
         resized=resized_how([retriever.antialias]),
     )
-
-
-def _held_out(config: RunConfig) -> Path:
-    """`retrieval` or `val` beside the clips that the run was trained on. Raises DataError where there is neither."""
-    sources = config.data.sources.values()
-    videos = [source for source in sources if source.media == "video"] or list(sources)
-    shards = shards_of(videos[0])
-    if isinstance(shards, Tars):
-        raise DataError("the run's clips are streamed", hint="name held-out shards with captions: --val SHARDS")
-    for name in ("retrieval", "val"):
-        if (shards.parent / name).is_dir():
-            return shards.parent / name
-    raise DataError(f"there are no held-out clips beside {shards}", hint="name some with captions: --val SHARDS")
