@@ -65,14 +65,6 @@ class MediaSchedule:
         """What a draw shows."""
         return self.media[self._turn(draw)[0]]
 
-    @property
-    def shares(self) -> dict[Media, float]:
-        """Part of all draws that each medium has, as it is dealt."""
-        if self._turns is None:
-            return {self.media[0]: 1.0}
-        counts = self._turns.counts
-        return {medium: count / sum(counts) for medium, count in zip(self.media, counts, strict=True)}
-
     def _turn(self, draw: int) -> tuple[int, int]:
         """The medium of a draw, and the number of that draw among those of the medium."""
         if self._turns is None:
@@ -96,7 +88,7 @@ def check_pack(micro: int, pack: int) -> None:
 
 
 def shares_of(media: Sequence[Media], weights: Sequence[float], *, mode: Mode, pack: int) -> dict[Media, float]:
-    """The part of all draws that each medium has. As `MediaSchedule.shares`, without its tables."""
+    """The part of all draws that each medium has, as `MediaSchedule` deals them (without its tables)."""
     present: list[Media] = [medium for medium in ("image", "video") if medium in media]
     if len(present) == 1:
         return {present[0]: 1.0}

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from umt_ds.batch import Tokens
-from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.text import CaptionTokenizer
@@ -48,11 +47,6 @@ class Retriever:
     @property
     def _device(self) -> torch.device:
         return self._model.temp.device
-
-
-def load_retriever(run: Path, *, device: torch.device) -> Retriever:
-    """The newest checkpoint of a run. Raises ConfigError where it is not of stage 2, CheckpointError without one."""
-    return build_retriever(load_run(str(run / "config.yaml")), run, device=device)
 
 
 def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.device) -> Retriever:
