@@ -14,7 +14,6 @@ import click
 from click.core import ParameterSource
 
 from data_prep.clip import ExecutionOptions, RunOptions, Store, StoreOptions, as_given
-from umt_ds.data.order.views import views_text
 from umt_ds.data.shards.storage import as_path, is_local, kind_of
 from umt_ds.errors import ConfigError
 
