@@ -103,7 +103,7 @@ def _bar(run: EvalRun, evaluator: Evaluator, world: World) -> Iterator[Beat]:
     with tqdm(total=total, unit="batch", desc=f"{run.name} {evaluator.name}") as bar:
 
         def beat() -> None:
-            bar.update()
+            bar.update(bar.n < total)  # an evaluator may beat in other work, too
 
         yield beat
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
+from umt_ds.config.show import flatten
 from umt_ds.errors import shown
 from umt_ds.evaluation.evaluator import Scores
 from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
@@ -85,15 +87,16 @@ def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:
 
 def _protocol(scored: Sequence[RunScores], found: Sequence[Scores]) -> Iterator[str]:
     """What all scores of a table have in common, and in what they differ."""
-    keys = [key for key in dict.fromkeys(key for scores in found for key in scores.protocol) if key not in _IN_TABLE]
+    protocols = [flatten(dict(scores.protocol)) for scores in found]
+    keys = [key for key in dict.fromkeys(key for one in protocols for key in one) if key not in _IN_TABLE]
     common, odd = [], []
     for key in keys:
-        values = [str(scores.protocol.get(key, "-")) for scores in found]
+        values = [shown(str(protocol.get(key, "-"))) for protocol in protocols]
         if len(set(values)) == 1:
-            common.append(f"{key} {shown(values[0], 100)}")
+            common.append(f"{key} {values[0]}")
         else:
-            told = (f"{shown(value)} of {one.run.name}" for one, value in zip(scored, values, strict=True))
+            told = (f"{value} of {one.run.name}" for one, value in zip(scored, values, strict=True))
             odd.append(f"not alike: {key} is {', '.join(told)}")
     common.append(f"precision {', '.join(sorted({one.precision for one in scored}))}")
-    yield f"with {'; '.join(common)}"
+    yield textwrap.fill(f"with {'; '.join(common)}", 120, subsequent_indent="  ", break_long_words=False)
     yield from odd
