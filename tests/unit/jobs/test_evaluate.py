@@ -124,9 +124,10 @@ def test_the_file_of_a_teacher_is_not_needed(tmp_path: Path) -> None:
     assert umt_eval(run).exit_code == 0
 
 
-def test_a_recipe_needs_no_variable_of_its_training_data(tmp_path: Path) -> None:
+def test_a_recipe_needs_no_variable_of_its_training_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UMT_DATA", raising=False)
     weights = tiny_run(tmp_path)
-    (run,) = find_runs(["stage1/b16_k710"], [*KNN, f"init.weights={weights}"])
+    (run,) = find_runs(["stage1/b16_k710"], [*KNN, f"init.weights={weights}", "evaluation.val.voters=/data/k400"])
     assert run.checkpoint is None
     assert run.weights == weights
     assert "${env:UMT_DATA}" in run.config.data.sources["k710"].names[0]
@@ -318,6 +319,8 @@ def test_a_variable_that_is_needed_and_not_set_is_named(tmp_path: Path, monkeypa
     run = tiny_run(tmp_path, *KNN)
     error = refused(run, "evaluation.val.shards=${env:MY_SETS}/val")
     assert "evaluation.val.shards is ${env:MY_SETS}/val, and that variable is not set" in error.what
+    error = refused(run, "data.sources.demo.shards=${env:MY_SETS}/train")  # its clips vote
+    assert "evaluation.val.voters is ${env:MY_SETS}/train" in error.what
 
 
 def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
@@ -331,6 +334,7 @@ def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
         (("--shards", "/data/val"), "--shards and --kind belong together"),
         (("--kind", "knn"), "--shards and --kind belong together"),
         (("other", "--weights", "w.pt"), "of one RUN"),
+        (("",), "a RUN is empty text"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_mistake(more: tuple[str, ...], said: str) -> None:
