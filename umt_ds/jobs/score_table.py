@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -67,13 +68,18 @@ def _together(
     ]
     for group, spread in zip(groups, spreads, strict=True):
         if len(group.members) > 1:
-            cells = [f"{spread[m].mean:.2f} ± {spread[m].deviation:.2f}" if m in spread else "-" for m in metrics]
+            cells = [_with_error(f"{spread[m].mean:.2f}", spread[m].deviation) if m in spread else "-" for m in metrics]
             yield [f"mean ± sd of {len(group.members)} from {group.weights}", "", "", *cells]
     for one, other in pairs_of(groups):
         left, right = spreads[groups.index(one)], spreads[groups.index(other)]
         gains = [left[m].minus(right[m]) if m in left and m in right else None for m in metrics]
-        cells = ["-" if gain is None else f"{gain[0]:+.2f} ± {gain[1]:.2f}" for gain in gains]
+        cells = ["-" if gain is None else _with_error(f"{gain[0]:+.2f}", gain[1]) for gain in gains]
         yield [f"{one.weights} less {other.weights}, ± standard error", "", "", *cells]
+
+
+def _with_error(number: str, error: float) -> str:
+    """A group of one run has no deviation."""
+    return number if math.isnan(error) else f"{number} ± {error:.2f}"
 
 
 def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:

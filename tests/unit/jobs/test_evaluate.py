@@ -49,12 +49,11 @@ def group() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Evaluations are made by `Features`, with the arguments that the test gives to this; sets have no items."""
+    """Evaluations are made by `Features`, with the arguments that the test gives to this; it reads no set."""
 
     def judge(**more: Any) -> None:
         monkeypatch.setattr(evaluate, "evaluators_of", partial(features_of, **more))
 
-    monkeypatch.setattr(evaluate, "sets_of", lambda config, settings: [])
     judge()
     return judge
 
@@ -232,7 +231,7 @@ def test_predictions_are_saved_for_each_run_and_evaluation(tmp_path: Path, monke
     tiny_run(Path("runs/one"), *KNN)
     text = umt_eval("runs/one/run", "--save-predictions", "answers", "-o", "scores.json").stdout
     file = Path("answers/runs-one-run.val.csv")
-    assert f"for each item of val: {file}" in text
+    assert f"the answers of runs/one/run in val: {file}" in text
     assert scores_in(Path("scores.json"))[0]["evaluations"][0]["predictions"] == str(file)
     rows = list(csv.DictReader(file.open()))
     assert [row["key"] for row in rows] == [f"clip-{n}" for n in range(6)]
