@@ -27,6 +27,9 @@ def results() -> dict[str, list[Any]]:
         "curve": [call("tests.distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
         "resumed": [call("tests.distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
         "full": [call("tests.distributed.calls:full_values", settings=s) for s in FP32 + BF16 + FP16],
+        "evaluated": [
+            call("tests.distributed.calls:evaluating_changes_nothing", settings=s) for s in FP32 + BF16 + FP16
+        ],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
     }
     flat = run_ranks(WORLD, [c for group in everything.values() for c in group])
@@ -74,6 +77,10 @@ def test_bf16_stays_near_plain_torch(stage: int, results: dict[str, list[Any]], 
 
 def test_state_by_name_resumes_every_stage_and_precision_bit_for_bit(results: dict[str, list[Any]]) -> None:
     assert results["resumed"] == [True] * len(FP32 + BF16 + FP16)
+
+
+def test_evaluations_between_steps_change_no_bit_in_any_stage_and_precision(results: dict[str, list[Any]]) -> None:
+    assert results["evaluated"] == [True] * len(FP32 + BF16 + FP16)
 
 
 @pytest.mark.parametrize("number", range(8))

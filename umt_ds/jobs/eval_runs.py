@@ -11,9 +11,10 @@ from pathlib import Path
 from umt_ds.config.check import Tree, check
 from umt_ds.config.evaluation import EVALUATION_KINDS, KnnEvaluation
 from umt_ds.config.explain import Origin, Origins
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import lay_overrides, load_tree, run_names
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, flatten
+from umt_ds.config.show import as_tree
 from umt_ds.engine.manifest import MANIFEST, checkpoint_folders, read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.readback import is_file, is_folder
 from umt_ds.environment import at_home

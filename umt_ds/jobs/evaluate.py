@@ -12,7 +12,8 @@ from torch import nn
 from tqdm import tqdm
 
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
-from umt_ds.config.show import as_tree, flatten, numbers_of
+from umt_ds.config.key_paths import flatten
+from umt_ds.config.show import as_tree, numbers_of
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
@@ -64,7 +65,7 @@ def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictio
     task = build_task(run.config, device=job.device, precision=precision)
     step, loaded = _load(task, run)
     fingerprint = state_fingerprint(task.module.state_dict())
-    evaluation = flatten(as_tree(run.config)["evaluation"], "evaluation")
+    evaluation = flatten({"evaluation": as_tree(run.config)["evaluation"]})
     refuse_mixed_experiments({**numbers_of(run.config), **evaluation, "weights": fingerprint}, job.world)
     module = as_trained(task.module, precision).to(job.device).eval()
     scores = tuple(_judge(run, one, module, job.world, predictions=predictions) for one in evaluators)

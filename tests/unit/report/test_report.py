@@ -24,7 +24,7 @@ from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.masked import shade_removed
 from umt_ds.report.facts import key_numbers
 from umt_ds.report.history import read_history
-from umt_ds.report.pictures import draw_speed, draw_training
+from umt_ds.report.pictures import draw_scores, draw_speed, draw_training
 from umt_ds.report.write import write_report
 from umt_ds.tasks.room import ExhibitOptions
 from umt_ds.tasks.stage1.probe import Stage1Probe
@@ -85,6 +85,64 @@ def test_the_rank_that_the_others_wait_for_most_often_is_named(tmp_path: Path) -
     assert history.loss_names == ["loss"], "numbers of ranks are no losses"
     told = dict(key_numbers(config, history))["slowest rank"]
     assert told == "rank 5 in 67 % of the logged steps; the last one came 8.0 ms a step after the others (median)"
+
+
+def scores_line(step: int, *, name: str = "knn", left_out: int = 0, attempt: int = 1, **values: float) -> str:
+    record = {
+        "kind": "scores", "step": step, "evaluation": name, "values": values, "items": 100 - left_out,
+        "left_out": left_out, "seconds": 2.0, "protocol": {}, "attempt": attempt,
+    }  # fmt: skip
+    return json.dumps(record) + "\n"
+
+
+SCORED = [
+    metrics_line(2),
+    scores_line(2, label=0.25, rankme=9.0),
+    metrics_line(4),
+    scores_line(4, label=0.75, rankme=8.0, left_out=3),
+    scores_line(4, label=0.5, rankme=8.0, attempt=2),  # it was killed, and ran again
+    metrics_line(6),
+    scores_line(6, label=0.625, rankme=7.5, left_out=3),
+    scores_line(6, name="retrieval", r1=0.125),
+]
+
+
+def test_history_tells_last_and_best_of_each_metric_of_the_evaluations(tmp_path: Path) -> None:
+    history = read_history(make_run(make_config(tmp_path), SCORED))
+    assert history.steps() == [2, 4, 6]
+    told = {curve.name: curve for curve in history.scores}
+    assert list(told) == ["knn/label", "knn/rankme", "retrieval/r1"]
+    assert [(point.step, point.value) for point in told["knn/label"].points] == [(2, 0.25), (4, 0.5), (6, 0.625)]
+    assert (told["knn/label"].last.step, told["knn/label"].last.left_out) == (6, 3)
+    assert told["knn/label"].best.step == 4, "the larger one does not cover all items"
+    assert told["knn/rankme"].best.value == 9.0
+
+
+def test_the_page_shows_the_scores_and_marks_what_is_partial(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run = make_run(config, SCORED)
+    best = {"step": 4, "metric": "knn/label", "value": 0.5, "items": 100, "left_out": 0}
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "BEST").write_text(json.dumps(best))
+    write_report(run, tmp_path / "out", ExhibitOptions(probe=False), say=lambda text: None)
+    words = words_of(tmp_path / "out" / "index.html")
+    assert "knn/label 0.625 6 97, partial: 3 left out 0.5 4 100" in words
+    assert "retrieval/r1 0.125 6 100 0.125 6 100" in words
+    assert "Kept as the best in knn/label: step-00000004 (0.5)." in words
+    assert Image.open(tmp_path / "out" / "scores.png").size[0] > 600
+
+
+def test_a_run_without_evaluations_has_no_section_of_scores(tmp_path: Path) -> None:
+    run = make_run(make_config(tmp_path), [metrics_line(1)])
+    write_report(run, tmp_path / "out", ExhibitOptions(probe=False), say=lambda text: None)
+    assert "Scores" not in words_of(tmp_path / "out" / "index.html")
+
+
+def test_scores_that_no_picture_can_show_are_left_out_of_it(tmp_path: Path) -> None:
+    run = make_run(
+        make_config(tmp_path), [metrics_line(2), scores_line(2, huge=1e300), scores_line(3, huge=float("nan"))]
+    )
+    assert draw_scores(read_history(run).scores, title="scores")[:4] == b"\x89PNG"
 
 
 def test_history_takes_the_later_record_and_compares_the_repeated_steps(tmp_path: Path) -> None:
@@ -227,6 +285,8 @@ def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path: Path) -
         write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     assert refused.value.hint == "name a folder that `umt train` wrote"
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UmtError, match=f"there is no folder {tmp_path}/nope"):
+        write_report(tmp_path / "nope", tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1')
     with pytest.raises(UmtError, match=r"has not logged a step yet \(1 line of .* is no record"):
         write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)

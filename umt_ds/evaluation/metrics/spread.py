@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
+from umt_ds.config.show import as_tree, config_hash, numbers_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def groups_of(configs: Sequence[RunConfig], steps: Sequence[int | None] | None =
     found: dict[tuple[str, str], list[int]] = {}
     for place, config in enumerate(configs):
         leaves = {name: value for name, value in numbers_of(config).items() if name != "seed"}
-        leaves |= flatten(as_tree(config)["evaluation"], "evaluation")
+        leaves |= flatten({"evaluation": as_tree(config)["evaluation"]})
         leaves["step"] = steps[place] if steps is not None else None
         weights = str(config.init.weights) if config.init.weights is not None else "scratch"
         found.setdefault((weights, config_hash(leaves)), []).append(place)
