@@ -1,1 +1,1 @@
-"""What to learn: one file a task. `build.build_task` chooses by `task.kind`."""
+"""What to learn: a room a task. `kinds.room_of` chooses by `task.kind`."""
