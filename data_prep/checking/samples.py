@@ -55,7 +55,7 @@ class StoredSample:
         return DecodeError(f"{where}: {error.what}", hint="`umt-data verify` lists all damage")
 
     def num_frames(self, record: Mapping[str, Any]) -> int | None:
-        """How many frames it stores, without decoding one; None where nobody says: in a video of others.
+        """How many frames it stores, without decoding one; None where the record does not say: in a foreign video.
 
         `record` is its own. Raises DataError where the tar cannot be read.
         """

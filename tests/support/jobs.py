@@ -97,7 +97,8 @@ def start_job(run: Path, shards: Path | str, *overrides: str, ranks: int = 2) ->
         sys.executable, "-m", "umt_ds", "train", "demo/stage1", "--ranks", str(ranks), f"run_dir={run}",
         f"data.sources.demo.shards={shards}", "task.teacher.weights=random", "task.student.drop_path=0.2",
         "data.workers=1", "batch.global=4", "batch.micro=2", f"schedule.steps={STEPS}", "schedule.warmup_steps=1",
-        "cadence.log=1", f"cadence.save={SAVE}", "cadence.keep=9", "report.tensorboard=false", *overrides,
+        "cadence.log=1", f"cadence.save={SAVE}", "cadence.keep=9", "cadence.evaluate=0", "report.tensorboard=false",
+        *overrides,
     ]  # fmt: skip
     run.parent.mkdir(parents=True, exist_ok=True)
     number = 1 + len(list(run.parent.glob(f"{run.name}.*.txt")))
@@ -107,6 +108,11 @@ def start_job(run: Path, shards: Path | str, *overrides: str, ranks: int = 2) ->
             command, env=environment(), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     return TrainingJob(process, run, console)
+
+
+def evaluated_each(steps: int, shards: Path | str) -> list[str]:
+    """Overrides for a job that is evaluated after so many steps, by what its features know of the clips in `shards`."""
+    return [f"cadence.evaluate={steps}", f"evaluation.knn={{kind: knn, shards: {shards}}}"]
 
 
 # ---------------------------------------------------------------- processes (Linux)

@@ -164,7 +164,7 @@ class ToyEvaluator:
         return Scores(
             self.name,
             dict.fromkeys(self.metrics, value),
-            items=3,
+            items=30 - left_out,
             left_out=tuple(LeftOut(f"clip-{number}", "cannot be decoded") for number in range(left_out)),
             protocol=self.protocol,
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from umt_ds.config.check import Tree, check, is_null
 from umt_ds.config.explain import Origin, Origins, is_at_or_inside, origins_in, setter_of
+from umt_ds.config.key_paths import leaves
 from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
 from umt_ds.environment import at_home
@@ -35,16 +36,21 @@ def load_run(name: str, overrides: Sequence[str] = (), *, keep_unset: bool = Fal
 def load_tree(name: str, overrides: Sequence[str] = ()) -> tuple[Tree, Origins]:
     """The merged but unchecked tree, and where each leaf was set. `${env:…}` is still in place."""
     tree, origins = _load_file(_find(name), trail=())
-    for override in overrides:
-        path, value = parse_override(override)
-        origin = Origin(_as_given(override), text=override.partition("=")[2].strip())
-        _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
+    lay_overrides(tree, origins, overrides)
     for key in tree:
         if difflib.get_close_matches("extends", [key.lower()], cutoff=0.8):
             where = setter_of(key, origins).where
             hint = "a file builds on others by its line `extends: […]`"
             raise ConfigError(f"{key}: unknown key (in {where})", hint=hint)
     return tree, origins
+
+
+def lay_overrides(tree: Tree, origins: Origins, overrides: Sequence[str]) -> None:
+    """Set what each `key.path=value` says, in place."""
+    for override in overrides:
+        path, value = parse_override(override)
+        origin = Origin(_as_given(override), text=override.partition("=")[2].strip())
+        _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
 
 
 def run_names() -> list[str]:
@@ -194,7 +200,7 @@ def _undot(layer: Tree, own: Origins) -> None:
     if not isinstance(engine, dict) or not isinstance(dotted := engine.get("deepspeed_set"), dict):
         return
     nested: Tree = {}
-    for key, value in _leaves(dotted):
+    for key, value in leaves(dotted):
         *sections, leaf = key.split(".")
         inner = nested
         for section in sections[:_DEEPEST]:
@@ -204,14 +210,6 @@ def _undot(layer: Tree, own: Origins) -> None:
             raise ConfigError(f"{path} is given twice, or is a section and a value (in {setter_of(path, own).where})")
         inner[leaf] = value
     engine["deepspeed_set"] = nested
-
-
-def _leaves(settings: Tree, prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        is_section = isinstance(value, dict) and bool(value)
-        found += _leaves(value, f"{prefix}{key}.") if is_section else [(f"{prefix}{key}", value)]
-    return found
 
 
 def _merge(tree: Tree, over: Tree, origins: Origins, own: Origins, prefix: str = "") -> None:

@@ -32,11 +32,12 @@ from safetensors import SafetensorError
 from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
+from umt_ds.config.show import as_tree, config_hash, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
 from umt_ds.distributed.world import World
-from umt_ds.engine.best import BEST, Best, best_of, read_best, verdict, write_best
+from umt_ds.engine.best import BEST, Best, judge, read_best
 from umt_ds.engine.checkpoint_files import read_tensors, verify_files, verify_state
 from umt_ds.engine.deepspeed import Engine
 from umt_ds.engine.manifest import (
@@ -56,6 +57,7 @@ from umt_ds.engine.protocol import Progress
 from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
 from umt_ds.engine.tidy import make_partial, make_room, newest_checkpoint, partial_of, prune, room_on, sync_folder
 from umt_ds.errors import CheckpointError, ConfigError, DamagedCheckpointError, UmtError
+from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 _Action = Callable[[], None]
@@ -267,18 +269,8 @@ class CheckpointStore:
 
         Raises CheckpointError on every rank if BEST cannot be read or written.
         """
-        outcome = f"was judged, but {BEST} is not up to date"
-        self._together(outcome, self.run / CHECKPOINTS / new.checkpoint, lambda: self._judge(new))
-
-    def _judge(self, new: Best) -> None:
-        if not self._world.is_first:
-            return
-        old = read_best(self.run)
-        if old is not None and not (self.run / CHECKPOINTS / old.checkpoint).is_dir():
-            log.warning("the best checkpoint so far, %s, is gone: the best is judged anew", old.checkpoint)
-            old = None
-        log.log(logging.WARNING if new.left_out else logging.INFO, "%s", verdict(new, old))
-        write_best(self.run, best_of(new, old))
+        outcome, best = f"was judged, but {BEST} is not up to date", self.run / CHECKPOINTS / new.checkpoint
+        self._together(outcome, best, lambda: judge(self.run, new) if self._world.is_first else None)
 
     def _wait_for_room(self, step: int) -> None:
         """One snapshot in memory is enough."""
@@ -357,10 +349,7 @@ class CheckpointStore:
         """LATEST is for people; then older checkpoints may go."""
         if not self._world.is_first:
             return
-        latest = final.parent / LATEST
-        pointer = latest.with_name(LATEST + ".partial")
-        pointer.write_text(final.name + "\n")
-        os.replace(pointer, latest)
+        write_whole(final.parent / LATEST, final.name + "\n")
         sync_folder(final.parent)
         prune(self.run, newest=manifest.step, keep=self._config.cadence.keep)
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from umt_ds.distributed.collectives import any_rank, broadcast_object
-from umt_ds.engine.best import Best, protocol_hash
+from umt_ds.engine.best import Best
 from umt_ds.engine.metrics_file import METRICS, read_scores
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.speed import Stopwatch
@@ -96,7 +96,6 @@ def _note_best(run: TrainingRun, done: int, scores: Scores) -> None:
             value=float(value),
             items=scores.items,
             left_out=len(scores.left_out),
-            protocol=protocol_hash(scores.protocol),
         )
     )
 

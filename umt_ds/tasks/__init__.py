@@ -1,1 +1,1 @@
-"""What to learn: a room a task. `kinds.room_of` chooses by `task.kind`."""
+"""What to learn: a folder for each task, and `kinds.py`, which chooses by `task.kind`."""

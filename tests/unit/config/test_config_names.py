@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import load_run
-from umt_ds.config.show import as_tree, as_yaml, flatten
+from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.errors import ConfigError
 
 DEMO = "demo/stage1"

@@ -169,7 +169,7 @@ def test_a_partial_score_is_marked_and_what_it_leaves_out_is_named_once(
     assert len(lines) == 3
     assert "partial" not in lines[0]
     assert "| step 4/5 | mean " in lines[1]
-    assert "| 3 items | partial: 20 left out |" in lines[1]
+    assert "| 10 items | partial: 20 left out |" in lines[1]
     (told,) = [message for message in caplog.messages if "left out 20 items" in message]
     assert "at step 4: clip-0 (cannot be decoded), clip-1 (cannot be decoded)" in told
     assert told.endswith("clip-9 (cannot be decoded), …")
@@ -189,7 +189,7 @@ def test_the_best_checkpoint_outlives_newer_ones(tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"step-00000002", "step-00000005", "LATEST", "BEST"}
     best = read_best(tmp_path)
     assert best is not None
-    assert (best.checkpoint, best.metric, best.value, best.items) == ("step-00000002", "toy/mean", 0.5, 3)
+    assert (best.checkpoint, best.metric, best.value, best.items) == ("step-00000002", "toy/mean", 0.5, 30)
 
 
 def test_which_one_is_best_survives_a_stop(tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_score_that_leaves_out_more_items_is_never_the_best_and_the_log_says_s
     assert best is not None
     assert best.step == 3
     assert (
-        "the best so far stays step-00000001 (0.1000): of toy/mean 0.9000 at step 2, partial: 4 left out, "
-        "it covers fewer items" in caplog.messages
+        "the best so far stays step-00000001 (0.1000): toy/mean 0.9000 at step 2, partial: 4 left out does not replace "
+        "it, because it covers fewer items" in caplog.messages
     )
 
 
@@ -241,9 +241,7 @@ def test_a_damaged_best_is_one_error_before_anything_is_trained(tmp_path: Path, 
 
 
 def judged(step: int, value: float, **more: Any) -> Best:
-    return Best(
-        **{"step": step, "metric": "knn/label", "value": value, "items": 9, "left_out": 0, "protocol": "p", **more}
-    )
+    return Best(**{"step": step, "metric": "knn/label", "value": value, "items": 9, "left_out": 0, **more})
 
 
 @pytest.mark.parametrize(
@@ -252,10 +250,11 @@ def judged(step: int, value: float, **more: Any) -> Best:
         (None, judged(4, 0.1), True),
         (judged(2, 0.3), judged(4, 0.4), True),
         (judged(2, 0.3), judged(4, 0.3), False),  # equal: the older
-        (judged(2, 0.3, left_out=2), judged(4, 0.1, left_out=1), True),  # covers more
-        (judged(2, 0.3, left_out=2), judged(4, 0.1, left_out=2), False),
+        (judged(2, 0.3, items=7, left_out=2), judged(4, 0.1, items=8, left_out=1), True),  # covers more
+        (judged(2, 0.3, items=8, left_out=1), judged(4, 0.9, items=7, left_out=2), False),
+        (judged(2, 0.3, items=7, left_out=2), judged(4, 0.1, items=7, left_out=2), False),
         (judged(2, 0.3), judged(4, 0.1, metric="knn/other"), True),  # another metric: no comparison
-        (judged(2, 0.3), judged(4, 0.1, protocol="q"), True),
+        (judged(2, 0.3), judged(4, 0.1, items=20), True),  # another set
         (judged(4, 0.3), judged(4, 0.1), True),  # the step was trained again
         (judged(6, 0.3), judged(4, 0.1), True),
     ],

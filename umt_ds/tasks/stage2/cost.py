@@ -47,13 +47,13 @@ class Stage2Cost:
         return self._student_flops(medium).forward + self._text(medium).forward
 
     def published_flops(self, medium: Media) -> tuple[float, float]:
-        """The same as published: all patches embedded, the whole teacher, keys and values made for each pair, and words
-        guessed at every token (SPEC 7)."""
+        """The same as published: all patches embedded, the whole teacher, keys and values made for each pair, and every
+        token predicted, masked or not."""
         size, sizes = vit_size(self._config.student.preset), self._reading(medium)
         embedded = self.frames(medium) * self._patches
         student = student_flops_per_clip(size, visible=self.visible(medium), embedded=embedded, **self._aligned)
         tokens = self._config.text.max_tokens
-        sizes |= {"videos": sizes["looks"], "guesses": tokens if sizes["guesses"] else 0}
+        sizes |= {"videos": sizes["fused_texts"], "masked_tokens": tokens if sizes["masked_tokens"] else 0}
         text = text_flops(self._bert, **sizes)
         return student.forward_backward + text.forward_backward, self._teacher_flops(medium, lean=False)
 
@@ -80,7 +80,7 @@ class Stage2Cost:
         return student + text_bytes(self._bert, **sizes, element=element, checkpoint_layers=checkpointed)
 
     def teacher_bytes(self, medium: Media, *, element: int) -> float:
-        """That the teacher's look at one view takes at its largest."""
+        """What the teacher's forward pass over one view takes at its largest."""
         teacher, settings = self._teacher, self._config.teacher
         if teacher is None or settings is None:
             return 0.0
@@ -113,17 +113,17 @@ class Stage2Cost:
     def _reading(self, medium: Media) -> dict[str, Any]:
         """How often BERT's halves run on a caption of full length, and on what."""
         text, weights = self._config.text, self._config.loss_weights
-        matches, guesses = bool(weights.vtm), bool(weights.mlm)
-        looks = 3 * matches + guesses
+        vtm, mlm = bool(weights.vtm), bool(weights.mlm)
+        fused_texts = 3 * vtm + mlm
         return {
             "fusion_layers": text.fusion_layers,
             "tokens": text.max_tokens,
             "video_tokens": self.visible(medium),
             "video_width": vit_size(self._config.student.preset).width,
-            "texts": 1 + guesses,
-            "looks": looks,
-            "videos": (1 + matches) if looks else 0,
-            "guesses": self._config.mlm.ratio * (text.max_tokens - 1) if guesses else 0.0,
+            "texts": 1 + mlm,
+            "fused_texts": fused_texts,
+            "videos": (1 + vtm) if fused_texts else 0,
+            "masked_tokens": self._config.mlm.ratio * (text.max_tokens - 1) if mlm else 0.0,
         }
 
     def _teacher_flops(self, medium: Media, *, lean: bool) -> float:
