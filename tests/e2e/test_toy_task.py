@@ -101,12 +101,13 @@ COMMANDS = {
     "plan": ["plan", "toy.yaml", "--gpus", "2", "--no-measure-loader"],
     "doctor": ["doctor", "toy.yaml"],
     "report": ["report", "runs/toy"],
+    "eval": ["eval", "runs/toy", "-o", "scores.json"],
     "loader": ["bench", "loader", "toy.yaml", "--against", "plain", "--rounds", "1", "--workers", "1"],
 }
 REFUSED = {
     "a teacher in FP8": (["bench", "fp8", "toy.yaml"], "task.kind toy has no teacher"),
     "its plain twin": (["bench", "step", "toy.yaml", "--against", "plain"], "task.kind toy has no plain twin"),
-    "images": (["bench", "step", "toy.yaml", "--media", "image"], "--media is for"),
+    "images": (["bench", "step", "toy.yaml", "--media", "image"], "--media: task.kind toy learns from clips alone"),
     "retrieval": (
         ["config", "toy.yaml", "evaluation.x={kind: retrieval, shards: a}"],
         "evaluation.x.kind: a run of task.kind toy is judged by knn, not by retrieval",
@@ -151,6 +152,7 @@ def test_it_is_reported(trained: Path, told: dict[str, tuple[int, str]]) -> None
         # 2 classes x (2 frames x 16 cells x 3 colours + 1); a knn is of 5 clips and the 12 that it trains on
         ("plan", ["194 trained parameters", "held_out: 17 clips in"]),
         ("doctor", ["ok      shards of clips", "ok      evaluation.held_out.shards"]),
+        ("eval", ["accuracy", "100.0"]),
         ("loader", ["umt_ds, 1 worker"]),
     ],
 )
