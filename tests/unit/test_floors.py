@@ -337,6 +337,20 @@ def test_only_tasks_config_and_bench_name_the_settings_of_a_task() -> None:
     assert elsewhere == []
 
 
+def test_nobody_else_asks_which_task_it_is() -> None:
+    """No `kind == "stage1"`: whoever needs to know a task's answer asks its settings or its room."""
+    kinds = {path.parent.name for path in MODULES.values() if path.match("tasks/*/room.py")}
+    assert len(kinds) >= 3, "the walk finds them"
+    elsewhere = [
+        f"{module}:{node.lineno} says {node.value!r}"
+        for module, path in MODULES.items()
+        if not is_among(module, ("umt_ds.tasks.*", "umt_ds.config.tasks.*"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in kinds
+    ]
+    assert elsewhere == []
+
+
 def test_every_door_is_there() -> None:
     """A pattern that no module has any more allows nothing; what it was for has moved, or gone."""
     patterns = [pattern for doors in DOORS.values() for pattern in doors] + list(TORCH_FREE)
