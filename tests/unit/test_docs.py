@@ -71,3 +71,13 @@ def is_missing(name: str, *, beside: Path) -> bool:
 def test_every_path_that_a_readme_names_exists(readme: str) -> None:
     named = PATH.findall((REPO / readme).read_text())
     assert [name for name in named if is_missing(name, beside=(REPO / readme).parent)] == []
+
+
+def test_a_path_or_heading_that_is_not_there_is_seen() -> None:
+    beside = REPO / "umt_ds"
+    assert [is_missing(name, beside=beside) for name in ("tasks/stage1.py", "tasks/nothing/", "nothing.py")] == [
+        True
+    ] * 3
+    assert not any(is_missing(name, beside=beside) for name in ("tasks/stage1/task.py", "RUN/stacks/", "loop.py"))
+    assert POINTER.findall(f'see {METHOD.name}, "Masking", "Nothing".') == [', "Masking", "Nothing"']
+    assert {"Masking", "Nothing"} - headings(METHOD.read_text()) == {"Nothing"}
