@@ -23,7 +23,6 @@ from data_prep.cli.options import (
     where_options,
 )
 from data_prep.clip import ExecutionOptions, Listing, RunOptions, StoreOptions
-from umt_ds.data.order.views import frames_of
 from umt_ds.errors import EXIT_FAILED, ConfigError, printable, shown
 
 if TYPE_CHECKING:
@@ -164,6 +163,8 @@ def _what_is_stored(listing: Listing, store: StoreOptions) -> str:
 
 def _which_frames(store: StoreOptions) -> str:
     if store.views:
+        from umt_ds.data.order.views import frames_of
+
         of_300 = len(frames_of(store.views, 300))
         return f"the frames of {store.views} ({of_300} of a clip of 300 frames)"
     return f"{store.fps:g} frames a second" if store.fps else f"{store.frames} frames a clip"

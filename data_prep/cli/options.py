@@ -14,7 +14,6 @@ import click
 from click.core import ParameterSource
 
 from data_prep.clip import ExecutionOptions, RunOptions, Store, StoreOptions, as_given
-from umt_ds.data.order.views import views_text
 from umt_ds.data.shards.storage import as_path, is_local, kind_of
 from umt_ds.errors import ConfigError
 
@@ -136,6 +135,9 @@ def store_options(command: Command) -> Command:
 
 def _views_alone(views: Sequence[str]) -> str:
     """What --views asks for. Raises ConfigError for what is no rule, or beside another choice of frames."""
+
+    from umt_ds.data.order.views import views_text
+
     if others := given("frames", "fps"):
         raise ConfigError(
             f"--views says which frames are stored, and {' and '.join(others)} says others",

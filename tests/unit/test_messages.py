@@ -200,9 +200,9 @@ def test_a_key_without_its_beginning_is_seen() -> None:
 def command_of(program: str, *words: str | None) -> click.Command | None:
     """The command that words name (`umt-launch RUN` submits); None where there is none."""
     command: click.Command = PROGRAMS[program]
-    for word in words:
+    for word in filter(None, words):
         if isinstance(command, click.Group):
-            inner = command.get_command(click.Context(command), word or "")
+            inner = command.get_command(click.Context(command), word)
             if inner is None and program == "umt-launch":
                 inner = command.get_command(click.Context(command), "submit")
             if inner is None:

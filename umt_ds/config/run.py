@@ -44,6 +44,7 @@ class RunConfig(Section):
         for key, why in _meaningless(self):
             # no ValueError, which pydantic would blame on the whole run: the key is known here
             raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
+        _refuse_foreign_evaluations(self)
         _refuse_best_of_nothing(self.cadence, self.evaluation)
         return self
 
@@ -51,6 +52,18 @@ class RunConfig(Section):
     def folder(self) -> Path:
         """The run folder: `run_dir`, or runs/NAME under the current directory."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+
+def _refuse_foreign_evaluations(run: RunConfig) -> None:
+    """A run is judged by what its task can be judged by."""
+    for name, settings in run.evaluation.items():
+        if settings.kind not in run.task.judged_by:
+            judges = some(run.task.judged_by) if run.task.judged_by else "no evaluation"
+            raise ConfigError(
+                f"evaluation.{name}.kind: a run of task.kind {run.task.kind} is judged by {judges}, "
+                f"not by {settings.kind}",
+                hint=f"leave evaluation.{name} away",
+            )
 
 
 def _refuse_best_of_nothing(cadence: CadenceConfig, evaluation: Mapping[str, object]) -> None:

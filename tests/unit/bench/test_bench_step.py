@@ -47,7 +47,7 @@ def noise(clips: int) -> Batch:
 def test_captions_of_noise_are_tokens_for_clip_too_where_its_text_tower_teaches(align: str, tmp_path: Path) -> None:
     overrides = [f"task.align_projections={align}", "batch.global=4", "batch.micro=4", f"init.weights={tmp_path}"]
     config = load_run("demo/stage2", overrides)
-    job = Job(World(0, 1, 0, "", 0, "alone"), CPU)
+    job = Job(World.alone(), CPU)
     batches = SyntheticBatches(config, plan_run(config, world=1, num_samples=4), job, shown="packed").micro_batches(0)
     for part in next(batches).parts:
         assert part.text is not None

@@ -421,7 +421,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, report: Re
 def test_a_log_that_is_no_file_is_one_error(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "log.txt")
     with pytest.raises(MachineError, match=r"log\.txt is no file"):
-        start_logging(tmp_path, World(0, 1, 0, "127.0.0.1", 1, "alone"))
+        start_logging(tmp_path, World.alone())
 
 
 def test_of_a_step_that_ran_twice_the_later_record_counts(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from umt_ds.distributed.world import World
 from umt_ds.engine.restarts import NoProgressError, check_restarts, note_failed_step
 from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED
 
-ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
+ALONE = World.alone()
 RANK = """
 import logging, os, sys, threading, time
 from pathlib import Path

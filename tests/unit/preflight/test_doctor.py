@@ -23,7 +23,7 @@ from umt_ds.config.data import CacheConfig
 from umt_ds.config.load import load_run
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.distributed.device import has_code
-from umt_ds.errors import MachineError, WeightsError
+from umt_ds.errors import DataError, MachineError, WeightsError
 from umt_ds.kernels import backend
 from umt_ds.preflight import checks, input_checks
 from umt_ds.preflight import run_checks as examine
@@ -280,6 +280,16 @@ def test_a_teacher_s_weights_are_loaded_as_a_run_loads_them(tmp_path: Path) -> N
     with pytest.raises(WeightsError):
         input_checks.teacher(task.teacher.model_copy(update={"weights": tmp_path / "other.pth"}))
     assert "1 tensors" in input_checks.weights(tmp_path / "other.pth").there
+
+
+def test_the_sets_of_evaluations_are_looked_at_like_sources(tmp_path: Path) -> None:
+    knn = f"evaluation.knn={{kind: knn, shards: {tmp_path}/val, voters: {tmp_path}/train}}"
+    run = load_run("demo/stage1", ["task.teacher.weights=random", knn])
+    looks = examine._run_checks(run)
+    write_shards(tmp_path / "val")
+    assert looks["evaluation.knn.shards"]().status == "ok"
+    with pytest.raises(DataError, match="train"):
+        looks["evaluation.knn.voters"]()
 
 
 # ---------------------------------------------------------------- the command

@@ -253,6 +253,21 @@ def test_too_few_cores_make_the_loader_set_the_pace() -> None:
     assert "TOO FEW" in poor.text()
 
 
+def test_evaluations_are_planned_as_a_part_of_the_time(tmp_path: Path) -> None:
+    """Clips: of each set the first `limit`. Pace: forward through all tokens, at the MFU of the plan."""
+    held_out = write_shards(tmp_path / "val", [3, 4])
+    knn = f"evaluation.knn={{kind: knn, shards: {held_out}, limit: 1000}}"
+    unknown = f"evaluation.all={{kind: knn, shards: {tmp_path}/nope, limit: null}}"
+    planned = plan("stage1/b16_k710", knn, unknown, "cadence.evaluate=500", request=replace(PAPER, measure=False))
+    rate = 32 * 312e12 * 0.25 / planned.cost.evaluation_flops
+    assert planned.cost.evaluation_flops > 4 * planned.cost.forward_flops  # 1568 tokens instead of 320
+    seconds = (7 + 1000) / rate
+    share = seconds / (seconds + 500 * planned.step_s)
+    assert f"knn: 1,007 clips in {seconds:.1f} s after every 500 steps: {share:.2%} of the time" in planned.text()
+    assert "all: of unknown size, its shards are not here and evaluation.all.limit is null" in planned.text()
+    assert "only by `umt eval`" in plan("stage1/b16_k710", knn, request=replace(PAPER, measure=False)).text()
+
+
 def test_the_command_prints_the_paper_s_run_beside_the_plan_and_its_assumptions() -> None:
     shown = CliRunner().invoke(command, ["stage1/l16_k710", "--gpus", "32", "--gpu", "a100", "--samples", "658000"])
     assert shown.exit_code == 0, shown.exception

@@ -46,10 +46,6 @@ class FramePolicy:
             case _:
                 assert_never(self.kind)
 
-    def for_evaluation(self) -> FramePolicy:
-        """The same number of frames, without chance: the centre of each segment."""
-        return FramePolicy("middle", self.count)
-
 
 def sparse(num_frames: int, *, count: int, stream: Stream) -> list[int]:
     """One random frame from each of `count` equal segments; a clip shorter than that shows frame 0 only.

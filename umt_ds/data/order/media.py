@@ -72,14 +72,6 @@ class MediaSchedule:
         """The medium that a draw shows."""
         return self.media[self._medium_of(draw)[0]]
 
-    @property
-    def shares(self) -> dict[Media, float]:
-        """The part of all draws that shows each medium: {"image": 0.5625, "video": 0.4375} for 9 and 7 of 16."""
-        if self._turns is None:
-            return {self.media[0]: 1.0}
-        counts = self._turns.counts
-        return {medium: count / sum(counts) for medium, count in zip(self.media, counts, strict=True)}
-
     def _medium_of(self, draw: int) -> tuple[int, int]:
         """The medium of a draw, and how many draws that medium had before."""
         if self._turns is None:
@@ -103,7 +95,7 @@ def check_pack(micro: int, pack: int) -> None:
 
 
 def shares_of(media: Sequence[Media], weights: Sequence[float], *, mode: Mode, pack: int) -> dict[Media, float]:
-    """The part of all draws that each medium has. As `MediaSchedule.shares`, without its tables."""
+    """The part of all draws that each medium has, as `MediaSchedule` deals them (without its tables)."""
     present: list[Media] = [medium for medium in ("image", "video") if medium in media]
     if len(present) == 1:
         return {present[0]: 1.0}

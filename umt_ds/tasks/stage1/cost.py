@@ -48,4 +48,5 @@ def stage1_cost(task: Stage1Config, element: int) -> TaskCost:
             size, visible=visible, element=element, checkpoint_blocks=task.student.checkpoint_blocks, **aligned
         ),
         teacher_bytes=teacher_bytes_per_clip(teacher.size, layers=settings.layers, element=element, **looked),
+        evaluation_flops=student_flops_per_clip(size, visible=frames * patches, layers=0, out_width=0).forward,
     )

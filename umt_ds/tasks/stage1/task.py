@@ -28,14 +28,15 @@ from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.speed import span
 from umt_ds.errors import ConfigError, of_setting
 from umt_ds.kernels.fp8 import why_no_fp8
-from umt_ds.losses.alignment import AlignmentLoss, alignment_loss
+from umt_ds.losses.alignment import AlignmentLoss
 from umt_ds.masking import MaskPlan, keep_digest
-from umt_ds.models.alignment import AlignmentModel, unit_length
+from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
 from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher, build_teacher
 from umt_ds.models.towers import ClipTower
-from umt_ds.models.vit import VideoViT, drop_path_noise
+from umt_ds.models.vit import Clips, VideoViT, drop_path_noise
+from umt_ds.tasks.alignment import uta_loss
 from umt_ds.tasks.initial import read_weights, state_fingerprint
 from umt_ds.weights.clip_folder import differences
 from umt_ds.weights.load import about, load_strict
@@ -79,12 +80,7 @@ class Stage1Module(AlignmentModel):
     def forward(self, inputs: Stage1Inputs) -> Losses:  # type: ignore[override]
         """Alignment loss of one micro-batch: the mean over its clips and their masks."""
         output = self.encode(inputs.pixels, inputs.keep, inputs.drop_noise)
-        if self.loss == "l2" and self.norm == "l2":
-            loss = self.distance(output, inputs.pixels, inputs.keep, inputs.targets)
-        else:
-            targets = torch.stack(inputs.targets)
-            targets = unit_length(targets) if self.norm == "l2" else targets
-            loss = alignment_loss(self.decode(output, inputs.pixels, inputs.keep), targets, kind=self.loss)
+        loss = uta_loss(self, output, Clips(inputs.pixels, inputs.keep), inputs.targets, kind=self.loss)
         return Losses(loss, {"uta": loss.detach()}, inputs.digest)
 
 

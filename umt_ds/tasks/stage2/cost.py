@@ -57,6 +57,14 @@ class Stage2Cost:
         text = text_flops(self._bert, **sizes)
         return student.forward_backward + text.forward_backward, self._teacher_flops(medium, lean=False)
 
+    @property
+    def evaluation_flops(self) -> float:
+        """Forward, of a clip of which nothing is hidden; its captions are left out."""
+        tokens = self.frames("video") * self._patches
+        return student_flops_per_clip(
+            vit_size(self._config.student.preset), visible=tokens, layers=0, out_width=0
+        ).forward
+
     def activation_bytes(self, medium: Media, *, element: int) -> float:
         """Kept of one view for the backward."""
         settings = self._config
@@ -173,5 +181,6 @@ def stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float])
         pixel_bytes=max(cost.frames(medium) for medium in shares) * student.image_size**2 * 3,
         activation_bytes=max(cost.activation_bytes(medium, element=element) for medium in shares),
         teacher_bytes=max(cost.teacher_bytes(medium, element=element) for medium in shares),
+        evaluation_flops=cost.evaluation_flops,
         assumptions=("captions of full length; memory of the heavier medium",),
     )

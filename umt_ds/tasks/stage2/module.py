@@ -28,14 +28,13 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.collectives import mean_over_ranks
 from umt_ds.distributed.gather import Gradient, gather_rows
 from umt_ds.kernels.philox import Purpose, uniform
-from umt_ds.losses.alignment import alignment_loss
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.losses.masked_lm import MaskedTokens, masked_lm_loss
 from umt_ds.losses.matching import draw_negatives, matching_loss
-from umt_ds.models.alignment import unit_length
 from umt_ds.models.bert import Bert
 from umt_ds.models.video_text import VideoEncoder, VideoTextModel, mean_over_frames
 from umt_ds.models.vit import Clips, VitOutput
+from umt_ds.tasks.alignment import uta_loss
 
 T = TypeVar("T")
 
@@ -141,20 +140,13 @@ class Stage2Module(VideoTextModel):
         """UTA, and the alignment of the projections with CLIP's (UMT table 16), as far as there are targets."""
         losses = {}
         if rows.targets:
-            losses["uta"] = self._uta(rows, output)
+            kind = self.config.loss
+            losses["uta"] = uta_loss(self.vision_encoder, output, rows.clips, rows.targets, kind=kind)
         if rows.clip_video is not None:
             losses["align_visual"] = 2 - 2 * (F.normalize(video, dim=-1) * rows.clip_video).sum(dim=-1).mean()
         if rows.clip_text is not None:
             losses["align_text"] = 2 - 2 * (caption * rows.clip_text).sum(dim=-1).mean()
         return losses
-
-    def _uta(self, rows: Rows, output: VitOutput) -> Tensor:
-        vision, clips = self.vision_encoder, rows.clips
-        if self.config.loss == "l2" and vision.norm == "l2":
-            return vision.distance(output, clips.pixels, clips.keep, rows.targets)
-        targets = torch.stack(rows.targets)
-        targets = unit_length(targets) if vision.norm == "l2" else targets
-        return alignment_loss(vision.decode(output, clips.pixels, clips.keep), targets, kind=self.config.loss)
 
     # ------------------------------------------------------------ rows against each other
 
