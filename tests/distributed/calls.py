@@ -19,11 +19,13 @@ from umt_ds.config.load import load_run
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.running import EngineConfig
 from umt_ds.distributed.job import start_job
+from umt_ds.distributed.world import World
 from umt_ds.engine import loop
 from umt_ds.engine.deepspeed import Engine, build_engine
 from umt_ds.engine.manifest import STATE_KINDS
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.step_stats import StepStatsReducer
+from umt_ds.evaluation.evaluator import Beat, Scores
 from umt_ds.models.full_value import full_value, keep_full
 
 WIDTH, MICRO, ACCUMULATION, LR = 16, 4, 2, 1e-2
@@ -132,6 +134,29 @@ def resumed_equals_unbroken(settings: dict[str, Any]) -> bool:
     return same
 
 
+def evaluating_changes_nothing(settings: dict[str, Any]) -> bool:
+    """Four steps, without and with evaluations before and between them, of the whole module and of parts of it, in
+    another order and with other sizes: every bit of losses, norms and state is the same."""
+    with start_job() as job:
+        rank, world = job.world.rank, job.world.size
+        plain, evaluated = (_engine(settings, world, Toy()) for _ in range(2))
+        same = True
+        for step in range(4):
+            with evaluated.evaluating() as module:
+                dtype = next(module.parameters()).dtype
+                for rows in (3, 1):
+                    module(torch.ones(rows, WIDTH))
+                    module.norm(module.first(torch.ones(rows, WIDTH, dtype=dtype)))
+                    module.last(torch.ones(rows, 33, dtype=dtype))
+            same = same and _step(plain, step, rank, world) == _step(evaluated, step, rank, world)
+        for kind in STATE_KINDS:
+            theirs = dict(evaluated.read_state(kind))
+            same = same and all(torch.equal(tensor, theirs[name]) for name, tensor in plain.read_state(kind))
+        plain.close()
+        evaluated.close()
+    return same
+
+
 class ScaledToy(Toy):
     """Its outputs are divided by a parameter whose exact value counts; `used` lists what each pass divided by."""
 
@@ -191,6 +216,35 @@ def train(name: str, overrides: list[str], allow_config_change: bool = False) ->
         return {"code": run_training(load_run(name, overrides), allow_config_change=allow_config_change)}
     except SystemExit as error:
         return {"code": error.code}
+
+
+@dataclass
+class MeanFeature:
+    """An evaluator of stage 1: the mean of the student's features of fixed clips without a mask."""
+
+    name: str = "mean"
+    metrics: tuple[str, ...] = ("feature",)
+
+    def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
+        sums = torch.zeros((), dtype=torch.float64)
+        for batch in range(2):  # the same number of passes on every rank
+            pixels = torch.full((1, 4, 64, 64, 3), 40 * batch + 7 * world.rank, dtype=torch.uint8)
+            sums += module.encoder(pixels).tokens.double().mean()
+            beat()
+        torch.distributed.all_reduce(sums)
+        return Scores(self.name, {"feature": float(sums) / world.size}, items=2 * world.size)
+
+
+def train_evaluated(name: str, overrides: list[str]) -> dict[str, Any]:
+    """`umt train` that is evaluated by `MeanFeature`."""
+    from umt_ds.jobs import train as job
+
+    real = job.evaluators_of
+    job.evaluators_of = lambda run: [MeanFeature()]
+    try:
+        return train(name, overrides)
+    finally:
+        job.evaluators_of = real
 
 
 class HostReads(TorchDispatchMode):

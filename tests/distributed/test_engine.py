@@ -40,9 +40,12 @@ def results(sets: dict[str, str]) -> dict[str, list[Any]]:
         "curve": [call("tests.distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
         "resumed": [call("tests.distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
         "full": [call("tests.distributed.calls:full_values", settings=s) for s in FP32 + BF16 + FP16],
+        "evaluated": [
+            call("tests.distributed.calls:evaluating_changes_nothing", settings=s) for s in FP32 + BF16 + FP16
+        ],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
         "scores": [call(f"{in_evaluation}:zero_scores", settings=s, **sets) for s in (FP32[0], FP32[3], BF16[3])],
-        "evaluated": [
+        "judged": [
             call(f"{in_evaluation}:evaluated_curve", settings=s, steps=4, shards=sets["shards"]) for s in FP32
         ],
     }
@@ -93,6 +96,10 @@ def test_state_by_name_resumes_every_stage_and_precision_bit_for_bit(results: di
     assert results["resumed"] == [True] * len(FP32 + BF16 + FP16)
 
 
+def test_evaluations_between_steps_change_no_bit_in_any_stage_and_precision(results: dict[str, list[Any]]) -> None:
+    assert results["evaluated"] == [True] * len(FP32 + BF16 + FP16)
+
+
 @pytest.mark.parametrize("number", range(8))
 def test_a_nan_on_one_rank_moves_no_weight_and_is_told(number: int, results: dict[str, list[Any]]) -> None:
     told = results["poisoned"][number]
@@ -129,7 +136,7 @@ def test_evaluators_find_at_zero_3_what_they_find_without_deepspeed(
 def test_an_evaluation_between_the_steps_changes_no_bit_of_the_training(
     stage: int, results: dict[str, list[Any]]
 ) -> None:
-    told = results["evaluated"][stage]
+    told = results["judged"][stage]
     assert told["curve"] == results["curve"][stage][:4]
-    assert told["found"][0] == results["evaluated"][0]["found"][0]
+    assert told["found"][0] == results["judged"][0]["found"][0]
     assert told["found"][0]["rankme"] != told["found"][3]["rankme"], "it sees the weights of the step"

@@ -17,7 +17,7 @@ from tests.support.ranks import REPO, call, run_ranks
 from tests.support.shards import picture, record, write_shards
 from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.engine.manifest import read_checkpoint_manifest
-from umt_ds.engine.metrics_file import read_metrics
+from umt_ds.engine.metrics_file import METRICS, read_metrics, read_scores
 
 STEPS, STOP = 6, 3
 UNSYNCED = [(0, "cpu.json"), (1, "zero1_bf16.json"), (2, "cpu.json")]  # stage and precision, with clipping
@@ -47,6 +47,13 @@ def overrides(folder: Path, run: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+ZERO3 = "engine.deepspeed_set={zero_optimization.stage: 3}"
+EVALUATED: dict[str, tuple[str, ...]] = {
+    "evaluated": ("evaluated", "cadence.evaluate=4", "engine.ahead=true"),
+    "evaluated at zero 3": ("evaluated-3", "cadence.evaluate=2", ZERO3),
+    "evaluated and stopped": ("evaluated-stopped", "cadence.evaluate=1", f"stop_at={STOP}"),
+    "evaluated and resumed": ("evaluated-stopped", "cadence.evaluate=1"),
+}
 STAGE2: dict[str, tuple[str, ...]] = {
     "unbroken": ("s2-unbroken",),
     "stopped": ("s2-resumed", f"stop_at={STOP}"),
@@ -110,6 +117,13 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
         "after the full disk": train(folder, "full-disk"),
         "from weights": train(folder, "from-weights", f"init.weights={folder / 'unbroken'}", "schedule.steps=3"),
         "continued": train(folder, "continued", f"init.resume_from={folder / 'unbroken'}"),
+        **{
+            name: call(
+                "tests.distributed.calls:train_evaluated", name="demo/stage1", overrides=overrides(folder, *arguments)
+            )
+            for name, arguments in EVALUATED.items()
+        },
+        "plain at zero 3": train(folder, "plain-3", ZERO3),
         **{
             f"{again}diverging {stage}": train(
                 folder,
@@ -203,6 +217,35 @@ def test_a_disk_that_is_full_for_one_rank_ends_all_with_1_and_costs_the_steps_si
     assert "free some space and start the same command again" in told
     assert two_ranks["after the full disk"] == ({"code": 0}, {"code": 0})
     assert_same_run(folder / "unbroken", folder / "full-disk", rtol=None)
+
+
+@pytest.mark.parametrize(
+    ("run", "plain", "steps"),
+    [
+        ("evaluated", "unbroken", [4, 6]),
+        ("evaluated-3", "plain-3", [2, 4, 6]),
+        ("evaluated-stopped", "unbroken", [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_a_run_that_is_evaluated_is_the_run_that_is_not_bit_for_bit(
+    run: str, plain: str, steps: list[int], folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    assert_same_run(folder / plain, folder / run, rtol=None)
+    a, b = stored(folder / plain), stored(folder / run)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    scores = list(read_scores(folder / run / METRICS))
+    assert [(found.step, found.items) for found in scores] == [(step, 4) for step in steps]
+    assert len({found.values["feature"] for found in scores}) == len(steps), "each of the weights of its step"
+
+
+def test_scores_do_not_depend_on_how_weights_are_sharded(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
+    at_stage = [
+        {found.step: found.values["feature"] for found in read_scores(folder / run / METRICS)}
+        for run in ("evaluated-stopped", "evaluated-3")
+    ]
+    for step in (2, 4, 6):
+        assert at_stage[0][step] == pytest.approx(at_stage[1][step], rel=1e-4)
 
 
 def test_init_weights_starts_a_new_run_from_old_weights(folder: Path, two_ranks: dict[str, list[Any]]) -> None:

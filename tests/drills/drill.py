@@ -51,14 +51,14 @@ class Drill:
         (self.run / METRICS).write_text("".join(lines[:step]))
         return newest
 
-    def go_on(self, what_happened: str, *, says: str = "", most_lost: int = 2 * SAVE) -> Outcome:
+    def go_on(self, what_happened: str, *overrides: str, says: str = "", most_lost: int = 2 * SAVE) -> Outcome:
         """Give the same command again: it must say `says`, lose no more steps, and equal the unbroken run bit for bit:
         clips, masks, losses, and the weights and moments of the last checkpoint.
 
         A crash may cost cadence.save steps and those that one write takes, at most as many again.
         """
         reached = max(read_metrics(self.run), default=0)
-        output = self.start().wait(code=0, says=says)
+        output = self.start(*overrides).wait(code=0, says=says)
         found = re.search(r"resuming this run at step (\d+)", output)
         step = int(found[1]) if found else 0
         assert reached - step <= most_lost, f"{reached - step} steps lost: from {reached} back to {step}"

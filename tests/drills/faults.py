@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tests.drills.drill import CannotBeDone, Drill, Outcome
 from tests.drills.loader_soak import soak
-from tests.support.jobs import SAVE, STEPS, TrainingJob
+from tests.support.jobs import SAVE, STEPS, TrainingJob, evaluated_each
 from umt_ds.engine.manifest import CHECKPOINTS, LATEST
-from umt_ds.engine.metrics_file import read_metrics
+from umt_ds.engine.metrics_file import METRICS, read_metrics, read_scores
 from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED
 
 # ---------------------------------------------------------------- processes that die
@@ -71,6 +71,23 @@ def kill_during_a_save(drill: Drill) -> Outcome:
         job.signal_all(signal.SIGCONT)
     job.kill()
     return drill.go_on("half a checkpoint is left and ignored")
+
+
+def kill_during_an_evaluation(drill: Drill) -> Outcome:
+    """SIGKILL of all processes in the middle of an evaluation"""
+    evaluated = evaluated_each(STEPS // 2, drill.shards)
+    job = drill.start(*evaluated)
+
+    def is_evaluating() -> bool:
+        return scored_steps(job) == [] and (job.run / CHECKPOINTS / f"step-{STEPS // 2:08d}").is_dir()
+
+    wait_until(is_evaluating, "no evaluation is seen", poll_s=0.0005)
+    job.signal_all(signal.SIGSTOP)
+    assert is_evaluating(), "the evaluation was over before it could be stopped"
+    job.kill()
+    outcome = drill.go_on("no step is lost, and it is evaluated first", *evaluated, most_lost=0)
+    assert scored_steps(job) == [STEPS // 2, STEPS], f"evaluated after the steps {scored_steps(job)}"
+    return outcome
 
 
 def kill_a_loader_worker(drill: Drill) -> Outcome:
@@ -155,7 +172,8 @@ def limit_file_size(drill: Drill) -> Outcome:
 
 
 FAULTS: tuple[Callable[[Drill], Outcome], ...] = (
-    kill_a_rank, kill_everything, kill_while_starting, kill_the_launcher, kill_during_a_save, kill_a_loader_worker,
+    kill_a_rank, kill_everything, kill_while_starting, kill_the_launcher, kill_during_a_save, kill_during_an_evaluation,
+    kill_a_loader_worker,
     loader_kills, stop_a_rank, flip_a_byte, truncate_a_file, damage_all_checkpoints, delete_latest, delete_the_newest,
     fill_the_disk, limit_file_size,
 )  # fmt: skip
@@ -182,6 +200,11 @@ def wait_until(condition: Callable[[], bool], problem: str, *, timeout_s: float 
 
 def partial_saves(job: TrainingJob) -> list[Path]:
     return list((job.run / CHECKPOINTS).glob("step-*.partial"))
+
+
+def scored_steps(job: TrainingJob) -> list[int]:
+    """After how many steps the job was evaluated."""
+    return [found.step for found in read_scores(job.run / METRICS)]
 
 
 def random_file(checkpoint: Path) -> Path:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 def digests_from_disk(run: Path, shards: Path) -> list[str]:
     """What the run should have shown, by a loader that reads the local shards."""
     config = load_run(str(run / "config.yaml"), [f"data.sources.demo.shards={shards}", "data.workers=0"])
-    alone = World(0, 1, 0, "127.0.0.1", 1, "alone")
+    alone = World.alone()
     loader = build_loader(config, plan_run(config, world=1, num_samples=11), alone, device=torch.device("cpu"))
     return [f"{add_digests(*(b.digest for b in loader.micro_batches(step))):016x}" for step in range(STEPS)]
 

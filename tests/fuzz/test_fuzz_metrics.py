@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umt_ds.engine.metrics_file import METRICS, OddLines, is_number, read_metrics, read_records
+from umt_ds.engine.metrics_file import METRICS, OddLines, is_number, read_metrics, read_records, read_scores
 from umt_ds.errors import UmtError
 from umt_ds.report.compare_runs import compare_runs
 from umt_ds.report.history import read_history
 
-NAMES = ["step", "digest", "attempt", "loss", "lr", "draws", "grad_norm", "digest_total", "uta"]
+NAMES = [
+    "step", "digest", "attempt", "loss", "lr", "draws", "grad_norm", "digest_total", "uta", "kind", "evaluation",
+    "values", "items", "left_out", "protocol", "seconds",
+]  # fmt: skip
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10**400),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
@@ -24,9 +27,23 @@ true_records = st.fixed_dictionaries(
     {"step": st.integers(0, 99), "digest": st.sampled_from(["0a", "0b"]), "attempt": st.integers(1, 3)},
     optional={"loss": st.floats(), "lr": st.floats(), "draws": st.integers(0, 999), "uta": st.floats(width=32)},
 )
+true_scores = st.fixed_dictionaries(
+    {
+        "kind": st.just("scores"),
+        "step": st.integers(0, 99),
+        "evaluation": st.sampled_from(["knn", "retrieval"]),
+        "values": st.dictionaries(st.sampled_from(["label", "rankme"]), st.floats()),
+        "items": st.integers(0, 99),
+        "left_out": st.integers(0, 9),
+    },
+    optional={"protocol": st.just({"views": [1]}), "attempt": st.integers(1, 3), "seconds": st.floats()},
+)
 objects = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), values, max_size=9)
-odd_objects = st.builds(lambda record, more: {**record, **more}, true_records, objects)
-lines = st.one_of(true_records, odd_objects, values).map(lambda value: json.dumps(value).encode()) | st.binary()
+odd_objects = st.builds(lambda record, more: {**record, **more}, true_records | true_scores, objects)
+lines = (
+    st.one_of(true_records, true_scores, odd_objects, values).map(lambda value: json.dumps(value).encode())
+    | st.binary()
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +60,13 @@ def read(run: Path, content: bytes) -> tuple[list[dict[str, Any]], OddLines]:
 @given(content=st.lists(lines, max_size=6).map(b"\n".join))
 def test_every_record_has_the_promised_types_and_every_other_line_is_counted(run: Path, content: bytes) -> None:
     records, odd = read(run, content)
-    assert len(records) + odd.count == sum(bool(line.strip()) for line in content.split(b"\n"))
+    scores = list(read_scores(run / METRICS))
+    assert len(records) + len(scores) + odd.count == sum(bool(line.strip()) for line in content.split(b"\n"))
+    for found in scores:
+        assert all(type(n) is int and n >= 0 for n in (found.step, found.items, found.left_out, found.attempt))
+        assert all(type(value) is float for value in found.values.values())
+        assert isinstance(found.protocol, dict)
+        "".join([found.evaluation, *found.values]).encode()
     assert (odd.first > 0) == (odd.count > 0)
     for record in records:
         assert all(type(record[name]) is int and record[name] >= 0 for name in ("step", "attempt"))

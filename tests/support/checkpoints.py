@@ -55,7 +55,7 @@ def open_store(
 ) -> CheckpointStore:
     """A store as one rank alone opens it at start-up."""
     config = load_run("demo/stage1", [f"run_dir={run}", *overrides])
-    alone = World(0, 1, 0, "127.0.0.1", 1, "alone")
+    alone = World.alone()
     return CheckpointStore(run, world=alone, config=config, fingerprints=fingerprints, device=CPU, inexact=inexact)
 
 

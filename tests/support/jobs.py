@@ -110,6 +110,11 @@ def start_job(run: Path, shards: Path | str, *overrides: str, ranks: int = 2) ->
     return TrainingJob(process, run, console)
 
 
+def evaluated_each(steps: int, shards: Path | str) -> list[str]:
+    """Overrides for a job that is evaluated after so many steps, by what its features know of the clips in `shards`."""
+    return [f"cadence.evaluate={steps}", f"evaluation.knn={{kind: knn, shards: {shards}}}"]
+
+
 # ---------------------------------------------------------------- processes (Linux)
 
 

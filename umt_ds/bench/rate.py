@@ -16,7 +16,7 @@ from umt_ds.distributed.world import World
 from umt_ds.tasks.loader import build_loader
 
 _DRAWS = 8  # at a time
-ALONE = World(rank=0, size=1, local_rank=0, master_addr="127.0.0.1", master_port=0, launcher="alone")
+ALONE = World.alone()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -22,6 +23,16 @@ class EvaluationSettings(Section):
         "asked for; more is an error",
     )
 
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """All shards that it names, by key."""
+        return {"shards": self.shards}
+
+    @property
+    def looks_at_training_clips(self) -> bool:
+        """Whether clips of the run's own first source are looked at, too."""
+        return False
+
 
 class KnnEvaluation(EvaluationSettings):
     """kNN accuracy of frozen features for each label, and RankMe, which needs no labels."""
@@ -39,6 +50,14 @@ class KnnEvaluation(EvaluationSettings):
     neighbours: Count = 20
     temperature: Positive = 0.07
 
+    @property
+    def places(self) -> Mapping[str, Place]:
+        return {"shards": self.shards} if self.voters is None else {"shards": self.shards, "voters": self.voters}
+
+    @property
+    def looks_at_training_clips(self) -> bool:
+        return self.voters is None
+
 
 class RetrievalEvaluation(EvaluationSettings):
     """Zero-shot retrieval by the similarity of embeddings, both ways."""
@@ -49,3 +68,6 @@ class RetrievalEvaluation(EvaluationSettings):
 
 
 EvaluationConfig = Annotated[KnnEvaluation | RetrievalEvaluation, Field(discriminator="kind")]
+EVALUATION_KINDS: tuple[str, ...] = tuple(
+    get_args(settings.model_fields["kind"].annotation)[0] for settings in get_args(get_args(EvaluationConfig)[0])
+)

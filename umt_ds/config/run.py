@@ -1,7 +1,8 @@
-"""One run, whole."""
+"""The settings of one run: the sections of the other modules together, and what they must not say at once."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from umt_ds.config.section import RUNNING, Section
 from umt_ds.config.tasks import TaskConfig
 from umt_ds.config.tasks.base import Remarks
 from umt_ds.config.values import FilePath, Name, Steps
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, some
 
 
 class RunConfig(Section):
@@ -43,12 +44,44 @@ class RunConfig(Section):
         for key, why in _meaningless(self):
             # no ValueError, which pydantic would blame on the whole run: the key is known here
             raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
+        _refuse_foreign_evaluations(self)
+        _refuse_best_of_nothing(self.cadence, self.evaluation)
         return self
 
     @property
     def folder(self) -> Path:
         """The run folder: `run_dir`, or runs/NAME under the current directory."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+
+def _refuse_foreign_evaluations(run: RunConfig) -> None:
+    """A run is judged by what its task can be judged by."""
+    for name, settings in run.evaluation.items():
+        if settings.kind not in run.task.judged_by:
+            judges = some(run.task.judged_by) if run.task.judged_by else "no evaluation"
+            raise ConfigError(
+                f"evaluation.{name}.kind: a run of task.kind {run.task.kind} is judged by {judges}, "
+                f"not by {settings.kind}",
+                hint=f"leave evaluation.{name} away",
+            )
+
+
+def _refuse_best_of_nothing(cadence: CadenceConfig, evaluation: Mapping[str, object]) -> None:
+    """`cadence.keep_best` names an evaluation that this run makes. Which metrics it has is known when it is built."""
+    if cadence.keep_best is None:
+        return
+    name, _, metric = cadence.keep_best.partition("/")
+    if name not in evaluation or not metric:
+        told = some(evaluation) if evaluation else "none"
+        raise ConfigError(
+            f"cadence.keep_best: {cadence.keep_best} is no NAME/METRIC of an evaluation of this run (it has {told})",
+            hint="leave it out, or name an entry of `evaluation` and one of its metrics, such as knn/label",
+        )
+    if not cadence.evaluate:
+        raise ConfigError(
+            f"cadence.keep_best: {cadence.keep_best} is never measured, because cadence.evaluate is 0",
+            hint="leave it out, or say after how many steps to evaluate: cadence.evaluate=1000",
+        )
 
 
 def _meaningless(run: RunConfig) -> Remarks:

@@ -6,16 +6,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.section import Section
 from umt_ds.config.values import Count, Draw, FilePath, Place, Steps, StepsOrNone, Text
-
-
-def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in settings.items():
-        is_section = isinstance(value, dict) and bool(value)
-        leaves.update(_flat(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value})
-    return leaves
 
 
 class EngineConfig(Section):
@@ -33,7 +26,7 @@ class EngineConfig(Section):
     @classmethod
     def _dotted(cls, settings: Any) -> Any:
         """`engine.deepspeed_set.zero_optimization.stage=2` on the command line arrives as nested mappings."""
-        return _flat(settings) if isinstance(settings, dict) else settings
+        return flatten(settings) if isinstance(settings, dict) else settings
 
 
 class CadenceConfig(Section):
@@ -42,9 +35,15 @@ class CadenceConfig(Section):
     log: Steps = 20
     save: Steps = 1000
     keep: Count = Field(3, description="newest checkpoints kept")
-    evaluate: StepsOrNone = Field(0, description="run the evaluations of the run after so many steps; 0: never")
+    evaluate: StepsOrNone = Field(
+        0,
+        description="run the evaluations of the run after so many steps and at the end, each time after a save; a run "
+        "that starts from init.weights is evaluated before its first step too; 0: never",
+    )
     keep_best: Text | None = Field(
-        None, description="also keep the checkpoint that is best in NAME/METRIC, such as knn/label of evaluation.knn"
+        None,
+        description="also keep the checkpoint that is best in NAME/METRIC, such as knn/label of evaluation.knn: it is "
+        "named in RUN/checkpoints/BEST",
     )
     max_skipped: StepsOrNone = Field(
         0,

@@ -84,11 +84,6 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_yaml(path: Path, *, as_text: bool = False) -> Any:
-    """The value of a YAML file. Raises ConfigError with file, line and text on anything that is wrong."""
-    return parse_yaml(read_text(path), where=str(path), as_text=as_text)
-
-
 def parse_yaml(text: str, *, where: str, as_text: bool = False) -> Any:
     """The value of YAML text (`as_text`: numbers and truths stay as they are written). Raises ConfigError."""
     return parse_marked(text, where=where, as_text=as_text)[0]

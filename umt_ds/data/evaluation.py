@@ -35,7 +35,8 @@ from umt_ds.keyed import digest64
 _PREFETCH = 2  # batches that a worker builds ahead
 _STALL_LIMIT_S = 900.0
 
-# How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval; SPEC 7.6).
+# How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval).
+# Source: METHOD.md, "Crops: stage 2".
 EvaluationView = Literal["centre", "stretched"]
 
 

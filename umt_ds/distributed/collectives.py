@@ -1,4 +1,4 @@
-"""Small agreements between ranks. Every rank calls each of them, always."""
+"""Small collectives by which ranks agree. Every rank calls each of them, always."""
 
 from __future__ import annotations
 

@@ -33,6 +33,11 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @classmethod
+    def alone(cls, master_port: int = 0) -> World:
+        """The only rank. A process group wants a free port; nothing else asks for one."""
+        return cls(0, 1, 0, _THIS_MACHINE, master_port, "alone")
+
 
 def find_world(variables: Mapping[str, str] | None = None) -> World:
     """Read the place of this process from its environment, or from the variables given.
@@ -46,7 +51,7 @@ def find_world(variables: Mapping[str, str] | None = None) -> World:
     elif _num_tasks(env) > 1 or (env.text("SLURM_STEP_ID") and env.text("SLURM_PROCID")):
         world = _from_slurm(env)
     else:
-        world = World(0, 1, 0, _THIS_MACHINE, free_port(), "alone")
+        world = World.alone(free_port())
     _check_not_apart(env, world)
     expected = env.number(EXPECTED_WORLD, world.size, least=1)
     if world.size != expected:

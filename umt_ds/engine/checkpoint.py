@@ -5,6 +5,7 @@
                                   exp_avg_sq-00000.safetensors   AdamW's second moments
                                   manifest.json                  step, digests, config, hashes of the files
     RUN/checkpoints/LATEST                                       name of the newest one
+    RUN/checkpoints/BEST                                         the best one, where a metric decides (`engine.best`)
 
 No pickle and no DeepSpeed file: plain tensors by parameter name. A frozen teacher is not in it.
 
@@ -31,10 +32,12 @@ from safetensors import SafetensorError
 from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
+from umt_ds.config.show import as_tree, config_hash, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
 from umt_ds.distributed.world import World
+from umt_ds.engine.best import BEST, Best, judge, read_best
 from umt_ds.engine.checkpoint_files import read_tensors, verify_files, verify_state
 from umt_ds.engine.deepspeed import Engine
 from umt_ds.engine.manifest import (
@@ -54,6 +57,7 @@ from umt_ds.engine.protocol import Progress
 from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
 from umt_ds.engine.tidy import make_partial, make_room, newest_checkpoint, partial_of, prune, room_on, sync_folder
 from umt_ds.errors import CheckpointError, ConfigError, DamagedCheckpointError, UmtError
+from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 _Action = Callable[[], None]
@@ -132,6 +136,7 @@ class CheckpointStore:
 
     def _find_resume(self, allow_config_change: bool) -> Resume:
         own = checkpoint_folders(self.run)
+        read_best(self.run)  # a damaged one is told now, not after the first evaluation
         if others := strangers(self.run):
             log.warning(
                 "ignored in %s, as a checkpoint is a folder with a name such as %s: %s",
@@ -259,6 +264,14 @@ class CheckpointStore:
             pending.held_s + time.perf_counter() - began,
         )
 
+    def note_score(self, new: Best) -> None:
+        """Name the checkpoint of `new`, which must be saved, the best, if it is.
+
+        Raises CheckpointError on every rank if BEST cannot be read or written.
+        """
+        outcome, best = f"was judged, but {BEST} is not up to date", self.run / CHECKPOINTS / new.checkpoint
+        self._together(outcome, best, lambda: judge(self.run, new) if self._world.is_first else None)
+
     def _wait_for_room(self, step: int) -> None:
         """One snapshot in memory is enough."""
         assert self._pending is not None
@@ -336,10 +349,7 @@ class CheckpointStore:
         """LATEST is for people; then older checkpoints may go."""
         if not self._world.is_first:
             return
-        latest = final.parent / LATEST
-        pointer = latest.with_name(LATEST + ".partial")
-        pointer.write_text(final.name + "\n")
-        os.replace(pointer, latest)
+        write_whole(final.parent / LATEST, final.name + "\n")
         sync_folder(final.parent)
         prune(self.run, newest=manifest.step, keep=self._config.cadence.keep)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -175,6 +176,32 @@ class Engine:
         """The trained module itself (under ZeRO-3 its parameters are partitioned)."""
         module: nn.Module = self._wrapped.module
         return module
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """Inside, between two steps, the module is in evaluation mode and no gradient is kept. Afterwards each of its
+        parts is in the mode in which it was, and training goes on with the same bits."""
+        module = self.module
+        in_training = [part for part in module.modules() if part.training]
+        self._forget_order()
+        module.eval()
+        try:
+            with torch.no_grad():
+                yield module
+        finally:
+            for part in in_training:
+                part.training = True
+            self._forget_order()
+
+    def _forget_order(self) -> None:
+        """ZeRO-3 notes the order of submodules in one micro-step, and fetches weights ahead in that order. The passes
+        of an evaluation have another one: neither may be recorded as part of the other. Costs one micro-step without
+        fetching ahead, in which DeepSpeed records the order anew."""
+        if self.stage != 3:
+            return
+        coordinator = self._wrapped.optimizer.parameter_offload.get_param_coordinator()
+        if not coordinator.is_invalid_trace():
+            coordinator._invalidate_trace()
 
     def close(self) -> None:
         """Let go of DeepSpeed's references, before the process group is destroyed."""

@@ -1,16 +1,20 @@
 """RUN/metrics.jsonl, read back: the one reader of it. Torch-free.
 
-A line is a record if it is one JSON object in UTF-8 that has the step and the digest of its clips, and in every field
-that we write a value of our kind. What else a killed run, a disk that lost power or an editor left behind is passed
-over line by line, and counted. Memory: a line, whatever the file.
+There are two kinds of record, a line each, one JSON object in UTF-8. That of a logged step has the step and the digest
+of its clips. That of an evaluation has `"kind": "scores"`, the step, and what was found (`ScoresRecord`):
+
+    {"kind": "scores", "step": 400, "evaluation": "knn", "values": {"label": 0.53}, "items": 97, "left_out": 3, …}
+
+Every field that we write must hold a value of our kind. What else a killed run, a disk that lost power or an editor
+left behind is passed over line by line, and counted. Memory: a line, whatever the file.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
@@ -26,7 +30,22 @@ MEASURES = (
     "mfu_percent", "gflops_per_clip", "peak_memory_gib",
 )  # fmt: skip
 _TEXTS = ("digest", "digest_total", "mask_digest_total")
-_LONGEST_LINE = 1 << 20  # bytes; ours have 600
+LONGEST_LINE = 1 << 20  # bytes; ours have 600
+SCORES = "scores"  # the `kind` of a record of an evaluation; a record of a step has none
+
+
+@dataclass(frozen=True)
+class ScoresRecord:
+    """What one evaluation found after `step` steps. A score is of `items` items; `left_out` more could not be read."""
+
+    step: int
+    evaluation: str  # its name in the run
+    values: Mapping[str, float]  # metric → number
+    items: int
+    left_out: int
+    seconds: float  # that it took; NaN where it is not said
+    protocol: Mapping[str, Any] = field(default_factory=dict)  # what one must know to repeat the numbers
+    attempt: int = 1
 
 
 @dataclass
@@ -49,12 +68,21 @@ class OddLines:
 
 
 def read_records(path: Path, odd: OddLines | None = None) -> Iterator[Record]:
-    """The records of a metrics file, in the order written; `odd` counts the lines that are none.
+    """The records of the logged steps, in the order written; `odd` counts the lines that are no record of any kind.
 
     Each has `step` and `attempt` (1 where it is not said), whole numbers, and `digest`, a text. `draws` and other
     COUNTS are whole numbers, MEASURES and `loss` numbers (NaN and infinities too), where they are there. Raises
     MachineError where the file cannot be read; without one there are no records.
     """
+    return (record for record in _read(path, odd) if not isinstance(record, ScoresRecord))
+
+
+def read_scores(path: Path, odd: OddLines | None = None) -> Iterator[ScoresRecord]:
+    """The records of the evaluations, as `read_records`. Of an evaluation that ran twice at a step the later counts."""
+    return (record for record in _read(path, odd) if isinstance(record, ScoresRecord))
+
+
+def _read(path: Path, odd: OddLines | None) -> Iterator[Record | ScoresRecord]:
     odd = OddLines() if odd is None else odd
     refuse_no_file(path)
     if not is_file(path):
@@ -91,18 +119,24 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a file; in place of one that is too long for a record two words, whatever is in it."""
-    while line := file.readline(_LONGEST_LINE):
-        yield line if len(line) < _LONGEST_LINE else b"too long"
-        while not line.endswith(b"\n") and (line := file.readline(_LONGEST_LINE)):
+    while line := file.readline(LONGEST_LINE):
+        yield line if len(line) < LONGEST_LINE else b"too long"
+        while not line.endswith(b"\n") and (line := file.readline(LONGEST_LINE)):
             pass
 
 
-def _record_in(line: bytes) -> Record | None:
+def _record_in(line: bytes) -> Record | ScoresRecord | None:
     try:
         found = parse_json(line)
     except ValueError:
         return None
-    if not isinstance(found, dict) or not {"step", "digest"} <= found.keys():
+    if not isinstance(found, dict):
+        return None
+    return _scores_in(found) if found.get("kind") == SCORES else _step_in(found)
+
+
+def _step_in(found: Record) -> Record | None:
+    if not {"step", "digest"} <= found.keys():
         return None
     found.setdefault("attempt", 1)
     fits = (
@@ -112,6 +146,23 @@ def _record_in(line: bytes) -> Record | None:
         and all(_is_plain(found[name]) for name in _TEXTS if name in found)
     )
     return found if fits else None
+
+
+def _scores_in(found: Record) -> ScoresRecord | None:
+    record = {"seconds": math.nan, "protocol": {}, "attempt": 1, **found}
+    fits = (
+        all(_is_count(record.get(name)) for name in ("step", "items", "left_out", "attempt"))
+        and _is_plain(record.get("evaluation"))
+        and isinstance(record.get("values"), dict)
+        and all(name.isprintable() and is_number(value) for name, value in record["values"].items())
+        and is_number(record["seconds"])
+        and isinstance(record["protocol"], dict)
+    )
+    if not fits:
+        return None
+    values = {name: float(value) for name, value in record["values"].items()}
+    names = ("step", "evaluation", "items", "left_out", "seconds", "protocol", "attempt")
+    return ScoresRecord(values=values, **{name: record[name] for name in names})
 
 
 def _is_count(value: object) -> bool:

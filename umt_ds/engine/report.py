@@ -1,4 +1,4 @@
-"""What a run tells: a console line, one JSON object a logged step, TensorBoard, W&B."""
+"""What a run tells: a console line and one JSON object for each logged step and each evaluation, TensorBoard, W&B."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,13 +16,14 @@ import torch
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.run import RunConfig
 from umt_ds.distributed.world import World
-from umt_ds.engine.metrics_file import METRICS, OddLines, read_records
+from umt_ds.engine.metrics_file import LONGEST_LINE, METRICS, SCORES, OddLines, read_records, read_scores
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.readback import refuse_no_file
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
 from umt_ds.engine.step_stats import GlobalStepStats, RankTimes
-from umt_ds.errors import MachineError
+from umt_ds.errors import MachineError, some
+from umt_ds.evaluation.evaluator import LeftOut, Scores
 
 log = logging.getLogger("umt_ds")
 
@@ -47,8 +49,8 @@ def start_logging(run: Path, world: World) -> None:
 
 
 class Report:
-    """Writes the record of each logged step. Every rank calls it; rank 0 writes. Raises MachineError, on rank 0, where
-    RUN/metrics.jsonl cannot be read or written."""
+    """Writes a record of each logged step and of each evaluation. Every rank calls it; rank 0 writes. Raises
+    MachineError, on rank 0, where RUN/metrics.jsonl cannot be read or written."""
 
     def __init__(
         self,
@@ -64,13 +66,16 @@ class Report:
         self._flops_per_view = flops_per_view
         self._peak, self._peak_source = peak_flops(device)
         self._attempt = 0
+        self._told_left_out: dict[str, tuple[LeftOut, ...]] = {}  # by the name of the evaluation
         self._file: TextIO | None = None
         self._writer: Any = None
         self._wandb: Any = None
         if not world.is_first:
             return
         path, odd = run / METRICS, OddLines()
-        self._attempt = 1 + max((record["attempt"] for record in read_records(path, odd)), default=0)
+        attempts = [record["attempt"] for record in read_records(path, odd)]
+        attempts += [scores.attempt for scores in read_scores(path)]
+        self._attempt = 1 + max(attempts, default=0)
         if odd.count:
             log.warning("%s", odd.told(path))
         self._file = _open_to_append(path)
@@ -108,7 +113,47 @@ class Report:
             "attempt": self._attempt,
         }
         self._write(record)
+        self._send({k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}, progress.step)
         log.info("%s", self._line(record, [name for name in heard.losses if name != "loss"]))
+
+    def scores(self, step: int, scores: Scores, *, seconds: float) -> None:
+        """Log what an evaluation found after `step` steps, and how long it took."""
+        if not self._world.is_first:
+            return
+        self._tell_left_out(scores, step)
+        self._write(
+            {
+                "kind": SCORES,
+                "step": step,
+                "evaluation": scores.name,
+                "values": _finite(scores.values),
+                "items": scores.items,
+                "left_out": len(scores.left_out),
+                "seconds": round(seconds, 3),
+                "protocol": dict(scores.protocol),
+                "attempt": self._attempt,
+            }
+        )
+        self._send({f"eval/{scores.name}/{metric}": value for metric, value in scores.values.items()}, step)
+        log.info(
+            "evaluation %s | step %d/%d | %s | %d items%s | %.1f s",
+            scores.name,
+            step,
+            self._plan.total_steps,
+            " ".join(f"{metric} {value:.4f}" for metric, value in scores.values.items()),
+            scores.items,
+            f" | partial: {len(scores.left_out)} left out" if scores.is_partial else "",
+            seconds,
+        )
+
+    def _tell_left_out(self, scores: Scores, step: int) -> None:
+        """Which items, and why: once, and again when they are others."""
+        if scores.is_partial and self._told_left_out.get(scores.name) != scores.left_out:
+            items = some((f"{item.key} ({item.reason})" for item in scores.left_out), 10, each=200)
+            log.warning(
+                "evaluation %s left out %d items at step %d: %s", scores.name, len(scores.left_out), step, items
+            )
+        self._told_left_out[scores.name] = scores.left_out
 
     def _line(self, record: dict[str, Any], parts: list[str]) -> str:
         detail = " ".join(f"{name} {record[name]:.4f}" for name in parts)
@@ -137,18 +182,20 @@ class Report:
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None
-        # JSON knows no infinity: the gradient norm of a step that fp16 skipped is left out
-        told = {k: v for k, v in record.items() if not isinstance(v, float) or math.isfinite(v)}
+        line = json.dumps(_finite(record), allow_nan=False) + "\n"
+        assert len(line) < LONGEST_LINE, "whoever reads it takes no longer ones"
         try:
-            self._file.write(json.dumps(told, allow_nan=False) + "\n")
+            self._file.write(line)
         except OSError as error:
             raise _unwritable(Path(self._file.name), error) from error
-        numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
+
+    def _send(self, numbers: Mapping[str, float], step: int) -> None:
+        """To TensorBoard and W&B."""
         if self._writer is not None:
             for name, value in numbers.items():
-                self._writer.add_scalar(name, value, record["step"])
+                self._writer.add_scalar(name, value, step)
         if self._wandb is not None:
-            self._wandb.log(numbers, step=record["step"])
+            self._wandb.log(dict(numbers), step=step)
 
     def close(self) -> None:
         """Flush everything."""
@@ -160,6 +207,11 @@ class Report:
                 log.warning("the log is not whole: %s", error)
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no infinity: the gradient norm of a step that fp16 skipped is left out."""
+    return {k: v for k, v in record.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
 def _open_to_append(path: Path) -> TextIO:

@@ -9,6 +9,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+from umt_ds.engine.best import read_best
 from umt_ds.engine.manifest import (
     checkpoint_folders,
     is_file_of_ours,
@@ -48,18 +49,20 @@ def make_room(place: Path) -> None:
 
 
 def prune(run: Path, *, newest: int, keep: int) -> None:
-    """Remove all but the `keep` newest whole checkpoints up to step `newest`.
+    """Remove all but the `keep` newest whole checkpoints up to step `newest`, and the best (`BEST`).
 
     A newer one can only be one that was refused at the start: it must not push out a good one. What this version cannot
     read stays, and does not count: a manifest that says nothing to us may be another version's.
     """
     try:
+        best = read_best(run)
         whole = [folder for folder in checkpoint_folders(run) if step_of(folder) <= newest and _is_whole(folder)]
-    except MachineError as error:
-        log.warning("old checkpoints stay for now: %s", error.what)
+    except UmtError as error:
+        log.warning("old checkpoints stay for now: %s", error)
         return
     for folder in whole[keep:]:
-        _remove(folder)
+        if best is None or folder.name != best.checkpoint:
+            _remove(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -58,14 +58,28 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, step: int) -> None:
-        """This rank got on: it ended step `step`, or the save after it."""
+        """This rank got on: it ended step `step`."""
         self._beat = _Beat(f"step {step}", self._limit_s)
+
+    @contextmanager
+    def during(self, what: str) -> Iterator[Callable[[], None]]:
+        """Inside, this rank does something that may take longer than any step, such as an evaluation, and calls what it
+        is given as it gets on: after each batch. Afterwards the time that was allowed before begins anew."""
+        before = self._beat
+
+        def beat() -> None:
+            self._beat = _Beat(f"{before.after}, in {what}", self._limit_s)
+
+        beat()
+        yield beat
+        self._beat = _Beat(before.after, before.allowed_s)
 
     @contextmanager
     def while_growing(self, folder: Path) -> Iterator[None]:
         """Inside, this rank waits for files that it or others write below `folder`: as long as they grow, all is well.
-        A large checkpoint on a slow disk may take longer than any step."""
-        ended, after = threading.Event(), f"{self._beat.after}, in a save"
+        A large checkpoint on a slow disk may take longer than any step. Afterwards as `during`."""
+        before, ended = self._beat, threading.Event()
+        after = f"{before.after}, in a save"
 
         def look() -> None:  # in a thread of its own: a disk that hangs must not stop the watchdog
             size = -1
@@ -80,6 +94,7 @@ class Watchdog:
             yield
         finally:
             ended.set()
+        self._beat = _Beat(before.after, before.allowed_s)
 
     def close(self) -> None:
         """Watch no longer."""

@@ -23,18 +23,21 @@ from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import CheckpointStore, Resume, versions
 from umt_ds.engine.checkpoint_files import read_tensors
 from umt_ds.engine.deepspeed import build_engine
+from umt_ds.engine.evaluations import check_keep_best
 from umt_ds.engine.loop import train
 from umt_ds.engine.protocol import Ended, Task
 from umt_ds.engine.report import Report, start_logging
 from umt_ds.engine.restarts import check_restarts, ended_by_watchdog, note_failed_step
 from umt_ds.engine.stop import Stop
+from umt_ds.engine.training_run import TrainingRun
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, ConfigError, MachineError, NonFiniteError
 from umt_ds.tasks.initial import read_weights
-from umt_ds.tasks.kinds import build_task
+from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.sources import count_samples
 from umt_ds.weights.load import load_strict
+from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 
@@ -77,6 +80,8 @@ def _train(
     settings = load_deepspeed_json(config.engine)
     precision = precision_of(settings)
     plan = plan_run(config, world=job.world.size, num_samples=count_samples(config, wait=True))
+    evaluators = evaluators_of(config) if config.cadence.evaluate else ()
+    check_keep_best(config.cadence.keep_best, evaluators)
     loader = build_loader(config, plan, job.world, device=job.device)
     task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}
@@ -101,22 +106,24 @@ def _train(
     )
     try:
         progress = store.load(engine, resume)
-        ended, progress = train(
-            task,
-            engine,
-            loader,
-            store,
-            report,
-            stop,
-            watchdog,
+        training_run = TrainingRun(
+            task=task,
+            engine=engine,
+            loader=loader,
+            store=store,
+            report=report,
+            stop=stop,
+            watchdog=watchdog,
             world=job.world,
-            progress=progress,
             plan=plan,
             cadence=config.cadence,
             seed=config.seed,
             ahead=config.engine.ahead,
+            evaluators=evaluators,
+            starts_from_weights=resume.folder is None and config.init.weights is not None,
             failed_before=failed_before,
         )
+        ended, progress = train(training_run, progress)
     finally:
         loader.close()
         report.close()
@@ -171,10 +178,8 @@ def _write_facts(run: Path, config: RunConfig, plan: RunPlan, settings: dict[str
         "deepspeed.json": json.dumps(complete_deepspeed_json(settings, config, plan), indent=1) + "\n",
     }
     for name, text in texts.items():
-        partial = run / f"{name}.partial"
         try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, run / name)
+            write_whole(run / name, text)
         except OSError as error:
             raise MachineError(
                 f"{run / name} cannot be written: {error}", hint="free some space, or move what is in its place away"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -17,6 +17,8 @@ from umt_ds.data.shards.stream import Tars
 from umt_ds.engine.gpus import GPUS
 from umt_ds.engine.memory import StateBytes, state_bytes
 from umt_ds.errors import ConfigError, DataError, UmtError
+from umt_ds.preflight.assumed_loader import FRAME_BYTES, assumed_loader, assumed_pace
+from umt_ds.preflight.evaluation_time import evaluation_lines
 from umt_ds.preflight.paper import PAPER, PAPER_GPUS, Published
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.kinds import cost_of
@@ -25,11 +27,6 @@ from umt_ds.tasks.sources import count_samples, media_shares, shards_of
 STAGES = (0, 1, 2, 3)
 # CUDA context, cuBLAS and NCCL workspaces, fragments of the allocator: a round number, not a measurement
 SLACK = 3e9
-# what `measure_loader` found on real clips as umt-data stores them (short side 240 to 256, JPEG q90) with EPYC cores:
-# 171 clips of 8 frames a core-second, 21 to 26 kB a frame; less what a worker costs (`umt bench loader`: 150 with one)
-_FRAMES_PER_CORE_S, _FRAME_BYTES = 1200, 22_000
-# what is left of that without antialias, whose sums are exact: by crop, on frames of 340 x 256
-_PLAIN_PACE = {"multi_scale": 0.6, "center": 0.6, "random_resized": 0.3}
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
         say("measuring the loader for 10 s …")
         loader = measure_loader(config)
     else:
-        loader = _assumed_loader(config, shares)
+        loader = assumed_loader(config, shares)
     return JobPlan(
         config, request, precision, stage, samples, run, cost, memory, loader, shares=shares, knows_shares=knows_shares
     )
@@ -206,25 +203,12 @@ def _refuse_too_large(
     stages = [str(other) for other in STAGES if other > stage and memory[other].total <= room]
     hints = [f"batch.micro={fitting[0]} fits" if fitting else "no batch.micro fits"]
     hints += [f"so does ZeRO {' or '.join(stages)}"] if stages else []
-    hints += ["task.student.checkpoint_blocks recomputes activations instead of keeping them"]
+    hints += [f"{key} recomputes activations instead of keeping them" for key in config.task.recomputing]
     raise ConfigError(
         f"the run does not fit: {_gb(used.total)} of {_gb(room)} on each {request.kind} at ZeRO {stage} "
         f"({_gb(used.activations)} of activations at batch.micro={config.batch.micro}, {_gb(fixed)} of all else)",
         hint="; ".join(hints),
     )
-
-
-def _assumed_loader(config: RunConfig, shares: Mapping[Media, float]) -> LoaderRate:
-    of_clip, _ = config.task.clip_shape
-    frames = sum(share * (1 if medium == "image" else of_clip) for medium, share in shares.items())
-    return LoaderRate(_assumed_pace(config) / frames, _FRAME_BYTES * frames, "assumed")
-
-
-def _assumed_pace(config: RunConfig) -> float:
-    """Frames a core-second."""
-    augment = config.data.augment
-    is_plain = not augment.antialias and augment.on_device == "nothing"
-    return _FRAMES_PER_CORE_S * (_PLAIN_PACE[augment.crop] if is_plain else 1)
 
 
 # ---------------------------------------------------------------- text
@@ -240,6 +224,7 @@ def _text(plan: JobPlan) -> str:
         "loader": _loader(plan),
         "read": _read(plan),
         "time": _time(plan),
+        "evaluation": list(_evaluation(plan)),
         "checkpoint": _checkpoint(plan),
         "paper": _paper(plan),
         "assumed": _assumptions(plan),
@@ -344,6 +329,14 @@ def _time(plan: JobPlan) -> list[str]:
     ]
 
 
+def _evaluation(plan: JobPlan) -> Iterator[str]:
+    gpus, flops = plan.request.gpus, plan.cost.evaluation_flops
+    if plan.config.evaluation:
+        compute = GPUS[plan.request.kind].peak(plan.precision) * plan.request.mfu / flops
+        rate = gpus * min(compute, plan.cores_used * plan.loader.clips_per_core_s)
+        yield from evaluation_lines(plan.config, samples=plan.samples, clips_per_s=rate, step_s=plan.step_s)
+
+
 def _checkpoint(plan: JobPlan) -> list[str]:
     size, keep = plan.checkpoint_bytes, plan.config.cadence.keep
     return [
@@ -378,7 +371,7 @@ def _assumptions(plan: JobPlan) -> list[str]:
     if not plan.knows_shares:
         lines.append("as many images as clips: the sources are not here, and have no weights")
     if plan.loader.origin == "assumed":
-        lines.append(f"loader: {_assumed_pace(plan.config):.0f} frames a core-second of {_FRAME_BYTES / 1e3:.0f} kB, "
+        lines.append(f"loader: {assumed_pace(plan.config):.0f} frames a core-second of {FRAME_BYTES / 1e3:.0f} kB, "
                      "as umt-data stores them (short side 256)")  # fmt: skip
     return lines
 

@@ -6,8 +6,19 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from umt_ds.engine.metrics_file import COUNTS, MEASURES, METRICS, OddLines, Record, is_number, number_in, read_records
-from umt_ds.engine.readback import is_file
+from umt_ds.engine.metrics_file import (
+    COUNTS,
+    MEASURES,
+    METRICS,
+    OddLines,
+    Record,
+    ScoresRecord,
+    is_number,
+    number_in,
+    read_records,
+    read_scores,
+)
+from umt_ds.engine.readback import is_file, why_no_run
 from umt_ds.errors import UmtError
 
 
@@ -32,15 +43,44 @@ class Rerun:
 
 
 @dataclass(frozen=True)
+class ScorePoint:
+    """One number of an evaluation. step: so many steps had been trained. left_out: items that it does not cover."""
+
+    step: int
+    value: float
+    items: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class ScoreCurve:
+    """One metric of one evaluation over the steps, ascending; one point at least."""
+
+    name: str  # NAME/METRIC
+    points: tuple[ScorePoint, ...]
+
+    @property
+    def last(self) -> ScorePoint:
+        return self.points[-1]
+
+    @property
+    def best(self) -> ScorePoint:
+        """The largest among those that leave out fewest items (as `engine.best`); of equal ones the first."""
+        return max(self.points, key=lambda point: (-point.left_out, point.value))
+
+
+@dataclass(frozen=True)
 class History:
     """The training records of a run. records: one a logged step, ascending; of steps that ran twice the later
     one. resumed_at: the first logged step of each attempt but the first. passed_over: which lines of the file are no
-    records, in words, if there are any."""
+    records, in words, if there are any. scores: the finite numbers of evaluations; evaluation_s: seconds they took."""
 
     records: tuple[Record, ...]
     resumed_at: tuple[int, ...]
     rerun: Rerun
     passed_over: str = ""
+    scores: tuple[ScoreCurve, ...] = ()
+    evaluation_s: float = 0.0
 
     @property
     def last(self) -> Record:
@@ -65,7 +105,7 @@ def read_history(run: Path) -> History:
     """Read RUN/metrics.jsonl. Raises UmtError where `run` is no run folder, or nothing was logged yet."""
     path, odd = run / METRICS, OddLines()
     if not is_file(path):
-        raise UmtError(f"{run} is no run folder: it has no {METRICS}", hint="name a folder that `umt train` wrote")
+        raise UmtError(why_no_run(run, METRICS), hint="name a folder that `umt train` wrote")
     by_step: dict[int, list[Record]] = {}
     first_steps: dict[int, int] = {}
     for record in read_records(path, odd):
@@ -76,12 +116,26 @@ def read_history(run: Path) -> History:
         raise UmtError(
             f"{run} has not logged a step yet{told}", hint="try again later; cadence.log says how often it logs"
         )
+    scores = list(read_scores(path))
     return History(
         records=tuple(by_step[step][-1] for step in sorted(by_step)),
         resumed_at=tuple(first_steps[attempt] for attempt in sorted(first_steps)[1:]),
         rerun=_rerun({step: records for step, records in sorted(by_step.items()) if len(records) > 1}),
         passed_over=odd.told(path),
+        scores=_curves(scores),
+        evaluation_s=sum(found.seconds for found in scores if math.isfinite(found.seconds)),
     )
+
+
+def _curves(scores: list[ScoresRecord]) -> tuple[ScoreCurve, ...]:
+    """In the order in which the metrics first appear. Of an evaluation that ran twice at a step the later counts."""
+    by_metric: dict[str, dict[int, ScorePoint]] = {}
+    for found in scores:
+        for metric, value in found.values.items():
+            if math.isfinite(value):
+                points = by_metric.setdefault(f"{found.evaluation}/{metric}", {})
+                points[found.step] = ScorePoint(found.step, value, found.items, found.left_out)
+    return tuple(ScoreCurve(name, tuple(points[step] for step in sorted(points))) for name, points in by_metric.items())
 
 
 def _rerun(twice: dict[int, list[Record]]) -> Rerun:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from umt_ds.evaluation.masked import MaskedClip, shade_removed, squares
 from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult
-from umt_ds.report.history import History
+from umt_ds.report.history import History, ScoreCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +56,26 @@ def groupby_loss(names: Sequence[str]) -> list[tuple[str, list[str]]]:
 def draw_speed(history: History, *, title: str) -> bytes:
     """Throughput, data stall and memory over the steps, as PNG."""
     return _draw_curves(history, [["clips_per_s"], ["data_stall_percent"], ["peak_memory_gib"]], title=title)
+
+
+def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
+    """A panel for each metric over the steps, as PNG; what is partial has a hollow mark."""
+    figure = _figure(width=9.0, height=0.8 + 1.75 * len(curves), title=title)
+    panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, curve in zip(panels, curves, strict=True):
+        points = [point for point in curve.points if abs(point.value) < _MOST]
+        partial = [point for point in points if point.left_out]
+        panel.plot([p.step for p in points], [p.value for p in points], color=_LINE, linewidth=1.6, marker="o", ms=4)
+        if partial:
+            steps, values = [p.step for p in partial], [p.value for p in partial]
+            panel.plot(steps, values, "o", ms=7, mfc="white", mec=_MARK, label="partial: items are left out")
+            panel.legend(loc="lower right", frameon=False, fontsize=8)
+        panel.set_ylabel(curve.name)
+        panel.ticklabel_format(axis="y", scilimits=(-3, 5))
+        _tidy(panel)
+    panels[-1].set_xlabel("optimiser step")
+    figure.align_ylabels()
+    return _png(figure)
 
 
 def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str) -> bytes:

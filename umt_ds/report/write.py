@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import assert_never
@@ -11,17 +10,19 @@ from typing import assert_never
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.records import load_manifest
-from umt_ds.errors import MachineError
+from umt_ds.engine.best import read_best
+from umt_ds.errors import CheckpointError, MachineError
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NotMade, Remark, Retrieved
 from umt_ds.evaluation.metrics.retrieval import RetrievalScores
 from umt_ds.evaluation.probe import ProbeResult
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
-from umt_ds.report.history import History, read_history
+from umt_ds.report.history import History, ScorePoint, read_history
 from umt_ds.report.page import Section, note, page, picture, sentence, table
 from umt_ds.report.pictures import (
     draw_accuracy,
     draw_answers,
     draw_masks,
+    draw_scores,
     draw_similarity,
     draw_speed,
     draw_training,
@@ -29,6 +30,7 @@ from umt_ds.report.pictures import (
 from umt_ds.tasks.kinds import exhibits_of
 from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.terminal import columns
+from umt_ds.whole_file import write_whole
 
 
 def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> str:
@@ -47,6 +49,8 @@ def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> 
     output = _Output(out)
     say(f"drawing the curves of {run}")
     sections = [_facts(config, history), _training(config, history, output)]
+    if history.scores:
+        sections.append(_scores(run, config, history, output))
     text = str(out / "index.html")
     for exhibit in exhibits_of(run, config, options, say):
         sections.append(_section(exhibit, config.name, output))
@@ -64,11 +68,9 @@ class _Output:
 
     def write(self, name: str, content: bytes) -> None:
         path = self._folder / name
-        partial = path.with_name(f"{name}.partial")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            os.replace(partial, path)
+            write_whole(path, content)
         except OSError as error:
             raise MachineError(f"cannot write {path}: {error}", hint="choose another folder with -o") from error
 
@@ -106,6 +108,34 @@ def _training(config: RunConfig, history: History, output: _Output) -> Section:
             *([sentence(history.passed_over)] if history.passed_over else []),
         ),
     )
+
+
+def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> Section:
+    """What evaluations between the steps found: the last and the best of each metric, and all of them as curves."""
+    png = draw_scores(history.scores, title=f"{config.name}: scores on held-out data")
+    rows = [[curve.name, *_score_cells(curve.last), *_score_cells(curve.best)] for curve in history.scores]
+    try:
+        best = read_best(run)
+        kept = f"Kept as the best in {best.metric}: {best.checkpoint} ({best.value:.4g})." if best else ""
+    except CheckpointError as error:
+        kept = str(error)
+    return Section(
+        "Scores",
+        (
+            table(rows, head=("", "last", "at step", "items", "best", "at step", "items")),
+            *([sentence(kept)] if kept else []),
+            output.picture("scores.png", png, about="each metric of the evaluations over the steps"),
+            note(
+                "The larger the better. A number that does not cover all items of its set is partial; the best is one "
+                f"of the most complete ones. All evaluations together took {history.evaluation_s:.0f} s."
+            ),
+        ),
+    )
+
+
+def _score_cells(point: ScorePoint) -> list[str]:
+    partial = f", partial: {point.left_out} left out" if point.left_out else ""
+    return [f"{point.value:.4g}", str(point.step), f"{point.items}{partial}"]
 
 
 def _speed(config: RunConfig, history: History, output: _Output) -> Section:

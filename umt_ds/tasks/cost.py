@@ -28,6 +28,7 @@ class TaskCost:
     pixel_bytes: int  # uint8, as they travel to the device
     activation_bytes: float  # kept for the backward
     teacher_bytes: float  # at its largest
+    evaluation_flops: float  # of an evaluation's look at a clip: forward, nothing hidden; 0 where nothing judges it
     assumptions: tuple[str, ...] = ()  # what these numbers take for granted
 
     @property

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import torch
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.evaluation import EvaluationConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.data.collate import Tokenize
 from umt_ds.engine.protocol import Task
-from umt_ds.errors import ConfigError
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.tasks.cost import TaskCost
@@ -53,16 +51,8 @@ class TaskRoom(Protocol):
         """Its arithmetic and memory. Raises ConfigError where its parts do not fit each other."""
 
     def evaluators(self, run: RunConfig) -> Sequence[Evaluator]:
-        """One for each entry of `evaluation` of the run, in its order. Raises ConfigError for a kind that this task
-        cannot be judged by, and for sets that cannot be used."""
+        """One for each entry of `evaluation` of the run, in its order, which are of the kinds that its settings say
+        (`judged_by`). Raises ConfigError or DataError for sets that cannot be used."""
 
     def exhibits(self, folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
         """What a report shows of the trained run in `folder`: made one by one, since each may take a while."""
-
-
-def refuse_evaluation(name: str, settings: EvaluationConfig, run: RunConfig) -> NoReturn:
-    """Raises ConfigError: the task of the run cannot be judged so."""
-    raise ConfigError(
-        f"evaluation.{name}.kind: a run of task.kind {run.task.kind} cannot be judged by {settings.kind}",
-        hint=f"leave evaluation.{name} away",
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from umt_ds.batch import Media
@@ -14,7 +15,7 @@ from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.stream import Tars
 from umt_ds.environment import temporary_folder
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, DataError
 
 
 def shards_of(source: SourceConfig) -> Path | Tars:
@@ -59,6 +60,23 @@ def count_samples(config: RunConfig, *, wait: bool = False) -> int:
 def _draws(source: SourceConfig, samples: int | None) -> float:
     """Draws of an epoch that a source has, of so many samples."""
     return (samples or 0) * source.repeat
+
+
+def training_shards(config: RunConfig, *, hint: str) -> Path:
+    """Where the first source of clips lies (of images, where a run has no clips). Raises DataError for a stream."""
+    shards = shards_of(first_clips(config))
+    if isinstance(shards, Tars):
+        raise DataError("the run's clips are streamed", hint=hint)
+    return shards
+
+
+def held_out_beside(training: Path, names: Sequence[str], *, hint: str) -> Path:
+    """The first of these folders that lies beside training shards. Raises DataError where none does."""
+    folders = [training.parent / name for name in names]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise DataError(f"there are no held-out clips in {' or '.join(map(str, folders))}", hint=hint)
 
 
 def cache_folder(settings: CacheConfig) -> Path:

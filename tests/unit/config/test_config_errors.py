@@ -45,6 +45,19 @@ def test_a_wrong_value_is_told_with_what_may_stand_there(override: str, said: st
     assert error_of("demo/stage1", override).what.startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("run", "kind", "said"),
+    [
+        ("demo/stage1", "retrieval", "a run of task.kind stage1 is judged by knn, not by retrieval"),
+        ("demo/teacher", "knn", "a run of task.kind image_text is judged by no evaluation, not by knn"),
+    ],
+)
+def test_an_evaluation_that_the_task_cannot_be_judged_by_is_refused(run: str, kind: str, said: str) -> None:
+    error = error_of(run, f"evaluation.mine={{kind: {kind}, shards: a}}")
+    assert error.what == f"evaluation.mine.kind: {said}"
+    assert error.hint == "leave evaluation.mine away"
+
+
 def test_a_task_without_its_kind_is_told_to_name_it(tmp_path: Path) -> None:
     error = error_of(file(tmp_path, "name: x\ntask: {loss: l2}\n"))
     assert "task.kind: required, but not given" in error.what

@@ -18,6 +18,7 @@ from umt_ds.errors import ConfigError
 
 NO_UTA = "task.loss_weights.uta=0"
 ONLY_CLIPS = ["data.sources.pictures.media=video"]
+KNN = "evaluation.knn={kind: knn, shards: /val}"
 STREAM = "data.sources={demo: {shards: 'pipe:cat x.tar'}}"
 
 
@@ -61,6 +62,8 @@ SAID = [
     ("demo/stage1", [STREAM, "data.window=3"], "data.window"),
     ("demo/stage1", ["init.weights=/a", "init.resume_from=/b"], "init.weights"),
     ("demo/stage1", ["cadence.max_skipped=2", "engine.deepspeed=zero2_fp16.json"], "cadence.max_skipped"),
+    ("demo/teacher", ["cadence.evaluate=10"], "cadence.evaluate"),
+    ("demo/teacher", [KNN], "evaluation"),
 ]
 
 
@@ -90,6 +93,8 @@ def test_what_only_a_gpu_does_is_said_on_cpus() -> None:
         ("demo/stage1", ["data.cache.max_gb=3", "data.sources.demo.shards=s3://bucket/x"], "data.cache"),
         ("demo/stage1", ["init.weights=/a"], "init.weights"),
         ("demo/stage1", ["cadence.max_skipped=2"], "cadence.max_skipped"),
+        ("demo/stage1", [KNN, "cadence.evaluate=10"], "cadence.evaluate"),
+        ("demo/stage1", [KNN, "cadence.evaluate=10"], "evaluation"),
         ("demo/stage1", ["data.sources.more={shards: x, weight: 1}", "data.sources.demo.weight=2"],
          "data.sources.demo.weight"),
     ],
@@ -105,6 +110,22 @@ def test_recipes_leave_nothing_behind_but_the_name_of_a_loss_that_an_ablation_is
         "stage2/ablations/extra_unmasked": ["task.loss"],
         "stage2/ablations/random_mask": ["task.loss"],
     }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["cadence.evaluate=10"], "is no NAME/METRIC of an evaluation of this run (it has none)"),
+        ([KNN, "cadence.evaluate=10", "cadence.keep_best=probe/label"], "(it has knn)"),
+        ([KNN, "cadence.evaluate=10", "cadence.keep_best=knn"], "knn is no NAME/METRIC"),
+        ([KNN], "knn/label is never measured, because cadence.evaluate is 0"),
+    ],
+)
+def test_the_best_of_what_is_not_measured_is_refused(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=r"^cadence\.keep_best: ") as raised:
+        load_run("demo/teacher", ["cadence.keep_best=knn/label", *overrides])
+    assert says in raised.value.what
+    load_run("demo/teacher", [KNN, "cadence.keep_best=knn/label", "cadence.evaluate=10"])
 
 
 def test_umt_config_says_it_beside_the_yaml() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from umt_ds.config.yaml_text import dump_yaml, parse_yaml, read_text, read_yaml, scalar, typed
+from umt_ds.config.yaml_text import dump_yaml, parse_yaml, read_text, scalar, typed
 from umt_ds.errors import ConfigError
 
 
@@ -133,12 +133,12 @@ def test_what_is_typed_in_a_shell_is_taken_whole_unless_it_begins_like_yaml(text
 def test_a_file_that_is_no_utf_8_is_refused_by_name_and_line(tmp_path: Path, data: bytes, said: str) -> None:
     (tmp_path / "run.yaml").write_bytes(data)
     with pytest.raises(ConfigError, match=said):
-        read_yaml(tmp_path / "run.yaml")
+        read_text(tmp_path / "run.yaml")
 
 
 def test_a_byte_order_mark_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"\xef\xbb\xbfname: x\n")
-    assert read_yaml(tmp_path / "run.yaml") == {"name": "x"}
+    assert parse_yaml(read_text(tmp_path / "run.yaml"), where="run.yaml") == {"name": "x"}
 
 
 @pytest.mark.parametrize("name", ["folder", "nothing", "n" * 300, "zero\0byte", "file/below"])

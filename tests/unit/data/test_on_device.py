@@ -137,6 +137,6 @@ def test_colours_on_the_device_and_decoding_without_cuda_are_refused(folder: Pat
         AugmentConfig(on_device="resize", color_jitter=0.4)
     settings = [f"data.sources.demo.shards={folder}", "task.teacher.weights=random"]
     config = load_run("demo/stage1", [*settings, "data.augment.on_device=decode"])
-    alone = World(rank=0, size=1, local_rank=0, master_addr="127.0.0.1", master_port=0, launcher="alone")
+    alone = World.alone()
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         build_loader(config, plan_run(config, world=1, num_samples=16), alone, device=CPU)

@@ -113,7 +113,8 @@ def test_a_step_that_is_saved_already_is_not_written_again(tmp_path: Path) -> No
     again = open_store(tmp_path)
     resume(again)
     save(again, 4)
-    assert folder(tmp_path, 4).stat() == before
+    after = folder(tmp_path, 4).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_left_over_partial_folder_is_no_checkpoint_and_goes_with_the_next_save(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from umt_ds.engine.stop import SIGNALS, Stop
 from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED, MachineError, NonFiniteError
 
 CPU = torch.device("cpu")
-ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
+ALONE = World.alone()
 SECOND = World(1, 2, 1, "127.0.0.1", 1, "env")
 NAN, INF = float("nan"), float("inf")
 
@@ -183,7 +183,7 @@ import hashlib, os, signal, sys, time
 from pathlib import Path
 from umt_ds.distributed.world import World
 from umt_ds.engine.stop import Stop
-stop = Stop(Path(sys.argv[1]), world=World(0, 1, 0, "", 1, "alone"))
+stop = Stop(Path(sys.argv[1]), world=World.alone())
 os.kill(os.getpid(), signal.SIGTERM)
 print("blocked", flush=True)
 began = time.monotonic()
@@ -217,7 +217,7 @@ import os, signal, sys
 from pathlib import Path
 from umt_ds.distributed.world import World
 from umt_ds.engine.stop import Stop
-stop = Stop(Path(sys.argv[1]), world=World(0, 1, 0, "", 1, "alone"))
+stop = Stop(Path(sys.argv[1]), world=World.alone())
 os.kill(os.getpid(), signal.SIGTERM)
 stop.close()
 os.kill(os.getpid(), signal.SIGUSR1)

@@ -19,12 +19,13 @@ from umt_ds.config.batching import RunPlan
 from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
 from umt_ds.engine import report as report_module
-from umt_ds.engine.metrics_file import METRICS, OddLines, read_metrics, read_records
+from umt_ds.engine.metrics_file import METRICS, OddLines, ScoresRecord, read_metrics, read_records, read_scores
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.report import Report, start_logging
 from umt_ds.engine.speed import Lap
 from umt_ds.engine.step_stats import GlobalStepStats, RankTimes
 from umt_ds.errors import MachineError
+from umt_ds.evaluation.evaluator import LeftOut, Scores
 
 CPU = torch.device("cpu")
 # draws of two views each; the rate is 0, 5e-4, 1e-3 in the three steps of the warm-up
@@ -36,6 +37,10 @@ HEARD = GlobalStepStats(
     step=0, losses={"loss": 0.5, "uta": 0.25}, grad_norm=1.5, skipped=False, digest=0xABC, mask_digest=0,
     substituted=0, wants_stop=False, wrote_snapshot=False,
     times=RankTimes(data_s=(0.25, 1.0), own_s=(1.5, 1.25)),
+)  # fmt: skip
+FOUND = Scores(
+    "knn", {"label": 0.5, "rankme": 23.0}, items=97, left_out=(LeftOut("a", "cannot be decoded"),),
+    protocol={"views": 1},
 )  # fmt: skip
 LAP = Lap(seconds=4.0, data_s=0.25, own_s=1.5, steps=5)
 
@@ -191,6 +196,71 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     assert (loss.step, loss.value) == (3, 0.5)
 
 
+def test_an_evaluation_is_a_record_of_its_own_kind_and_none_of_a_step(tmp_path: Path, report: Report) -> None:
+    log_step(report, 2)
+    report.scores(2, FOUND, seconds=1.25)
+    assert json.loads(lines(tmp_path)[1]) == {
+        "kind": "scores",
+        "step": 2,
+        "evaluation": "knn",
+        "values": {"label": 0.5, "rankme": 23.0},
+        "items": 97,
+        "left_out": 1,
+        "seconds": 1.25,
+        "protocol": {"views": 1},
+        "attempt": 1,
+    }
+    odd = OddLines()
+    assert sorted(read_metrics(tmp_path, odd)) == [2]
+    assert list(read_scores(tmp_path / METRICS, odd)) == [
+        ScoresRecord(2, "knn", {"label": 0.5, "rankme": 23.0}, 97, 1, 1.25, {"views": 1}, attempt=1)
+    ]
+    assert odd.count == 0
+
+
+def test_scores_go_to_tensorboard_under_the_name_of_their_evaluation(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    opened = open_report(tmp_path, "report.tensorboard=true")
+    opened.scores(3, FOUND, seconds=1)
+    opened.close()
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert {"eval/knn/label", "eval/knn/rankme"} <= set(events.Tags()["scalars"])
+    (value,) = events.Scalars("eval/knn/rankme")
+    assert (value.step, value.value) == (3, 23.0)
+
+
+def test_scores_and_steps_go_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    class Wandb:
+        def init(self, **settings: Any) -> Wandb:
+            return self
+
+        def log(self, numbers: dict[str, float], *, step: int) -> None:
+            sent.append((step, numbers))
+
+        def finish(self) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb())
+    opened = open_report(tmp_path, "report.wandb=project")
+    log_step(opened, 3)
+    opened.scores(3, FOUND, seconds=1)
+    opened.close()
+    assert sent[0][0] == 3
+    assert sent[0][1]["loss"] == 0.5
+    assert sent[1] == (3, {"eval/knn/label": 0.5, "eval/knn/rankme": 23.0})
+
+
+def test_an_attempt_that_only_evaluated_counts(tmp_path: Path) -> None:
+    for _ in range(2):
+        opened = open_report(tmp_path)
+        opened.scores(0, FOUND, seconds=1)
+        opened.close()
+    assert [found.attempt for found in read_scores(tmp_path / METRICS)] == [1, 2]
+
+
 def test_without_wandb_installed_a_run_goes_on_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,6 +336,38 @@ def test_a_line_that_is_no_record_costs_that_line_and_is_counted(tmp_path: Path,
     assert odd.told(Path("F")) == "2 lines of F are no records, first at line 4: passed over"
 
 
+GOOD_SCORES: dict[str, Any] = {
+    "kind": "scores", "step": 4, "evaluation": "knn", "values": {"label": 0.5}, "items": 9, "left_out": 0,
+}  # fmt: skip
+
+
+def test_scores_may_lack_what_older_versions_did_not_write_and_hold_more_than_we_know(tmp_path: Path) -> None:
+    write(tmp_path, {**GOOD_SCORES, "ema": True, "values": {"label": 1, "Größe": float("nan")}})
+    (found,) = read_scores(tmp_path / METRICS)
+    assert (found.step, found.evaluation, found.items, found.left_out, found.attempt) == (4, "knn", 9, 0, 1)
+    assert found.values["label"] == 1.0
+    assert str(found.values["Größe"]) == "nan"
+    assert found.protocol == {}
+
+
+@pytest.mark.parametrize(
+    "odd_part",
+    [
+        {"step": -1}, {"step": "4"}, {"step": True}, {"evaluation": 3}, {"evaluation": "\x1b[31m"}, {"values": None},
+        {"values": {"label": "high"}}, {"values": {"label": None}}, {"values": {"\ud83d": 1.0}}, {"values": [0.5]},
+        {"items": 1.5}, {"left_out": -1}, {"left_out": None}, {"seconds": "1"}, {"protocol": []}, {"attempt": None},
+        {"kind": "other"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_scores_that_are_none_cost_their_line_and_are_counted(tmp_path: Path, odd_part: dict[str, Any]) -> None:
+    write(tmp_path, GOOD_SCORES, {**GOOD_SCORES, **odd_part}, record(5))
+    odd = OddLines()
+    assert len(list(read_scores(tmp_path / METRICS, odd))) == 1
+    assert (odd.count, odd.first) == (1, 2)
+    assert [found["step"] for found in read_records(tmp_path / METRICS)] == [5]
+
+
 def test_a_record_may_have_more_than_we_know_and_numbers_that_are_none(tmp_path: Path) -> None:
     """A later version says more; NaN is no JSON, but who wrote it meant that step."""
     made = record(1, ranks=[1, 2], host="a", none=None, loss=float("inf"))
@@ -319,7 +421,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path: Path, report: Re
 def test_a_log_that_is_no_file_is_one_error(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "log.txt")
     with pytest.raises(MachineError, match=r"log\.txt is no file"):
-        start_logging(tmp_path, World(0, 1, 0, "127.0.0.1", 1, "alone"))
+        start_logging(tmp_path, World.alone())
 
 
 def test_of_a_step_that_ran_twice_the_later_record_counts(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from umt_ds.engine.speed import Lap
 from umt_ds.engine.step_stats import GlobalStepStats, LocalStepStats, RankTimes, StepStatsReducer
 
 CPU = torch.device("cpu")
-ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
+ALONE = World.alone()
 SAID = LocalStepStats(
     step=1, losses={"uta": torch.tensor(0.25), "loss": torch.tensor(0.5)}, grad_norm=torch.tensor(1.5),
     skipped=torch.tensor(0.0), mask_digest=torch.tensor(-1), digest=2**64 - 2, substituted=3, wants_stop=False,

@@ -17,7 +17,7 @@ from umt_ds.distributed.world import World
 from umt_ds.engine.restarts import NoProgressError, check_restarts, note_failed_step
 from umt_ds.errors import EXIT_FAILED, EXIT_STOPPED
 
-ALONE = World(0, 1, 0, "127.0.0.1", 1, "alone")
+ALONE = World.alone()
 RANK = """
 import logging, os, sys, threading, time
 from pathlib import Path
@@ -110,6 +110,40 @@ def test_a_save_that_stands_still_is_ended_as_any_hang(tmp_path: Path) -> None:
     _, told = rank.communicate(timeout=60)
     assert rank.returncode == EXIT_STOPPED
     assert "made no progress for 0.5 s after step 4, in a save (cadence.watchdog)" in told
+
+
+EVALUATING = """
+def encode_a_batch():
+    time.sleep(0.1)
+watchdog.beat(4)
+with watchdog.during("the evaluation knn") as beat:
+    for batch in range(12):
+        encode_a_batch()
+        beat()
+    if hangs:
+        wait_for_the_others()
+time.sleep(0.1)
+"""
+
+
+def test_an_evaluation_that_is_longer_than_the_limit_lives_as_long_as_it_gets_on(tmp_path: Path) -> None:
+    rank = start(f"hangs = False\n{EVALUATING}", tmp_path, limit_s=0.6)
+    _, told = rank.communicate(timeout=60)
+    assert (rank.returncode, told) == (0, "")
+
+
+def test_a_hang_in_an_evaluation_is_ended_as_any_hang(tmp_path: Path) -> None:
+    rank = start(f"hangs = True\n{EVALUATING}", tmp_path, limit_s=0.6)
+    _, told = rank.communicate(timeout=60)
+    assert rank.returncode == EXIT_STOPPED
+    assert "made no progress for 0.6 s after step 4, in the evaluation knn (cadence.watchdog)" in told
+
+
+def test_an_evaluation_before_the_first_step_leaves_it_the_time_to_start(tmp_path: Path) -> None:
+    code = "with watchdog.during('the evaluation knn') as beat: beat()\ntime.sleep(0.8)"
+    rank = start(code, tmp_path, limit_s=0.1)
+    _, told = rank.communicate(timeout=60)
+    assert (rank.returncode, told) == (0, "")
 
 
 def test_the_time_of_a_suspended_job_does_not_count(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from umt_ds.errors import DataError
 from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrieval_scores, similarity
 from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
 from umt_ds.evaluation.retrieval import embed_set
-from umt_ds.jobs.evaluate import Retrieval, resized_how
 from umt_ds.report.pictures import draw_answers, draw_similarity
+from umt_ds.tasks.stage2.retrieval import Retrieval, resized_how
 
 
 def test_similarity_is_the_mean_over_the_vectors_of_a_video() -> None:

@@ -75,7 +75,7 @@ def test_the_paper_s_hours_mean_the_mfu_that_peers_derives(name: str, hours: int
 
 @pytest.mark.parametrize(("name", "hours", "parameters"), [("b16", 24, 205_402_429), ("l16", 40, 665_561_917)])
 def test_stage_2_is_planned_from_its_sizes_alone(name: str, hours: int, parameters: int) -> None:
-    """Parameters: SPEC 7.1 without the teacher; hours: SPEC 7.5."""
+    """METHOD.md, "Stage 2: model", "Optimisation: stage 2"."""
     made = plan(f"stage2/{name}_25m", request=replace(PAPER, samples=25_680_000))
     assert made.cost.parameters == parameters
     assert (made.run.micro, made.run.chunk, made.run.accumulation) == (128, 128, 1)
@@ -251,6 +251,21 @@ def test_too_few_cores_make_the_loader_set_the_pace() -> None:
     assert poor.is_bound_by_loader
     assert poor.step_s == pytest.approx(2048 / 32 / poor.loader.clips_per_core_s)
     assert "TOO FEW" in poor.text()
+
+
+def test_evaluations_are_planned_as_a_part_of_the_time(tmp_path: Path) -> None:
+    """Clips: of each set the first `limit`. Pace: forward through all tokens, at the MFU of the plan."""
+    held_out = write_shards(tmp_path / "val", [3, 4])
+    knn = f"evaluation.knn={{kind: knn, shards: {held_out}, limit: 1000}}"
+    unknown = f"evaluation.all={{kind: knn, shards: {tmp_path}/nope, limit: null}}"
+    planned = plan("stage1/b16_k710", knn, unknown, "cadence.evaluate=500", request=replace(PAPER, measure=False))
+    rate = 32 * 312e12 * 0.25 / planned.cost.evaluation_flops
+    assert planned.cost.evaluation_flops > 4 * planned.cost.forward_flops  # 1568 tokens instead of 320
+    seconds = (7 + 1000) / rate
+    share = seconds / (seconds + 500 * planned.step_s)
+    assert f"knn: 1,007 clips in {seconds:.1f} s after every 500 steps: {share:.2%} of the time" in planned.text()
+    assert "all: of unknown size, its shards are not here and evaluation.all.limit is null" in planned.text()
+    assert "only by `umt eval`" in plan("stage1/b16_k710", knn, request=replace(PAPER, measure=False)).text()
 
 
 def test_the_command_prints_the_paper_s_run_beside_the_plan_and_its_assumptions() -> None:

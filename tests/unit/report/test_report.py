@@ -13,20 +13,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from safetensors.torch import save_file
 
 from tests.support.shards import noisy_frames, write_shards
+from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.report import command
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.config.tasks.stage1 import Stage1Config
-from umt_ds.engine.manifest import CheckpointManifest
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.masked import shade_removed
 from umt_ds.report.facts import key_numbers
 from umt_ds.report.history import read_history
-from umt_ds.report.pictures import draw_speed, draw_training
+from umt_ds.report.pictures import draw_scores, draw_speed, draw_training
 from umt_ds.report.write import write_report
 from umt_ds.tasks.room import ExhibitOptions
 from umt_ds.tasks.stage1.probe import Stage1Probe
@@ -57,51 +55,10 @@ KILLED_AND_RESUMED = [
 ]
 
 
-def make_config(folder: Path, *overrides: str) -> RunConfig:
-    """demo/stage1 with the smallest models and a teacher of random weights."""
-    tower = "{image_size: 16, patch_size: 8, width: 32, layers: 2, heads: 2, out_width: 16}"
-    return load_run(
-        "demo/stage1",
-        (
-            f"run_dir={folder / 'run'}",
-            "task.student.preset=pocket",
-            "task.student.image_size=16",
-            "task.student.frames=2",
-            f"task.teacher.tower={tower}",
-            "task.teacher.weights=random",
-            "task.teacher.layers=2",
-            "task.mask.ratio=0.5",
-            f"data.sources.demo.shards={folder / 'train'}",
-            *overrides,
-        ),
-    )
-
-
 def make_run(config: RunConfig, lines: list[str]) -> Path:
-    run = config.folder
-    run.mkdir(parents=True)
-    (run / "config.yaml").write_text(as_yaml(as_tree(config)))
-    (run / "metrics.jsonl").write_text("".join(lines))
-    return run
-
-
-def add_checkpoint(run: Path, config: RunConfig) -> None:
-    """Step 6 of a run whose student is exactly as it began."""
-    import hashlib
-
-    assert isinstance(config.task, Stage1Config)
-    task = Stage1Task(config.task, seed=config.seed, device=torch.device("cpu"), precision="fp32")
-    folder = run / "checkpoints" / "step-00000006"
-    folder.mkdir(parents=True)
-    path = folder / "weight-00000.safetensors"
-    save_file(task.module.state_dict(), path)
-    entry = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    manifest = CheckpointManifest(
-        step=6, progress={"step": 6}, config=as_tree(config), numbers_hash="numb", running_hash="runn",
-        fingerprints={"teacher": "tttt"}, files={path.name: entry}, world=2, zero_stage=1, precision="fp32",
-        versions={"torch": "9.9"}, written="2024-01-01T00:00:00+00:00",
-    )  # fmt: skip
-    (folder / "manifest.json").write_text(manifest.to_json())
+    write_run(config)
+    (config.folder / "metrics.jsonl").write_text("".join(lines))
+    return config.folder
 
 
 def labelled(number: int) -> dict[str, bytes]:
@@ -128,6 +85,64 @@ def test_the_rank_that_the_others_wait_for_most_often_is_named(tmp_path: Path) -
     assert history.loss_names == ["loss"], "numbers of ranks are no losses"
     told = dict(key_numbers(config, history))["slowest rank"]
     assert told == "rank 5 in 67 % of the logged steps; the last one came 8.0 ms a step after the others (median)"
+
+
+def scores_line(step: int, *, name: str = "knn", left_out: int = 0, attempt: int = 1, **values: float) -> str:
+    record = {
+        "kind": "scores", "step": step, "evaluation": name, "values": values, "items": 100 - left_out,
+        "left_out": left_out, "seconds": 2.0, "protocol": {}, "attempt": attempt,
+    }  # fmt: skip
+    return json.dumps(record) + "\n"
+
+
+SCORED = [
+    metrics_line(2),
+    scores_line(2, label=0.25, rankme=9.0),
+    metrics_line(4),
+    scores_line(4, label=0.75, rankme=8.0, left_out=3),
+    scores_line(4, label=0.5, rankme=8.0, attempt=2),  # it was killed, and ran again
+    metrics_line(6),
+    scores_line(6, label=0.625, rankme=7.5, left_out=3),
+    scores_line(6, name="retrieval", r1=0.125),
+]
+
+
+def test_history_tells_last_and_best_of_each_metric_of_the_evaluations(tmp_path: Path) -> None:
+    history = read_history(make_run(make_config(tmp_path), SCORED))
+    assert history.steps() == [2, 4, 6]
+    told = {curve.name: curve for curve in history.scores}
+    assert list(told) == ["knn/label", "knn/rankme", "retrieval/r1"]
+    assert [(point.step, point.value) for point in told["knn/label"].points] == [(2, 0.25), (4, 0.5), (6, 0.625)]
+    assert (told["knn/label"].last.step, told["knn/label"].last.left_out) == (6, 3)
+    assert told["knn/label"].best.step == 4, "the larger one does not cover all items"
+    assert told["knn/rankme"].best.value == 9.0
+
+
+def test_the_page_shows_the_scores_and_marks_what_is_partial(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run = make_run(config, SCORED)
+    best = {"step": 4, "metric": "knn/label", "value": 0.5, "items": 100, "left_out": 0}
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "BEST").write_text(json.dumps(best))
+    write_report(run, tmp_path / "out", ExhibitOptions(probe=False), say=lambda text: None)
+    words = words_of(tmp_path / "out" / "index.html")
+    assert "knn/label 0.625 6 97, partial: 3 left out 0.5 4 100" in words
+    assert "retrieval/r1 0.125 6 100 0.125 6 100" in words
+    assert "Kept as the best in knn/label: step-00000004 (0.5)." in words
+    assert Image.open(tmp_path / "out" / "scores.png").size[0] > 600
+
+
+def test_a_run_without_evaluations_has_no_section_of_scores(tmp_path: Path) -> None:
+    run = make_run(make_config(tmp_path), [metrics_line(1)])
+    write_report(run, tmp_path / "out", ExhibitOptions(probe=False), say=lambda text: None)
+    assert "Scores" not in words_of(tmp_path / "out" / "index.html")
+
+
+def test_scores_that_no_picture_can_show_are_left_out_of_it(tmp_path: Path) -> None:
+    run = make_run(
+        make_config(tmp_path), [metrics_line(2), scores_line(2, huge=1e300), scores_line(3, huge=float("nan"))]
+    )
+    assert draw_scores(read_history(run).scores, title="scores")[:4] == b"\x89PNG"
 
 
 def test_history_takes_the_later_record_and_compares_the_repeated_steps(tmp_path: Path) -> None:
@@ -270,6 +285,8 @@ def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path: Path) -
         write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     assert refused.value.hint == "name a folder that `umt train` wrote"
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UmtError, match=f"there is no folder {tmp_path}/nope"):
+        write_report(tmp_path / "nope", tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1')
     with pytest.raises(UmtError, match=r"has not logged a step yet \(1 line of .* is no record"):
         write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)

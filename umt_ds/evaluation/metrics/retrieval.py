@@ -39,7 +39,7 @@ class RetrievalScores:
 
     @property
     def mean(self) -> float:
-        """Of all six numbers (r_mean of SPEC 8.3)."""
+        """Of all six numbers (`r_mean`; METHOD.md, "Retrieval")."""
         numbers = [*self.text_to_video.values(), *self.video_to_text.values()]
         return sum(numbers) / len(numbers)
 
@@ -47,7 +47,7 @@ class RetrievalScores:
 def similarity(videos: Tensor, texts: Tensor) -> Tensor:
     """Products of unit vectors, the mean over the vectors of a video: f32 [V,P,C] and [T,C] to [V,T].
 
-    Temperature 1. Source: SPEC 7.4 and 8.3.
+    Temperature 1. Source: METHOD.md, "Temperature and similarity", "Retrieval".
     """
     parts = [torch.einsum("vpc,tc->vpt", some, texts).mean(dim=1) for some in torch.split(videos, _VIDEOS)]
     return torch.cat(parts)
@@ -65,7 +65,7 @@ def retrieval_ranks(similar: Tensor, video_of_text: Tensor) -> RetrievalRanks:
     """similar: f32 [V,T]; video_of_text: i64 [T].
 
     Of equals, and of what is not a number, those that are wrong come first: a model that finds everything alike, or
-    has gone to NaN, finds nothing. Source: SPEC 8.3.
+    has gone to NaN, finds nothing. Source: METHOD.md, "Retrieval".
     """
     videos, texts = similar.shape
     is_answer = video_of_text[None] == torch.arange(videos)[:, None]  # [V,T]

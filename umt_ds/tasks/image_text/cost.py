@@ -34,4 +34,5 @@ def image_text_cost(task: ImageTextConfig, element: int) -> TaskCost:
         activation_bytes=tower.layers * block_bytes(image_size, patches + 1, element=element)
         + text.layers * block_bytes(text_size, text.context_length, element=element),
         teacher_bytes=0.0,
+        evaluation_flops=0.0,
     )

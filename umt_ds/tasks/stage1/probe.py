@@ -13,7 +13,6 @@ from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.shards.storage import absolute
-from umt_ds.data.shards.stream import Tars
 from umt_ds.engine.manifest import resolve_checkpoint
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.encode import Encode
@@ -26,7 +25,7 @@ from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.room import Say
-from umt_ds.tasks.sources import first_clips, shards_of
+from umt_ds.tasks.sources import held_out_beside, training_shards
 from umt_ds.tasks.stage1.task import load_teacher
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import encoder_state
@@ -52,17 +51,12 @@ class Stage1Probe:
     def training_shards(self) -> Path:
         if self.train is not None:
             return self.train
-        shards = shards_of(first_clips(self.config))
-        if isinstance(shards, Tars):
-            raise DataError("the run's clips are streamed", hint="name labelled shards: --train, --val")
-        return shards
+        return training_shards(self.config, hint="name labelled shards: --train, --val")
 
     @property
     def held_out_shards(self) -> Path:
         train = self.training_shards
-        val = self.val or train.parent / "val"
-        if not val.is_dir():
-            raise DataError(f"there are no held-out clips in {val}", hint="name labelled shards with --val SHARDS")
+        val = self.val or held_out_beside(train, ["val"], hint="name labelled shards with --val SHARDS")
         if absolute(train) == absolute(val):
             raise ConfigError(f"{train} cannot be training and held-out clips at once", hint="--val OTHER_SHARDS")
         return val

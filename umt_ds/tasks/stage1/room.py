@@ -20,7 +20,7 @@ from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.evaluation.probe import pooled_student
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
-from umt_ds.tasks.room import ExhibitOptions, Say, refuse_evaluation
+from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.tasks.stage1.cost import stage1_cost
 from umt_ds.tasks.stage1.probe import Stage1Probe
 from umt_ds.tasks.stage1.task import Stage1Module, Stage1Task
@@ -46,8 +46,7 @@ def evaluators(run: RunConfig) -> Sequence[Evaluator]:
 
 
 def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
-    if settings.kind != "knn":
-        refuse_evaluation(name, settings, run)
+    assert settings.kind == "knn", "the schema refuses others"
     return knn_evaluator(name, settings, run, encoder_of=_features)
 
 

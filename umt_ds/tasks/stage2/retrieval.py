@@ -15,10 +15,8 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.order.frames import middle
 from umt_ds.data.shards.storage import as_path
-from umt_ds.data.shards.stream import Tars
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.engine.manifest import resolve_checkpoint
-from umt_ds.errors import DataError
 from umt_ds.evaluation.bar import bar_of
 from umt_ds.evaluation.exhibits import Exhibit, Retrieved, or_why_not
 from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrieval_scores
@@ -27,7 +25,7 @@ from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.captions import caption_tokenizer
 from umt_ds.tasks.evaluators import evaluation_set, trained_on
 from umt_ds.tasks.room import ExhibitOptions
-from umt_ds.tasks.sources import first_clips, shards_of
+from umt_ds.tasks.sources import held_out_beside, training_shards
 from umt_ds.tasks.stage2.retriever import Retriever, build_retriever
 
 _ANSWERS, _FIRST = 6, 5  # captions that are shown, and clips for each
@@ -71,7 +69,10 @@ class Retrieval:
 
 
 def full_view(tokenizer: CaptionTokenizer, *, frames: int, side: int, antialias: bool, caption: str) -> ClipRequest:
-    """All of each clip, out of its proportions, with the captions in the field `caption`. Source: SPEC 7.6."""
+    """All of each clip, out of its proportions, with the captions in the field `caption`.
+
+    Source: METHOD.md, "Frames: stage 2", "Crops: stage 2".
+    """
     return ClipRequest(
         frames=middle_frames(frames),
         side=side,
@@ -117,7 +118,8 @@ def retrieved(run: Path, config: RunConfig, options: ExhibitOptions) -> Exhibit:
 
 
 def _search(run: Path, config: RunConfig, options: ExhibitOptions) -> Retrieved:
-    shards = options.val or _held_out(config)
+    hint = "name held-out shards with captions: --val SHARDS"
+    shards = options.val or held_out_beside(training_shards(config, hint=hint), ["retrieval", "val"], hint=hint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     retriever = build_retriever(config, run, device=device)
     request = Retrieval(shards, limit=options.max_clips)
@@ -134,14 +136,3 @@ def _search(run: Path, config: RunConfig, options: ExhibitOptions) -> Retrieved:
         frames=request.frames_of(shown, retriever),
         resized=resized_how([retriever.antialias]),
     )
-
-
-def _held_out(config: RunConfig) -> Path:
-    """`retrieval` or `val` beside the clips that the run was trained on. Raises DataError where there is neither."""
-    shards = shards_of(first_clips(config))
-    if isinstance(shards, Tars):
-        raise DataError("the run's clips are streamed", hint="name held-out shards with captions: --val SHARDS")
-    for name in ("retrieval", "val"):
-        if (shards.parent / name).is_dir():
-            return shards.parent / name
-    raise DataError(f"there are no held-out clips beside {shards}", hint="name some with captions: --val SHARDS")

@@ -22,7 +22,7 @@ from umt_ds.tasks.stage2.model import build_module, load_initial
 
 
 class Retriever:
-    """Embeds videos and texts by a model in evaluation mode; a product of two unit vectors is a similarity (SPEC 8.3).
+    """Embeds videos and texts for evaluation; similarities are products of unit vectors (METHOD.md, "Retrieval").
 
     It calls modules that are in the model, and never the model whole: at ZeRO stage 3 each gathers its own weights.
     """
