@@ -45,9 +45,7 @@ def results(sets: dict[str, str]) -> dict[str, list[Any]]:
         ],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
         "scores": [call(f"{in_evaluation}:zero_scores", settings=s, **sets) for s in (FP32[0], FP32[3], BF16[3])],
-        "judged": [
-            call(f"{in_evaluation}:evaluated_curve", settings=s, steps=4, shards=sets["shards"]) for s in FP32
-        ],
+        "judged": [call(f"{in_evaluation}:evaluated_curve", settings=s, steps=4, shards=sets["shards"]) for s in FP32],
     }
     flat = run_ranks(WORLD, [c for group in everything.values() for c in group])
     assert flat[0] == flat[1], "the ranks disagree"
