@@ -45,7 +45,9 @@ def results(sets: dict[str, str]) -> dict[str, list[Any]]:
         ],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
         "scores": [call(f"{in_evaluation}:zero_scores", settings=s, **sets) for s in (FP32[0], FP32[3], BF16[3])],
-        "judged": [call(f"{in_evaluation}:evaluated_curve", settings=s, steps=4, shards=sets["shards"]) for s in FP32],
+        "evaluated_curve": [
+            call(f"{in_evaluation}:evaluated_curve", settings=s, steps=4, shards=sets["shards"]) for s in FP32
+        ],
     }
     flat = run_ranks(WORLD, [c for group in everything.values() for c in group])
     assert flat[0] == flat[1], "the ranks disagree"
@@ -134,7 +136,7 @@ def test_evaluators_find_at_zero_3_what_they_find_without_deepspeed(
 def test_an_evaluation_between_the_steps_changes_no_bit_of_the_training(
     stage: int, results: dict[str, list[Any]]
 ) -> None:
-    told = results["judged"][stage]
+    told = results["evaluated_curve"][stage]
     assert told["curve"] == results["curve"][stage][:4]
-    assert told["found"][0] == results["judged"][0]["found"][0]
+    assert told["found"][0] == results["evaluated_curve"][0]["found"][0]
     assert told["found"][0]["rankme"] != told["found"][3]["rankme"], "it sees the weights of the step"

@@ -78,6 +78,8 @@ def _find(
     words: Sequence[str], *, shards: str | None, kind: str | None, only: Sequence[str], weights: str | None
 ) -> list[EvalRun]:
     names = [word for word in words if not _is_override(word)]
+    if not all(names):
+        raise click.UsageError("a RUN is empty text: is it a variable that is not set?")
     if not names:
         raise click.UsageError("Missing argument 'RUN...': which runs?")
     if weights is not None and len(names) > 1:

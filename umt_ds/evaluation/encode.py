@@ -22,7 +22,7 @@ from umt_ds.evaluation.evaluator import Beat
 Encode = Callable[[Tensor], Tensor]
 """Pixels u8 [B,T,H,W,3] to one tensor a clip, any float [B,…]."""
 
-ALONE = World.alone()
+ALONE = World(0, 1, 0, "127.0.0.1", 0, "alone")
 T = TypeVar("T")
 
 

@@ -11,7 +11,7 @@ from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path
-from umt_ds.jobs.eval_runs import EvalRun
+from umt_ds.jobs.eval_runs import EvalRun, first_source
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,9 @@ def sets_of(config: RunConfig, settings: EvaluationConfig) -> list[PlannedSet]:
 
 
 def _named(config: RunConfig, settings: EvaluationConfig) -> Iterator[tuple[str, str]]:
-    if isinstance(settings, KnnEvaluation):
-        sources = list(config.data.sources.values())
-        source = next((one for one in sources if one.media == "video"), sources[0])
-        if settings.voters is not None or not source.is_stream:  # the evaluator refuses a stream
-            yield "voters", settings.voters or source.names[0]
+    voters = (settings.voters or first_source(config)) if isinstance(settings, KnnEvaluation) else None
+    if voters is not None:
+        yield "voters", voters
     yield "shards", settings.shards
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from umt_ds.config.check import Tree, check
-from umt_ds.config.evaluation import EVALUATION_KINDS
+from umt_ds.config.evaluation import EVALUATION_KINDS, KnnEvaluation
 from umt_ds.config.explain import Origin, Origins
 from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import lay_overrides, load_tree, run_names
@@ -139,12 +139,27 @@ def _with_evaluations(config: RunConfig, only: Sequence[str], name: str) -> RunC
 def _refuse_unset(config: RunConfig, name: str) -> None:
     """Raises ConfigError for a variable that is not set in what scoring reads: all but the sources of training."""
     leaves = flatten({key: value for key, value in as_tree(config).items() if key != "data"})
+    leaves |= {f"evaluation.{one}.voters": voters for one, voters in _default_voters(config)}
     unset = [key for key, value in leaves.items() if isinstance(value, str) and "${env:" in value]
     if unset:
         raise ConfigError(
             f"{name}: {unset[0]} is {leaves[unset[0]]}, and that variable is not set",
             hint=f"export it, or give the value: {unset[0]}=…",
         )
+
+
+def _default_voters(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """The training data that an evaluation reads because its settings name no other, by evaluation."""
+    for name, settings in config.evaluation.items():
+        if isinstance(settings, KnnEvaluation) and settings.voters is None and (source := first_source(config)):
+            yield name, source
+
+
+def first_source(config: RunConfig) -> str | None:
+    """Where the first source of clips lies (of a run on images alone, its first source); None where it is streamed."""
+    sources = list(config.data.sources.values())
+    source = next((one for one in sources if one.media == "video"), sources[0])
+    return None if source.is_stream else source.names[0]
 
 
 # ---------------------------------------------------------------- weights

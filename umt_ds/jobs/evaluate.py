@@ -21,6 +21,7 @@ from umt_ds.engine.checkpoint import versions
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights
 from umt_ds.engine.manifest import read_checkpoint_manifest
 from umt_ds.engine.protocol import Task
+from umt_ds.errors import UmtError
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
 from umt_ds.jobs.eval_plan import sets_of
 from umt_ds.jobs.eval_runs import EvalRun
@@ -99,14 +100,21 @@ def _bar(run: EvalRun, evaluator: Evaluator, world: World) -> Iterator[Beat]:
     if not world.is_first:
         yield lambda: None
         return
-    sets = sets_of(run.config, run.config.evaluation[evaluator.name])
-    total = sum(one.passes_of_a_rank(world.size) for one in sets)
+    total = _batches_of_a_rank(run, evaluator, world)
     with tqdm(total=total, unit="batch", desc=f"{run.name} {evaluator.name}") as bar:
 
         def beat() -> None:
-            bar.update()
+            bar.update(total is None or bar.n < total)  # an evaluator may beat in other work, too
 
         yield beat
+
+
+def _batches_of_a_rank(run: EvalRun, evaluator: Evaluator, world: World) -> int | None:
+    try:
+        sets = sets_of(run.config, run.config.evaluation[evaluator.name])
+    except UmtError:  # a set that this evaluator may do without; what it needs, it has found
+        return None
+    return sum(one.passes_of_a_rank(world.size) for one in sets)
 
 
 def _name_of(device: torch.device) -> str:

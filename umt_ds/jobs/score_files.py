@@ -58,12 +58,12 @@ class ScoreFiles:
         for one in scored if self.predictions is not None else ():
             for scores in one.scores:
                 if scores.predictions is None:
-                    said.append(f"{scores.name} of {one.run.name} answers for no single item: it has no predictions")
+                    said.append(f"no answers of {one.run.name} in {scores.name}: it answers for no single item")
                     continue
                 path = self._place(one.run, scores)
                 _write(path, (_as_parquet if path.suffix == ".parquet" else _as_csv)(scores.predictions))
                 places[one.run.name, scores.name] = str(path)
-                said.append(f"what {one.run.name} answered for each item of {scores.name}: {path}")
+                said.append(f"the answers of {one.run.name} in {scores.name}: {path}")
         if self.out is not None:
             content = _as_json(scored, places, about)
             _write(self.out, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

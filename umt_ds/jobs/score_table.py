@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Iterator, Sequence
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.errors import shown
 from umt_ds.evaluation.evaluator import Scores
 from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
@@ -65,13 +68,18 @@ def _together(
     ]
     for group, spread in zip(groups, spreads, strict=True):
         if len(group.members) > 1:
-            cells = [f"{spread[m].mean:.2f} ± {spread[m].deviation:.2f}" if m in spread else "-" for m in metrics]
+            cells = [_with_error(f"{spread[m].mean:.2f}", spread[m].deviation) if m in spread else "-" for m in metrics]
             yield [f"mean ± sd of {len(group.members)} from {group.weights}", "", "", *cells]
     for one, other in pairs_of(groups):
         left, right = spreads[groups.index(one)], spreads[groups.index(other)]
         gains = [left[m].minus(right[m]) if m in left and m in right else None for m in metrics]
-        cells = ["-" if gain is None else f"{gain[0]:+.2f} ± {gain[1]:.2f}" for gain in gains]
+        cells = ["-" if gain is None else _with_error(f"{gain[0]:+.2f}", gain[1]) for gain in gains]
         yield [f"{one.weights} less {other.weights}, ± standard error", "", "", *cells]
+
+
+def _with_error(number: str, error: float) -> str:
+    """A group of one run has no deviation."""
+    return number if math.isnan(error) else f"{number} ± {error:.2f}"
 
 
 def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:
@@ -85,15 +93,16 @@ def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:
 
 def _protocol(scored: Sequence[RunScores], found: Sequence[Scores]) -> Iterator[str]:
     """What all scores of a table have in common, and in what they differ."""
-    keys = [key for key in dict.fromkeys(key for scores in found for key in scores.protocol) if key not in _IN_TABLE]
+    protocols = [flatten(dict(scores.protocol)) for scores in found]
+    keys = [key for key in dict.fromkeys(key for one in protocols for key in one) if key not in _IN_TABLE]
     common, odd = [], []
     for key in keys:
-        values = [str(scores.protocol.get(key, "-")) for scores in found]
+        values = [shown(str(protocol.get(key, "-"))) for protocol in protocols]
         if len(set(values)) == 1:
-            common.append(f"{key} {shown(values[0], 100)}")
+            common.append(f"{key} {values[0]}")
         else:
-            told = (f"{shown(value)} of {one.run.name}" for one, value in zip(scored, values, strict=True))
+            told = (f"{value} of {one.run.name}" for one, value in zip(scored, values, strict=True))
             odd.append(f"not alike: {key} is {', '.join(told)}")
     common.append(f"precision {', '.join(sorted({one.precision for one in scored}))}")
-    yield f"with {'; '.join(common)}"
+    yield textwrap.fill(f"with {'; '.join(common)}", 120, subsequent_indent="  ", break_long_words=False)
     yield from odd

@@ -49,12 +49,11 @@ def group() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Evaluations are made by `Features`, with the arguments that the test gives to this; sets have no items."""
+    """Evaluations are made by `Features`, with the arguments that the test gives to this; it reads no set."""
 
     def judge(**more: Any) -> None:
         monkeypatch.setattr(evaluate, "evaluators_of", partial(features_of, **more))
 
-    monkeypatch.setattr(evaluate, "sets_of", lambda config, settings: [])
     judge()
     return judge
 
@@ -124,9 +123,10 @@ def test_the_file_of_a_teacher_is_not_needed(tmp_path: Path) -> None:
     assert umt_eval(run).exit_code == 0
 
 
-def test_a_recipe_needs_no_variable_of_its_training_data(tmp_path: Path) -> None:
+def test_a_recipe_needs_no_variable_of_its_training_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UMT_DATA", raising=False)
     weights = tiny_run(tmp_path)
-    (run,) = find_runs(["stage1/b16_k710"], [*KNN, f"init.weights={weights}"])
+    (run,) = find_runs(["stage1/b16_k710"], [*KNN, f"init.weights={weights}", "evaluation.val.voters=/data/k400"])
     assert run.checkpoint is None
     assert run.weights == weights
     assert "${env:UMT_DATA}" in run.config.data.sources["k710"].names[0]
@@ -231,7 +231,7 @@ def test_predictions_are_saved_for_each_run_and_evaluation(tmp_path: Path, monke
     tiny_run(Path("runs/one"), *KNN)
     text = umt_eval("runs/one/run", "--save-predictions", "answers", "-o", "scores.json").stdout
     file = Path("answers/runs-one-run.val.csv")
-    assert f"for each item of val: {file}" in text
+    assert f"the answers of runs/one/run in val: {file}" in text
     assert scores_in(Path("scores.json"))[0]["evaluations"][0]["predictions"] == str(file)
     rows = list(csv.DictReader(file.open()))
     assert [row["key"] for row in rows] == [f"clip-{n}" for n in range(6)]
@@ -318,6 +318,8 @@ def test_a_variable_that_is_needed_and_not_set_is_named(tmp_path: Path, monkeypa
     run = tiny_run(tmp_path, *KNN)
     error = refused(run, "evaluation.val.shards=${env:MY_SETS}/val")
     assert "evaluation.val.shards is ${env:MY_SETS}/val, and that variable is not set" in error.what
+    error = refused(run, "data.sources.demo.shards=${env:MY_SETS}/train")  # its clips vote
+    assert "evaluation.val.voters is ${env:MY_SETS}/train" in error.what
 
 
 def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
@@ -331,6 +333,7 @@ def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
         (("--shards", "/data/val"), "--shards and --kind belong together"),
         (("--kind", "knn"), "--shards and --kind belong together"),
         (("other", "--weights", "w.pt"), "of one RUN"),
+        (("",), "a RUN is empty text"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_mistake(more: tuple[str, ...], said: str) -> None:

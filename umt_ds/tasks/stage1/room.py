@@ -10,7 +10,7 @@ from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.evaluation import EvaluationConfig
+from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.memory import ELEMENT
@@ -46,7 +46,7 @@ def evaluators(run: RunConfig) -> Sequence[Evaluator]:
 
 
 def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
-    assert settings.kind == "knn", "the schema refuses others"
+    assert isinstance(settings, KnnEvaluation)
     return knn_evaluator(name, settings, run, encoder_of=_features)
 
 
