@@ -34,8 +34,8 @@ demo-full: demo
 	  $(BIN)/umt train demo/stage2 --ranks 2 seed=$$seed run_dir=runs/demo/stage2-$$seed || exit 1; \
 	  $(BIN)/umt train demo/stage2 --ranks 2 seed=$$seed run_dir=runs/demo/stage2-scratch-$$seed init.weights=null || exit 1; \
 	done
-	$(BIN)/umt eval retrieval runs/demo/stage2-[0-9] runs/demo/stage2-scratch-[0-9] --shards runs/demo/data/retrieval \
-	  -o runs/demo/retrieval.json
+	$(BIN)/umt eval runs/demo/stage2-[0-9] runs/demo/stage2-scratch-[0-9] --ranks 2 \
+	  --kind retrieval --shards runs/demo/data/retrieval -o runs/demo/retrieval.json
 	$(BIN)/umt report runs/demo/stage2-0
 	@echo "Open runs/demo/stage2-0/report/index.html; the table above is in runs/demo/retrieval.json"
 

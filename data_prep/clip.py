@@ -6,9 +6,9 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from umt_ds.errors import DataError, shown
 
@@ -119,6 +119,12 @@ class StoreOptions:
     per_shard: int = 512  # clips
     store: Store = "frames"  # JPEGs, one array, or the whole clip as H.264
     fps: float | None = None  # instead of `frames`: so many frames a second, for long videos
+    # instead of `frames`: those that evaluation shows, in the one spelling of `umt_ds.data.order.views.views_text`
+    views: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        """As plan and manifest state them. `views` only where it was asked for: other sets keep their fingerprint."""
+        return {name: value for name, value in asdict(self).items() if name != "views" or value is not None}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
+from umt_ds.data.order.views import frames_of
 from umt_ds.data.pixels.picture import read_image
 from umt_ds.data.pixels.video import Decoded, Pixels, Span, Timeline, Transcoded, decode_by_time, shrink, transcode
 from umt_ds.data.shards.fetch import local_copy, names_in, read_through, read_whole, reading, why_not
@@ -85,13 +86,19 @@ def _of_video(clip: Clip, place: Path, root: Path, store: StoreOptions) -> Made:
 def _of_file(clip: Clip, path: Path, store: StoreOptions) -> Made:
     span_of = partial(_span_within, clip)
     if store.store == "mp4":
-        whole = transcode(path, short_side=store.short_side, fps=store.fps, span_s=span_of)
+        whole = transcode(
+            path, short_side=store.short_side, fps=store.fps, span_s=span_of, each_once=store.views is not None
+        )
         stored = {"stored_fps": round(whole.stored_fps, 3)}
-        return _record(whole, span_of(whole.timeline)) | stored, {"mp4": whole.data}
+        span_s = span_of(whole.timeline)
+        record = _record(whole, span_s) | _clip_frames(store, whole.timeline.within(span_s))
+        return record | stored, {"mp4": whole.data}
     decoded = decode_by_time(
         path, lambda timeline: _choose(store, timeline, span_of(timeline)), short_side=store.short_side
     )
-    return _record(decoded, span_of(decoded.timeline)), _encoded(decoded.frames, store)
+    span_s = span_of(decoded.timeline)
+    record = _record(decoded, span_s) | _clip_frames(store, decoded.timeline.within(span_s))
+    return record, _encoded(decoded.frames, store)
 
 
 def _of_image(place: Path, root: Path, store: StoreOptions) -> Made:
@@ -117,6 +124,9 @@ def _of_frames(folder: Path, root: Path, store: StoreOptions) -> Made:
     if store.store == "mp4" or store.fps:
         raise DecodeError("a folder of frames says no rate: --store mp4 and --fps need one")
     numbers = evenly_spread(len(files), store.frames)
+    if store.views:
+        numbers = frames_of(store.views, len(files))
+        _check_count(numbers)
     sizes = set()
     frames = []
     for number in numbers:
@@ -134,6 +144,7 @@ def _of_frames(folder: Path, root: Path, store: StoreOptions) -> Made:
         "source_height": source_height,
         "num_frames_total": len(files),
         "source_frames": numbers,
+        **_clip_frames(store, range(len(files))),
     }
     return record, _encoded(np.stack(frames), store)
 
@@ -211,11 +222,14 @@ def _span_within(clip: Clip, timeline: Timeline) -> Span | None:
 
 
 def _choose(store: StoreOptions, timeline: Timeline, span_s: Span | None) -> list[int]:
-    """Which frames to take of a video, or of a span of it: the middles of equal parts of its time."""
+    """Which frames to take of a video, or of a span of it: those of the views, else the middles of equal parts of its
+    time."""
     if store.fps and timeline.rate == 0:
         raise DecodeError("does not say its frame rate, which --fps needs")
     here = timeline.within(span_s)
-    if not store.fps and len(here) <= store.frames:
+    if store.views:
+        numbers = [here.start + number for number in frames_of(store.views, len(here))]
+    elif not store.fps and len(here) <= store.frames:
         numbers = list(here)
     elif timeline.rate is None:
         start_s, end_s = span_s or timeline.whole
@@ -225,9 +239,18 @@ def _choose(store: StoreOptions, timeline: Timeline, span_s: Span | None) -> lis
         count = len(here)
         offsets = at_rate(count, timeline.rate, store.fps) if store.fps else evenly_spread(count, store.frames)
         numbers = [here.start + offset for offset in offsets]
+    _check_count(numbers)
+    return numbers
+
+
+def _check_count(numbers: Sequence[int]) -> None:
     if len(numbers) > MAX_FRAMES_STORED:
         raise DecodeError(f"{len(numbers):,} frames to store, above the limit of {MAX_FRAMES_STORED:,}")
-    return numbers
+
+
+def _clip_frames(store: StoreOptions, here: range) -> dict[str, Any]:
+    """With --views: which frames of the file the clip is, as [first, how many]. A rule counts them from the first."""
+    return {"clip_frames": [here.start, len(here)]} if store.views else {}
 
 
 def _described(clip: Clip) -> dict[str, Any]:

@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 # Whatever a decoder leaks is gone when its process is: a worker is replaced now and then.
 _ITEMS_PER_PROCESS = 1000
-# Items under way or waiting to be collected, per worker: enough that one slow item holds nobody up for long.
+# Items under way or waiting to be collected, per worker: enough that one slow item does not stop the other workers.
 _AHEAD = 16
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ from umt_ds import __version__
 from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.errors import MachineError
+from umt_ds.whole_file import write_whole
 
 _SOURCE = Path(__file__).resolve().parents[1]  # the checkout, or site-packages
 
@@ -66,9 +66,7 @@ def write_snapshot(run: Path, config: RunConfig, files: Mapping[str, str]) -> Pa
         launch.mkdir(parents=True, exist_ok=True)
         (launch / "git.diff").unlink(missing_ok=True)
         for name, text in {**facts, **git, **files}.items():
-            partial = launch / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, launch / name)
+            write_whole(launch / name, text)
     except OSError as error:
         raise MachineError(f"cannot write {launch}: {error}", hint="choose another run_dir") from error
     return launch

@@ -53,8 +53,20 @@ def _moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+class Rowwise(Movable):
+    """A dataclass whose tensors all have a row for each of B rows: one walk cuts and repeats them, as `moved` does."""
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Some of its rows."""
+        return self.moved(lambda tensor: tensor[start:stop])
+
+    def repeated(self, times: int) -> Self:
+        """Each row so often, side by side."""
+        return self.moved(lambda tensor: tensor.repeat_interleave(times, 0))
+
+
 @dataclass(frozen=True)
-class Tokens(Movable):
+class Tokens(Rowwise):
     """Text as token ids. ids: i64 [B,L]; mask: bool [B,L], True where a token is (not padding). clip_ids: i64 [B,77],
     the same text for CLIP, where its text tower is a teacher."""
 
@@ -62,9 +74,12 @@ class Tokens(Movable):
     mask: Tensor
     clip_ids: Tensor | None = None
 
-    def repeated(self, times: int) -> Tokens:
-        """Each text so often, side by side."""
-        return self.moved(lambda tensor: tensor.repeat_interleave(times, 0))
+
+@dataclass(frozen=True)
+class Targets(Rowwise):
+    """What the rows are held against: each field that the run's task asks for, None for the others."""
+
+    labels: Tensor | None = None  # i64 [B]; -1 where a sample has none
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class Batch(Movable):
     digest: int = 0  # sum mod 2^64 over the draws: (draw, key, crc of what was read)
     substituted: int = 0  # draws that show a substitute, because their own sample is bad
     text: Tokens | None = None
-    labels: Tensor | None = None  # i64 [B]; -1 where a sample has none
+    targets: Targets = Targets()
     ids: Tensor | None = None  # i64 [B], a hash of source and key: equal for rows that show the same sample
     packed_with: Batch | None = None
 
@@ -96,7 +111,6 @@ class Batch(Movable):
     def rows(self, start: int, stop: int) -> Batch:
         """Some of its rows; what is counted over all of them (digest, substitutes) stays behind."""
         assert self.packed_with is None, "take the rows of each part"
-
         some = self.moved(lambda tensor: tensor[start:stop])
         return replace(some, keys=self.keys[start:stop], digest=0, substituted=0)
 

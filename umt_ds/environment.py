@@ -134,7 +134,7 @@ def print_anything() -> None:
 
 
 def set_default(name: str, value: str) -> None:
-    """For a library that reads the variable itself: set it, unless somebody has."""
+    """For a library that reads the variable itself: set it, unless it is set."""
     if Environment().text(name) is None:
         os.environ[name] = value
 

@@ -6,7 +6,8 @@ which kind it was: 0 done, 1 anything else, 2 bad configuration, 75 stopped and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Self
 
@@ -40,6 +41,21 @@ class ConfigError(UmtError):
     """The configuration, or a combination of settings, cannot be run."""
 
     exit_code = EXIT_BAD_CONFIG
+
+
+@contextmanager
+def of_setting(key: str) -> Iterator[None]:
+    """A ConfigError raised inside tells the key that it is about: a model does not know where its numbers come from.
+
+    >>> with of_setting("task.text"):
+    ...     raise ConfigError("12 of 12 layers fuse")
+    Traceback (most recent call last):
+    umt_ds.errors.ConfigError: task.text: 12 of 12 layers fuse
+    """
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error.what}", hint=error.hint) from error
 
 
 class DataError(UmtError):

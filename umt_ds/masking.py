@@ -34,7 +34,7 @@ class MaskPlan:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ratio < 1.0:
-            raise ConfigError(f"mask.ratio={self.ratio} is not a share that can be hidden", hint="0 ≤ ratio < 1")
+            raise ConfigError(f"a mask cannot hide a share of {self.ratio}", hint="0 ≤ ratio < 1")
 
     @property
     def equal_frames(self) -> bool:
@@ -61,7 +61,7 @@ class MaskPlan:
                 if attention is None:
                     raise ConfigError(
                         "a semantic mask needs class-token attention, and this teacher has none",
-                        hint="mask.kind: tube or random, or a teacher with a class token such as clip_b16",
+                        hint="a tube or random mask, or a teacher with a class token such as clip_b16",
                     )
                 return keep_tokens(attention, seed=seed, step=step, slots=slots, visible=per_frame)
             case "random":

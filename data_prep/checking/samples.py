@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.progress import progress
-from umt_ds.data.pixels.decode import array_shape, decode_array
-from umt_ds.data.pixels.picture import read_image
-from umt_ds.data.pixels.video import Choose, decode
+from umt_ds.data.clips import ChooseFrames, pixel_members, read_frames
+from umt_ds.data.pixels.decode import Frames, Jpegs, array_shape
 from umt_ds.data.shards.fetch import read_part
 from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, load_index, load_manifest, read_members
 from umt_ds.data.shards.sample_record import Record, is_of_record, record_of
-from umt_ds.data.shards.suffixes import Media, pixels_of
+from umt_ds.data.shards.suffixes import Media
 from umt_ds.errors import DecodeError, shown
 
-Pixels = NDArray[np.uint8]
 Result = TypeVar("Result")
 _HEADER = 4096  # bytes that hold the header of an array: NumPy writes 128
 SHARD_TIMEOUT_S = 3600.0  # to read one shard once, also a large one from afar
@@ -38,16 +35,12 @@ class StoredSample:
 
     @property
     def media(self) -> Media:
-        return self._pixels[0]
+        return pixel_members(self.members)[0]
 
     @property
     def media_members(self) -> list[Member]:
         """The members that hold pixels: those that training shows, in its order."""
-        return [self.members[place] for place in self._pixels[1]]
-
-    @property
-    def _pixels(self) -> tuple[Media, tuple[int, ...]]:
-        return pixels_of(tuple(member.suffix for member in self.members))
+        return pixel_members(self.members)[1]
 
     def record(self) -> Record:
         """What it says of itself, as training reads it. Raises DecodeError where that is damaged."""
@@ -57,12 +50,12 @@ class StoredSample:
         return record
 
     def damaged(self, error: DecodeError) -> DecodeError:
-        """`error`, which is of its record, with the place where it lies."""
+        """`error`, which is of its record or frames, with the place where it lies."""
         where = f"{self.tar}: sample {shown(self.key)}"
         return DecodeError(f"{where}: {error.what}", hint="`umt-data verify` lists all damage")
 
     def num_frames(self, record: Mapping[str, Any]) -> int | None:
-        """How many frames it stores, without decoding one; None where nobody says: in a video of others.
+        """How many frames it stores, without decoding one; None where the record does not say: in a foreign video.
 
         `record` is its own. Raises DataError where the tar cannot be read.
         """
@@ -77,22 +70,14 @@ class StoredSample:
             case "none":
                 return None
 
-    def pictures(self, choose: Choose) -> list[Pixels]:
-        """The frames [H,W,3] that `choose` picks, given their number. Raises DataError where they are damaged."""
-        media = self.media_members
-        match self.media:
-            case "frames" | "image":
-                chosen = [media[n] for n in choose(len(media))]
-                files = read_members(self.tar, chosen)
-                return [_picture(files[member.suffix], self.key) for member in chosen]
-            case "npy":
-                frames = _array(read_members(self.tar, media[:1]).popitem()[1], self.key)
-                return [frames[n] for n in choose(len(frames))]
-            case "video":
-                data = read_members(self.tar, media[:1]).popitem()[1]
-                return list(decode(data, choose).frames)
-            case _:
-                raise DecodeError(f"{self.key} holds no frames, array, video or image")
+    def frames(self, choose: ChooseFrames) -> Frames:
+        """The frames u8 [T,H,W,3] that `choose` picks, given their number, as training decodes them.
+
+        Raises DecodeError, which does not say of which sample, where they are damaged; DataError where the tar is.
+        """
+        frames, _ = read_frames(self.members, lambda some: list(read_members(self.tar, some).values()), choose)
+        assert not isinstance(frames, Jpegs), "they were not left encoded"
+        return frames
 
 
 def samples_of(tar: Path, index: ShardIndex | None = None) -> Iterator[StoredSample]:
@@ -167,13 +152,6 @@ def each_shard(
             bar.update(shard.samples)
 
 
-def _picture(data: bytes, key: str) -> Pixels:
-    try:
-        return read_image(data)
-    except DecodeError as error:
-        raise DecodeError(f"{key}: {error.what}") from error
-
-
 def _length_of_array(tar: Path, member: Member) -> int | None:
     """T of an array [T,H,W,3], by its header; None where that is none of a clip: `verify` says so."""
     start = read_part(tar, member.offset, min(member.size, _HEADER))
@@ -181,10 +159,3 @@ def _length_of_array(tar: Path, member: Member) -> int | None:
         return array_shape(start)[0][0]
     except DecodeError:
         return None
-
-
-def _array(data: bytes, key: str) -> Pixels:
-    try:
-        return decode_array(data)
-    except DecodeError as error:
-        raise DecodeError(f"{key}: {error.what}") from error

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.checking.samples import Pixels, StoredSample, sample_at
+from data_prep.checking.samples import StoredSample, sample_at
 from data_prep.decode import evenly_spread
+from umt_ds.data.pixels.picture import Pixels
 from umt_ds.data.shards.records import load_index, load_manifest
 from umt_ds.data.shards.sample_record import captions_of, has_label, number_in
 from umt_ds.data.shards.storage import write_whole
@@ -69,7 +70,7 @@ def draw_tile(sample: StoredSample) -> Image.Image:
     tile = Image.new("RGB", (width, height), "white")
     tile.paste("lightgray", (_MARGIN, _MARGIN, _MARGIN + 3 * CELL[0], _MARGIN + CELL[1]))
     try:
-        for column, frame in enumerate(_first_middle_last(sample)):
+        for column, frame in enumerate(sample.frames(_first_middle_last)):
             draw_frame(tile, frame, left=_MARGIN + column * CELL[0], top=_MARGIN)
         _write(tile, *_said_of(sample))
     except DataError as error:
@@ -84,8 +85,8 @@ def draw_frame(onto: Image.Image, frame: Pixels, *, left: int, top: int) -> None
     onto.paste(picture, (left + (CELL[0] - picture.width) // 2, top + (CELL[1] - picture.height) // 2))
 
 
-def _first_middle_last(sample: StoredSample) -> list[Pixels]:
-    return sample.pictures(lambda count: sorted({0, count // 2, count - 1}))
+def _first_middle_last(count: int) -> list[int]:
+    return sorted({0, count // 2, count - 1})
 
 
 def _said_of(sample: StoredSample) -> tuple[str, str]:

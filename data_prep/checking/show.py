@@ -12,11 +12,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.checking.samples import Pixels, StoredSample, sample_at
+from data_prep.checking.samples import StoredSample, sample_at
 from data_prep.checking.sheet import CELL, draw_frame, draw_grid, save_png
 from data_prep.decode import evenly_spread
+from data_prep.state.manifest import views_of
+from umt_ds.data.pixels.picture import Pixels
 from umt_ds.data.shards.records import Manifest, ShardIndex, load_index, load_manifest, sample_key
-from umt_ds.data.shards.sample_record import Record
+from umt_ds.data.shards.sample_record import Record, stored_frames
 from umt_ds.errors import DataError, DecodeError, printable, shown, some
 
 _MOST_FRAMES = 256  # on the picture; of a stored video with more, evenly spread ones
@@ -57,7 +59,10 @@ def draw_frames(sample: StoredSample, png: Path) -> int:
         total = count
         return evenly_spread(count, _MOST_FRAMES)
 
-    frames = sample.pictures(choose)
+    try:
+        frames = sample.frames(choose)
+    except DecodeError as error:
+        raise sample.damaged(error) from error
     times_s = _times_of(sample, total)
     tiles = [
         _draw_tile(frame, f"{number}   {times_s[number]:.2f} s" if times_s else str(number))
@@ -113,6 +118,7 @@ def _lines(found: _Found) -> Iterator[str]:
     yield f"tar     {sample.tar.name}: shard {found.shard:,} of {len(shards):,}, row {found.row:,} of {rows:,}"
     yield f"before  {found.index.key(found.row - 1) if found.row else '(first of its shard)'}"
     yield f"after   {found.index.key(found.row + 1) if found.row + 1 < rows else '(last of its shard)'}"
+    yield from _of_views(found)
     yield ""
     yield f"{'member':<12}{'bytes':>12}{'offset':>16}"
     yield from (f"{member.suffix:<12}{member.size:>12,}{member.offset:>16,}" for member in sample.members)
@@ -121,6 +127,20 @@ def _lines(found: _Found) -> Iterator[str]:
         yield from _pretty(sample.record()).split("\n")
     except DecodeError as error:
         yield error.what
+
+
+def _of_views(found: _Found) -> Iterator[str]:
+    """Of a set made with --views: how many frames of the clip are stored, for which evaluation."""
+    views = views_of(found.manifest.options)
+    if views is None:
+        return
+    try:
+        record = found.sample.record()
+        stored = stored_frames(record, found.sample.num_frames(record) or 0)
+    except DecodeError:
+        stored = None
+    if stored is not None:
+        yield f"views   {views}: {len(stored.numbers)} of the {stored.num_frames} frames of the clip"
 
 
 def _pretty(record: Record) -> str:

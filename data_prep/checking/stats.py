@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.checking.samples import StoredSample, each_shard, records_of
 from data_prep.engines import WorkerFailure
+from data_prep.state.manifest import views_of
 from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.records import load_manifest, write_json
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, label_of, number_in
@@ -89,7 +90,9 @@ def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
         for name, counter in result.kinds.items():
             _merge(kinds[name], counter)
     measured = {name: np.concatenate([*parts, np.empty(0)]) for name, parts in numbers.items()}
+    views = views_of(manifest.options)
     return {
+        **({"views": views} if views else {}),
         "samples": manifest.num_samples,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
@@ -121,6 +124,7 @@ def table(stats: Mapping[str, Any], *, longest: int = 12) -> str:
         f"{samples:,} samples in {stats['shards']:,} shards, {stats['bytes'] / 1e6:,.1f} MB{_hours(stats)}",
         f"{stats['with_caption']:,} with a caption, {samples - stats['with_caption']:,} without; "
         f"{stats['with_label']:,} with a label, {samples - stats['with_label']:,} without",
+        *([f"views: {stats['views']} (the frames that such an evaluation shows)"] if "views" in stats else []),
         "",
         f"{'':<18}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "known of")),
     ]

@@ -27,8 +27,9 @@ from data_prep.checking.samples import StoredSample, each_shard, sample_at
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.progress import progress
-from data_prep.state.manifest import BAD_CSV
+from data_prep.state.manifest import BAD_CSV, views_of
 from data_prep.state.plan import STATE_FOLDER, load_plan
+from umt_ds.data.order.views import ALL, frames_of
 from umt_ds.data.shards.fetch import is_its_own, not_its_own, opened, read_whole
 from umt_ds.data.shards.records import (
     Manifest,
@@ -40,7 +41,7 @@ from umt_ds.data.shards.records import (
     load_manifest,
     sha256_of,
 )
-from umt_ds.data.shards.sample_record import has_label, record_of
+from umt_ds.data.shards.sample_record import has_label, record_of, stored_frames
 from umt_ds.data.shards.storage import kind_of, sizes_in
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
@@ -157,7 +158,7 @@ class _Shard:
 def _check_shards(folder: Path, manifest: Manifest, report: VerifyReport, *, workers: int) -> dict[str, _Shard]:
     """Every byte of every shard; returns what is known of those whose index can be used, by file name."""
     readable: dict[str, _Shard] = {}
-    check = partial(_check_shard, labels=manifest.labels)
+    check = partial(_check_shard, labels=manifest.labels, views=views_of(manifest.options))
     for shard, result in each_shard(check, folder, desc="bytes", workers=workers):
         report.shards += 1
         match result:
@@ -175,7 +176,7 @@ def _check_shards(folder: Path, manifest: Manifest, report: VerifyReport, *, wor
     return readable
 
 
-def _check_shard(tar: Path, *, labels: Sequence[str]) -> _Shard | Fault:
+def _check_shard(tar: Path, *, labels: Sequence[str], views: str | None) -> _Shard | Fault:
     """Reads the tar once, from its first byte to its last."""
     keys: list[str] = []
     faults: list[Fault] = []
@@ -187,7 +188,7 @@ def _check_shard(tar: Path, *, labels: Sequence[str]) -> _Shard | Fault:
             for row in range(len(index)):
                 sample = sample_at(tar, index, row)
                 keys.append(sample.key)
-                found = list(_of_sample(sample, reader, labels))
+                found = list(_of_sample(sample, reader, labels, views))
                 faults += [(kind, f"{_where(sample)}: {what}") for kind, what in found]
                 if any(kind in _UNREADABLE for kind, _ in found):
                     unreadable.add(row)
@@ -245,7 +246,7 @@ def _against_manifest(shard: ShardEntry, found: _Shard) -> Iterator[Fault]:
         yield "count differs from the manifest", f"{shard.file}: {len(found.key_hashes)}, not {shard.samples} samples"
 
 
-def _of_sample(sample: StoredSample, reader: _Reader, labels: Sequence[str]) -> Iterator[Fault]:
+def _of_sample(sample: StoredSample, reader: _Reader, labels: Sequence[str], views: str | None) -> Iterator[Fault]:
     """What is wrong with a sample, as far as can be seen without decoding."""
     members = {member.suffix: reader.read(member) for member in sample.members}
     damaged = [suffix for suffix, data in members.items() if data is None]
@@ -267,8 +268,22 @@ def _of_sample(sample: StoredSample, reader: _Reader, labels: Sequence[str]) -> 
         yield "json has another key than the tar", record["key"]
     if sample.media == "frames":
         yield from _of_count(len(media), record)
+    if views and not (sample.media == "image" or _holds_views(sample, record, views)):
+        yield "frames are not those of the views", f"{views}: {record.get('source_frames')}"
     if labels and has_label(record):
         yield from _of_label(record, labels)
+
+
+def _holds_views(sample: StoredSample, record: Mapping[str, Any], views: str) -> bool:
+    """Whether it stores exactly the frames of its clip that the views show; an mp4, every frame of it."""
+    source = record.get("source_frames")
+    try:
+        stored = stored_frames(record, len(source)) if isinstance(source, list) else None
+    except DecodeError:
+        return False
+    if stored is None or stored.num_frames < 1:
+        return False
+    return stored.numbers == frames_of(ALL if sample.media == "video" else views, stored.num_frames)
 
 
 def _of_count(frames: int, record: Mapping[str, Any]) -> Iterator[Fault]:
@@ -349,9 +364,9 @@ def _every_nth(
         first += entry.samples
 
 
-def _decode_some(place: tuple[Path, int], *, frames: int) -> Fault | None:
+def _decode_some(tar_and_row: tuple[Path, int], *, frames: int) -> Fault | None:
     """What is wrong with some frames of one sample."""
-    tar, row = place
+    tar, row = tar_and_row
     sample = sample_at(tar, _index(tar), row)
     counted: list[int] = []
 
@@ -360,7 +375,7 @@ def _decode_some(place: tuple[Path, int], *, frames: int) -> Fault | None:
         return evenly_spread(count, frames)
 
     try:
-        sample.pictures(choose)
+        sample.frames(choose)
         faults = list(_of_decoded(sample, counted[-1]))
     except DataError as error:
         return "frames cannot be decoded", f"{_where(sample)}: {error.what}"

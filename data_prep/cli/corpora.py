@@ -44,6 +44,7 @@ def folder(
     Example:
       umt-data folder ~/videos ~/shards/mine --captions captions.csv --limit 100
       umt-data folder s3://raw/videos s3://shards/mine --engine slurm --tasks 64 --workers 8 --logs ~/logs
+      umt-data folder ~/test ~/shards/test --captions test.csv --views retrieval:12
     """
     from data_prep.sources.folder import list_folder
 
@@ -87,7 +88,7 @@ def kinetics(videos: Path, out: Path, csv: Path, classes: Path | None, making: B
 
     \b
     Example:
-      umt-data kinetics ~/k400/val ~/shards/k400-val --csv kinetics400_validate.csv
+      umt-data kinetics ~/k400/val ~/shards/k400-val --csv kinetics400_validate.csv --views recognition:8x4
     """
     from data_prep.sources.kinetics import list_kinetics
 

@@ -23,6 +23,7 @@ from data_prep.cli.options import (
     where_options,
 )
 from data_prep.clip import ExecutionOptions, Listing, RunOptions, StoreOptions
+from umt_ds.data.order.views import frames_of
 from umt_ds.errors import EXIT_FAILED, ConfigError, printable, shown
 
 if TYPE_CHECKING:
@@ -150,14 +151,22 @@ def _what_is_stored(listing: Listing, store: StoreOptions) -> str:
         return "samples copied as they are"
     if listing.media == "image":
         return f"one picture a clip, short side {store.short_side}, JPEG quality {store.quality}"
-    rate = f"{store.fps:g} frames a second" if store.fps else f"{store.frames} frames a clip"
+    rate = _which_frames(store)
     match store.store:
         case "frames":
             return f"{rate}, short side {store.short_side}, JPEG quality {store.quality}"
         case "npy":
             return f"{rate}, short side {store.short_side}, uncompressed"
         case "mp4":
-            return f"whole clips, short side {store.short_side}, H.264" + (f" at {rate}" if store.fps else "")
+            how = ", each frame once" if store.views else f" at {rate}" if store.fps else ""
+            return f"whole clips, short side {store.short_side}, H.264{how}"
+
+
+def _which_frames(store: StoreOptions) -> str:
+    if store.views:
+        of_300 = len(frames_of(store.views, 300))
+        return f"the frames of {store.views} ({of_300} of a clip of 300 frames)"
+    return f"{store.fps:g} frames a second" if store.fps else f"{store.frames} frames a clip"
 
 
 def check_store(media: str, store: StoreOptions) -> None:
@@ -170,9 +179,9 @@ def unused_options(media: str, store: StoreOptions) -> list[str]:
     """The options, as they were given, that have no effect on what is stored of such `media`."""
     match media, store.store:
         case "sample", _:  # copied as they are
-            unused = {"frames", "short_side", "quality", "store", "fps"}
+            unused = {"frames", "short_side", "quality", "store", "fps", "views"}
         case "image", stored:
-            unused = {"frames", "fps"} | ({"quality"} if stored == "npy" else set())
+            unused = {"frames", "fps", "views"} | ({"quality"} if stored == "npy" else set())
         case _, "mp4":
             unused = {"frames", "quality"}
         case _, stored:

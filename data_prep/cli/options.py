@@ -14,7 +14,9 @@ import click
 from click.core import ParameterSource
 
 from data_prep.clip import ExecutionOptions, RunOptions, Store, StoreOptions, as_given
+from umt_ds.data.order.views import views_text
 from umt_ds.data.shards.storage import as_path, is_local, kind_of
+from umt_ds.errors import ConfigError
 
 POSITIVE = click.IntRange(1)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -106,6 +108,12 @@ def store_options(command: Command) -> Command:
     )
     @click.option("--frames", default=default.frames, type=POSITIVE, help="Per clip, evenly spread.")
     @click.option("--fps", type=Number(0, min_open=True), help="Frames a second, instead of --frames.")
+    @click.option(
+        "--views",
+        multiple=True,
+        help="Instead of --frames: exactly those that evaluation shows, by recognition:8x4 (4 clips of 8 frames), "
+        "ssv2:8x2, retrieval:12, or all; repeat.",
+    )
     @click.option("--short-side", default=default.short_side, type=POSITIVE, help="Pixels; smaller ones stay so.")
     @click.option("--quality", default=default.quality, type=quality_range, help="Of the JPEGs.")
     @click.option("--per-shard", default=default.per_shard, type=POSITIVE, help="Clips per shard.")
@@ -114,14 +122,26 @@ def store_options(command: Command) -> Command:
         stored_as: Store,
         frames: int,
         fps: float | None,
+        views: tuple[str, ...],
         short_side: int,
         quality: int,
         per_shard: int,
         **others: object,
     ) -> None:
-        command(store=StoreOptions(frames, short_side, quality, per_shard, stored_as, fps), **others)
+        asked = _views_alone(views) if views else None
+        command(store=StoreOptions(frames, short_side, quality, per_shard, stored_as, fps, asked), **others)
 
     return wrapped
+
+
+def _views_alone(views: Sequence[str]) -> str:
+    """What --views asks for. Raises ConfigError for what is no rule, or beside another choice of frames."""
+    if others := given("frames", "fps"):
+        raise ConfigError(
+            f"--views says which frames are stored, and {' and '.join(others)} says others",
+            hint="give one of them: a set for evaluation --views, one for training --frames or --fps",
+        )
+    return views_text(views)
 
 
 def given(*names: str) -> list[str]:

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data_prep.checking.samples import Pixels, each_shard, find_samples, samples_of
+from data_prep.checking.samples import each_shard, find_samples, samples_of
 from data_prep.checking.sheet import draw_grid, draw_tile, save_png
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure
+from umt_ds.data.pixels.picture import Pixels
 from umt_ds.data.shards.storage import absolute, write_whole
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError, DataError
@@ -184,7 +185,7 @@ def _hash_shard(tar: Path, *, frames: int) -> Hashed:
     unread: list[str] = []
     for sample in samples_of(tar):
         try:
-            pictures = sample.pictures(lambda count: evenly_spread(count, frames))
+            pictures = sample.frames(lambda count: evenly_spread(count, frames))
         except DataError as error:
             unread.append(f"{tar.name} {sample.key}: {error.what}")
             continue

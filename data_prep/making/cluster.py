@@ -84,7 +84,7 @@ def habits_for(extra: Sequence[str]) -> list[str]:
 
 
 def habits_not_used(job: PrepArray) -> list[str]:
-    """The keys of the cluster file that say nothing about a job array on CPUs, as far as somebody gave them."""
+    """The keys given in the cluster file that do not apply to a job array on CPUs."""
     return [key for key in _FOR_TRAINING if key in job.cluster.model_fields_set]
 
 

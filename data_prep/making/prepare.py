@@ -40,7 +40,7 @@ def prepare(
 
     With `retry_failed`, clips that an earlier run refused are tried again, and only they. `before` is told the plan
     and the shards to come before the work begins.
-    Raises ConfigError if `out` was begun with other options, DataError if somebody else works there, MachineError if
+    Raises ConfigError if `out` was begun with other options, DataError if another command works there, MachineError if
     the disk is full or a store, disk or machine fails; finished shards stay.
     """
     with begin(out, name=name, listing=listing, store=store, retry_failed=retry_failed) as (plan, _):

@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from umt_ds.data.shards.records import sample_key, write_json
 from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.keyed import Stream, permutation
+from umt_ds.whole_file import appearing
 
 Split = Literal["train", "val"]
 
@@ -259,9 +259,8 @@ def _render_picture(pictures: Path, size: int, scene: Scene) -> None:
 
 def _render(videos: Path, size: int, scene: Scene) -> None:
     path = videos / scene.file
-    partial_path = path.with_name(path.name + ".partial")
-    write_mp4(partial_path, [draw(scene, number, size) for number in range(FRAMES)], fps=FPS)
-    os.replace(partial_path, path)
+    with appearing(path) as partial_path:
+        write_mp4(partial_path, [draw(scene, number, size) for number in range(FRAMES)], fps=FPS)
 
 
 def draw(scene: Scene, number: int, size: int) -> NDArray[np.uint8]:

@@ -175,15 +175,15 @@ def no_file_of(rows: Path, count: int, folder: Path, *, looked_for: str, why: st
 
 
 def _holds(paths: Sequence[str], path: str) -> bool:
-    place = bisect_left(paths, path)
-    return place < len(paths) and paths[place] == path
+    index = bisect_left(paths, path)
+    return index < len(paths) and paths[index] == path
 
 
 def _beginning(paths: Sequence[str], start: str) -> Iterator[str]:
-    for place in range(bisect_left(paths, start), len(paths)):
-        if not paths[place].startswith(start):
+    for index in range(bisect_left(paths, start), len(paths)):
+        if not paths[index].startswith(start):
             return
-        yield paths[place]
+        yield paths[index]
 
 
 def scan_videos(folder: Path) -> FoundFiles:

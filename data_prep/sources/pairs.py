@@ -214,10 +214,10 @@ def _of_coco(images: object, annotations: object, path: Path) -> Iterator[_Row]:
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise DataError(f"{path}: images and annotations must be lists")
     files: dict[int, str] = {}
-    for place, image in enumerate(images, start=1):
+    for number, image in enumerate(images, start=1):
         if not isinstance(image, _CocoImage):
             raise DataError(
-                f"{path}: entry {place} of images has no id (a whole number) and file_name: {_shown(image)}"
+                f"{path}: entry {number} of images has no id (a whole number) and file_name: {_shown(image)}"
             )
         if files.setdefault(image.number, image.file) != image.file:
             raise DataError(f"{path}: image {image.number} is both {files[image.number]!r} and {image.file!r}")

@@ -1,7 +1,7 @@
 """Who works in the folder of a set: one command alone, or any number of `umt-data work` together.
 
     OUT/.umt-data/lock              flock: shared by those who work together, or held by one alone
-    OUT/.umt-data/shards.lock       a byte for each shard, locked while somebody makes it
+    OUT/.umt-data/shards.lock       a byte for each shard, locked while a process makes it
     OUT/.umt-data/at-work/HOST-PID.json   who that is: for the words of a refusal, and instead of locks where the file
                                     system has none
     OUT/.umt-data/slurm.json        the jobs that were submitted last
@@ -43,7 +43,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 # A job may begin while the command that submitted it still looks, or before a node that failed has lost its lock
 _PATIENCE_IN_A_JOB_S = 150.0
-_OLD_S = 24 * 3600.0  # longer than any shard is left unchanged while somebody makes it
+_OLD_S = 24 * 3600.0  # longer than any shard is left unchanged while a process makes it
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Claim:
         self._state, self._lock, self._me = state, lock, me
 
     def share(self) -> None:
-        """From now on others may work here, too, but nobody alone."""
+        """From now on other commands may work here too, but none may claim the set alone."""
         if self._lock is not None and self._me is not None:
             if _lock(self._lock, fcntl.LOCK_SH) is False:
                 raise _refusal(self._state)
@@ -85,8 +85,8 @@ class Claim:
 def claim(state: Path, *, alone: bool) -> Iterator[Claim]:
     """Work in the set whose state lies in the folder `state`: alone, or beside others who do not claim it alone.
 
-    Before that nothing is written. Raises DataError where somebody else works there, and says who; MachineError where
-    nothing can be written, or the disk gets full.
+    Before that nothing is written. Raises DataError where another command works there, and says which;
+    MachineError where nothing can be written, or the disk gets full.
     """
     if not is_local(state):
         yield Claim(state, None, None)

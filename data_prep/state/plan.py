@@ -20,7 +20,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +30,7 @@ from data_prep.state.claim import Claim, claim, one_at_a_time, refuse_beside_job
 from data_prep.state.clips_file import CLIPS_FILES, PlannedClips, csv_of_refusals, read_refusals, write_clips
 from data_prep.state.done import Done, ShardFiles, parse_done, read_done, recover
 from data_prep.state.writer import check_name
+from umt_ds.data.order.views import is_views_text
 from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.records import index_path, write_json
 from umt_ds.data.shards.storage import (
@@ -140,7 +141,7 @@ class Plan:
 
     def options(self) -> dict[str, Any]:
         """The options that decided the bytes, as the manifest states them."""
-        store = {"per_shard": self.store.per_shard} if self.media == "sample" else asdict(self.store)
+        store = {"per_shard": self.store.per_shard} if self.media == "sample" else self.store.described()
         return {**self.about, **store}
 
     def left_out(self) -> list[Refusal]:
@@ -184,8 +185,9 @@ def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) ->
 def begin(
     out: Path, *, name: str, listing: Listing, store: StoreOptions, retry_failed: bool = False
 ) -> Iterator[tuple[Plan, Claim]]:
-    """`open_plan` for a command that works in `out` alone: before anything is written, nobody else works there, nor
-    waits in a queue to; and what a kill cut off is recovered.
+    """`open_plan` for a command that works in `out` alone.
+
+    Before anything is written, no other command works there or waits in a queue to. What a kill cut off is recovered.
 
     Raises what `open_plan`, `claim` and `refuse_beside_jobs` raise.
     """
@@ -250,7 +252,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "root": str(plan.root),
         "media": plan.media,
-        "store_options": asdict(plan.store),
+        "store_options": plan.store.described(),
         "clips": plan.num_clips,
         "labels": list(plan.labels),
         "about": plan.about,
@@ -288,6 +290,8 @@ def _check_types(plan: dict[str, Any]) -> None:
         raise ValueError("its name, labels or options are none")
     if store.fps is not None and not (type(store.fps) in (int, float) and 0 < store.fps < math.inf):
         raise ValueError(f"it has {store.fps!r:.50} frames a second")
+    if store.views is not None and not is_views_text(store.views):
+        raise ValueError(f"it has the views {store.views!r:.50}")
     if plan["media"] not in get_args(SourceMedia) or store.store not in get_args(Store):
         raise ValueError(f"it knows no media {plan['media']!r:.50} as {store.store!r:.50}")
 

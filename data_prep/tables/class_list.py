@@ -90,8 +90,8 @@ def _numbered(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
     lines = [_unquoted(text) for _, (text,) in rows]
     forms = [
         {
-            place: (int(float(match["number"])), class_name(match["name"]))
-            for place, match in enumerate(matches)
+            index: (int(float(match["number"])), class_name(match["name"]))
+            for index, match in enumerate(matches)
             if match
         }
         for matches in (map(form.fullmatch, lines) for form in _NUMBERED)
@@ -115,9 +115,9 @@ def _are_of_classes(pairs: Mapping[int, tuple[int, str]]) -> bool:
 
 def _check_not_forgotten(path: Path, rows: Sequence[Row], pairs: Mapping[int, tuple[int, str]], first: int) -> None:
     """Raises DataError where most lines have their own number and another one has none."""
-    counted = sum(abs(number - place) <= 1 for place, (number, _) in pairs.items())
+    counted = sum(abs(number - index) <= 1 for index, (number, _) in pairs.items())
     if _are_of_classes(pairs) and counted >= max(2, len(rows) / 2):
-        line, (text,) = next(row for place, row in enumerate(rows) if place >= first and place not in pairs)
+        line, (text,) = next(row for index, row in enumerate(rows) if index >= first and index not in pairs)
         raise DataError(f"class list {path} line {line} has no number, unlike most others: {quoted(text)}", hint=_HINT)
 
 

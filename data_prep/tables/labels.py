@@ -100,8 +100,8 @@ def number_labels(
         if number := next((cell for cell, number in numbers.items() if number is not None), None):
             raise _mixed(cells, number, named[0])
         names = sorted({class_name(cell) for cell in named if used is None or cell in used})
-        place = {name: number for number, name in enumerate(names)}
-        return Numbering(tuple(names), {cell: place.get(class_name(cell)) for cell in cells})
+        number_of = {name: number for number, name in enumerate(names)}
+        return Numbering(tuple(names), {cell: number_of.get(class_name(cell)) for cell in cells})
     of_clips = [number for cell, number in numbers.items() if used is None or cell in used]
     return Numbering(names_of_numbers(of_clips), numbers)
 
@@ -157,7 +157,7 @@ def _number_of(cell: str, where: str, given: Labels) -> int | None:
     if number is None:
         return None
     if given.are_numbers:
-        called = [place for place, name in enumerate(given.names) if whole_number(name) == number]
+        called = [index for index, name in enumerate(given.names) if whole_number(name) == number]
         return called[0] if len(called) == 1 else given.number(cell, where=where)
     if number >= len(given.names):
         raise DataError(

@@ -161,7 +161,7 @@ class Table:
                 break
         self._delimiter, self.header = _header(path, first, columns, delimiter)
         self._columns = (*columns, *optional)
-        self._places = [_place(path, self.header, column) for column in self._columns]
+        self._indices = [_column_index(path, self.header, column) for column in self._columns]
         self._records = _records(path, chain(first, lines), self._delimiter)
         self._repeated: list[int] = []
         self._broken: list[int] = []
@@ -178,12 +178,12 @@ class Table:
             if num_lines > 1:
                 self._check_not_rows(line, fields)
                 self._broken.append(line)
-            yield Row(line, tuple(["" if place is None else fields[place].strip() for place in self._places]))
+            yield Row(line, tuple(["" if i is None else fields[i].strip() for i in self._indices]))
 
     @property
     def unused(self) -> tuple[str, ...]:
         """The columns that nobody asked for."""
-        return tuple(name or "without a name" for n, name in enumerate(self.header) if n not in self._places)
+        return tuple(name or "without a name" for n, name in enumerate(self.header) if n not in self._indices)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -205,10 +205,10 @@ class Table:
 
     def _check_not_rows(self, line: int, fields: Sequence[str]) -> None:
         """Raises DataError where a line within a quoted text is itself a row, with a file named as in this one."""
-        place = self._places[0] or 0
+        index = self._indices[0] or 0
         for part in (part for field in fields for part in field.splitlines()[1:]):
             cells = next(csv.reader([part], delimiter=self._delimiter), [])
-            if len(cells) == len(self.header) and _are_alike(cells[place].strip(), fields[place].strip()):
+            if len(cells) == len(self.header) and _are_alike(cells[index].strip(), fields[index].strip()):
                 raise DataError(
                     f"{self.path} line {line} begins a quoted text that holds a row: {quoted(part)}",
                     hint="a quote is not closed there",
@@ -272,7 +272,7 @@ def _plain(names: Sequence[str]) -> list[str]:
     return [re.sub(r"[\s-]+", "_", name.strip().casefold()) for name in names]
 
 
-def _place(path: Path, header: Sequence[str], column: Column) -> int | None:
+def _column_index(path: Path, header: Sequence[str], column: Column) -> int | None:
     plain = _plain(header)
     name = next((name for name in _names(column) if name in plain), None)
     if name is None:

@@ -25,7 +25,8 @@ import click
 from tests.support.jobs import children, write_clips
 from tests.support.loading import PLAN, spec
 from umt_ds.data import pipeline
-from umt_ds.data.loader import BatchBuilder, Loader, LoaderPlan
+from umt_ds.data.loader import Loader, LoaderPlan
+from umt_ds.data.worker import BatchBuilder
 from umt_ds.errors import EXIT_FAILED, MachineError
 
 WORKERS = 2

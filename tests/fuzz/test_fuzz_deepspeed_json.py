@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.fuzz.test_fuzz_run_yaml import is_clear
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.deepspeed_keys import NOT_HONOURED, OWNED_BY_RUN, DeepSpeedSettings
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.running import EngineConfig
-from umt_ds.config.show import flatten
 from umt_ds.errors import ConfigError
 
 HONOURED = ["zero_optimization", "bf16", "fp16", "data_types", "aio", "communication_data_type", "enabled", "stage",

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.test_fuzz_run_yaml import KEYS, is_clear, words
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, as_yaml, flatten
+from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.errors import ConfigError
 
 BASES = st.sampled_from(["demo/stage1", "demo/stage2"])

@@ -17,6 +17,7 @@ from data_prep.state.claim import note_jobs, refuse_beside_jobs
 from data_prep.state.done import Done
 from data_prep.state.manifest import summary_of
 from data_prep.state.plan import load_plan, open_plan
+from umt_ds.data.order.views import is_views_text
 from umt_ds.data.shards.records import ShardEntry
 from umt_ds.errors import UmtError
 
@@ -44,7 +45,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("state") / "set"
     left_out = (Refusal("x.mp4", "is missing"),)
     listing = Listing(out.parent, CLIPS, left_out=left_out, labels=("x", "y"), about={"corpus": "k"}).first_in_order()
-    plan = open_plan(out, name="set", listing=listing, store=StoreOptions(per_shard=4))
+    plan = open_plan(out, name="set", listing=listing, store=StoreOptions(per_shard=4, views="ssv2:8x2"))
     plan.tar(0).write_bytes(bytes(10240))
     (out / "set-000000.index.npz").touch()
     entry = ShardEntry("set-000000.tar", 2, 10240, "0" * 64, "1" * 64)
@@ -125,6 +126,7 @@ def check(found: tuple[object, ...] | None) -> None:
     assert media in ("video", "image", "sample")
     assert isinstance(store, StoreOptions)
     assert all(type(number) is int and number > 0 for number in (store.frames, store.short_side, store.per_shard))
+    assert store.views is None or is_views_text(store.views)
     assert isinstance(labels, tuple)
     assert all(isinstance(label, str) for label in labels)
     assert isinstance(about, dict)

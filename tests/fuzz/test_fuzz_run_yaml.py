@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import load_run
-from umt_ds.config.show import as_tree, as_yaml, flatten
+from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.config.yaml_text import dump_yaml, parse_yaml
 from umt_ds.errors import ConfigError
 

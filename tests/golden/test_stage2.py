@@ -21,7 +21,7 @@ from umt_ds.models.alignment import unit_length
 from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, VitSize, bert_size, vit_size
 from umt_ds.models.teachers import build_teacher
-from umt_ds.models.video_text import VideoEncoder, compared
+from umt_ds.models.video_text import VideoEncoder, mean_over_frames
 from umt_ds.models.vit import Clips, VideoViT
 from umt_ds.tasks.stage2.module import HardNegatives, Rows, Stage2Module
 from umt_ds.weights.load import load_strict
@@ -65,7 +65,7 @@ def published_module(file: dict[str, Any]) -> Stage2Module:
     return module
 
 
-def rows_of(file: dict[str, Any], medium: str, *, hidden: MaskedTokens | None = None) -> Rows:
+def rows_of(file: dict[str, Any], medium: str, *, masked: MaskedTokens | None = None) -> Rows:
     part = file[medium]
     mask = part["mask"]
     keep = torch.arange(mask.shape[1]).expand_as(mask)[~mask].view(len(mask), -1)
@@ -75,8 +75,8 @@ def rows_of(file: dict[str, Any], medium: str, *, hidden: MaskedTokens | None = 
         pooled_frames=1,
         ids=file["input_ids"],
         is_token=file["attention_mask"].bool(),
-        hidden=hidden,
-        names=part["idx"][:, None].expand(-1, 2),
+        masked=masked,
+        match_ids=part["idx"][:, None].expand(-1, 2),
         slots=torch.arange(len(mask)),
         targets=tuple(part["clip_vis"]),
     )
@@ -102,7 +102,7 @@ def test_encoders_and_similarities_are_the_published_ones(golden: Golden, medium
     close(module.vision_proj(pooled), part["vision_proj"])
     close(text, part["text_embeds"])
     close(module.text_proj(text[:, 0]), part["text_proj"])
-    video, caption = compared(module.embed_video(pooled)), module.embed_text(text)
+    video, caption = mean_over_frames(module.embed_video(pooled)), module.embed_text(text)
     close(video @ caption.T / module.temperature(), part["sim_v2t"])
     close(caption @ video.T / module.temperature(), part["sim_t2v"])
 
@@ -112,23 +112,23 @@ def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
     file = golden("stage2_umt.pt")
     module, part = published_module(file), file[medium]
     labels, ids = part["mlm_labels"], part["mlm_ids"]
-    places = (labels != -100).flatten().nonzero().squeeze(1)
-    rows = rows_of(file, medium, hidden=MaskedTokens(ids, places, labels.flatten()[places], len(places)))
-    (seen,) = module.look([rows])
+    positions = (labels != -100).flatten().nonzero().squeeze(1)
+    rows = rows_of(file, medium, masked=MaskedTokens(ids, positions, labels.flatten()[positions], len(positions)))
+    (encoded,) = module.encode([rows])
 
-    close(seen.losses["uta"], part["loss_uta"])
+    close(encoded.losses["uta"], part["loss_uta"])
 
     same = part["idx"][:, None] == part["idx"][None]
-    vtc = contrastive_loss(seen.video, seen.caption, temperature=module.temperature(), same=same)
+    vtc = contrastive_loss(encoded.video, encoded.caption, temperature=module.temperature(), same=same)
     close(vtc, part["loss_vtc"])
 
     every = torch.ones(len(labels), dtype=torch.bool)
-    false = HardNegatives(
-        seen.tokens, seen.text, rows.is_token, part["vtm_negative_video"], every, part["vtm_negative_text"], every
+    negatives = HardNegatives(
+        encoded.tokens, encoded.text, rows.is_token, part["vtm_negative_video"], every, part["vtm_negative_text"], every
     )
-    matching, mlm_sum = module.fuse(rows, seen, false)
+    matching, mlm_sum = module.fuse(rows, encoded, negatives)
     close(matching / (3 * len(labels)), part["loss_vtm_seed7"])
-    close(mlm_sum / len(places), part["mlm_loss_fixed"])
+    close(mlm_sum / len(positions), part["mlm_loss_fixed"])
 
 
 @pytest.mark.parametrize("medium", MEDIA)
@@ -141,9 +141,9 @@ def test_fusion_and_its_heads_are_the_published_ones(golden: Golden, medium: str
     close(fused, part["fusion"])
     close(module.match(fused), part["itm_logits"])
 
-    guessed = text.fuse(text.encode(part["mlm_ids"], rows.is_token), rows.is_token, tokens)
+    predicted = text.fuse(text.encode(part["mlm_ids"], rows.is_token), rows.is_token, tokens)
     column = part["mlm_logits_col2"]
-    close(text.words(guessed[:, 2])[:, : column.shape[1]], column)
+    close(text.words(predicted[:, 2])[:, : column.shape[1]], column)
 
 
 @pytest.mark.parametrize("medium", MEDIA)

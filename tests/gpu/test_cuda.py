@@ -146,8 +146,8 @@ def test_a_measured_step_has_its_parts_and_its_twin_on_the_device() -> None:
     assert {"host_to_device", "teacher", "mask", "forward", "backward", "optimizer"} <= told["parts"].keys()
     assert all(seconds >= 0 for seconds in told["parts"].values())
     assert sum(told["parts"].values()) == pytest.approx(told["ours"]["step_s"][0], rel=0.2), "most of a small step"
-    ours, twin = told["same_mask_losses"]
-    assert ours == pytest.approx(twin, abs=1e-2), "our teacher is bf16"
+    ours, reference = told["same_mask_losses"]
+    assert ours == pytest.approx(reference, abs=1e-2), "our teacher is bf16"
     assert told["ours"]["memory"] > 0
     assert told["plain"]["memory"] > 0
 

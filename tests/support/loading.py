@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tests.support.shards import noisy_frames, write_shards
-from umt_ds.batch import Batch, Tokens
+from umt_ds.batch import Batch, Targets, Tokens
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.pixels.augment import draw_view, render
@@ -61,7 +62,6 @@ def global_batch(
 def joined(batches: list[Batch]) -> Batch:
     order = torch.cat([b.slots for b in batches]).argsort()
     keys = [key for b in batches for key in b.keys]
-    assert all(b.labels is not None for b in batches)
     return Batch(
         media="video",
         pixels=torch.cat([b.pixels for b in batches])[order],
@@ -70,8 +70,13 @@ def joined(batches: list[Batch]) -> Batch:
         keys=tuple(keys[i] for i in order.tolist()),
         digest=add_digests(*(b.digest for b in batches)),
         substituted=sum(b.substituted for b in batches),
-        labels=torch.cat([b.labels for b in batches if b.labels is not None])[order],
+        targets=Targets(labels=torch.cat([_labels(b) for b in batches])[order]),
     )
+
+
+def _labels(batch: Batch) -> Tensor:
+    assert batch.targets.labels is not None
+    return batch.targets.labels
 
 
 def consume(loader: Loader, steps: range) -> None:
@@ -80,8 +85,9 @@ def consume(loader: Loader, steps: range) -> None:
 
 
 def assert_same(one: Batch, other: Batch) -> None:
-    for name in ("pixels", "draws", "slots", "labels"):
+    for name in ("pixels", "draws", "slots"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert torch.equal(_labels(one), _labels(other))
     assert (one.keys, one.digest, one.substituted) == (other.keys, other.digest, other.substituted)
 
 

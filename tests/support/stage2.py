@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from umt_ds.batch import Media
 from umt_ds.config.tasks.stage2 import Stage2Config
-from umt_ds.losses.masked_lm import Vocabulary, hide_words
+from umt_ds.losses.masked_lm import Vocabulary, mask_tokens
 from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, VitSize
 from umt_ds.models.video_text import VideoEncoder
@@ -45,15 +45,15 @@ def tiny_rows(
 ) -> Rows:
     """Rows for slots; equal numbers in `texts` are equal captions."""
     parts = [_row(medium, slot, slot if texts is None else texts[i]) for i, slot in enumerate(slots)]
-    pixels, keep, ids, names, noise, *targets = (torch.stack(column) for column in zip(*parts, strict=True))
+    pixels, keep, ids, match_ids, noise, *targets = (torch.stack(column) for column in zip(*parts, strict=True))
     return Rows(
         medium=medium,
         clips=Clips(pixels, keep),
         pooled_frames=1,
         ids=ids,
         is_token=ids != WORDS.pad_id,
-        hidden=hide_words(ids, noise, vocabulary=WORDS, ratio=0.5) if mlm else None,
-        names=names,
+        masked=mask_tokens(ids, noise, vocabulary=WORDS, ratio=0.5) if mlm else None,
+        match_ids=match_ids,
         slots=torch.tensor(slots),
         targets=tuple(targets) if uta else (),
     )
@@ -69,8 +69,8 @@ def _row(medium: Media, slot: int, text: int) -> list[Tensor]:
     ids[0] = WORDS.cls_id
     ids[4 + text % 3 :] = WORDS.pad_id
     targets = [torch.randn(VISIBLE[medium], OUT_WIDTH, generator=own) for _ in range(LAYERS)]
-    names = torch.tensor([slot, 1000 + text])
-    return [pixels, keep, ids, names, torch.rand(18, generator=own), *targets]
+    match_ids = torch.tensor([slot, 1000 + text])
+    return [pixels, keep, ids, match_ids, torch.rand(18, generator=own), *targets]
 
 
 def inputs_of(*pieces: Rows | tuple[Rows, ...]) -> Stage2Inputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -50,6 +50,25 @@ def write_video(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     return path
+
+
+def write_numbered_video(path: Path, numbers: Iterable[int], *, fps: int = 30) -> Path:
+    """A video of 48 x 48 pixels whose frames show these numbers below 512, for more frames than grey levels tell."""
+    return write_video(path, pictures=[numbered(number) for number in numbers], size=(48, 48), fps=fps)
+
+
+def numbered(number: int) -> NDArray[np.uint8]:
+    """A number below 512 as nine black or white squares, u8 [48,48,3]."""
+    bits = np.array([number >> bit & 1 for bit in range(9)], np.uint8).reshape(3, 3)
+    return np.repeat(np.kron(bits * 255, np.ones((16, 16), np.uint8))[..., None], 3, axis=2)
+
+
+def shown_number(pixels: NDArray[np.uint8]) -> int:
+    """The number that such a frame shows, at any size; coding blurs the edges of its squares only."""
+    side = pixels.shape[0]
+    centres = [(2 * place + 1) * side // 6 for place in range(3)]
+    bits = (pixels[np.ix_(centres, centres)].mean(axis=2) > 127).ravel()
+    return sum(1 << bit for bit in range(9) if bits[bit])
 
 
 def write_videos(folder: Path, count: int, *, frames: int = 12) -> Path:

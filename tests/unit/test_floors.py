@@ -1,6 +1,6 @@
 """The house keeps its shape: imports point down, each third-party library has one door, some rooms are torch-free.
 
-The tables below are the plan of the house (ARCHITECTURE section 2); every import statement of every module is
+The tables below are the plan of the house (umt_ds/README.md, "Floors"); every import statement of every module is
 held against them, also those inside functions and under TYPE_CHECKING: a type from upstairs is knowledge of
 upstairs. What a test finds wrong here is moved, or the plan is changed in the same commit, with the reason.
 """
@@ -8,6 +8,8 @@ upstairs. What a test finds wrong here is moved, or the plan is changed in the s
 from __future__ import annotations
 
 import ast
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -20,7 +22,8 @@ from tests.support.paths import REPO
 # A room is a module or package directly below the house. It imports itself, and rooms of lower floors.
 HOUSES: dict[str, tuple[frozenset[str], ...]] = {
     "umt_ds": (
-        frozenset({"errors", "refused", "environment", "terminal", "keyed", "batch", "config"}),  # failures, settings
+        # failures, settings, types that travel
+        frozenset({"errors", "refused", "environment", "terminal", "keyed", "batch", "whole_file", "config"}),
         frozenset({"distributed"}),  # ranks and collectives, no DeepSpeed
         frozenset({"kernels"}),  # fast maths, each with a torch reference
         frozenset({"models", "losses", "masking", "data"}),  # four siblings: a sibling's service is an argument
@@ -38,7 +41,10 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"order", "pixels"}),  # which samples and frames; from bytes to views
         frozenset({"clips", "vocabulary", "pipeline", "collate", "faults"}),
         frozenset({"on_device", "evaluation", "text"}),
-        frozenset({"loader"}),
+        frozenset({"loader_plan"}),  # what a loader is told
+        frozenset({"draws"}),  # what a draw shows
+        frozenset({"worker"}),  # micro-batches of draws
+        frozenset({"loader"}),  # the trainer's side
     ),
     "data_prep": (
         frozenset({"clip", "progress", "engines", "decode"}),  # what a clip is; processes that decode one
@@ -68,17 +74,20 @@ NEIGHBOURS = {
         "umt_ds.data.shards.suffixes",  # what files are by their names
         "umt_ds.data.shards.store_answers",  # what stores say, and what to do about it
         "umt_ds.data.shards.fetch",  # files of a disk or a store; whose fault it is where one cannot be read
-        "umt_ds.data.pixels.decode",  # bytes of a sample to frames, as training does it
+        "umt_ds.data.clips",  # a sample's members to frames, as training reads them
+        "umt_ds.data.pixels.decode",  # the types of those frames, and the size of an array
         "umt_ds.data.shards.records",  # the shard contract
         "umt_ds.data.shards.tars",  # what lies in a tar
         "umt_ds.data.shards.left_out",  # and what of it is not read
         "umt_ds.data.shards.sample_record",  # what a sample says of itself
         "umt_ds.data.pixels.video",  # the door to PyAV
+        "umt_ds.data.order.views",  # the frames that evaluation shows, so that a set can hold exactly those
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
         "umt_ds.environment",
         "umt_ds.errors",
         "umt_ds.refused",
+        "umt_ds.whole_file",  # files that appear whole
         "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
         VERSION,  # into the manifest of a shard set
         "launchers.slurm",  # a job array that makes shards
@@ -87,6 +96,7 @@ NEIGHBOURS = {
         "umt_ds.config.*",
         "umt_ds.environment",
         "umt_ds.errors",
+        "umt_ds.whole_file",
         "umt_ds.engine.manifest",
         "umt_ds.engine.readback",
         "umt_ds.refused",
@@ -119,6 +129,7 @@ DOORS = {
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
+    "pyarrow": ("umt_ds.jobs.score_files",),
     "wandb": ("umt_ds.engine.report",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),
@@ -129,17 +140,21 @@ DOORS = {
 # login nodes. (`umt_ds.jobs.train` is one rank of a training job and loads everything.)
 TORCH_FREE = (
     "umt_ds", "umt_ds.__main__", "umt_ds.environment", "umt_ds.errors", "umt_ds.refused", "umt_ds.keyed",
+    "umt_ds.whole_file",
     "umt_ds.config.*", "umt_ds.cli", "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report",
     "umt_ds.distributed.world", "umt_ds.distributed.local", "umt_ds.distributed.parent",
     "umt_ds.distributed.leftovers", "umt_ds.engine.manifest", "umt_ds.engine.readback", "umt_ds.engine.tidy",
-    "umt_ds.engine.metrics_file", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
-    "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
+    "umt_ds.engine.metrics_file", "umt_ds.engine.best", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
+    "umt_ds.data.clips", "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
     "umt_ds.data.shards.records", "umt_ds.data.shards.tars", "umt_ds.data.shards.left_out",
     "umt_ds.data.pixels.picture", "umt_ds.data.shards.sample_record", "umt_ds.data.pixels.video*", "umt_ds.bench",
     "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report", "umt_ds.bench.step_sweep",
     "umt_ds.cli.bench", "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.preflight.run_checks",
-    "umt_ds.preflight.checks", "umt_ds.cli.plan", "umt_ds.engine.gpus", "data_prep*", "launchers*", "ds_configs",
+    "umt_ds.preflight.checks", "umt_ds.preflight.input_checks",
+    "umt_ds.cli.plan", "umt_ds.engine.gpus", "data_prep*", "launchers*", "ds_configs",
     "umt_ds.terminal", "umt_ds.report.compare_runs", "umt_ds.data.shards", "umt_ds.preflight",
+    "umt_ds.data.order.frames", "umt_ds.data.order.views",
+    "umt_ds.cli.eval", "umt_ds.cli.ranks", "umt_ds.jobs.eval_runs", "umt_ds.jobs.eval_plan", "umt_ds.jobs.score_files",
 )  # fmt: skip
 LOADS_TORCH = {
     "torch",
@@ -280,6 +295,15 @@ def test_every_room_is_on_a_floor(house: str) -> None:
     assert rooms == frozenset().union(*HOUSES[house])
 
 
+@pytest.mark.parametrize("house", HOUSES)
+def test_the_readme_draws_the_house_as_it_is(house: str) -> None:
+    """A line a floor, the top one first: its rooms, and after two spaces what they are for."""
+    page = (REPO / "umt_ds" / "README.md").read_text()
+    lines = page.split(f"\n{house}\n", maxsplit=1)[1].split("\n")
+    drawn = [re.split(r"\s{2,}", line.strip())[0] for line in itertools.takewhile(lambda line: line[:2] == "  ", lines)]
+    assert [frozenset(floor.split(", ")) for floor in reversed(drawn)] == list(HOUSES[house])
+
+
 def test_imports_point_down() -> None:
     inside = [one for one in IMPORTS if one.module.split(".")[0] == target_module(one.target).split(".")[0]]
     assert len(inside) > 100, "the walk finds them"
@@ -347,7 +371,7 @@ def test_nothing_is_imported_by_string_but_the_commands() -> None:
         ("umt_ds.models.vit", "if TYPE_CHECKING:\n    from umt_ds.data.shards.records import Manifest", True),
         ("umt_ds.masking", "from umt_ds import models", True),
         ("umt_ds.batch", "from umt_ds.config import schema", True),
-        ("umt_ds.evaluation.metrics.probe", "from umt_ds.tasks.kinds import build_task", True),
+        ("umt_ds.evaluation.metrics.knn", "from umt_ds.tasks.kinds import build_task", True),
         ("umt_ds.models.vit", "from umt_ds.models import layers\nfrom umt_ds.kernels.philox import uniform", False),
         ("umt_ds.config.load", "from umt_ds.errors import ConfigError\nfrom umt_ds import __version__", False),
     ],

@@ -37,6 +37,7 @@ from data_prep.sources.folder import list_folder
 from umt_ds.bench.machine import Clock, aligned, spread
 from umt_ds.bench.prep import make_clips
 from umt_ds.bench.rate import ALONE, plan_of
+from umt_ds.bench.run import load_loader_run
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
@@ -189,7 +190,7 @@ def _shards(scratch: Path) -> Path:
 def _loaders_of(what: str) -> MakeLoader:
     if (Path(what) / MANIFEST).is_file():
         return partial(_shard_loader, Path(what))
-    return partial(_run_loader, load_run(what, ["task.teacher.weights=random"]))
+    return partial(_run_loader, load_loader_run(what))
 
 
 def _shard_loader(folder: Path, workers: int, on_device: OnDevice) -> Loader:

@@ -1,4 +1,4 @@
-"""Where our step and its plain twin both start: the same weights, and what chance decided once, to compare losses."""
+"""Where our step and the plain reference step both start: the same weights, masks and negatives, to compare losses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ParityStart:
             {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}, drawn, loss
         )
 
-    def twin(
+    def reference_step(
         self, task: Stage1Task | Stage2Task, config: RunConfig, *, precision: Precision
     ) -> PlainStep | PlainStage2Step:
         """The published step, from here."""
@@ -75,14 +75,14 @@ def _of_stage1(task: Stage1Task, inputs: Any) -> Tensor:
 def _of_stage2(task: Stage2Task, inputs: Any) -> Drawn:
     ((rows,),) = inputs.pieces
     module = task.module
-    (seen,) = module.look([rows])
-    false = module.false_pairs([rows], [seen], module.temperature(), step=inputs.step)
+    (encoded,) = module.encode([rows])
+    negatives = module.hard_negatives([rows], [encoded], module.temperature(), step=inputs.step)
     labels = torch.full_like(rows.ids, -100).flatten()
-    count = rows.hidden.count
-    labels[rows.hidden.places[:count]] = rows.hidden.labels[:count]
+    count = rows.masked.count
+    labels[rows.masked.positions[:count]] = rows.masked.labels[:count]
     tokens = len(module.vision_encoder.encoder.position_table(rows.clips.pixels))
     mask = _hidden(rows.clips.keep, tokens)
-    return Drawn(mask, rows.hidden.ids, labels.view_as(rows.ids), (false.video, false.caption))
+    return Drawn(mask, rows.masked.ids, labels.view_as(rows.ids), (negatives.video, negatives.caption))
 
 
 def _hidden(keep: Tensor, tokens: int) -> Tensor:

@@ -1,8 +1,8 @@
 """The stage-1 step as published, in plain torch: what `umt bench step --against plain` measures ours against.
 
-Written from SPEC 1 to 5 and kept simple. All tokens are embedded and most of them dropped by a boolean mask; attention
+Written from METHOD.md and kept simple. All tokens are embedded and most of them dropped by a boolean mask; attention
 is written out; the whole teacher runs on all tokens, and every layer of it is projected; features of all layers are
-stacked. Parameter names are the published ones. Where the published code is slow by accident the twin is not: clips
+stacked. Parameter names are the published ones. Where the published code is slow by accident this one is not: clips
 arrive normalised, tables are on the device, and the precision is the run's.
 
 Shapes: B clips, T frames, S patches per frame, N = T·S tokens, V visible ones, K aligned layers, C width of targets.
@@ -46,9 +46,9 @@ def float_clips(pixels: Tensor) -> Tensor:
 
 
 def published_mask(attention: Tensor, *, clips: int, ratio: float) -> Tensor:
-    """Draw the patches of each frame by attention [B·T,S] and show the first: bool [B,N], True where hidden (SPEC 3).
+    """Draw the patches of each frame by attention [B·T,S] and show the first: bool [B,N], True where hidden.
 
-    On the CPU, as published.
+    On the CPU, as published (METHOD.md, "Masking").
     """
     frames, patches = attention.shape
     visible = patches - int(patches * ratio)
@@ -59,7 +59,10 @@ def published_mask(attention: Tensor, *, clips: int, ratio: float) -> Tensor:
 
 
 def plain_loss(student: nn.Module, video: Tensor, features: Tensor, mask: Tensor) -> Tensor:
-    """SPEC 4: the mean of 2 - 2·cos over layers, clips and visible tokens. features [K,B,N,C] of all tokens."""
+    """The mean of 2 - 2·cos over layers, clips and visible tokens. features [K,B,N,C] of all tokens.
+
+    Source: METHOD.md, "Alignment loss".
+    """
     layers, clips, _, width = features.shape
     targets = features[~mask.unsqueeze(0).repeat(layers, 1, 1)].reshape(layers, clips, -1, width)
     output = student(video, mask)
@@ -123,7 +126,7 @@ def build_plain(
     device: torch.device,
     precision: Precision,
 ) -> PlainStep:
-    """The twin of a run, with the weights of our teacher and of our student, `state` (its names are the published).
+    """The reference step of a run, with the weights of our teacher and student (`state`, whose names are published).
 
     Only for what `refuse_unpublished` lets through.
     """

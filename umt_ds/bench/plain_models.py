@@ -1,4 +1,6 @@
-"""Student and teacher of stage 1 as published, in plain torch (SPEC 1 and 2): see `plain.py`.
+"""Student and teacher of stage 1 as published, in plain torch: see `plain.py`.
+
+Source: METHOD.md, "Stage 1: student", "Teacher".
 
 Shapes: B clips, T frames, S patches per frame, N = T·S tokens, V visible ones, K aligned layers, F = B·T frames in a
 row, D student width, W teacher width, C width of the targets.
@@ -124,7 +126,7 @@ class PlainDecoder(nn.Module):
 
 
 class PlainStudent(nn.Module):
-    """SPEC 1.2: encoder, and a decoder for each aligned layer."""
+    """METHOD.md, "Stage 1: student": encoder, and a decoder for each aligned layer."""
 
     def __init__(
         self,
@@ -226,7 +228,7 @@ class PlainTransformer(nn.Module):
 
 
 class PlainTeacher(nn.Module):
-    """SPEC 2: CLIP's image tower on all tokens of all frames, as published."""
+    """METHOD.md, "Teacher": CLIP's image tower on all tokens of all frames, as published."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """The stage-2 step as published, in plain torch: what `umt bench step stage2/… --against plain` measures ours against.
 
-Written from SPEC 7 and kept simple. All patches are embedded, the whole teacher runs on all tokens; BERT's layers are
-called as transformers has them, so every pair of matching makes keys and values of its video; false pairs are drawn row
-by row; the caption with hidden words takes passes of its own, and words are guessed at every token, padding included.
+Written from METHOD.md and kept simple. All patches are embedded, the whole teacher runs on all tokens. BERT's layers
+are called as transformers has them, so every pair of matching makes keys and values of its video. Negatives are drawn
+row by row. The caption with masked tokens takes passes of its own, and every token is predicted, padding included.
 Names of parameters are the published ones. As in `plain.py`, clips arrive normalised and the precision is the run's.
 
 Shapes: B rows, N tokens, V visible ones, L text tokens, K aligned layers, C width of the common space.
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
 
 class Drawn(NamedTuple):
     """What chance decides: mask bool [B,N], True where hidden; hidden ids and labels i64 [B,L], -100 where nothing is
-    asked; the false video of each text and the false text of each video, i64 [B] (None: to be drawn)."""
+    asked; the negative video of each text and the negative text of each video, i64 [B] (None: to be drawn)."""
 
     mask: Tensor
     hidden: Tensor
@@ -96,7 +96,7 @@ class PlainVision(PlainStudent):
 
 
 class PlainVideoText(nn.Module):
-    """SPEC 7: both encoders, and the four losses with weights of 1."""
+    """METHOD.md, "Stage 2: model": both encoders, and the four losses with weights of 1."""
 
     def __init__(self, vision: PlainVision, text: PlainBert, *, text_width: int, embed_width: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class PlainVideoText(nn.Module):
 
 
 def hide(ids: Tensor, vocabulary: Vocabulary, ratio: float) -> tuple[Tensor, Tensor]:
-    """The published masking of words: ids with words hidden, and labels, i64 [B,L] each (SPEC 7.4)."""
+    """The published masking of words: ids with words hidden, and labels, i64 [B,L] each (METHOD.md, "MLM")."""
     chosen = torch.bernoulli(torch.full(ids.shape, ratio, device=ids.device)).bool()
     chosen &= (ids != vocabulary.pad_id) & (ids != vocabulary.cls_id)
     labels = ids.masked_fill(~chosen, -100)
@@ -244,7 +244,7 @@ def build_plain_stage2(
     device: torch.device,
     precision: Precision,
 ) -> PlainStage2Step:
-    """The twin of a run, with the weights of our teacher and our model, `state`.
+    """The reference step of a run, with the weights of our teacher and our model, `state`.
 
     Only for what `refuse_unpublished_stage2` lets through.
     """

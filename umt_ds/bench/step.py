@@ -1,15 +1,14 @@
 """`umt bench step`: how fast one step of a task is, where its time goes, and what the published step would take.
 
 Ours is the real thing: the task, DeepSpeed behind `engine.deepspeed`, and `engine.loop.train_step`, on noise
-(`noise.py`) or on the run's own shards. The plain twin (`plain.py`, `plain_stage2.py`) does its steps in turns with
-ours, in the same process, so that whatever else the machine does slows both alike. A step is one micro-batch unless
-`batch.global` is given.
+(`synthetic.py`) or on the run's own shards. The reference is the published step in plain torch (`plain.py`,
+`plain_stage2.py`). It takes turns with ours in the same process, so that whatever else the machine does slows both
+alike. A step is one micro-batch unless `batch.global` is given.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,12 +22,11 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 
 from umt_ds.bench.parity_start import ParityStart
+from umt_ds.bench.run import load_step_run
 from umt_ds.bench.step_report import StepReport, Way
 from umt_ds.bench.synthetic import DIFFERENT_BATCHES, Shown, SyntheticBatches, noise_vocabulary, shares_of_shown
 from umt_ds.config.batching import RunPlan, plan_run
-from umt_ds.config.check import check, fill
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
-from umt_ds.config.load import load_tree
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.config.tasks.stage2 import Stage2Config
@@ -47,6 +45,7 @@ from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.sources import count_samples, media_shares
 from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.tasks.stage2.task import Stage2Task
+from umt_ds.whole_file import appearing
 
 _TURN_S = 1.0  # a turn has as many steps as fit, at least one
 _EPOCH = 1000  # steps, where no shards say: the schedule of a recipe needs a length
@@ -67,26 +66,9 @@ class Request:
     shown: Shown = "video"  # noise of stage 2
 
 
-def load_bench_run(name: str, overrides: Sequence[str], *, ranks: int) -> RunConfig:
-    """The run, without what a measurement can do without: weights that are not here are random, shards may be missing,
-    and a step is one micro-batch where `batch.global` is not overridden. Raises ConfigError.
-    """
-    tree, origins = load_tree(name, overrides)
-    tree = fill(tree, origins, keep_unset=True)
-    batch, task = tree.get("batch", {}), tree.get("task", {})
-    for part in (task.get("teacher") or {}, task.get("text") or {}):
-        if "weights" in part and not Path(str(part["weights"])).exists():
-            part["weights"] = "random"
-    if (task.get("text") or {}).get("weights") == "random":
-        task["text"].setdefault("vocabulary", "none")  # tokens are noise
-    if isinstance(batch.get("micro"), int) and not any(word.startswith("batch.global=") for word in overrides):
-        batch["global"] = batch["micro"] * ranks
-    return check(tree, origins, keep_unset=True)
-
-
 def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport:
     """Measure on the ranks that are there; every rank calls it. Raises MachineError where memory runs out."""
-    config = load_bench_run(name, overrides, ranks=find_world().size)
+    config = load_step_run(name, overrides, ranks=find_world().size)
     if request.against_plain and not isinstance(config.task, (Stage1Config, Stage2Config)):
         raise ConfigError(
             f"task.kind {config.task.kind} has no plain twin: stages 1 and 2 have one", hint="leave --against away"
@@ -107,7 +89,7 @@ def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport
             raise
         raise MachineError(
             f"out of memory: {str(error).strip().splitlines()[0]}",
-            hint="a smaller batch.micro, or task.student.checkpoint_blocks",
+            hint=", or ".join(["a smaller batch.micro", *config.task.recomputing]),
         ) from error
 
 
@@ -126,23 +108,23 @@ def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) 
     task = _task(config, plan, job, request, precision)
     origin = None
     if request.against_plain:
-        assert isinstance(task, (Stage1Task, Stage2Task)), "measure has let through what has a twin"
+        assert isinstance(task, (Stage1Task, Stage2Task)), "measure has let through what has a reference"
         origin = ParityStart.of(task, config, source)
     ours = Ours(config, plan, task, build_engine(task, config, plan, deepspeed_json), source)
     leaving.callback(ours.engine.close)
     _warm_up(ours, device, held)
-    twin, losses = None, None
+    reference, losses = None, None
     if origin is not None:
         assert isinstance(task, (Stage1Task, Stage2Task))
         held = _held(device)
-        twin = Twin(origin.twin(task, config, precision=precision), plan, source)
-        losses = (origin.loss, twin.loss_of(origin))
-        _warm_up(twin, device, held)
+        reference = ReferenceStep(origin.reference_step(task, config, precision=precision), plan, source)
+        losses = (origin.loss, reference.loss_of(origin))
+        _warm_up(reference, device, held)
 
     recorder = Recorder(device)
     peak, peak_origin = peak_flops(device)
     steps = request.steps or _steps_that_fill(_TURN_S, ours, device)
-    turns = _in_turns(ours, twin, steps, request.rounds, recorder, job)
+    turns = _in_turns(ours, reference, steps, request.rounds, recorder, job)
     return StepReport(
         about={"what": cost.sentence, **_where(config, plan, request, job, steps)},
         clips=plan.views_per_step // plan.world,
@@ -153,7 +135,9 @@ def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) 
         top_ops=_profile(ours, request.profile, job) if request.profile is not None else [],
         published_flops=cost.published_flops,
         ours=_way(ours, turns[0], cost.flops, cost.student_flops),
-        plain=None if twin is None else _way(twin, turns[1], cost.published_flops, cost.published_student_flops),
+        plain=None
+        if reference is None
+        else _way(reference, turns[1], cost.published_flops, cost.published_student_flops),
         same_mask_losses=losses,
     )
 
@@ -206,7 +190,7 @@ class Ours:
         self._step += 1
 
 
-class Twin:
+class ReferenceStep:
     """The step as published, on the same clips."""
 
     def __init__(self, plain: Any, plan: RunPlan, source: BatchSource) -> None:
@@ -225,7 +209,7 @@ class Twin:
         self._step += 1
 
     def loss_of(self, origin: ParityStart) -> float:
-        """On our first clips, under our mask (and words, and false pairs)."""
+        """On our first clips, under our mask (and masked tokens, and negatives)."""
         loss: float = self._plain.evaluate(self._ready[0], origin.drawn)
         return loss
 
@@ -242,16 +226,16 @@ class Turn:
 
 
 def _in_turns(
-    ours: Ours, twin: Twin | None, steps: int, rounds: int, recorder: Recorder, job: Job
+    ours: Ours, reference: ReferenceStep | None, steps: int, rounds: int, recorder: Recorder, job: Job
 ) -> tuple[list[Turn], list[Turn]]:
-    """A turn of each in each round, ours and the twin's, in the order A B, B A, A B …"""
+    """A turn of each in each round, ours and the reference's, in the order A B, B A, A B …"""
     turns: tuple[list[Turn], list[Turn]] = ([], [])
     for number in range(rounds):
-        for is_twin in (False, True) if number % 2 == 0 else (True, False):
-            if not is_twin:
+        for is_reference in (False, True) if number % 2 == 0 else (True, False):
+            if not is_reference:
                 turns[0].append(_turn(ours, steps, job.device, recorder.active()))
-            elif twin is not None:
-                turns[1].append(_turn(twin, steps, job.device, nullcontext()))
+            elif reference is not None:
+                turns[1].append(_turn(reference, steps, job.device, nullcontext()))
         if job.world.is_first:
             told = [
                 f"{name} {1e3 * own[-1].wall_s:,.1f} ms"
@@ -267,7 +251,9 @@ def _steps_that_fill(seconds: float, ours: Ours, device: torch.device) -> int:
     return broadcast_object(max(1, round(seconds / _turn(ours, 1, device, nullcontext()).wall_s)))
 
 
-def _turn(way: Ours | Twin, steps: int, device: torch.device, recording: AbstractContextManager[object]) -> Turn:
+def _turn(
+    way: Ours | ReferenceStep, steps: int, device: torch.device, recording: AbstractContextManager[object]
+) -> Turn:
     """The device is idle before and after."""
     barrier()
     _wait_for(device)
@@ -279,7 +265,7 @@ def _turn(way: Ours | Twin, steps: int, device: torch.device, recording: Abstrac
         return Turn((time.perf_counter() - wall) / steps, (time.process_time() - core) / steps)
 
 
-def _way(way: Ours | Twin, turns: list[Turn], flops: float, student_flops: float) -> Way:
+def _way(way: Ours | ReferenceStep, turns: list[Turn], flops: float, student_flops: float) -> Way:
     wall, core = [turn.wall_s for turn in turns], [turn.core_s for turn in turns]
     return Way(wall, core, way.memory, way.first_loss, flops, student_flops)
 
@@ -294,7 +280,7 @@ def _held(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _warm_up(way: Ours | Twin, device: torch.device, held: int) -> None:
+def _warm_up(way: Ours | ReferenceStep, device: torch.device, held: int) -> None:
     """Three steps: the first compiles and allocates, the others tell `memory`, the bytes that this way needs.
 
     On a GPU that is the most that was in use at a time beyond `held`, on a CPU what a forward keeps for its backward.
@@ -337,9 +323,8 @@ def _profile(way: Ours, path: Path, job: Job) -> list[str]:
         way.step()
         _wait_for(job.device)
     if job.world.is_first:
-        partial = path.with_name(f"{path.name}.partial")
-        profiler.export_chrome_trace(str(partial))
-        os.replace(partial, path)
+        with appearing(path) as partial_path:
+            profiler.export_chrome_trace(str(partial_path))
     field = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     taken = {
         event.key: (getattr(event, field) / 1e3, event.count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from umt_ds.bench.machine import aligned, spread
+from umt_ds.whole_file import write_whole
 
 PACKAGES = ("torch", "deepspeed", "triton", "flash_attn")  # for the header
 # The parts of a step, in order: the spans of tasks/stage1.py and engine/loop.py, and what engine/speed.py adds.
@@ -44,7 +44,7 @@ class StepReport:
     published_flops: float
     ours: Way
     plain: Way | None = None
-    same_mask_losses: tuple[float, float] | None = None  # ours and the twin's, with the same weights and mask
+    same_mask_losses: tuple[float, float] | None = None  # ours and the reference's, with the same weights and mask
 
     def text(self) -> str:
         """All of it."""
@@ -57,7 +57,7 @@ class StepReport:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times as fast as the twin, by round."""
+        """How many times as fast as the reference, by round."""
         assert self.plain is not None
         return _ratios(self.plain.step_s, self.ours.step_s)
 
@@ -155,9 +155,7 @@ def sweep_text(outcomes: Mapping[str, StepReport | str]) -> str:
 def save_outcome(outcome: StepReport | str, path: Path) -> None:
     """For the process that started this one: a report, or why there is none."""
     content = {"failure": outcome} if isinstance(outcome, str) else asdict(outcome)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content))
 
 
 def load_outcome(path: Path) -> StepReport | str:

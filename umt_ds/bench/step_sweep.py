@@ -40,8 +40,7 @@ def _moves(sweep: str) -> list[Point]:
     if len(counts) != 1 or not all(word.partition("=")[2] for words in keys for word in words):
         raise ConfigError(
             f"sweep {sweep!r} does not name a key and its values, or keys with as many values each",
-            hint="for example --sweep batch.micro=16,32 --sweep 'task.student.preset=vit_b16,vit_l16 "
-            "task.teacher.preset=clip_b16,clip_l14'",
+            hint="for example --sweep data.num_sample=1,2 --sweep 'batch.micro=16,32 batch.global=64,128'",
         )
     for words in keys:
         parse_override(words[0])

@@ -17,7 +17,7 @@ from umt_ds.refused import refused_by_machine
 _COMMANDS = {
     "train": ("umt_ds.cli.train", "Train a run: umt train stage1/b16_k710 run_dir=… key=value …"),
     "config": ("umt_ds.cli.config", "Show a run's resolved configuration, or compare two."),
-    "eval": ("umt_ds.cli.eval", "Score trained runs on held-out data: umt eval retrieval RUN --shards …"),
+    "eval": ("umt_ds.cli.eval", "Score models on held-out data: umt eval RUN --ranks 2"),
     "report": ("umt_ds.cli.report", "Make pictures and one HTML page of a run."),
     "verify-run": ("umt_ds.cli.verify_run", "Compare two runs step by step: clips, masks, numbers."),
     "doctor": ("umt_ds.cli.doctor", "Look at this machine: what is there, what will be used, what to install."),

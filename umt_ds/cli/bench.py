@@ -252,7 +252,7 @@ def loader(
 @click.option("--clips", type=_POSITIVE, default=16, show_default=True, help="So many clips of the run's shards.")
 @click.option("--record", "keep", is_flag=True, help="Append what is printed to umt_ds/bench/RESULTS.md.")
 def fp8(name: str, overrides: tuple[str, ...], clips: int, keep: bool) -> None:
-    """Say what changes when the teacher of run NAME multiplies in FP8 (task.teacher.precision=fp8): how far its
+    """Say what changes when the teacher of run NAME multiplies in FP8 (its `precision: fp8`): how far its
     targets turn away from those in bf16, and how many kept patches stay the same. How much faster it is says
     `umt bench step`. A CPU emulates the products, slowly.
 

@@ -1,52 +1,128 @@
-"""`umt eval`: how good trained models are, by measures of their tasks."""
+"""`umt eval`: how good models are, by the evaluations of their runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from umt_ds.data.shards.storage import as_path
+from umt_ds.cli.ranks import start_ranks, tell_the_others
+from umt_ds.distributed.world import sign_of_launcher
+from umt_ds.environment import set_default, temporary_folder, working_folder
+from umt_ds.errors import UmtError
+from umt_ds.jobs.eval_plan import plan_text
+from umt_ds.jobs.eval_runs import EvalRun, find_runs
+from umt_ds.jobs.score_files import ScoreFiles
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-@click.group("eval")
-def command() -> None:
-    """Score trained runs on held-out data. Nothing is trained."""
-
-
-@command.command("retrieval")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path), metavar="RUN...")
-@click.option("--shards", required=True, metavar="SHARDS", help="Held-out clips (or images) with captions.")
-@click.option("--limit", type=click.IntRange(2), help="Only the first so many: shards lie in hashed order.")
-@click.option("--caption", default="caption", show_default=True, help="Field of a sample's json with its text.")
-@click.option(
-    "--antialias/--no-antialias",
-    default=None,
-    help="How frames are resized; by default as data.augment.antialias of each run. Published weights: without.",
-)
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Clips embedded together.")
-@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the numbers as JSON, too.")
-def retrieval(
-    runs: tuple[Path, ...],
-    shards: str,
-    limit: int | None,
-    caption: str,
-    antialias: bool | None,
-    batch: int,
+@click.command("eval")
+@click.argument("words", nargs=-1, required=True, metavar="RUN... [KEY=VALUE]...")
+@click.option("--ranks", type=click.IntRange(1), help="Start that many ranks on this machine; or use a launcher.")
+@click.option("--on", "only", multiple=True, metavar="NAME", help="Only this evaluation of the runs. May be repeated.")
+@click.option("--shards", metavar="SHARDS", help="Evaluate on this set alone, whatever the runs name; with --kind.")
+@click.option("--kind", metavar="KIND", help="What to measure on --shards: knn or retrieval.")
+@click.option("--weights", metavar="PATH", help="Score these: a weight file, the folder of a model, run or checkpoint.")
+@click.option("-o", "--out", type=_FILE, help="Write the scores with their protocol as JSON, too.")
+@click.option("--save-predictions", "predictions", type=_FOLDER, help="Write what was answered for each item, too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be evaluated, and evaluate nothing.")
+def command(
+    words: tuple[str, ...],
+    ranks: int | None,
+    only: tuple[str, ...],
+    shards: str | None,
+    kind: str | None,
+    weights: str | None,
     out: Path | None,
+    predictions: Path | None,
+    dry_run: bool,
 ) -> None:
-    """Zero-shot retrieval by stage-2 runs: how often a caption finds its clip, and a clip its caption, among all.
+    """Score trained models on held-out data, as their runs do while they train (`evaluation:` of their settings).
 
-    By the similarity of embeddings, of frames in full view. Runs that differ by their seed alone are put together, and
-    where such groups differ by init.weights alone, so is what these brought.
+    RUN is a run folder (its newest checkpoint), a checkpoint folder, or a YAML file or shipped run with --weights or
+    init.weights. A word with `=` sets a key in each of them; write ./a=b for a folder of that name. Nothing is trained,
+    and no teacher is needed.
+
+    Runs that differ by their seed alone are put together, and where such groups differ by init.weights alone, so is
+    what these brought.
 
     \b
     For example:
-      umt eval retrieval runs/b16_5m --shards /data/msrvtt/test
-      umt eval retrieval runs/demo/stage2-* --shards runs/demo/data/retrieval -o retrieval.json
+      umt eval runs/b16_k710 --ranks 8
+      umt eval runs/b16_5m --kind retrieval --shards /data/msrvtt/test -o scores.json
+      umt eval runs/demo/stage2-* --on retrieval --save-predictions runs/demo/answers
+      umt eval stage2/l16_25m --weights l16_25m.pth --kind retrieval --shards /data/msrvtt/test
+      umt eval runs/b16_k710 evaluation.val.kind=knn evaluation.val.shards=/data/k400/val --dry-run
     """
-    from umt_ds.jobs.evaluate import score_retrieval
-    from umt_ds.tasks.stage2.retrieval import Retrieval
+    working_folder()  # without these two, libraries would fail somewhere below
+    temporary_folder()
+    set_default("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost rank is a stack of C++ on each of the others
+    if (shards is None) != (kind is None):
+        raise click.UsageError("--shards and --kind belong together: which set, and what to measure on it")
+    try:
+        runs = _find(words, shards=shards, kind=kind, only=only, weights=weights)
+    except UmtError as error:
+        if not dry_run:
+            tell_the_others(error)
+        raise
+    if dry_run:
+        click.echo(plan_text(runs, ranks or 1))
+        return
+    _evaluate(runs, ranks, _words(words, only, shards, kind, weights, out, predictions), out, predictions)
 
-    request = Retrieval(as_path(shards), limit=limit, caption=caption, batch=batch, antialias=antialias)
-    click.echo(score_retrieval(runs, request, out=out))
+
+def _find(
+    words: Sequence[str], *, shards: str | None, kind: str | None, only: Sequence[str], weights: str | None
+) -> list[EvalRun]:
+    names = [word for word in words if not _is_override(word)]
+    if not names:
+        raise click.UsageError("Missing argument 'RUN...': which runs?")
+    if weights is not None and len(names) > 1:
+        raise click.UsageError("--weights takes the place of the weights of one RUN")
+    given = [f"init.weights={weights}"] if weights is not None else []
+    if kind is not None:  # alone: first those that the run names go
+        given += ["evaluation=null", f"evaluation.{kind}.kind={kind}", f"evaluation.{kind}.shards={shards}"]
+    overrides = [*given, *(word for word in words if _is_override(word))]
+    return find_runs(names, overrides, only=only, own_weights=weights is None)
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and "/" not in word.partition("=")[0]
+
+
+def _words(
+    words: Sequence[str],
+    only: Sequence[str],
+    shards: str | None,
+    kind: str | None,
+    weights: str | None,
+    out: Path | None,
+    predictions: Path | None,
+) -> list[str]:
+    """The same command for each rank."""
+    options = {
+        "--shards": shards,
+        "--kind": kind,
+        "--weights": weights,
+        "--out": out,
+        "--save-predictions": predictions,
+    }
+    given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    return ["eval", *words, *given, *(text for name in only for text in ("--on", name))]
+
+
+def _evaluate(
+    runs: Sequence[EvalRun], ranks: int | None, words: Sequence[str], out: Path | None, predictions: Path | None
+) -> None:
+    files = ScoreFiles(out, predictions)
+    if not sign_of_launcher():
+        files.check(runs)  # before the ranks load their libraries
+    start_ranks(ranks, words)
+    from umt_ds.jobs.evaluate import run_evaluation
+
+    text = run_evaluation(runs, files)
+    if text is not None:
+        click.echo(text)

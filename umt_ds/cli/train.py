@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
-from datetime import timedelta
 
 import click
 
+from umt_ds.cli.ranks import start_ranks, tell_the_others
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
-from umt_ds.distributed.world import find_world, sign_of_launcher
 from umt_ds.environment import set_default, temporary_folder, working_folder
-from umt_ds.errors import ConfigError, MachineError
+from umt_ds.errors import ConfigError
 
 
 @click.command("train")
@@ -45,37 +43,16 @@ def command(name: str, overrides: tuple[str, ...], ranks: int | None, allow_conf
     try:
         config = load_run(name, overrides)
     except ConfigError as error:
-        if not dry_run and sign_of_launcher():
-            _tell_the_others(error)
+        if not dry_run:
+            tell_the_others(error)
         raise
     if dry_run:
         return _print_plan(config, ranks or 1)
-    if ranks is not None and (sign := sign_of_launcher()):
-        raise ConfigError(
-            f"--ranks starts ranks, but a launcher has already done so ({sign})",
-            hint="leave --ranks away; or unset that variable, if there is none",
-        )
-    if ranks is not None and ranks > 1:
-        from umt_ds.distributed.local import run_local_ranks
-
-        # the children read the same words; run_dir is made absolute by nobody, so the folder stays the same
-        words = [sys.executable, "-m", "umt_ds", "train", name, *overrides]
-        words += ["--allow-config-change"] if allow_config_change else []
-        sys.exit(run_local_ranks(words, ranks))
+    # the ranks read the same words; run_dir is made absolute by nobody, so the folder stays the same
+    start_ranks(ranks, ["train", name, *overrides, *(["--allow-config-change"] if allow_config_change else [])])
     from umt_ds.jobs.train import run_training
 
     sys.exit(run_training(config, allow_config_change=allow_config_change))
-
-
-def _tell_the_others(error: ConfigError) -> None:
-    """Raises SystemExit on all ranks of a job, which may have read a configuration and wait for this one to join them;
-    what all of them meet is said once. Does nothing on a rank that is alone, or that nobody joins in a minute."""
-    from umt_ds.distributed.alarm import ending_together
-    from umt_ds.distributed.job import start_job
-
-    if find_world().size > 1:
-        with suppress(MachineError), start_job(patience=timedelta(minutes=1)) as job, ending_together(job.world):
-            raise error
 
 
 def _print_plan(config: RunConfig, world: int) -> None:

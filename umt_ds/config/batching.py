@@ -63,7 +63,7 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
     """All derived numbers. `num_samples` counts the samples of all sources, as their `repeat` says: an epoch's draws.
 
     Steps per epoch are rounded down and the schedule lasts a whole number of steps, as in the published
-    code (SPEC 5). Raises ConfigError where nothing would be trained.
+    code (METHOD.md, "Optimisation: stage 1"). Raises ConfigError where nothing would be trained.
     """
     batch, optim, schedule = config.batch, config.optim, config.schedule
     views = batch.global_ * config.data.num_sample

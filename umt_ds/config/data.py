@@ -11,10 +11,13 @@ from umt_ds.config.values import Count, Draw, FilePath, Part, Place, Positive, P
 
 
 class FramesConfig(Section):
-    """How the frames of a clip are chosen from those stored (SPEC 6.2). The count is the task's."""
+    """How the frames of a clip are chosen from those stored. The count is the task's.
+
+    Source: METHOD.md, "Frames: stage 1", "Frames: stage 2".
+    """
 
     policy: Literal["sparse", "dense", "intervals"] = Field(
-        "sparse", description="intervals: as sparse, but by the rule of stage 2 (SPEC 7.6)"
+        "sparse", description="intervals: as sparse, but by the rule of stage 2"
     )
     stride: Count = Field(1, description="dense only: distance between frames")
 
@@ -66,7 +69,7 @@ class SourceConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What happens to the pixels of a training clip (SPEC 6.3)."""
+    """What happens to the pixels of a training clip (METHOD.md, "Crops: stage 1", "Crops: stage 2")."""
 
     crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
     scale: tuple[Part, Part] = Field((0.5, 1.0), description="random_resized only: part of the area that is kept")

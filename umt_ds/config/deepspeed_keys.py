@@ -222,9 +222,7 @@ NOT_HONOURED: dict[str, NotHonoured] = {
     "zero_optimization.zeropp_loco_param": _REMOVED,
     "zero_optimization.offload_optimizer.super_offload": _NUMBERS,
     "zero_optimization.offload_optimizer.cpuadam_cores_perc": NotHonoured("is for super_offload", "remove it", 0.8),
-    "activation_checkpointing": NotHonoured(
-        "acts on nothing here", "task.student.checkpoint_blocks and task.text.checkpoint_layers in the run YAML"
-    ),
+    "activation_checkpointing": NotHonoured("acts on nothing here", "checkpoint_blocks of the student in the run YAML"),
     "compile": NotHonoured("acts on nothing here", "engine.compile in the run YAML"),
     "flops_profiler": _MEASURED,
     "wall_clock_breakdown": _MEASURED,

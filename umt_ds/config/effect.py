@@ -1,7 +1,7 @@
-"""Settings that a run gives and that change nothing in it. It says so when it starts, and `umt config` says so before.
+"""Settings that a run gives and that change nothing in it. The run names them when it starts, and so does `umt config`.
 
-Here is what a variant leaves behind (an ablation without UTA still has its recipe's teacher), so that it cannot be
-refused. What nobody can mean is refused by `run.py`, at once.
+They are not refused, since a variant leaves them behind: an ablation without UTA still has its recipe's teacher. A
+setting that no run of a task can honour is refused by `run.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def without_effect(run: RunConfig, *, on_gpu: bool = True) -> list[str]:
 
 
 def _given(value: Any, path: str = "", *, at_default: bool) -> Iterator[str]:
-    """The key paths that somebody wrote. at_default: also those that were given the value of the schema's default."""
+    """The key paths that were written. at_default: also those that were given the value of the schema's default."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         inside = {

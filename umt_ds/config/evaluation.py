@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from umt_ds.config.section import Section
-from umt_ds.config.values import Count, CountAboveOne, Place, Positive, Text
+from umt_ds.config.values import Count, CountAboveOne, Part, Place, Positive, Text
 
 
 class EvaluationSettings(Section):
@@ -16,14 +16,26 @@ class EvaluationSettings(Section):
     shards: Place = Field(description="folder or URL of held-out shards")
     limit: CountAboveOne | None = Field(None, description="only the first so many: shards lie in hashed order")
     batch: Count = Field(16, description="clips that go through the model together; the scores do not depend on ranks")
+    max_left_out: Part = Field(
+        0.01,
+        description="share of the clips that may be missing in a score, because they cannot be read or lack what is "
+        "asked for; more is an error",
+    )
 
 
 class KnnEvaluation(EvaluationSettings):
     """kNN accuracy of frozen features for each label, and RankMe, which needs no labels."""
 
     kind: Literal["knn"]
-    voters: Place | None = Field(None, description="labelled shards whose clips vote; default: the run's first source")
-    labels: tuple[Text, ...] = Field((), description="fields of a sample's json; default: those that are found there")
+    limit: CountAboveOne | None = Field(
+        2000,
+        description="only the first so many clips of `shards`, and of `voters`: shards lie in hashed order; null: all, "
+        "which is a pass over the whole training set where that votes",
+    )
+    voters: Place | None = Field(
+        None, description="labelled shards whose clips vote; default: the run's first source of clips"
+    )
+    labels: tuple[Text, ...] = Field((), description="fields of a sample's json; default: those that both sets have")
     neighbours: Count = 20
     temperature: Positive = 0.07
 
@@ -37,3 +49,6 @@ class RetrievalEvaluation(EvaluationSettings):
 
 
 EvaluationConfig = Annotated[KnnEvaluation | RetrievalEvaluation, Field(discriminator="kind")]
+EVALUATION_KINDS: tuple[str, ...] = tuple(
+    get_args(settings.model_fields["kind"].annotation)[0] for settings in get_args(get_args(EvaluationConfig)[0])
+)

@@ -13,6 +13,7 @@ from typing import Any
 
 from umt_ds.config.check import Tree, check, is_null
 from umt_ds.config.explain import Origin, Origins, is_at_or_inside, origins_in, setter_of
+from umt_ds.config.key_paths import leaves
 from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
 from umt_ds.environment import at_home
@@ -35,16 +36,21 @@ def load_run(name: str, overrides: Sequence[str] = (), *, keep_unset: bool = Fal
 def load_tree(name: str, overrides: Sequence[str] = ()) -> tuple[Tree, Origins]:
     """The merged but unchecked tree, and where each leaf was set. `${env:…}` is still in place."""
     tree, origins = _load_file(_find(name), trail=())
-    for override in overrides:
-        path, value = parse_override(override)
-        origin = Origin(_as_given(override), text=override.partition("=")[2].strip())
-        _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
+    lay_overrides(tree, origins, overrides)
     for key in tree:
         if difflib.get_close_matches("extends", [key.lower()], cutoff=0.8):
             where = setter_of(key, origins).where
             hint = "a file builds on others by its line `extends: […]`"
             raise ConfigError(f"{key}: unknown key (in {where})", hint=hint)
     return tree, origins
+
+
+def lay_overrides(tree: Tree, origins: Origins, overrides: Sequence[str]) -> None:
+    """Set what each `key.path=value` says, in place."""
+    for override in overrides:
+        path, value = parse_override(override)
+        origin = Origin(_as_given(override), text=override.partition("=")[2].strip())
+        _lay(tree, _nest(path, value), origins, {"": origin, path: origin})
 
 
 def run_names() -> list[str]:
@@ -94,10 +100,35 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
             return folder / candidate
     if name.removesuffix(".yaml") in _shipped():
         return CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    at = f" (extended by {beside})" if beside else ""
     known = run_names() if beside is None else _shipped()
+    near = _meant(path, folder, known)
+    if is_path(path) or (near is None and "/" in path):
+        is_of_run = Path(path).name == "config.yaml"
+        advice = (
+            "`umt train` writes it into the folder of a run" if is_of_run else "`umt config` lists the shipped runs"
+        )
+        raise ConfigError(_not_there(folder / path) + at, hint=near or advice)
     raise ConfigError(
-        f"no run is called {quoted(name)!r}" + (f" (extended by {beside})" if beside else ""),
-        hint=_meant(path, folder, known),
+        f"no run is called {quoted(name)!r}{at}", hint=near or f"one of: {', '.join(known)}; or a path to a YAML file"
+    )
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is written as a path, and can be no shipped run's."""
+    return name.startswith(("/", "./", "../", "~")) or name in (".", "..") or name.endswith((".yaml", ".yml"))
+
+
+def _not_there(path: Path) -> str:
+    """Why no YAML file is read at a path."""
+    said = quoted(str(path))
+    if _is_there(path):
+        return (
+            f"{said} is a folder, and no run's: it has no config.yaml" if path.is_dir() else f"{said} is no YAML file"
+        )
+    above = next((place for place in reversed(path.parents) if not _is_there(place)), None)
+    return (
+        f"there is no {said}" if above is None else f"there is no folder {quoted(str(above))}, where {said} would lie"
     )
 
 
@@ -110,13 +141,13 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _meant(name: str, folder: Path, known: Sequence[str]) -> str:
+def _meant(name: str, folder: Path, known: Sequence[str]) -> str | None:
     """The nearest of what is there: a file without its ending, the folder of a run, a shipped name."""
     for path in (f"{name}.yaml", f"{name}.yml", f"{name}/config.yaml"):
         if name and _is_there(folder / path):
             return f"did you mean {path}?"
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}; or a path to a YAML file"
+    near = [] if is_path(name) else difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else None
 
 
 def _load_file(path: Path, trail: tuple[Path, ...]) -> tuple[Tree, Origins]:
@@ -169,7 +200,7 @@ def _undot(layer: Tree, own: Origins) -> None:
     if not isinstance(engine, dict) or not isinstance(dotted := engine.get("deepspeed_set"), dict):
         return
     nested: Tree = {}
-    for key, value in _leaves(dotted):
+    for key, value in leaves(dotted):
         *sections, leaf = key.split(".")
         inner = nested
         for section in sections[:_DEEPEST]:
@@ -179,14 +210,6 @@ def _undot(layer: Tree, own: Origins) -> None:
             raise ConfigError(f"{path} is given twice, or is a section and a value (in {setter_of(path, own).where})")
         inner[leaf] = value
     engine["deepspeed_set"] = nested
-
-
-def _leaves(settings: Tree, prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        is_section = isinstance(value, dict) and bool(value)
-        found += _leaves(value, f"{prefix}{key}.") if is_section else [(f"{prefix}{key}", value)]
-    return found
 
 
 def _merge(tree: Tree, over: Tree, origins: Origins, own: Origins, prefix: str = "") -> None:

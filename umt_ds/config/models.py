@@ -45,7 +45,7 @@ class TowerConfig(Section):
 
 
 class StudentConfig(Section):
-    """The space-time ViT that is trained (SPEC 1.1)."""
+    """The space-time ViT that is trained (METHOD.md, "Stage 1: student")."""
 
     preset: Literal["pocket", "tiny", "vit_b16", "vit_l16"] = "vit_b16"
     frames: Count = Field(8, description="frames per clip the model sees")
@@ -57,7 +57,7 @@ class StudentConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The frozen CLIP tower that is imitated (SPEC 2)."""
+    """The frozen CLIP tower that is imitated (METHOD.md, "Teacher")."""
 
     preset: Text = Field("clip_b16", description="clip_b16, clip_l14, an open_clip model name, or `custom` with tower")
     tower: TowerConfig | None = None
@@ -84,7 +84,7 @@ class TeacherConfig(Section):
 
 
 class MaskConfig(Section):
-    """Which tokens the student sees (SPEC 3)."""
+    """Which tokens the student sees (METHOD.md, "Masking")."""
 
     kind: Literal["semantic", "random", "tube"] = "semantic"
     ratio: PartBelowOne = Field(0.8, description="part of the tokens that is removed")
@@ -110,7 +110,7 @@ class BertSizes(Section):
 
 
 class BertConfig(Section):
-    """The BERT whose lower layers read text and whose upper ones look at the video too (SPEC 7.1)."""
+    """BERT: its lower layers read text, its upper layers cross-attend to the video (METHOD.md, "Stage 2: model")."""
 
     preset: Literal["bert_base", "bert_large", "folder", "custom"] = Field(
         "bert_base", description="sizes: of a name, of the folder's config.json, or `custom` with sizes"

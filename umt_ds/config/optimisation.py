@@ -26,7 +26,10 @@ class BatchConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW (SPEC 5). With lr_rule per_256 lr and min_lr are per 256 views of the global batch."""
+    """AdamW. With lr_rule per_256 lr and min_lr are per 256 views of the global batch.
+
+    Source: METHOD.md, "Optimisation: stage 1", "Optimisation: stage 2".
+    """
 
     lr: Positive
     lr_rule: Literal["per_256", "absolute"]

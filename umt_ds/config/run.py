@@ -1,4 +1,4 @@
-"""One run, whole."""
+"""The settings of one run: the sections of the other modules together, and what they must not say at once."""
 
 from __future__ import annotations
 

@@ -6,16 +6,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.section import Section
 from umt_ds.config.values import Count, Draw, FilePath, Place, Steps, StepsOrNone, Text
-
-
-def _flat(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in settings.items():
-        is_section = isinstance(value, dict) and bool(value)
-        leaves.update(_flat(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value})
-    return leaves
 
 
 class EngineConfig(Section):
@@ -33,7 +26,7 @@ class EngineConfig(Section):
     @classmethod
     def _dotted(cls, settings: Any) -> Any:
         """`engine.deepspeed_set.zero_optimization.stage=2` on the command line arrives as nested mappings."""
-        return _flat(settings) if isinstance(settings, dict) else settings
+        return flatten(settings) if isinstance(settings, dict) else settings
 
 
 class CadenceConfig(Section):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.outline import affects_results
 from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import dump_yaml
@@ -20,16 +21,6 @@ def as_tree(config: RunConfig) -> dict[str, Any]:
 def as_yaml(tree: dict[str, Any]) -> str:
     """YAML in the order of the schema; read again it is the same tree."""
     return dump_yaml(tree)
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"batch.micro": 64, …}`: leaves by key path (lists and empty mappings are leaves)."""
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return leaves
 
 
 def diff_lines(left: dict[str, Any], right: dict[str, Any]) -> list[str]:

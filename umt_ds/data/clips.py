@@ -1,4 +1,8 @@
-"""One clip of a source, read and decoded: only the members that the chosen frames need."""
+"""One clip, read and decoded: only the members that the chosen frames need. Torch-free.
+
+Training reads clips of a source (`read_clip`); whatever else shows or checks a sample decodes its members with the
+same `read_frames`.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,18 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from umt_ds.data.order.views import FrameRule
 from umt_ds.data.pixels.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.shards.records import Member
-from umt_ds.data.shards.sample_record import Clean, Record, captions_of, record_of
-from umt_ds.data.shards.suffixes import pixels_of
-from umt_ds.errors import DecodeError, some
+from umt_ds.data.shards.sample_record import Clean, Record, captions_of, record_of, stored_frames
+from umt_ds.data.shards.suffixes import Media, pixels_of
+from umt_ds.errors import DataError, DecodeError, some
 from umt_ds.keyed import Stream, digest64
 
 # Number of stored frames → the frames to show. Pure: it may be asked more than once.
 ChooseFrames = Callable[[int], list[int]]
+# Some members of one sample → their bytes, in the same order.
+ReadMembers = Callable[[Sequence[Member]], Sequence[bytes]]
 
 _NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
 
@@ -48,6 +55,10 @@ Ref = TypeVar("Ref", contravariant=True)
 class ClipSource(Protocol[Ref]):
     """Where samples come from, by whatever names one there: a `ShardSource` or a `TarStream`."""
 
+    @property
+    def set_name(self) -> str:
+        """What messages call it."""
+
     def key(self, ref: Ref, /) -> str:
         """The key of a sample."""
 
@@ -64,33 +75,42 @@ class _Reading(Generic[Ref]):
     def __init__(self, source: ClipSource[Ref], ref: Ref) -> None:
         self._source = source
         self._ref = ref
+        self.key = source.key(ref)
+        self.set_name = source.set_name
         self.members = source.members(ref)
         self.crcs: list[int] = []
 
-    def __call__(self, member: Member) -> bytes:
-        self.crcs.append(member.crc)
-        return self._source.read(self._ref, member)
+    def __call__(self, members: Sequence[Member]) -> list[bytes]:
+        self.crcs += [member.crc for member in members]
+        return [self._source.read(self._ref, member) for member in members]
 
 
 def read_clip(
     source: ClipSource[Ref],
     ref: Ref,
     *,
-    choose: ChooseFrames,
+    choose: ChooseFrames | FrameRule,
     with_record: bool,
     leave_jpegs: bool = False,
     memory: Memory = new_memory,
 ) -> Clip:
     """Read and decode one sample; its json only `with_record`. With `leave_jpegs`, sound JPEG frames stay encoded.
 
+    A `FrameRule` chooses among all frames that the clip has in its source; a function, among the stored ones.
     Pictures are decoded into `memory`, so a clip lasts until that is used again.
-    Raises DecodeError where this sample is bad, DataError where its shard cannot be read.
+    Raises DecodeError where this sample is bad, DataError where its shard cannot be read, or the set was made without
+    the frames of the rule.
     """
     read = _Reading(source, ref)
-    frames, numbers = _read_frames(read, choose, leave_jpegs, memory)
-    record = _read_record(read) if with_record else {}
+    if isinstance(choose, FrameRule):
+        record = _read_record(read)
+        among = _among_stored(read, record, choose)
+        frames, numbers = read_frames(read.members, read, among, leave_jpegs=leave_jpegs, memory=memory)
+    else:
+        frames, numbers = read_frames(read.members, read, choose, leave_jpegs=leave_jpegs, memory=memory)
+        record = _read_record(read) if with_record else {}
     decoded, jpegs = (_NO_FRAMES, frames) if isinstance(frames, Jpegs) else (frames, None)
-    return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
+    return Clip(read.key, decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
 
 
 def read_record(source: ClipSource[Ref], ref: Ref) -> Mapping[str, Any]:
@@ -98,31 +118,75 @@ def read_record(source: ClipSource[Ref], ref: Ref) -> Mapping[str, Any]:
     return _read_record(_Reading(source, ref))
 
 
-def _read_frames(
-    read: _Reading[Any], choose: ChooseFrames, leave_jpegs: bool, memory: Memory
+def pixel_members(members: Sequence[Member]) -> tuple[Media, list[Member]]:
+    """What kind of clip a sample with these members is, and those that hold its pixels: frames by their number."""
+    media, places = pixels_of(tuple(member.suffix for member in members))
+    return media, [members[place] for place in places]
+
+
+def read_frames(
+    members: Sequence[Member],
+    read: ReadMembers,
+    choose: ChooseFrames,
+    *,
+    leave_jpegs: bool = False,
+    memory: Memory = new_memory,
 ) -> tuple[Frames | Jpegs, list[int]]:
-    """The chosen frames, u8 [T,H,W,3] or encoded, and their numbers."""
-    media, places = pixels_of(tuple(member.suffix for member in read.members))
-    files = [read.members[place] for place in places]
+    """The chosen frames of a sample with these members, u8 [T,H,W,3] or encoded, and their T numbers.
+
+    `read` is asked once, for what the chosen frames need. Raises DecodeError where they are damaged, and what `read`
+    raises.
+    """
+    media, files = pixel_members(members)
     match media:
         case "frames":
             numbers = choose(len(files))
-            pictures = {number: read(files[number]) for number in sorted(set(numbers))}
+            different = sorted(set(numbers))
+            pictures = dict(zip(different, read([files[number] for number in different]), strict=True))
             return _pictures(pictures, numbers, leave_jpegs, memory), numbers
         case "image":
             numbers = choose(1)
-            return _pictures({0: read(files[0])}, numbers, leave_jpegs, memory), numbers
+            return _pictures({0: read(files)[0]}, numbers, leave_jpegs, memory), numbers
         case "npy":
-            stored = decode_array(read(files[0]))
+            stored = decode_array(read(files)[0])
             numbers = choose(len(stored))
             return stored[numbers], numbers
         case "video":
             from umt_ds.data.pixels import video  # PyAV, only where a source holds whole videos
 
-            decoded = video.decode(read(files[0]), choose)
+            decoded = video.decode(read(files)[0], choose)
             return decoded.frames, list(decoded.numbers)
         case "none":
-            raise DecodeError(f"the sample holds no clip, only {some(m.suffix for m in read.members)}")
+            raise DecodeError(f"the sample holds no clip, only {some(m.suffix for m in members)}")
+
+
+def _among_stored(read: _Reading[Any], record: Record, rule: FrameRule) -> ChooseFrames:
+    """Where the frames of a rule lie among the stored ones."""
+    media, _ = pixels_of(tuple(member.suffix for member in read.members))
+    if media == "video" and "stored_fps" not in record:  # of others, with all its frames, whatever its json says
+        record = {}
+
+    def choose(num_stored: int) -> list[int]:
+        stored = stored_frames(record, num_stored)
+        if stored is None:
+            raise _lacks(read, rule, f"stores {num_stored} frames and does not say which of its file are the clip")
+        asked = rule(stored.num_frames)
+        places = {number: place for place, number in enumerate(stored.numbers)}
+        if missing := sorted(set(asked) - places.keys()):
+            what = f"stores {num_stored} of the {stored.num_frames} frames of its clip"
+            raise _lacks(read, rule, f"{what}, without {some(missing)}")
+        return [places[number] for number in asked]
+
+    return choose
+
+
+def _lacks(read: _Reading[Any], rule: FrameRule, what: str) -> DataError:
+    """Of the whole set: no other sample of it holds the frames of the rule."""
+    return DataError(
+        f"{read.set_name} was not made for the frames of {rule.views}: its sample {read.key} {what}",
+        hint=f"make the set with `umt-data … --views {rule.views}` in the place of --frames or --fps, and any other "
+        "views that it is to serve",
+    )
 
 
 def _pictures(
@@ -137,7 +201,7 @@ def _pictures(
 
 def _read_record(read: _Reading[Any]) -> Record:
     members = {member.suffix: member for member in read.members}
-    return record_of(members, lambda suffix: read(members[suffix]))
+    return record_of(members, lambda suffix: read([members[suffix]])[0])
 
 
 def caption_of(record: Mapping[str, Any], stream: Stream, *, field: str = "caption", clean: Clean = str.strip) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Batch, Media, Tokens
+from umt_ds.batch import Batch, Media, Targets, Tokens
 from umt_ds.keyed import add_digests, digest64
 
 
@@ -54,19 +54,17 @@ def collate(
         keys=tuple(item.key for item in shown for _ in range(views)),
         digest=add_digests(*(item.digest for item in shown)),
         substituted=sum(item.is_substitute for item in shown),
-        text=_text(shown, views, tokenize),
-        labels=_labels(shown, views),
+        text=None if tokenize is None else _text(shown, tokenize).repeated(views),
+        targets=_targets(shown).repeated(views),
         # 63 bits: torch has no unsigned words of 64
         ids=torch.tensor([digest64(item.source, item.key) >> 1 for item in shown]).repeat_interleave(views),
     )
 
 
-def _text(shown: Sequence[SampleMeta], views: int, tokenize: Tokenize | None) -> Tokens | None:
-    if tokenize is None:
-        return None
-    return tokenize([item.caption for item in shown if item.caption is not None]).repeated(views)
+def _text(shown: Sequence[SampleMeta], tokenize: Tokenize) -> Tokens:
+    return tokenize([item.caption for item in shown if item.caption is not None])
 
 
-def _labels(shown: Sequence[SampleMeta], views: int) -> Tensor | None:
+def _targets(shown: Sequence[SampleMeta]) -> Targets:
     labels = [item.label for item in shown if item.label is not None]
-    return torch.tensor(labels).repeat_interleave(views) if labels else None
+    return Targets(labels=torch.tensor(labels) if labels else None)

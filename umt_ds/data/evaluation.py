@@ -1,13 +1,17 @@
-"""Every sample of a source once, in manifest order and without chance: for probes and evaluation."""
+"""An evaluation set: each of its items once, in the order of the set and without chance, shared among ranks.
+
+    batch b    items [b·B, (b+1)·B) of the set, whatever the number of ranks and workers
+    turn t     of rank r is batch t·world + r; every rank has ⌈batches / world⌉ turns
+    no batch   where a rank has none left, its turn has a clip of zeros and no item: something to put through a model
+               (ZeRO stage 3 gathers weights in a forward pass, so all ranks make as many), and nothing to score
+
+So a model sees the same batches whatever the number of ranks, and on a CPU every bit of what it says is the same.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -16,114 +20,212 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from umt_ds.batch import Movable
 from umt_ds.data.clips import read_clip
 from umt_ds.data.order.frames import middle
+from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.pixels.augment import centre_view, stretch_view
-from umt_ds.data.shards.records import SampleRef
+from umt_ds.data.shards.block_cache import BlockCache
+from umt_ds.data.shards.records import Manifest, SampleRef
 from umt_ds.data.shards.sample_record import Clean, captions_of, label_of
 from umt_ds.data.shards.source import ShardSource
-from umt_ds.errors import DataError, DecodeError
+from umt_ds.errors import DataError, DecodeError, shown
+from umt_ds.keyed import digest64
 
-log = logging.getLogger(__name__)
+_PREFETCH = 2  # batches that a worker builds ahead
+_STALL_LIMIT_S = 900.0
 
-
-# How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval; SPEC 7.6).
+# How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval).
+# Source: METHOD.md, "Crops: stage 2".
 EvaluationView = Literal["centre", "stretched"]
 
 
 @dataclass(frozen=True)
-class EvalBatch:
-    """B clips with their names, labels and captions."""
+class LeftOut:
+    """An item that could not be scored, and why."""
 
-    keys: tuple[str, ...]  # B
-    pixels: Tensor  # u8 [B,T,side,side,3]
-    labels: dict[str, Tensor]  # field → i64 [B]; -1 where a sample has none
-    captions: tuple[tuple[str, ...], ...]  # B times the captions of a clip, cleaned; empty where none were asked for
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FrameRule:
+    """Which frames of a clip are shown. choose: number of stored frames → `count` of them; text: how that is said."""
+
+    text: str
+    count: int
+    choose: Callable[[int], list[int]]
+
+
+def middle_frames(count: int) -> FrameRule:
+    """The centre of each of `count` equal parts of the stored frames (`order.frames.middle`)."""
+    return FrameRule(
+        f"the middle frame of each of {count} parts of the stored frames",
+        count,
+        lambda num_frames: middle(num_frames, count=count),
+    )
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """Of each clip."""
+    """What is wanted of each clip.
 
-    num_frames: int
+    needs_labels: a clip that lacks one of the `label_fields` is left out; else it is given with label -1.
+    caption_field: None where no text is wanted; else a clip without text is left out. clean: see `Tokenize`.
+    """
+
+    frames: FrameRule
     side: int
-    view: EvaluationView
-    antialias: bool
-    label_fields: Sequence[str]
-    caption_field: str | None
-    clean: Clean
+    view: EvaluationView = "centre"
+    antialias: bool = True
+    label_fields: Sequence[str] = ()
+    needs_labels: bool = False
+    caption_field: str | None = None
+    clean: Clean = str.strip
 
 
 @dataclass(frozen=True)
-class EvalClip:
+class ItemInfo:
+    """An item that was read, without its pixels. number: its place in the set. content: a hash of its key and of the
+    bytes that were read of it. stored_frames: of which some were shown."""
+
+    number: int
     key: str
-    view: NDArray[np.uint8]  # [T,side,side,3]
-    labels: tuple[int, ...]
-    captions: tuple[str, ...]
+    content: int
+    stored_frames: int
+    labels: tuple[int, ...]  # in the order of `label_fields`; -1 where it has none
+    captions: tuple[str, ...]  # cleaned; empty where none were asked for
 
 
-def iterate_once(
-    folder: Path,
-    *,
-    num_frames: int,
-    side: int,
-    batch_size: int,
-    view: EvaluationView = "centre",
-    antialias: bool = True,
-    label_fields: Sequence[str] = (),
-    caption_field: str | None = None,
-    clean: Clean = str.strip,
-    limit: int | None = None,
-    max_bad_rate: float = 0.01,
-) -> Iterator[EvalBatch]:
-    """All clips of a shard folder, or the first `limit`, `batch_size` at a time (the last batch may be smaller).
+@dataclass(frozen=True)
+class EvalBatch(Movable):
+    """The B items of a batch that could be read, and those that could not.
 
-    The centre frame of each of `num_frames` segments, as `view` says. A clip that cannot be decoded, or has no caption
-    that says anything though they were asked for, is left out and logged: nothing is put in its place, it would be
-    scored under a wrong name. Raises DataError when more than `max_bad_rate` of the source is bad.
+    pixels: u8 [B,T,side,side,3]; where B is 0, one clip of zeros."""
+
+    items: tuple[ItemInfo, ...]
+    pixels: Tensor
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class EvaluationSet:
+    """The items of a folder of shards, or the first `limit`, as batches.
+
+    An item that cannot be decoded, or lacks what is asked for, is left out and named: nothing is put in its place, it
+    would be scored under a wrong name. What is wrong with the folder, its disk or its store is a DataError.
+    max_left_out: share of the items that may be left out, see `check`.
     """
-    with closing(ShardSource(folder, max_open=2)) as source:
-        wanted = ClipRequest(num_frames, side, view, antialias, label_fields, caption_field, clean)
-        clips = islice(_good_clips(source, wanted, max_bad_rate), limit)
-        while some := list(islice(clips, batch_size)):
-            yield _stack(some, label_fields)
 
+    def __init__(
+        self,
+        shards: Path,
+        request: ClipRequest,
+        *,
+        batch_size: int,
+        limit: int | None = None,
+        max_left_out: float = 0.01,
+        cache: BlockCache | None = None,
+    ) -> None:
+        self.shards, self.request, self.batch_size = shards, request, batch_size
+        self.limit, self._max_left_out = limit, max_left_out
+        self._source = ShardSource(shards, max_open=2, cache=cache)
+        self._size = len(self._source) if limit is None else min(limit, len(self._source))
 
-def _good_clips(source: ShardSource, wanted: ClipRequest, max_bad_rate: float) -> Iterator[EvalClip]:
-    bad = 0
-    for ref in source.refs():
+    def __len__(self) -> int:
+        """Items, good and bad."""
+        return self._size
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._source.manifest
+
+    def turns(self, world: int) -> int:
+        """Batches that each of `world` ranks has, those without an item among them."""
+        num_batches = -(-len(self) // self.batch_size)
+        return -(-num_batches // world)
+
+    def batches(self, *, rank: int = 0, world: int = 1, num_workers: int = 0) -> Generator[EvalBatch]:
+        """The batches of a rank, one for each of its turns. Workers end with the iterator: close it.
+
+        Raises DataError or MachineError, on this rank alone.
+        """
+        turns = self.turns(world)
+        pool = WorkerPool(
+            lambda turn: self.batch(turn * world + rank),
+            first=0,
+            num_workers=min(num_workers, turns),
+            prefetch=_PREFETCH,
+            stall_limit_s=_STALL_LIMIT_S,
+        )
         try:
-            one = _read(source, ref, wanted)
-        except DecodeError as error:
-            bad += 1
-            log.warning("bad sample %s in %s: left out (%s)", source.key(ref), source.folder, error.what)
-            if bad > max_bad_rate * len(source):
-                raise DataError(
-                    f"{source.folder}: {bad} of {len(source)} samples are bad",
-                    hint=f"run `umt-data verify {source.folder}`",
-                ) from error
-        else:
-            yield one
+            for _ in range(turns):
+                yield pool.take()
+        finally:
+            pool.close()
+            self._source.close()
 
+    def batch(self, number: int) -> EvalBatch:
+        """Batch `number` of the set; without items behind its end."""
+        start = number * self.batch_size
+        refs = [(place, self._source.ref(place)) for place in range(start, min(start + self.batch_size, len(self)))]
+        self._source.prefetch(ref for _, ref in refs)
+        items: list[ItemInfo] = []
+        views: list[NDArray[np.uint8]] = []
+        left_out: list[LeftOut] = []
+        for place, ref in refs:
+            try:
+                item, view = self._read(place, ref)
+            except DecodeError as error:
+                left_out.append(LeftOut(self._source.key(ref), error.what))
+            else:
+                items.append(item)
+                views.append(view)
+        pixels = torch.from_numpy(np.stack(views)) if views else self._zeros()
+        return EvalBatch(tuple(items), pixels, tuple(left_out))
 
-def _read(source: ShardSource, ref: SampleRef, wanted: ClipRequest) -> EvalClip:
-    with_record = bool(wanted.label_fields) or wanted.caption_field is not None
-    clip = read_clip(source, ref, choose=partial(middle, count=wanted.num_frames), with_record=with_record)
-    labels = tuple(label_of(clip.record, field) for field in wanted.label_fields)
-    captions: list[str] = []
-    if wanted.caption_field is not None:
-        captions = captions_of(clip.record, field=wanted.caption_field, clean=wanted.clean)
-        if not captions:
-            raise DecodeError(f"it has no caption in {wanted.caption_field!r}")
-    see = centre_view if wanted.view == "centre" else stretch_view
-    view = see(clip.frames, side=wanted.side, antialias=wanted.antialias)
-    return EvalClip(clip.key, view, labels, tuple(captions))
+    def empty_batch(self) -> EvalBatch:
+        """What a rank puts through the model where it has no item."""
+        return EvalBatch((), self._zeros())
 
+    def check(self, left_out: Sequence[LeftOut]) -> None:
+        """Raises DataError where so many items are left out that a score would not say much of the set."""
+        if len(left_out) <= self._max_left_out * len(self) and len(left_out) < len(self):
+            return
+        if not len(self):
+            raise DataError(f"{self.shards} holds no clips to score", hint="look into it with `umt-data sheet`")
+        first = "; ".join(f"{shown(one.key)} ({shown(one.reason, 120)})" for one in left_out[:3])
+        raise DataError(
+            f"{self.shards}: {len(left_out)} of {len(self)} clips cannot be scored: {first}",
+            hint=f"run `umt-data verify {self.shards}`; a score may lack {100 * self._max_left_out:g} % of its clips "
+            "(max_left_out of an evaluation)",
+        )
 
-def _stack(clips: Sequence[EvalClip], fields: Sequence[str]) -> EvalBatch:
-    return EvalBatch(
-        keys=tuple(clip.key for clip in clips),
-        pixels=torch.from_numpy(np.stack([clip.view for clip in clips])),
-        labels={field: torch.tensor([clip.labels[i] for clip in clips]) for i, field in enumerate(fields)},
-        captions=tuple(clip.captions for clip in clips),
-    )
+    def _zeros(self) -> Tensor:
+        request = self.request
+        return torch.zeros(1, request.frames.count, request.side, request.side, 3, dtype=torch.uint8)
+
+    def _read(self, place: int, ref: SampleRef) -> tuple[ItemInfo, NDArray[np.uint8]]:
+        """An item and its view [T,side,side,3]. Raises DecodeError for one that is bad or lacks what is asked for."""
+        request, stored = self.request, 0
+
+        def choose(num_frames: int) -> list[int]:
+            nonlocal stored
+            stored = num_frames
+            if num_frames < 1:
+                raise DecodeError("the clip holds no frames")
+            return request.frames.choose(num_frames)
+
+        with_record = bool(request.label_fields) or request.caption_field is not None
+        clip = read_clip(self._source, ref, choose=choose, with_record=with_record)
+        labels = tuple(label_of(clip.record, field) for field in request.label_fields)
+        if request.needs_labels and -1 in labels:
+            raise DecodeError(f"it has no label in {request.label_fields[labels.index(-1)]!r}")
+        captions: list[str] = []
+        if request.caption_field is not None:
+            captions = captions_of(clip.record, field=request.caption_field, clean=request.clean)
+            if not captions:
+                raise DecodeError(f"it has no caption in {request.caption_field!r}")
+        see = centre_view if request.view == "centre" else stretch_view
+        content = digest64(clip.key, *clip.crcs)
+        item = ItemInfo(place, clip.key, content, stored, labels, tuple(captions))
+        return item, see(clip.frames, side=request.side, antialias=request.antialias)

@@ -72,9 +72,9 @@ class Packer:
             shape = (len(clip.jpegs.files), clip.jpegs.height, clip.jpegs.width, 3)
             self._pieces.append(_Piece(draw, clip.key, view, shape, start, is_jpeg=True))
             return
-        inside = cut(clip.frames, view.place.crop).copy()
-        whole = Crop(0, 0, view.place.crop.width, view.place.crop.height)
-        rest = replace(view, place=replace(view.place, crop=whole))
+        inside = cut(clip.frames, view.placement.crop).copy()
+        whole = Crop(0, 0, view.placement.crop.width, view.placement.crop.height)
+        rest = replace(view, placement=replace(view.placement, crop=whole))
         self._pieces.append(_Piece(draw, clip.key, rest, inside.shape, self._num_pixels, is_jpeg=False))
         self._pixels.append(inside)
         self._num_pixels += inside.size
@@ -96,11 +96,11 @@ def finish(packed: EncodedFrames, *, side: int, device: torch.device) -> Tensor:
     frames = [_frames_of(piece, pixels, pictures) for piece in packed.pieces]  # V of u8 [T,3,h,w]
     out = torch.empty((len(frames), len(frames[0]), side, side, 3), dtype=torch.uint8, device=device)
     for rows in _alike(packed.pieces):
-        place = packed.pieces[rows[0]].view.place
-        resized = _resize(torch.stack([frames[row] for row in rows]), place)  # u8 [n,T,3,h,w]
+        placement = packed.pieces[rows[0]].view.placement
+        resized = _resize(torch.stack([frames[row] for row in rows]), placement)  # u8 [n,T,3,h,w]
         for row, picture in zip(rows, resized, strict=True):
             turned = picture.flip(3) if packed.pieces[row].view.mirrored else picture
-            shown = turned[:, :, place.top : place.top + side, place.left : place.left + side]
+            shown = turned[:, :, placement.top : placement.top + side, placement.left : placement.left + side]
             out[row] = shown.permute(0, 2, 3, 1)
     return out
 
@@ -109,7 +109,7 @@ def _alike(pieces: Sequence[_Piece]) -> list[list[int]]:
     """The rows that are resized together: those with crops of one size."""
     rows = defaultdict(list)
     for row, piece in enumerate(pieces):
-        crop, size = piece.view.place.crop, piece.view.place.size
+        crop, size = piece.view.placement.crop, piece.view.placement.size
         rows[crop.width, crop.height, size].append(row)
     return list(rows.values())
 
@@ -122,17 +122,19 @@ def _frames_of(piece: _Piece, pixels: Tensor, pictures: Sequence[Tensor]) -> Ten
     else:
         flat = pixels[piece.start : piece.start + num_frames * height * width * 3]
         frames = flat.view(piece.shape).permute(0, 3, 1, 2)
-    crop = piece.view.place.crop
+    crop = piece.view.placement.crop
     return frames[:, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
 
-def _resize(frames: Tensor, place: Placement) -> Tensor:
+def _resize(frames: Tensor, placement: Placement) -> Tensor:
     """u8 [n,T,3,H,W] → u8 [n,T,3,h,w]; the sums are taken in fp32, and rounded once where Pillow rounds twice."""
-    if frames.shape[-2:] == place.size[::-1]:
+    if frames.shape[-2:] == placement.size[::-1]:
         return frames
-    if not place.antialias:
-        return torch.unflatten(resize_plainly(frames.flatten(0, 1), place), 0, frames.shape[:2])
-    exact = F.interpolate(frames.flatten(0, 1).float(), size=place.size[::-1], mode=place.filter, antialias=True)
+    if not placement.antialias:
+        return torch.unflatten(resize_plainly(frames.flatten(0, 1), placement), 0, frames.shape[:2])
+    exact = F.interpolate(
+        frames.flatten(0, 1).float(), size=placement.size[::-1], mode=placement.filter, antialias=True
+    )
     rounded = exact.add_(0.5).clamp_(0, 255).to(torch.uint8)  # to(uint8) cuts off; bicubic sums leave the range
     return rounded.view(*frames.shape[:3], *exact.shape[-2:])
 

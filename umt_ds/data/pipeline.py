@@ -225,11 +225,11 @@ def _words_of(worker: int | None) -> Path:
 
 
 class BatchMemory:
-    """Where a builder puts its batches: in a worker, memory that the trainer shares, used again and again.
+    """Memory for the batches of a worker, shared with the trainer. It is reused: fresh pages cost as much as resizing.
 
-    Fresh shared pages cost a worker as much as resizing does. torch asks a worker for its item n + prefetch when it
-    has item n, and for the one after that when the trainer comes for more: with `prefetch + 1` turns, what is written
-    over was pinned by then, or copied, which is up to whoever took it.
+    Why `turns = prefetch + 1` is enough, for a prefetch of 2: batches 0, 1, 2, 3, … lie in buffers 0, 1, 2, 0, …. torch
+    asks a worker for its batch n + 2 when the trainer takes batch n. So batch 3, which overwrites batch 0, is asked for
+    when the trainer takes batch 1. Until then batch 0 must be pinned or copied: the trainer sees to that.
     """
 
     def __init__(self, *, turns: int) -> None:
@@ -242,14 +242,14 @@ class BatchMemory:
         self._turn = (self._turn + 1) % self._turns
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """An empty u8 tensor for the part `name` of this turn's item."""
+        """An empty u8 tensor for the part `name` (pixels of images, of clips, …) of the item at hand."""
         if get_worker_info() is None:
             return torch.empty(shape, dtype=torch.uint8)
-        count, place = math.prod(shape), (name, self._turn)
-        if place not in self._kept or len(self._kept[place]) < count:
+        count, key = math.prod(shape), (name, self._turn)
+        if key not in self._kept or len(self._kept[key]) < count:
             # the call is the one of torch's default_collate (2.14)
-            self._kept[place] = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
-        return torch.empty(0, dtype=torch.uint8).set_(self._kept[place])[:count].view(shape)
+            self._kept[key] = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
+        return torch.empty(0, dtype=torch.uint8).set_(self._kept[key])[:count].view(shape)
 
 
 class _Items(Dataset[Any]):

@@ -22,7 +22,9 @@ _DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
 
 
 def clean_caption(caption: str) -> str:
-    """Lower case, without punctuation, `-` and `/` as spaces, one space between words. Source: SPEC 7.1.
+    """Lower case, without punctuation, `-` and `/` as spaces, one space between words.
+
+    Source: METHOD.md, "Captions and tokens".
 
     >>> clean_caption("A man, <PERSON> - on/off")
     'a man person on off'
@@ -32,7 +34,7 @@ def clean_caption(caption: str) -> str:
 
 
 class CaptionTokenizer:
-    """WordPiece tokens `[CLS] x` without the `[SEP]` that BERT's own tokenizer adds (SPEC 7.1).
+    """WordPiece tokens `[CLS] x` without the `[SEP]` that BERT's own tokenizer adds (METHOD.md, "Captions and tokens").
 
     vocabulary: a `vocab.txt`, or the folder of a BERT or its tokenizer (`vocabulary.read_vocabulary`). A longer caption
     loses its end. Raises ConfigError where there is no vocabulary of an uncased BERT.

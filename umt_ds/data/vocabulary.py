@@ -21,9 +21,7 @@ from umt_ds.errors import ConfigError
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[MASK]")
 _PLAIN, _WHOLE = "vocab.txt", "tokenizer.json"
 _ADDED, _CONFIG = "added_tokens.json", "tokenizer_config.json"
-_HINT = (
-    "task.text.vocabulary names the folder of an uncased BERT (bert-base-uncased) or of its tokenizer, or a vocab.txt"
-)
+_HINT = "name the folder of an uncased BERT (bert-base-uncased) or of its tokenizer, or a vocab.txt"
 _NEVER_USED = "and captions are lower case: its words with capitals would never be used"
 # What lies in the place of such a file where a download went wrong, by its first bytes in lower case.
 _ELSE = {

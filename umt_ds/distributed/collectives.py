@@ -1,8 +1,8 @@
-"""Small agreements between ranks. Every rank calls each of them, always."""
+"""Small collectives by which ranks agree. Every rank calls each of them, always."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -51,3 +51,27 @@ def broadcast_object(value: T, source: int = 0) -> T:
     if active():
         dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def gather_objects(value: T) -> list[T]:
+    """`value` of each rank, in their order, on every rank (picklable objects among our own processes)."""
+    if not active():
+        return [value]
+    values: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return cast("list[T]", values)
+
+
+def gather_uneven(rows: Tensor, device: torch.device) -> Tensor:
+    """[B,…] of each rank, of any B, to [G,…] in the order of the ranks, on the CPU. device: of the process group.
+
+    Alone: the rows themselves.
+    """
+    if not active():
+        return rows.cpu()
+    counts = gather_objects(len(rows))
+    padded = torch.zeros(max(counts), *rows.shape[1:], dtype=rows.dtype, device=device)
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    return torch.cat([own[:count].cpu() for own, count in zip(gathered, counts, strict=True)])

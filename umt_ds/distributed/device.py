@@ -1,4 +1,4 @@
-"""The device of a rank, and why it is not the one that somebody may expect."""
+"""The device of a rank, and why it may not be the one that was expected."""
 
 from __future__ import annotations
 

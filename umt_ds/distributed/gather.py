@@ -1,7 +1,7 @@
-"""Rows of all ranks on every rank, with the gradient that an average over the ranks makes right.
+"""Rows of all ranks on every rank, with a gradient that is right once gradients are averaged over the ranks.
 
-DeepSpeed averages parameter gradients over W ranks. What has to flow back into a rank's rows depends on whose loss it
-is.
+DeepSpeed averages the gradients of parameters over W ranks. So the gradient that flows back into a rank's rows depends
+on which loss reads the gathered rows: one loss that all ranks compute alike, or a loss of each rank.
 
 Shapes: B rows of a rank, G = W·B rows of all, in the order of the ranks.
 """
@@ -17,10 +17,14 @@ from torch import Tensor
 from umt_ds.distributed.collectives import active
 
 Gradient = Literal["same_loss", "own_losses", "sliced"]
-"""same_loss: every rank computes one and the same loss of all rows. Its gradient is known everywhere: this rank's part
-of it, W times, since the others' parameters will not see it. own_losses: each rank has a loss of its own, and the whole
-is their mean: the gradients of all ranks are added. sliced: as same_loss, without the factor: what the published code
-does, 1/W of the gradient (SPEC 7.4)."""
+"""What the backward pass gives to a rank's own rows, of the gradient of all gathered rows:
+
+same_loss:  the own slice, times W. All ranks compute the same loss of all rows, so each has the whole gradient already;
+            the factor undoes the averaging. For the contrastive loss.
+own_losses: the own slice of the sum over ranks. Each rank has a loss of its own and the objective is their mean. For
+            negatives that come from other ranks.
+sliced:     the own slice. With one loss on all ranks that is 1/W of the gradient, as published (METHOD.md, "VTC").
+"""
 
 
 def gather_rows(rows: Tensor, *, gradient: Gradient) -> Tensor:

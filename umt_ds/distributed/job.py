@@ -40,7 +40,7 @@ def start_job(*, patience: timedelta = START_TIMEOUT) -> Iterator[Job]:
     A group that is open already (a notebook, several runs in one process) is used and left open: DeepSpeed
     cannot follow into a second one. On a clean exit all ranks meet at a barrier and collect garbage before the
     group is destroyed: DeepSpeed engines that outlive the group abort the interpreter in one run of five. After an
-    error nobody waits for the others: what NCCL has under way is broken off. patience: for the others to come.
+    error no rank waits for the others: what NCCL has under way is broken off. patience: for the others to come.
     """
     world = find_world()
     device = device_of(world)

@@ -5,7 +5,7 @@
                          4711        when process 4711 began, which makes shared memory in files named torch_4711_…
     /dev/shm/sem.umtp-x1y2z3ab-…     semaphores
 
-However a process ends, the kernel lets go of its lock. So a folder that can be locked is nobody's any more, and the
+However a process ends, the kernel lets go of its lock. So a folder that can be locked belongs to no process, and the
 next process that wants one of its own removes it with all that bears its name.
 """
 
@@ -74,7 +74,7 @@ def _make() -> Path:
         # FileNotFoundError: another process found it before it was locked
         with suppress(FileNotFoundError):
             file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)  # never closed
-            with suppress(OSError):  # a file system without locks: then nobody can lock the folder, and it stays
+            with suppress(OSError):  # a file system without locks: then no process can lock the folder, and it stays
                 fcntl.flock(file, fcntl.LOCK_EX)
             _host(folder).touch()
             return folder
@@ -87,7 +87,7 @@ def _host(folder: Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Raises OSError where somebody lives who holds it."""
+    """Raises OSError where a living process holds it."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +97,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    with suppress(OSError):  # somebody empties the temporary folder just now, too
+    with suppress(OSError):  # another process empties the temporary folder at the same time
         for file in _shared_by(folder):
             if file.lstat().st_uid == os.getuid():
                 file.unlink()

@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that started them (Linux; elsewhere nobody tells them). Torch-free.
+"""Processes that must not outlive the one that started them (on Linux; other kernels do not tell them). Torch-free.
 
 The kernel tells a process of the end of the *thread* that forked it: start such processes from one that lasts.
 """
@@ -23,7 +23,7 @@ def die_with_the_parent() -> None:
     parent = parent_process()
     assert parent is not None, "multiprocessing has started this process"
     _tell_me(signal.SIGKILL)
-    if os.getppid() != parent.pid:  # it ended before we asked, so nobody will tell us
+    if os.getppid() != parent.pid:  # it ended before we asked, so the kernel will not tell us
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -32,8 +32,9 @@ from safetensors import SafetensorError
 from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, config_hash, flatten, numbers_of
+from umt_ds.config.show import as_tree, config_hash, numbers_of
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
 from umt_ds.distributed.world import World
 from umt_ds.engine.best import BEST, Best, judge, read_best
@@ -56,6 +57,7 @@ from umt_ds.engine.protocol import Progress
 from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
 from umt_ds.engine.tidy import make_partial, make_room, newest_checkpoint, partial_of, prune, room_on, sync_folder
 from umt_ds.errors import CheckpointError, ConfigError, DamagedCheckpointError, UmtError
+from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 _Action = Callable[[], None]
@@ -347,10 +349,7 @@ class CheckpointStore:
         """LATEST is for people; then older checkpoints may go."""
         if not self._world.is_first:
             return
-        latest = final.parent / LATEST
-        pointer = latest.with_name(LATEST + ".partial")
-        pointer.write_text(final.name + "\n")
-        os.replace(pointer, latest)
+        write_whole(final.parent / LATEST, final.name + "\n")
         sync_folder(final.parent)
         prune(self.run, newest=manifest.step, keep=self._config.cadence.keep)
 

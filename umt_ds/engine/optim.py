@@ -15,7 +15,7 @@ def decay_groups(module: nn.Module, weight_decay: float, *, also: Collection[str
     """Two AdamW groups: matrices decay; every tensor of one dimension (biases, norms, q_bias, v_bias) does not.
 
     also: names of parameters that decay although they have one dimension.
-    Source: SPEC 5 (B/16 with decoders: 55 tensors decayed, 129 not).
+    Source: METHOD.md, "Optimisation: stage 1" (B/16 with decoders: 55 tensors decayed, 129 not).
     """
     parameters = [(p.ndim > 1 or name in also, p) for name, p in module.named_parameters() if p.requires_grad]
     groups = [

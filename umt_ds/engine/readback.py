@@ -35,6 +35,11 @@ def is_folder(path: Path) -> bool:
     return _has_mode(path, stat.S_ISDIR)
 
 
+def why_no_run(folder: Path, lacks: str) -> str:
+    """What to say of a folder that should be a run's and has no such file. Raises MachineError as `is_folder`."""
+    return f"{folder} is no run folder: it has no {lacks}" if is_folder(folder) else f"there is no folder {folder}"
+
+
 def names_in(folder: Path) -> list[str]:
     """What is in a folder, sorted; nothing where there is none. Raises MachineError where the disk does not say, and
     where something else is in its place: a link to a disk that is not mounted is no empty folder."""

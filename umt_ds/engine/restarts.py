@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from umt_ds.engine.manifest import checkpoint_folders, step_of
 from umt_ds.engine.readback import parse_json, read_back
 from umt_ds.engine.watchdog import STACKS
 from umt_ds.errors import MachineError, UmtError
+from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 
@@ -129,9 +129,7 @@ def _read(path: Path) -> Ends:
 
 
 def _write(path: Path, ends: Ends) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(asdict(ends)) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(asdict(ends)) + "\n")
 
 
 def ended_by_watchdog(run: Path) -> bool:

@@ -5,8 +5,8 @@ Two curves, S steps of which W warm up, s = 0 … S-1, p = (s - W) / (S - W):
     cosine_offset   s < W: lr · s / (W - 1)             else  min_lr + (lr - min_lr) · ½(1 + cos πp)
     cosine_floor    s < W: max(min_lr, lr · s / W)      else  max(min_lr, lr · ½(1 + cos πp))
 
-The first is stage 1's (SPEC 5: an array that holds both ends of its warm-up), the second that of everything the
-authors call multi_modality (SPEC 8.6), with min_lr = lr / 100.
+The first is stage 1's (an array that holds both ends of its warm-up), the second that of everything the
+authors call multi_modality, with min_lr = lr / 100.
 """
 
 from __future__ import annotations

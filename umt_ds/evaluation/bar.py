@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from umt_ds.data.evaluation import EvalBatch
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.evaluation import EvaluationSet
+from umt_ds.evaluation.evaluator import Beat
 
 
-def with_bar(clips: Iterator[EvalBatch], shards: Path, *, limit: int | None, name: str) -> Iterator[EvalBatch]:
-    """The same batches of `shards`, `limit` clips at most in all, counted by a bar on stderr."""
-    total = load_manifest(shards).num_samples
-    with tqdm(total=total if limit is None else min(total, limit), unit="clip", desc=name) as bar:
-        for batch in clips:
-            yield batch
-            bar.update(len(batch.keys))
+@contextmanager
+def bar_of(items: EvaluationSet, *, name: str) -> Iterator[Beat]:
+    """A bar over the clips of a set; call what it gives after each batch."""
+    with tqdm(total=len(items), unit="clip", desc=name) as bar:
+
+        def beat() -> None:
+            bar.update(min(items.batch_size, len(items) - bar.n))
+
+        yield beat

@@ -8,17 +8,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from umt_ds.data.evaluation import LeftOut as LeftOut  # part of this interface
 from umt_ds.distributed.world import World
 
 Beat = Callable[[], None]  # called after each batch: a sign of life for the watchdog
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """An item that could not be scored, and why."""
-
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +24,8 @@ class Scores:
     left_out: tuple[LeftOut, ...] = ()
     # everything one must know to repeat the numbers: data fingerprint, views, frame rule, resize rule …; JSON types
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    # a row an item, in the order of the set: columns by name, each as long as `items`; only where it was asked for
+    # columns by name, of equal length, a row for each question that was asked: an item of the set, in its order; in
+    # retrieval a caption; only where they were asked for
     predictions: Mapping[str, list[Any]] | None = None
 
     @property

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from umt_ds.errors import UmtError
 from umt_ds.evaluation.masked import MaskedClip
-from umt_ds.evaluation.metrics.probe import ProbeResult
 from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult, RetrievalScores
+from umt_ds.evaluation.probe import ProbeResult
 
 
 @dataclass(frozen=True)

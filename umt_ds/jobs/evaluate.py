@@ -1,78 +1,123 @@
-"""What `umt eval` does: load the runs, score them, and put the scores side by side."""
+"""One rank of an evaluation job: load the weights of each run, and let the evaluators of its task judge them."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+from torch import nn
+from tqdm import tqdm
 
-from umt_ds.config.load import load_run
-from umt_ds.config.run import RunConfig
-from umt_ds.errors import MachineError
-from umt_ds.evaluation.metrics.retrieval import RANKS, RetrievalScores, retrieval_scores
-from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
-from umt_ds.tasks.stage2.retrieval import Retrieval, resized_how
-from umt_ds.tasks.stage2.retriever import build_retriever
-from umt_ds.terminal import columns
+from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
+from umt_ds.config.key_paths import flatten
+from umt_ds.config.show import as_tree, numbers_of
+from umt_ds.distributed.alarm import ending_together
+from umt_ds.distributed.job import Job, start_job
+from umt_ds.distributed.world import World
+from umt_ds.engine.checkpoint import versions
+from umt_ds.engine.checkpoint_files import read_checkpoint_weights
+from umt_ds.engine.manifest import read_checkpoint_manifest
+from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
+from umt_ds.jobs.eval_plan import sets_of
+from umt_ds.jobs.eval_runs import EvalRun
+from umt_ds.jobs.run_scores import RunScores
+from umt_ds.jobs.score_files import ScoreFiles
+from umt_ds.jobs.score_table import score_text
+from umt_ds.jobs.train import refuse_mixed_experiments
+from umt_ds.models.full_value import is_kept_full, keep_full
+from umt_ds.tasks.initial import read_weights, state_fingerprint
+from umt_ds.tasks.kinds import build_task, evaluators_of
+from umt_ds.weights.load import load_strict
 
-_HEAD = [*(f"T→V R@{k}" for k in RANKS), *(f"V→T R@{k}" for k in RANKS), "mean"]
+log = logging.getLogger("umt_ds")
 
-
-def score_retrieval(runs: Sequence[Path], request: Retrieval, *, out: Path | None) -> str:
-    """The table as text; the numbers go to `out`, too. Raises ConfigError for a run that is not of stage 2."""
-    configs = [load_run(str(run / "config.yaml")) for run in runs]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    scores = []
-    for run, config in zip(runs, configs, strict=True):
-        found = request.search(build_retriever(config, run, device=device), name=run.name)
-        scores.append(retrieval_scores(found.similarity, found.video_of_text))
-    if out is not None:
-        _write(out, runs, request, scores)
-    smooth = {request.resizes_smoothly(config.data.augment.antialias) for config in configs}
-    return _text(runs, configs, scores, resized=resized_how(smooth))
-
-
-def numbers_of_scores(scores: RetrievalScores) -> list[float]:
-    """R@1, 5, 10 both ways and their mean, in percent."""
-    shares = [*scores.text_to_video.values(), *scores.video_to_text.values(), scores.mean]
-    return [100 * share for share in shares]
+_DTYPE: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def _text(
-    runs: Sequence[Path], configs: Sequence[RunConfig], scores: Sequence[RetrievalScores], *, resized: str
-) -> str:
-    numbers = [numbers_of_scores(score) for score in scores]
-    rows = [[run.name, *(f"{number:.1f}" for number in row)] for run, row in zip(runs, numbers, strict=True)]
-    groups = groups_of(configs)
-    spreads = [[Spread.of([numbers[m][c] for m in group.members]) for c in range(len(_HEAD))] for group in groups]
-    for group, spread in zip(groups, spreads, strict=True):
-        if len(group.members) > 1:
-            name = f"mean ± sd of {len(group.members)} from {group.weights}"
-            rows.append([name, *(f"{c.mean:.1f} ± {c.deviation:.1f}" for c in spread)])
-    for one, other in pairs_of(groups):
-        left, right = spreads[groups.index(one)], spreads[groups.index(other)]
-        gains = [a.minus(b) for a, b in zip(left, right, strict=True)]
-        name = f"{one.weights} less {other.weights}, ± standard error"
-        rows.append([name, *(f"{gain:+.1f} ± {error:.1f}" for gain, error in gains)])
-    first = scores[0]
-    about = f"{first.texts} captions, {first.videos} clips, {resized}; chance is {100 * first.chance:.2f} % at R@1."
-    return f"{about} In percent:\n{columns([['', *_HEAD], *rows])}"
+def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
+    """Score the runs one after another, and write `files`; the table on the first rank, None on the others.
+
+    Every rank calls it. Raises SystemExit with the error's code after saying what is wrong.
+    """
+    with start_job() as job, ending_together(job.world):
+        _log_to_stderr(job.world)
+        if job.world.is_first:
+            files.check(runs)
+        judges = [evaluators_of(run.config) for run in runs]  # all of them first: what is wrong is said at once
+        scored = [
+            _score(run, evaluators, job, predictions=files.predictions is not None)
+            for run, evaluators in zip(runs, judges, strict=True)
+        ]
+        if not job.world.is_first:
+            return None
+        about = {"versions": versions(), "device": _name_of(job.device), "ranks": job.world.size}
+        said = files.write(scored, about)
+        return "\n".join([score_text(scored), *said])
 
 
-def _write(out: Path, runs: Sequence[Path], request: Retrieval, scores: Sequence[RetrievalScores]) -> None:
-    content = {
-        "shards": str(request.shards),
-        "limit": request.limit,
-        "antialias": "as each run" if request.antialias is None else request.antialias,
-        "runs": {str(run): asdict(score) for run, score in zip(runs, scores, strict=True)},
-    }
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, out)
-    except OSError as error:
-        raise MachineError(f"cannot write {out}: {error}", hint="choose another file with -o") from error
+def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:
+    precision = precision_of(load_deepspeed_json(run.config.engine))
+    task = build_task(run.config, device=job.device, precision=precision)
+    step, loaded = _load(task, run)
+    fingerprint = state_fingerprint(task.module.state_dict())
+    evaluation = flatten({"evaluation": as_tree(run.config)["evaluation"]})
+    refuse_mixed_experiments({**numbers_of(run.config), **evaluation, "weights": fingerprint}, job.world)
+    module = as_trained(task.module, precision).to(job.device).eval()
+    scores = tuple(_judge(run, one, module, job.world, predictions=predictions) for one in evaluators)
+    return RunScores(run, fingerprint, step, loaded, precision, scores)
+
+
+def _load(task: Task, run: EvalRun) -> tuple[int | None, str]:
+    """The weights into the module: all of a checkpoint of this run, or what training would begin with."""
+    if run.checkpoint is not None:
+        report = load_strict(task.module, read_checkpoint_weights(run.checkpoint), where=str(run.checkpoint))
+        return read_checkpoint_manifest(run.checkpoint).step, str(report)
+    return None, task.load_weights(read_weights(run.weights), str(run.weights))
+
+
+def as_trained(module: nn.Module, precision: Precision) -> nn.Module:
+    """The module in the precision in which DeepSpeed trains it, where it is the same module to the bit."""
+    if precision != "fp32":
+        for parameter in module.parameters():
+            if is_kept_full(parameter):
+                keep_full(parameter)  # what was loaded, before it is rounded
+    return module.to(_DTYPE[precision])
+
+
+def _judge(run: EvalRun, evaluator: Evaluator, module: nn.Module, world: World, *, predictions: bool) -> Scores:
+    with torch.no_grad(), _bar(run, evaluator, world) as beat:
+        return evaluator.run(module, world, beat=beat, predictions=predictions)
+
+
+@contextmanager
+def _bar(run: EvalRun, evaluator: Evaluator, world: World) -> Iterator[Beat]:
+    """A bar on stderr of the first rank, which goes on with each of its batches."""
+    if not world.is_first:
+        yield lambda: None
+        return
+    sets = sets_of(run.config, run.config.evaluation[evaluator.name])
+    total = sum(one.passes_of_a_rank(world.size) for one in sets)
+    with tqdm(total=total, unit="batch", desc=f"{run.name} {evaluator.name}") as bar:
+
+        def beat() -> None:
+            bar.update()
+
+        yield beat
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _log_to_stderr(world: World) -> None:
+    """Warnings and errors, with their rank where it is not the first."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s" if world.is_first else f"[rank {world.rank}] %(message)s"))
+    log.handlers.clear()
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.WARNING)

@@ -37,6 +37,7 @@ from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.sources import count_samples
 from umt_ds.weights.load import load_strict
+from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 
@@ -177,10 +178,8 @@ def _write_facts(run: Path, config: RunConfig, plan: RunPlan, settings: dict[str
         "deepspeed.json": json.dumps(complete_deepspeed_json(settings, config, plan), indent=1) + "\n",
     }
     for name, text in texts.items():
-        partial = run / f"{name}.partial"
         try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, run / name)
+            write_whole(run / name, text)
         except OSError as error:
             raise MachineError(
                 f"{run / name} cannot be written: {error}", hint="free some space, or move what is in its place away"

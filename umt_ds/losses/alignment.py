@@ -18,7 +18,9 @@ def alignment_loss(student: Tensor, target: Tensor, *, kind: AlignmentLoss = "l2
 
     student, target: [K,B,V,C], any float; no gradient flows to the target. "l2": the mean over layers, clips
     and tokens of 2 - 2·cos, for unit vectors; "mse" and "smooth_l1": the mean over all elements.
-    Raises ValueError where the shapes differ. Source: SPEC 4; authors' engine_for_pretraining_umt.py:93.
+    Raises ValueError where the shapes differ.
+
+    Source: METHOD.md, "Alignment loss"; authors' engine_for_pretraining_umt.py:93.
     """
     if student.shape != target.shape:  # broadcasting would hide a wrong pairing
         raise ValueError(f"student {tuple(student.shape)} and target {tuple(target.shape)} differ in shape")

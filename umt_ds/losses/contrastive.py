@@ -13,7 +13,7 @@ def contrastive_loss(visual: Tensor, text: Tensor, *, temperature: Tensor, same:
     """Symmetric cross-entropy between unit vectors, targets spread evenly over equal pairs. fp32 scalar.
 
     visual, text: [B,C], any float, unit length. temperature: [1]. same: bool [B,B], True where video i and
-    text j belong together (the diagonal, and what else the caller counts). Source: SPEC 7.4, VTC.
+    text j belong together (the diagonal, and what else the caller counts). Source: METHOD.md, "VTC".
     """
     logits = visual.float() @ text.float().T / temperature.float()  # [B,B]
     targets = same.float() / same.float().sum(dim=1, keepdim=True)

@@ -1,6 +1,6 @@
 """The student of stage 1: a video transformer and one small decoder for each aligned layer.
 
-State-dict keys are those of the published pretraining checkpoints (SPEC 1.4).
+State-dict keys are those of the published pretraining checkpoints (METHOD.md, "Names of weights").
 
 Shapes: B clips, V visible tokens, D width, K aligned layers, C width of the teacher's output.
 """
@@ -38,7 +38,10 @@ class AlignmentNorm(nn.LayerNorm):
 
 
 class AlignmentDecoder(nn.Module):
-    """Linear, then LayerNorm: student width to teacher width. (The paper says the reverse: SPEC 9.1.)"""
+    """Linear, then LayerNorm: student width to teacher width. (The paper says the reverse.)
+
+    Source: METHOD.md, "Aligned layers and decoders".
+    """
 
     def __init__(self, *, width: int, out_width: int, eps: float = NORM_EPS) -> None:
         super().__init__()
@@ -99,7 +102,8 @@ class AlignmentModel(nn.Module):
     def distance(self, output: VitOutput, pixels: Tensor, keep: Tensor | None, targets: Sequence[Tensor]) -> Tensor:
         """Mean of 2 - 2·cos between features and K targets [B,V,C] of any length: f32 scalar.
 
-        The same as `decode` and the loss of SPEC 4, layer by layer: no features of all layers at once.
+        The same as `decode` and its loss (METHOD.md, "Alignment loss"), layer by layer, so the features of all
+        layers are never in memory at once.
         """
         placed = self._place(output, pixels, keep)
         layers = [decoder(x, t) for decoder, x, t in zip(self.clip_decoder, placed, targets, strict=True)]

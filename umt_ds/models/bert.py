@@ -1,4 +1,4 @@
-"""BERT in two halves: the lower layers read text, the upper ones look at a video too. The door to transformers' BERT.
+"""BERT in two halves: lower layers read text, upper layers cross-attend to a video. The door to transformers' BERT.
 
 The parts (embeddings, projections, feed-forward, head) are transformers' own, under the published names; how they are
 run is here, because keys and values of a video are made once for all texts that look at it, and because attention goes
@@ -78,7 +78,9 @@ def _settings(size: BertSize, *, dropout: float, **more: Any) -> Any:
 
 
 class Bert(nn.Module):
-    """Text encoder, fusion encoder and word head; `bert.…` and `cls.…` as in published checkpoints (SPEC 7.1).
+    """Text encoder, fusion encoder and word head; `bert.…` and `cls.…` as in published checkpoints.
+
+    Source: METHOD.md, "Stage 2: model", "Names of weights".
 
     The last `fusion_layers` layers have cross-attention to videos of `video_width`. dropout: of states and of attention
     weights, in training. checkpoint_layers: recompute the activations of the first n layers in the backward pass.

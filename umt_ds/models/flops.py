@@ -1,6 +1,6 @@
 """How much arithmetic a clip costs, from the sizes alone. One multiply-add counts as two operations.
 
-Norms, softmax, GELU and additions are left out, as is usual. Source of the formulas: PEERS.md, 3.2.
+Norms, softmax, GELU and additions are left out, as is usual. Source of the formulas: METHOD.md, "Operations".
 
 Letters: n tokens that attend to one another, d width.
 """
@@ -82,7 +82,7 @@ def teacher_flops_per_clip(
 
 @dataclass(frozen=True)
 class TextFlops:
-    """Operations of one caption in the forward pass, by part; and what it is compared with."""
+    """Operations of one caption in the forward pass, by part, with the videos that it attends to."""
 
     encode: float
     fuse: float
@@ -107,12 +107,15 @@ def text_flops(
     video_tokens: int,
     video_width: int,
     texts: int,
-    looks: int,
+    fused_texts: int,
     videos: int,
-    guesses: float,
+    masked_tokens: float,
 ) -> TextFlops:
-    """BERT on one caption of `tokens`, padding included: its lower layers run on `texts` versions of it, its upper ones
-    `looks` times, at videos of `video_tokens`; keys and values of `videos` of them are made. guesses: words guessed.
+    """BERT on one caption of `tokens`, padding included.
+
+    Its lower layers run on `texts` versions of the caption (as it is, masked), its upper layers on `fused_texts`, each
+    of which attends to a video of `video_tokens`. Keys and values are made of `videos` videos; `masked_tokens` are
+    predicted. All four losses: 2 texts, 4 fused texts (a true pair, two negatives, the masked caption), 2 videos.
 
     A layer: 8·n·W² for self-attention's Linears, 4·n·W·hidden for the feed-forward part, 4·n²·W for attention; cross-
     attention adds 4·n·W² and 4·n·N·W, and 4·N·D·W for each video.
@@ -123,6 +126,6 @@ def text_flops(
     keys_and_values = 4.0 * video_tokens * video_width * width
     return TextFlops(
         encode=texts * (size.layers - fusion_layers) * layer,
-        fuse=fusion_layers * (looks * (layer + cross) + videos * keys_and_values),
-        words=guesses * (2 * width**2 + 2 * width * size.vocab_size),
+        fuse=fusion_layers * (fused_texts * (layer + cross) + videos * keys_and_values),
+        words=masked_tokens * (2 * width**2 + 2 * width * size.vocab_size),
     )

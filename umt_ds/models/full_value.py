@@ -21,7 +21,7 @@ def keep_full(parameter: nn.Parameter, value: Tensor | None = None) -> None:
 
 
 def is_kept_full(parameter: nn.Parameter) -> bool:
-    """Whether somebody has said it."""
+    """Whether `keep_full` was called for it."""
     return hasattr(parameter, _NAME)
 
 

@@ -1,6 +1,7 @@
 """The parts of the student: patch embedding of visible patches, attention, MLP, block.
 
-Parameter names and arithmetic are those of the published checkpoints (SPEC 1.2 and 1.4).
+Parameter names and arithmetic are those of the published checkpoints.
+Source: METHOD.md, "Stage 1: student", "Names of weights".
 
 Shapes: B clips, T frames, h x w patches per frame, N = T·h·w tokens, V visible tokens, p patch side, D width. Blocks
 take [B,V,D], or with `lengths` the tokens of clips of any lengths in one row, [L,D].
@@ -182,7 +183,7 @@ def initialise_linear(module: nn.Module) -> None:
     """For `Module.apply`: xavier-uniform weights and zero biases of each Linear; all else stays as made.
 
     That is LayerNorm at 1 and 0, the patch projection at torch's Conv3d default, q_bias and v_bias at 0
-    (SPEC 1.2).
+    (METHOD.md, "Stage 1: student").
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

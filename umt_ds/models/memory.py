@@ -1,4 +1,4 @@
-"""How many bytes a pass over one clip keeps or needs, from the sizes alone: the twin of `flops.py`.
+"""How many bytes a pass over one clip keeps or needs, from the sizes alone, as `flops.py` counts operations.
 
 Attention is counted without its n·n matrix: `scaled_dot_product_attention` never stores it on the devices we train on.
 
@@ -57,24 +57,26 @@ def text_bytes(
     video_tokens: int,
     video_width: int,
     texts: int,
-    looks: int,
+    fused_texts: int,
     videos: int,
-    guesses: float,
+    masked_tokens: float,
     element: int,
     checkpoint_layers: int = 0,
 ) -> float:
     """What BERT keeps of one caption for its backward; arguments as `flops.text_flops`.
 
     A layer, per token: q, k, v, the mixed values, inputs and outputs of both norms (8 widths), the feed-forward part
-    before and after GELU. Cross-attention: 4 widths more, and keys and values of the video looked at (2·N·W). Words:
+    before and after GELU. Cross-attention: 4 widths more, and keys and values of its video (2·N·W). Words:
     their logits, and these in fp32. A checkpointed layer keeps its input alone.
     """
     layer = (8 * size.width + 2 * size.hidden) * tokens * element
     cross = (4 * tokens + 2 * video_tokens) * size.width * element
     whole_text = max(0, size.layers - fusion_layers - checkpoint_layers)
     whole_fusion = min(fusion_layers, max(0, size.layers - checkpoint_layers))
-    kept = texts * whole_text * layer + looks * whole_fusion * (layer + cross)
-    inputs = (texts * (size.layers - fusion_layers - whole_text) + looks * (fusion_layers - whole_fusion)) * tokens
+    kept = texts * whole_text * layer + fused_texts * whole_fusion * (layer + cross)
+    inputs = (
+        texts * (size.layers - fusion_layers - whole_text) + fused_texts * (fusion_layers - whole_fusion)
+    ) * tokens
     looked_at = videos * video_tokens * video_width
-    words = guesses * (size.vocab_size * (element + 2 * _FP32) + 3 * size.width * element)
+    words = masked_tokens * (size.vocab_size * (element + 2 * _FP32) + 3 * size.width * element)
     return kept + (inputs * size.width + looked_at) * element + words

@@ -18,7 +18,7 @@ from torch import Tensor
 
 PositionRule = Literal["sincos", "interpolated"]
 """sincos: the table of as many tokens as there are (pretraining). interpolated: the table of the base clip,
-8 frames of 224 px, stretched to the grid at hand (fine-tuning, SPEC 8.1)."""
+8 frames of 224 px, stretched to the grid at hand (fine-tuning)."""
 
 BASE_FRAMES = 8
 BASE_SIDE = 224
@@ -28,7 +28,7 @@ def sincos_table(tokens: int, width: int) -> Tensor:
     """The 1-D sinusoid over the flattened token index: f32 [N,D] on the CPU, computed in float64.
 
     Angle p / 10000^(2·floor(j/2)/D) for position p and channel j; sin where j is even, cos where it is odd.
-    Source: SPEC 1.3 (authors' modeling_pretrain_umt.py:20-30).
+    Source: METHOD.md, "Positions" (authors' modeling_pretrain_umt.py:20-30).
     """
     channel = np.arange(width)
     angle = np.arange(tokens)[:, None] / np.power(10000.0, 2 * (channel // 2) / width)
@@ -38,7 +38,7 @@ def sincos_table(tokens: int, width: int) -> Tensor:
 def resize_grid(table: Tensor, *, rows: int, cols: int) -> Tensor:
     """Resize each [g,g] plane of a float [M,g²,D] table to [M,rows·cols,D]: bicubic, no antialias.
 
-    Without antialias on purpose: the published models resize this way (SPEC 2 and 8.1), open_clip does not.
+    Without antialias on purpose: the published models resize this way (METHOD.md, "Positions"), open_clip does not.
     """
     side = round(table.shape[1] ** 0.5)
     if (rows, cols) == (side, side):

@@ -1,8 +1,8 @@
-"""The frozen teacher: a CLIP image tower that looks at each frame and says what matters and what it means.
+"""The frozen teacher: a CLIP image tower that runs on each frame. Its attention draws masks; its features are targets.
 
-One look takes two steps. `Teacher.attend(pixels)` runs all blocks but the last and returns the class token's
-attention, from which the mask is drawn. `TeacherPass.features(keep)` then finishes for the kept tokens alone:
-the same numbers as a full pass, with less work. Several masks can share one look. The towers are in `towers.py`.
+A forward pass takes two steps. `Teacher.attend(pixels)` runs all blocks but the last and returns the class token's
+attention, from which the mask is drawn. `TeacherPass.features(keep)` then finishes for the kept tokens alone: the same
+numbers as a full pass, with less work. Several masks can share the first step. The towers are in `towers.py`.
 
 This is the door to open_clip and, for SigLIP, to timm (seen: open_clip 3.3, timm 1.0). Both load on use.
 
@@ -97,8 +97,8 @@ class Teacher(nn.Module):
         """Look at every frame, up to the last block.
 
         pixels: uint8 [B,T,H,W,3], normalised here, or float [B,3,T,H,W], already normalised. Frames of
-        another size than the tower's are resized after that: bicubic, no antialias (SPEC 2). As a CUDA graph
-        (`accelerate`) a look is good until the next one of the same shape.
+        another size than the tower's are resized after that: bicubic, no antialias (METHOD.md, "Teacher").
+        As a CUDA graph (`accelerate`) the result is overwritten by the next call with the same shape.
         """
         return self._look(pixels)
 
@@ -149,10 +149,10 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True)
 class TeacherPass:
-    """A look at a batch of clips, without its end.
+    """A forward pass over a batch of clips that stops in the last block, after its attention.
 
     attention: f32 [B,T,S], the class token's in the last block; None for a tower without class token.
-    states: outputs of the tapped blocks but the last, [F,P+S,W] each. last: the last block, begun.
+    states: outputs of the aligned blocks but the last, [F,P+S,W] each. last: the rest of the last block, to be run.
     """
 
     teacher: Teacher
@@ -164,16 +164,18 @@ class TeacherPass:
 
     @torch.no_grad()
     def features(self, keep: Tensor, *, equal_frames: bool = False) -> tuple[Tensor, ...]:
-        """The teacher's words for the kept tokens, before any norm: K tensors [M·B,V,C], layers ascending.
+        """The teacher's features of the kept tokens, before any norm: K tensors [M·B,V,C], layers ascending.
 
-        keep: i64 [M·B,V], sorted; M masks of the same clip side by side (M is 1 but for `mask.views`).
-        equal_frames: promises that every frame keeps as many tokens (`MaskPlan.equal_frames`); the last block then
+        keep: i64 [M·B,V], sorted. The M masks of a clip stand side by side; M is `task.mask.views`, 1 by default.
+        equal_frames: promises that all frames keep equally many tokens (`MaskPlan.equal_frames`). Then the last block
         runs on the kept tokens alone, with the same result.
         """
         tower = self.teacher.tower
         kept = [self._take(state, keep) for state in self.states]
         if equal_frames:
-            # one pass over each frame for all of its masks: [B,M,T,v] → [B,T,M,v] → [F,M·v]
+            # The last block runs once a frame, for the kept tokens of all M masks: [B,M,T,v] → [B,T,M,v] → [F,M·v].
+            # `keep` numbers the tokens of a clip, the block those of a frame: of 196 a frame, token 200 is patch 4
+            # of frame 1, and its row is 5, since the class token has row 0.
             by_frame = keep.reshape(self.clips, -1, self.frames, keep.shape[1] // self.frames).transpose(1, 2)
             rows = by_frame.flatten(0, 1).flatten(1) % tower.patches + tower.prefix_tokens
             last = self.last.output(rows).reshape(*by_frame.shape, -1).transpose(1, 2)
@@ -189,8 +191,10 @@ class TeacherPass:
 
     @torch.no_grad()
     def embedding(self) -> Tensor:
-        """What CLIP compares with captions, frame by frame: f32 [B,T,C]; the class token's projection, or the mean over
-        all patches in towers that have none."""
+        """CLIP's embedding of each frame, which it compares with captions: f32 [B,T,C].
+
+        It is the class token's projection, or the mean over all patches in towers without a class token.
+        """
         tower = self.teacher.tower
         if tower.has_class_token:
             device = next(self.teacher.parameters()).device
@@ -201,9 +205,10 @@ class TeacherPass:
         return tower.project(tokens).float().mean(dim=1).view(self.clips, self.frames, -1)
 
     def _take(self, state: Tensor, keep: Tensor) -> Tensor:
-        """The kept tokens of a block output [F,P+S,W], prefix tokens stepped over: [M·B,V,W]."""
+        """The kept tokens of a block output [F,P+S,W], without prefix tokens: [M·B,V,W]."""
         tower = self.teacher.tower
-        rows = keep + tower.prefix_tokens * (keep // tower.patches + 1)  # place among T·(P+S) tokens of the clip
+        # each frame has its prefix before its patches: with 1 and 196, token 200 of a clip is row 202 of T·197
+        rows = keep + tower.prefix_tokens * (keep // tower.patches + 1)
         clip = torch.arange(self.clips, device=keep.device).repeat_interleave(len(keep) // self.clips)
         return state.reshape(self.clips, -1, state.shape[-1])[clip[:, None], rows]
 
@@ -350,6 +355,6 @@ def build_text_teacher(model: str | Architecture, *, state: Mapping[str, Tensor]
         except RuntimeError as error:
             raise WeightsError(
                 f"the text tower of teacher {name!r} cannot be loaded: {_one_line(error)}",
-                hint="task.align_projections=visual_text needs a whole CLIP file, in OpenAI's or open_clip's layout",
+                hint="the text tower needs a whole CLIP file, in OpenAI's or open_clip's layout",
             ) from error
     return TextTeacher(tower)

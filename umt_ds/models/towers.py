@@ -201,7 +201,7 @@ class ClipTower(nn.Module):
 
 @dataclass(frozen=True)
 class SiglipLastBlock:
-    """The last block of a tower without class token, not even begun: nobody asks for its attention."""
+    """The last block of a tower without class token, not yet run: no mask is drawn from its attention."""
 
     block: nn.Module
     x: Tensor

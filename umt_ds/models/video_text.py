@@ -1,4 +1,6 @@
-"""Video and text in one model: the student with a pooling norm, BERT, and what compares the two (SPEC 7.1, 7.2).
+"""Video and text in one model: the student with a pooling norm, BERT, and their projections to one space.
+
+Source: METHOD.md, "Stage 2: model", "Stage 2: video encoder".
 
 State-dict keys are those of the published stage-2 checkpoints, but for the teacher, which is never inside.
 
@@ -21,7 +23,7 @@ from umt_ds.models.full_value import full_value, keep_full
 from umt_ds.models.layers import NORM_EPS
 from umt_ds.models.vit import VideoViT
 
-_DECODER_EPS = 1e-5  # published stage 2 uses torch's default here, stage 1 does not (SPEC 7.9)
+_DECODER_EPS = 1e-5  # torch's default, as published; stage 1 has 1e-6 (METHOD.md, "Stage 2: video encoder")
 
 
 class VideoEncoder(AlignmentModel):
@@ -99,13 +101,15 @@ class VideoTextModel(nn.Module):
         return logits
 
 
-def compared(videos: Tensor) -> Tensor:
-    """Unit vectors of frames [B,P,C] to one vector [B,C] whose product with a text is the mean of theirs."""
+def mean_over_frames(videos: Tensor) -> Tensor:
+    """Unit vectors of frames [B,P,C] to one vector [B,C]; its product with a text is the mean of theirs."""
     return videos.mean(dim=1)
 
 
 def keeps_frames(mask: str | None, *, masks: Sequence[str | None]) -> bool:
-    """Whether pooling keeps a vector for each frame: of what is seen whole, or where all masks are tubes (SPEC 7.2).
+    """Whether pooling keeps a vector for each frame: of what is seen whole, or where all masks are tubes.
+
+    Source: METHOD.md, "Stage 2: video encoder".
 
     mask: its kind for the medium at hand, None where nothing is hidden. masks: those of all media.
     """

@@ -41,7 +41,8 @@ class Clips(NamedTuple):
 def tap_layers(depth: int, layers: int, interval: float = 1.0) -> tuple[int, ...]:
     """The blocks whose outputs are aligned, ascending: depth-1-floor(i·interval) for i in 0 … layers-1.
 
-    Student and teacher share the rule, so the k-th of one is paired with the k-th of the other (SPEC 1.2.4).
+    Student and teacher share the rule, so the k-th of one is paired with the k-th of the other.
+    Source: METHOD.md, "Aligned layers and decoders".
     Raises ConfigError where that is fewer than `layers` different blocks.
     """
     taps = sorted({depth - 1 - math.floor(i * interval) for i in range(layers)})

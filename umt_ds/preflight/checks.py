@@ -1,6 +1,7 @@
-"""What `umt doctor` looks at: one function each, which tells what is there, what follows, what to do.
+"""What `umt doctor` looks at on a machine: one function each, which tells what is there, what follows, what to do.
 
-Torch-free to import; each check imports what it needs when it runs (in a process of its own, see `examine.py`).
+Torch-free to import; each check imports what it needs when it runs (in a process of its own, see `run_checks.py`). What
+a run reads is looked at in `input_checks.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -25,8 +25,6 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from umt_ds.config.data import CacheConfig
-from umt_ds.config.models import BertConfig, TeacherConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.distributed.world import free_port
 from umt_ds.environment import EXPECTED_WORLD, Environment
@@ -273,7 +271,7 @@ def slurm() -> Finding:
 
 def disk(folder: Path) -> Finding:
     """Write 256 MB where checkpoints will lie, fsync, and read them back from the disk."""
-    there = _nearest(folder)
+    there = nearest_folder(folder)
     block = os.urandom(_BLOCK)
     with tempfile.TemporaryFile(dir=there) as file:  # has no name: nothing is left behind, whatever happens
         begin = time.perf_counter()
@@ -327,105 +325,7 @@ def open_files() -> Finding:
     return Finding("ok", there)
 
 
-# ---------------------------------------------------------------- what a run reads
-
-
-def shards(where: str | Path) -> Finding:
-    """The manifest, every shard's presence and size, and one sample read and decoded. Raises DataError.
-
-    `where` is a folder or a URL: the store is first talked to here, in the process that goes on doing so.
-    """
-    if (unset := _unset(where)) is not None:
-        return unset
-    from umt_ds.data.clips import read_clip
-    from umt_ds.data.shards.source import ShardSource
-    from umt_ds.data.shards.storage import as_path
-
-    folder = as_path(str(where))
-    with closing(ShardSource(folder, max_open=1)) as source:
-        size = sum(entry.bytes for entry in source.manifest.shards)
-        begin = time.perf_counter()
-        clip = read_clip(source, source.ref(0), choose=lambda stored: list(range(stored)), with_record=True)
-        seconds = time.perf_counter() - begin
-        frames, height, width, _ = clip.frames.shape
-        there = f"{folder}: {len(source):,} samples in {len(source.counts):,} shards, {size / 1e9:,.2f} GB"
-    decoded = f"one sample: {frames} frames of {width} x {height}, decoded in {seconds * 1000:.0f} ms"
-    return Finding("ok", f"{there}; {decoded}", f"fingerprint {source.fingerprint[:16]}")
-
-
-def cache(settings: CacheConfig) -> Finding:
-    """Room for what is kept of remote shards."""
-    from umt_ds.tasks.sources import cache_folder
-
-    folder = cache_folder(settings)
-    free_gb = shutil.disk_usage(_nearest(folder)).free / 1e9
-    told = f"{folder}: {free_gb:,.1f} GB free on its disk, data.cache.max_gb={settings.max_gb:g}"
-    if free_gb < settings.max_gb:
-        return Finding("note", told, "what finds no room is fetched again", "another data.cache.folder, or less max_gb")
-    return Finding("ok", told)
-
-
-def stream(*names: str) -> Finding:
-    """Streamed tars: one sample read and decoded. Raises DataError."""
-    if (unset := _unset(" ".join(names))) is not None:
-        return unset
-    from umt_ds.data.clips import read_clip
-    from umt_ds.data.shards.stream import Tars, TarStream
-
-    with closing(TarStream(Tars(names))) as source:
-        clip = read_clip(source, next(source.take(0)), choose=lambda stored: list(range(stored)), with_record=True)
-        frames, height, width, _ = clip.frames.shape
-        there = f"{len(source.tars):,} tars, from {source.tars[0]}; one sample: {frames} frames of {width} x {height}"
-    todo = "umt-data index makes a run exact, where the tars lie in a folder or store"
-    return Finding("note", there, "streamed: the run is inexact", todo)
-
-
-def bert(settings: BertConfig) -> Finding:
-    """Does its folder hold the model that is asked for, and the tokenizer that belongs to it?"""
-    for path in (settings.weights, settings.vocabulary):
-        if path is not None and (unset := _unset(path)) is not None:
-            return unset
-    from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
-    from umt_ds.tasks.stage2.model import build_bert
-
-    words = vocabulary_of(caption_tokenizer(settings))
-    size = build_bert(settings, words, video_width=8).size
-    found = f"{size.layers} layers, width {size.width}, {words.size} tokens"
-    if settings.weights == "random":
-        return Finding("note", f"task.text.weights=random, {found}", "a BERT that knows nothing: for trying things out")
-    return Finding("ok", f"{settings.weights}: {found}", f"{settings.fusion_layers} of the layers fuse")
-
-
-def teacher(settings: TeacherConfig) -> Finding:
-    """The file, loaded into the model as a run does. Raises WeightsError or CheckpointError."""
-    if settings.weights == "random":
-        return Finding("note", "task.teacher.weights=random", "a teacher that knows nothing: for trying things out")
-    if (unset := _unset(settings.weights)) is not None:
-        return unset
-    from umt_ds.tasks.stage1.task import load_teacher
-
-    model, fingerprint = load_teacher(settings)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return Finding("ok", f"{settings.weights}: {settings.preset}, {count:,} parameters", f"fingerprint {fingerprint}")
-
-
-def weights(path: Path) -> Finding:
-    """A weight file, or a run's or checkpoint's folder, with its hashes. Raises WeightsError or CheckpointError."""
-    if (unset := _unset(path)) is not None:
-        return unset
-    from umt_ds.tasks.initial import read_weights, state_fingerprint
-
-    state = read_weights(path)
-    return Finding("ok", f"{path}: {len(state)} tensors", f"fingerprint {state_fingerprint(state)}")
-
-
 # ---------------------------------------------------------------- asking
-
-
-def _unset(path: Path | str) -> Finding | None:
-    """A path whose environment variable has no value."""
-    found = re.search(r"\$\{env:(\w+)\}", str(path))
-    return None if found is None else Finding("problem", f"{path}: {found[1]} is not set", todo=f"export {found[1]}=…")
 
 
 def _requirements() -> Iterator[Requirement]:
@@ -456,7 +356,7 @@ def _answer(*command: str) -> str | None:
     return done.stdout.strip()
 
 
-def _nearest(folder: Path) -> Path:
+def nearest_folder(folder: Path) -> Path:
     """The folder, or the nearest above it that exists."""
     folder = folder.resolve()
     return next(place for place in (folder, *folder.parents) if place.is_dir())

@@ -206,7 +206,7 @@ def _refuse_too_large(
     stages = [str(other) for other in STAGES if other > stage and memory[other].total <= room]
     hints = [f"batch.micro={fitting[0]} fits" if fitting else "no batch.micro fits"]
     hints += [f"so does ZeRO {' or '.join(stages)}"] if stages else []
-    hints += ["task.student.checkpoint_blocks recomputes activations instead of keeping them"]
+    hints += [f"{key} recomputes activations instead of keeping them" for key in config.task.recomputing]
     raise ConfigError(
         f"the run does not fit: {_gb(used.total)} of {_gb(room)} on each {request.kind} at ZeRO {stage} "
         f"({_gb(used.activations)} of activations at batch.micro={config.batch.micro}, {_gb(fixed)} of all else)",

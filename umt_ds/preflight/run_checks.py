@@ -16,7 +16,7 @@ from umt_ds.config.models import TeacherConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.storage import is_url
 from umt_ds.errors import UmtError
-from umt_ds.preflight import checks
+from umt_ds.preflight import checks, input_checks
 from umt_ds.preflight.checks import Check, Finding
 
 _LIMIT_S = 120.0
@@ -33,7 +33,9 @@ def examine(
             config = load_run(name, overrides, keep_unset=True)
         except UmtError as error:
             yield replace(_from_error(error), name="run")
-    plan = _machine_checks(config, disk) | {f"shards {folder}": partial(checks.shards, folder) for folder in shards}
+    plan = _machine_checks(config, disk) | {
+        f"shards {folder}": partial(input_checks.shards, folder) for folder in shards
+    }
     if config is not None:
         plan |= _run_checks(config)
     for title, look in plan.items():
@@ -62,19 +64,21 @@ def _machine_checks(config: RunConfig | None, disk: Path | None) -> dict[str, Ch
 def _run_checks(config: RunConfig) -> dict[str, Check]:
     """What this run reads."""
     plan: dict[str, Check] = {
-        f"shards of {source}": partial(checks.stream if settings.is_stream else checks.shards, *settings.names)
+        f"shards of {source}": partial(
+            input_checks.stream if settings.is_stream else input_checks.shards, *settings.names
+        )
         for source, settings in config.data.sources.items()
     }
     if any(is_url(source.names[0]) and not source.is_stream for source in config.data.sources.values()):
-        plan["cache"] = partial(checks.cache, config.data.cache)
+        plan["cache"] = partial(input_checks.cache, config.data.cache)
     for part, settings in config.task.required_weights.items():
         if isinstance(settings, TeacherConfig):
-            plan[part] = partial(checks.teacher, settings)
+            plan[part] = partial(input_checks.teacher, settings)
         else:
-            plan[part] = partial(checks.bert, settings)
+            plan[part] = partial(input_checks.bert, settings)
     for key, path in (("weights", config.init.weights), ("resume_from", config.init.resume_from)):
         if path is not None:
-            plan[f"init.{key}"] = partial(checks.weights, path)
+            plan[f"init.{key}"] = partial(input_checks.weights, path)
     return plan
 
 

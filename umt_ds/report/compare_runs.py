@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from umt_ds.engine.manifest import inexact_sources
 from umt_ds.engine.metrics_file import METRICS, OddLines, read_metrics
-from umt_ds.engine.readback import is_file
+from umt_ds.engine.readback import is_file, why_no_run
 from umt_ds.errors import ConfigError
 
 Record = Mapping[str, Any]
@@ -133,9 +133,7 @@ def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
     for run in (a, b):
         path, odd = run / METRICS, OddLines()
         if not is_file(path):
-            raise ConfigError(
-                f"{run} is no run folder: it has no {METRICS}", hint="name folders that `umt train` wrote"
-            )
+            raise ConfigError(why_no_run(run, METRICS), hint="name folders that `umt train` wrote")
         records.append(read_metrics(run, odd))
         passed_over += [odd.told(path)] if odd.count else []
     comparison = compare_records(records[0], records[1], rtol=rtol)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import assert_never
@@ -14,8 +13,8 @@ from umt_ds.data.shards.records import load_manifest
 from umt_ds.engine.best import read_best
 from umt_ds.errors import CheckpointError, MachineError
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NotMade, Remark, Retrieved
-from umt_ds.evaluation.metrics.probe import ProbeResult
 from umt_ds.evaluation.metrics.retrieval import RetrievalScores
+from umt_ds.evaluation.probe import ProbeResult
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
 from umt_ds.report.history import History, ScorePoint, read_history
 from umt_ds.report.page import Section, note, page, picture, sentence, table
@@ -31,6 +30,7 @@ from umt_ds.report.pictures import (
 from umt_ds.tasks.kinds import exhibits_of
 from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.terminal import columns
+from umt_ds.whole_file import write_whole
 
 
 def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> str:
@@ -68,11 +68,9 @@ class _Output:
 
     def write(self, name: str, content: bytes) -> None:
         path = self._folder / name
-        partial = path.with_name(f"{name}.partial")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            os.replace(partial, path)
+            write_whole(path, content)
         except OSError as error:
             raise MachineError(f"cannot write {path}: {error}", hint="choose another folder with -o") from error
 

@@ -1,1 +1,1 @@
-"""What to learn: one file a task. `build.build_task` chooses by `task.kind`."""
+"""What to learn: a folder for each task, and `kinds.py`, which chooses by `task.kind`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from umt_ds.config.models import BertConfig
 from umt_ds.data.text import CaptionTokenizer
+from umt_ds.errors import of_setting
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.weights.folder import folder_of
 
@@ -13,9 +14,11 @@ from umt_ds.weights.folder import folder_of
 def caption_tokenizer(text: BertConfig) -> CaptionTokenizer:
     """BERT's tokenizer of a run. Raises ConfigError where there is no vocabulary."""
     if text.vocabulary is not None:
-        return CaptionTokenizer(text.vocabulary, max_tokens=text.max_tokens)
+        with of_setting("task.text.vocabulary"):
+            return CaptionTokenizer(text.vocabulary, max_tokens=text.max_tokens)
     assert isinstance(text.weights, Path), "the schema demands a vocabulary beside random weights"
-    return CaptionTokenizer(folder_of(text.weights), max_tokens=text.max_tokens)
+    with of_setting("task.text.weights"):
+        return CaptionTokenizer(folder_of(text.weights), max_tokens=text.max_tokens)
 
 
 def vocabulary_of(tokenizer: CaptionTokenizer) -> Vocabulary:

@@ -59,7 +59,8 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
     specs = [_source(name, source, frames) for name, source in data.sources.items()]
     is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
     cache = build_cache(data.cache) if is_remote else None
-    return Loader(specs, loader_plan, tokenize=tokenizer_of(config), cache=cache, device=device)
+    tokenize, label_field = tokenizer_of(config), config.task.label_field
+    return Loader(specs, loader_plan, tokenize=tokenize, label_field=label_field, cache=cache, device=device)
 
 
 def _source(name: str, source: SourceConfig, frames: int) -> SourceSpec:

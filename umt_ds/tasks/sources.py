@@ -22,6 +22,12 @@ def shards_of(source: SourceConfig) -> Path | Tars:
     return Tars(source.names, source.samples) if source.is_stream else as_path(source.names[0])
 
 
+def first_clips(config: RunConfig) -> SourceConfig:
+    """The first source of clips; of a run on images alone its first source."""
+    sources = list(config.data.sources.values())
+    return next((source for source in sources if source.media == "video"), sources[0])
+
+
 def sample_counts(config: RunConfig, *, wait: bool = False) -> dict[str, int | None]:
     """Samples by source, from their manifests; of a stream what the configuration says, which may be nothing.
 

@@ -27,14 +27,14 @@ _PLAIN = re.compile(r"numpy\.(_?core\.multiarray\.scalar|dtype)|pathlib\.(Pure)?
 
 
 class _Options:
-    """Stands for a mapping of somebody's own type: what the file puts into it goes into a mapping that torch knows."""
+    """Stands for a mapping of a type that is unknown here: its content goes into a mapping that torch knows."""
 
     def __new__(cls, *_: object) -> OrderedDict[object, object]:  # type: ignore[misc]
         return OrderedDict()
 
 
 class _Plain:
-    """Stands for an object that nobody reads: takes whatever the file puts into it, and forgets it."""
+    """Stands for an object that is not needed: takes whatever the file puts into it, and forgets it."""
 
     def __init__(self, *_: object) -> None: ...
 

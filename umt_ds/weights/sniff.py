@@ -32,7 +32,7 @@ SAVE_WEIGHTS = (
     "where it was made, save the weights alone: torch.save(model.state_dict(), …), "
     "or safetensors.torch.save_file(model.state_dict(), …)"
 )
-# (place, bytes there, what it is, what to do)
+# (offset, bytes there, what it is, what to do)
 _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (
         0,
@@ -132,8 +132,8 @@ def _leading(start: bytes) -> bytes:
 
 def _named(start: bytes) -> tuple[str, str] | None:
     """What first bytes name for certain, and what to do."""
-    for place, mark, what, hint in _OTHERS:
-        if start.startswith(mark, place):
+    for offset, mark, what, hint in _OTHERS:
+        if start.startswith(mark, offset):
             return what, hint
     if not start:
         return "empty", _AGAIN

@@ -15,7 +15,8 @@ from torch import nn
 from tests.support.ranks import environment
 from umt_ds.batch import Batch
 from umt_ds.bench.plain import float_clips, plain_loss, plain_models, published_mask, refuse_unpublished
-from umt_ds.bench.step import Request, kept_for_backward, load_bench_run, measure
+from umt_ds.bench.run import load_step_run
+from umt_ds.bench.step import Request, kept_for_backward, measure
 from umt_ds.bench.step_report import StepReport, Way, budget_line, load_outcome, save_outcome, sweep_text
 from umt_ds.bench.step_sweep import label, sweep_points
 from umt_ds.bench.synthetic import SyntheticBatches
@@ -102,11 +103,11 @@ def test_a_run_that_was_never_published_has_no_twin() -> None:
 def test_nothing_but_a_name_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("UMT_DATA", "UMT_CLIP_B16"):
         monkeypatch.delenv(variable, raising=False)
-    config = load_bench_run("stage1/b16_k710", ["batch.micro=16"], ranks=2)
+    config = load_step_run("stage1/b16_k710", ["batch.micro=16"], ranks=2)
     assert (config.task.teacher.weights, config.batch.global_) == ("random", 32)  # type: ignore[union-attr]
     (tmp_path / "clip.pt").touch()
     given = ["batch.global=64", f"task.teacher.weights={tmp_path / 'clip.pt'}"]
-    config = load_bench_run("stage1/b16_k710", given, ranks=1)
+    config = load_step_run("stage1/b16_k710", given, ranks=1)
     assert (config.task.teacher.weights, config.batch.global_) == (tmp_path / "clip.pt", 64)  # type: ignore[union-attr]
 
 

@@ -49,6 +49,8 @@ def test_help_answers_within_half_a_second() -> None:
         ["train", "--help"],
         ["config", "--help"],
         ["report", "--help"],
+        ["eval", "--help"],
+        ["eval", "no/such_run"],
         ["config"],
         ["config", "stage1/b16_k710"],
         ["config", "stage1/l16_k710", "--against", "stage1/b16_k710"],
@@ -73,7 +75,7 @@ def test_the_probe_of_the_test_above_would_see_torch() -> None:
 # ---------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", ["train", "config", "report", "verify-run", "doctor", "plan"])
+@pytest.mark.parametrize("command", ["train", "config", "eval", "report", "verify-run", "doctor", "plan"])
 def test_every_command_is_listed_and_shows_a_real_example(command: str) -> None:
     assert f"\n  {command} " in umt("--help").stdout
     own = umt(command, "--help").stdout

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from umt_ds.config.batching import accumulation_of, plan_run
 from umt_ds.config.deepspeed_json import load_deepspeed_json
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import CONFIGS, load_run, parse_override, run_names
-from umt_ds.config.show import as_tree, as_yaml, config_hash, diff_lines, flatten, numbers_of
+from umt_ds.config.show import as_tree, as_yaml, config_hash, diff_lines, numbers_of
 from umt_ds.errors import EXIT_BAD_CONFIG, ConfigError
 
 ENVIRONMENT = {
@@ -334,7 +335,7 @@ def test_every_shipped_file_begins_with_how_to_run_it_and_where_its_numbers_are_
 
 @pytest.mark.usefixtures("_environment")
 def test_the_b16_recipe_is_the_published_one() -> None:
-    """SPEC 5; UMT tables 19 and 20."""
+    """METHOD.md, "Optimisation: stage 1"; UMT tables 19 and 20."""
     config = load_run("stage1/b16_k710")
     published = {
         "task.mask.kind": "semantic", "task.mask.ratio": 0.8, "task.teacher.layers": 6, "task.teacher.interval": 1.0,
@@ -415,7 +416,7 @@ def test_a_difference_names_each_leaf_that_changed_and_no_other(small: str) -> N
 )  # fmt: skip
 @pytest.mark.parametrize("corpus", ["5m", "17m", "25m"])
 def test_the_recipes_of_stage_2_are_the_published_ones(name: str, corpus: str, different: dict[str, object]) -> None:
-    """UMT table 21; SPEC 7.1 to 7.6."""
+    """UMT table 21; METHOD.md, "Optimisation: stage 2", "Stage 2: model"."""
     config = load_run(f"stage2/{name}_{corpus}")
     published = {
         **different, "task.student.frames": 4, "task.mask.image.ratio": 0.5, "task.mask.video.ratio": 0.8,

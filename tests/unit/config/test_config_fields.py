@@ -12,10 +12,11 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from umt_ds.config import deepspeed_keys
 from umt_ds.config.check import check
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.config.section import Section
-from umt_ds.config.show import as_tree, flatten
+from umt_ds.config.show import as_tree
 from umt_ds.errors import ConfigError
 
 RUNS = {name: as_tree(load_run(name)) for name in ("demo/stage1", "demo/stage2", "demo/teacher")}

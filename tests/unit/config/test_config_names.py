@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import load_run
-from umt_ds.config.show import as_tree, as_yaml, flatten
+from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.errors import ConfigError
 
 DEMO = "demo/stage1"
@@ -62,7 +63,7 @@ def test_a_base_that_is_only_in_the_working_directory_is_not_found(
     write(tmp_path / "here" / "base.yaml", extends=[DEMO])
     child = write(tmp_path / "there" / "child.yaml", extends=["base.yaml"])
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(ConfigError, match=r"no run is called 'base\.yaml' \(extended by .*child\.yaml\)"):
+    with pytest.raises(ConfigError, match=r"there is no .*base\.yaml \(extended by .*child\.yaml\)"):
         load_run(str(child))
 
 
@@ -70,8 +71,38 @@ def test_a_base_that_is_only_in_the_working_directory_is_not_found(
     "name", ["x" * 300, "x" * 300 + ".yaml", "zero\0byte.yaml", "", ".", "..", "x/" * 3000, "demo"]
 )
 def test_a_name_that_no_file_has_is_one_error(name: str) -> None:
-    with pytest.raises(ConfigError, match="no run is called"):
+    with pytest.raises(ConfigError, match=r"no run is called|there is no|is a folder"):
         load_run(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "hint"),
+    [
+        ("{}/nope", "there is no {}/nope", "`umt config` lists the shipped runs"),
+        ("{}/nope.yaml", "there is no {}/nope.yaml", "`umt config` lists the shipped runs"),
+        (
+            "{}/nope/config.yaml",
+            "there is no folder {}/nope, where {}/nope/config.yaml would lie",
+            "`umt train` writes it into the folder of a run",
+        ),
+        ("{}", "{} is a folder, and no run's: it has no config.yaml", "`umt config` lists the shipped runs"),
+        ("{}/notes.txt", "{}/notes.txt is no YAML file", "`umt config` lists the shipped runs"),
+    ],
+)
+def test_a_path_that_is_not_there_is_called_one_and_no_unknown_run(
+    tmp_path: Path, name: str, said: str, hint: str
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError) as raised:
+        load_run(name.format(tmp_path))
+    assert (raised.value.what, raised.value.hint) == (said.format(tmp_path, tmp_path), hint)
+
+
+def test_a_relative_path_that_is_not_there_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, said in (("./mine.yaml", "there is no mine.yaml"), ("jobs/x", "there is no folder jobs, where jobs/x")):
+        with pytest.raises(ConfigError, match=said):
+            load_run(name)
 
 
 def test_a_folder_called_like_a_file_is_said_to_be_one(tmp_path: Path) -> None:

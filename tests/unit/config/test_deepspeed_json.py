@@ -22,9 +22,9 @@ from umt_ds.config.deepspeed_json import (
     zero_stage_of,
 )
 from umt_ds.config.deepspeed_keys import NOT_HONOURED, OWNED_BY_RUN, DeepSpeedSettings
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import load_run
 from umt_ds.config.running import EngineConfig
-from umt_ds.config.show import flatten
 from umt_ds.errors import ConfigError
 
 DS_CONFIGS = sorted(Path(ds_configs.__file__).parent.glob("*.json"))

@@ -34,7 +34,7 @@ def plan(
 
 
 def published_array(total: int, warmup: int, *, peak: float = 1.2e-3, low: float = 8e-5) -> NDArray[np.float64]:
-    """The authors' `cosine_scheduler` in numpy: linspace for the warm-up, then half a cosine (SPEC 5)."""
+    """The authors' `cosine_scheduler` in numpy: linspace, then half a cosine (METHOD.md, "Learning rate")."""
     rest = np.arange(total - warmup)
     cosine = low + 0.5 * (peak - low) * (1 + np.cos(np.pi * rest / len(rest)))
     return np.concatenate([np.linspace(0, peak, warmup), cosine])
@@ -55,7 +55,7 @@ def test_the_warm_up_begins_at_zero_and_ends_at_the_peak() -> None:
 
 
 def floored(step: int, total: int, warmup: int) -> float:
-    """The factor of the authors' `get_cosine_schedule_with_warmup` of multi_modality, minimum .01 (SPEC 8.6)."""
+    """The authors' `get_cosine_schedule_with_warmup` of multi_modality, minimum .01 (METHOD.md, "Learning rate")."""
     if step < warmup:
         return max(0.01, step / max(1, warmup))
     progress = (step - warmup) / max(1, total - warmup)
@@ -138,7 +138,7 @@ def on_meta(preset: StudentPreset, *, out_width: int) -> nn.Module:
 
 
 def test_b16_decays_55_tensors_and_leaves_129_alone() -> None:
-    """The published counts (SPEC 5): 87,883,776 and 122,112 numbers."""
+    """The published counts (METHOD.md, "Optimisation: stage 1"): 87,883,776 and 122,112 numbers."""
     decayed, others = decay_groups(on_meta("vit_b16", out_width=512), 0.05)
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
     assert (len(decayed["params"]), sum(p.numel() for p in decayed["params"])) == (55, 87_883_776)

@@ -1,29 +1,53 @@
-"""Evaluation reads every sample of a source exactly once."""
+"""An evaluation set gives every item exactly once, in batches that ranks and workers do not change."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support.shards import frame, key_of_sample, noisy_frames, undecodable, write_shards
-from umt_ds.data.evaluation import EvaluationView, iterate_once
+from tests.support.shards import flip_byte, frame, key_of_sample, noisy_frames, png_frames, undecodable, write_shards
+from umt_ds.data.evaluation import ClipRequest, EvalBatch, EvaluationSet, EvaluationView, middle_frames
 from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.errors import DataError
 
 
+def clip_set(folder: Path, *, batch_size: int = 4, limit: int | None = None, **request: Any) -> EvaluationSet:
+    wanted = ClipRequest(**{"frames": middle_frames(2), "side": 16, **request})
+    return EvaluationSet(folder, wanted, batch_size=batch_size, limit=limit)
+
+
+def keys(batch: EvalBatch) -> list[str]:
+    return [item.key for item in batch.items]
+
+
 def test_every_sample_once_in_manifest_order_with_centre_frames(tmp_path: Path) -> None:
-    folder = write_shards(tmp_path)
-    batches = list(iterate_once(folder, num_frames=2, side=16, batch_size=4, label_fields=["label", "motion"]))
-    assert [key for batch in batches for key in batch.keys] == [key_of_sample(n) for n in range(15)]
-    assert [len(batch.keys) for batch in batches] == [4, 4, 4, 3]
-    assert [n for batch in batches for n in batch.labels["label"].tolist()] == list(range(15))
-    assert set(batches[0].labels["motion"].tolist()) == {-1}
+    batches = list(clip_set(write_shards(tmp_path), label_fields=["label", "motion"]).batches())
+    assert [key for batch in batches for key in keys(batch)] == [key_of_sample(n) for n in range(15)]
+    assert [len(batch.items) for batch in batches] == [4, 4, 4, 3]
+    assert [item.labels for batch in batches for item in batch.items] == [(n, -1) for n in range(15)]
+    assert {item.stored_frames for batch in batches for item in batch.items} == {6}
     # six stored frames, two segments of three: their centres are frames 1 and 4
     expected = np.stack([frame(5, 1, size=(16, 16)), frame(5, 4, size=(16, 16))])
     assert np.array_equal(batches[1].pixels[1].numpy(), expected)
+
+
+@pytest.mark.parametrize(("world", "num_workers"), [(1, 2), (2, 0), (3, 0), (3, 1), (5, 0)])
+def test_ranks_share_whole_batches_and_have_as_many_turns(tmp_path: Path, world: int, num_workers: int) -> None:
+    clips = clip_set(write_shards(tmp_path))  # four batches
+    alone = list(clips.batches())
+    ranks = [list(clips.batches(rank=rank, world=world, num_workers=num_workers)) for rank in range(world)]
+    assert {len(batches) for batches in ranks} == {-(-4 // world)} == {clips.turns(world)}
+    dealt = list(itertools.chain(*zip(*ranks, strict=True)))
+    assert [batch.items for batch in dealt[:4]] == [batch.items for batch in alone]
+    assert all(torch.equal(one.pixels, other.pixels) for one, other in zip(dealt, alone, strict=False))
+    for empty in dealt[4:]:
+        assert (empty.items, empty.left_out) == ((), ())
+        assert empty.pixels.shape == (1, 2, 16, 16, 3)
 
 
 @pytest.mark.parametrize("view", ["centre", "stretched"])
@@ -31,7 +55,7 @@ def test_frames_are_resized_with_or_without_antialias(tmp_path: Path, view: Eval
     folder = write_shards(tmp_path, [2], members=noisy_frames)
     shown = {}
     for antialias in (True, False):
-        (clips,) = iterate_once(folder, num_frames=2, side=8, batch_size=2, view=view, antialias=antialias)
+        (clips,) = clip_set(folder, side=8, view=view, antialias=antialias).batches()
         shown[antialias] = clips.pixels
     stored = np.random.default_rng(0).integers(0, 256, (7, 20, 28, 3), dtype=np.uint8)  # of `noisy_frames`
     of_frames = {"centre": centre_view, "stretched": stretch_view}[view]
@@ -39,17 +63,59 @@ def test_frames_are_resized_with_or_without_antialias(tmp_path: Path, view: Eval
     assert not torch.equal(shown[False], shown[True])
 
 
-def test_a_bad_clip_is_left_out_and_too_many_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = write_shards(tmp_path, members=undecodable(3))
-    read = iterate_once(folder, num_frames=2, side=16, batch_size=50, max_bad_rate=0.1)
-    assert next(read).keys == tuple(key_of_sample(n) for n in range(15) if n != 3)
-    assert "clip-0003" in caplog.text
-    with pytest.raises(DataError, match="1 of 15 samples are bad"):
-        list(iterate_once(folder, num_frames=2, side=16, batch_size=50, max_bad_rate=0.01))
+def test_a_bad_clip_is_left_out_and_named_and_the_others_keep_their_batches(tmp_path: Path) -> None:
+    batches = list(clip_set(write_shards(tmp_path, members=undecodable(3, 4, 5, 6, 7))).batches())
+    assert [len(batch.items) for batch in batches] == [3, 0, 4, 3]
+    assert keys(batches[2])[0] == key_of_sample(8)
+    assert batches[1].pixels.shape == (1, 2, 16, 16, 3), "there is something to put through a model"
+    (bad,) = batches[0].left_out
+    assert bad.key == key_of_sample(3)
+    assert "picture" in bad.reason
 
 
-def test_a_limit_is_exact_whatever_the_batch(tmp_path: Path) -> None:
+def test_bytes_that_do_not_match_their_checksum_leave_a_clip_out(tmp_path: Path) -> None:
     folder = write_shards(tmp_path)
-    for batch_size in (3, 7, 50):
-        batches = list(iterate_once(folder, num_frames=1, side=8, batch_size=batch_size, limit=7))
-        assert [key for batch in batches for key in batch.keys] == [key_of_sample(n) for n in range(7)]
+    flip_byte(folder, shard=1, row=0, suffix="001.png")
+    left_out = [one for batch in clip_set(folder).batches() for one in batch.left_out]
+    assert [(one.key, "CRC" in one.reason) for one in left_out] == [(key_of_sample(5), True)]
+
+
+def test_what_is_missing_of_a_clip_leaves_it_out_where_that_is_asked(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, [2], members=lambda n: {**png_frames(n), "json": b'{"label": 1}' if n else b"{}"})
+    (lacks_one,) = clip_set(folder, label_fields=["label"], needs_labels=True).batches()
+    assert keys(lacks_one) == [key_of_sample(1)]
+    assert [one.reason for one in lacks_one.left_out] == ["it has no label in 'label'"]
+    (silent,) = clip_set(folder, caption_field="caption").batches()
+    assert [one.reason for one in silent.left_out] == ["it has no caption in 'caption'"] * 2
+
+
+def test_a_missing_shard_is_an_error_and_not_left_out(tmp_path: Path) -> None:
+    clips = clip_set(write_shards(tmp_path))
+    (tmp_path / "tiny-000001.index.npz").unlink()
+    with pytest.raises(DataError, match="has no index"):
+        list(clips.batches(num_workers=1))
+
+
+def test_too_much_left_out_is_an_error_that_names_the_first(tmp_path: Path) -> None:
+    clips = clip_set(write_shards(tmp_path, members=undecodable(3)))
+    left_out = [one for batch in clips.batches() for one in batch.left_out]
+    with pytest.raises(DataError, match=r"1 of 15 clips cannot be scored: clip-0003 \("):
+        clips.check(left_out)
+    EvaluationSet(tmp_path, clips.request, batch_size=4, max_left_out=0.1).check(left_out)
+    with pytest.raises(DataError, match="15 of 15"):
+        EvaluationSet(tmp_path, clips.request, batch_size=4, max_left_out=1.0).check(left_out * 15)
+
+
+@pytest.mark.parametrize("batch_size", [3, 7, 50])
+def test_a_limit_is_exact_whatever_the_batch(tmp_path: Path, batch_size: int) -> None:
+    clips = clip_set(write_shards(tmp_path), batch_size=batch_size, limit=7)
+    assert [key for batch in clips.batches() for key in keys(batch)] == [key_of_sample(n) for n in range(7)]
+    assert len(clips) == 7
+
+
+def test_the_same_clip_in_two_sets_has_one_content(tmp_path: Path) -> None:
+    one = clip_set(write_shards(tmp_path / "one", [3]))
+    other = clip_set(write_shards(tmp_path / "other", [3], first=1))
+    first, second = ([item.content for batch in clips.batches() for item in batch.items] for clips in (one, other))
+    assert first[1:] == second[:2]
+    assert len({*first, *second}) == 4

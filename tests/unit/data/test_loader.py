@@ -130,9 +130,9 @@ def test_repeated_augmentation_shows_a_clip_in_neighbouring_rows(folder: Path, u
     assert batch.pixels.shape == (6, 3, 16, 16, 3)
     assert torch.equal(batch.pixels[::2], unbroken[1].pixels[9:])  # the first copy is the only one of num_sample=1
     assert not any(torch.equal(batch.pixels[i], batch.pixels[i + 1]) for i in (0, 2, 4))
-    assert batch.labels is not None
-    assert unbroken[1].labels is not None
-    assert torch.equal(batch.labels[::2], unbroken[1].labels[9:])
+    assert batch.targets.labels is not None
+    assert unbroken[1].targets.labels is not None
+    assert torch.equal(batch.targets.labels[::2], unbroken[1].targets.labels[9:])
 
 
 # ---------------------------------------------------------------- several sources

@@ -81,11 +81,11 @@ def test_label_and_caption_belong_to_the_clip_that_is_shown(tmp_path: Path) -> N
     batches = [b for step in range(5) for b in loader.micro_batches(step)]
     assert sum(b.substituted for b in batches) > 10
     for b in batches:
-        assert b.labels is not None
+        assert b.targets.labels is not None
         assert b.text is not None
-        assert [key_of_sample(n) for n in b.labels.tolist()] == list(b.keys)
-        assert torch.equal(b.pixels[:, 0, 0, 0, 0].long(), b.labels)  # red is the number of the sample
-        assert torch.equal(b.text.ids[:, 0], b.labels)
+        assert [key_of_sample(n) for n in b.targets.labels.tolist()] == list(b.keys)
+        assert torch.equal(b.pixels[:, 0, 0, 0, 0].long(), b.targets.labels)  # red is the number of the sample
+        assert torch.equal(b.text.ids[:, 0], b.targets.labels)
         assert b.text.mask.all()
 
 

@@ -448,7 +448,7 @@ def test_a_node_that_does_not_see_what_rank_0_saw_says_so(tmp_path: Path) -> Non
 
 
 def test_without_inodes_the_message_names_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.write_text
+    real = Path.write_bytes
 
     def no_inodes(self: Path, *args: Any, **kwargs: Any) -> Any:
         if self.name.startswith("LATEST"):
@@ -457,7 +457,7 @@ def test_without_inodes_the_message_names_what_failed(tmp_path: Path, monkeypatc
 
     store = open_store(tmp_path)
     save(store, 2)
-    monkeypatch.setattr(Path, "write_text", no_inodes)
+    monkeypatch.setattr(Path, "write_bytes", no_inodes)
     with pytest.raises(CheckpointError, match=r"step-00000004 is whole, but .*LATEST") as raised:
         save(store, 4)
     assert f"last good checkpoint: {folder(tmp_path, 4)}" in str(raised.value.hint)

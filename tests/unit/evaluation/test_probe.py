@@ -11,18 +11,11 @@ from torch import Tensor
 
 from tests.support.shards import frame as one_colour
 from tests.support.shards import picture, write_shards
-from umt_ds.data.evaluation import EvalBatch, iterate_once
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.errors import DataError
-from umt_ds.evaluation.metrics.probe import (
-    Features,
-    chance_accuracy,
-    clip_features,
-    knn_accuracy,
-    label_fields,
-    pooled_student,
-    pooled_teacher,
-    probe_all,
-)
+from umt_ds.evaluation.encode import encode_set
+from umt_ds.evaluation.metrics.knn import Features, chance_accuracy, knn_accuracy
+from umt_ds.evaluation.probe import features_of, label_fields, pooled_student, pooled_teacher, probe_all
 from umt_ds.models.presets import VitSize
 from umt_ds.models.teachers import build_teacher
 from umt_ds.models.vit import VideoViT
@@ -105,23 +98,31 @@ def test_chance_is_the_share_of_the_most_common_training_class() -> None:
     assert chance_accuracy(train, features([[1.0]] * 4, [1, 3, 1, 0]), label="label") == 0.5
 
 
-def test_features_keep_order_keys_and_labels() -> None:
-    def batch(*numbers: int) -> EvalBatch:
-        pixels = torch.tensor(numbers, dtype=torch.uint8)[:, None, None, None, None].expand(-1, 2, 4, 4, 3)
-        return EvalBatch(
-            tuple(f"k{n}" for n in numbers), pixels, {"motion": torch.tensor(numbers)}, ((),) * len(numbers)
-        )
+def test_labels_may_be_any_numbers() -> None:
+    far = [2**62, 7, 2**62]
+    train = features([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]], far)
+    assert knn_accuracy(train, features([[1.0, 0.0]], [2**62]), label="label", k=2) == 1.0
+    assert chance_accuracy(train, features([[1.0, 0.0]] * 2, [2**62, 7]), label="label") == 0.5
 
-    found = clip_features(lambda pixels: pixels.double().mean(dim=(1, 2, 3)), [batch(3, 1), batch(2)])
-    assert found.keys == ("k3", "k1", "k2")
-    assert found.labels["motion"].tolist() == [3, 1, 2]
+
+def clip_set(shards: Path, *fields: str) -> EvaluationSet:
+    return EvaluationSet(shards, ClipRequest(middle_frames(1), side=16, label_fields=fields), batch_size=5)
+
+
+def test_features_keep_order_keys_and_labels(tmp_path: Path) -> None:
+    clips = clip_set(write_shards(tmp_path, (4, 3)), "label", "motion")
+    encoded = encode_set({"red": lambda pixels: pixels.double().mean(dim=(1, 2, 3))}, clips)
+    found = features_of(encoded, "red", ["label", "motion"])
+    assert found.keys == tuple(f"clip-{n:04d}" for n in range(7))
+    assert found.labels["label"].tolist() == list(range(7))
+    assert found.labels["motion"].tolist() == [-1] * 7
     assert found.vectors.dtype == torch.float32
-    assert found.vectors.tolist() == [[3.0] * 3, [1.0] * 3, [2.0] * 3]
+    assert found.vectors[:, 0].tolist() == list(range(7)), "red is the number of a clip"
 
 
-def test_no_clips_are_an_error() -> None:
+def test_no_clips_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no clips"):
-        clip_features(lambda pixels: pixels, [])
+        encode_set({"one": lambda pixels: pixels}, clip_set(write_shards(tmp_path, (0,))))
 
 
 def test_student_features_are_the_mean_of_all_tokens_without_drop_path() -> None:
@@ -152,15 +153,14 @@ def test_probe_finds_what_an_encoder_tells_apart(tmp_path: Path) -> None:
         return {"json": text.encode(), "000.png": picture(one_colour(200 * (number % 2), 0))}
 
     shards = write_shards(tmp_path, (12,), members=members)
-    assert label_fields(shards) == ["appearance_label", "motion_label"]
-
-    def read() -> list[EvalBatch]:
-        return list(iterate_once(shards, num_frames=1, side=16, batch_size=5, label_fields=label_fields(shards)))
+    fields = label_fields(shards)
+    assert fields == ["appearance_label", "motion_label"]
+    clips = clip_set(shards, *fields)
 
     def colour(pixels: Tensor) -> Tensor:
         return pixels.float().mean(dim=(1, 2, 3)) - 128
 
-    result = probe_all({"colour": colour}, read(), read(), fields=label_fields(shards))
+    result = probe_all({"colour": colour}, clips, clips, fields=fields)
     assert result.accuracy == {
         "colour": {"appearance": 1.0, "motion": 0.5},
         "chance": {"appearance": 0.5, "motion": 0.5},

@@ -17,13 +17,14 @@ from torch import Tensor
 from tests.support.shards import frame, noisy_frames, picture, write_shards
 from umt_ds.batch import Tokens
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import iterate_once
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.pixels.augment import stretch_view
 from umt_ds.errors import DataError
-from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, find, retrieval_scores, similarity
+from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrieval_scores, similarity
 from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
-from umt_ds.jobs.evaluate import Retrieval, resized_how
+from umt_ds.evaluation.retrieval import embed_set
 from umt_ds.report.pictures import draw_answers, draw_similarity
+from umt_ds.tasks.stage2.retrieval import Retrieval, resized_how
 
 
 def test_similarity_is_the_mean_over_the_vectors_of_a_video() -> None:
@@ -86,10 +87,14 @@ def grey(number: int) -> dict[str, bytes]:
     return {"000.png": picture(frame(10 * number, 0)), "json": said}
 
 
+def captioned(folder: Path) -> EvaluationSet:
+    request = ClipRequest(middle_frames(1), side=8, view="stretched", caption_field="caption")
+    return EvaluationSet(folder, request, batch_size=3)
+
+
 def test_a_set_is_embedded_once_and_compared_whole(tmp_path: Path) -> None:
     folder = write_shards(tmp_path, [4, 3], members=grey)
-    clips = iterate_once(folder, num_frames=1, side=8, batch_size=3, view="stretched", caption_field="caption")
-    found = find(Numbers(), tokens, clips)
+    found = embed_set(Numbers(), tokens, captioned(folder)).compared()
     assert len(found.keys) == 7
     assert found.similarity.shape == (7, 7)
     scores = retrieval_scores(found.similarity, found.video_of_text)
@@ -131,8 +136,8 @@ def test_the_table_says_how_frames_were_resized() -> None:
 
 def test_clips_without_captions_are_refused(tmp_path: Path) -> None:
     folder = write_shards(tmp_path, [4], members=lambda n: {**noisy_frames(n), "json": b"{}"})
-    with pytest.raises(DataError, match="of 4 samples are bad"):
-        list(iterate_once(folder, num_frames=1, side=8, batch_size=2, caption_field="caption"))
+    with pytest.raises(DataError, match=r"4 of 4 clips cannot be scored: clip-0000 \(it has no caption in 'caption'"):
+        embed_set(Numbers(), tokens, captioned(folder))
 
 
 def test_the_pictures_can_be_drawn() -> None:

@@ -1,4 +1,4 @@
-"""Which words are hidden, how, and what mlm_sum them costs."""
+"""Which words are masked, how, and what mlm_sum them costs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from umt_ds.kernels.philox import Purpose, uniform
-from umt_ds.losses.masked_lm import Vocabulary, hide_words, masked_lm_loss
+from umt_ds.losses.masked_lm import Vocabulary, mask_tokens, masked_lm_loss
 from umt_ds.losses.matching import draw_negatives, matching_loss
 
 WORDS = Vocabulary(size=1000, cls_id=2, pad_id=0, mask_id=4)
@@ -18,42 +18,42 @@ def captions(count: int) -> torch.Tensor:
     return ids
 
 
-def test_half_of_the_words_are_to_be_guessed_and_eight_of_ten_of_those_are_hidden() -> None:
+def test_half_of_the_tokens_are_chosen_and_eight_of_ten_of_those_become_mask() -> None:
     ids = captions(2000)
     noise = uniform(0, 0, torch.arange(2000), 60, Purpose.TEXT_MASK)
-    hidden = hide_words(ids, noise, vocabulary=WORDS, ratio=0.5)
+    masked = mask_tokens(ids, noise, vocabulary=WORDS, ratio=0.5)
 
     chosen = torch.zeros(ids.numel(), dtype=torch.bool)
-    chosen[hidden.places[: hidden.count]] = True
+    chosen[masked.positions[: masked.count]] = True
     chosen = chosen.view_as(ids)
     assert not chosen[:, 0].any()
     assert not chosen[:, 15:].any()
     assert abs(chosen[:, 1:15].float().mean() - 0.5) < 0.01
-    masked, left = hidden.ids[chosen] == WORDS.mask_id, hidden.ids[chosen] == ids[chosen]
-    assert abs(masked.float().mean() - 0.8) < 0.01
+    is_mask, left = masked.ids[chosen] == WORDS.mask_id, masked.ids[chosen] == ids[chosen]
+    assert abs(is_mask.float().mean() - 0.8) < 0.01
     assert abs(left.float().mean() - 0.1) < 0.01
-    assert torch.equal(hidden.ids[~chosen], ids[~chosen])
-    others = hidden.ids[chosen][~masked & ~left]
+    assert torch.equal(masked.ids[~chosen], ids[~chosen])
+    others = masked.ids[chosen][~is_mask & ~left]
     assert others.min() < 20
     assert 980 < others.max() < 1000
-    assert torch.equal(hidden.labels[: hidden.count], ids.flatten()[hidden.places[: hidden.count]])
+    assert torch.equal(masked.labels[: masked.count], ids.flatten()[masked.positions[: masked.count]])
 
 
-def test_guesses_are_padded_to_a_multiple_of_64_that_costs_nothing() -> None:
+def test_positions_are_padded_to_a_multiple_of_64_at_no_cost() -> None:
     ids = captions(3)
-    hidden = hide_words(ids, torch.rand(3, 60), vocabulary=WORDS, ratio=0.5)
-    assert len(hidden.places) == len(hidden.labels) == 64
+    masked = mask_tokens(ids, torch.rand(3, 60), vocabulary=WORDS, ratio=0.5)
+    assert len(masked.positions) == len(masked.labels) == 64
     logits = torch.randn(64, 1000)
-    alone = F.cross_entropy(logits[: hidden.count], hidden.labels[: hidden.count], reduction="sum")
-    torch.testing.assert_close(masked_lm_loss(logits, hidden.labels), alone)
+    alone = F.cross_entropy(logits[: masked.count], masked.labels[: masked.count], reduction="sum")
+    torch.testing.assert_close(masked_lm_loss(logits, masked.labels), alone)
 
 
-def test_captions_without_a_word_to_guess_cost_zero() -> None:
+def test_captions_without_masked_tokens_cost_zero() -> None:
     ids = torch.full((2, 20), WORDS.pad_id)
     ids[:, 0] = WORDS.cls_id
-    hidden = hide_words(ids, torch.rand(2, 60), vocabulary=WORDS, ratio=0.5)
-    assert hidden.count == 0
-    assert masked_lm_loss(torch.randn(0, 1000), hidden.labels) == 0
+    masked = mask_tokens(ids, torch.rand(2, 60), vocabulary=WORDS, ratio=0.5)
+    assert masked.count == 0
+    assert masked_lm_loss(torch.randn(0, 1000), masked.labels) == 0
 
 
 def test_negatives_are_drawn_in_proportion_to_softmax_over_the_others() -> None:

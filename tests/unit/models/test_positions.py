@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_table_of_a_base_clip_has_the_published_values() -> None:
-    """SPEC 1.3: d = 768, N = 1568."""
+    """METHOD.md, "Positions": d = 768, N = 1568."""
     table = sincos_table(1568, 768)
     assert table.shape == (1568, 768)
     assert table.dtype == torch.float32

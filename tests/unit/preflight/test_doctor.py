@@ -25,7 +25,7 @@ from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.distributed.device import has_code
 from umt_ds.errors import MachineError, WeightsError
 from umt_ds.kernels import backend
-from umt_ds.preflight import checks
+from umt_ds.preflight import checks, input_checks
 from umt_ds.preflight import run_checks as examine
 from umt_ds.preflight.checks import Finding
 from umt_ds.preflight.run_checks import run_check
@@ -241,7 +241,7 @@ def test_shared_memory_is_held_against_the_run_s_loader(monkeypatch: pytest.Monk
 
 
 def test_shards_are_counted_and_one_sample_is_decoded(tmp_path: Path) -> None:
-    found = checks.shards(write_shards(tmp_path / "good"))
+    found = input_checks.shards(write_shards(tmp_path / "good"))
     assert "15 samples in 3 shards" in found.there
     assert "6 frames of 28 x 20" in found.there
 
@@ -252,34 +252,34 @@ def test_shards_that_are_absent_cut_or_undecodable_are_problems(tmp_path: Path) 
     looks = {Path("${env:UMT_DATA}/k710"): "UMT_DATA is not set", tmp_path: "holds no manifest.json",
              cut: "does not match its manifest", junk: "is no picture"}  # fmt: skip
     for folder, said in looks.items():
-        found = examine.run_check("shards", partial(checks.shards, folder))
+        found = examine.run_check("shards", partial(input_checks.shards, folder))
         assert (found.status, said in found.there) == ("problem", True), found
 
 
 def test_a_cache_that_is_larger_than_its_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5e9))
-    small, large = (checks.cache(CacheConfig(folder=tmp_path / "not yet", max_gb=size)) for size in (4, 6))
+    small, large = (input_checks.cache(CacheConfig(folder=tmp_path / "not yet", max_gb=size)) for size in (4, 6))
     assert (small.status, large.status) == ("ok", "note")
     assert "5.0 GB free" in large.there
 
 
 def test_streamed_tars_are_tried_and_called_inexact(tmp_path: Path) -> None:
     tar = write_shards(tmp_path, [5]) / "tiny-000000.tar"
-    found = examine.run_check("shards", partial(checks.stream, f"pipe:cat {tar}"))
+    found = examine.run_check("shards", partial(input_checks.stream, f"pipe:cat {tar}"))
     assert (found.status, "inexact" in found.used) == ("note", True), found
     assert "6 frames of 28 x 20" in found.there
-    absent = examine.run_check("shards", partial(checks.stream, str(tmp_path / "absent.tar")))
+    absent = examine.run_check("shards", partial(input_checks.stream, str(tmp_path / "absent.tar")))
     assert (absent.status, "there is no tar" in absent.there) == ("problem", True)
 
 
 def test_a_teacher_s_weights_are_loaded_as_a_run_loads_them(tmp_path: Path) -> None:
     task = load_run("demo/stage1", ["task.teacher.weights=random"]).task
     assert isinstance(task, Stage1Config)
-    assert checks.teacher(task.teacher).status == "note"
+    assert input_checks.teacher(task.teacher).status == "note"
     torch.save({"visual.conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError):
-        checks.teacher(task.teacher.model_copy(update={"weights": tmp_path / "other.pth"}))
-    assert "1 tensors" in checks.weights(tmp_path / "other.pth").there
+        input_checks.teacher(task.teacher.model_copy(update={"weights": tmp_path / "other.pth"}))
+    assert "1 tensors" in input_checks.weights(tmp_path / "other.pth").there
 
 
 # ---------------------------------------------------------------- the command

@@ -75,7 +75,7 @@ def test_the_paper_s_hours_mean_the_mfu_that_peers_derives(name: str, hours: int
 
 @pytest.mark.parametrize(("name", "hours", "parameters"), [("b16", 24, 205_402_429), ("l16", 40, 665_561_917)])
 def test_stage_2_is_planned_from_its_sizes_alone(name: str, hours: int, parameters: int) -> None:
-    """Parameters: SPEC 7.1 without the teacher; hours: SPEC 7.5."""
+    """METHOD.md, "Stage 2: model", "Optimisation: stage 2"."""
     made = plan(f"stage2/{name}_25m", request=replace(PAPER, samples=25_680_000))
     assert made.cost.parameters == parameters
     assert (made.run.micro, made.run.chunk, made.run.accumulation) == (128, 128, 1)

@@ -13,15 +13,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from safetensors.torch import save_file
 
 from tests.support.shards import noisy_frames, write_shards
+from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.report import command
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.config.tasks.stage1 import Stage1Config
-from umt_ds.engine.manifest import CheckpointManifest
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.masked import shade_removed
 from umt_ds.report.facts import key_numbers
@@ -57,51 +55,10 @@ KILLED_AND_RESUMED = [
 ]
 
 
-def make_config(folder: Path, *overrides: str) -> RunConfig:
-    """demo/stage1 with the smallest models and a teacher of random weights."""
-    tower = "{image_size: 16, patch_size: 8, width: 32, layers: 2, heads: 2, out_width: 16}"
-    return load_run(
-        "demo/stage1",
-        (
-            f"run_dir={folder / 'run'}",
-            "task.student.preset=pocket",
-            "task.student.image_size=16",
-            "task.student.frames=2",
-            f"task.teacher.tower={tower}",
-            "task.teacher.weights=random",
-            "task.teacher.layers=2",
-            "task.mask.ratio=0.5",
-            f"data.sources.demo.shards={folder / 'train'}",
-            *overrides,
-        ),
-    )
-
-
 def make_run(config: RunConfig, lines: list[str]) -> Path:
-    run = config.folder
-    run.mkdir(parents=True)
-    (run / "config.yaml").write_text(as_yaml(as_tree(config)))
-    (run / "metrics.jsonl").write_text("".join(lines))
-    return run
-
-
-def add_checkpoint(run: Path, config: RunConfig) -> None:
-    """Step 6 of a run whose student is exactly as it began."""
-    import hashlib
-
-    assert isinstance(config.task, Stage1Config)
-    task = Stage1Task(config.task, seed=config.seed, device=torch.device("cpu"), precision="fp32")
-    folder = run / "checkpoints" / "step-00000006"
-    folder.mkdir(parents=True)
-    path = folder / "weight-00000.safetensors"
-    save_file(task.module.state_dict(), path)
-    entry = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    manifest = CheckpointManifest(
-        step=6, progress={"step": 6}, config=as_tree(config), numbers_hash="numb", running_hash="runn",
-        fingerprints={"teacher": "tttt"}, files={path.name: entry}, world=2, zero_stage=1, precision="fp32",
-        versions={"torch": "9.9"}, written="2024-01-01T00:00:00+00:00",
-    )  # fmt: skip
-    (folder / "manifest.json").write_text(manifest.to_json())
+    write_run(config)
+    (config.folder / "metrics.jsonl").write_text("".join(lines))
+    return config.folder
 
 
 def labelled(number: int) -> dict[str, bytes]:
@@ -328,6 +285,8 @@ def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path: Path) -
         write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     assert refused.value.hint == "name a folder that `umt train` wrote"
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UmtError, match=f"there is no folder {tmp_path}/nope"):
+        write_report(tmp_path / "nope", tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1')
     with pytest.raises(UmtError, match=r"has not logged a step yet \(1 line of .* is no record"):
         write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)

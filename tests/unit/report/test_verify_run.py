@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from umt_ds.cli import umt
 from umt_ds.cli.verify_run import command
 from umt_ds.errors import ConfigError
+from umt_ds.report.compare_runs import compare_runs
 
 
 def records(steps: int = 4, **changes: dict[int, Any]) -> list[dict[str, Any]]:
@@ -170,6 +171,8 @@ def test_without_a_common_step_there_is_nothing_to_compare_and_the_exit_code_is_
 def test_a_folder_without_metrics_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no run folder"):
         CliRunner().invoke(command, [str(tmp_path), str(tmp_path)], standalone_mode=False, catch_exceptions=False)
+    with pytest.raises(ConfigError, match=f"there is no folder {tmp_path}/nope"):
+        compare_runs(tmp_path / "nope", tmp_path, rtol=0)
 
 
 @pytest.mark.parametrize("rtol", ["nan", "inf", "-1", "2"])

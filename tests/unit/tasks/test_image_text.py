@@ -57,7 +57,7 @@ def inputs(*captions: str, seed: int = 0) -> ImageTextInputs:
 
 
 def loop_loss(visual: Tensor, text: Tensor, temperature: float, same: list[list[bool]]) -> float:
-    """SPEC 7.4 with plain numbers: each row's log-softmax, averaged over its positives, both ways."""
+    """METHOD.md, "VTC", with plain numbers: each row's log-softmax, averaged over its positives, both ways."""
     rows = len(visual)
     similar = [[float(v @ t) / temperature for t in text] for v in visual]
     total = 0.0

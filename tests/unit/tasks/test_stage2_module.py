@@ -43,11 +43,11 @@ def test_the_total_is_the_weighted_sum_of_the_parts() -> None:
 def test_contrast_matching_and_words_are_what_a_loop_over_the_rows_says() -> None:
     module, rows = tiny_module(), tiny_rows("video", range(5), texts=[0, 1, 1, 3, 4])
     with torch.no_grad():
-        (seen,) = module.look([rows])
-        false = module.false_pairs([rows], [seen], module.temperature(), step=5)
+        (encoded,) = module.encode([rows])
+        negatives = module.hard_negatives([rows], [encoded], module.temperature(), step=5)
         parts = module(inputs_of(rows)).parts
 
-        similarity = seen.video @ seen.caption.T / module.temp
+        similarity = encoded.video @ encoded.caption.T / module.temp
         vtc = [0.0, 0.0]
         for direction, logits in enumerate((similarity, similarity.T)):
             for i in range(5):
@@ -56,22 +56,22 @@ def test_contrast_matching_and_words_are_what_a_loop_over_the_rows_says() -> Non
                 vtc[direction] -= sum(log_p[j].item() for j in partners) / len(partners) / 5
         assert parts["video_vtc"].item() == pytest.approx(sum(vtc) / 2, rel=1e-5)
 
-        text, encoder = seen.text, module.text_encoder
+        text, encoder = encoded.text, module.text_encoder
         errors = []
         for i in range(5):
             for video, caption, truth in (
-                (i, i, 1), (int(false.video[i]), i, 0), (i, int(false.caption[i]), 0)
+                (i, i, 1), (int(negatives.video[i]), i, 0), (i, int(negatives.caption[i]), 0)
             ):  # fmt: skip
                 fused = encoder.fuse(
-                    text[caption : caption + 1], rows.is_token[caption : caption + 1], seen.tokens[video : video + 1]
+                    text[caption : caption + 1], rows.is_token[caption : caption + 1], encoded.tokens[video : video + 1]
                 )
                 errors.append(-module.itm_head(fused[0, 0]).log_softmax(0)[truth].item())
         assert parts["video_vtm"].item() == pytest.approx(sum(errors) / 15, rel=1e-5)
 
-        assert rows.hidden is not None
-        fused = encoder.fuse(encoder.encode(rows.hidden.ids, rows.is_token), rows.is_token, seen.tokens)
+        assert rows.masked is not None
+        fused = encoder.fuse(encoder.encode(rows.masked.ids, rows.is_token), rows.is_token, encoded.tokens)
         logits = encoder.words(fused.flatten(0, 1))
-        changed = rows.hidden.places[: rows.hidden.count]
+        changed = rows.masked.positions[: rows.masked.count]
         words = F.cross_entropy(logits[changed], rows.ids.flatten()[changed])
         assert parts["video_mlm"].item() == pytest.approx(words.item(), rel=1e-5)
 
@@ -79,15 +79,15 @@ def test_contrast_matching_and_words_are_what_a_loop_over_the_rows_says() -> Non
 def test_equal_captions_are_positives_or_as_published_are_not() -> None:
     """Of four rows, 1 and 2 say the same; rows 0 and 3 show the same sample (views of it)."""
     rows = tiny_rows("video", range(4), texts=[0, 1, 1, 3])
-    rows = replace(rows, names=torch.tensor([[7, 1000], [8, 1001], [9, 1001], [7, 1003]]))
+    rows = replace(rows, match_ids=torch.tensor([[7, 1000], [8, 1001], [9, 1001], [7, 1003]]))
     partners = {"caption": [{0, 3}, {1, 2}, {1, 2}, {0, 3}], "sample": [{0, 3}, {1}, {2}, {0, 3}]}
     for positives, of_row in partners.items():
         module = tiny_module(vtc={"positives": positives})
         with torch.no_grad():
-            (seen,) = module.look([rows])
+            (encoded,) = module.encode([rows])
             loss = module(inputs_of(rows)).parts["video_vtc"].item()
-            drawn = [module.false_pairs([rows], [seen], module.temperature(), step=s) for s in range(40)]
-        similarity = seen.video @ seen.caption.T / module.temp
+            drawn = [module.hard_negatives([rows], [encoded], module.temperature(), step=s) for s in range(40)]
+        similarity = encoded.video @ encoded.caption.T / module.temp
         each = [
             -sum(logits[i].log_softmax(0)[j].item() for j in of_row[i]) / len(of_row[i])
             for logits in (similarity, similarity.T)
@@ -96,20 +96,22 @@ def test_equal_captions_are_positives_or_as_published_are_not() -> None:
         assert loss == pytest.approx(sum(each) / 8, rel=1e-5), positives
         for i in range(4):
             others = set(range(4)) - of_row[i]
-            assert {int(false.video[i]) for false in drawn} <= others
-            assert {int(false.caption[i]) for false in drawn} <= others
+            assert {int(negatives.video[i]) for negatives in drawn} <= others
+            assert {int(negatives.caption[i]) for negatives in drawn} <= others
         if positives == "sample":
-            assert any(int(false.video[1]) == 2 for false in drawn), "a row that says the same may be drawn as false"
+            assert any(int(negatives.video[1]) == 2 for negatives in drawn), (
+                "a row that says the same may be drawn as false"
+            )
 
 
 def test_false_pairs_never_belong_together() -> None:
     module, rows = tiny_module(), tiny_rows("image", range(6), texts=[0, 0, 0, 1, 1, 2])
-    (seen,) = module.look([rows])
+    (encoded,) = module.encode([rows])
     for step in range(20):
-        false = module.false_pairs([rows], [seen], module.temperature(), step=step)
+        negatives = module.hard_negatives([rows], [encoded], module.temperature(), step=step)
         text = torch.tensor([0, 0, 0, 1, 1, 2])
-        assert (text[false.video] != text).all()
-        assert (text[false.caption] != text).all()
+        assert (text[negatives.video] != text).all()
+        assert (text[negatives.caption] != text).all()
 
 
 @pytest.mark.parametrize("texts", [[7], [7, 7, 7]])
@@ -118,8 +120,8 @@ def test_rows_without_any_false_partner_do_not_count_and_nothing_becomes_nan(tex
     parts, grads = run(module, rows)
     assert all(math.isfinite(float(value)) for value in parts.values())
     assert all(gradient.isfinite().all() for gradient in grads.values())
-    (seen,) = module.look([rows])
-    fused = module.text_encoder.fuse(seen.text, rows.is_token, seen.tokens)
+    (encoded,) = module.encode([rows])
+    fused = module.text_encoder.fuse(encoded.text, rows.is_token, encoded.tokens)
     true_pairs = -module.match(fused).log_softmax(dim=1)[:, 1].mean()
     torch.testing.assert_close(parts["image_vtm"], true_pairs.detach(), **CLOSE)
 
@@ -180,10 +182,10 @@ def test_soft_and_hard_negatives_draw_differently() -> None:
     for hard in (True, False):
         module = tiny_module(vtm={"hard": hard})
         with torch.no_grad():
-            (seen,) = module.look([rows])
+            (encoded,) = module.encode([rows])
         cold = torch.full((1,), 0.001)  # at which hard negatives are the nearest ones
-        similarity = (seen.caption @ seen.video.T).masked_fill(torch.eye(32, dtype=torch.bool), -9)
-        drawn = module.false_pairs([rows], [seen], cold, step=0).video
+        similarity = (encoded.caption @ encoded.video.T).masked_fill(torch.eye(32, dtype=torch.bool), -9)
+        drawn = module.hard_negatives([rows], [encoded], cold, step=0).video
         draws[hard] = float(similarity.gather(1, drawn[:, None]).mean()), float(similarity.max(dim=1).values.mean())
     assert draws[True][0] == pytest.approx(draws[True][1], abs=0.02)
     assert draws[False][0] < draws[False][1] - 0.1
@@ -206,7 +208,7 @@ def test_frames_are_kept_apart_where_all_is_seen_or_all_masks_are_tubes() -> Non
 
 
 def test_an_image_has_the_places_of_a_first_frame_and_twelve_frames_places_never_seen() -> None:
-    """SPEC 7.2: no interpolation in stage 2."""
+    """METHOD.md, "Positions": no interpolation in stage 2."""
     encoder = tiny_module().vision_encoder.encoder
 
     def table(frames: int) -> Tensor:

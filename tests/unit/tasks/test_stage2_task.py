@@ -1,4 +1,4 @@
-"""What stage 2 prepares for its module: words to guess, masks, targets; and what it starts from."""
+"""What stage 2 prepares for its module: masked tokens, masks, targets; and what it starts from."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def test_what_a_row_meets_depends_on_step_and_slot_alone() -> None:
     assert whole.clips.keep is not None
     assert part.clips.keep is not None
     assert later.clips.keep is not None
-    assert whole.hidden is not None
-    assert part.hidden is not None
+    assert whole.masked is not None
+    assert part.masked is not None
     assert torch.equal(whole.clips.keep[2:], part.clips.keep)
-    assert torch.equal(whole.hidden.ids[2:], part.hidden.ids)
+    assert torch.equal(whole.masked.ids[2:], part.masked.ids)
     assert not torch.equal(whole.clips.keep, later.clips.keep)
-    assert torch.equal(whole.names[2:], part.names)
+    assert torch.equal(whole.match_ids[2:], part.match_ids)
 
 
 def test_the_digest_of_a_step_is_the_same_however_it_is_cut() -> None:

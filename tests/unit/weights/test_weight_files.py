@@ -351,7 +351,7 @@ class EasyDict(dict[str, Any]):
 
 
 def test_options_scores_and_paths_beside_the_weights_are_not_read(tmp_path: Path) -> None:
-    """A file of the authors' stage 2 (SPEC 7.7), and what other trainers write beside their weights."""
+    """A file of the authors' stage 2 (METHOD.md, "Files of weights"), and what others write beside weights."""
     model = EasyDict()
     model.embed_dim = 512
     config = EasyDict()

@@ -63,9 +63,24 @@ class TaskSettings(Section):
         return False
 
     @property
+    def label_field(self) -> str | None:
+        """The field of a sample's json that holds the label it learns; None: it learns none."""
+        return None
+
+    @property
     def has_teacher(self) -> bool:
         """Whether a frozen teacher looks at its clips (engine.graph)."""
         return False
+
+    @property
+    def recomputing(self) -> tuple[str, ...]:
+        """Keys of settings that save memory: in the backward, activations are computed again instead of kept."""
+        return ()
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Kinds of `evaluation` that the task can be judged by."""
+        return ()
 
     def refused(self, run: RunConfig) -> Remarks:
         """Settings of a run that this task cannot honour, beside those that follow from the properties above."""

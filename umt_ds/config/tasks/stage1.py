@@ -47,6 +47,14 @@ class Stage1Config(TaskSettings):
     def has_teacher(self) -> bool:
         return True
 
+    @property
+    def recomputing(self) -> tuple[str, ...]:
+        return ("task.student.checkpoint_blocks",)
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        return ("knn",)
+
     def refused(self, run: RunConfig) -> Remarks:
         for name, source in run.data.sources.items():
             at = f"data.sources.{name}"

@@ -26,7 +26,7 @@ class LossWeights(Section):
 
 
 class ContrastiveConfig(Section):
-    """VTC (SPEC 7.4)."""
+    """Video-text contrast (METHOD.md, "VTC")."""
 
     gather: Literal["exact", "sliced"] = Field(
         "exact",
@@ -55,7 +55,7 @@ class ContrastiveConfig(Section):
 
 
 class MatchingConfig(Section):
-    """VTM (SPEC 7.4)."""
+    """Video-text matching (METHOD.md, "VTM")."""
 
     negatives: Literal["local", "global"] = Field(
         "local", description="drawn from this rank's rows, as published, or from all ranks'"
@@ -64,11 +64,12 @@ class MatchingConfig(Section):
 
 
 class MaskedWordsConfig(Section):
-    """MLM (SPEC 7.4)."""
+    """Masked language modelling (METHOD.md, "MLM")."""
 
-    ratio: PartBelowOne = Field(0.5, gt=0, description="part of the tokens that is to be guessed")
+    ratio: PartBelowOne = Field(0.5, gt=0, description="part of the tokens that is masked")
     mean: Literal["local", "global"] = Field(
-        "local", description="mean over the guesses of a rank, then of the ranks, as published; or over all guesses"
+        "local",
+        description="mean over masked tokens of a rank, then over ranks, as published; or over all masked tokens",
     )
 
 
@@ -123,7 +124,7 @@ class Stage2Config(TaskSettings):
     def mask_of(self, medium: Literal["image", "video"]) -> MaskConfig | None:
         """How tokens of a medium are hidden; None where all are seen.
 
-        Semantic masks belong to UTA: without it there are none, as in the paper's table 5 (SPEC 7.3).
+        Semantic masks belong to UTA: without it there are none, as in the paper's table 5 (METHOD.md, "Masking").
         """
         mask = self.mask.image if medium == "image" else self.mask.video
         if mask is None or mask.ratio == 0 or (mask.kind == "semantic" and not self.loss_weights.uta):
@@ -171,6 +172,14 @@ class Stage2Config(TaskSettings):
     @property
     def has_teacher(self) -> bool:
         return True
+
+    @property
+    def recomputing(self) -> tuple[str, ...]:
+        return ("task.student.checkpoint_blocks", "task.text.checkpoint_layers")
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        return ("knn", "retrieval")
 
     def without_effect(self, run: RunConfig) -> Remarks:
         yield from self._losses_without_effect()

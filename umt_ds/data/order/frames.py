@@ -28,7 +28,7 @@ class FramePolicy:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.stride < 1:
-            raise ConfigError(f"frames.count={self.count} and frames.stride={self.stride} must be at least 1")
+            raise ConfigError(f"{self.count} frames at a stride of {self.stride}: both must be at least 1")
 
     def choose(self, num_frames: int, stream: Stream) -> list[int]:
         """`count` frame numbers in 0 … num_frames-1, ascending. Raises DecodeError for an empty clip."""
@@ -54,7 +54,7 @@ class FramePolicy:
 def sparse(num_frames: int, *, count: int, stream: Stream) -> list[int]:
     """One random frame from each of `count` equal segments; a clip shorter than that shows frame 0 only.
 
-    Source: SPEC 6.2, stage 1. (Its "sorted random" branch cannot be reached with one frame per segment:
+    Source: METHOD.md, "Frames: stage 1". (Its "sorted random" branch cannot be reached with one frame per segment:
     segments are empty exactly when frames are too few.)
     """
     segment = num_frames // count
@@ -67,7 +67,7 @@ def dense(num_frames: int, *, count: int, stride: int, stream: Stream) -> list[i
     """`count` frames `stride` apart from a random start; at the end the last legal one is repeated.
 
     The start is random where the whole span count·stride fits, else 0. As published, no step reaches the very last
-    frame: of 300, eight from 292 on end in …, 298, 298. Source: SPEC 6.2, stage 1 dense, and 8.6.
+    frame: of 300, eight from 292 on end in …, 298, 298. Source: METHOD.md, "Frames: stage 1".
     """
     start = stream.integer(max(num_frames - count * stride, 0) + 1)
     last = start + max(num_frames - 2 - start, 0) // stride * stride
@@ -78,7 +78,7 @@ def intervals(num_frames: int, *, count: int, stream: Stream) -> list[int]:
     """One random frame from each of `count` intervals, never the last of an interval.
 
     Where an interval has but one frame: different frames, sorted; a clip shorter than that shows every frame, then
-    repeats its last. Source: SPEC 7.6, 'rand'.
+    repeats its last. Source: METHOD.md, "Frames: stage 2".
     """
     known = min(count, num_frames)
     edges = np.linspace(0, num_frames, known + 1).astype(int).tolist()
@@ -92,7 +92,7 @@ def intervals(num_frames: int, *, count: int, stream: Stream) -> list[int]:
 def middle(num_frames: int, *, count: int) -> list[int]:
     """The centre of each of `count` segments; a shorter clip shows every frame, then repeats its last.
 
-    Source: SPEC 7.2, 'middle' (300 frames, 4 → 37, 112, 187, 262).
+    Source: METHOD.md, "Frames: stage 2" (300 frames, 4 → 37, 112, 187, 262).
     """
     edges = np.linspace(0, num_frames, min(count, num_frames) + 1).astype(int).tolist()
     centres = [(start + end - 1) // 2 for start, end in pairwise(edges)]

@@ -1,8 +1,13 @@
 """Which source a draw comes from where some hold images and others clips: a pure function of (seed, draw).
 
-One medium only: a `Mixture` of all sources. Two: either each *step* of G draws shows one of them, drawn as sources are,
-in blocks with exact shares (`alternate`, as published: SPEC 7.6), or every group of `pack` draws holds whole shares of
-both (`packed`), so that all micro-batches have one composition. Each medium counts its own draws.
+With one medium the sources are mixed directly (`Mixture`). With two there are two modes:
+
+- `alternate`, as published (METHOD.md, "Corpora and media"): all draws of a step show one medium. Step 0 may show
+  images, steps 1 and 2 clips. A `Mixture` of the two media chooses for each step, so shares are exact in each block.
+- `packed`: every micro-batch has the same composition. With `pack` 16 and weights of 2.88 and 2.49, each 16 draws are 9
+  images and 7 clips, in an order of their own.
+
+Each medium then has a `Mixture` of its own sources, and counts its own draws for it: 0, 1, 2, … without gaps.
 """
 
 from __future__ import annotations
@@ -19,9 +24,10 @@ Mode = Literal["alternate", "packed"]
 
 
 class MediaSchedule:
-    """`programme(draw)` → (source, k): draw number `draw` is the k-th draw of source `source`.
+    """`schedule(draw)` → (source, k): draw number `draw` is the k-th draw of source `source`.
 
-    media, weights: of each source. step_draws: G. Raises ConfigError for shares that leave a medium without a draw.
+    media, weights: of each source. step_draws: draws of one optimiser step (`batch.global`). pack: in `packed`, the
+    draws that hold whole shares. Raises ConfigError for shares that leave a medium without a draw.
     """
 
     def __init__(
@@ -37,51 +43,52 @@ class MediaSchedule:
     ) -> None:
         self._step_draws, self._mode = step_draws, mode
         self.media: tuple[Media, ...] = tuple(medium for medium in ("image", "video") if medium in media)
-        self._places = [[i for i, own in enumerate(media) if own == medium] for medium in self.media]
+        # the sources of each medium, by their index among all
+        self._members = [[i for i, own in enumerate(media) if own == medium] for medium in self.media]
         alone = len(self.media) == 1
         self._sources = [
             Mixture(
-                [weights[i] for i in places],
+                [weights[i] for i in members],
                 seed=seed if alone else key_of(seed, "media", medium),
-                names=[names[i] for i in places] if names else (),
+                names=[names[i] for i in members] if names else (),
             )
-            for medium, places in zip(self.media, self._places, strict=True)
+            for medium, members in zip(self.media, self._members, strict=True)
         ]
-        self._turns: Mixture | None = None
+        self._turns: Mixture | None = None  # which medium is next: of each step, or of each draw
         if not alone:
-            shares = [sum(weights[i] for i in places) for places in self._places]
+            shares = [sum(weights[i] for i in members) for members in self._members]
             of_media = key_of(seed, "media")
-            if mode == "packed":  # every group of `pack` draws holds both, so no block can be longer
+            if mode == "packed":  # a block is a group of `pack` draws, and may not grow as other blocks do
                 self._turns = Mixture(shares, seed=of_media, block=pack, most=pack, names=self.media)
             else:
                 self._turns = Mixture(shares, seed=of_media, names=self.media)
 
     def __call__(self, draw: int) -> tuple[int, int]:
-        medium, number = self._turn(draw)
-        place, k = self._sources[medium](number)
-        return self._places[medium][place], k
+        medium, number = self._medium_of(draw)
+        member, k = self._sources[medium](number)
+        return self._members[medium][member], k
 
     def medium(self, draw: int) -> Media:
-        """What a draw shows."""
-        return self.media[self._turn(draw)[0]]
+        """The medium that a draw shows."""
+        return self.media[self._medium_of(draw)[0]]
 
     @property
     def shares(self) -> dict[Media, float]:
-        """Part of all draws that each medium has, as it is dealt."""
+        """The part of all draws that shows each medium: {"image": 0.5625, "video": 0.4375} for 9 and 7 of 16."""
         if self._turns is None:
             return {self.media[0]: 1.0}
         counts = self._turns.counts
         return {medium: count / sum(counts) for medium, count in zip(self.media, counts, strict=True)}
 
-    def _turn(self, draw: int) -> tuple[int, int]:
-        """The medium of a draw, and the number of that draw among those of the medium."""
+    def _medium_of(self, draw: int) -> tuple[int, int]:
+        """The medium of a draw, and how many draws that medium had before."""
         if self._turns is None:
             return 0, draw
         if self._mode == "packed":
             return self._turns(draw)
         step, offset = divmod(draw, self._step_draws)
-        medium, kth = self._turns(step)
-        return medium, kth * self._step_draws + offset
+        medium, earlier_steps = self._turns(step)
+        return medium, earlier_steps * self._step_draws + offset
 
 
 def check_pack(micro: int, pack: int) -> None:

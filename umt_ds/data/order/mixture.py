@@ -1,8 +1,11 @@
 """Which source a draw comes from, as a pure function of (seed, draw).
 
 Draws are dealt in blocks of M: 4,096, or as many as the smallest source needs. Each block holds the same whole number
-of draws of each source, in a keyed order of its own, so the proportions are exact in every block and the count of
-earlier draws of a source needs no walk through the past.
+of draws of each source, in a keyed order of its own. So the proportions are exact in every block, and the draws that a
+source had before block b need no walk through the past: they are b times its draws in a block.
+
+Weights of 2 and 1 in blocks of 6 give counts of 4 and 2. With seed 0 the first block is the sources 1 1 0 0 0 0 and the
+second 0 0 0 0 1 1. Draw 6, the first of the second block, is draw number 4 of source 0.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ def block_counts(weights: Sequence[float], block: int, *, names: Sequence[str] =
     A block has `block` draws, or where a source would get none, twice as many as often as it takes, up to `most`.
     Raises ConfigError, with `names`, for a weight that is not positive, or so small that it gets no draw even then.
     """
-    names = names or [f"number {place}" for place in range(1, len(weights) + 1)]
+    names = names or [f"number {number}" for number in range(1, len(weights) + 1)]
     total = sum(weights)
     wrong = [f"{name}: {weight}" for name, weight in zip(names, weights, strict=True) if not 0 < weight < np.inf]
     if wrong or not 0 < total < np.inf:
@@ -70,20 +73,21 @@ class Mixture:
         self.counts = block_counts(weights, block, most=max(block, most), names=names)
         self._block = sum(self.counts)
         self._seed = seed
-        # [M] each: the sources one after the other, and the number of each draw of a source among those
+        # a block before it is shuffled, for counts of 4 and 2: sources 0 0 0 0 1 1, ranks 0 1 2 3 0 1; i32 [M] each
         self._sorted = np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
         self._ranks = np.concatenate([np.arange(count, dtype=np.int32) for count in self.counts])
         self._blocks = LruCache(self._deal, size=2)
 
     def __call__(self, draw: int) -> tuple[int, int]:
-        number, place = divmod(draw, self._block)
-        sources, ranks = self._blocks(number)
-        source = int(sources[place])
-        return source, number * self.counts[source] + int(ranks[place])
+        block, offset = divmod(draw, self._block)
+        sources, ranks = self._blocks(block)
+        source = int(sources[offset])
+        return source, block * self.counts[source] + int(ranks[offset])
 
-    def _deal(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Source of each place in block `number`, and how often it came earlier in the block: [M] each."""
-        sources = self._sorted[permutation(self._block, self._seed, "mixture", number)]
+    def _deal(self, block: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The source of each draw of a block, and how often that source came earlier in the block: i32 [M] each."""
+        sources = self._sorted[permutation(self._block, self._seed, "mixture", block)]
         ranks = np.empty_like(self._ranks)
+        # a stable sort lists source 0's draws first, in order, then source 1's: as in the unshuffled block
         ranks[np.argsort(sources, kind="stable")] = self._ranks
         return sources, ranks

@@ -80,7 +80,7 @@ NO_JITTER = ColorJitter()
 class Placement:
     """How a frame becomes a square: cut `crop`, resize to `size` (w, h), keep side x side at (left, top).
 
-    antialias: a pixel is the mean of all that it covers; without, of the nearest alone (SPEC 8.6, "Antialias").
+    antialias: a pixel is the mean of all that it covers; without, of the nearest alone (METHOD.md, "Antialias").
     """
 
     crop: Crop
@@ -95,7 +95,7 @@ class Placement:
 class View:
     """All that chance decides about one view of a clip."""
 
-    place: Placement
+    placement: Placement
     colours: Sequence[ColourOp] = ()
     mirrored: bool = False
 
@@ -113,7 +113,7 @@ def draw_view(
     antialias: bool = True,
 ) -> View:
     """A random view of a clip of that size: crop and resize, colour jitter, then with `flip` a mirror image half of
-    the time. Source: SPEC 6.3, stage 1; random_resized, of which `scale` is the part of the area: SPEC 7.6.
+    the time. random_resized: `scale` is the part of the area. Source: METHOD.md, "Crops: stage 1", "Crops: stage 2".
     """
     match crop:
         case "multi_scale":
@@ -138,28 +138,58 @@ def centre_view(frames: Pixels, *, side: int, antialias: bool = True) -> Pixels:
 def stretch_view(frames: Pixels, *, side: int, antialias: bool = True) -> Pixels:
     """The whole frame in a square, whatever its shape: u8 [T,H,W,3] → u8 [T,side,side,3].
 
-    Source: SPEC 7.6, test (bicubic; published without antialias, SPEC 8.6).
+    Source: METHOD.md, "Crops: stage 2" (bicubic; published without antialias).
     """
     crop = Crop(0, 0, frames.shape[2], frames.shape[1])
     return _placed(frames, Placement(crop, (side, side), filter="bicubic", antialias=antialias), side)
 
 
-def _placed(frames: Pixels, place: Placement, side: int) -> Pixels:
+def _placed(frames: Pixels, placement: Placement, side: int) -> Pixels:
     out = np.empty((len(frames), side, side, 3), np.uint8)
-    render(frames, View(place), out)
+    render(frames, View(placement), out)
     return out
 
 
 def centred(width: int, height: int, side: int, *, antialias: bool = True) -> Placement:
-    """Short side to `side`, then the centre. Source: SPEC 6.3, validation (with PIL's bilinear filter)."""
+    """Short side to `side`, then the centre. Source: METHOD.md, "Crops: stage 1" (with PIL's bilinear filter)."""
     short = min(width, height)
     size = (side * width // short, side * height // short)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     return Placement(Crop(0, 0, width, height), size, left, top, antialias=antialias)
 
 
+def size_in_testing(width: int, height: int, *, side: int) -> tuple[int, int]:
+    """(width, height) of a frame whose short side has become `side`, the long one cut to whole pixels.
+
+    Source: METHOD.md, "Views in testing". (`centred` is the view of our own probes, which no published score knows.)
+    """
+    short, long = min(width, height), int(side * max(width, height) / min(width, height))
+    if short == side:
+        return width, height
+    return (long, side) if width > height else (side, long)
+
+
+def crop_of_validation(width: int, height: int, *, side: int) -> Crop:
+    """The centre square of a frame of `size_in_testing`, with Python's round (half to even).
+
+    Source: METHOD.md, "Views in testing".
+    """
+    return Crop(round((width - side) / 2), round((height - side) / 2), side, side)
+
+
+def crops_of_testing(width: int, height: int, *, side: int, num_crops: int) -> list[Crop]:
+    """`num_crops` squares from one end of the long side to the other, of a frame of `size_in_testing`; one is central.
+
+    A view in testing is a test clip (`umt_ds.data.order.views`) and one of these, in the order (0, 0), (0, 1), …: all
+    crops of a clip before the next clip. Source: METHOD.md, "Views in testing".
+    """
+    free = max(width, height) - side
+    offsets = [int(free / 2)] if num_crops == 1 else [int(k * (free / (num_crops - 1))) for k in range(num_crops)]
+    return [Crop(start, 0, side, side) if width > height else Crop(0, start, side, side) for start in offsets]
+
+
 def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
-    """One of the 10 sizes at one of the 13 places, both uniform. Source: SPEC 6.3, GroupMultiScaleCrop."""
+    """One of the 10 sizes at one of the 13 places, both uniform. Source: METHOD.md, "Crops: stage 1"."""
     sizes = crop_sizes(width, height, side)
     crop_width, crop_height = sizes[stream.integer(len(sizes))]
     corners = crop_corners(width - crop_width, height - crop_height)
@@ -169,7 +199,7 @@ def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
 
 def draw_area(width: int, height: int, *, scale: tuple[float, float], stream: Stream) -> Crop:
     """A part of the area between `scale`, its shape between 3:4 and 4:3, anywhere; the largest such one in the centre
-    where ten draws do not fit. Source: SPEC 7.6, torchvision's RandomResizedCrop.
+    where ten draws do not fit. Source: METHOD.md, "Crops: stage 2", torchvision's RandomResizedCrop.
     """
     low, high = RATIOS
     for _ in range(_TRIES):
@@ -207,23 +237,23 @@ def crop_corners(free_width: int, free_height: int) -> Sequence[tuple[int, int]]
 
 def render(frames: Pixels, view: View, out: Pixels) -> None:
     """The same treatment for every frame. u8 [T,H,W,3] → out, u8 [T,side,side,3]."""
-    place, side = view.place, out.shape[1]
+    placement, side = view.placement, out.shape[1]
     target = torch.from_numpy(out).permute(0, 3, 1, 2)  # [T,3,side,side]
-    pictures = torch.from_numpy(cut(frames, place.crop)).permute(0, 3, 1, 2)  # [T,3,H,W]
+    pictures = torch.from_numpy(cut(frames, placement.crop)).permute(0, 3, 1, 2)  # [T,3,H,W]
     # first, while the pixels are copied anyway: mirror image and antialiased resize commute, bit for bit
-    if view.mirrored and place.antialias:
+    if view.mirrored and placement.antialias:
         pictures = pictures.flip(3)
-    is_resized = (place.crop.width, place.crop.height) != place.size
-    if is_resized and place.antialias and place.size == (side, side) and not view.colours:
-        _resize(pictures, place, out=target)
+    is_resized = (placement.crop.width, placement.crop.height) != placement.size
+    if is_resized and placement.antialias and placement.size == (side, side) and not view.colours:
+        _resize(pictures, placement, out=target)
         return
     if is_resized:
-        pictures = _resize(pictures, place) if place.antialias else resize_plainly(pictures, place)
-    if view.mirrored and not place.antialias:
+        pictures = _resize(pictures, placement) if placement.antialias else resize_plainly(pictures, placement)
+    if view.mirrored and not placement.antialias:
         pictures = pictures.flip(3)
     if view.colours:
         pictures = _recoloured_clip(pictures, view.colours)
-    target.copy_(pictures[:, :, place.top : place.top + side, place.left : place.left + side])
+    target.copy_(pictures[:, :, placement.top : placement.top + side, placement.left : placement.left + side])
 
 
 def cut(frames: Pixels, crop: Crop) -> Pixels:
@@ -231,19 +261,21 @@ def cut(frames: Pixels, crop: Crop) -> Pixels:
     return frames[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
 
-def _resize(pictures: Tensor, place: Placement, out: Tensor | None = None) -> Tensor:
+def _resize(pictures: Tensor, placement: Placement, out: Tensor | None = None) -> Tensor:
     """u8 [T,3,H,W] → u8 [T,3,h,w], antialiased. What F.interpolate calls, which has no `out` (torch 2.14)."""
     kernels = torch._C._nn
-    bilinear = place.filter == "bilinear"
+    bilinear = placement.filter == "bilinear"
     resize: Callable[..., Tensor] = kernels._upsample_bilinear2d_aa if bilinear else kernels._upsample_bicubic2d_aa
-    return resize(pictures, place.size[::-1], False, None, None, out=out)
+    return resize(pictures, placement.size[::-1], False, None, None, out=out)
 
 
-def resize_plainly(pictures: Tensor, place: Placement) -> Tensor:
+def resize_plainly(pictures: Tensor, placement: Placement) -> Tensor:
     """u8 [n,3,H,W] → u8 [n,3,h,w] without antialias, on any device: as torchvision 0.13 resizes tensors, in fp32."""
     # what stands pixel by pixel is twice as slow to take bicubic sums of
-    layout = torch.contiguous_format if place.filter == "bicubic" else torch.preserve_format
-    exact = F.interpolate(pictures.to(torch.float32, memory_format=layout), size=place.size[::-1], mode=place.filter)
+    layout = torch.contiguous_format if placement.filter == "bicubic" else torch.preserve_format
+    exact = F.interpolate(
+        pictures.to(torch.float32, memory_format=layout), size=placement.size[::-1], mode=placement.filter
+    )
     return exact.round_().clamp_(0, 255).to(torch.uint8)  # bicubic sums leave the range
 
 

@@ -184,6 +184,7 @@ def transcode(
     short_side: int,
     fps: float | None = None,
     span_s: Span | Callable[[Timeline], Span | None] | None = None,
+    each_once: bool = False,
     gop: int = 12,
     crf: int = 23,
     limits: Limits = LIMITS,
@@ -192,14 +193,16 @@ def transcode(
 
     `span_s` can be a function from the times of the video's frames to the span (None: all); it can be asked twice.
     The output has a constant rate: the source's average, or `fps` where that is less. Each output frame is the
-    source frame nearest in time. One frame at a time is in memory; the same source gives the same bytes.
+    source frame nearest in time; with `each_once` the output is every source frame in order, once, whatever its time
+    (and `fps` counts for nothing). One frame at a time is in memory; the same source gives the same bytes.
     Raises DecodeError as `decode` does.
     """
 
     def encode(video: Video, index: Index) -> Transcoded:
         rate = index.timeline.mean_rate(video.stream.average_rate, at_most=fps)
         span = span_s(index.timeline) if callable(span_s) else span_s
-        numbers = _at_rate(index.timeline, rate, span or index.timeline.whole, limits)
+        whole = span or index.timeline.whole
+        numbers = list(index.timeline.within(span)) if each_once else _at_rate(index.timeline, rate, whole, limits)
         picture = Picture(video, short_side, step=2, limits=limits)
         wanted, repeats = np.unique(numbers, return_counts=True)
         shown = zip(walk(video, index, wanted.tolist()), repeats.tolist(), strict=True)

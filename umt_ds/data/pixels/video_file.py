@@ -70,8 +70,8 @@ class Index:
 
     def key_before(self, number: int) -> int:
         """The last key frame up to `number`; 0 where there is none."""
-        place = bisect_right(self.keys, number)
-        return self.keys[place - 1] if place else 0
+        following = bisect_right(self.keys, number)
+        return self.keys[following - 1] if following else 0
 
 
 def with_index(source: Path | bytes, limits: Limits, use: Callable[[Video, Index], Result]) -> Result:
@@ -150,7 +150,7 @@ def _in_order_shown(packets: Sequence[_Packet]) -> list[_Packet] | None:
     decoded = [packet.dts for packet in packets if packet.dts is not None]
     if len(decoded) < len(packets):
         return None
-    begins = [place for place, (earlier, later) in enumerate(pairwise(decoded), 1) if later < earlier]
+    begins = [index for index, (earlier, later) in enumerate(pairwise(decoded), 1) if later < earlier]
     recordings = pairwise([0, *begins, len(packets)])
     return [packet for begin, end in recordings for packet in sorted(packets[begin:end], key=_Packet.shown)]
 

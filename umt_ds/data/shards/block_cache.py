@@ -1,11 +1,11 @@
 """A bounded folder of blocks on a node's disk, shared by all its ranks, workers and runs. Only ever speed.
 
-    FOLDER/sets-44/cache-of-umt_ds   the marker: this folder is ours. Locked, shared, as long as somebody uses it
+    FOLDER/sets-44/cache-of-umt_ds   the marker: this folder is ours. Locked, shared, as long as a process uses it
     FOLDER/sets-44/00017/HASH-3      a block
 
 Blocks are dealt by a hash of their name to sets, each a folder with its share of the bound. To make room, a process
-looks into one set only and deletes what was used longest ago there, so nobody keeps accounts of the whole and nothing
-is left wrong by a kill. A block appears by a rename; one that vanishes or cannot be written is simply not there.
+looks into one set only and deletes what was used longest ago there, so no process keeps accounts of the whole and a
+kill leaves nothing wrong. A block appears by a rename; one that vanishes or cannot be written is simply not there.
 The user may have named a folder with files of his own: only blocks, below a marker, are ever deleted.
 """
 
@@ -14,13 +14,14 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import socket
 import weakref
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from umt_ds.whole_file import partial_beside
 
 _SET_BYTES = 64 << 20  # small enough to list in less time than a block takes to arrive, large enough to fill evenly
 _MARKER = "cache-of-umt_ds"
@@ -31,7 +32,7 @@ class BlockCache:
     """Blocks by name, `SHA256-NUMBER`. At most `max_bytes` in `folder`, and besides them what is being written at the
     moment.
 
-    Each bound has a layout of its own in the folder. Opening one drops those of other bounds that nobody uses.
+    Each bound has a layout of its own in the folder. Opening one drops those of other bounds that no process uses.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
@@ -65,7 +66,7 @@ class BlockCache:
         if len(data) > self._max_set_bytes:
             return None
         path = self._path(name)
-        partial = path.with_name(f"{name}.{socket.gethostname()}-{os.getpid()}.partial")
+        partial = partial_beside(path)
         try:
             if self._in_use is None or not path.parent.is_dir():
                 self._lay_out()
@@ -136,7 +137,7 @@ def _blocks_in(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _layout(folder: Path, num_sets: int) -> Path:
-    """sets-44; beside a folder or file of an earlier version or somebody else, sets-44-umt."""
+    """sets-44; beside a folder or file that this version did not make, sets-44-umt."""
     layout = folder / f"sets-{num_sets}"
     return folder / f"{layout.name}-umt" if _is_not_ours(layout) else layout
 
@@ -151,23 +152,23 @@ def _is_not_ours(layout: Path) -> bool:
 
 
 def _share(marker: int) -> None:
-    """Raises BlockingIOError where somebody removes the layout just now."""
+    """Raises BlockingIOError where another process is removing the layout."""
     try:
         fcntl.flock(marker, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # a file system without locks: then nobody can lock it to remove it either
+    except OSError:  # a file system without locks: then no process can lock it to remove it either
         return
 
 
 def _remove_unused(layout: Path) -> None:
-    """Remove the blocks of a layout of ours that nobody uses, and what is then empty."""
-    with suppress(OSError), _nobody_uses(layout / _MARKER):
+    """Remove the blocks of an unused layout of ours, and the folders that are then empty."""
+    with suppress(OSError), _locked_alone(layout / _MARKER):
         for folder in layout.iterdir():
             if re.fullmatch(r"\d{5,}", folder.name) and folder.is_dir() and not folder.is_symlink():
                 for block in _blocks_in(folder):
                     os.unlink(block)
-                with suppress(OSError):  # somebody's file lies there, too
+                with suppress(OSError):  # a user's file lies there too
                     folder.rmdir()
         if os.listdir(layout) == [_MARKER]:  # last: after a kill in between, the next one goes on
             (layout / _MARKER).unlink()
@@ -175,8 +176,8 @@ def _remove_unused(layout: Path) -> None:
 
 
 @contextmanager
-def _nobody_uses(marker: Path) -> Iterator[None]:
-    """Raises OSError where somebody does, where there is no marker, and where nobody can know."""
+def _locked_alone(marker: Path) -> Iterator[None]:
+    """Raises OSError where a process uses it, where there is no marker, and where the file system has no locks."""
     file = os.open(marker, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -61,8 +61,8 @@ class LeftOut:
 
         If it holds none it is counted, by its reason; if it holds one, what of the sample is not read.
         """
-        media, places = pixels_of(tuple(sizes))
-        clip = [suffix for place, suffix in enumerate(sizes) if place in places]
+        media, of_clip = pixels_of(tuple(sizes))
+        clip = [suffix for index, suffix in enumerate(sizes) if index in of_clip]
         if media == "frames" and _are_keys(sizes):
             alone = [suffix for suffix in sizes if "." not in suffix and media_of([suffix]) != "none"]
             self._add_without(key, sizes, [*clip, *alone], read)

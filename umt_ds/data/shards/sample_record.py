@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from umt_ds.errors import DecodeError, quoted, shown
@@ -87,6 +88,40 @@ def number_in(record: Mapping[str, Any], field: str) -> float | None:
     if isinstance(said, bool) or not isinstance(said, int | float):
         return None
     return float(said) if 0 < said < _TOO_LARGE else None
+
+
+@dataclass(frozen=True)
+class StoredFrames:
+    """Which frames of its clip a sample stores."""
+
+    num_frames: int  # that the clip has in its source, stored or not
+    numbers: Sequence[int]  # in the clip, of the stored frames in their order
+
+
+def stored_frames(record: Mapping[str, Any], num_stored: int) -> StoredFrames | None:
+    """Which frames of its clip a sample with `num_stored` frames stores; None where it does not say.
+
+    A sample of ours says `clip_frames` (made with --views: the clip is those frames of the file), or stores every frame
+    of its file. One of others says nothing of its source: what it stores is the clip.
+    Raises DecodeError for a record that contradicts itself.
+    """
+    source = record.get("source_frames")
+    if source is None:
+        return StoredFrames(num_stored, range(num_stored))
+    if not _are_counts(source) or len(source) != num_stored:
+        raise DecodeError(f"source_frames={shown(repr(source))} are not the numbers of its {num_stored} frames")
+    clip = record.get("clip_frames")
+    if clip is None:
+        every = source == list(range(num_stored)) and record.get("num_frames_total") == num_stored
+        return StoredFrames(num_stored, source) if every else None
+    if not _are_counts(clip) or len(clip) != 2 or not all(clip[0] <= n < sum(clip) for n in source):
+        raise DecodeError(f"clip_frames={shown(repr(clip))} is no first frame and number of frames of source_frames")
+    first, count = clip
+    return StoredFrames(count, [number - first for number in source])
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(one) is int and 0 <= one <= _LARGEST for one in value)
 
 
 def plain_text(caption: str) -> str:

@@ -150,6 +150,11 @@ class ShardSource:
         return self._ends[-1] if self._ends else 0
 
     @property
+    def set_name(self) -> str:
+        """What messages call it."""
+        return str(self.folder)
+
+    @property
     def num_samples(self) -> int:
         """Samples in all shards."""
         return len(self)

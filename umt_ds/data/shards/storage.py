@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 if TYPE_CHECKING:
     from upath import UPath
 
+from umt_ds import whole_file
 from umt_ds.data.shards.store_answers import advice_on, said
 from umt_ds.distributed.leftovers import own_folder
 from umt_ds.errors import ConfigError, MachineError
@@ -66,7 +67,7 @@ def is_unmounted(folder: Path) -> bool:
     empty. What is not there beside other files is a mistake in its name, and no waiting helps."""
     if not is_local(folder):
         return False
-    there = next((place for place in (folder, *folder.absolute().parents) if os.path.isdir(place)), folder)
+    there = next((parent for parent in (folder, *folder.absolute().parents) if os.path.isdir(parent)), folder)
     return is_away(there)
 
 
@@ -117,9 +118,7 @@ def common_folder(folders: Sequence[Path]) -> Path:
 def publish(finished: Path, target: Path) -> None:
     """Move a finished local file to `target`, where it appears whole. Both on one disk, if `target` is on a disk."""
     if is_local(target):
-        with finished.open("rb") as file:
-            os.fsync(file.fileno())  # after a power cut the new name must not stand for an empty file
-        os.replace(finished, target)
+        whole_file.publish(finished, target)
     else:
         remote = cast("UPath", target)
         _patiently_in_store(target, "written", lambda: remote.fs.put_file(str(finished), remote.path))
@@ -128,15 +127,10 @@ def publish(finished: Path, target: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a small file that other processes may read at any moment."""
-    if not is_local(path):
+    if is_local(path):
+        whole_file.write_whole(path, data)
+    else:
         _patiently_in_store(path, "written", lambda: path.write_bytes(data))
-        return
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def sizes_in(folder: Path) -> dict[str, int]:

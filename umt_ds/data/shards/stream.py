@@ -75,6 +75,11 @@ class TarStream:
             self._running = _shuffled(self.tars, seed, self._name)
         return self._running
 
+    @property
+    def set_name(self) -> str:
+        """What messages call it."""
+        return self._name or "the stream"
+
     def key(self, sample: StreamedSample) -> str:
         """The key of a sample."""
         return sample.key
@@ -225,7 +230,7 @@ class _Watched:
         return data
 
     def from_byte(self, offset: int) -> Iterator[bytes]:
-        """What comes from there on, to the end: a command that writes it would fail if nobody read that."""
+        """What comes from there on, to the end: a command that writes it would fail if that were not read."""
         beyond = self._position - offset
         yield (self._before + self._last)[-beyond:] if beyond else b""
         while chunk := self.read(1 << 20):

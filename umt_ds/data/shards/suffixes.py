@@ -55,11 +55,11 @@ def pixels_of(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
     """
     lowered = [suffix.lower() for suffix in suffixes]
     for media, pattern in _CLIPS:
-        places = [place for place, suffix in enumerate(lowered) if pattern.fullmatch(suffix)]
+        indices = [index for index, suffix in enumerate(lowered) if pattern.fullmatch(suffix)]
         if media == "frames":
-            places.sort(key=lambda place: int(lowered[place].partition(".")[0]))
-        if places:
-            return media, tuple(places if media == "frames" else places[:1])
+            indices.sort(key=lambda index: int(lowered[index].partition(".")[0]))
+        if indices:
+            return media, tuple(indices if media == "frames" else indices[:1])
     return "none", ()
 
 

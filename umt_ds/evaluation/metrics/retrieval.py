@@ -5,35 +5,15 @@ Shapes: V videos, P vectors of each, T captions of all videos together, C width 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Tokens
-from umt_ds.data.evaluation import EvalBatch
-
 RANKS = (1, 5, 10)
-_TEXTS = 64  # captions that are encoded together
-
-
-class Embeds(Protocol):
-    """A model of video and text in evaluation mode."""
-
-    def embed_videos(self, pixels: Tensor) -> Tensor:
-        """u8 [B,T,H,W,3] to P unit vectors of each, f32 [B,P,C]."""
-
-    def embed_texts(self, tokens: Tokens) -> Tensor:
-        """To unit vectors, f32 [B,C]."""
-
-
-class Tokenizer(Protocol):
-    """What makes tokens of clean captions."""
-
-    def __call__(self, captions: list[str]) -> Tokens:
-        """All of one length."""
+_VIDEOS = 256  # compared at a time: the products of their vectors are [256,P,T]
 
 
 @dataclass(frozen=True)
@@ -59,52 +39,49 @@ class RetrievalScores:
 
     @property
     def mean(self) -> float:
-        """Of all six numbers (r_mean of SPEC 8.3)."""
+        """Of all six numbers (`r_mean`; METHOD.md, "Retrieval")."""
         numbers = [*self.text_to_video.values(), *self.video_to_text.values()]
         return sum(numbers) / len(numbers)
-
-
-def find(model: Embeds, tokenizer: Tokenizer, clips: Iterable[EvalBatch]) -> RetrievalResult:
-    """Embed all clips and all their captions, and compare each with each."""
-    videos: list[Tensor] = []
-    keys: list[str] = []
-    captions: list[str] = []
-    owners: list[int] = []
-    for batch in clips:
-        videos.append(model.embed_videos(batch.pixels).float().cpu())
-        for key, own in zip(batch.keys, batch.captions, strict=True):
-            owners += [len(keys)] * len(own)
-            captions += own
-            keys.append(key)
-    parts = [captions[start : start + _TEXTS] for start in range(0, len(captions), _TEXTS)]
-    texts = torch.cat([model.embed_texts(tokenizer(part)).float().cpu() for part in parts])
-    return RetrievalResult(tuple(keys), tuple(captions), torch.tensor(owners), similarity(torch.cat(videos), texts))
 
 
 def similarity(videos: Tensor, texts: Tensor) -> Tensor:
     """Products of unit vectors, the mean over the vectors of a video: f32 [V,P,C] and [T,C] to [V,T].
 
-    Temperature 1. Source: SPEC 7.4 and 8.3.
+    Temperature 1. Source: METHOD.md, "Temperature and similarity", "Retrieval".
     """
-    return torch.einsum("vpc,tc->vpt", videos, texts).mean(dim=1)
+    parts = [torch.einsum("vpc,tc->vpt", some, texts).mean(dim=1) for some in torch.split(videos, _VIDEOS)]
+    return torch.cat(parts)
 
 
-def retrieval_scores(similar: Tensor, video_of_text: Tensor) -> RetrievalScores:
-    """R@1, R@5 and R@10 both ways. similar: f32 [V,T]; video_of_text: i64 [T].
+class RetrievalRanks(NamedTuple):
+    """How many wrong ones come before the right one. of_texts: i64 [T], videos before that of a caption; of_videos:
+    i64 [V], captions before the first of a video's own."""
+
+    of_texts: Tensor
+    of_videos: Tensor
+
+
+def retrieval_ranks(similar: Tensor, video_of_text: Tensor) -> RetrievalRanks:
+    """similar: f32 [V,T]; video_of_text: i64 [T].
 
     Of equals, and of what is not a number, those that are wrong come first: a model that finds everything alike, or
-    has gone to NaN, finds nothing. Source: SPEC 8.3.
+    has gone to NaN, finds nothing. Source: METHOD.md, "Retrieval".
     """
     videos, texts = similar.shape
     is_answer = video_of_text[None] == torch.arange(videos)[:, None]  # [V,T]
     own = similar[video_of_text, torch.arange(texts)]  # [T]
     before = ~(similar < own) & ~is_answer  # wrong videos that come before the right one; NaN is never less
-    rank_of_text = before.sum(dim=0)
     best = similar.masked_fill(~is_answer, -torch.inf).max(dim=1).values  # [V], of the caption found first
-    rank_of_video = (~(similar < best[:, None]) & ~is_answer).sum(dim=1)
+    return RetrievalRanks(before.sum(dim=0), (~(similar < best[:, None]) & ~is_answer).sum(dim=1))
+
+
+def retrieval_scores(similar: Tensor, video_of_text: Tensor) -> RetrievalScores:
+    """R@1, R@5 and R@10 both ways. similar: f32 [V,T]; video_of_text: i64 [T]."""
+    ranks = retrieval_ranks(similar, video_of_text)
+    videos, texts = similar.shape
     return RetrievalScores(
-        text_to_video={k: (rank_of_text < k).double().mean().item() for k in RANKS},
-        video_to_text={k: (rank_of_video < k).double().mean().item() for k in RANKS},
+        text_to_video={k: (ranks.of_texts < k).double().mean().item() for k in RANKS},
+        video_to_text={k: (ranks.of_videos < k).double().mean().item() for k in RANKS},
         chance=1 / videos,
         videos=videos,
         texts=texts,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import config_hash, numbers_of
+from umt_ds.config.show import as_tree, config_hash, numbers_of
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,14 @@ class Group:
     members: tuple[int, ...]  # their places in the list of runs
 
 
-def groups_of(configs: Sequence[RunConfig]) -> list[Group]:
-    """Runs with equal numbers, seeds left out, and equal initial weights, in the order of the first ones."""
+def groups_of(configs: Sequence[RunConfig], steps: Sequence[int | None] | None = None) -> list[Group]:
+    """Runs with equal numbers, seeds left out, equal initial weights, equally long trained and evaluated alike, in the
+    order of the first ones. steps: of training, of each run."""
     found: dict[tuple[str, str], list[int]] = {}
     for place, config in enumerate(configs):
         leaves = {name: value for name, value in numbers_of(config).items() if name != "seed"}
+        leaves |= flatten({"evaluation": as_tree(config)["evaluation"]})
+        leaves["step"] = steps[place] if steps is not None else None
         weights = str(config.init.weights) if config.init.weights is not None else "scratch"
         found.setdefault((weights, config_hash(leaves)), []).append(place)
     return [Group(weights, numbers, tuple(members)) for (weights, numbers), members in found.items()]

@@ -15,7 +15,9 @@ def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, 
     """The mean over tokens of 2 - 2·cos(LayerNorm(hidden), target): an fp32 scalar.
 
     hidden [..., C], weight and bias [C] of the LayerNorm, target [..., C] of any length; no gradient flows to it.
-    Raises ValueError where hidden and target differ in shape. Source: SPEC 1.2 (7) and 4.
+    Raises ValueError where hidden and target differ in shape.
+
+    Source: METHOD.md, "Aligned layers and decoders", "Alignment loss".
     """
     if hidden.shape != target.shape:  # broadcasting would hide a wrong pairing
         raise ValueError(f"hidden {tuple(hidden.shape)} and target {tuple(target.shape)} differ in shape")

@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def align_loss(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, *, eps: float) -> Tensor:
-    """The mean over tokens of 2 - 2·cos(LayerNorm(hidden), target), statistics and sums in fp32 (SPEC 1.2.7 and 4)."""
+    """The mean over tokens of 2 - 2·cos(LayerNorm(hidden), target), statistics and sums in fp32.
+
+    Source: METHOD.md, "Aligned layers and decoders", "Alignment loss".
+    """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     student = F.layer_norm(hidden.to(wide), hidden.shape[-1:], weight.to(wide), bias.to(wide), eps)
     target = target.detach().to(wide)

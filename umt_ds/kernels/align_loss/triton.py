@@ -119,9 +119,9 @@ def _rows(
 
     first = program.to(tl.int64) * rows_each  # makes `row` 64 bits wide
     for row in range(first, tl.minimum(first + rows_each, rows)):
-        place = row * width + column
-        x = tl.load(hidden + place, mask=inside, other=0).to(tl.float32)
-        t = tl.load(target + place, mask=inside, other=0).to(tl.float32)
+        offset = row * width + column
+        x = tl.load(hidden + offset, mask=inside, other=0).to(tl.float32)
+        t = tl.load(target + offset, mask=inside, other=0).to(tl.float32)
 
         centred = tl.where(inside, x - tl.sum(x) / width, 0)
         scale = 1 / tl.sqrt_rn(tl.sum(centred * centred) / width + eps)
@@ -138,7 +138,7 @@ def _rows(
         bias_sum += ds
         dn = w * ds
         dx = (dn - tl.sum(dn) / width - normed * (tl.sum(dn * normed) / width)) * scale
-        tl.store(hidden_gradient + place, dx.to(hidden_gradient.dtype.element_ty), mask=inside)
+        tl.store(hidden_gradient + offset, dx.to(hidden_gradient.dtype.element_ty), mask=inside)
 
     partial = program * width + column
     tl.store(weight_gradient + partial, weight_sum, mask=inside)
@@ -154,7 +154,7 @@ def scale_launch(values: Tensor, scale: Tensor, out: Tensor) -> Launch:
 
 @triton.jit
 def _scale(values, scale, out, count, block: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    inside = place < count
-    scaled = tl.load(values + place, mask=inside, other=0).to(tl.float32) * tl.load(scale)
-    tl.store(out + place, scaled.to(out.dtype.element_ty), mask=inside)
+    offset = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = offset < count
+    scaled = tl.load(values + offset, mask=inside, other=0).to(tl.float32) * tl.load(scale)
+    tl.store(out + offset, scaled.to(out.dtype.element_ty), mask=inside)

@@ -163,13 +163,13 @@ def _embed(
     is_token, is_feature = token < tokens, feature < features
 
     clip = token // visible
-    place = token % visible  # in the clip
+    index = token % visible  # of the token in its clip
     if keep is not None:
-        place = tl.load(keep + token, mask=is_token, other=0)
-    frame = place // (grid_rows * grid_cols)
-    row = place // grid_cols % grid_rows
+        index = tl.load(keep + token, mask=is_token, other=0)
+    frame = index // (grid_rows * grid_cols)
+    row = index // grid_cols % grid_rows
     corner = clip.to(tl.int64) * clip_stride + frame * frame_stride
-    corner += row * patch * row_stride + place % grid_cols * patch * 3
+    corner += row * patch * row_stride + index % grid_cols * patch * 3
 
     total = tl.zeros([block_tokens, block_features], tl.float32)
     for start in range(0, size, block_pixels):
@@ -188,7 +188,7 @@ def _embed(
     total += tl.load(bias + feature, mask=is_feature, other=0).to(tl.float32)[None, :]
     inside_out = is_token[:, None] & is_feature[None, :]
     if positions is not None:
-        position = tl.load(positions + place[:, None] * features + feature[None, :], mask=inside_out, other=0)
+        position = tl.load(positions + index[:, None] * features + feature[None, :], mask=inside_out, other=0)
         total += position.to(tl.float32)
     written = token.to(tl.int64)[:, None] * features + feature[None, :]
     tl.store(out + written, total.to(out.dtype.element_ty), mask=inside_out)

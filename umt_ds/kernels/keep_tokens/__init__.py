@@ -16,7 +16,9 @@ def keep_tokens(attention: Tensor, *, seed: int, step: int, slots: Tensor, visib
 
     attention: any float [B,T,S], ≥ 0, unnormalised. slots: i64 [B], rows of the global batch. The draw is keyed by
     (seed, step, slot, patch): the same at any world size. Patches of zero, negative or NaN attention come last, among
-    themselves uniformly: indices are always valid, and a NaN is left for the loss to report. Source: SPEC 3.
+    themselves uniformly: indices are always valid, and a NaN is left for the loss to report.
+
+    Source: METHOD.md, "Masking".
     """
     if runs_triton(attention):
         from umt_ds.kernels.keep_tokens import triton

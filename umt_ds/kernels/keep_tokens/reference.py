@@ -22,7 +22,7 @@ def keep_highest(attention: Tensor, *, noise: Tensor, visible: int) -> Tensor:
     """The `visible` highest keys log(attention) - log(-log(noise)) of each frame: i64 [B,T·visible], ascending.
 
     noise: uniform f32 [B,T,S] in (0,1). Gumbel top-k: taking the highest keys is drawing one patch after the
-    other (Plackett-Luce), which the authors do by multinomial (SPEC 3). Ties go to the lower index.
+    other (Plackett-Luce), which the authors do by multinomial (METHOD.md, "Masking"). Ties go to the lower index.
     """
     frames, patches = attention.shape[1:]
     weight = attention.float()

@@ -1,8 +1,8 @@
-"""`keep_tokens` in one kernel: noise, keys, ranks and places of a frame stay on the chip; indices come out sorted.
+"""`keep_tokens` in one kernel: noise, keys, ranks and positions of a frame stay on the chip; indices come out sorted.
 
 A program works on one frame. The rank of a patch is the number of patches with a greater key (of equal ones, those
 before it), counted pair by pair in chunks: S² comparisons, nothing for a GPU at S = 196, and no sort or host. The
-place of a kept patch is the number of kept ones before it.
+position of a kept patch in the output is the number of kept ones before it.
 
 Random and tube masks have no kernel: they are drawn from a few numbers a clip, once a step.
 
@@ -86,9 +86,9 @@ def _keep(
         rank += tl.sum(is_ahead.to(tl.int32), axis=1)
 
     kept = ((rank < visible) & (patch < patches)).to(tl.int32)
-    place = tl.cumsum(kept) - kept
+    position = tl.cumsum(kept) - kept
     first = (clip.to(tl.int64) * frames + frame) * visible
-    tl.store(out + first + place, (frame * patches + patch).to(tl.int64), mask=kept == 1)
+    tl.store(out + first + position, (frame * patches + patch).to(tl.int64), mask=kept == 1)
 
 
 @triton.jit

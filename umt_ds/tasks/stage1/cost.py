@@ -9,10 +9,9 @@ from umt_ds.masking import MaskPlan
 from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip
 from umt_ds.models.presets import vit_size
-from umt_ds.models.teachers import build_teacher
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.cost import TaskCost, count_parameters
-from umt_ds.tasks.stage1.task import Stage1Module, common_grid, stage1_flops
+from umt_ds.tasks.stage1.task import Stage1Module, common_grid, refuse_semantic_mask, stage1_flops, teacher_of
 
 
 def stage1_cost(task: Stage1Config, element: int) -> TaskCost:
@@ -20,13 +19,9 @@ def stage1_cost(task: Stage1Config, element: int) -> TaskCost:
     settings, frames = task.teacher, task.student.frames
     size = vit_size(task.student.preset)
     with torch.device("meta"):
-        teacher = build_teacher(
-            settings.preset if settings.tower is None else settings.tower.open_clip_config(),
-            layers=settings.layers,
-            interval=settings.interval,
-            image_size=settings.image_size,
-        )
+        teacher = teacher_of(settings)
         module = Stage1Module(VideoViT(size), teacher=teacher, loss=task.loss, settings=settings)
+    refuse_semantic_mask(task, teacher)
     rows, cols = common_grid(task.student.image_size, size.patch, teacher)
     patches = rows * cols
     mask, views = MaskPlan(task.mask.kind, task.mask.ratio), task.mask.views

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,28 +11,22 @@ import torch
 
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
-from umt_ds.data.evaluation import EvalBatch, iterate_once
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.shards.storage import absolute
 from umt_ds.data.shards.stream import Tars
 from umt_ds.engine.manifest import resolve_checkpoint
 from umt_ds.errors import ConfigError, DataError, UmtError
-from umt_ds.evaluation.bar import with_bar
+from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, or_why_not
 from umt_ds.evaluation.masked import masked_clips
-from umt_ds.evaluation.metrics.probe import (
-    Encode,
-    label_fields,
-    pooled_student,
-    pooled_teacher,
-    probe_all,
-)
+from umt_ds.evaluation.probe import label_fields, pooled_student, pooled_teacher, probe_all
 from umt_ds.masking import MaskPlan
 from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.room import Say
-from umt_ds.tasks.sources import shards_of
+from umt_ds.tasks.sources import first_clips, shards_of
 from umt_ds.tasks.stage1.task import load_teacher
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import encoder_state
@@ -58,7 +52,7 @@ class Stage1Probe:
     def training_shards(self) -> Path:
         if self.train is not None:
             return self.train
-        shards = shards_of(next(iter(self.config.data.sources.values())))
+        shards = shards_of(first_clips(self.config))
         if isinstance(shards, Tars):
             raise DataError("the run's clips are streamed", hint="name labelled shards: --train, --val")
         return shards
@@ -127,23 +121,20 @@ class Stage1Probe:
             encoders["teacher"] = pooled_teacher(self.teacher)
         except UmtError as error:
             say(f"without the teacher: {error}")
-        result = probe_all(encoders, self._read(train, fields), self._read(val, fields), fields=fields)
+        result = probe_all(encoders, self._clips(train, fields), self._clips(val, fields), fields=fields)
         where = {"checkpoint": str(resolve_checkpoint(self.run)), "train": str(train), "val": str(val)}
         return KnnProbe(result, where)
 
-    def _read(self, shards: Path, fields: Sequence[str]) -> Iterator[EvalBatch]:
+    def _clips(self, shards: Path, fields: Sequence[str]) -> EvaluationSet:
         """The first `max_clips` clips: shards lie in hashed order, so these are a fair sample of all."""
         student = self.task.student
-        clips = iterate_once(
-            shards,
-            num_frames=student.frames,
+        request = ClipRequest(
+            frames=middle_frames(student.frames),
             side=student.image_size,
             antialias=self.config.data.augment.antialias,
-            batch_size=_BATCH,
             label_fields=fields,
-            limit=self.max_clips,
         )
-        return with_bar(clips, shards, limit=self.max_clips, name=f"probe {shards.name}")
+        return EvaluationSet(shards, request, batch_size=_BATCH, limit=self.max_clips)
 
 
 def _device() -> torch.device:

@@ -6,19 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.probe import pooled_student
 from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.evaluators import knn_evaluator
 from umt_ds.tasks.room import ExhibitOptions, Say, refuse_evaluation
 from umt_ds.tasks.stage1.cost import stage1_cost
 from umt_ds.tasks.stage1.probe import Stage1Probe
-from umt_ds.tasks.stage1.task import Stage1Task
+from umt_ds.tasks.stage1.task import Stage1Module, Stage1Task
 
 
 def tokenizer(run: RunConfig) -> None:
@@ -37,7 +42,18 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
 
 def evaluators(run: RunConfig) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
-    return [refuse_evaluation(name, settings, run) for name, settings in run.evaluation.items()]
+    return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
+
+
+def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
+    if not isinstance(settings, KnnEvaluation):
+        refuse_evaluation(name, settings, run)
+    return knn_evaluator(name, settings, run, encoder_of=_features)
+
+
+def _features(module: nn.Module) -> Encode:
+    assert isinstance(module, Stage1Module)
+    return pooled_student(module.encoder)
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

@@ -1,8 +1,9 @@
-"""Stage 1: the student learns from its few visible tokens what a frozen CLIP teacher says about them.
+"""Stage 1: the student sees few tokens of a clip, and predicts the features that a frozen CLIP teacher has for them.
 
-Per micro-batch: the teacher looks (no gradient), its class-token attention draws the mask, its features of
-the kept tokens are the targets; the student embeds the kept tokens alone, and K decoders are compared with
-K teacher layers. Source: UMT section 3.1; SPEC sections 1 to 5.
+Per micro-batch: the teacher runs without gradient. Its class-token attention draws the mask, and its features of the
+kept tokens are the targets. The student embeds the kept tokens alone, and K decoders predict K teacher layers.
+
+Source: UMT section 3.1; METHOD.md.
 
 Shapes: B clips, M masks of each (`mask.views`), V visible tokens, K aligned layers, C width of the targets.
 """
@@ -25,7 +26,7 @@ from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.speed import span
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, of_setting
 from umt_ds.kernels.fp8 import why_no_fp8
 from umt_ds.losses.alignment import AlignmentLoss, alignment_loss
 from umt_ds.masking import MaskPlan, keep_digest
@@ -65,13 +66,14 @@ class Stage1Module(AlignmentModel):
     """The student with its loss: what DeepSpeed wraps. Names as in published checkpoints."""
 
     def __init__(self, encoder: VideoViT, *, teacher: Teacher, loss: AlignmentLoss, settings: TeacherConfig) -> None:
-        super().__init__(
-            encoder,
-            out_width=teacher.out_width,
-            layers=settings.layers,
-            interval=settings.interval,
-            norm=settings.norm,
-        )
+        with of_setting("task.teacher"):
+            super().__init__(
+                encoder,
+                out_width=teacher.out_width,
+                layers=settings.layers,
+                interval=settings.interval,
+                norm=settings.norm,
+            )
         self.loss: AlignmentLoss = loss
 
     def forward(self, inputs: Stage1Inputs) -> Losses:  # type: ignore[override]
@@ -99,11 +101,7 @@ class Stage1Task:
         self._grid = common_grid(student.image_size, size.patch, self._teacher)
         self._mask = MaskPlan(config.mask.kind, config.mask.ratio)
         self._views = config.mask.views
-        if config.mask.kind == "semantic" and not self._teacher.has_class_token:
-            raise ConfigError(
-                f"mask.kind=semantic needs a teacher with a class token; {config.teacher.preset} has none",
-                hint="task.mask.kind=tube or random, or a CLIP teacher",
-            )
+        refuse_semantic_mask(config, self._teacher)
         torch.manual_seed(seed)  # the student's initial weights: the same on every rank
         encoder = VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks)
         self._module = Stage1Module(encoder, teacher=self._teacher, loss=config.loss, settings=config.teacher)
@@ -208,7 +206,17 @@ def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
         else:
             assert not isinstance(config.weights, str)
             state = teacher_state(read_weights(config.weights))
-        teacher = build_teacher(
+        teacher = teacher_of(config, state)
+        if state is not None:
+            _warn_of_differences(teacher, Path(config.weights))
+    return teacher, state_fingerprint(teacher.state_dict())
+
+
+def teacher_of(config: TeacherConfig, state: dict[str, Tensor] | None = None) -> Teacher:
+    """The teacher that the settings mean, with these weights, or with random ones. Raises ConfigError where there is no
+    such teacher, WeightsError where the weights do not fit."""
+    with of_setting("task.teacher"):
+        return build_teacher(
             config.preset if config.tower is None else config.tower.open_clip_config(),
             layers=config.layers,
             interval=config.interval,
@@ -217,9 +225,6 @@ def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
             image_size=config.image_size,
             state=state,
         )
-        if state is not None:
-            _warn_of_differences(teacher, Path(config.weights))
-    return teacher, state_fingerprint(teacher.state_dict())
 
 
 def _warn_of_differences(teacher: Teacher, weights: Path) -> None:
@@ -257,10 +262,24 @@ def place_teacher(teacher: Teacher, config: TeacherConfig, *, device: torch.devi
     log.info("the teacher multiplies in FP8; `umt bench fp8` tells what that changes")
 
 
+def refuse_semantic_mask(config: Stage1Config, teacher: Teacher) -> None:
+    """Raises ConfigError where a teacher without a class token should say which tokens are kept."""
+    if config.mask.kind == "semantic" and not teacher.has_class_token:
+        raise ConfigError(
+            f"task.mask.kind=semantic needs a teacher with a class token; {config.teacher.preset} has none",
+            hint="task.mask.kind=tube or random, or a CLIP teacher",
+        )
+
+
 def common_grid(image_size: int, patch: int, teacher: Teacher) -> tuple[int, int]:
     """Patches per column and row, the same for student and teacher."""
+    if image_size % patch:
+        raise ConfigError(
+            f"task.student.image_size={image_size} is not a multiple of {patch}, the side of its patches",
+            hint=f"task.student.image_size={max(1, round(image_size / patch)) * patch}",
+        )
     side = image_size // patch
-    if image_size % patch or teacher.grid != (side, side):
+    if teacher.grid != (side, side):
         wanted = teacher.size.patch * side
         raise ConfigError(
             f"student ({image_size} px, patch {patch}) and teacher (patch {teacher.size.patch}) see different grids: "

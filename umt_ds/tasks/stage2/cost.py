@@ -13,8 +13,9 @@ from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, teacher_flops_per_clip, text_flops
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip, text_bytes
 from umt_ds.models.presets import BertSize, vit_size
-from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.models.teachers import Teacher
 from umt_ds.tasks.cost import TaskCost, count_parameters
+from umt_ds.tasks.stage1.task import teacher_of
 from umt_ds.tasks.stage2.model import bert_size_of, build_module, media_masks
 from umt_ds.tasks.stage2.module import Stage2Module
 
@@ -46,13 +47,13 @@ class Stage2Cost:
         return self._student_flops(medium).forward + self._text(medium).forward
 
     def published_flops(self, medium: Media) -> tuple[float, float]:
-        """The same as published: all patches embedded, the whole teacher, keys and values made for each pair, and words
-        guessed at every token (SPEC 7)."""
+        """The same as published: all patches embedded, the whole teacher, keys and values made for each pair, and every
+        token predicted, masked or not."""
         size, sizes = vit_size(self._config.student.preset), self._reading(medium)
         embedded = self.frames(medium) * self._patches
         student = student_flops_per_clip(size, visible=self.visible(medium), embedded=embedded, **self._aligned)
         tokens = self._config.text.max_tokens
-        sizes |= {"videos": sizes["looks"], "guesses": tokens if sizes["guesses"] else 0}
+        sizes |= {"videos": sizes["fused_texts"], "masked_tokens": tokens if sizes["masked_tokens"] else 0}
         text = text_flops(self._bert, **sizes)
         return student.forward_backward + text.forward_backward, self._teacher_flops(medium, lean=False)
 
@@ -71,7 +72,7 @@ class Stage2Cost:
         return student + text_bytes(self._bert, **sizes, element=element, checkpoint_layers=checkpointed)
 
     def teacher_bytes(self, medium: Media, *, element: int) -> float:
-        """That the teacher's look at one view takes at its largest."""
+        """What the teacher's forward pass over one view takes at its largest."""
         teacher, settings = self._teacher, self._config.teacher
         if teacher is None or settings is None:
             return 0.0
@@ -104,17 +105,17 @@ class Stage2Cost:
     def _reading(self, medium: Media) -> dict[str, Any]:
         """How often BERT's halves run on a caption of full length, and on what."""
         text, weights = self._config.text, self._config.loss_weights
-        matches, guesses = bool(weights.vtm), bool(weights.mlm)
-        looks = 3 * matches + guesses
+        vtm, mlm = bool(weights.vtm), bool(weights.mlm)
+        fused_texts = 3 * vtm + mlm
         return {
             "fusion_layers": text.fusion_layers,
             "tokens": text.max_tokens,
             "video_tokens": self.visible(medium),
             "video_width": vit_size(self._config.student.preset).width,
-            "texts": 1 + guesses,
-            "looks": looks,
-            "videos": (1 + matches) if looks else 0,
-            "guesses": self._config.mlm.ratio * (text.max_tokens - 1) if guesses else 0.0,
+            "texts": 1 + mlm,
+            "fused_texts": fused_texts,
+            "videos": (1 + vtm) if fused_texts else 0,
+            "masked_tokens": self._config.mlm.ratio * (text.max_tokens - 1) if mlm else 0.0,
         }
 
     def _teacher_flops(self, medium: Media, *, lean: bool) -> float:
@@ -140,12 +141,7 @@ def on_meta(config: Stage2Config) -> tuple[Stage2Module, Teacher | None]:
     with torch.device("meta"):
         teacher = None
         if settings is not None and config.needs_teacher:
-            teacher = build_teacher(
-                settings.preset if settings.tower is None else settings.tower.open_clip_config(),
-                layers=settings.layers,
-                interval=settings.interval,
-                image_size=settings.image_size,
-            )
+            teacher = teacher_of(settings)
         words = Vocabulary(bert_size_of(config.text).vocab_size, cls_id=0, pad_id=0, mask_id=0)
         return build_module(config, teacher, words, seed=0, pretrained=False), teacher
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from umt_ds.batch import Media
 from umt_ds.config.models import BertConfig, MaskConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
-from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.errors import ConfigError, WeightsError, of_setting
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.masking import MaskPlan
 from umt_ds.models.bert import Bert
@@ -68,13 +68,14 @@ def build_module(
         )
     aligned = teacher is not None and settings is not None and config.loss_weights.uta > 0
     torch.manual_seed(seed)
-    vision = VideoEncoder(
-        VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks),
-        out_width=teacher.out_width if teacher is not None else size.width,
-        layers=settings.layers if aligned and settings is not None else 0,
-        interval=settings.interval if settings is not None else 1.0,
-        norm=settings.norm if settings is not None else "l2",
-    )
+    with of_setting("task.teacher"):
+        vision = VideoEncoder(
+            VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks),
+            out_width=teacher.out_width if teacher is not None else size.width,
+            layers=settings.layers if aligned and settings is not None else 0,
+            interval=settings.interval if settings is not None else 1.0,
+            norm=settings.norm if settings is not None else "l2",
+        )
     text = build_bert(config.text, vocabulary, video_width=size.width, pretrained=pretrained)
     return Stage2Module(vision, text, config=config, seed=seed)
 
@@ -90,20 +91,22 @@ def build_bert(config: BertConfig, vocabulary: Vocabulary, *, video_width: int, 
         raise ConfigError(
             f"the tokenizer of {config.vocabulary or config.weights} has {vocabulary.size} tokens and this BERT "
             f"{size.vocab_size}: they do not belong together",
-            hint="task.text.vocabulary is the folder that the weights came with; with custom sizes, sizes.vocab_size",
+            hint="task.text.vocabulary is the folder that the weights came with; with custom sizes, "
+            "task.text.sizes.vocab_size",
         )
     if config.max_tokens > size.max_tokens:
         raise ConfigError(
             f"task.text.max_tokens={config.max_tokens}, but this BERT knows {size.max_tokens} positions",
             hint=f"task.text.max_tokens={size.max_tokens} at most; longer captions lose their end",
         )
-    bert = Bert(
-        size,
-        fusion_layers=config.fusion_layers,
-        video_width=video_width,
-        dropout=config.dropout,
-        checkpoint_layers=config.checkpoint_layers,
-    )
+    with of_setting("task.text"):
+        bert = Bert(
+            size,
+            fusion_layers=config.fusion_layers,
+            video_width=video_width,
+            dropout=config.dropout,
+            checkpoint_layers=config.checkpoint_layers,
+        )
     if pretrained and config.weights == "random":
         log.info("BERT has random weights (task.text.weights=random)")
     elif pretrained:

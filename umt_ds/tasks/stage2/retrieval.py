@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from umt_ds.config.evaluation import RetrievalEvaluation
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import EvalBatch, iterate_once
+from umt_ds.config.tasks.stage2 import Stage2Config
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.order.frames import middle
+from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.stream import Tars
+from umt_ds.data.text import CaptionTokenizer
 from umt_ds.engine.manifest import resolve_checkpoint
 from umt_ds.errors import DataError
-from umt_ds.evaluation.bar import with_bar
+from umt_ds.evaluation.bar import bar_of
 from umt_ds.evaluation.exhibits import Exhibit, Retrieved, or_why_not
-from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, find, retrieval_scores
+from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrieval_scores
+from umt_ds.evaluation.retrieval import RetrievalEvaluator, embed_set
+from umt_ds.models.video_text import VideoTextModel
+from umt_ds.tasks.captions import caption_tokenizer
+from umt_ds.tasks.evaluators import evaluation_set, trained_on
 from umt_ds.tasks.room import ExhibitOptions
-from umt_ds.tasks.sources import shards_of
+from umt_ds.tasks.sources import first_clips, shards_of
 from umt_ds.tasks.stage2.retriever import Retriever, build_retriever
 
 _ANSWERS, _FIRST = 6, 5  # captions that are shown, and clips for each
@@ -37,30 +45,66 @@ class Retrieval:
 
     def search(self, retriever: Retriever, *, name: str) -> RetrievalResult:
         """Embed all clips and captions by a model. Raises DataError for clips without captions."""
-        return find(retriever, retriever.tokenizer, self._clips(retriever, name))
+        items = self._clips(retriever)
+        with bar_of(items, name=f"embed {name}") as beat:
+            return embed_set(retriever, retriever.tokenizer, items, beat=beat).compared()
 
     def frames_of(self, videos: Collection[int], retriever: Retriever) -> dict[int, Tensor]:
         """The frames of some of the clips, by their number: u8 [T,H,W,3]."""
-        every = (frames for some in self._clips(retriever, "pictures") for frames in some.pixels)
+        batches = self._clips(retriever).batches()
+        every = (frames for some in batches for frames in some.pixels[: len(some.items)])
         return {number: frames for number, frames in enumerate(every) if number in videos}
 
     def resizes_smoothly(self, of_run: bool) -> bool:
         """Whether with antialias."""
         return of_run if self.antialias is None else self.antialias
 
-    def _clips(self, retriever: Retriever, name: str) -> Iterator[EvalBatch]:
-        clips = iterate_once(
-            self.shards,
-            num_frames=retriever.frames,
+    def _clips(self, retriever: Retriever) -> EvaluationSet:
+        request = full_view(
+            retriever.tokenizer,
+            frames=retriever.frames,
             side=retriever.side,
-            batch_size=self.batch,
-            view="stretched",
             antialias=self.resizes_smoothly(retriever.antialias),
-            caption_field=self.caption,
-            clean=retriever.tokenizer.clean,
-            limit=self.limit,
+            caption=self.caption,
         )
-        return with_bar(clips, self.shards, limit=self.limit, name=f"embed {name}")
+        return EvaluationSet(self.shards, request, batch_size=self.batch, limit=self.limit)
+
+
+def full_view(tokenizer: CaptionTokenizer, *, frames: int, side: int, antialias: bool, caption: str) -> ClipRequest:
+    """All of each clip, out of its proportions, with the captions in the field `caption`.
+
+    Source: METHOD.md, "Frames: stage 2", "Crops: stage 2".
+    """
+    return ClipRequest(
+        frames=middle_frames(frames),
+        side=side,
+        view="stretched",
+        antialias=antialias,
+        caption_field=caption,
+        clean=tokenizer.clean,
+    )
+
+
+def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig) -> RetrievalEvaluator:
+    """What captions find by the embeddings of the module in training.
+
+    Raises ConfigError where there is no vocabulary, DataError for what is no set.
+    """
+    task = run.task
+    assert isinstance(task, Stage2Config)
+    tokenizer = caption_tokenizer(task.text)
+    antialias = run.data.augment.antialias if settings.antialias is None else settings.antialias
+    frames, side = task.clip_shape
+
+    def retriever(module: nn.Module) -> Retriever:
+        assert isinstance(module, VideoTextModel)
+        return Retriever(module, frames=frames, side=side, antialias=antialias, tokenizer=tokenizer)
+
+    request = full_view(tokenizer, frames=frames, side=side, antialias=antialias, caption=settings.caption)
+    items = evaluation_set(as_path(settings.shards), request, settings, run)
+    return RetrievalEvaluator(
+        name, items, retriever, tokenizer, num_workers=run.data.workers, about=trained_on(name, items, run)
+    )
 
 
 def resized_how(smooth: Collection[bool]) -> str:
@@ -97,9 +141,7 @@ def _search(run: Path, config: RunConfig, options: ExhibitOptions) -> Retrieved:
 
 def _held_out(config: RunConfig) -> Path:
     """`retrieval` or `val` beside the clips that the run was trained on. Raises DataError where there is neither."""
-    sources = config.data.sources.values()
-    videos = [source for source in sources if source.media == "video"] or list(sources)
-    shards = shards_of(videos[0])
+    shards = shards_of(first_clips(config))
     if isinstance(shards, Tars):
         raise DataError("the run's clips are streamed", hint="name held-out shards with captions: --val SHARDS")
     for name in ("retrieval", "val"):

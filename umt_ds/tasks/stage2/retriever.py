@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from umt_ds.batch import Tokens
-from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.text import CaptionTokenizer
@@ -23,12 +22,15 @@ from umt_ds.tasks.stage2.model import build_module, load_initial
 
 
 class Retriever:
-    """Embeds videos and texts in evaluation mode; a product of two unit vectors is a similarity (SPEC 8.3)."""
+    """Embeds videos and texts for evaluation; similarities are products of unit vectors (METHOD.md, "Retrieval").
+
+    It calls modules that are in the model, and never the model whole: at ZeRO stage 3 each gathers its own weights.
+    """
 
     def __init__(
         self, model: VideoTextModel, *, frames: int, side: int, antialias: bool, tokenizer: CaptionTokenizer
     ) -> None:
-        self._model = model.eval()
+        self._model = model
         self.frames, self.side, self.antialias = frames, side, antialias  # what videos must have, and how they get it
         self.tokenizer = tokenizer
 
@@ -50,11 +52,6 @@ class Retriever:
         return self._model.temp.device
 
 
-def load_retriever(run: Path, *, device: torch.device) -> Retriever:
-    """The newest checkpoint of a run. Raises ConfigError where it is not of stage 2, CheckpointError without one."""
-    return build_retriever(load_run(str(run / "config.yaml")), run, device=device)
-
-
 def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.device) -> Retriever:
     """The model of a run's configuration with weights of stage 2 from a run folder or file; None: as the run begins."""
     task = config.task
@@ -68,7 +65,7 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
         load_initial(model, read_weights(weights), where=str(weights))
     student = task.student
     return Retriever(
-        model.to(device),
+        model.to(device).eval(),
         frames=student.frames,
         side=student.image_size,
         antialias=config.data.augment.antialias,

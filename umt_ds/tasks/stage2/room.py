@@ -6,21 +6,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation, RetrievalEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.collate import Tokenize
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.probe import pooled_student
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.cost import TaskCost
-from umt_ds.tasks.room import ExhibitOptions, Say, refuse_evaluation
+from umt_ds.tasks.evaluators import knn_evaluator
+from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.tasks.sources import media_shares
 from umt_ds.tasks.stage2.cost import stage2_cost
-from umt_ds.tasks.stage2.retrieval import retrieved
+from umt_ds.tasks.stage2.module import Stage2Module
+from umt_ds.tasks.stage2.retrieval import retrieval_evaluator, retrieved
 from umt_ds.tasks.stage2.task import Stage2Task
 
 
@@ -56,7 +62,20 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
 
 def evaluators(run: RunConfig) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
-    return [refuse_evaluation(name, settings, run) for name, settings in run.evaluation.items()]
+    return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
+
+
+def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
+    match settings:
+        case KnnEvaluation():
+            return knn_evaluator(name, settings, run, encoder_of=_features)
+        case RetrievalEvaluation():
+            return retrieval_evaluator(name, settings, run)
+
+
+def _features(module: nn.Module) -> Encode:
+    assert isinstance(module, Stage2Module)
+    return pooled_student(module.vision_encoder.encoder)
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

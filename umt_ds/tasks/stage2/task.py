@@ -1,7 +1,7 @@
-"""Stage 2: video and text learn one language, on captioned images and clips.
+"""Stage 2: video and text are trained together, on images and clips with captions.
 
-Per micro-batch: the teacher looks, its attention draws the masks (image 50 %, video 80 %), words of the captions are
-hidden; `stage2_module` holds the objective. Source: UMT section 3.2; SPEC section 7.
+Per micro-batch: the teacher runs, its attention draws the masks (image 50 %, video 80 %), and tokens of the captions
+are masked (50 %). `module.py` holds the objective. Source: UMT section 3.2; METHOD.md.
 
 Shapes: B rows of one medium, N visible tokens, L text tokens, K aligned layers, C width of the targets.
 """
@@ -23,7 +23,7 @@ from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.speed import span
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.keyed import digest64
-from umt_ds.losses.masked_lm import MaskedTokens, Vocabulary, hide_words
+from umt_ds.losses.masked_lm import MaskedTokens, Vocabulary, mask_tokens
 from umt_ds.masking import MaskPlan, keep_digest
 from umt_ds.models.alignment import unit_length
 from umt_ds.models.presets import vit_size
@@ -105,7 +105,7 @@ class Stage2Task:
             self._teacher.accelerate(compile=compile, graph=graph)
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """The temperature decays too, as published (SPEC 7.4)."""
+        """The temperature decays too, as published (METHOD.md, "Temperature and similarity")."""
         return decay_groups(self._module, optim.weight_decay, also=("temp",))
 
     def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
@@ -116,7 +116,7 @@ class Stage2Task:
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> Stage2Inputs:
-        """Words to guess, teacher, masks and targets of one micro-batch, piece by piece."""
+        """Masked tokens, masks and targets of one micro-batch, piece by piece."""
         parts = batch.parts
         pieces = []
         digest = torch.zeros((), dtype=torch.int64, device=self._device)
@@ -134,12 +134,12 @@ class Stage2Task:
         assert batch.text is not None, "the loader tokenises captions for this task"
         assert batch.ids is not None
         with span("mask"):
-            hidden = self._hide_words(batch, step) if self._config.loss_weights.mlm else None
-            names = torch.stack([batch.ids, _text_hashes(batch.text.ids)], dim=1)  # i64 [B,2]
+            masked = self._mask_tokens(batch, step) if self._config.loss_weights.mlm else None
+            match_ids = torch.stack([batch.ids, _text_hashes(batch.text.ids)], dim=1)  # i64 [B,2]
         with span("host_to_device"):
             batch = batch.to(self._device)
-            names = _to(names, self._device)
-            hidden = None if hidden is None else hidden.moved(lambda tensor: _to(tensor, self._device))
+            match_ids = _to(match_ids, self._device)
+            masked = None if masked is None else masked.moved(lambda tensor: _to(tensor, self._device))
         assert batch.text is not None
         plan, frames = self._masks[batch.media], batch.pixels.shape[1]
         kinds = [None if mask is None else mask.kind for mask in self._masks.values()]
@@ -159,18 +159,18 @@ class Stage2Task:
             pooled_frames=frames if kept_frames else 1,
             ids=batch.text.ids,
             is_token=batch.text.mask,
-            hidden=hidden,
-            names=names,
+            masked=masked,
+            match_ids=match_ids,
             slots=batch.slots,
             targets=targets,
             clip_video=clip_video,
             clip_text=self._clip_text(batch.text),
         )
 
-    def _hide_words(self, batch: Batch, step: int) -> MaskedTokens:
+    def _mask_tokens(self, batch: Batch, step: int) -> MaskedTokens:
         assert batch.text is not None
         noise = uniform(self._seed, step, batch.slots, 3 * batch.text.ids.shape[1], Purpose.TEXT_MASK)
-        return hide_words(batch.text.ids, noise, vocabulary=self._vocabulary, ratio=self._config.mlm.ratio)
+        return mask_tokens(batch.text.ids, noise, vocabulary=self._vocabulary, ratio=self._config.mlm.ratio)
 
     def _keep(self, plan: MaskPlan, look: TeacherPass | None, batch: Batch, step: int) -> Tensor:
         side = self._config.student.image_size // vit_size(self._config.student.preset).patch
@@ -219,6 +219,6 @@ def _digest(rows: Rows, step: int) -> Tensor:
     digest = rows.slots.new_zeros(())
     if rows.clips.keep is not None:
         digest = digest + keep_digest(rows.clips.keep, step=step, slots=rows.slots)
-    if rows.hidden is not None:
-        digest = digest + keep_digest(rows.hidden.ids, step=step, slots=rows.slots)
+    if rows.masked is not None:
+        digest = digest + keep_digest(rows.masked.ids, step=step, slots=rows.slots)
     return digest

@@ -1,4 +1,4 @@
-"""Which frames are shown, against the numbers of SPEC 6.2 worked by hand."""
+"""Which frames are shown, against numbers worked by hand from METHOD.md, "Frames: stage 1"."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_dense_starts_anywhere_its_span_fits() -> None:
 
 
 def published_dense(start: int, num_frames: int, count: int, stride: int) -> list[int]:
-    """The authors' loop over 1-based numbers (SPEC 8.6): it steps on while that stays below the number of frames."""
+    """The authors' loop over 1-based numbers (METHOD.md, "Frames: stage 1"), which stay below the number of frames."""
     offset, frames = start + 1, []
     for _ in range(count):
         frames.append(offset - 1)
@@ -82,7 +82,7 @@ def test_dense_repeats_the_last_legal_frame_of_a_short_clip(num_frames: int, exp
 @pytest.mark.parametrize(
     ("num_frames", "count", "expected"),
     [
-        (300, 4, [37, 112, 187, 262]),  # SPEC 7.2
+        (300, 4, [37, 112, 187, 262]),  # METHOD.md, "Frames: stage 2"
         (300, 12, [12, 37, 62, 87, 112, 137, 162, 187, 212, 237, 262, 287]),
         (32, 8, [1, 5, 9, 13, 17, 21, 25, 29]),
         (3, 5, [0, 1, 2, 2, 2]),
@@ -107,7 +107,7 @@ def test_every_policy_gives_legal_ascending_frames(kind: Sampling, num_frames: i
 
 
 def test_intervals_never_show_the_last_frame_of_an_interval() -> None:
-    # SPEC 7.6: 32 frames, 4 intervals of 8: 0-6, 8-14, …
+    # METHOD.md, "Frames: stage 2": 32 frames, 4 intervals of 8: 0-6, 8-14, …
     shown = [intervals(32, count=4, stream=Stream(0, i)) for i in range(400)]
     assert [set(position) for position in zip(*shown, strict=True)] == [set(range(8 * i, 8 * i + 7)) for i in range(4)]
 

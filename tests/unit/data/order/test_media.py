@@ -25,7 +25,7 @@ from umt_ds.keyed import add_digests
 MODES: tuple[Mode, Mode] = ("alternate", "packed")
 
 
-# ---------------------------------------------------------------- the programme
+# ---------------------------------------------------------------- the schedule
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -35,10 +35,10 @@ def test_each_medium_counts_its_own_draws_without_gap_or_repeat(
     mode: Mode, seed: int, images: float, other: float
 ) -> None:
     media: list[Media] = ["video", "image", "image"]
-    programme = MediaSchedule(media, [1.0, images, other], seed=seed, step_draws=6, mode=mode, pack=6)
-    draws = [programme(draw) for draw in range(6 * 40)]
+    schedule = MediaSchedule(media, [1.0, images, other], seed=seed, step_draws=6, mode=mode, pack=6)
+    draws = [schedule(draw) for draw in range(6 * 40)]
     for medium in ("image", "video"):
-        own = [(source, k) for draw, (source, k) in enumerate(draws) if programme.medium(draw) == medium]
+        own = [(source, k) for draw, (source, k) in enumerate(draws) if schedule.medium(draw) == medium]
         assert {media[source] for source, _ in own} <= {medium}
         for source in range(3):
             ks = sorted(k for found, k in own if found == source)
@@ -46,22 +46,22 @@ def test_each_medium_counts_its_own_draws_without_gap_or_repeat(
 
 
 def test_in_alternate_steps_show_one_medium_in_the_shares_of_a_block() -> None:
-    programme = MediaSchedule(["image", "video"], [3.0, 1.0], seed=1, step_draws=4, mode="alternate", pack=16)
-    steps = [{programme.medium(4 * step + offset) for offset in range(4)} for step in range(4096)]
+    schedule = MediaSchedule(["image", "video"], [3.0, 1.0], seed=1, step_draws=4, mode="alternate", pack=16)
+    steps = [{schedule.medium(4 * step + offset) for offset in range(4)} for step in range(4096)]
     assert all(len(step) == 1 for step in steps)
     assert Counter(next(iter(step)) for step in steps) == {"image": 3072, "video": 1024}
-    assert programme.shares == {"image": 0.75, "video": 0.25}
+    assert schedule.shares == {"image": 0.75, "video": 0.25}
     first = [next(iter(step)) for step in steps[:64]]
     assert first != sorted(first), "the order is shuffled"
 
 
 def test_in_packed_every_group_holds_the_same_whole_shares() -> None:
-    programme = MediaSchedule(["image", "video"], [2.88, 2.49], seed=1, step_draws=32, mode="packed", pack=16)
+    schedule = MediaSchedule(["image", "video"], [2.88, 2.49], seed=1, step_draws=32, mode="packed", pack=16)
     for group in range(50):
-        shown = Counter(programme.medium(16 * group + place) for place in range(16))
+        shown = Counter(schedule.medium(16 * group + offset) for offset in range(16))
         assert shown == {"image": 9, "video": 7}
-    assert programme.shares == {"image": 9 / 16, "video": 7 / 16}
-    assert shares_of(["image", "video"], [2.88, 2.49], mode="packed", pack=16) == programme.shares
+    assert schedule.shares == {"image": 9 / 16, "video": 7 / 16}
+    assert shares_of(["image", "video"], [2.88, 2.49], mode="packed", pack=16) == schedule.shares
 
 
 def test_a_medium_too_rare_for_a_group_is_refused_with_what_to_do() -> None:

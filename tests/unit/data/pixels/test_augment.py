@@ -1,4 +1,4 @@
-"""Crop, resize, colour and flip, against hand-worked SPEC 6.3 numbers, PIL and torchvision."""
+"""Crop, resize, colour and flip, against numbers worked by hand, PIL and torchvision (METHOD.md, "Crops: stage 1")."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_parts_are_resized_as_pillow_does_it_bicubic(clip: NDArray[np.uint8]) ->
         view = draw_view(90, 60, side=32, stream=Stream(0, i), crop="random_resized")
         out = np.empty((3, 32, 32, 3), np.uint8)
         render(clip, view, out)
-        expected = of_pillow(clip[1], view.place.crop, (32, 32), Image.Resampling.BICUBIC)
+        expected = of_pillow(clip[1], view.placement.crop, (32, 32), Image.Resampling.BICUBIC)
         assert apart(expected, out[1]).max() <= 1
 
 
@@ -170,13 +170,13 @@ def test_the_stretched_view_shows_all_of_a_frame_out_of_shape(clip: NDArray[np.u
     assert apart(whole, stretch_view(clip, side=32)[0]).max() <= 1
 
 
-def of_torchvision(clip: NDArray[np.uint8], place: Placement) -> NDArray[np.uint8]:
+def of_torchvision(clip: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
     """Crop and resize of tensors without antialias, which is all that torchvision 0.13 has."""
     tensor = torch.from_numpy(clip).permute(0, 3, 1, 2)
-    how = InterpolationMode(place.filter)
-    top, left = place.crop.top, place.crop.left
-    height, width = place.crop.height, place.crop.width
-    shown = tv.resized_crop(tensor, top, left, height, width, list(place.size[::-1]), how, antialias=False)
+    how = InterpolationMode(placement.filter)
+    top, left = placement.crop.top, placement.crop.left
+    height, width = placement.crop.height, placement.crop.width
+    shown = tv.resized_crop(tensor, top, left, height, width, list(placement.size[::-1]), how, antialias=False)
     return shown.permute(0, 2, 3, 1).numpy()
 
 
@@ -187,12 +187,12 @@ def test_without_antialias_a_view_is_that_of_published_tensors_to_the_byte(crop:
         view = draw_view(90, 60, side=32, stream=Stream(0, i), crop=crop, antialias=False, flip=True)
         out = np.empty((3, 32, 32, 3), np.uint8)
         render(clip, view, out)
-        whole = of_torchvision(clip, view.place)
+        whole = of_torchvision(clip, view.placement)
         whole = whole[:, :, ::-1] if view.mirrored else whole
-        place = view.place
-        assert np.array_equal(out, whole[:, place.top : place.top + 32, place.left : place.left + 32])
+        placement = view.placement
+        assert np.array_equal(out, whole[:, placement.top : placement.top + 32, placement.left : placement.left + 32])
         smooth = np.empty_like(out)
-        render(clip, replace(view, place=replace(place, antialias=True)), smooth)
+        render(clip, replace(view, placement=replace(placement, antialias=True)), smooth)
         assert apart(out, smooth).mean() > 5
 
 
@@ -201,7 +201,7 @@ def test_chance_decides_the_same_with_and_without_antialias() -> None:
         with_, without = (
             draw_view(90, 60, side=32, stream=Stream(0, i), flip=True, antialias=a) for a in (True, False)
         )
-        assert replace(without, place=replace(without.place, antialias=True)) == with_
+        assert replace(without, placement=replace(without.placement, antialias=True)) == with_
 
 
 def test_views_for_evaluation_do_without_antialias_too() -> None:
@@ -238,10 +238,10 @@ def test_a_crop_that_keeps_its_size_is_only_copied(clip: NDArray[np.uint8]) -> N
 
 
 def test_colours_are_those_of_pillow_on_the_resized_picture(clip: NDArray[np.uint8]) -> None:
-    place = Placement(Crop(3, 2, 48, 48), (32, 32))
+    placement = Placement(Crop(3, 2, 48, 48), (32, 32))
     plain, coloured = np.empty((2, 3, 32, 32, 3), np.uint8)
-    render(clip, View(place), plain)
-    render(clip, View(place, [("contrast", 1.3), ("hue", 0.2)], mirrored=True), coloured)
+    render(clip, View(placement), plain)
+    render(clip, View(placement, [("contrast", 1.3), ("hue", 0.2)], mirrored=True), coloured)
     expected = tv.adjust_hue(tv.adjust_contrast(Image.fromarray(plain[1]), 1.3), 0.2)
     assert np.array_equal(coloured[1], np.asarray(expected)[:, ::-1])
 

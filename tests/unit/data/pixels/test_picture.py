@@ -81,7 +81,7 @@ def of_all_readers(data: bytes, folder: Path) -> list[NDArray[np.uint8]]:
     (tar,) = folder.glob("*.tar")
     index = load_index(tar)
     sample = StoredSample(tar, index.key(0), tuple(index.members(0)))
-    return [read_image(data), decode_pictures([data, data])[1], sample.pictures(lambda _: [0])[0]]
+    return [read_image(data), decode_pictures([data, data])[1], sample.frames(lambda _: [0])[0]]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF"])

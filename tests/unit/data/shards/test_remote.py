@@ -25,7 +25,7 @@ from umt_ds.bench.rate import measure_loader
 from umt_ds.cli import umt
 from umt_ds.config.load import load_run
 from umt_ds.data.clips import read_clip
-from umt_ds.data.evaluation import iterate_once
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.loader import Loader
 from umt_ds.data.shards import remote
 from umt_ds.data.shards import storage as places
@@ -518,8 +518,8 @@ def test_the_cache_is_laid_out_where_the_configuration_says(store: Path, tmp_pat
 
 
 def test_the_report_reads_held_out_clips_in_a_store(store: Path) -> None:
-    clips = list(iterate_once(store, num_frames=2, side=16, batch_size=15, label_fields=["label"]))
-    assert [len(batch.keys) for batch in clips] == [15, 15, 10]
+    clips = EvaluationSet(store, ClipRequest(middle_frames(2), side=16, label_fields=["label"]), batch_size=15)
+    assert [len(batch.items) for batch in clips.batches()] == [15, 15, 10]
 
 
 @pytest.mark.parametrize(

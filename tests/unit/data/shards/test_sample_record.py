@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from data_prep.checking.samples import StoredSample, samples_of
+from data_prep.checking.show import draw_frames
 from data_prep.checking.stats import collect_stats
 from data_prep.checking.verify import verify
 from data_prep.decode import evenly_spread
@@ -110,7 +111,19 @@ def test_a_picture_beside_the_video_or_the_frames_is_no_frame(tmp_path: Path) ->
     """video2dataset can store a thumbnail: both sides look at the frames, by their number."""
     frames = {f"{n:03d}.png": picture(frame(0, n)) for n in (2, 0, 1)}
     sample = stored(tmp_path / "frames", {"jpg": PNG, **frames})
-    assert [int(pixels[0, 0, 1]) for pixels in sample.pictures(lambda count: list(range(count)))] == [0, 1, 2]
+    assert [int(pixels[0, 0, 1]) for pixels in sample.frames(lambda count: list(range(count)))] == [0, 1, 2]
     video = write_video(tmp_path / "v.mp4", frames=5).read_bytes()
     sample = stored(tmp_path / "video", {"jpg": PNG, "mp4": video})
-    assert len(sample.pictures(lambda count: evenly_spread(count, 9))) == 5
+    assert len(sample.frames(lambda count: evenly_spread(count, 9))) == 5
+
+
+def test_frames_that_training_refuses_are_refused_by_verify_and_show(tmp_path: Path) -> None:
+    sample = stored(tmp_path, {"000.png": PNG, "001.png": picture(frame(0, 1)[:9])})
+    source = ShardSource(tmp_path)
+    with pytest.raises(DecodeError, match="frames of one clip differ in size"):
+        read_clip(source, next(iter(source.refs())), choose=lambda count: [0, 1], with_record=False)
+    with pytest.raises(DecodeError, match=r"tiny-000000\.tar: sample clip-0000: frames of one clip differ in size"):
+        draw_frames(sample, tmp_path / "one.png")
+    ((kind, said),) = verify(tmp_path, every=1).faults
+    assert kind == "frames cannot be decoded"
+    assert said.startswith("tiny-000000.tar clip-0000: frames of one clip differ in size")

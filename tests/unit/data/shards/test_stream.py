@@ -23,11 +23,12 @@ from tests.support.videos import write_video
 from tests.support.web_server import web_server
 from umt_ds.batch import Batch
 from umt_ds.config.load import load_run
-from umt_ds.data.loader import BatchBuilder, Loader, LoaderPlan, SourceSpec
+from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.order.mixture import MOST
 from umt_ds.data.shards import stream as stream_module
 from umt_ds.data.shards.stream import Tars
+from umt_ds.data.worker import BatchBuilder
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.tasks.sources import count_samples, sample_counts
 
@@ -91,11 +92,11 @@ def test_a_command_streams_images_with_their_own_captions_and_labels(images: Pat
     assert len({batch.digest for batch in batches}) == 4
     assert len(set(keys_of(batches))) > 10, "of 15"
     for batch in batches:
-        assert batch.labels is not None
+        assert batch.targets.labels is not None
         assert batch.text is not None
-        assert [f"{n:09d}" for n in batch.labels.tolist()] == list(batch.keys)
-        assert torch.equal(batch.text.ids[:, 0], batch.labels)
-        assert (batch.pixels[:, 0, 0, 0, 0] - 10 * batch.labels).abs().max() < 4, "red is ten times the number"
+        assert [f"{n:09d}" for n in batch.targets.labels.tolist()] == list(batch.keys)
+        assert torch.equal(batch.text.ids[:, 0], batch.targets.labels)
+        assert (batch.pixels[:, 0, 0, 0, 0] - 10 * batch.targets.labels).abs().max() < 4, "red is ten times the number"
 
 
 def test_frames_arrays_and_videos_are_decoded_as_from_a_folder(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_source_of_a_few_samples_beside_a_billion_is_drawn_rarely_without_a_we
     large, small = (
         replace(stream(f"{images}/00000.tar", samples=samples), name=str(samples)) for samples in (10**9, 3)
     )
-    counts = BatchBuilder([large, small], PLAN).programme._sources[0].counts
+    counts = BatchBuilder([large, small], PLAN).draws.programme._sources[0].counts
     assert counts == [MOST - 1, 1]
     with pytest.raises(ConfigError, match=f"leave 3 without a single draw in {MOST:,}"):
         Loader([replace(large, weight=1e9), replace(small, weight=3)], PLAN)

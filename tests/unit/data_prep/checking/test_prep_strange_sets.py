@@ -307,7 +307,7 @@ def test_an_array_that_claims_terabytes_costs_nothing(tmp_path: Path) -> None:
     claim = npy(np.zeros((1, 4, 4, 3), np.uint8)).replace(b"(1, 4, 4, 3), }" + b" " * 9, b"(9999999999, 4, 4, 3), }")
     sample = next(samples_of(write_shards(tmp_path, [1], members=lambda _: {"npy": claim}) / "tiny-000000.tar"))
     with pytest.raises(DataError, match=r"says \(9999999999, 4, 4, 3\) but holds 48 bytes"):
-        sample.pictures(lambda count: [0])
+        sample.frames(lambda count: [0])
 
 
 def test_an_empty_set_is_told_as_one(tmp_path: Path) -> None:

@@ -1,0 +1,280 @@
+"""What messages, hints and helps name is there: each key in the settings of the task that they speak of, each command
+and option in the click tree.
+
+All text of the packages is looked at, but for docstrings of what is no command. A key that some tasks lack may be named
+where its own task lives, or beside a recipe of that task, and nowhere else: nobody is sent to a key that the run at
+hand does not have.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import get_args
+
+import click
+import pytest
+
+from data_prep.cli import umt_data
+from launchers.cli import launch
+from tests.support.paths import REPO
+from umt_ds.cli import umt
+from umt_ds.config.load import load_run, load_tree, run_names
+from umt_ds.config.outline import all_keys, keys_at, kinds_at, opened
+from umt_ds.config.run import RunConfig
+from umt_ds.errors import ConfigError
+
+SECTIONS = ("task", "data", "batch", "optim", "schedule", "engine", "cadence", "init", "report", "evaluation")
+KINDS = [
+    get_args(task.model_fields["kind"].annotation)[0] for task in opened(RunConfig.model_fields["task"].annotation)
+]
+KIND_OF_RECIPE = {name: load_tree(name)[0]["task"]["kind"] for name in run_names()}
+# Modules outside the rooms of a task that speak of some tasks alone.
+OF_SOME_TASKS = {
+    "umt_ds/bench/plain*.py": ["stage1", "stage2"],  # twins of two tasks
+    "umt_ds/bench/fp8.py": ["stage1", "stage2"],  # of runs with a teacher
+    "umt_ds/tasks/captions.py": ["stage2"],  # of runs with a BERT
+}
+PROGRAMS = {"umt": umt, "umt-data": umt_data, "umt-launch": launch}
+PROSE = {
+    "and",
+    "cannot",
+    "does",
+    "has",
+    "is",
+    "needs",
+    "python",
+    "stores",
+    "submitted",
+    "with",
+}  # after a program's name
+# Of Slurm, docker, tar, pip, torchrun and the deepspeed launcher.
+FOREIGN_OPTIONS = {
+    "--constraint", "--container-image", "--exclusive", "--gres", "--ignore-zeros", "--master-addr", "--master_port",
+    "--mem", "--module", "--nnodes", "--node-rank", "--nproc-per-node", "--pids-limit", "--shm-size", "--sort",
+    "--sparse",
+}  # fmt: skip
+
+KEY = re.compile(rf"(?<![\w./*-])(?:{'|'.join(SECTIONS)})(?:\.[a-z_*][\w*-]*)+(?![\w/(])")
+FILES = (".py", ".json", ".yaml")
+COMMAND = re.compile(r"(?<![\w/.-])(umt|umt-data|umt-launch) ([a-z][\w-]*)(?: ([a-z][\w-]*))?([^`;\n]*)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
+
+
+# ---------------------------------------------------------------- what is said
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line of text in a file; what is filled in at run time is `*`."""
+
+    file: str
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}"
+
+
+def lines_in(file: str, source: str) -> Iterator[Said]:
+    """Of all string constants, f-strings whole; of docstrings those that a command shows."""
+    tree = ast.parse(source)
+    silent = {id(one) for one in _docstrings(tree)}
+
+    def walk(node: ast.AST) -> Iterator[tuple[int, str]]:
+        if isinstance(node, ast.JoinedStr):
+            yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "*" for p in node.values)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
+            yield node.lineno, node.value
+        for child in ast.iter_child_nodes(node):
+            is_told = isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)
+            yield from () if is_told else walk(child)
+
+    return (Said(file, number, line) for number, text in walk(tree) for line in text.splitlines())
+
+
+def _docstrings(tree: ast.AST) -> Iterator[ast.expr]:
+    """Strings that stand alone, but those of click's commands."""
+    for node in ast.walk(tree):
+        shown = any(re.search(r"\b(command|group)\(", ast.unparse(d)) for d in getattr(node, "decorator_list", []))
+        body = getattr(node, "body", [])
+        for child in body if isinstance(body, list) and not shown else []:
+            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                yield child.value
+
+
+LINES = [
+    said
+    for package in ("umt_ds", "data_prep", "launchers")
+    for path in sorted((REPO / package).rglob("*.py"))
+    for said in lines_in(path.relative_to(REPO).as_posix(), path.read_text())
+]
+
+
+# ---------------------------------------------------------------- keys
+
+
+def is_key(path: str, kind: str) -> bool:
+    """Whether a run of this task has such a key; `*` in it is some name."""
+    tree = {"task": {"kind": kind}}
+
+    def is_below(above: tuple[str, ...], rest: Sequence[str]) -> bool:
+        if not rest:
+            return True
+        if any(getattr(one, "__origin__", None) is dict for one in kinds_at(RunConfig, above, tree)):
+            inner = kinds_at(RunConfig, (*above, rest[0]), tree)
+            is_section = any(hasattr(one, "model_fields") for one in inner)
+            return is_below((*above, rest[0]), rest[1:]) if is_section else True  # else a dotted key of DeepSpeed's
+        fitting = [name for name in keys_at(RunConfig, above, tree) if fnmatchcase(name, rest[0])]
+        return any(is_below((*above, name), rest[1:]) for name in fitting)
+
+    return is_below((), path.split("."))
+
+
+def unknown_keys(said: Said) -> list[str]:
+    """Key paths in a line that a run which it speaks of does not have."""
+    found = [match[0] for match in KEY.finditer(said.text) if not match[0].endswith(FILES)]
+    own = _own_tasks(said)
+    return [key for key in found if not (any if own else all)(is_key(key, kind) for kind in own or KINDS)]
+
+
+def _own_tasks(said: Said) -> list[str]:
+    """The tasks that a line speaks of alone: of the recipe that it names, or of its file's room."""
+    named = [kind for name, kind in KIND_OF_RECIPE.items() if re.search(rf"(?<!\w){name}(?!\w)", said.text)]
+    room = re.match(r"umt_ds/(?:config/)?tasks/(\w+)", said.file)
+    of_room = [room[1]] if room and room[1] in KINDS else []
+    return named or of_room or next((k for file, k in OF_SOME_TASKS.items() if fnmatchcase(said.file, file)), [])
+
+
+SHORT_KEYS = {
+    ".".join(path[start:])
+    for kind in KINDS
+    for path in all_keys(RunConfig, {"task": {"kind": kind}, "data": {"sources": {"NAME": {}}}})
+    for start in range(1, len(path) - 1)
+}
+
+
+def short_keys(said: Said) -> list[str]:
+    """Key paths in a line that lack their beginning. (In `config/` a section may speak of what is in it: whoever
+    reports that puts the section's own key before it.)"""
+    words = re.findall(r"(?<![\w./*-])[a-z_]+(?:\.[a-z_]+)+(?![\w/(])", said.text)
+    return [] if said.file.startswith("umt_ds/config/") else [word for word in words if word in SHORT_KEYS]
+
+
+def test_each_key_that_is_named_is_one_of_the_task_at_hand() -> None:
+    assert sum(len(KEY.findall(said.text)) for said in LINES) > 150, "the walk finds them"
+    assert [f"{said}: {key}" for said in LINES for key in unknown_keys(said)] == []
+
+
+def test_keys_are_named_from_their_beginning() -> None:
+    assert [f"{said}: {key}" for said in LINES for key in short_keys(said)] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "wrong"),
+    [
+        ("umt_ds/engine/loop.py", "save less often (cadence.sav)", ["cadence.sav"]),
+        ("umt_ds/engine/loop.py", "see task.teacher.weights", ["task.teacher.weights"]),
+        ("umt_ds/engine/loop.py", "task.kind, schedule.warmup_*, data.sources.*.shards, engine/loop.py, data.py", []),
+        ("umt_ds/engine/loop.py", "umt train demo/stage1 task.mask.ratio=0.5", []),
+        ("umt_ds/engine/loop.py", "umt train demo/stage2 task.mask.ratio=0.5", ["task.mask.ratio"]),
+        ("umt_ds/tasks/stage2/model.py", "task.mask.image.kind, task.mask.*.ratio, task.mask.kind", ["task.mask.kind"]),
+        ("umt_ds/config/run.py", "evaluation.NAME.shards, evaluation.*.shard", ["evaluation.*.shard"]),
+        ("umt_ds/config/run.py", "engine.deepspeed_set.bf16.enabled", []),
+    ],
+)
+def test_a_key_that_is_not_there_is_seen(file: str, text: str, wrong: list[str]) -> None:
+    assert unknown_keys(Said(file, 1, text)) == wrong
+
+
+def test_a_key_without_its_beginning_is_seen() -> None:
+    assert short_keys(Said("umt_ds/masking.py", 1, "mask.kind: tube")) == ["mask.kind"]
+
+
+# ---------------------------------------------------------------- commands
+
+
+def command_of(program: str, *words: str | None) -> click.Command | None:
+    """The command that words name (`umt-launch RUN` submits); None where there is none."""
+    command: click.Command = PROGRAMS[program]
+    for word in words:
+        if isinstance(command, click.Group):
+            inner = command.get_command(click.Context(command), word or "")
+            if inner is None and program == "umt-launch":
+                inner = command.get_command(click.Context(command), "submit")
+            if inner is None:
+                return None
+            command = inner
+    return command
+
+
+def options_of(command: click.Command) -> set[str]:
+    """Its own, and those of all commands in it."""
+    context = click.Context(command)
+    own = {name for parameter in command.get_params(context) for name in (*parameter.opts, *parameter.secondary_opts)}
+    inside = command.list_commands(context) if isinstance(command, click.Group) else []
+    commands = [command.get_command(context, name) for name in inside]  # type: ignore[attr-defined]
+    return own.union(*(options_of(one) for one in commands if one is not None))
+
+
+OPTIONS = FOREIGN_OPTIONS.union(*(options_of(program) for program in PROGRAMS.values()))
+
+
+def unknown_commands(said: Said) -> list[str]:
+    """Commands in a line that there are not, and options that these, or no program, have."""
+    if " " not in said.text or said.file == "launchers/snapshot.py":  # a word for a program, scripts
+        return []
+    wrong = [option for option in OPTION.findall(said.text) if option not in OPTIONS]
+    for program, first, second, rest in COMMAND.findall(said.text):
+        if first in PROSE:
+            continue
+        command = command_of(program, first, second)
+        if command is None:
+            wrong.append(f"{program} {first}")
+        else:
+            wrong += [one for one in OPTION.findall(rest) if one not in options_of(command) | FOREIGN_OPTIONS]
+    return wrong
+
+
+def test_each_command_and_option_that_is_named_is_there() -> None:
+    assert sum(len(COMMAND.findall(said.text)) for said in LINES) > 100, "the walk finds them"
+    assert [f"{said}: {name}" for said in LINES for name in unknown_commands(said)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("`umt plan RUN --samples 3` says so", []),
+        ("`umt train RUN --samples 3` says so", ["--samples"]),
+        ("run `umt trian RUN`", ["umt trian"]),
+        ("leave --aginst away", ["--aginst"]),
+        ("umt-launch stage1/b16_k710 --hosts FILE; docker --shm-size", []),
+        ("umt-data needs it", []),
+    ],
+)
+def test_a_command_or_option_that_is_not_there_is_seen(text: str, wrong: list[str]) -> None:
+    assert unknown_commands(Said("umt_ds/engine/loop.py", 1, text)) == wrong
+
+
+# ---------------------------------------------------------------- a mistyped key
+
+
+def test_a_key_of_another_task_is_answered_with_keys_of_this_one() -> None:
+    """Each key of each task, written into a run of each: what the hint calls existing exists in that run."""
+    keys = {".".join(path) for kind in KINDS for path in all_keys(RunConfig, {"task": {"kind": kind}}, ("task",))}
+    for recipe in ("demo/stage1", "demo/stage2", "demo/teacher"):
+        kind = KIND_OF_RECIPE[recipe]
+        foreign = [key for key in sorted(keys) if not is_key(key, kind)]
+        assert len(foreign) > 10
+        for key in foreign:
+            advice = _advice(recipe, f"{key}=1")
+            assert [one for one in KEY.findall(advice) if not is_key(one, kind)] == [], f"{recipe} {key}: {advice}"
+
+
+def _advice(recipe: str, override: str) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load_run(recipe, [override], keep_unset=True)
+    return str(raised.value.hint)

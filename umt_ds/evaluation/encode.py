@@ -1,0 +1,127 @@
+"""A model over an evaluation set, on all ranks: what it makes of each item, in the order of the set, on every rank.
+
+Shapes: B items of a batch, N items of a set, … what the model makes of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from umt_ds.data.evaluation import EvaluationSet, ItemInfo, LeftOut
+from umt_ds.distributed.collectives import broadcast_object, gather_objects, gather_uneven
+from umt_ds.distributed.world import World
+from umt_ds.errors import UmtError
+from umt_ds.evaluation.evaluator import Beat
+
+Encode = Callable[[Tensor], Tensor]
+"""Pixels u8 [B,T,H,W,3] to one tensor a clip, any float [B,…]."""
+
+ALONE = World(0, 1, 0, "127.0.0.1", 0, "alone")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """items: the N that could be read, in the order of the set. vectors: by encoder, f32 [N,…] on the CPU."""
+
+    items: tuple[ItemInfo, ...]
+    left_out: tuple[LeftOut, ...]
+    vectors: Mapping[str, Tensor]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(item.key for item in self.items)
+
+    @property
+    def stored_frames(self) -> tuple[int, int]:
+        """The fewest and the most that an item has, of which some were shown."""
+        counts = [item.stored_frames for item in self.items]
+        return min(counts), max(counts)
+
+
+def no_beat() -> None:
+    """Where nobody watches."""
+
+
+@torch.no_grad()
+def encode_set(
+    encoders: Mapping[str, Encode],
+    items: EvaluationSet,
+    world: World = ALONE,
+    *,
+    device: torch.device | None = None,
+    num_workers: int = 0,
+    beat: Beat = no_beat,
+) -> EncodedSet:
+    """Each item read once, by one rank, and put through every encoder. device: of the process group; None: the CPU.
+
+    Every rank makes as many passes as the others, also after it failed to read: then all raise its error. Raises
+    DataError or MachineError on all ranks, as `EvaluationSet.batches` and `EvaluationSet.check` do.
+    """
+    vectors: dict[str, list[Tensor]] = {name: [] for name in encoders}
+    read: list[ItemInfo] = []
+    left_out: list[LeftOut] = []
+    failure: UmtError | None = None
+    with closing(items.batches(rank=world.rank, world=world.size, num_workers=num_workers)) as batches:
+        for _ in range(items.turns(world.size)):
+            batch = items.empty_batch()
+            if failure is None:
+                try:
+                    batch = next(batches)
+                except UmtError as error:
+                    failure = error
+            for name, encode in encoders.items():
+                vectors[name].append(encode(batch.pixels)[: len(batch.items)].float().cpu())
+            read += batch.items
+            left_out += batch.left_out
+            beat()
+    raise_together(failure)
+    return _gathered(items, read, left_out, vectors, device or torch.device("cpu"))
+
+
+def _gathered(
+    items: EvaluationSet,
+    read: list[ItemInfo],
+    left_out: list[LeftOut],
+    vectors: Mapping[str, list[Tensor]],
+    device: torch.device,
+) -> EncodedSet:
+    """What all ranks have, in the order of the set."""
+    of_ranks = gather_objects((read, left_out))
+    every = [item for some, _ in of_ranks for item in some]
+    missing = tuple(one for _, some in of_ranks for one in some)
+    try:
+        items.check(missing)
+    except UmtError as error:
+        error.by_all_ranks()
+        raise
+    order = sorted(range(len(every)), key=lambda place: every[place].number)
+    together = {name: gather_uneven(torch.cat(parts), device)[order] for name, parts in vectors.items()}
+    return EncodedSet(tuple(every[place] for place in order), tuple(sorted(missing, key=lambda one: one.key)), together)
+
+
+def raise_together(failure: UmtError | None) -> None:
+    """Raise on all ranks what the first rank that failed has met; nothing where none has."""
+    met = next((error for error in gather_objects(failure) if error is not None), None)
+    if met is not None:
+        raise met.by_all_ranks()
+
+
+def on_first_rank(world: World, compute: Callable[[], T]) -> T:
+    """What `compute` gives on the first rank, on all of them: work that is not worth sharing, done once."""
+    return broadcast_object(compute() if world.is_first else None)  # type: ignore[return-value]
+
+
+PRECISION = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def place_of(module: nn.Module) -> tuple[torch.device, str]:
+    """The device of a module, and the precision of its weights."""
+    first = next(module.parameters())
+    return first.device, PRECISION[first.dtype]

@@ -1,0 +1,113 @@
+"""What frozen features know: encoders as functions of pixels, and their accuracy by the vote of nearest neighbours.
+
+Shapes: B clips, T frames, H x W pixels, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from umt_ds.data.clips import read_record
+from umt_ds.data.evaluation import EvaluationSet
+from umt_ds.data.shards.source import ShardSource
+from umt_ds.errors import DecodeError
+from umt_ds.evaluation.bar import bar_of
+from umt_ds.evaluation.encode import Encode, EncodedSet, encode_set
+from umt_ds.evaluation.metrics.knn import NEIGHBOURS, TEMPERATURE, Features, chance_accuracy, knn_accuracy
+from umt_ds.models.teachers import Teacher
+from umt_ds.models.vit import VideoViT
+
+_LOOKED_AT = 8  # samples of a set, to see which labels they have
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """accuracy: model → label → share of the test clips named rightly; the last model is `chance`."""
+
+    accuracy: dict[str, dict[str, float]]
+    train_clips: int
+    test_clips: int
+    k: int = NEIGHBOURS
+    temperature: float = TEMPERATURE
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.accuracy["chance"])
+
+
+def labels_found(shards: Path) -> list[str]:
+    """The fields of a sample's json that hold whole numbers. The first sample that can be read speaks for all."""
+    with closing(ShardSource(shards, max_open=1)) as source:
+        for ref in islice(source.refs(), _LOOKED_AT):
+            try:
+                record = read_record(source, ref)
+            except DecodeError:
+                continue
+            return [name for name, value in record.items() if isinstance(value, int) and not isinstance(value, bool)]
+    return []
+
+
+def label_fields(shards: Path) -> list[str]:
+    """Of these fields, those to probe for: `X_label`, `appearance` and `motion` (the demo's `appearance_label`,
+    `motion_label`), else `label`."""
+    whole = labels_found(shards)
+    aspects = [field for field in whole if field.endswith("_label") or field in ("appearance", "motion")]
+    return aspects or [field for field in whole if field == "label"]
+
+
+def features_of(encoded: EncodedSet, encoder: str, fields: Sequence[str]) -> Features:
+    """What one encoder made of a set, with the labels that were asked for in this order."""
+    labels = {field: torch.tensor([item.labels[n] for item in encoded.items]) for n, field in enumerate(fields)}
+    return Features(encoded.vectors[encoder], labels, encoded.keys)
+
+
+def probe_all(
+    encoders: Mapping[str, Encode], train: EvaluationSet, test: EvaluationSet, *, fields: Sequence[str]
+) -> ProbeResult:
+    """kNN accuracy of each encoder for each of the label fields that were asked of both sets, and of chance."""
+    encoded = []
+    for items in (train, test):
+        with bar_of(items, name=f"probe {items.shards.name}") as beat:
+            encoded.append(encode_set(encoders, items, beat=beat))
+    accuracy: dict[str, dict[str, float]] = {}
+    for name in encoders:
+        known, asked = (features_of(some, name, fields) for some in encoded)
+        accuracy[name] = {title(field): knn_accuracy(known, asked, label=field) for field in fields}
+        chance = {title(field): chance_accuracy(known, asked, label=field) for field in fields}  # the same for all
+    return ProbeResult({**accuracy, "chance": chance}, len(encoded[0].items), len(encoded[1].items))
+
+
+def pooled_student(encoder: VideoViT) -> Encode:
+    """Mean over all tokens of the whole, unmasked clip, after the last norm. Leaves a training encoder training."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        was_training = encoder.training
+        encoder.eval()  # no drop path
+        tokens: Tensor = encoder(pixels.to(next(encoder.parameters()).device)).tokens  # [B,N,D]
+        encoder.train(was_training)
+        return tokens.float().mean(dim=1)
+
+    return encode
+
+
+def pooled_teacher(teacher: Teacher) -> Encode:
+    """Mean over the frames of the image embedding: the class token's, or the mean of all patches in towers that
+    have none. What CLIP compares with captions, so the best it has to say; it knows nothing of the frames' order."""
+    device = next(teacher.parameters()).device
+
+    def encode(pixels: Tensor) -> Tensor:
+        return teacher.attend(pixels.to(device)).embedding().mean(dim=1)
+
+    return encode
+
+
+def title(field: str) -> str:
+    """A label field as tables and metrics call it."""
+    return field.removesuffix("_label")

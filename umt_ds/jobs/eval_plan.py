@@ -1,0 +1,68 @@
+"""What an evaluation will read and compute, from settings and manifests alone. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
+from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
+from umt_ds.config.run import RunConfig
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.storage import as_path
+from umt_ds.jobs.eval_runs import EvalRun
+
+
+@dataclass(frozen=True)
+class PlannedSet:
+    """A set that an evaluation reads. role: the setting that names it."""
+
+    role: str
+    shards: str
+    items: int  # that are looked at
+    of: int  # that are there
+    passes: int  # batches through the model, of all ranks together
+
+    def passes_of_a_rank(self, ranks: int) -> int:
+        """Forward passes that each rank makes."""
+        return ceil(self.passes / ranks)
+
+
+def sets_of(config: RunConfig, settings: EvaluationConfig) -> list[PlannedSet]:
+    """The sets of an evaluation of a run. Raises DataError where one is not there."""
+    return [
+        PlannedSet(role, shards, items, count, ceil(items / settings.batch))
+        for role, shards in _named(config, settings)
+        for count in [load_manifest(as_path(shards)).num_samples]
+        for items in [min(settings.limit or count, count)]
+    ]
+
+
+def _named(config: RunConfig, settings: EvaluationConfig) -> Iterator[tuple[str, str]]:
+    if isinstance(settings, KnnEvaluation):
+        sources = list(config.data.sources.values())
+        source = next((one for one in sources if one.media == "video"), sources[0])
+        if settings.voters is not None or not source.is_stream:  # the evaluator refuses a stream
+            yield "voters", settings.voters or source.names[0]
+    yield "shards", settings.shards
+
+
+def plan_text(runs: Sequence[EvalRun], ranks: int) -> str:
+    """What would be evaluated, a paragraph a run. Raises ConfigError and DataError for what is not there."""
+    return "\n".join(line for run in runs for line in _lines(run, ranks))
+
+
+def _lines(run: EvalRun, ranks: int) -> Iterator[str]:
+    config = run.config
+    precision = precision_of(load_deepspeed_json(config.engine))
+    yield f"{run.name}: {config.task.summary}"
+    yield f"  weights {run.weights}, {precision}"
+    frames, side = config.task.clip_shape
+    for name, settings in config.evaluation.items():
+        for one in sets_of(config, settings):
+            share = f", {one.passes_of_a_rank(ranks)} on each of {ranks} ranks" if ranks > 1 else ""
+            yield (
+                f"  {name} ({settings.kind}): {one.role} {one.shards}, {one.items} of {one.of} items, "
+                f"1 view each ({frames} frames of {side} px); {one.passes} forward passes of {settings.batch}{share}"
+            )

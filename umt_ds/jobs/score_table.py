@@ -1,0 +1,99 @@
+"""Scores as a table: a row a run, a column a metric; runs of several seeds put together; what a score leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from umt_ds.errors import shown
+from umt_ds.evaluation.evaluator import Scores
+from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
+from umt_ds.jobs.eval_runs import evaluations_of
+from umt_ds.jobs.run_scores import RunScores
+from umt_ds.terminal import columns
+
+_IN_TABLE = ("items", "left_out", "precision")  # of a protocol: what the table says anyway
+_REASONS = 3  # items left out that are named below a table; the JSON file names all
+
+
+def score_text(scored: Sequence[RunScores]) -> str:
+    """A table for each evaluation, and under it what one must know to read it."""
+    names = evaluations_of([one.run for one in scored])
+    tables = [_table(name, [one for one in scored if one.of(name) is not None]) for name in names]
+    return "\n\n".join(tables)
+
+
+def _table(name: str, scored: Sequence[RunScores]) -> str:
+    found = [scores for one in scored for scores in [one.of(name)] if scores is not None]
+    metrics = list(dict.fromkeys(metric for scores in found for metric in scores.values))
+    rows = [
+        [one.run.name, _step(one), _items(scores), *(_number(scores.values.get(metric)) for metric in metrics)]
+        for one, scores in zip(scored, found, strict=True)
+    ]
+    rows += _together(name, scored, found, metrics)
+    kind = scored[0].run.config.evaluation[name].kind
+    about = [line for one, scores in zip(scored, found, strict=True) for line in _left_out(one, scores)]
+    title = name if name == kind else f"{name} ({kind})"
+    return "\n".join([columns([[title, "step", "items", *metrics], *rows]), *about, *_protocol(scored, found)])
+
+
+def _step(one: RunScores) -> str:
+    return "-" if one.step is None else str(one.step)
+
+
+def _items(scores: Scores) -> str:
+    return f"{scores.items} of {scores.items + len(scores.left_out)}" if scores.is_partial else str(scores.items)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _together(
+    name: str, scored: Sequence[RunScores], found: Sequence[Scores], metrics: Sequence[str]
+) -> Iterator[list[str]]:
+    """Rows of means over seeds, and of differences between what runs began from."""
+    configs = [one.run.config for one in scored]
+    alike = [config.model_copy(update={"evaluation": {name: config.evaluation[name]}}) for config in configs]
+    groups = groups_of(alike, [one.step for one in scored])
+    # runs of a group are evaluated alike, so that they have the same metrics
+    spreads = [
+        {
+            metric: Spread.of([found[m].values[metric] for m in group.members])
+            for metric in found[group.members[0]].values
+        }
+        for group in groups
+    ]
+    for group, spread in zip(groups, spreads, strict=True):
+        if len(group.members) > 1:
+            cells = [f"{spread[m].mean:.2f} ± {spread[m].deviation:.2f}" if m in spread else "-" for m in metrics]
+            yield [f"mean ± sd of {len(group.members)} from {group.weights}", "", "", *cells]
+    for one, other in pairs_of(groups):
+        left, right = spreads[groups.index(one)], spreads[groups.index(other)]
+        gains = [left[m].minus(right[m]) if m in left and m in right else None for m in metrics]
+        cells = ["-" if gain is None else f"{gain[0]:+.2f} ± {gain[1]:.2f}" for gain in gains]
+        yield [f"{one.weights} less {other.weights}, ± standard error", "", "", *cells]
+
+
+def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:
+    if not scores.is_partial:
+        return
+    count = len(scores.left_out)
+    reasons = "; ".join(f"{shown(item.key)} ({shown(item.reason, 120)})" for item in scores.left_out[:_REASONS])
+    more = f"; and {count - _REASONS} more" if count > _REASONS else ""
+    yield f"partial: {count} of {scores.items + count} items left out of {one.run.name}: {reasons}{more}"
+
+
+def _protocol(scored: Sequence[RunScores], found: Sequence[Scores]) -> Iterator[str]:
+    """What all scores of a table have in common, and in what they differ."""
+    keys = [key for key in dict.fromkeys(key for scores in found for key in scores.protocol) if key not in _IN_TABLE]
+    common, odd = [], []
+    for key in keys:
+        values = [str(scores.protocol.get(key, "-")) for scores in found]
+        if len(set(values)) == 1:
+            common.append(f"{key} {shown(values[0], 100)}")
+        else:
+            told = (f"{shown(value)} of {one.run.name}" for one, value in zip(scored, values, strict=True))
+            odd.append(f"not alike: {key} is {', '.join(told)}")
+    common.append(f"precision {', '.join(sorted({one.precision for one in scored}))}")
+    yield f"with {'; '.join(common)}"
+    yield from odd

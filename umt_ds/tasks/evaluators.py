@@ -1,0 +1,143 @@
+"""What several tasks are judged by: from the settings of an evaluation to the evaluator that a room gives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
+from umt_ds.config.run import RunConfig
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.storage import as_path, is_local
+from umt_ds.data.shards.stream import Tars
+from umt_ds.distributed.collectives import is_first_rank
+from umt_ds.errors import ConfigError, DataError
+from umt_ds.evaluation.encode import Encode
+from umt_ds.evaluation.knn import KnnEvaluator
+from umt_ds.evaluation.probe import label_fields, labels_found
+from umt_ds.tasks.sources import build_cache, first_clips, shards_of
+
+log = logging.getLogger("umt_ds")
+
+
+def knn_evaluator(
+    name: str, settings: KnnEvaluation, run: RunConfig, *, encoder_of: Callable[[nn.Module], Encode]
+) -> KnnEvaluator:
+    """A vote of the clips of `voters` on those of `shards`, both seen as the run's encoder sees clips: in its number of
+    frames and its side, the centre of each, without a mask.
+
+    Raises ConfigError where the sets lack labels that are named, or nobody can vote; DataError for what is no set.
+    """
+    shards = as_path(settings.shards)
+    fields, remark = _labels(name, settings, run, shards)
+    frames, side = run.task.clip_shape
+
+    def request(*, needs_labels: bool) -> ClipRequest:
+        return ClipRequest(
+            frames=middle_frames(frames),
+            side=side,
+            antialias=run.data.augment.antialias,
+            label_fields=fields,
+            needs_labels=needs_labels,
+        )
+
+    held_out = evaluation_set(shards, request(needs_labels=True), settings, run)
+    voters = None
+    if fields:  # a clip without a label does not vote, which is no fault of it
+        voters = evaluation_set(_voters(name, settings, run), request(needs_labels=False), settings, run)
+    about: dict[str, Any] = {"features": "mean of all tokens of the unmasked clip, after the last norm"}
+    return KnnEvaluator(
+        name,
+        held_out,
+        voters,
+        encoder_of,
+        neighbours=settings.neighbours,
+        temperature=settings.temperature,
+        num_workers=run.data.workers,
+        about=about | ({"remark": remark} if remark else {}) | trained_on(name, held_out, run),
+    )
+
+
+def evaluation_set(shards: Path, request: ClipRequest, settings: EvaluationConfig, run: RunConfig) -> EvaluationSet:
+    """The set in `shards`, read as the run's own clips are. Raises DataError for what is no set."""
+    return EvaluationSet(
+        shards,
+        request,
+        batch_size=settings.batch,
+        limit=settings.limit,
+        max_left_out=settings.max_left_out,
+        cache=None if is_local(shards) else build_cache(run.data.cache),
+    )
+
+
+def trained_on(name: str, items: EvaluationSet, run: RunConfig) -> dict[str, Any]:
+    """For the protocol: the share of a set whose shards the run trains on, by source, in percent; with a warning where
+    it is not 0. Sources that are streamed, or are not here, cannot be compared: None."""
+    shares: dict[str, float | None] = {}
+    for source_name, source in run.data.sources.items():
+        shards = shards_of(source)
+        try:
+            tars = None if isinstance(shards, Tars) else {entry.sha256 for entry in load_manifest(shards).shards}
+        except DataError:  # a run may be judged where its training data are not
+            tars = None
+        if tars is None:
+            shares[source_name] = None
+            continue
+        shared = sum(entry.samples for entry in items.manifest.shards if entry.sha256 in tars)
+        shares[source_name] = share = 100 * shared / max(items.manifest.num_samples, 1)
+        if shared and is_first_rank():
+            log.warning(
+                "evaluation.%s: %.3g %% of its clips (%s) are clips of data.sources.%s, which the run trains on, so "
+                "its scores say little of new clips: name other shards",
+                name, share, items.shards, source_name,
+            )  # fmt: skip
+    return {"percent_trained_on": shares}
+
+
+def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) -> tuple[Sequence[str], str | None]:
+    """The label fields to vote on; and, where there are none, why."""
+    at = f"evaluation.{name}"
+    if settings.labels:
+        for one in (shards, _voters(name, settings, run)):
+            found = labels_found(one)
+            if missing := [field for field in settings.labels if field not in found]:
+                raise ConfigError(
+                    f"{at}.labels: the clips of {one} have no label {missing[0]!r}",
+                    hint=f"fields with whole numbers there: {', '.join(found) or 'none'}; without labels "
+                    f"(leave {at}.labels out) there is RankMe",
+                )
+        return settings.labels, None
+    fields = label_fields(shards)
+    if not fields:
+        return (), _alone(at, f"the clips of {shards} have no labels")
+    voters = _voters(name, settings, run)
+    both = [field for field in fields if field in labels_found(voters)]
+    if not both:
+        return (), _alone(at, f"the clips of {voters}, which would vote, have no label {fields[0]!r}")
+    return both, None
+
+
+def _alone(at: str, why: str) -> str:
+    """The remark on an evaluation without a vote, said once."""
+    remark = f"{why}: no kNN accuracy, RankMe alone"
+    if is_first_rank():
+        log.warning("%s: %s", at, remark)
+    return remark
+
+
+def _voters(name: str, settings: KnnEvaluation, run: RunConfig) -> Path:
+    """The shards whose clips vote. Raises ConfigError where they would be the run's own and are streamed."""
+    if settings.voters is not None:
+        return as_path(settings.voters)
+    shards = shards_of(first_clips(run))
+    if isinstance(shards, Tars):
+        raise ConfigError(
+            f"evaluation.{name}.voters: the run's own clips are streamed, and cannot vote",
+            hint=f"evaluation.{name}.voters=SHARDS names indexed shards with labels",
+        )
+    return shards
