@@ -115,7 +115,13 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
             limit=1 << 20,  # enough for batches in shared memory, too little for a share of the weights
         ),
         "after the full disk": train(folder, "full-disk"),
-        "from weights": train(folder, "from-weights", f"init.weights={folder / 'unbroken'}", "schedule.steps=3"),
+        "from weights": call(
+            "tests.distributed.calls:train_evaluated",
+            name="demo/stage1",
+            overrides=overrides(
+                folder, "from-weights", f"init.weights={folder / 'unbroken'}", "schedule.steps=3", "cadence.evaluate=9"
+            ),
+        ),
         "continued": train(folder, "continued", f"init.resume_from={folder / 'unbroken'}"),
         **{
             name: call(
@@ -254,6 +260,17 @@ def test_init_weights_starts_a_new_run_from_old_weights(folder: Path, two_ranks:
     fresh, warm = read_metrics(folder / "unbroken")[1], read_metrics(folder / "from-weights")[1]
     assert warm["digest"] == fresh["digest"]
     assert warm["loss"] < fresh["loss"] - 0.1
+
+
+def test_weights_that_a_run_starts_from_score_before_step_0_what_they_scored_where_they_were_made(
+    folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    there, here = (
+        {found.step: found.values["feature"] for found in read_scores(folder / run / METRICS)}
+        for run in ("evaluated", "from-weights")
+    )
+    assert sorted(here) == [0, 3]
+    assert here[0] == there[STEPS]
 
 
 def test_resume_from_a_finished_run_has_nothing_left_to_do(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
