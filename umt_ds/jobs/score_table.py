@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from umt_ds.config.show import flatten
+from umt_ds.config.key_paths import flatten
 from umt_ds.errors import shown
 from umt_ds.evaluation.evaluator import Scores
 from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of

@@ -148,6 +148,11 @@ def test_a_set_named_on_the_command_line_is_the_only_one(tmp_path: Path) -> None
     assert "val (knn)" not in text
 
 
+def test_a_best_checkpoint_of_another_evaluation_is_no_hindrance(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, *KNN, "cadence.evaluate=5", "cadence.keep_best=val/label")
+    assert umt_eval(run, "--kind", "knn", "--shards", "/data/new").exit_code == 0
+
+
 def test_a_folder_with_an_equals_sign_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_run(tmp_path, *KNN).rename(tmp_path / "lr=3")
     monkeypatch.chdir(tmp_path)
