@@ -339,6 +339,7 @@ def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
         (("--kind", "knn"), "--shards and --kind belong together"),
         (("other", "--weights", "w.pt"), "of one RUN"),
         (("",), "a RUN is empty text"),
+        (("-o", "s3://bucket/scores.json"), "s3://bucket/scores.json is a URL"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_mistake(more: tuple[str, ...], said: str) -> None:
