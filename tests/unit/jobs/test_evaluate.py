@@ -371,6 +371,20 @@ def test_what_cannot_be_written_is_found_before_anything_is_evaluated(
         assert "config.yaml" in error.what
 
 
+def test_a_damaged_checkpoint_is_found_before_anything_is_evaluated(
+    tmp_path: Path, judged: Callable[..., None]
+) -> None:
+    judged(fail=lambda world: pytest.fail("evaluated"))
+    runs = [tiny_run(tmp_path / name, *KNN) for name in ("good", "bad")]
+    with (runs[1] / "checkpoints" / "step-00000006" / "weight-00000.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    ended = umt_eval(*runs)
+    assert ended.exit_code == 1
+    assert f"error: {runs[1]}: step-00000006: weight-00000.safetensors was altered" in ended.stderr
+    assert f"a folder of {runs[1] / 'checkpoints'}" in ended.stderr
+
+
 def test_weights_that_do_not_fit_end_with_one_error(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, *KNN)
     ended = umt_eval(run, "task.teacher.layers=1")
