@@ -136,6 +136,8 @@ def store_options(command: Command) -> Command:
 def _views_alone(views: Sequence[str]) -> str:
     """What --views asks for. Raises ConfigError for what is no rule, or beside another choice of frames."""
 
+    from umt_ds.data.order.views import views_text
+
     if others := given("frames", "fps"):
         raise ConfigError(
             f"--views says which frames are stored, and {' and '.join(others)} says others",

@@ -285,7 +285,7 @@ def host_reads(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def train_forbidding_waits(name: str, overrides: list[str]) -> dict[str, Any]:
     """`umt train` on a GPU, where any wait of the host inside a step after the first is an error."""
-    real_step, real_say = loop.train_step, StepStatsReducer.say
+    real_step, real_submit = loop.train_step, StepStatsReducer.submit
 
     def forbidding(function: Any) -> Any:
         def call(*arguments: Any, **keywords: Any) -> Any:
@@ -294,16 +294,16 @@ def train_forbidding_waits(name: str, overrides: list[str]) -> dict[str, Any]:
                 return function(*arguments, **keywords)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-                forbidding.armed = forbidding.armed or function is real_say
+                forbidding.armed = forbidding.armed or function is real_submit
 
         return call
 
     forbidding.armed = False  # tables and statistics are copied in the first step
-    loop.train_step, StepStatsReducer.say = forbidding(real_step), forbidding(real_say)
+    loop.train_step, StepStatsReducer.submit = forbidding(real_step), forbidding(real_submit)
     try:
         return train(name, overrides)
     finally:
-        loop.train_step, StepStatsReducer.say = real_step, real_say
+        loop.train_step, StepStatsReducer.submit = real_step, real_submit
 
 
 def train_with_small_files(name: str, overrides: list[str], rank: int, limit: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def train(folder: Path, run: str, *, stage: int, workers: int, stop_at: int = ST
         f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}", "task.teacher.weights=random",
         "task.student.drop_path=0.2", "batch.global=12", "batch.micro=2", "optim.clip_grad=0.5",
         f"schedule.steps={STEPS}", "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=100",
-        "report.tensorboard=false", f"data.workers={workers}", f"stop_at={stop_at}",
+        "cadence.evaluate=0", "report.tensorboard=false", f"data.workers={workers}", f"stop_at={stop_at}",
         f"engine.deepspeed_set={{zero_optimization.stage: {stage}}}",
     ]  # fmt: skip
     return call("tests.distributed.calls:train", name="demo/stage1", overrides=overrides)

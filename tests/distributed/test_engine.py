@@ -12,8 +12,12 @@ import pytest
 import torch
 
 from tests.distributed import calls
+from tests.distributed.evaluator_calls import scores
 from tests.support.ranks import call, run_ranks
+from tests.support.shards import noisy_frames, write_shards
+from umt_ds.evaluation.encode import ALONE
 
+torch.set_num_threads(1)
 WORLD, STEPS = 2, 20
 FP32: list[dict[str, Any]] = [{"zero_optimization": {"stage": stage}} for stage in range(4)]
 BF16 = [{**settings, "bf16": {"enabled": True}} for settings in FP32]
@@ -21,8 +25,17 @@ FP16 = [{**FP32[2], "fp16": {"enabled": True, "initial_scale_power": 8}}]
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, list[Any]]:
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Seven held-out clips, and clips that vote on them."""
+    folder = tmp_path_factory.mktemp("sets")
+    shards = write_shards(folder / "seven", (4, 3), members=noisy_frames)
+    return {"shards": str(shards), "voters": str(write_shards(folder / "voters", (9,), members=noisy_frames, first=5))}
+
+
+@pytest.fixture(scope="module")
+def results(sets: dict[str, str]) -> dict[str, list[Any]]:
     """All calls in one launch; what rank 0 (and, where it matters, rank 1) returned."""
+    in_evaluation = "tests.distributed.evaluator_calls"
     everything = {
         "curve": [call("tests.distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
         "resumed": [call("tests.distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
@@ -31,6 +44,10 @@ def results() -> dict[str, list[Any]]:
             call("tests.distributed.calls:evaluating_changes_nothing", settings=s) for s in FP32 + BF16 + FP16
         ],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
+        "scores": [call(f"{in_evaluation}:zero_scores", settings=s, **sets) for s in (FP32[0], FP32[3], BF16[3])],
+        "evaluated_curve": [
+            call(f"{in_evaluation}:evaluated_curve", settings=s, steps=4, shards=sets["shards"]) for s in FP32
+        ],
     }
     flat = run_ranks(WORLD, [c for group in everything.values() for c in group])
     assert flat[0] == flat[1], "the ranks disagree"
@@ -102,3 +119,24 @@ def test_the_optimizer_begins_with_the_weights_that_were_given_and_not_with_thei
     results: dict[str, list[Any]],
 ) -> None:
     assert all(told["begins"] for told in results["full"])
+
+
+@pytest.mark.parametrize("kind", ["knn", "retrieval"])
+def test_evaluators_find_at_zero_3_what_they_find_without_deepspeed(
+    kind: str, sets: dict[str, str], results: dict[str, list[Any]]
+) -> None:
+    alone = scores(ALONE, kind=kind, **sets)
+    del alone["beats"]
+    plain, partitioned, rounded = (told[kind] for told in results["scores"])
+    assert plain == partitioned == alone
+    assert rounded["protocol"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_an_evaluation_between_the_steps_changes_no_bit_of_the_training(
+    stage: int, results: dict[str, list[Any]]
+) -> None:
+    told = results["evaluated_curve"][stage]
+    assert told["curve"] == results["curve"][stage][:4]
+    assert told["found"][0] == results["evaluated_curve"][0]["found"][0]
+    assert told["found"][0]["rankme"] != told["found"][3]["rankme"], "it sees the weights of the step"

@@ -32,7 +32,7 @@ def ranks(
         sys.executable, "-m", "umt_ds", "train", "demo/stage1", "task.teacher.weights=${env:TEACHER}",
         f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}", "data.workers=1",
         "batch.global=6", "batch.micro=2", f"schedule.steps={STEPS}", "schedule.warmup_steps=1", "cadence.log=1",
-        "cadence.save=8", "report.tensorboard=false", *more,
+        "cadence.save=8", "cadence.evaluate=0", "report.tensorboard=false", *more,
     ]  # fmt: skip
     common = {**environment(), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     children = []

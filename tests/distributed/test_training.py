@@ -43,7 +43,7 @@ def overrides(folder: Path, run: str, *more: str) -> list[str]:
         f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}", "task.teacher.weights=random",
         "task.student.drop_path=0.2", "data.workers=1", "batch.global=12", "batch.micro=2", "optim.clip_grad=0.05",
         f"schedule.steps={STEPS}", "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=2",
-        "report.tensorboard=false", *more,
+        "cadence.evaluate=0", "report.tensorboard=false", *more,
     ]  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def training(folder: Path, run: str, *more: str, how: str = "train") -> dict[str
         f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}",
         "task.teacher.weights=random", "batch.global=8", "batch.micro=4", "schedule.steps=6",
         "schedule.warmup_steps=2", "cadence.log=1", "engine.deepspeed=zero1_bf16.json",
-        "report.tensorboard=false", *more,
+        "cadence.evaluate=0", "report.tensorboard=false", *more,
     ]  # fmt: skip
     return call(f"tests.distributed.calls:{how}", name="demo/stage1", overrides=overrides)
 

@@ -25,7 +25,8 @@ LENGTH = (f"schedule.steps={STEPS}", "cadence.save=100")  # so that a checkpoint
 # what start_job gives to `umt train`
 SETTINGS = (
     "task.teacher.weights=random", "task.student.drop_path=0.2", "data.workers=1", "batch.global=4", "batch.micro=2",
-    "schedule.warmup_steps=1", "cadence.log=1", "cadence.keep=9", "report.tensorboard=false", *LENGTH,
+    "schedule.warmup_steps=1", "cadence.log=1", "cadence.keep=9", "cadence.evaluate=0",
+    "report.tensorboard=false", *LENGTH,
 )  # fmt: skip
 
 

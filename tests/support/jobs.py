@@ -97,7 +97,8 @@ def start_job(run: Path, shards: Path | str, *overrides: str, ranks: int = 2) ->
         sys.executable, "-m", "umt_ds", "train", "demo/stage1", "--ranks", str(ranks), f"run_dir={run}",
         f"data.sources.demo.shards={shards}", "task.teacher.weights=random", "task.student.drop_path=0.2",
         "data.workers=1", "batch.global=4", "batch.micro=2", f"schedule.steps={STEPS}", "schedule.warmup_steps=1",
-        "cadence.log=1", f"cadence.save={SAVE}", "cadence.keep=9", "report.tensorboard=false", *overrides,
+        "cadence.log=1", f"cadence.save={SAVE}", "cadence.keep=9", "cadence.evaluate=0", "report.tensorboard=false",
+        *overrides,
     ]  # fmt: skip
     run.parent.mkdir(parents=True, exist_ok=True)
     number = 1 + len(list(run.parent.glob(f"{run.name}.*.txt")))

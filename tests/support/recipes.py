@@ -67,7 +67,7 @@ def smaller(name: str) -> list[str]:
     few = ["batch.global=4", "batch.micro=4", "data.workers=0", "report.tensorboard=false", "cadence.log=1"]
     few += [f"stop_at={2 * len(load_tree(name)[0]['data']['sources'])}"]  # long enough to meet each medium
     if name.startswith("demo/"):
-        return few
+        return [*few, "cadence.evaluate=1"] if "evaluation" in load_tree(name)[0] else few
     few += [f"run_dir=runs/{name}", "task.student.preset=pocket", "task.student.image_size=32"]
     few += ["task.teacher.preset=tiny_clip"] if load_tree(name)[0]["task"]["teacher"] is not None else []
     return [*few, "task.text.preset=folder"] if name.startswith("stage2/") else few

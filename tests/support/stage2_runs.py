@@ -26,7 +26,8 @@ def stage2_run(folder: Path, run: str, *more: str) -> list[str]:
         f"run_dir={folder / run}", f"data.sources={sources}", "task.teacher.weights=random", "init.weights=null",
         f"task.text.vocabulary={folder / 'vocab.txt'}", "task.student.drop_path=0.2", "task.text.dropout=0.1",
         "data.workers=1", "batch.global=12", "batch.micro=6", "optim.clip_grad=0.05", f"schedule.steps={STEPS}",
-        "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=2", "report.tensorboard=false", *more,
+        "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=2", "cadence.evaluate=0", "report.tensorboard=false",
+        *more,
     ]  # fmt: skip
 
 

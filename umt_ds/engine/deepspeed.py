@@ -107,11 +107,11 @@ class Engine:
         self._adamw = optimizer
         self.precision = precision
         self.stage = stage
-        self._gate = GradientClipper(optimizer, clip_grad=clip_grad, device=self.device)
-        self._norm, self._skipped = self._gate.norm, self._gate.skip_step
+        self._clipper = GradientClipper(optimizer, clip_grad=clip_grad, device=self.device)
+        self._norm, self._skipped = self._clipper.norm, self._clipper.skip_step
         self._own_parameters = dict(wrapped.module.named_parameters())
         self._kept_full = [p for p in self._own_parameters.values() if is_kept_full(p) and precision != "fp32"]
-        self._gated = self._is_gated()
+        self._has_clipper = self._takes_clipper()
         self.reset_moments(steps=0)
 
     # ------------------------------------------------------------ training
@@ -140,10 +140,10 @@ class Engine:
             return
         if _is_plain(self.stage, self.precision):
             gradients = [p.grad for p in self._own_parameters.values() if p.grad is not None]
-            self._gate.set(total_norm(gradients, self.device))
+            self._clipper.set(total_norm(gradients, self.device))
         self._wrapped.step()
-        if self._gated:
-            self._norm, self._skipped = self._gate.norm, self._gate.skip_step
+        if self._has_clipper:
+            self._norm, self._skipped = self._clipper.norm, self._clipper.skip_step
         else:
             norm = self._wrapped.get_global_grad_norm()
             self._norm = torch.as_tensor(norm, dtype=torch.float32, device=self.device).reshape(())
@@ -151,15 +151,15 @@ class Engine:
         for parameter in self._kept_full:
             keep_full(parameter, self._read(parameter, "weight"))
 
-    def _is_gated(self) -> bool:
-        """Does our gate stand before AdamW? Then a step does not wait for the host.
+    def _takes_clipper(self) -> bool:
+        """Does AdamW read what our clipper writes? Then the device does not wait for the host in a step.
 
         It does at stage 0 in fp32, and at stages 1 and 2 in fp32 and bf16. Elsewhere DeepSpeed's own check stays: the
         loss scale of fp16 lives on the host, and stage 3 and offloading wait for it anyway.
         """
         zero = self._wrapped.optimizer
         if self.stage in (1, 2) and self.precision != "fp16" and getattr(zero, "cpu_offload", True) is False:
-            self._gate.patch_zero_optimizer(zero)
+            self._clipper.patch_zero_optimizer(zero)
             return True
         return _is_plain(self.stage, self.precision)
 

@@ -18,9 +18,10 @@ _MAX_SKIPPED_IN_A_ROW = 50  # fp16: the loss scale halves each time, 2^16 is use
 class FiniteGuard:
     """Looks at the steps in their order. All ranks hear the same, so all raise, or none.
 
-    A gradient with a NaN or infinity is kept out of the weights (`engine.gate`). `max_skipped` such steps of a run may
-    be passed over; one more ends the job with 75, to go on from its last checkpoint: a bit that flipped in a GPU does
-    not flip twice. In a step of `failed_before` the fault is in the clips or in the weights, and the job ends with 1.
+    A gradient with a NaN or infinity is kept out of the weights (`engine.clipping`). `max_skipped` such steps of a run
+    may be passed over; one more ends the job with 75, to go on from its last checkpoint, because a bit that flipped in
+    a GPU does not flip twice. In a step of `failed_before` the fault is in the clips or in the weights, and the job
+    ends with 1.
     """
 
     def __init__(

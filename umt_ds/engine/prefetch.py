@@ -1,7 +1,8 @@
-"""Batches with their inputs made, in order: where the teacher's work meets the student's.
+"""The next micro-batch with its inputs: the teacher's output, the mask, the pixels on the device.
 
-`ahead` makes the inputs of the next micro-batch on a stream of their own while the current one is trained on: the
-teacher fills what the student leaves idle, for the memory of one more set of inputs. The numbers are the same.
+With `ahead` (engine.ahead) the inputs of the next micro-batch are made on a CUDA stream of their own, while the current
+one is trained on. The teacher then uses the arithmetic units that the student leaves idle, and one more set of inputs
+is in memory. The numbers are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from umt_ds.engine.speed import Stopwatch
 
 @dataclass
 class PreparedBatch:
-    """A micro-batch and its inputs; `made` is when the device has them (CUDA, ahead)."""
+    """A micro-batch and its inputs. made: a CUDA event after which the inputs are complete; only with `ahead`."""
 
     batch: Batch
     inputs: Any
@@ -28,7 +29,14 @@ class PreparedBatch:
 
 
 class InputPrefetcher:
-    """Each call of `step` gives the micro-batches of the next step with their inputs, from step `first` on."""
+    """Each call of `step` gives the micro-batches of one step with their inputs; the first call, those of step `first`.
+
+    Two CUDA streams share the memory of the inputs. Each waits for the other once a micro-batch:
+
+    - Training must not read inputs that are not complete: its stream waits for the event `made`.
+    - The side stream must not write new inputs over those that training still reads: `_in_use` holds on to their memory
+      until the side stream waits for the event `_released`, which lies behind the last read.
+    """
 
     def __init__(
         self, task: Task, loader: BatchSource, watch: Stopwatch, *, first: int, device: torch.device, ahead: bool
@@ -39,41 +47,40 @@ class InputPrefetcher:
         )
         self._next: PreparedBatch | None = None
         self._stream: Any = None
-        # inputs in use: their memory belongs to the side stream, which may take it again once training is past them
-        self._used: PreparedBatch | None = None
-        self._past_used: Any = None  # at first: past what made the teacher
+        self._in_use: PreparedBatch | None = None
+        self._released: Any = None
         if ahead and device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            self._past_used = torch.cuda.current_stream(device).record_event()
+            self._released = torch.cuda.current_stream(device).record_event()  # at first: the teacher is built
 
     def step(self, accumulation: int) -> Iterator[PreparedBatch]:
-        """The micro-batches of one step. The caller has queued all work on one before it asks for the next."""
+        """The micro-batches of one step. The caller queues all its work on one before it asks for the next."""
         for _ in range(accumulation):
-            fed = self._next or self._make()
-            self._next = self._make() if self._ahead else None
+            prepared = self._next or self._prepare_next()
+            self._next = self._prepare_next() if self._ahead else None
             if self._stream is not None:
-                torch.cuda.current_stream(self._device).wait_event(fed.made)
-            yield fed
-            self._release(fed)
+                torch.cuda.current_stream(self._device).wait_event(prepared.made)
+            yield prepared
+            self._release(prepared)
 
-    def _make(self) -> PreparedBatch:
+    def _prepare_next(self) -> PreparedBatch:
         step, finish = next(self._arrivals)
         if self._stream is None:
-            return self._prepared(finish, step)
-        self._stream.wait_event(self._past_used)
-        self._used = None
-        # the pixels are finished in the stream that reads them first; in another one they might still be written
+            return self._prepare(finish, step)
+        self._stream.wait_event(self._released)
+        self._in_use = None
+        # the loader finishes pixels in the current stream: it must be the one in which the teacher reads them
         with torch.cuda.stream(self._stream):
-            fed = self._prepared(finish, step)
-            fed.made = self._stream.record_event()
-        return fed
+            prepared = self._prepare(finish, step)
+            prepared.made = self._stream.record_event()
+        return prepared
 
-    def _prepared(self, finish: Callable[[], Batch], step: int) -> PreparedBatch:
+    def _prepare(self, finish: Callable[[], Batch], step: int) -> PreparedBatch:
         with self._watch.preparing():
             batch = finish()
             return PreparedBatch(batch, self._task.prepare(batch, step))
 
-    def _release(self, fed: PreparedBatch) -> None:
+    def _release(self, prepared: PreparedBatch) -> None:
         if self._stream is not None:
-            self._used = fed
-            self._past_used = torch.cuda.current_stream(self._device).record_event()
+            self._in_use = prepared
+            self._released = torch.cuda.current_stream(self._device).record_event()

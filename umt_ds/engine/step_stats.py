@@ -1,8 +1,9 @@
-"""What all ranks learn of a step, in one small all-reduce that is read a step late.
+"""What all ranks learn of a step, in one small all-reduce whose result the host reads a step late.
 
-While the device works on step s the host already prepares step s+1. What it wants to know of step s (losses, gradient
-norm, digests, whether somebody wishes to stop) is summed over the ranks on the device, copied, and read when step s+1
-has been handed over. So no step waits for the host, and every rank decides on the same numbers.
+The device works on step s while the host prepares step s+1. Each rank puts its numbers of step s (losses, gradient
+norm, digests, whether it was asked to stop) into one tensor on the device. An all-reduce adds the tensors of all ranks,
+and the sum is copied to the host. The host reads it after it has handed step s+1 to the device, so the device never
+waits for the host, and every rank decides on the same numbers.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from umt_ds.distributed.collectives import active
 from umt_ds.distributed.world import World
 from umt_ds.engine.speed import Lap
 
-_LIMBS, _LIMB_BITS = 4, 16  # a 64-bit word as whole numbers whose sum over any number of ranks is exact in fp64
+# A 64-bit digest travels as four numbers of 16 bits: fp64 adds whole numbers exactly up to 2^53, which 2^37 ranks reach
+_LIMBS, _LIMB_BITS = 4, 16
 
 
 @dataclass(frozen=True)
 class LocalStepStats:
-    """What one rank knows of a step that ended on it. Tensors stay on the device."""
+    """The numbers of one rank for one step. Tensors stay on the device."""
 
-    step: int  # steps ended, this one included
+    step: int  # steps done, this one included
     losses: Mapping[str, Tensor]  # f32 scalars of this rank, the same names on all ranks
     grad_norm: Tensor  # f32 scalar of the whole gradient
     skipped: Tensor  # f32 scalar, 1 where the step changed nothing
@@ -36,14 +38,14 @@ class LocalStepStats:
     digest: int  # 64 bits
     substituted: int  # draws that showed a substitute
     wants_stop: bool
-    wrote_snapshot: bool  # the snapshot that is on its way is on this rank's disk
-    lap: Lap | None = None  # of a step that is logged: what this rank did since the last one
+    wrote_snapshot: bool  # this rank's part of the snapshot under way is on the disk
+    lap: Lap | None = None  # only for a step that is logged: the time since the last logged one
 
 
 @dataclass(frozen=True)
 class RankTimes:
-    """Of the ranks, for each since the last logged step: how long its device waited for data, and what it did before
-    it met the others (`speed.Lap`). The ranks end a step together, so this is where a slow node shows."""
+    """Two times for each rank since the last logged step: how long its device waited for data, and how long it worked
+    by itself before it met the others (`speed.Lap`). All ranks end a step together, so a slow node shows only here."""
 
     data_s: tuple[float, ...]
     own_s: tuple[float, ...]
@@ -55,18 +57,18 @@ class RankTimes:
 
     @property
     def slowest_rank(self) -> int:
-        """The rank that was last where the ranks meet."""
+        """The rank for which the others waited."""
         return self.own_s.index(max(self.own_s))
 
     @property
     def behind_s(self) -> float:
-        """By how much it came after the median rank."""
+        """Seconds by which it came after the median rank."""
         return max(self.own_s) - median(self.own_s)
 
 
 @dataclass(frozen=True)
 class GlobalStepStats:
-    """The same of all ranks together."""
+    """The numbers of all ranks together for one step: the same on every rank."""
 
     step: int
     losses: dict[str, float]  # means over the ranks
@@ -75,14 +77,14 @@ class GlobalStepStats:
     digest: int
     mask_digest: int
     substituted: int
-    wants_stop: bool  # one rank at least
-    wrote_snapshot: bool  # all ranks
-    times: RankTimes | None  # of a step that is logged
+    wants_stop: bool  # at least one rank was asked to stop
+    wrote_snapshot: bool  # all ranks have written their part
+    times: RankTimes | None  # only for a step that is logged
 
 
 @dataclass
-class _Sent:
-    """A sum on its way: `numbers` f64 on the host, valid once `ready` has been waited for."""
+class _InFlight:
+    """An all-reduce under way. numbers: f64 on the host, valid after `ready` was waited for."""
 
     step: int
     names: list[str]
@@ -91,57 +93,59 @@ class _Sent:
 
 
 class StepStatsReducer:
-    """`say` after each step, then `hear`. Every rank calls both, always."""
+    """Call `submit` after each step, then `collect`. Every rank calls both for every step."""
 
     def __init__(self, world: World, device: torch.device) -> None:
         self._world, self._device = world, device
-        self._sent: list[_Sent] = []
+        self._in_flight: list[_InFlight] = []
 
-    def submit(self, said: LocalStepStats) -> None:
-        """Start to add this rank's numbers to those of the others; nobody waits."""
-        names = sorted(said.losses)
-        on_device = [said.losses[name] for name in names] + [said.grad_norm, said.skipped, *_limbs_of(said.mask_digest)]
-        # each rank's own numbers out of a sum: it has places of its own
+    def submit(self, stats: LocalStepStats) -> None:
+        """Start the all-reduce of this rank's numbers, and return at once."""
+        names = sorted(stats.losses)
+        losses = [stats.losses[name] for name in names]
+        on_device = [*losses, stats.grad_norm, stats.skipped, *_limbs_of(stats.mask_digest)]
+        # a sum that keeps each rank's times apart: rank r fills slots r and size + r, the other ranks add 0 there
         times = [0.0] * (2 * self._world.size)
-        own = (math.nan, math.nan) if said.lap is None else (said.lap.data_s, said.lap.own_s)
+        own = (math.nan, math.nan) if stats.lap is None else (stats.lap.data_s, stats.lap.own_s)
         times[self._world.rank :: self._world.size] = own
-        flags = [float(said.wants_stop), float(said.wrote_snapshot), float(said.substituted)]
-        of_host = torch.tensor([*_limbs(said.digest), *flags, *times], dtype=torch.float64)
+        flags = [float(stats.wants_stop), float(stats.wrote_snapshot), float(stats.substituted)]
+        of_host = torch.tensor([*_limbs(stats.digest), *flags, *times], dtype=torch.float64)
         if self._device.type == "cuda":
             of_host = of_host.pin_memory().to(self._device, non_blocking=True)
         numbers = torch.cat([torch.stack([number.detach().double() for number in on_device]), of_host])
         work = dist.all_reduce(numbers, async_op=True) if active() else None
-        self._sent.append(self._fetch(said.step, names, numbers, work))
+        self._in_flight.append(self._fetch(stats.step, names, numbers, work))
 
     def collect(self, *, now: bool) -> list[GlobalStepStats]:
-        """Steps said before and not heard yet, but for the last one; with `now` that one too, which waits for it."""
-        count = len(self._sent) if now else max(0, len(self._sent) - 1)
-        arrived, self._sent = self._sent[:count], self._sent[count:]
-        return [self._read(sent) for sent in arrived]
+        """The steps that were submitted and not collected yet, without the last one. now: with the last one, for which
+        the host waits."""
+        count = len(self._in_flight) if now else max(0, len(self._in_flight) - 1)
+        arrived, self._in_flight = self._in_flight[:count], self._in_flight[count:]
+        return [self._read(one) for one in arrived]
 
-    def _fetch(self, step: int, names: list[str], numbers: Tensor, work: Any) -> _Sent:
+    def _fetch(self, step: int, names: list[str], numbers: Tensor, work: Any) -> _InFlight:
         if self._device.type != "cuda":
-            return _Sent(step, names, numbers, work)
+            return _InFlight(step, names, numbers, work)
         if work is not None:
-            work.wait()  # the stream waits, not the host
+            work.wait()  # makes the stream wait, not the host
         host = torch.empty_like(numbers, device="cpu", pin_memory=True)
         host.copy_(numbers, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
-        return _Sent(step, names, host, copied)
+        return _InFlight(step, names, host, copied)
 
-    def _read(self, sent: _Sent) -> GlobalStepStats:
-        if sent.ready is not None:
-            sent.ready.synchronize() if self._device.type == "cuda" else sent.ready.wait()
-        values = sent.numbers.tolist()
-        size, losses = self._world.size, len(sent.names)
+    def _read(self, one: _InFlight) -> GlobalStepStats:
+        if one.ready is not None:
+            one.ready.synchronize() if self._device.type == "cuda" else one.ready.wait()
+        values = one.numbers.tolist()
+        size, losses = self._world.size, len(one.names)
         grad_norm, skipped, *rest = values[losses:]
         mask_digest, digest, (stops, wrote, substituted), times = (
             rest[:_LIMBS], rest[_LIMBS : 2 * _LIMBS], rest[2 * _LIMBS : 2 * _LIMBS + 3], rest[2 * _LIMBS + 3 :]
         )  # fmt: skip
         return GlobalStepStats(
-            step=sent.step,
-            losses={name: value / size for name, value in zip(sent.names, values, strict=False)},
+            step=one.step,
+            losses={name: value / size for name, value in zip(one.names, values, strict=False)},
             grad_norm=grad_norm / size,
             skipped=skipped > 0,
             digest=_word(digest),
@@ -163,5 +167,5 @@ def _limbs_of(word: Tensor) -> list[Tensor]:
 
 
 def _word(sums: list[float]) -> int:
-    """The sum of words, mod 2^64, of the sums of their limbs."""
+    """Digests added mod 2^64, from the sums of their limbs."""
     return sum(round(limb) << _LIMB_BITS * place for place, limb in enumerate(sums)) & 0xFFFF_FFFF_FFFF_FFFF

@@ -76,7 +76,7 @@ class KnnEvaluator:
             say_left_out(self.said, self.name, self.voters, known.left_out)
             votes, chance = self._vote(known, asked, world, device, beat)
             for label, (vote, truth) in votes.items():
-                values[title(label)] = 100 * float((vote.winners == truth).double().mean())
+                values[title(label)] = 100 * int((vote.winners == truth).sum()) / len(truth)
                 columns |= {
                     title(label): truth.tolist(),
                     f"{title(label)}_predicted": vote.winners.tolist(),

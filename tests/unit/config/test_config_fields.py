@@ -25,9 +25,9 @@ SAID = {
     "demo/stage1": {
         "stop_at": 3, "optim.clip_grad": 1.0, "init.weights": "/x", "init.resume_from": "/x", "report.wandb": "x",
         "data.cache.folder": "/x", "data.sources.demo.weight": 1.0, "task.teacher.image_size": 64,
-        "data.cache.max_gb": 1.0,
+        "data.cache.max_gb": 1.0, "evaluation.knn.voters": "/x",
     },
-    "demo/stage2": {}, "demo/teacher": {},
+    "demo/stage2": {"evaluation.retrieval.limit": 5, "evaluation.retrieval.antialias": True}, "demo/teacher": {},
 }  # fmt: skip
 FREE = "engine.deepspeed_set"
 
@@ -61,7 +61,10 @@ WRONG: dict[type, list[Any]] = {
     float: [True, "1.5", "1", float("nan"), float("inf"), -float("inf"), -1.0, 1e300, 10**400, None, [1.5], {}],
     str: ["", " ", "a\nb", "a\0b", "\x1b[2J", 5, 1.5, True, None, {}],
 }
-MAY_BE_NULL = ("run_dir", "task.text.vocabulary", "schedule.", *SAID["demo/stage1"])
+MAY_BE_NULL = (
+    *("run_dir", "task.text.vocabulary", "schedule.", "evaluation.knn.limit"),
+    *(key for said in SAID.values() for key in said),
+)
 MAY_BE_A_LIST = ("shards",)
 
 

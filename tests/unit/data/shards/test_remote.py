@@ -36,7 +36,9 @@ from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import ConfigError, DataError, DecodeError
+from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.preflight import run_checks as examine
+from umt_ds.tasks.kinds import evaluators_of
 
 BLOCK = 4096  # a sample of noise has 13 kB, a shard about 190 kB
 
@@ -515,6 +517,15 @@ def test_the_cache_is_laid_out_where_the_configuration_says(store: Path, tmp_pat
     measured = measure_loader(config, seconds=0.1)
     assert measured.clips_per_core_s > 0
     assert [path.name for path in tmp_path.iterdir()] == ["sets-7"]  # of 67 MB each
+
+
+def test_an_evaluation_reads_through_the_cache_of_the_node(store: Path, tmp_path: Path) -> None:
+    words = [*in_the_store(str(store))[1:], f"data.cache.folder={tmp_path}", f"evaluation.knn.shards={store}"]
+    (evaluator,) = evaluators_of(load_run("demo/stage1", words))
+    assert isinstance(evaluator, KnnEvaluator)
+    assert evaluator.metrics == ("label", "rankme")
+    assert sum(len(batch.items) for batch in evaluator.held_out.batches(num_workers=1)) == 40
+    assert [path.name[:4] for path in tmp_path.iterdir()] == ["sets"]
 
 
 def test_the_report_reads_held_out_clips_in_a_store(store: Path) -> None:

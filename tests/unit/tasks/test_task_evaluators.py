@@ -1,0 +1,216 @@
+"""What judges a run of each task: from `evaluation` in its configuration to scores of its module."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.shards import noisy_frames, write_shards
+from tests.support.stage2_runs import stage2_run, write_for_stage2
+from umt_ds.config.load import load_run
+from umt_ds.config.run import RunConfig
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.errors import ConfigError, DataError
+from umt_ds.evaluation.encode import ALONE, no_beat
+from umt_ds.evaluation.evaluator import Scores
+from umt_ds.evaluation.knn import KnnEvaluator
+from umt_ds.evaluation.metrics.retrieval import retrieval_scores
+from umt_ds.evaluation.probe import pooled_student, probe_all
+from umt_ds.evaluation.retrieval import RetrievalEvaluator
+from umt_ds.tasks.kinds import build_task, evaluators_of
+from umt_ds.tasks.stage1.task import Stage1Module
+from umt_ds.tasks.stage2.module import Stage2Module
+from umt_ds.tasks.stage2.retrieval import Retrieval
+from umt_ds.tasks.stage2.retriever import Retriever
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+
+
+def clips(label: Callable[[int], int | None] = lambda n: n % 3) -> Callable[[int], dict[str, bytes]]:
+    """Noise with a label, and with none where that is None."""
+
+    def members(number: int) -> dict[str, bytes]:
+        said = {} if label(number) is None else {"label": label(number)}
+        return {**noisy_frames(number), "json": json.dumps(said).encode()}
+
+    return members
+
+
+def stage1_run(folder: Path, *more: str) -> RunConfig:
+    """demo/stage1 at 16 px, that trains on FOLDER/train and is judged by FOLDER/val."""
+    words = [
+        f"data.sources.demo.shards={folder / 'train'}", "data.workers=0", "task.teacher.weights=random",
+        "task.student.frames=2", "task.student.image_size=16", "task.teacher.tower.image_size=16",
+        "evaluation.knn.kind=knn", f"evaluation.knn.shards={folder / 'val'}", "evaluation.knn.neighbours=3", *more,
+    ]  # fmt: skip
+    return load_run("demo/stage1", words)
+
+
+def module_of(run: RunConfig) -> torch.nn.Module:
+    return build_task(run, device=CPU, precision="fp32").module.eval()
+
+
+def score(run: RunConfig, *, times: int = 1, predictions: bool = False) -> Scores:
+    (evaluator,) = evaluators_of(run)
+    module = module_of(run)
+    for _ in range(times):
+        found = evaluator.run(module, ALONE, beat=no_beat, predictions=predictions)
+    assert tuple(found.values) == evaluator.metrics
+    return found
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_knn_of_a_run_is_what_the_probe_of_the_report_finds(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (9,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(), first=9)
+    run = stage1_run(tmp_path, "evaluation.knn.neighbours=20")
+    found = score(run, predictions=True)
+    module = module_of(run)
+    assert isinstance(module, Stage1Module)
+    request = ClipRequest(middle_frames(2), 16, label_fields=["label"])
+    sets = [EvaluationSet(tmp_path / name, request, batch_size=16) for name in ("train", "val")]
+    probe = probe_all({"student": pooled_student(module.encoder)}, *sets, fields=["label"])
+    assert found.values["label"] == pytest.approx(100 * probe.accuracy["student"]["label"])
+    assert found.protocol["chance"]["label"] == pytest.approx(100 * probe.accuracy["chance"]["label"])
+    assert 1 < found.values["rankme"] <= 6
+    rows = found.predictions
+    assert rows is not None
+    right = [one == other for one, other in zip(rows["label"], rows["label_predicted"], strict=True)]
+    assert found.values["label"] == pytest.approx(100 * sum(right) / 6)
+    assert all(0 < share <= 1 for share in rows["label_share"])
+
+
+def test_a_protocol_says_what_one_needs_to_score_again(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (9,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(), first=9)
+    protocol = score(stage1_run(tmp_path, "evaluation.knn.limit=4")).protocol
+    json.dumps(protocol)  # of JSON types
+    manifest = json.loads((tmp_path / "val" / "manifest.json").read_text())
+    assert protocol["fingerprint"] == manifest["fingerprint"]
+    said = {name: protocol[name] for name in ("samples", "items", "limit", "num_frames", "stored_frames", "side")}
+    assert said == {"samples": 6, "items": 4, "limit": 4, "num_frames": 2, "stored_frames": [7, 7], "side": 16}
+    assert protocol["voters"]["items"] == 4
+    assert (protocol["neighbours"], protocol["temperature"], protocol["precision"]) == (3, 0.07, "fp32")
+    assert protocol["percent_trained_on"] == {"demo": 0.0}
+
+
+def test_a_set_without_labels_is_judged_by_rankme_alone_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_shards(tmp_path / "train", (5,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(lambda _: None), first=9)
+    found = score(stage1_run(tmp_path), times=2)
+    assert list(found.values) == ["rankme"]
+    assert "have no labels: no kNN accuracy, RankMe alone" in found.protocol["remark"]
+    assert len(warnings(caplog)) == 1
+    with pytest.raises(ConfigError, match=r"evaluation.knn.labels: the clips of .*val have no label 'verb'"):
+        evaluators_of(stage1_run(tmp_path, "evaluation.knn.labels=[verb]"))
+
+
+def test_voters_without_labels_leave_rankme_alone(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (5,), members=clips(lambda _: None))
+    write_shards(tmp_path / "val", (6,), members=clips(), first=9)
+    assert list(score(stage1_run(tmp_path)).values) == ["rankme"]
+    other = write_shards(tmp_path / "other", (5,), members=clips())
+    assert list(score(stage1_run(tmp_path, f"evaluation.knn.voters={other}")).values) == ["label", "rankme"]
+
+
+def test_streamed_clips_cannot_vote(tmp_path: Path) -> None:
+    write_shards(tmp_path / "val", (6,), members=clips())
+    streamed = f"data.sources.demo.shards={tmp_path}/{{000..003}}.tar"
+    with pytest.raises(ConfigError, match=r"evaluation.knn.voters: the run's own clips are streamed"):
+        evaluators_of(stage1_run(tmp_path, streamed))
+    voters = write_shards(tmp_path / "voters", (5,), members=clips())
+    assert score(stage1_run(tmp_path, streamed, f"evaluation.knn.voters={voters}")).items == 6
+
+
+def test_a_clip_without_its_label_is_left_out_of_what_is_judged_and_does_not_vote(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (8,), members=clips(lambda n: n % 3 if n < 5 else None))
+    write_shards(tmp_path / "val", (6,), members=clips(lambda n: None if n == 12 else n % 3), first=9)
+    found = score(stage1_run(tmp_path, "evaluation.knn.max_left_out=0.2"))
+    assert [(one.key, one.reason) for one in found.left_out] == [("clip-0012", "it has no label in 'label'")]
+    assert (found.items, found.is_partial) == (5, True)
+    assert (found.protocol["voters"]["items"], found.protocol["voters"]["left_out"]) == (8, 0)
+    with pytest.raises(DataError, match="1 of 6 clips cannot be scored: clip-0012"):
+        score(stage1_run(tmp_path))
+
+
+def test_judging_a_run_by_what_it_trains_on_is_warned_of_with_the_share(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_shards(tmp_path / "train", (4, 2), members=clips())
+    found = score(stage1_run(tmp_path, f"evaluation.knn.shards={tmp_path / 'train'}"), times=2)
+    assert found.protocol["percent_trained_on"] == {"demo": 100.0}
+    assert found.protocol["voters"]["shared"] == 6
+    trained, voting = warnings(caplog)  # each once, of two evaluations
+    assert "evaluation.knn: 100 % of its clips" in trained
+    assert "data.sources.demo, which the run trains on" in trained
+    assert "100 % of the held-out clips (6) are among the clips that vote" in voting
+
+
+def test_a_shard_and_a_clip_that_two_sets_share_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_shards(tmp_path / "train", (4, 2), members=clips())
+    write_shards(tmp_path / "val", (4, 4), members=clips())  # its first shard, and two clips of its second
+    found = score(stage1_run(tmp_path))
+    assert found.protocol["percent_trained_on"] == {"demo": 50.0}
+    assert found.protocol["voters"]["shared"] == 6
+    assert "50 % of its clips" in warnings(caplog)[0]
+    assert "75 % of the held-out clips (6)" in warnings(caplog)[1]
+
+
+def test_a_run_can_be_judged_where_its_training_data_are_not(tmp_path: Path) -> None:
+    write_shards(tmp_path / "val", (6,), members=clips())
+    voters = write_shards(tmp_path / "voters", (5,), members=clips(), first=9)
+    found = score(stage1_run(tmp_path, f"evaluation.knn.voters={voters}"))
+    assert found.protocol["percent_trained_on"] == {"demo": None}
+
+
+def test_stage_1_is_not_judged_by_retrieval_nor_a_teacher_by_anything(tmp_path: Path) -> None:
+    wanted = ["evaluation.found.kind=retrieval", f"evaluation.found.shards={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"evaluation.found.kind: a run of task.kind stage1 cannot"):
+        evaluators_of(load_run("demo/stage1", wanted))
+    with pytest.raises(ConfigError, match=r"evaluation.knn.kind: a run of task.kind image_text cannot"):
+        evaluators_of(load_run("demo/teacher", ["evaluation.knn.kind=knn", f"evaluation.knn.shards={tmp_path}"]))
+
+
+def test_stage_2_is_judged_by_retrieval_and_knn_of_the_module_in_training(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", (5, 4), members=noisy_frames)
+    write_for_stage2(tmp_path)
+    held_out = write_shards(tmp_path / "held_out", (4, 3), members=noisy_frames, first=20)
+    more = [
+        f"evaluation.{name}.{key}"
+        for name in ("found", "knn")
+        for key in (f"kind={'retrieval' if name == 'found' else 'knn'}", f"shards={held_out}", "batch=3")
+    ]
+    more += ["evaluation.found.antialias=false", "data.workers=0"]
+    run = load_run("demo/stage2", stage2_run(tmp_path, "run", *more))
+    module = module_of(run)
+    assert isinstance(module, Stage2Module)
+    by_name = {one.name: one for one in evaluators_of(run)}
+    found = by_name["found"].run(module, ALONE, beat=no_beat, predictions=True)
+
+    assert list(found.values) == ["t2v_r1", "t2v_r5", "t2v_r10", "v2t_r1", "v2t_r5", "v2t_r10", "mean"]
+    evaluator = by_name["found"]
+    assert isinstance(evaluator, RetrievalEvaluator)
+    retriever = evaluator.model_of(module)
+    assert isinstance(retriever, Retriever)
+    offline = Retrieval(held_out, batch=3, antialias=False).search(retriever, name="held out")
+    scores = retrieval_scores(offline.similarity, offline.video_of_text)
+    assert found.values["t2v_r1"] == pytest.approx(100 * scores.text_to_video[1])
+    assert found.values["mean"] == pytest.approx(100 * scores.mean)
+    assert (found.protocol["antialias"], found.items) == (False, 7)
+    rows = found.predictions
+    assert rows is not None
+    assert rows["key"] == list(offline.keys), "a caption each"
+    assert [rank <= 1 for rank in rows["rank"]].count(True) == round(7 * scores.text_to_video[1])
+    assert isinstance(by_name["knn"], KnnEvaluator)
+    assert list(by_name["knn"].run(module, ALONE, beat=no_beat).values) == ["label", "rankme"]
