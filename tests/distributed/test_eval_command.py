@@ -20,7 +20,7 @@ def test_umt_eval_finds_what_training_found_in_its_last_step(tmp_path: Path) -> 
         f"run_dir={run}", f"data.sources.demo.shards={shards}", "task.teacher.weights=random", "data.workers=1",
         "batch.global=4", "batch.micro=2", f"schedule.steps={STEPS}", "schedule.warmup_steps=1", "cadence.log=1",
         "report.tensorboard=false", "engine.deepspeed=zero2_bf16.json", f"cadence.evaluate={STEPS}",
-        "evaluation.val.kind=knn", f"evaluation.val.shards={held_out}", "evaluation.val.batch=2",
+        "evaluation=null", "evaluation.val.kind=knn", f"evaluation.val.shards={held_out}", "evaluation.val.batch=2",
     ]  # fmt: skip
     run_ranks(
         2,
