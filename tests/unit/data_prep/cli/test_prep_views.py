@@ -19,6 +19,7 @@ from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
 from data_prep.state.manifest import views_of
 from data_prep.state.plan import load_plan
+from tests.support.shards import png_frames, write_shards
 from tests.support.videos import shown_number, write_numbered_video
 from umt_ds.data.clips import read_clip
 from umt_ds.data.order.views import Views, frames_of
@@ -158,6 +159,17 @@ def test_verify_holds_every_sample_against_the_views_of_the_set(videos: Path, tm
     manifest.save(out)
     kinds = {kind for kind, _ in verify(out, every=1).faults}
     assert kinds == ({"frames are not those of the views"} if stored == "npy" else set())
+
+
+@pytest.mark.parametrize("views", ["all", "recognition:8x4"])
+def test_verify_finds_a_sample_that_claims_more_frames_than_memory_holds(tmp_path: Path, views: str) -> None:
+    claimed = {"source_frames": list(range(6)), "clip_frames": [0, 2**62]}
+    files = {**png_frames(0), "json": json.dumps(claimed).encode()}
+    out = write_shards(tmp_path, [1], members=lambda _: files)
+    manifest = load_manifest(out)
+    manifest.options["views"] = views
+    manifest.save(out)
+    assert "frames are not those of the views" in {kind for kind, _ in verify(out, every=1).faults}
 
 
 def test_copies_keep_the_views_and_sets_of_different_views_do_not_mix(
