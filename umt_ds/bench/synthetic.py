@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Batch, Media, Tokens
+from umt_ds.batch import Batch, Media, Targets, Tokens
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.models import BertConfig
 from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.base import ClipShape
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.job import Job
 from umt_ds.losses.masked_lm import Vocabulary
@@ -44,12 +45,11 @@ class SyntheticBatches:
     def __init__(self, config: RunConfig, plan: RunPlan, job: Job, *, shown: Shown) -> None:
         self._plan, self._rank = plan, job.world.rank
         self._rows = plan.micro * config.data.num_sample
-        frames, side = config.task.clip_shape
-        captions = _captions_of(config)
+        clip, labelled, captions = config.task.clip_shape, config.task.label_field is not None, _captions_of(config)
         draw = torch.Generator().manual_seed(job.world.rank)
         batches = [
             [
-                _batch(medium, round(share * self._rows), 1 if medium == "image" else frames, side, captions, draw)
+                _batch(medium, round(share * self._rows), clip, captions, labelled=labelled, draw=draw)
                 for medium, share in shares_of_shown(shown).items()
             ]
             for _ in range(DIFFERENT_BATCHES)
@@ -85,11 +85,16 @@ def _captions_of(config: RunConfig) -> Captions:
     return lambda rows, _: None if tokenizer is None else tokenizer(["a caption of noise"] * rows)
 
 
-def _batch(medium: Media, rows: int, frames: int, side: int, captions: Captions, draw: torch.Generator) -> Batch:
+def _batch(
+    medium: Media, rows: int, clip: ClipShape, captions: Captions, *, labelled: bool, draw: torch.Generator
+) -> Batch:
+    frames, side = 1 if medium == "image" else clip.frames, clip.side
     pixels = torch.randint(0, 256, (rows, frames, side, side, 3), dtype=torch.uint8, generator=draw)
     numbers = torch.arange(rows)
     tokens = captions(rows, draw)
-    return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, ids=numbers)
+    # all of the first class: what a label costs does not hang on which it is
+    targets = Targets(labels=torch.zeros(rows, dtype=torch.int64) if labelled else None)
+    return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, targets=targets, ids=numbers)
 
 
 def _noise_captions(rows: int, draw: torch.Generator, *, task: Stage2Config) -> Tokens:
