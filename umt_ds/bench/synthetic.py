@@ -14,6 +14,7 @@ from umt_ds.batch import Batch, Media, Targets, Tokens
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.models import BertConfig
 from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.base import ClipShape
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.job import Job
 from umt_ds.losses.masked_lm import Vocabulary
@@ -44,20 +45,11 @@ class SyntheticBatches:
     def __init__(self, config: RunConfig, plan: RunPlan, job: Job, *, shown: Shown) -> None:
         self._plan, self._rank = plan, job.world.rank
         self._rows = plan.micro * config.data.num_sample
-        frames, side = config.task.clip_shape
-        captions, has_labels = _captions_of(config), config.task.label_field is not None
+        clip, labelled, captions = config.task.clip_shape, config.task.label_field is not None, _captions_of(config)
         draw = torch.Generator().manual_seed(job.world.rank)
         batches = [
             [
-                _batch(
-                    medium,
-                    round(share * self._rows),
-                    1 if medium == "image" else frames,
-                    side,
-                    captions,
-                    draw,
-                    has_labels,
-                )
+                _batch(medium, round(share * self._rows), clip, captions, labelled=labelled, draw=draw)
                 for medium, share in shares_of_shown(shown).items()
             ]
             for _ in range(DIFFERENT_BATCHES)
@@ -94,12 +86,14 @@ def _captions_of(config: RunConfig) -> Captions:
 
 
 def _batch(
-    medium: Media, rows: int, frames: int, side: int, captions: Captions, draw: torch.Generator, has_labels: bool
+    medium: Media, rows: int, clip: ClipShape, captions: Captions, *, labelled: bool, draw: torch.Generator
 ) -> Batch:
+    frames, side = 1 if medium == "image" else clip.frames, clip.side
     pixels = torch.randint(0, 256, (rows, frames, side, side, 3), dtype=torch.uint8, generator=draw)
     numbers = torch.arange(rows)
     tokens = captions(rows, draw)
-    targets = Targets(labels=torch.zeros_like(numbers) if has_labels else None)  # every task has a class 0
+    # all of the first class: what a label costs does not hang on which it is
+    targets = Targets(labels=torch.zeros(rows, dtype=torch.int64) if labelled else None)
     return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, targets=targets, ids=numbers)
 
 
