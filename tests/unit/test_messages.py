@@ -1,7 +1,7 @@
 """What messages, hints and helps name is there: each key in the settings of the task that they speak of, each command
 and option in the click tree.
 
-All text of the packages and of their pages is looked at, but for docstrings of what is no command. A key that some tasks
+All text of the packages and their pages is looked at, but for docstrings of what is no command. A key that some tasks
 lack may be named in code where its own task lives, or beside a recipe of that task, and nowhere else: nobody is sent to
 a key that the run at hand does not have.
 """
