@@ -144,7 +144,7 @@ TORCH_FREE = (
     "umt_ds.config.*", "umt_ds.cli", "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report",
     "umt_ds.distributed.world", "umt_ds.distributed.local", "umt_ds.distributed.parent",
     "umt_ds.distributed.leftovers", "umt_ds.engine.manifest", "umt_ds.engine.readback", "umt_ds.engine.tidy",
-    "umt_ds.engine.metrics_file", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
+    "umt_ds.engine.metrics_file", "umt_ds.engine.best", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
     "umt_ds.data.clips", "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
     "umt_ds.data.shards.records", "umt_ds.data.shards.tars", "umt_ds.data.shards.left_out",
     "umt_ds.data.pixels.picture", "umt_ds.data.shards.sample_record", "umt_ds.data.pixels.video*", "umt_ds.bench",

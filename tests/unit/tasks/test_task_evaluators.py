@@ -174,32 +174,20 @@ def test_a_run_can_be_judged_where_its_training_data_are_not(tmp_path: Path) -> 
     assert found.protocol["percent_trained_on"] == {"demo": None}
 
 
-def test_stage_1_is_not_judged_by_retrieval_nor_a_teacher_by_anything(tmp_path: Path) -> None:
-    wanted = ["evaluation.found.kind=retrieval", f"evaluation.found.shards={tmp_path}"]
-    with pytest.raises(ConfigError, match=r"evaluation.found.kind: a run of task.kind stage1 cannot"):
-        evaluators_of(load_run("demo/stage1", wanted))
-    with pytest.raises(ConfigError, match=r"evaluation.knn.kind: a run of task.kind image_text cannot"):
-        evaluators_of(load_run("demo/teacher", ["evaluation.knn.kind=knn", f"evaluation.knn.shards={tmp_path}"]))
-
-
 def test_stage_2_is_judged_by_retrieval_and_knn_of_the_module_in_training(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards", (5, 4), members=noisy_frames)
     write_for_stage2(tmp_path)
     held_out = write_shards(tmp_path / "held_out", (4, 3), members=noisy_frames, first=20)
-    more = [
-        f"evaluation.{name}.{key}"
-        for name in ("found", "knn")
-        for key in (f"kind={'retrieval' if name == 'found' else 'knn'}", f"shards={held_out}", "batch=3")
-    ]
-    more += ["evaluation.found.antialias=false", "data.workers=0"]
+    more = [f"evaluation.{name}.{key}" for name in ("retrieval", "knn") for key in (f"shards={held_out}", "batch=3")]
+    more += ["evaluation.retrieval.antialias=false", "data.workers=0"]
     run = load_run("demo/stage2", stage2_run(tmp_path, "run", *more))
     module = module_of(run)
     assert isinstance(module, Stage2Module)
     by_name = {one.name: one for one in evaluators_of(run)}
-    found = by_name["found"].run(module, ALONE, beat=no_beat, predictions=True)
+    found = by_name["retrieval"].run(module, ALONE, beat=no_beat, predictions=True)
 
     assert list(found.values) == ["t2v_r1", "t2v_r5", "t2v_r10", "v2t_r1", "v2t_r5", "v2t_r10", "mean"]
-    evaluator = by_name["found"]
+    evaluator = by_name["retrieval"]
     assert isinstance(evaluator, RetrievalEvaluator)
     retriever = evaluator.model_of(module)
     assert isinstance(retriever, Retriever)
