@@ -1,9 +1,9 @@
 """What messages, hints and helps name is there: each key in the settings of the task that they speak of, each command
 and option in the click tree.
 
-All text of the packages is looked at, but for docstrings of what is no command. A key that some tasks lack may be named
-where its own task lives, or beside a recipe of that task, and nowhere else: nobody is sent to a key that the run at
-hand does not have.
+All text of the packages and their pages is looked at, but for docstrings of what is no command. A key that some tasks
+lack may be named in code where its own task lives, or beside a recipe of that task, and nowhere else: nobody is sent to
+a key that the run at hand does not have.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 from typing import get_args
 
 import click
@@ -39,28 +40,18 @@ OF_SOME_TASKS = {
     "umt_ds/tasks/captions.py": ["stage2"],  # of runs with a BERT
 }
 PROGRAMS = {"umt": umt, "umt-data": umt_data, "umt-launch": launch}
-PROSE = {
-    "and",
-    "cannot",
-    "does",
-    "has",
-    "is",
-    "needs",
-    "python",
-    "stores",
-    "submitted",
-    "with",
-}  # after a program's name
+# What follows a program's name in prose.
+PROSE = {"and", "cannot", "does", "has", "is", "needs", "python", "stores", "submitted", "with", "wrote"}
 # Of Slurm, docker, tar, pip, torchrun and the deepspeed launcher.
 FOREIGN_OPTIONS = {
     "--constraint", "--container-image", "--exclusive", "--gres", "--ignore-zeros", "--master-addr", "--master_port",
-    "--mem", "--module", "--nnodes", "--node-rank", "--nproc-per-node", "--pids-limit", "--shm-size", "--sort",
-    "--sparse",
+    "--mem", "--module", "--nnodes", "--node-rank", "--nproc-per-node", "--output_format", "--pids-limit", "--shm-size",
+    "--signal", "--sort", "--sparse",
 }  # fmt: skip
 
 KEY = re.compile(rf"(?<![\w./*-])(?:{'|'.join(SECTIONS)})(?:\.[a-z_*][\w*-]*)+(?![\w/(])")
 FILES = (".py", ".json", ".yaml")
-COMMAND = re.compile(r"(?<![\w/.-])(umt|umt-data|umt-launch) ([a-z][\w-]*)(?: ([a-z][\w-]*))?([^`;\n]*)")
+COMMAND = re.compile(r"(?<![\w/.-])(umt|umt-data|umt-launch) ([a-z][\w-]*)(?: ([a-z][\w-]*))?")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 
 
@@ -111,6 +102,14 @@ LINES = [
     for package in ("umt_ds", "data_prep", "launchers")
     for path in sorted((REPO / package).rglob("*.py"))
     for said in lines_in(path.relative_to(REPO).as_posix(), path.read_text())
+]
+
+
+PAGES = [
+    Said(path.relative_to(REPO).as_posix(), number, line)
+    for pattern in ("*.md", "umt_ds/*.md", "umt_ds/configs/**/*.yaml", "data_prep/*.md", "launchers/*.md")
+    for path in sorted(REPO.glob(pattern))
+    for number, line in enumerate(path.read_text().splitlines(), start=1)
 ]
 
 
@@ -167,6 +166,13 @@ def short_keys(said: Said) -> list[str]:
 def test_each_key_that_is_named_is_one_of_the_task_at_hand() -> None:
     assert sum(len(KEY.findall(said.text)) for said in LINES) > 150, "the walk finds them"
     assert [f"{said}: {key}" for said in LINES for key in unknown_keys(said)] == []
+
+
+def test_each_key_that_a_page_names_is_one_of_some_task() -> None:
+    """A page may speak of several tasks in a line."""
+    found = [(said, match[0]) for said in PAGES for match in KEY.finditer(said.text) if not match[0].endswith(FILES)]
+    assert len(found) > 50, "the walk finds them"
+    assert [f"{said}: {key}" for said, key in found if not any(is_key(key.rstrip("."), kind) for kind in KINDS)] == []
 
 
 def test_keys_are_named_from_their_beginning() -> None:
@@ -228,10 +234,13 @@ def unknown_commands(said: Said) -> list[str]:
     if " " not in said.text or said.file == "launchers/snapshot.py":  # a word for a program, scripts
         return []
     wrong = [option for option in OPTION.findall(said.text) if option not in OPTIONS]
-    for program, first, second, rest in COMMAND.findall(said.text):
+    found = list(COMMAND.finditer(said.text))
+    for match, following in zip_longest(found, found[1:]):
+        program, first, second = match.groups()
         if first in PROSE:
             continue
         command = command_of(program, first, second)
+        rest = re.split("[`;#&]", said.text[match.end() : following.start() if following else None])[0]
         if command is None:
             wrong.append(f"{program} {first}")
         else:
@@ -241,7 +250,7 @@ def unknown_commands(said: Said) -> list[str]:
 
 def test_each_command_and_option_that_is_named_is_there() -> None:
     assert sum(len(COMMAND.findall(said.text)) for said in LINES) > 100, "the walk finds them"
-    assert [f"{said}: {name}" for said in LINES for name in unknown_commands(said)] == []
+    assert [f"{said}: {name}" for said in [*LINES, *PAGES] for name in unknown_commands(said)] == []
 
 
 @pytest.mark.parametrize(
