@@ -91,13 +91,17 @@ def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:
     yield f"partial: {count} of {scores.items + count} items left out of {one.run.name}: {reasons}{more}"
 
 
+def _told(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(str(value))
+
+
 def _protocol(scored: Sequence[RunScores], found: Sequence[Scores]) -> Iterator[str]:
     """What all scores of a table have in common, and in what they differ."""
     protocols = [flatten(dict(scores.protocol)) for scores in found]
     keys = [key for key in dict.fromkeys(key for one in protocols for key in one) if key not in _IN_TABLE]
     common, odd = [], []
     for key in keys:
-        values = [shown(str(protocol.get(key, "-"))) for protocol in protocols]
+        values = [_told(protocol.get(key, "-")) for protocol in protocols]
         if len(set(values)) == 1:
             common.append(f"{key} {values[0]}")
         else:

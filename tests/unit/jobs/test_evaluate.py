@@ -221,12 +221,12 @@ def test_a_score_with_items_left_out_is_called_partial_and_says_why(
 
 def test_in_what_the_scores_of_a_table_are_not_alike_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def judge(run: RunConfig) -> list[Features]:
-        return features_of(run, protocol={"view": "centre", "antialias": run.seed == 0})
+        return features_of(run, protocol={"view": "centre", "part": 1 / 3, "antialias": run.seed == 0})
 
     monkeypatch.setattr(evaluate, "evaluators_of", judge)
     runs = [tiny_run(tmp_path / f"{seed}", *KNN, f"seed={seed}") for seed in (0, 1)]
     *_, common, odd = umt_eval(*runs).stdout.splitlines()
-    assert common == "with seed 1; view centre; precision fp32"
+    assert common == "with seed 1; view centre; part 0.333333; precision fp32"
     assert odd == f"not alike: antialias is True of {runs[0]}, False of {runs[1]}"
 
 
