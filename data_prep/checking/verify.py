@@ -283,7 +283,9 @@ def _holds_views(sample: StoredSample, record: Mapping[str, Any], views: str) ->
         return False
     if stored is None or stored.num_frames < 1:
         return False
-    return stored.numbers == frames_of(ALL if sample.media == "video" else views, stored.num_frames)
+    if sample.media == "video" or views == ALL:
+        return list(stored.numbers) == list(range(len(stored.numbers))) and len(stored.numbers) == stored.num_frames
+    return stored.numbers == frames_of(views, stored.num_frames)
 
 
 def _of_count(frames: int, record: Mapping[str, Any]) -> Iterator[Fault]:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.support.jobs import write_clips
 from tests.support.ranks import call, run_ranks
-from umt_ds.engine import metrics_file
+from umt_ds.engine.metrics_file import METRICS, read_scores
 
 STEPS = 3
 
 
-@pytest.mark.skipif(not hasattr(metrics_file, "read_scores"), reason="training does not evaluate yet")
 def test_umt_eval_finds_what_training_found_in_its_last_step(tmp_path: Path) -> None:
     """In bf16 under ZeRO, where training has cast the weights, on a set that two ranks cannot share evenly."""
     shards, held_out = write_clips(tmp_path / "train"), write_clips(tmp_path / "val", (5, 4))
@@ -24,7 +20,7 @@ def test_umt_eval_finds_what_training_found_in_its_last_step(tmp_path: Path) -> 
         f"run_dir={run}", f"data.sources.demo.shards={shards}", "task.teacher.weights=random", "data.workers=1",
         "batch.global=4", "batch.micro=2", f"schedule.steps={STEPS}", "schedule.warmup_steps=1", "cadence.log=1",
         "report.tensorboard=false", "engine.deepspeed=zero2_bf16.json", f"cadence.evaluate={STEPS}",
-        "evaluation.val.kind=knn", f"evaluation.val.shards={held_out}", "evaluation.val.batch=2",
+        "evaluation=null", "evaluation.val.kind=knn", f"evaluation.val.shards={held_out}", "evaluation.val.batch=2",
     ]  # fmt: skip
     run_ranks(
         2,
@@ -33,15 +29,10 @@ def test_umt_eval_finds_what_training_found_in_its_last_step(tmp_path: Path) -> 
             call("tests.distributed.eval_calls:evaluate", runs=[str(run)], out=str(out)),
         ],
     )
-    trained = _scores_of_training(run)
+    *_, trained = read_scores(run / METRICS)
     (found,) = json.loads(out.read_text())["runs"]
-    assert (found["step"], found["precision"]) == (STEPS, "bf16")
+    assert (found["step"], found["precision"]) == (trained.step, "bf16")
     (scores,) = found["evaluations"]
-    assert scores["items"] == 9
-    assert scores["values"] == trained["values"]
-    assert scores["protocol"] == trained["protocol"]
-
-
-def _scores_of_training(run: Path) -> Any:
-    lines = (run / metrics_file.METRICS).read_text().splitlines()
-    return [record for line in lines if "values" in (record := json.loads(line))][-1]
+    assert scores["items"] == trained.items == 9
+    assert scores["values"] == trained.values
+    assert scores["protocol"] == trained.protocol

@@ -21,7 +21,7 @@ from data_prep.sources.sets import Filter
 from tests.support.shards import frame, picture, write_shards
 from umt_ds.data.clips import read_record
 from umt_ds.data.shards.records import Member
-from umt_ds.data.shards.sample_record import captions_of, has_label, label_of, number_in
+from umt_ds.data.shards.sample_record import captions_of, has_label, label_of, number_in, stored_frames
 from umt_ds.errors import DecodeError
 
 PNG = picture(frame(0, 0))
@@ -36,6 +36,7 @@ ANY_JSON = st.recursive(
 FIELDS = [
     "caption", "label", "label_name", "duration_s", "fps", "source_width", "source_height", "width", "height", "codec",
     "source_frames", "stored_fps", "times_s", "youtube_id", "time_start", "time_end", "url", "interlaced",
+    "clip_frames", "num_frames_total",
 ]  # fmt: skip
 RECORDS = st.dictionaries(st.sampled_from(FIELDS), ANY_JSON, max_size=5)
 JSON = (RECORDS | ANY_JSON).map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40)
@@ -49,6 +50,8 @@ FILES = st.builds(  # both json and JSON in a sample are refused where the tar i
 
 class OneSample:
     """A source of training with a single sample."""
+
+    set_name = "set"
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = files
@@ -104,6 +107,24 @@ def test_what_a_record_says_is_a_text_a_number_or_nothing(record: dict[str, Any]
         assert has_label(record)
     kept = Filter(min_seconds=1, max_seconds=9, min_side=2, captioned=True, labelled=True).why_not(record)
     assert kept or (1 <= float(record["duration_s"]) <= 9 and record["caption"])
+
+
+NUMBERS = st.lists(st.integers(-1, 9) | st.booleans(), max_size=4) | ANY_JSON
+
+
+OF_FRAMES = {"source_frames": NUMBERS, "clip_frames": NUMBERS, "num_frames_total": st.integers(0, 4) | ANY_JSON}
+
+
+@given(st.fixed_dictionaries({}, optional=OF_FRAMES), st.integers(1, 4))
+def test_stored_frames_lie_in_their_clip_or_are_not_known_or_refused(record: dict[str, Any], num_stored: int) -> None:
+    try:
+        stored = stored_frames(record, num_stored)
+    except DecodeError:
+        assert record["source_frames"] is not None
+        return
+    if stored is not None:
+        assert len(stored.numbers) == num_stored
+        assert all(type(number) is int and 0 <= number < stored.num_frames for number in stored.numbers)
 
 
 @given(RECORDS)

@@ -19,9 +19,11 @@ from umt_ds.tasks.stage1.task import Stage1Task
 
 
 def make_config(folder: Path, *overrides: str) -> RunConfig:
-    """demo/stage1 with the smallest models: FOLDER/run, trained on FOLDER/train."""
+    """demo/stage1 with the smallest models: FOLDER/run, trained on FOLDER/train; without evaluations, or with those
+    that overrides name alone."""
+    is_judged = any(override.startswith("evaluation.") for override in overrides)
     tower = "{image_size: 16, patch_size: 8, width: 32, layers: 2, heads: 2, out_width: 16}"
-    return load_run(
+    config = load_run(
         "demo/stage1",
         (
             f"run_dir={folder / 'run'}",
@@ -33,9 +35,11 @@ def make_config(folder: Path, *overrides: str) -> RunConfig:
             "task.teacher.layers=2",
             "task.mask.ratio=0.5",
             f"data.sources.demo.shards={folder / 'train'}",
+            *(["evaluation=null"] if is_judged else []),
             *overrides,
         ),
     )
+    return config if is_judged else config.model_copy(update={"evaluation": {}})
 
 
 def write_run(config: RunConfig) -> Path:

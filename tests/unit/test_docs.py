@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import REPO
 
+PACKAGES = ("umt_ds", "data_prep", "launchers", "ds_configs", "tests")
 METHOD = REPO / "umt_ds" / "METHOD.md"
 # Pages of the people who planned the house; a reader of the repository does not have them.
 ELSEWHERE = ("SPE" + "C ", "ARCHITEC" + "TURE", "PEER" + "S.md")
@@ -18,10 +18,10 @@ PATH = re.compile(r"`((?:[\w.-]+/)+|(?:[\w.-]+/)*[\w-]+\.(?:py|md))`")  # folder
 
 
 def files_of_the_repository() -> list[Path]:
-    """All files that git knows, and those that it would add."""
-    listed = ["git", "-C", str(REPO), "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [REPO / name for name in names if (REPO / name).is_file()]
+    """Pages and settings at the root, and all that lies in the packages."""
+    inside = [path for package in PACKAGES for path in sorted((REPO / package).rglob("*"))]
+    found = [path for path in (*sorted(REPO.iterdir()), *inside) if path.is_file()]
+    return [path for path in found if "__pycache__" not in path.parts and path.name != ".git"]
 
 
 def text_of(path: Path) -> str:
@@ -71,3 +71,13 @@ def is_missing(name: str, *, beside: Path) -> bool:
 def test_every_path_that_a_readme_names_exists(readme: str) -> None:
     named = PATH.findall((REPO / readme).read_text())
     assert [name for name in named if is_missing(name, beside=(REPO / readme).parent)] == []
+
+
+def test_a_path_or_heading_that_is_not_there_is_seen() -> None:
+    beside = REPO / "umt_ds"
+    assert [is_missing(name, beside=beside) for name in ("tasks/stage1.py", "tasks/nothing/", "nothing.py")] == [
+        True
+    ] * 3
+    assert not any(is_missing(name, beside=beside) for name in ("tasks/stage1/task.py", "RUN/stacks/", "loop.py"))
+    assert POINTER.findall(f'see {METHOD.name}, "Masking", "Nothing".') == [', "Masking", "Nothing"']
+    assert {"Masking", "Nothing"} - headings(METHOD.read_text()) == {"Nothing"}

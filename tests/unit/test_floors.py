@@ -144,7 +144,7 @@ TORCH_FREE = (
     "umt_ds.config.*", "umt_ds.cli", "umt_ds.cli.config", "umt_ds.cli.train", "umt_ds.cli.report",
     "umt_ds.distributed.world", "umt_ds.distributed.local", "umt_ds.distributed.parent",
     "umt_ds.distributed.leftovers", "umt_ds.engine.manifest", "umt_ds.engine.readback", "umt_ds.engine.tidy",
-    "umt_ds.engine.metrics_file", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
+    "umt_ds.engine.metrics_file", "umt_ds.engine.best", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
     "umt_ds.data.clips", "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
     "umt_ds.data.shards.records", "umt_ds.data.shards.tars", "umt_ds.data.shards.left_out",
     "umt_ds.data.pixels.picture", "umt_ds.data.shards.sample_record", "umt_ds.data.pixels.video*", "umt_ds.bench",
@@ -333,6 +333,20 @@ def test_only_tasks_config_and_bench_name_the_settings_of_a_task() -> None:
         for one in IMPORTS
         if (target_module(one.target) in of_tasks or one.target.startswith("umt_ds.config.tasks.TaskConfig"))
         and not is_among(one.module, ("umt_ds.tasks.*", "umt_ds.config.*", "umt_ds.bench.*"))
+    ]
+    assert elsewhere == []
+
+
+def test_nobody_else_asks_which_task_it_is() -> None:
+    """No `kind == "stage1"`: whoever needs to know a task's answer asks its settings or its room."""
+    kinds = {path.parent.name for path in MODULES.values() if path.match("tasks/*/room.py")}
+    assert len(kinds) >= 3, "the walk finds them"
+    elsewhere = [
+        f"{module}:{node.lineno} says {node.value!r}"
+        for module, path in MODULES.items()
+        if not is_among(module, ("umt_ds.tasks.*", "umt_ds.config.tasks.*"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in kinds
     ]
     assert elsewhere == []
 

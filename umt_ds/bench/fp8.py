@@ -10,8 +10,8 @@ from torch import Tensor
 
 from umt_ds.bench.rate import ALONE, plan_of
 from umt_ds.config.run import RunConfig
-from umt_ds.config.tasks.image_text import ImageTextConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
+from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.errors import ConfigError
 from umt_ds.masking import MaskPlan
 from umt_ds.tasks.loader import build_loader
@@ -52,8 +52,8 @@ def compare(config: RunConfig, *, clips: int) -> Fp8Change:
     Raises ConfigError where the run has no teacher to quantise.
     """
     task = config.task
-    if isinstance(task, ImageTextConfig) or task.teacher is None:
-        raise ConfigError(f"task {task.kind} has no teacher here", hint="name a run of stage 1 or 2 that has one")
+    if not isinstance(task, (Stage1Config, Stage2Config)) or task.teacher is None:
+        raise ConfigError(f"task.kind {task.kind} has no teacher here", hint="name a run of stage 1 or 2 that has one")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher, _ = load_teacher(task.teacher)
     teacher.to(device, torch.bfloat16)

@@ -73,8 +73,8 @@ def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport
         raise ConfigError(
             f"task.kind {config.task.kind} has no plain twin: stages 1 and 2 have one", hint="leave --against away"
         )
-    if request.shown != "video" and not isinstance(config.task, Stage2Config):
-        raise ConfigError("--media is for stage 2, which learns from images too", hint="leave --media away")
+    if request.shown != "video" and not config.task.mixes_media:
+        raise ConfigError(f"--media: task.kind {config.task.kind} learns from clips alone", hint="leave --media away")
     if request.against_plain and request.shown == "packed":
         raise ConfigError("the published step shows one medium", hint="leave --against away, or --media packed")
     if request.against_plain and request.data == "shards":

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Batch, Media, Tokens
+from umt_ds.batch import Batch, Media, Targets, Tokens
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.models import BertConfig
 from umt_ds.config.run import RunConfig
@@ -45,11 +45,19 @@ class SyntheticBatches:
         self._plan, self._rank = plan, job.world.rank
         self._rows = plan.micro * config.data.num_sample
         frames, side = config.task.clip_shape
-        captions = _captions_of(config)
+        captions, has_labels = _captions_of(config), config.task.label_field is not None
         draw = torch.Generator().manual_seed(job.world.rank)
         batches = [
             [
-                _batch(medium, round(share * self._rows), 1 if medium == "image" else frames, side, captions, draw)
+                _batch(
+                    medium,
+                    round(share * self._rows),
+                    1 if medium == "image" else frames,
+                    side,
+                    captions,
+                    draw,
+                    has_labels,
+                )
                 for medium, share in shares_of_shown(shown).items()
             ]
             for _ in range(DIFFERENT_BATCHES)
@@ -85,11 +93,14 @@ def _captions_of(config: RunConfig) -> Captions:
     return lambda rows, _: None if tokenizer is None else tokenizer(["a caption of noise"] * rows)
 
 
-def _batch(medium: Media, rows: int, frames: int, side: int, captions: Captions, draw: torch.Generator) -> Batch:
+def _batch(
+    medium: Media, rows: int, frames: int, side: int, captions: Captions, draw: torch.Generator, has_labels: bool
+) -> Batch:
     pixels = torch.randint(0, 256, (rows, frames, side, side, 3), dtype=torch.uint8, generator=draw)
     numbers = torch.arange(rows)
     tokens = captions(rows, draw)
-    return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, ids=numbers)
+    targets = Targets(labels=torch.zeros_like(numbers) if has_labels else None)  # every task has a class 0
+    return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, targets=targets, ids=numbers)
 
 
 def _noise_captions(rows: int, draw: torch.Generator, *, task: Stage2Config) -> Tokens:

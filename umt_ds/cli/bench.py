@@ -124,7 +124,7 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
               help="SyntheticBatches in memory, or the run's own shards.")  # fmt: skip
 @click.option("--against", type=click.Choice(["plain"]), help="In turns with the published step in plain torch.")
 @click.option("--media", "shown", type=click.Choice(["video", "image", "packed"]), default="video", show_default=True,
-              help="Stage 2: what the noise is.")  # fmt: skip
+              help="What the noise is, where a task learns from images and clips.")  # fmt: skip
 @click.option("--rounds", type=_POSITIVE, default=5, show_default=True, help="Turns of each way.")
 @click.option("--steps", type=_POSITIVE, help="Steps of a turn; default: as many as fill a second.")
 @click.option("--sweep", "sweeps", multiple=True, metavar="KEY=A,B,…",
@@ -146,7 +146,7 @@ def step(
     keep: bool,
     outcome: Path | None,
 ) -> None:
-    """Measure one training step of run NAME, of stage 1 or 2, on this machine: clips/s, TFLOP/s, MFU, memory, where its
+    """Measure one training step of run NAME on this machine: clips/s, TFLOP/s, MFU, memory, where its
     time goes. No weights or shards are needed. A step is one micro-batch of each rank, unless batch.global is given.
 
     \b

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from umt_ds.cli.ranks import start_ranks, tell_the_others
+from umt_ds.data.shards.storage import is_url
 from umt_ds.distributed.world import sign_of_launcher
 from umt_ds.environment import set_default, temporary_folder, working_folder
 from umt_ds.errors import UmtError
@@ -15,8 +17,18 @@ from umt_ds.jobs.eval_plan import plan_text
 from umt_ds.jobs.eval_runs import EvalRun, find_runs
 from umt_ds.jobs.score_files import ScoreFiles
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+class _Local(click.Path):
+    """A path on this machine."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_url(value):  # Path would make a folder `s3:` of it
+            self.fail(f"{value} is a URL, and has to be a path on this machine", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_FILE = _Local(dir_okay=False, path_type=Path)
+_FOLDER = _Local(file_okay=False, path_type=Path)
 
 
 @click.command("eval")

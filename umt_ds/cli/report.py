@@ -21,7 +21,7 @@ def _place(ctx: click.Context, option: click.Parameter, text: str | None) -> Pat
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=_FOLDER, metavar="RUN...")
 @click.option("-o", "--out", type=_FOLDER, help="Where to write; default RUN/report. With several runs: OUT/NAME.")
-@click.option("--probe/--no-probe", default=True, help="Measure the kNN accuracy of the features (stage-1 runs).")
+@click.option("--probe/--no-probe", default=True, help="Measure the kNN accuracy of the features (runs with a probe).")
 @click.option(
     "--train", callback=_place, metavar="SHARDS", help="Labelled clips that vote; default: the run's own data."
 )

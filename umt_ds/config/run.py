@@ -89,9 +89,9 @@ def _meaningless(run: RunConfig) -> Remarks:
     is not refused but said (`effect.py`)."""
     task = run.task
     if run.batch.split_contrastive and not task.works_in_pieces:
-        yield "batch.split_contrastive", f"task.kind {task.kind} does not work on a share in pieces; stage 2 does"
+        yield "batch.split_contrastive", f"task.kind {task.kind} does not work on a share in pieces"
     if run.batch.media == "packed" and not task.mixes_media:
-        yield "batch.media", f"task.kind {task.kind} does not train on images and clips in one batch; stage 2 does"
+        yield "batch.media", f"task.kind {task.kind} does not train on images and clips in one batch"
     if run.engine.graph and not task.has_teacher:
         yield "engine.graph", f"it replays a teacher, and task.kind {task.kind} has none"
     for name, source in run.data.sources.items():

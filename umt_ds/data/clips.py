@@ -75,10 +75,14 @@ class _Reading(Generic[Ref]):
     def __init__(self, source: ClipSource[Ref], ref: Ref) -> None:
         self._source = source
         self._ref = ref
-        self.key = source.key(ref)
-        self.set_name = source.set_name
         self.members = source.members(ref)
         self.crcs: list[int] = []
+
+    def key(self) -> str:
+        return self._source.key(self._ref)
+
+    def set_name(self) -> str:
+        return self._source.set_name
 
     def __call__(self, members: Sequence[Member]) -> list[bytes]:
         self.crcs += [member.crc for member in members]
@@ -110,7 +114,7 @@ def read_clip(
         frames, numbers = read_frames(read.members, read, choose, leave_jpegs=leave_jpegs, memory=memory)
         record = _read_record(read) if with_record else {}
     decoded, jpegs = (_NO_FRAMES, frames) if isinstance(frames, Jpegs) else (frames, None)
-    return Clip(read.key, decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
+    return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
 
 
 def read_record(source: ClipSource[Ref], ref: Ref) -> Mapping[str, Any]:
@@ -183,7 +187,7 @@ def _among_stored(read: _Reading[Any], record: Record, rule: FrameRule) -> Choos
 def _lacks(read: _Reading[Any], rule: FrameRule, what: str) -> DataError:
     """Of the whole set: no other sample of it holds the frames of the rule."""
     return DataError(
-        f"{read.set_name} was not made for the frames of {rule.views}: its sample {read.key} {what}",
+        f"{read.set_name()} was not made for the frames of {rule.views}: its sample {read.key()} {what}",
         hint=f"make the set with `umt-data … --views {rule.views}` in the place of --frames or --fps, and any other "
         "views that it is to serve",
     )

@@ -77,7 +77,7 @@ class Draws:
         }
         # frames are rendered before the next are read: fresh memory for each clip would cost its pages every time
         self._frame_memory: LruCache[tuple[int, ...], Frames] = LruCache(new_memory, size=4)
-        self.programme = MediaSchedule(
+        self.schedule = MediaSchedule(
             [spec.media for spec in specs],
             _weights(specs, self.sources),
             seed=plan.seed,
@@ -91,7 +91,7 @@ class Draws:
 
     def expect(self, draws: range) -> None:
         """Tell each source what the draws will read, so that a remote one fetches it at once."""
-        drawn = [self.programme(draw) for draw in draws]
+        drawn = [self.schedule(draw) for draw in draws]
         for number, source in enumerate(self.sources):
             if isinstance(source, ShardSource):
                 source.prefetch(self._orders[number](k) for which, k in drawn if which == number)
@@ -99,7 +99,7 @@ class Draws:
     def show(self, draw: int) -> tuple[Clip, SampleMeta, list[Fault]]:
         """Draw `draw`: its sample or the first good substitute, and what was wrong with those before."""
         plan = self._plan
-        number, k = self.programme(draw)
+        number, k = self.schedule(draw)
         source = self.sources[number]
         if isinstance(source, TarStream):
             seed = key_of(plan.seed, "stream", self._specs[number].name, draw)

@@ -63,8 +63,8 @@ class BatchBuilder:
         step_start = number // plan.accumulation * plan.global_draws
         faults: list[Fault] = []
         parts = []
-        for medium in self.draws.programme.media:
-            own = [draw for draw in draws if self.draws.programme.medium(draw) == medium]
+        for medium in self.draws.schedule.media:
+            own = [draw for draw in draws if self.draws.schedule.medium(draw) == medium]
             if own:
                 parts.append(self._build(own, medium, step_start, faults))
         return WorkerBatch(tuple(parts), tuple(faults), self.draws.take_traffic())

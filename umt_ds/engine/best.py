@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from umt_ds.engine.manifest import CHECKPOINTS, folder_name
 from umt_ds.engine.readback import parse_json, read_back
 from umt_ds.errors import CheckpointError
+from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 
@@ -69,7 +69,7 @@ def judge(run: Path, new: Best) -> None:
         log.warning("the best checkpoint so far, %s, is gone: the best is judged anew", old.checkpoint)
         old = None
     log.log(logging.WARNING if new.left_out else logging.INFO, "%s", _verdict(new, old))
-    _write(run, best_of(new, old))
+    write_whole(run / CHECKPOINTS / BEST, json.dumps(asdict(best_of(new, old)), allow_nan=False) + "\n")
 
 
 def _verdict(new: Best, old: Best | None) -> str:
@@ -103,14 +103,6 @@ def read_best(run: Path) -> Best | None:
     if not fits:
         raise _damaged(path)
     return best
-
-
-def _write(run: Path, best: Best) -> None:
-    """The file appears whole."""
-    path = run / CHECKPOINTS / BEST
-    partial = path.with_name(f"{BEST}.partial")
-    partial.write_text(json.dumps(asdict(best), allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _damaged(path: Path) -> CheckpointError:

@@ -22,8 +22,8 @@ from umt_ds.engine.readback import refuse_no_file
 from umt_ds.engine.schedule import lr_at
 from umt_ds.engine.speed import Lap, peak_flops, peak_memory_gib
 from umt_ds.engine.step_stats import GlobalStepStats, RankTimes
-from umt_ds.errors import MachineError, some
-from umt_ds.evaluation.evaluator import LeftOut, Scores
+from umt_ds.errors import MachineError
+from umt_ds.evaluation.evaluator import Scores
 
 log = logging.getLogger("umt_ds")
 
@@ -66,7 +66,6 @@ class Report:
         self._flops_per_view = flops_per_view
         self._peak, self._peak_source = peak_flops(device)
         self._attempt = 0
-        self._told_left_out: dict[str, tuple[LeftOut, ...]] = {}  # by the name of the evaluation
         self._file: TextIO | None = None
         self._writer: Any = None
         self._wandb: Any = None
@@ -117,10 +116,10 @@ class Report:
         log.info("%s", self._line(record, [name for name in heard.losses if name != "loss"]))
 
     def scores(self, step: int, scores: Scores, *, seconds: float) -> None:
-        """Log what an evaluation found after `step` steps, and how long it took."""
+        """Log what an evaluation found after `step` steps, and how long it took. Which items it left out, and why, the
+        evaluator has said."""
         if not self._world.is_first:
             return
-        self._tell_left_out(scores, step)
         self._write(
             {
                 "kind": SCORES,
@@ -145,15 +144,6 @@ class Report:
             f" | partial: {len(scores.left_out)} left out" if scores.is_partial else "",
             seconds,
         )
-
-    def _tell_left_out(self, scores: Scores, step: int) -> None:
-        """Which items, and why: once, and again when they are others."""
-        if scores.is_partial and self._told_left_out.get(scores.name) != scores.left_out:
-            items = some((f"{item.key} ({item.reason})" for item in scores.left_out), 10, each=200)
-            log.warning(
-                "evaluation %s left out %d items at step %d: %s", scores.name, len(scores.left_out), step, items
-            )
-        self._told_left_out[scores.name] = scores.left_out
 
     def _line(self, record: dict[str, Any], parts: list[str]) -> str:
         detail = " ".join(f"{name} {record[name]:.4f}" for name in parts)

@@ -36,7 +36,8 @@ class Scores:
 
 class Evaluator(Protocol):
     """One evaluation of a run. Every rank calls it with the same module in evaluation mode, and makes the same number
-    of forward passes, because ZeRO stage 3 gathers weights in them."""
+    of forward passes, because ZeRO stage 3 gathers weights in them. It names the items that it leaves out, and why, in
+    the log: once, however often it is run."""
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
-from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
+from umt_ds.config.evaluation import EvaluationConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path
@@ -40,10 +40,9 @@ def sets_of(config: RunConfig, settings: EvaluationConfig) -> list[PlannedSet]:
 
 
 def _named(config: RunConfig, settings: EvaluationConfig) -> Iterator[tuple[str, str]]:
-    voters = (settings.voters or first_source(config)) if isinstance(settings, KnnEvaluation) else None
-    if voters is not None:
-        yield "voters", voters
-    yield "shards", settings.shards
+    if settings.looks_at_training_clips and (source := first_source(config)):
+        yield "voters", source
+    yield from settings.places.items()
 
 
 def plan_text(runs: Sequence[EvalRun], ranks: int) -> str:

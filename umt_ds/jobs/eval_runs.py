@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from umt_ds.config.check import Tree, check
-from umt_ds.config.evaluation import EVALUATION_KINDS, KnnEvaluation
+from umt_ds.config.evaluation import EVALUATION_KINDS
 from umt_ds.config.explain import Origin, Origins
 from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import lay_overrides, load_tree, run_names
@@ -66,7 +66,7 @@ def _find(name: str, overrides: Sequence[str], only: Sequence[str], own_weights:
     folder = _folder_called(name)
     tree, origins = _tree_of_folder(folder) if folder is not None else _tree_of_recipe(name)
     lay_overrides(tree, origins, overrides)
-    _forget_teacher(tree)
+    _forget_training(tree)
     config = _with_evaluations(check(tree, origins, keep_unset=True), only, name)
     _refuse_unset(config, name)
     if folder is not None and own_weights:
@@ -113,12 +113,15 @@ def _tree_of_recipe(name: str) -> tuple[Tree, Origins]:
     raise ConfigError(f"{name}: there is no such folder or file, and no shipped run is called so", hint=hint)
 
 
-def _forget_teacher(tree: Tree) -> None:
-    """A teacher of random weights: nobody asks it anything here, and its file may not be on this machine."""
-    task = tree.get("task")
+def _forget_training(tree: Tree) -> None:
+    """What training alone needs. A teacher gets random weights: nobody asks it anything here, and its file may not be
+    on this machine. No checkpoint is kept as the best, whose evaluation may not be among those that are made."""
+    task, cadence = tree.get("task"), tree.get("cadence")
     teacher = task.get("teacher") if isinstance(task, dict) else None
     if isinstance(teacher, dict):
         teacher["weights"] = "random"
+    if isinstance(cadence, dict):
+        cadence.pop("keep_best", None)
 
 
 def _with_evaluations(config: RunConfig, only: Sequence[str], name: str) -> RunConfig:
@@ -149,9 +152,9 @@ def _refuse_unset(config: RunConfig, name: str) -> None:
 
 
 def _default_voters(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """The training data that an evaluation reads because its settings name no other, by evaluation."""
+    """The training clips that vote in an evaluation, because its settings name no others."""
     for name, settings in config.evaluation.items():
-        if isinstance(settings, KnnEvaluation) and settings.voters is None and (source := first_source(config)):
+        if settings.looks_at_training_clips and (source := first_source(config)):
             yield name, source
 
 

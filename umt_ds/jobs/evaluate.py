@@ -18,10 +18,10 @@ from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import versions
-from umt_ds.engine.checkpoint_files import read_checkpoint_weights
+from umt_ds.engine.checkpoint_files import read_checkpoint_weights, verify_files
 from umt_ds.engine.manifest import read_checkpoint_manifest
 from umt_ds.engine.protocol import Task
-from umt_ds.errors import UmtError
+from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
 from umt_ds.jobs.eval_plan import sets_of
 from umt_ds.jobs.eval_runs import EvalRun
@@ -46,9 +46,11 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
     """
     with start_job() as job, ending_together(job.world):
         _log_to_stderr(job.world)
+        # what is wrong with the last run is said before hours go into the first
         if job.world.is_first:
             files.check(runs)
-        judges = [evaluators_of(run.config) for run in runs]  # all of them first: what is wrong is said at once
+            _verify_checkpoints(runs)
+        judges = [evaluators_of(run.config) for run in runs]
         scored = [
             _score(run, evaluators, job, predictions=files.predictions is not None)
             for run, evaluators in zip(runs, judges, strict=True)
@@ -58,6 +60,18 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         about = {"versions": versions(), "device": _name_of(job.device), "ranks": job.world.size}
         said = files.write(scored, about)
         return "\n".join([score_text(scored), *said])
+
+
+def _verify_checkpoints(runs: Sequence[EvalRun]) -> None:
+    """Raises CheckpointError for files that are not those that were written."""
+    for run in runs:
+        if run.checkpoint is None:
+            continue
+        try:
+            verify_files(run.checkpoint, read_checkpoint_manifest(run.checkpoint))
+        except DamagedCheckpointError as error:
+            hint = f"score another checkpoint of the run: a folder of {run.checkpoint.parent}"
+            raise CheckpointError(f"{run.name}: {error.what}", hint=hint) from error
 
 
 def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.jobs.eval_runs import EvalRun
+from umt_ds.whole_file import write_whole
 
 if TYPE_CHECKING:
     from umt_ds.evaluation.evaluator import Scores

@@ -19,7 +19,6 @@ from umt_ds.engine.memory import StateBytes, state_bytes
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.preflight.assumed_loader import FRAME_BYTES, assumed_loader, assumed_pace
 from umt_ds.preflight.evaluation_time import evaluation_lines
-from umt_ds.preflight.paper import PAPER, PAPER_GPUS, Published
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.kinds import cost_of
 from umt_ds.tasks.sources import count_samples, media_shares, shards_of
@@ -105,18 +104,13 @@ class JobPlan:
     @property
     def paper_mfu(self) -> float | None:
         """Share of peak that the paper's hours mean, by the arithmetic of the published code; None: not its run."""
-        published = self.published
+        published = self.config.task.published
         if published is None:
             return None
         cost = cost_of(self.config, self.precision, shares=published.shares)
-        seconds = published.hours * 3600 * PAPER_GPUS
+        seconds = published.hours * 3600 * published.gpus
         views = published.samples * published.epochs
         return cost.published_flops * views / (seconds * GPUS["a100"].half_flops)
-
-    @property
-    def published(self) -> Published | None:
-        """The paper's run of this kind and size."""
-        return PAPER.get((self.config.task.kind, self.config.task.student_preset))
 
     def text(self) -> str:
         """The plan as `umt plan` prints it."""
@@ -346,14 +340,14 @@ def _checkpoint(plan: JobPlan) -> list[str]:
 
 
 def _paper(plan: JobPlan) -> list[str]:
-    mfu, published = plan.paper_mfu, plan.published
+    mfu, published = plan.paper_mfu, plan.config.task.published
     if mfu is None or published is None:
         return []
-    hours, views = published.hours, published.samples * published.epochs
+    hours, gpus, views = published.hours, published.gpus, published.samples * published.epochs
     what = "clips" if published.shares.keys() == {"video"} else "images and clips"
     return [
-        f"{hours} h on {PAPER_GPUS} A100 = {hours * PAPER_GPUS:,} GPU-hours for {published.samples:,} {what} x "
-        f"{published.epochs} epochs: {views / hours / 3600 / PAPER_GPUS:.1f} clips/s a GPU, {mfu:.1%} MFU by the "
+        f"{hours} h on {gpus} A100 = {hours * gpus:,} GPU-hours for {published.samples:,} {what} x "
+        f"{published.epochs} epochs: {views / hours / 3600 / gpus:.1f} clips/s a GPU, {mfu:.1%} MFU by the "
         "published arithmetic"
     ]
 

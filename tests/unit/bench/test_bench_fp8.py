@@ -39,7 +39,7 @@ def test_the_teacher_of_stage_2_is_measured_too(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_teacher_has_nothing_to_quantise() -> None:
-    with pytest.raises(ConfigError, match="task image_text has no teacher"):
+    with pytest.raises(ConfigError, match=r"task\.kind image_text has no teacher"):
         CliRunner().invoke(command, ["fp8", "demo/teacher"], catch_exceptions=False)
 
 

@@ -76,7 +76,7 @@ def test_a_task_without_its_kind_is_told_to_name_it(tmp_path: Path) -> None:
         ("demo/stage1", "batch.global_=3", "batch.global exists"),
         ("demo/stage1", "frames=3", "task.student.frames and data.sources.demo.frames exist"),
         ("demo/stage2", "task.teacher.wieghts=x", "task.teacher.weights exists"),
-        ("demo/stage1", "data.sources.demo.frames.kind=x", "task.kind and task.mask.kind exist"),
+        ("demo/teacher", "data.sources.demo.frames.kind=x", "task.kind exists"),
     ],
 )
 def test_an_unknown_key_is_told_with_keys_of_this_task_and_never_with_itself(

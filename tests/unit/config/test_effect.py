@@ -63,7 +63,7 @@ SAID = [
     ("demo/stage1", ["init.weights=/a", "init.resume_from=/b"], "init.weights"),
     ("demo/stage1", ["cadence.max_skipped=2", "engine.deepspeed=zero2_fp16.json"], "cadence.max_skipped"),
     ("demo/teacher", ["cadence.evaluate=10"], "cadence.evaluate"),
-    ("demo/teacher", [KNN], "evaluation"),
+    ("demo/stage1", ["cadence.evaluate=0"], "evaluation"),
 ]
 
 
@@ -113,19 +113,19 @@ def test_recipes_leave_nothing_behind_but_the_name_of_a_loss_that_an_ablation_is
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("name", "overrides", "says"),
     [
-        (["cadence.evaluate=10"], "is no NAME/METRIC of an evaluation of this run (it has none)"),
-        ([KNN, "cadence.evaluate=10", "cadence.keep_best=probe/label"], "(it has knn)"),
-        ([KNN, "cadence.evaluate=10", "cadence.keep_best=knn"], "knn is no NAME/METRIC"),
-        ([KNN], "knn/label is never measured, because cadence.evaluate is 0"),
+        ("demo/teacher", ["cadence.evaluate=10"], "is no NAME/METRIC of an evaluation of this run (it has none)"),
+        ("demo/stage1", ["cadence.keep_best=probe/label"], "(it has knn)"),
+        ("demo/stage1", ["cadence.keep_best=knn"], "knn is no NAME/METRIC"),
+        ("demo/stage1", ["cadence.evaluate=0"], "knn/label is never measured, because cadence.evaluate is 0"),
     ],
 )
-def test_the_best_of_what_is_not_measured_is_refused(overrides: list[str], says: str) -> None:
+def test_the_best_of_what_is_not_measured_is_refused(name: str, overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=r"^cadence\.keep_best: ") as raised:
-        load_run("demo/teacher", ["cadence.keep_best=knn/label", *overrides])
+        load_run(name, ["cadence.keep_best=knn/label", *overrides])
     assert says in raised.value.what
-    load_run("demo/teacher", [KNN, "cadence.keep_best=knn/label", "cadence.evaluate=10"])
+    load_run("demo/stage1", ["cadence.keep_best=knn/label"])
 
 
 def test_umt_config_says_it_beside_the_yaml() -> None:

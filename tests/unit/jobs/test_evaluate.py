@@ -148,6 +148,11 @@ def test_a_set_named_on_the_command_line_is_the_only_one(tmp_path: Path) -> None
     assert "val (knn)" not in text
 
 
+def test_a_best_checkpoint_of_another_evaluation_is_no_hindrance(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, *KNN, "cadence.evaluate=5", "cadence.keep_best=val/label")
+    assert umt_eval(run, "--kind", "knn", "--shards", "/data/new").exit_code == 0
+
+
 def test_a_folder_with_an_equals_sign_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_run(tmp_path, *KNN).rename(tmp_path / "lr=3")
     monkeypatch.chdir(tmp_path)
@@ -334,6 +339,7 @@ def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
         (("--kind", "knn"), "--shards and --kind belong together"),
         (("other", "--weights", "w.pt"), "of one RUN"),
         (("",), "a RUN is empty text"),
+        (("-o", "s3://bucket/scores.json"), "s3://bucket/scores.json is a URL"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_mistake(more: tuple[str, ...], said: str) -> None:
@@ -363,6 +369,20 @@ def test_what_cannot_be_written_is_found_before_anything_is_evaluated(
         error = refused(run, option, run / "config.yaml" / "scores")
         assert isinstance(error, MachineError)
         assert "config.yaml" in error.what
+
+
+def test_a_damaged_checkpoint_is_found_before_anything_is_evaluated(
+    tmp_path: Path, judged: Callable[..., None]
+) -> None:
+    judged(fail=lambda world: pytest.fail("evaluated"))
+    runs = [tiny_run(tmp_path / name, *KNN) for name in ("good", "bad")]
+    with (runs[1] / "checkpoints" / "step-00000006" / "weight-00000.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    ended = umt_eval(*runs)
+    assert ended.exit_code == 1
+    assert f"error: {runs[1]}: step-00000006: weight-00000.safetensors was altered" in ended.stderr
+    assert f"a folder of {runs[1] / 'checkpoints'}" in ended.stderr
 
 
 def test_weights_that_do_not_fit_end_with_one_error(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_mixture_draws_as_an_epoch_counts(folder: Path) -> None:
     few, many = spec(folder / "few", name="few"), spec(folder / "many", name="many")
     for repeat, share in ((1.0, 4 / 20), (12.0, 48 / 64)):
         loader = Loader([replace(few, repeat=repeat), many], PLAN)
-        drawn = Counter(loader.builder.draws.programme(draw)[0] for draw in range(4096))
+        drawn = Counter(loader.builder.draws.schedule(draw)[0] for draw in range(4096))
         loader.close()
         assert drawn[0] / 4096 == pytest.approx(share, abs=1e-3)
 

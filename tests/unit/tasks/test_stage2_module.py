@@ -104,7 +104,7 @@ def test_equal_captions_are_positives_or_as_published_are_not() -> None:
             )
 
 
-def test_false_pairs_never_belong_together() -> None:
+def test_negatives_never_match() -> None:
     module, rows = tiny_module(), tiny_rows("image", range(6), texts=[0, 0, 0, 1, 1, 2])
     (encoded,) = module.encode([rows])
     for step in range(20):
@@ -115,7 +115,7 @@ def test_false_pairs_never_belong_together() -> None:
 
 
 @pytest.mark.parametrize("texts", [[7], [7, 7, 7]])
-def test_rows_without_any_false_partner_do_not_count_and_nothing_becomes_nan(texts: list[int]) -> None:
+def test_rows_without_a_negative_do_not_count_and_nothing_becomes_nan(texts: list[int]) -> None:
     module, rows = tiny_module(), tiny_rows("image", range(len(texts)), texts=texts)
     parts, grads = run(module, rows)
     assert all(math.isfinite(float(value)) for value in parts.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from umt_ds.config.models import BertConfig, TeacherConfig
 from umt_ds.config.section import Section
@@ -19,6 +19,16 @@ class ClipShape(NamedTuple):
 
     frames: int
     side: int
+
+
+class PublishedRun(NamedTuple):
+    """What a paper tells of its run, to stand beside a plan: hours on so many A100-80G, and what was shown."""
+
+    hours: int
+    gpus: int
+    samples: int
+    epochs: int
+    shares: Mapping[Literal["image", "video"], float]
 
 
 class TaskSettings(Section):
@@ -43,8 +53,8 @@ class TaskSettings(Section):
         return {}
 
     @property
-    def student_preset(self) -> str | None:
-        """The size of what is trained, where the paper has runs of that size."""
+    def published(self) -> PublishedRun | None:
+        """The run of this kind and size that a paper tells of."""
         return None
 
     @property

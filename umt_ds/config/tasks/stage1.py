@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from umt_ds.config.data import SourceConfig
 from umt_ds.config.models import MaskConfig, StudentConfig, TeacherConfig
-from umt_ds.config.tasks.base import ClipShape, Remarks, TaskSettings
+from umt_ds.config.tasks.base import ClipShape, PublishedRun, Remarks, TaskSettings
 
 if TYPE_CHECKING:
     from umt_ds.config.run import RunConfig
@@ -40,8 +40,9 @@ class Stage1Config(TaskSettings):
         return {"teacher": self.teacher}
 
     @property
-    def student_preset(self) -> str:
-        return self.student.preset
+    def published(self) -> PublishedRun | None:
+        hours = {"vit_b16": 60, "vit_l16": 90}.get(self.student.preset)
+        return None if hours is None else PublishedRun(hours, 32, 658_000, 200, {"video": 1.0})
 
     @property
     def has_teacher(self) -> bool:

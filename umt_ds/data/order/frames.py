@@ -1,7 +1,8 @@
 """Which frames of a clip a draw shows: pure functions of the number of stored frames and a key.
 
 A shard stores N frames spread evenly over the clip (32 by default), so "frame" means stored frame here:
-eight segments of 32 leave four candidates each, and a dense stride counts stored frames.
+eight segments of 32 leave four candidates each, and a dense stride counts stored frames. Which frames of the source a
+published score is of: `views.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,13 @@ import pytest
 from data_prep.checking.verify import verify
 from data_prep.cli import main
 from data_prep.cli.making import unused_options
-from data_prep.clip import RunOptions, StoreOptions
+from data_prep.clip import Clip, RunOptions, Sample, Store, StoreOptions
+from data_prep.decode import make_sample
 from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
 from data_prep.state.manifest import views_of
 from data_prep.state.plan import load_plan
+from tests.support.shards import png_frames, write_shards
 from tests.support.videos import shown_number, write_numbered_video
 from umt_ds.data.clips import read_clip
 from umt_ds.data.order.views import Views, frames_of
@@ -147,17 +149,30 @@ def test_verify_stats_and_show_know_the_views(umt: Umt, made: Path) -> None:
     assert f"views   {VIEWS}: {stored} of the 50 frames of the clip" in umt("show", made, "a").text
 
 
-@pytest.mark.parametrize("stored", ["npy", "mp4"])
-def test_verify_holds_every_sample_against_the_views_of_the_set(videos: Path, tmp_path: Path, stored: str) -> None:
-    listing, out = list_folder(videos).first_in_order(), tmp_path / "set"
-    store = StoreOptions(short_side=48, views="ssv2:8x2", store=stored)  # type: ignore[arg-type]
-    prepare(listing, out, name="set", store=store, run=RunOptions(workers=1))
-    assert verify(out, every=1).faults == []
+def views_set(out: Path, views: str, files: Mapping[str, bytes]) -> Path:
+    """A set of one sample whose manifest states these views."""
+    write_shards(out, [1], members=lambda _: files)
     manifest = load_manifest(out)
-    manifest.options["views"] = "ssv2:4x2"  # of which an mp4 has every frame, too
+    manifest.options["views"] = views
     manifest.save(out)
-    kinds = {kind for kind, _ in verify(out, every=1).faults}
-    assert kinds == ({"frames are not those of the views"} if stored == "npy" else set())
+    return out
+
+
+@pytest.mark.parametrize(("stored", "fault"), [("npy", True), ("mp4", False)])  # an mp4 has the frames of all views
+def test_verify_holds_a_sample_against_the_views_of_its_set(
+    videos: Path, tmp_path: Path, stored: Store, fault: bool
+) -> None:
+    store = StoreOptions(short_side=48, views="ssv2:8x2", store=stored)
+    sample = make_sample(Clip("clip-0000", "a.mp4"), root=videos, media="video", store=store)
+    assert isinstance(sample, Sample)
+    found = verify(views_set(tmp_path, "ssv2:4x2", sample.members), every=1).faults
+    assert [kind for kind, _ in found] == ["frames are not those of the views"] * fault
+
+
+def test_verify_finds_a_sample_that_claims_more_frames_than_memory_holds(tmp_path: Path) -> None:
+    claimed = {"source_frames": list(range(6)), "clip_frames": [0, 2**62]}
+    out = views_set(tmp_path, "all", {**png_frames(0), "json": json.dumps(claimed).encode()})
+    assert [kind for kind, _ in verify(out, every=1).faults] == ["frames are not those of the views"]
 
 
 def test_copies_keep_the_views_and_sets_of_different_views_do_not_mix(

@@ -1,0 +1,94 @@
+"""The door of the toy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from umt_ds.config.tasks.toy import ToyConfig
+from umt_ds.tasks.toy.task import ToyModule, ToyTask
+
+from umt_ds.batch import Media
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.run import RunConfig
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.shards.storage import as_path
+from umt_ds.distributed.world import World
+from umt_ds.evaluation.encode import encode_set, place_of
+from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
+from umt_ds.evaluation.exhibits import Exhibit, Remark
+from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.evaluators import evaluation_set
+from umt_ds.tasks.room import ExhibitOptions, Say
+
+
+def tokenizer(run: RunConfig) -> None:
+    """No text is read."""
+
+
+def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> ToyTask:
+    return ToyTask(_settings(run), seed=run.seed, device=device)
+
+
+def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
+    task = _settings(run)
+    flops = 2.0 * 3 * task.frames * task.cells**2 * task.classes
+    return TaskCost(
+        sentence=f"{task.classes} classes, {task.frames} frames of {task.image_size} px",
+        parameters=round(flops / 2) + task.classes,
+        teacher_parameters=0,
+        forward_flops=flops,
+        student_flops=3 * flops,
+        teacher_flops=0.0,
+        published_student_flops=3 * flops,
+        published_teacher_flops=0.0,
+        pixel_bytes=3 * task.frames * task.image_size**2,
+        activation_bytes=12.0 * task.frames * task.cells**2,
+        teacher_bytes=0.0,
+        evaluation_flops=flops,
+    )
+
+
+def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+    task, found = _settings(run), []
+    for name, settings in run.evaluation.items():
+        request = ClipRequest(
+            frames=middle_frames(task.frames), side=task.image_size, label_fields=(task.label,), needs_labels=True
+        )
+        found.append(Accuracy(name, evaluation_set(as_path(settings.shards), request, settings, run)))
+    return found
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Satisfies `Evaluator`: how often the class with the largest logit is right."""
+
+    name: str
+    items: EvaluationSet
+    metrics: tuple[str, ...] = ("accuracy",)
+
+    def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
+        assert isinstance(module, ToyModule)
+
+        def logits(pixels: Tensor) -> Tensor:
+            colours: Tensor = module.classify(module.colours(pixels))
+            return colours
+
+        found = encode_set({"logits": logits}, self.items, world, device=place_of(module)[0], beat=beat)
+        said = found.vectors["logits"].argmax(dim=-1).tolist()
+        right = [item.labels[0] == one for item, one in zip(found.items, said, strict=True)]
+        rows = {"key": list(found.keys), "class": said} if predictions else None
+        values = {"accuracy": 100 * sum(right) / len(right)}
+        return Scores(self.name, values, len(right), found.left_out, {"shards": str(self.items.shards)}, rows)
+
+
+def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
+    yield Remark("What was learned", f"{_settings(run).classes} classes told apart by their colours.")
+
+
+def _settings(run: RunConfig) -> ToyConfig:
+    assert isinstance(run.task, ToyConfig)
+    return run.task
