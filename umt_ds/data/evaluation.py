@@ -33,7 +33,7 @@ from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
 
-_PREFETCH = 2  # batches that a worker builds ahead
+_PREFETCH = 1  # batches that a worker builds ahead: those of training stay in memory meanwhile
 _STALL_LIMIT_S = 900.0
 
 # How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval).
