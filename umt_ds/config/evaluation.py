@@ -65,6 +65,11 @@ class RetrievalEvaluation(EvaluationSettings):
     kind: Literal["retrieval"]
     caption: Text = Field("caption", description="field of a sample's json with its text, or a list of texts")
     antialias: bool | None = Field(None, description="how frames are resized; default: as the run's own clips")
+    frames: Literal["stored", "published"] = Field(
+        "stored",
+        description="the middle of each part of the stored frames; or of all frames of the video, as published scores, "
+        "which wants shards made with umt-data … --views retrieval:T for the T frames of the run's clips",
+    )
 
 
 EvaluationConfig = Annotated[KnnEvaluation | RetrievalEvaluation, Field(discriminator="kind")]

@@ -10,7 +10,7 @@ So a model sees the same batches whatever the number of ranks, and on a CPU ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from umt_ds.batch import Movable
-from umt_ds.data.clips import read_clip
+from umt_ds.data.clips import ChooseFrames, read_clip
 from umt_ds.data.order.frames import middle
+from umt_ds.data.order.views import FrameRule, Views
 from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.data.shards.block_cache import BlockCache
@@ -32,7 +33,7 @@ from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
 
-_PREFETCH = 2  # batches that a worker builds ahead
+_PREFETCH = 1  # batches that a worker builds ahead: those of training stay in memory meanwhile
 _STALL_LIMIT_S = 900.0
 
 # How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval).
@@ -49,21 +50,27 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class FrameRule:
-    """Which frames of a clip are shown. choose: number of stored frames → `count` of them; text: how that is said."""
+class ShownFrames:
+    """Which frames of a clip are shown, `count` of them. text: how that is said. choose: as `read_clip` takes it."""
 
     text: str
     count: int
-    choose: Callable[[int], list[int]]
+    choose: ChooseFrames | FrameRule
 
 
-def middle_frames(count: int) -> FrameRule:
-    """The centre of each of `count` equal parts of the stored frames (`order.frames.middle`)."""
-    return FrameRule(
+def middle_frames(count: int) -> ShownFrames:
+    """The centre of each of `count` equal parts of the stored frames (`order.frames.middle`), in any set."""
+    return ShownFrames(
         f"the middle frame of each of {count} parts of the stored frames",
         count,
         lambda num_frames: middle(num_frames, count=count),
     )
+
+
+def published_frames(views: Views) -> ShownFrames:
+    """What published evaluation shows while a model trains, of all frames that the video has. A set that does not store
+    these is a DataError that names the command which makes it."""
+    return ShownFrames(f"{views}, of all frames of the video, as published", views.num_frames, views.validation_rule)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class ClipRequest:
     caption_field: None where no text is wanted; else a clip without text is left out. clean: see `Tokenize`.
     """
 
-    frames: FrameRule
+    frames: ShownFrames
     side: int
     view: EvaluationView = "centre"
     antialias: bool = True
@@ -87,12 +94,12 @@ class ClipRequest:
 @dataclass(frozen=True)
 class ItemInfo:
     """An item that was read, without its pixels. number: its place in the set. content: a hash of its key and of the
-    bytes that were read of it. stored_frames: of which some were shown."""
+    bytes that were read of it. stored_frames: of which some were shown; None where all that the video has count."""
 
     number: int
     key: str
     content: int
-    stored_frames: int
+    stored_frames: int | None
     labels: tuple[int, ...]  # in the order of `label_fields`; -1 where it has none
     captions: tuple[str, ...]  # cleaned; empty where none were asked for
 
@@ -206,17 +213,20 @@ class EvaluationSet:
 
     def _read(self, place: int, ref: SampleRef) -> tuple[ItemInfo, NDArray[np.uint8]]:
         """An item and its view [T,side,side,3]. Raises DecodeError for one that is bad or lacks what is asked for."""
-        request, stored = self.request, 0
+        request = self.request
+        rule = request.frames.choose
+        noted: list[int] = []
 
         def choose(num_frames: int) -> list[int]:
-            nonlocal stored
-            stored = num_frames
+            noted.append(num_frames)
             if num_frames < 1:
                 raise DecodeError("the clip holds no frames")
-            return request.frames.choose(num_frames)
+            return rule(num_frames)
 
         with_record = bool(request.label_fields) or request.caption_field is not None
-        clip = read_clip(self._source, ref, choose=choose, with_record=with_record)
+        clip = read_clip(
+            self._source, ref, choose=rule if isinstance(rule, FrameRule) else choose, with_record=with_record
+        )
         labels = tuple(label_of(clip.record, field) for field in request.label_fields)
         if request.needs_labels and -1 in labels:
             raise DecodeError(f"it has no label in {request.label_fields[labels.index(-1)]!r}")
@@ -227,5 +237,5 @@ class EvaluationSet:
                 raise DecodeError(f"it has no caption in {request.caption_field!r}")
         see = centre_view if request.view == "centre" else stretch_view
         content = digest64(clip.key, *clip.crcs)
-        item = ItemInfo(place, clip.key, content, stored, labels, tuple(captions))
+        item = ItemInfo(place, clip.key, content, noted[-1] if noted else None, labels, tuple(captions))
         return item, see(clip.frames, side=request.side, antialias=request.antialias)

@@ -22,7 +22,7 @@ from umt_ds.evaluation.evaluator import Beat
 Encode = Callable[[Tensor], Tensor]
 """Pixels u8 [B,T,H,W,3] to one tensor a clip, any float [B,…]."""
 
-ALONE = World(0, 1, 0, "127.0.0.1", 0, "alone")
+ALONE = World.alone()
 T = TypeVar("T")
 
 
@@ -39,10 +39,10 @@ class EncodedSet:
         return tuple(item.key for item in self.items)
 
     @property
-    def stored_frames(self) -> tuple[int, int]:
-        """The fewest and the most that an item has, of which some were shown."""
-        counts = [item.stored_frames for item in self.items]
-        return min(counts), max(counts)
+    def stored_frames(self) -> tuple[int, int] | None:
+        """The fewest and the most that an item has, of which some were shown; None where all of the video count."""
+        counts = [item.stored_frames for item in self.items if item.stored_frames is not None]
+        return (min(counts), max(counts)) if counts else None
 
 
 def no_beat() -> None:

@@ -41,12 +41,12 @@ def say_left_out(said: Said, name: str, items: EvaluationSet, left_out: Sequence
 
 def protocol_of(items: EvaluationSet, encoded: EncodedSet, *, precision: str) -> dict[str, Any]:
     """What one must know of a set to score it again in the same way; JSON types."""
-    request, (fewest, most) = items.request, encoded.stored_frames
+    request, stored = items.request, encoded.stored_frames
     return {
         **set_protocol(items, encoded),
         "frames": request.frames.text,
         "num_frames": request.frames.count,
-        "stored_frames": [fewest, most],
+        "stored_frames": None if stored is None else list(stored),
         "view": _VIEWS[request.view],
         "side": request.side,
         "antialias": request.antialias,

@@ -16,7 +16,7 @@ from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path, is_local
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.collectives import is_first_rank
-from umt_ds.errors import ConfigError, DataError
+from umt_ds.errors import ConfigError, UmtError
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.evaluation.probe import label_fields, labels_found
@@ -80,10 +80,10 @@ def trained_on(name: str, items: EvaluationSet, run: RunConfig) -> dict[str, Any
     it is not 0. Sources that are streamed, or are not here, cannot be compared: None."""
     shares: dict[str, float | None] = {}
     for source_name, source in run.data.sources.items():
-        shards = shards_of(source)
         try:
+            shards = shards_of(source)
             tars = None if isinstance(shards, Tars) else {entry.sha256 for entry in load_manifest(shards).shards}
-        except DataError:  # a run may be judged where its training data are not
+        except UmtError:  # a run may be judged where its training data are not, nor the library for their store
             tars = None
         if tars is None:
             shares[source_name] = None

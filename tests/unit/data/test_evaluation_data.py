@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,25 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.shards import flip_byte, frame, key_of_sample, noisy_frames, png_frames, undecodable, write_shards
-from umt_ds.data.evaluation import ClipRequest, EvalBatch, EvaluationSet, EvaluationView, middle_frames
+from tests.support.shards import (
+    flip_byte,
+    frame,
+    key_of_sample,
+    noisy_frames,
+    picture,
+    png_frames,
+    undecodable,
+    write_shards,
+)
+from umt_ds.data.evaluation import (
+    ClipRequest,
+    EvalBatch,
+    EvaluationSet,
+    EvaluationView,
+    middle_frames,
+    published_frames,
+)
+from umt_ds.data.order.views import Views
 from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.errors import DataError
 
@@ -119,3 +137,20 @@ def test_the_same_clip_in_two_sets_has_one_content(tmp_path: Path) -> None:
     first, second = ([item.content for batch in clips.batches() for item in batch.items] for clips in (one, other))
     assert first[1:] == second[:2]
     assert len({*first, *second}) == 4
+
+
+def with_places(number: int) -> dict[str, bytes]:
+    """Sample `number` with the frames that `--views retrieval:2` stores of eleven: 2 and 7."""
+    said = {"source_frames": [2, 7], "clip_frames": [0, 11], "num_frames_total": 11}
+    stored = {f"{place:03d}.png": picture(frame(number, source)) for place, source in enumerate((2, 7))}
+    return {"json": json.dumps(said).encode(), **stored}
+
+
+def test_published_frames_are_found_by_their_number_in_the_video(tmp_path: Path) -> None:
+    rule = published_frames(Views("retrieval", 2))
+    (batch,) = clip_set(write_shards(tmp_path / "views", [3], members=with_places), frames=rule).batches()
+    assert batch.pixels[1, :, 0, 0, 1].tolist() == [2, 7], "green is the number of a frame"
+    other = clip_set(tmp_path / "views", frames=published_frames(Views("retrieval", 3)))
+    with pytest.raises(DataError, match="was not made for the frames of retrieval:3") as raised:
+        list(other.batches())
+    assert "umt-data … --views retrieval:3" in str(raised.value.hint)

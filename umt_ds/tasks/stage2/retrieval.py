@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from umt_ds.config.evaluation import RetrievalEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ShownFrames, middle_frames, published_frames
 from umt_ds.data.order.frames import middle
+from umt_ds.data.order.views import Views
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.engine.manifest import resolve_checkpoint
@@ -60,7 +61,7 @@ class Retrieval:
     def _clips(self, retriever: Retriever) -> EvaluationSet:
         request = full_view(
             retriever.tokenizer,
-            frames=retriever.frames,
+            frames=middle_frames(retriever.frames),
             side=retriever.side,
             antialias=self.resizes_smoothly(retriever.antialias),
             caption=self.caption,
@@ -68,13 +69,15 @@ class Retrieval:
         return EvaluationSet(self.shards, request, batch_size=self.batch, limit=self.limit)
 
 
-def full_view(tokenizer: CaptionTokenizer, *, frames: int, side: int, antialias: bool, caption: str) -> ClipRequest:
+def full_view(
+    tokenizer: CaptionTokenizer, *, frames: ShownFrames, side: int, antialias: bool, caption: str
+) -> ClipRequest:
     """All of each clip, out of its proportions, with the captions in the field `caption`.
 
     Source: METHOD.md, "Frames: stage 2", "Crops: stage 2".
     """
     return ClipRequest(
-        frames=middle_frames(frames),
+        frames=frames,
         side=side,
         view="stretched",
         antialias=antialias,
@@ -98,7 +101,8 @@ def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig
         assert isinstance(module, VideoTextModel)
         return Retriever(module, frames=frames, side=side, antialias=antialias, tokenizer=tokenizer)
 
-    request = full_view(tokenizer, frames=frames, side=side, antialias=antialias, caption=settings.caption)
+    shown = published_frames(Views("retrieval", frames)) if settings.frames == "published" else middle_frames(frames)
+    request = full_view(tokenizer, frames=shown, side=side, antialias=antialias, caption=settings.caption)
     items = evaluation_set(as_path(settings.shards), request, settings, run)
     return RetrievalEvaluator(
         name, items, retriever, tokenizer, num_workers=run.data.workers, about=trained_on(name, items, run)
