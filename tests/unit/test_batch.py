@@ -13,12 +13,13 @@ from torch import Tensor
 
 from umt_ds.batch import Batch, Movable, Rowwise, Targets, Tokens
 from umt_ds.data.collate import SampleMeta, collate
+from umt_ds.data.evaluation import EvalBatch
 from umt_ds.data.on_device import EncodedFrames
 from umt_ds.data.worker import MediaRows, WorkerBatch
 from umt_ds.losses.masked_lm import MaskedTokens
 
 ROWS = 4
-TRAVELLERS = (Tokens, Targets, Batch, EncodedFrames, MediaRows, WorkerBatch, MaskedTokens)
+TRAVELLERS = (Tokens, Targets, Batch, EncodedFrames, MediaRows, WorkerBatch, MaskedTokens, EvalBatch)
 
 
 def filled(kind: Any, name: str = "", *, depth: int = 0) -> Any:
