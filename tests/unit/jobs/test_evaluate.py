@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import logging
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -330,6 +332,24 @@ def test_a_variable_that_is_needed_and_not_set_is_named(tmp_path: Path, monkeypa
 def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, *KNN)
     assert "named twice" in refused(run, run).what
+
+
+@pytest.mark.parametrize("again", ["./run", "run/", "link", "run/checkpoints/step-00000006"])
+def test_a_run_that_is_named_twice_in_other_spellings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    tiny_run(tmp_path, *KNN).rename(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert f"as run and {again}, is named twice" in refused("run", again).what
+
+
+def test_a_warning_of_an_evaluator_has_a_line_of_its_own_beside_the_bar(
+    tmp_path: Path, judged: Callable[..., None]
+) -> None:
+    judged(fail=lambda world: logging.getLogger("umt_ds").warning("half of the clips vote on themselves"))
+    stderr = umt_eval(tiny_run(tmp_path, *KNN)).stderr
+    assert "half of the clips vote on themselves" in [line.strip() for line in re.split(r"[\r\n]", stderr)]
 
 
 @pytest.mark.parametrize(
