@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from umt_ds.config.data import SourceConfig
 from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
-from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path, is_local
 from umt_ds.data.shards.stream import Tars
-from umt_ds.distributed.collectives import is_first_rank
+from umt_ds.distributed.collectives import broadcast_object, is_first_rank
 from umt_ds.errors import ConfigError, UmtError
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.knn import KnnEvaluator
@@ -76,27 +76,27 @@ def evaluation_set(shards: Path, request: ClipRequest, settings: EvaluationConfi
 
 
 def trained_on(name: str, items: EvaluationSet, run: RunConfig) -> dict[str, Any]:
-    """For the protocol: the share of a set whose shards the run trains on, by source, in percent; with a warning where
-    it is not 0. Sources that are streamed, or are not here, cannot be compared: None."""
-    shares: dict[str, float | None] = {}
-    for source_name, source in run.data.sources.items():
-        try:
-            shards = shards_of(source)
-            tars = None if isinstance(shards, Tars) else {entry.sha256 for entry in load_manifest(shards).shards}
-        except UmtError:  # a run may be judged where its training data are not, nor the library for their store
-            tars = None
-        if tars is None:
-            shares[source_name] = None
-            continue
-        shared = sum(entry.samples for entry in items.manifest.shards if entry.sha256 in tars)
-        shares[source_name] = share = 100 * shared / max(items.manifest.num_samples, 1)
-        if shared and is_first_rank():
+    """For the protocol: the share of the items that the run trains on, by source, in percent; with a warning where it
+    is not 0. None of a source that is streamed, or is not here. Every rank calls it, the first one looks."""
+    shares = (
+        {source: _share(items, settings) for source, settings in run.data.sources.items()} if is_first_rank() else {}
+    )
+    for source, share in shares.items():
+        if share:
             log.warning(
                 "evaluation.%s: %.3g %% of its clips (%s) are clips of data.sources.%s, which the run trains on, so "
                 "its scores say little of new clips: name other shards",
-                name, share, items.shards, source_name,
+                name, share, items.shards, source,
             )  # fmt: skip
-    return {"percent_trained_on": shares}
+    return {"percent_trained_on": broadcast_object(shares)}
+
+
+def _share(items: EvaluationSet, source: SourceConfig) -> float | None:
+    try:
+        shards = shards_of(source)
+        return None if isinstance(shards, Tars) else 100 * items.shared_with(shards) / max(len(items), 1)
+    except UmtError:  # a run may be judged where its training data are not, nor the library for their store
+        return None
 
 
 def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) -> tuple[Sequence[str], str | None]:

@@ -157,14 +157,21 @@ def test_judging_a_run_by_what_it_trains_on_is_warned_of_with_the_share(
     assert "100 % of the held-out clips (6) are among the clips that vote" in voting
 
 
-def test_a_shard_and_a_clip_that_two_sets_share_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_shards_and_clips_that_two_sets_share_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_shards(tmp_path / "train", (4, 2), members=clips())
     write_shards(tmp_path / "val", (4, 4), members=clips())  # its first shard, and two clips of its second
     found = score(stage1_run(tmp_path))
-    assert found.protocol["percent_trained_on"] == {"demo": 50.0}
+    assert found.protocol["percent_trained_on"] == {"demo": 75.0}
     assert found.protocol["voters"]["shared"] == 6
-    assert "50 % of its clips" in warnings(caplog)[0]
+    assert "75 % of its clips" in warnings(caplog)[0]
     assert "75 % of the held-out clips (6)" in warnings(caplog)[1]
+
+
+def test_the_share_that_is_trained_on_is_of_the_clips_that_are_scored(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (2, 7), members=clips())
+    write_shards(tmp_path / "val", (5, 4), members=clips(), first=6)  # clips 6 to 8 lie in a shard that differs
+    found = score(stage1_run(tmp_path, "evaluation.knn.limit=6"))
+    assert found.protocol["percent_trained_on"] == {"demo": 50.0}
 
 
 def test_a_run_can_be_judged_where_its_training_data_are_not(tmp_path: Path) -> None:
