@@ -13,6 +13,7 @@ from umt_ds.config.data import SourceConfig
 from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path, is_local
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.collectives import broadcast_object, is_first_rank
@@ -100,7 +101,7 @@ def _share(items: EvaluationSet, source: SourceConfig) -> float | None:
 
 
 def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) -> tuple[Sequence[str], str | None]:
-    """The label fields to vote on; and, where there are none, why."""
+    """The label fields to vote on; and, where labels of the held-out clips are not among them, why."""
     at = f"evaluation.{name}"
     if settings.labels:
         for one in (shards, _voters(name, settings, run)):
@@ -111,20 +112,37 @@ def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) ->
                     hint=f"fields with whole numbers there: {', '.join(found) or 'none'}; without labels "
                     f"(leave {at}.labels out) there is RankMe",
                 )
-        return settings.labels, None
+        return _of_one_class_list(at, settings.labels, shards, _voters(name, settings, run)), None
     fields = label_fields(shards)
     if not fields:
-        return (), _alone(at, f"the clips of {shards} have no labels")
+        return (), _remark(at, f"the clips of {shards} have no labels: no kNN accuracy, RankMe alone")
     voters = _voters(name, settings, run)
-    both = [field for field in fields if field in labels_found(voters)]
+    known = labels_found(voters)
+    both = [field for field in fields if field in known]
     if not both:
-        return (), _alone(at, f"the clips of {voters}, which would vote, have no label {fields[0]!r}")
-    return both, None
+        why = f"the clips of {voters}, which would vote, have no label {fields[0]!r}"
+        return (), _remark(at, f"{why}: no kNN accuracy, RankMe alone")
+    lacking = [repr(field) for field in fields if field not in known]
+    why = f"the clips of {voters}, which vote, have no label {', '.join(lacking)}: no kNN accuracy of it"
+    return _of_one_class_list(at, both, shards, voters), _remark(at, why) if lacking else None
 
 
-def _alone(at: str, why: str) -> str:
-    """The remark on an evaluation without a vote, said once."""
-    remark = f"{why}: no kNN accuracy, RankMe alone"
+def _of_one_class_list(at: str, fields: Sequence[str], shards: Path, voters: Path) -> Sequence[str]:
+    """The fields. Raises ConfigError where a `label` is one class in a set, and another one in the other."""
+    lists = [load_manifest(one).labels for one in (shards, voters)]
+    unlike = [(number, *names) for number, names in enumerate(zip(*lists, strict=False)) if names[0] != names[1]]
+    if "label" in fields and unlike:
+        number, asked, known = unlike[0]
+        raise ConfigError(
+            f"{at}: label {number} is {asked!r} in {shards}, and {known!r} in {voters}, whose clips vote: their class "
+            "lists differ",
+            hint=f"{at}.voters=SHARDS names labelled shards of the same class list",
+        )
+    return fields
+
+
+def _remark(at: str, remark: str) -> str:
+    """The remark on labels that are not voted on, said once."""
     if is_first_rank():
         log.warning("%s: %s", at, remark)
     return remark

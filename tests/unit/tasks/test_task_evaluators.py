@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.shards.records import load_manifest
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.encode import ALONE, no_beat
 from umt_ds.evaluation.evaluator import Scores
@@ -122,6 +124,43 @@ def test_voters_without_labels_leave_rankme_alone(tmp_path: Path) -> None:
     assert list(score(stage1_run(tmp_path)).values) == ["rankme"]
     other = write_shards(tmp_path / "other", (5,), members=clips())
     assert list(score(stage1_run(tmp_path, f"evaluation.knn.voters={other}")).values) == ["label", "rankme"]
+
+
+def test_a_label_that_the_voters_lack_is_not_voted_on_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def members(*fields: str) -> Callable[[int], dict[str, bytes]]:
+        return lambda n: {**noisy_frames(n), "json": json.dumps({field: n % 3 for field in fields}).encode()}
+
+    write_shards(tmp_path / "train", (5,), members=members("motion_label"))
+    write_shards(tmp_path / "val", (6,), members=members("verb_label", "motion_label"), first=9)
+    found = score(stage1_run(tmp_path), times=2)
+    assert list(found.values) == ["motion", "rankme"]
+    assert "have no label 'verb_label': no kNN accuracy of it" in found.protocol["remark"]
+    assert len(warnings(caplog)) == 1
+
+
+def test_voters_of_another_class_list_are_refused(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (5,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(), first=9)
+    for name, classes in {"train": ["run", "sit", "eat"], "val": ["run", "eat"]}.items():
+        replace(load_manifest(tmp_path / name), labels=tuple(classes)).save(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"evaluation.knn: label 1 is 'eat' in .*val, and 'sit' in .*train"):
+        evaluators_of(stage1_run(tmp_path))
+
+
+def test_a_first_clip_without_a_label_does_not_speak_for_the_set(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (5,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(lambda n: {9: None, 10: -1}.get(n, n % 3)), first=9)
+    found = score(stage1_run(tmp_path, "evaluation.knn.max_left_out=0.4"))
+    assert list(found.values) == ["label", "rankme"]
+    assert [one.key for one in found.left_out] == ["clip-0009", "clip-0010"]
+
+
+def test_a_set_whose_labels_are_all_unknown_has_none(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (5,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(lambda _: -1), first=9)
+    assert list(score(stage1_run(tmp_path)).values) == ["rankme"]
 
 
 def test_streamed_clips_cannot_vote(tmp_path: Path) -> None:
