@@ -112,7 +112,9 @@ def test_a_run_is_scored_by_its_newest_checkpoint_and_a_checkpoint_by_itself(tmp
 
 def test_weights_that_are_named_take_the_place_of_those_of_the_run(tmp_path: Path) -> None:
     run, other = tiny_run(tmp_path, *KNN), tiny_run(tmp_path / "other", "seed=1")
-    assert umt_eval(run, "--weights", other, "-o", tmp_path / "scores.json").exit_code == 0
+    ended = umt_eval(run, "--weights", other, "-o", tmp_path / "scores.json")
+    assert ended.exit_code == 0
+    assert re.search(rf"{other} into {run}: .*\d+ tensors loaded, 0 left at their start", ended.stdout)
     (found,) = scores_in(tmp_path / "scores.json")
     assert (found["weights"], found["step"]) == (str(other), None)
     assert found["evaluations"][0]["values"] == pytest.approx(by_hand(make_config(tmp_path, "seed=1")))

@@ -242,6 +242,8 @@ def test_stage_2_is_judged_by_retrieval_and_knn_of_the_module_in_training(tmp_pa
     assert found.values["t2v_r1"] == pytest.approx(100 * scores.text_to_video[1])
     assert found.values["mean"] == pytest.approx(100 * scores.mean)
     assert (found.protocol["antialias"], found.items) == (False, 7)
+    assert found.protocol["vocabulary"] == evaluator.tokenizer.fingerprint
+    assert found.protocol["max_tokens"] == 20
     rows = found.predictions
     assert rows is not None
     assert rows["key"] == list(offline.keys), "a caption each"
