@@ -94,7 +94,7 @@ def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:
 
 
 def _told(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else shown(str(value))
+    return f"{value:g}" if isinstance(value, float) else shown(str(value), 120)  # a hash or a sentence is whole
 
 
 def _protocol(scored: Sequence[RunScores], found: Sequence[Scores]) -> Iterator[str]:

@@ -223,6 +223,11 @@ def test_a_score_with_items_left_out_is_called_partial_and_says_why(
     assert found["left_out"][4] == {"key": "clip-4", "reason": "it has no label"}
 
 
+def test_the_fingerprint_of_a_set_stands_whole_below_the_table(tmp_path: Path, judged: Callable[..., None]) -> None:
+    judged(protocol={"fingerprint": "0123abcd" * 8})
+    assert f"fingerprint {'0123abcd' * 8}" in " ".join(umt_eval(tiny_run(tmp_path, *KNN)).stdout.split())
+
+
 def test_in_what_the_scores_of_a_table_are_not_alike_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def judge(run: RunConfig) -> list[Features]:
         return features_of(run, protocol={"view": "centre", "part": 1 / 3, "antialias": run.seed == 0})
