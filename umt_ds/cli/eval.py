@@ -67,7 +67,7 @@ def command(
       umt eval runs/b16_5m --kind retrieval --shards /data/msrvtt/test -o scores.json
       umt eval runs/demo/stage2-* --on retrieval --save-predictions runs/demo/answers
       umt eval stage2/l16_25m --weights l16_25m.pth --kind retrieval --shards /data/msrvtt/test
-      umt eval runs/b16_k710 evaluation.val.kind=knn evaluation.val.shards=/data/k400/val --dry-run
+      umt eval runs/b16_k400 evaluation.val.kind=knn evaluation.val.shards=/data/k400/val --dry-run
     """
     working_folder()  # without these two, libraries would fail somewhere below
     temporary_folder()

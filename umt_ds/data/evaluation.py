@@ -27,9 +27,10 @@ from umt_ds.data.order.views import FrameRule, Views
 from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.data.shards.block_cache import BlockCache
-from umt_ds.data.shards.records import Manifest, SampleRef
+from umt_ds.data.shards.records import Manifest, SampleRef, load_index, load_manifest
 from umt_ds.data.shards.sample_record import Clean, captions_of, label_of
 from umt_ds.data.shards.source import ShardSource
+from umt_ds.data.shards.storage import is_local
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
 
@@ -145,6 +146,28 @@ class EvaluationSet:
     @property
     def manifest(self) -> Manifest:
         return self._source.manifest
+
+    def shared_with(self, shards: Path) -> int:
+        """Items that lie in another set, too: same key, same bytes. Raises DataError where one cannot be read.
+
+        A set in a store has an index to fetch for each shard, so there only shards that are the same as a whole count.
+        """
+        others = load_manifest(shards).shards
+        whole = {entry.sha256 for entry in others}
+        start = shared = 0
+        own: set[tuple[bytes, bytes]] = set()
+        for number, entry in enumerate(self.manifest.shards):
+            count = max(0, min(entry.samples, len(self) - start))
+            start += entry.samples
+            if entry.sha256 in whole:
+                shared += count
+            elif count:
+                own.update(self._source.contents(number)[:count])
+        self._source.close()
+        found: set[tuple[bytes, bytes]] = set()
+        for entry in others if own and is_local(shards) else ():
+            found |= own.intersection(load_index(shards / entry.file).contents())
+        return shared + len(found)
 
     def turns(self, world: int) -> int:
         """Batches that each of `world` ranks has, those without an item among them."""

@@ -43,15 +43,17 @@ class ProbeResult:
 
 
 def labels_found(shards: Path) -> list[str]:
-    """The fields of a sample's json that hold whole numbers. The first sample that can be read speaks for all."""
+    """The fields that hold whole numbers (-1: no label) in the json of one of the first samples that can be read."""
+    found: dict[str, None] = {}  # in the order in which they are met
     with closing(ShardSource(shards, max_open=1)) as source:
         for ref in islice(source.refs(), _LOOKED_AT):
             try:
                 record = read_record(source, ref)
             except DecodeError:
                 continue
-            return [name for name, value in record.items() if isinstance(value, int) and not isinstance(value, bool)]
-    return []
+            whole = (name for name, value in record.items() if isinstance(value, int) and not isinstance(value, bool))
+            found |= dict.fromkeys(name for name in whole if record[name] >= 0)
+    return list(found)
 
 
 def label_fields(shards: Path) -> list[str]:

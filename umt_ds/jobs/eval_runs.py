@@ -41,6 +41,12 @@ class EvalRun:
         assert weights is not None, "find_runs refuses it"
         return weights
 
+    def is_same(self, other: EvalRun) -> bool:
+        """Whether it is the other one, perhaps in another spelling."""
+        if self.checkpoint is None or other.checkpoint is None:
+            return self.checkpoint is other.checkpoint and self.config == other.config
+        return self.checkpoint.resolve() == other.checkpoint.resolve()
+
 
 def find_runs(
     names: Sequence[str], overrides: Sequence[str] = (), *, only: Sequence[str] = (), own_weights: bool = True
@@ -54,12 +60,15 @@ def find_runs(
     weights of a teacher, which nobody asks. Raises ConfigError or CheckpointError for a name with nothing behind it, a
     run without weights or evaluations, and settings that are wrong.
     """
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise ConfigError(
-            f"{twice} is named twice", hint="name each run once: the mean of equal runs would count it twice"
-        )
-    return [_find(name, overrides, only, own_weights) for name in names]
+    runs = [_find(name, overrides, only, own_weights) for name in names]
+    for number, run in enumerate(runs):
+        twice = next((other for other in runs[:number] if run.is_same(other)), None)
+        if twice is not None:
+            same = run.name if run.name == twice.name else f"{run.weights}, as {twice.name} and {run.name},"
+            raise ConfigError(
+                f"{same} is named twice", hint="name each run once: the mean of equal runs would count it twice"
+            )
+    return runs
 
 
 def _find(name: str, overrides: Sequence[str], only: Sequence[str], own_weights: bool) -> EvalRun:

@@ -135,9 +135,16 @@ def _name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+class _BesideBar(logging.Handler):
+    """Lines on stderr that a bar makes room for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 def _log_to_stderr(world: World) -> None:
     """Warnings and errors, with their rank where it is not the first."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _BesideBar()
     handler.setFormatter(logging.Formatter("%(message)s" if world.is_first else f"[rank {world.rank}] %(message)s"))
     log.handlers.clear()
     log.addHandler(handler)

@@ -22,7 +22,9 @@ def score_text(scored: Sequence[RunScores]) -> str:
     """A table for each evaluation, and under it what one must know to read it."""
     names = evaluations_of([one.run for one in scored])
     tables = [_table(name, [one for one in scored if one.of(name) is not None]) for name in names]
-    return "\n\n".join(tables)
+    # of a checkpoint all is loaded; of other weights perhaps a part, and the rest is random
+    loaded = [f"{one.run.weights} into {one.run.name}: {one.loaded}" for one in scored if one.run.checkpoint is None]
+    return "\n\n".join([*tables, *loaded])
 
 
 def _table(name: str, scored: Sequence[RunScores]) -> str:
@@ -92,7 +94,7 @@ def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:
 
 
 def _told(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else shown(str(value))
+    return f"{value:g}" if isinstance(value, float) else shown(str(value), 120)  # a hash or a sentence is whole
 
 
 def _protocol(scored: Sequence[RunScores], found: Sequence[Scores]) -> Iterator[str]:

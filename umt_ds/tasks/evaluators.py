@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from umt_ds.config.data import SourceConfig
 from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path, is_local
 from umt_ds.data.shards.stream import Tars
-from umt_ds.distributed.collectives import is_first_rank
+from umt_ds.distributed.collectives import broadcast_object, is_first_rank
 from umt_ds.errors import ConfigError, UmtError
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.knn import KnnEvaluator
@@ -76,31 +77,31 @@ def evaluation_set(shards: Path, request: ClipRequest, settings: EvaluationConfi
 
 
 def trained_on(name: str, items: EvaluationSet, run: RunConfig) -> dict[str, Any]:
-    """For the protocol: the share of a set whose shards the run trains on, by source, in percent; with a warning where
-    it is not 0. Sources that are streamed, or are not here, cannot be compared: None."""
-    shares: dict[str, float | None] = {}
-    for source_name, source in run.data.sources.items():
-        try:
-            shards = shards_of(source)
-            tars = None if isinstance(shards, Tars) else {entry.sha256 for entry in load_manifest(shards).shards}
-        except UmtError:  # a run may be judged where its training data are not, nor the library for their store
-            tars = None
-        if tars is None:
-            shares[source_name] = None
-            continue
-        shared = sum(entry.samples for entry in items.manifest.shards if entry.sha256 in tars)
-        shares[source_name] = share = 100 * shared / max(items.manifest.num_samples, 1)
-        if shared and is_first_rank():
+    """For the protocol: the share of the items that the run trains on, by source, in percent; with a warning where it
+    is not 0. None of a source that is streamed, or is not here. Every rank calls it, the first one looks."""
+    shares = (
+        {source: _share(items, settings) for source, settings in run.data.sources.items()} if is_first_rank() else {}
+    )
+    for source, share in shares.items():
+        if share:
             log.warning(
                 "evaluation.%s: %.3g %% of its clips (%s) are clips of data.sources.%s, which the run trains on, so "
                 "its scores say little of new clips: name other shards",
-                name, share, items.shards, source_name,
+                name, share, items.shards, source,
             )  # fmt: skip
-    return {"percent_trained_on": shares}
+    return {"percent_trained_on": broadcast_object(shares)}
+
+
+def _share(items: EvaluationSet, source: SourceConfig) -> float | None:
+    try:
+        shards = shards_of(source)
+        return None if isinstance(shards, Tars) else 100 * items.shared_with(shards) / max(len(items), 1)
+    except UmtError:  # a run may be judged where its training data are not, nor the library for their store
+        return None
 
 
 def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) -> tuple[Sequence[str], str | None]:
-    """The label fields to vote on; and, where there are none, why."""
+    """The label fields to vote on; and, where labels of the held-out clips are not among them, why."""
     at = f"evaluation.{name}"
     if settings.labels:
         for one in (shards, _voters(name, settings, run)):
@@ -111,20 +112,37 @@ def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) ->
                     hint=f"fields with whole numbers there: {', '.join(found) or 'none'}; without labels "
                     f"(leave {at}.labels out) there is RankMe",
                 )
-        return settings.labels, None
+        return _of_one_class_list(at, settings.labels, shards, _voters(name, settings, run)), None
     fields = label_fields(shards)
     if not fields:
-        return (), _alone(at, f"the clips of {shards} have no labels")
+        return (), _remark(at, f"the clips of {shards} have no labels: no kNN accuracy, RankMe alone")
     voters = _voters(name, settings, run)
-    both = [field for field in fields if field in labels_found(voters)]
+    known = labels_found(voters)
+    both = [field for field in fields if field in known]
     if not both:
-        return (), _alone(at, f"the clips of {voters}, which would vote, have no label {fields[0]!r}")
-    return both, None
+        why = f"the clips of {voters}, which would vote, have no label {fields[0]!r}"
+        return (), _remark(at, f"{why}: no kNN accuracy, RankMe alone")
+    lacking = [repr(field) for field in fields if field not in known]
+    why = f"the clips of {voters}, which vote, have no label {', '.join(lacking)}: no kNN accuracy of it"
+    return _of_one_class_list(at, both, shards, voters), _remark(at, why) if lacking else None
 
 
-def _alone(at: str, why: str) -> str:
-    """The remark on an evaluation without a vote, said once."""
-    remark = f"{why}: no kNN accuracy, RankMe alone"
+def _of_one_class_list(at: str, fields: Sequence[str], shards: Path, voters: Path) -> Sequence[str]:
+    """The fields. Raises ConfigError where a `label` is one class in a set, and another one in the other."""
+    lists = [load_manifest(one).labels for one in (shards, voters)]
+    unlike = [(number, *names) for number, names in enumerate(zip(*lists, strict=False)) if names[0] != names[1]]
+    if "label" in fields and unlike:
+        number, asked, known = unlike[0]
+        raise ConfigError(
+            f"{at}: label {number} is {asked!r} in {shards}, and {known!r} in {voters}, whose clips vote: their class "
+            "lists differ",
+            hint=f"{at}.voters=SHARDS names labelled shards of the same class list",
+        )
+    return fields
+
+
+def _remark(at: str, remark: str) -> str:
+    """The remark on labels that are not voted on, said once."""
     if is_first_rank():
         log.warning("%s: %s", at, remark)
     return remark

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import logging
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -110,7 +112,9 @@ def test_a_run_is_scored_by_its_newest_checkpoint_and_a_checkpoint_by_itself(tmp
 
 def test_weights_that_are_named_take_the_place_of_those_of_the_run(tmp_path: Path) -> None:
     run, other = tiny_run(tmp_path, *KNN), tiny_run(tmp_path / "other", "seed=1")
-    assert umt_eval(run, "--weights", other, "-o", tmp_path / "scores.json").exit_code == 0
+    ended = umt_eval(run, "--weights", other, "-o", tmp_path / "scores.json")
+    assert ended.exit_code == 0
+    assert re.search(rf"{other} into {run}: .*\d+ tensors loaded, 0 left at their start", ended.stdout)
     (found,) = scores_in(tmp_path / "scores.json")
     assert (found["weights"], found["step"]) == (str(other), None)
     assert found["evaluations"][0]["values"] == pytest.approx(by_hand(make_config(tmp_path, "seed=1")))
@@ -217,6 +221,11 @@ def test_a_score_with_items_left_out_is_called_partial_and_says_why(
     (found,) = scores_in(tmp_path / "scores.json")[0]["evaluations"]
     assert found["partial"]
     assert found["left_out"][4] == {"key": "clip-4", "reason": "it has no label"}
+
+
+def test_the_fingerprint_of_a_set_stands_whole_below_the_table(tmp_path: Path, judged: Callable[..., None]) -> None:
+    judged(protocol={"fingerprint": "0123abcd" * 8})
+    assert f"fingerprint {'0123abcd' * 8}" in " ".join(umt_eval(tiny_run(tmp_path, *KNN)).stdout.split())
 
 
 def test_in_what_the_scores_of_a_table_are_not_alike_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +339,24 @@ def test_a_variable_that_is_needed_and_not_set_is_named(tmp_path: Path, monkeypa
 def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, *KNN)
     assert "named twice" in refused(run, run).what
+
+
+@pytest.mark.parametrize("again", ["./run", "run/", "link", "run/checkpoints/step-00000006"])
+def test_a_run_that_is_named_twice_in_other_spellings_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    tiny_run(tmp_path, *KNN).rename(tmp_path / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert f"as run and {again}, is named twice" in refused("run", again).what
+
+
+def test_a_warning_of_an_evaluator_has_a_line_of_its_own_beside_the_bar(
+    tmp_path: Path, judged: Callable[..., None]
+) -> None:
+    judged(fail=lambda world: logging.getLogger("umt_ds").warning("half of the clips vote on themselves"))
+    stderr = umt_eval(tiny_run(tmp_path, *KNN)).stderr
+    assert "half of the clips vote on themselves" in [line.strip() for line in re.split(r"[\r\n]", stderr)]
 
 
 @pytest.mark.parametrize(

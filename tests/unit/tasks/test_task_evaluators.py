@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.shards.records import load_manifest
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.encode import ALONE, no_beat
 from umt_ds.evaluation.evaluator import Scores
@@ -124,6 +126,43 @@ def test_voters_without_labels_leave_rankme_alone(tmp_path: Path) -> None:
     assert list(score(stage1_run(tmp_path, f"evaluation.knn.voters={other}")).values) == ["label", "rankme"]
 
 
+def test_a_label_that_the_voters_lack_is_not_voted_on_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def members(*fields: str) -> Callable[[int], dict[str, bytes]]:
+        return lambda n: {**noisy_frames(n), "json": json.dumps({field: n % 3 for field in fields}).encode()}
+
+    write_shards(tmp_path / "train", (5,), members=members("motion_label"))
+    write_shards(tmp_path / "val", (6,), members=members("verb_label", "motion_label"), first=9)
+    found = score(stage1_run(tmp_path), times=2)
+    assert list(found.values) == ["motion", "rankme"]
+    assert "have no label 'verb_label': no kNN accuracy of it" in found.protocol["remark"]
+    assert len(warnings(caplog)) == 1
+
+
+def test_voters_of_another_class_list_are_refused(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (5,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(), first=9)
+    for name, classes in {"train": ["run", "sit", "eat"], "val": ["run", "eat"]}.items():
+        replace(load_manifest(tmp_path / name), labels=tuple(classes)).save(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"evaluation.knn: label 1 is 'eat' in .*val, and 'sit' in .*train"):
+        evaluators_of(stage1_run(tmp_path))
+
+
+def test_a_first_clip_without_a_label_does_not_speak_for_the_set(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (5,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(lambda n: {9: None, 10: -1}.get(n, n % 3)), first=9)
+    found = score(stage1_run(tmp_path, "evaluation.knn.max_left_out=0.4"))
+    assert list(found.values) == ["label", "rankme"]
+    assert [one.key for one in found.left_out] == ["clip-0009", "clip-0010"]
+
+
+def test_a_set_whose_labels_are_all_unknown_has_none(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (5,), members=clips())
+    write_shards(tmp_path / "val", (6,), members=clips(lambda _: -1), first=9)
+    assert list(score(stage1_run(tmp_path)).values) == ["rankme"]
+
+
 def test_streamed_clips_cannot_vote(tmp_path: Path) -> None:
     write_shards(tmp_path / "val", (6,), members=clips())
     streamed = f"data.sources.demo.shards={tmp_path}/{{000..003}}.tar"
@@ -157,14 +196,21 @@ def test_judging_a_run_by_what_it_trains_on_is_warned_of_with_the_share(
     assert "100 % of the held-out clips (6) are among the clips that vote" in voting
 
 
-def test_a_shard_and_a_clip_that_two_sets_share_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_shards_and_clips_that_two_sets_share_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_shards(tmp_path / "train", (4, 2), members=clips())
     write_shards(tmp_path / "val", (4, 4), members=clips())  # its first shard, and two clips of its second
     found = score(stage1_run(tmp_path))
-    assert found.protocol["percent_trained_on"] == {"demo": 50.0}
+    assert found.protocol["percent_trained_on"] == {"demo": 75.0}
     assert found.protocol["voters"]["shared"] == 6
-    assert "50 % of its clips" in warnings(caplog)[0]
+    assert "75 % of its clips" in warnings(caplog)[0]
     assert "75 % of the held-out clips (6)" in warnings(caplog)[1]
+
+
+def test_the_share_that_is_trained_on_is_of_the_clips_that_are_scored(tmp_path: Path) -> None:
+    write_shards(tmp_path / "train", (2, 7), members=clips())
+    write_shards(tmp_path / "val", (5, 4), members=clips(), first=6)  # clips 6 to 8 lie in a shard that differs
+    found = score(stage1_run(tmp_path, "evaluation.knn.limit=6"))
+    assert found.protocol["percent_trained_on"] == {"demo": 50.0}
 
 
 def test_a_run_can_be_judged_where_its_training_data_are_not(tmp_path: Path) -> None:
@@ -196,6 +242,8 @@ def test_stage_2_is_judged_by_retrieval_and_knn_of_the_module_in_training(tmp_pa
     assert found.values["t2v_r1"] == pytest.approx(100 * scores.text_to_video[1])
     assert found.values["mean"] == pytest.approx(100 * scores.mean)
     assert (found.protocol["antialias"], found.items) == (False, 7)
+    assert found.protocol["vocabulary"] == evaluator.tokenizer.fingerprint
+    assert found.protocol["max_tokens"] == 20
     rows = found.predictions
     assert rows is not None
     assert rows["key"] == list(offline.keys), "a caption each"

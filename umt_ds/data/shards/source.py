@@ -186,6 +186,10 @@ class ShardSource:
         """The files of a sample, in tar order."""
         return self._indexes(ref.shard).members(ref.row)
 
+    def contents(self, shard: int) -> list[tuple[bytes, bytes]]:
+        """Key and CRCs of each sample of a shard (its place in the manifest)."""
+        return self._indexes(shard).contents()
+
     def read(self, ref: SampleRef, member: Member) -> bytes:
         """The bytes of one member. Raises DecodeError where they do not match their CRC, DataError on I/O."""
         file = self.manifest.shards[ref.shard].file
