@@ -8,7 +8,6 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from umt_ds.config.section import Running
 
@@ -44,22 +43,18 @@ def all_keys(root: type[BaseModel], tree: Any, under: tuple[str, ...] = ()) -> I
             yield from all_keys(root, tree, (*under, name))
 
 
-def affects_results(root: type[BaseModel], key: str) -> bool:
-    """Does the setting at a key path belong to the experiment (True), or to running it (False, `section.RUNNING`)?
-
-    A key that is no setting belongs to the experiment, as in the checkpoint of an older version.
-    """
-    kinds: Kinds = (root,)
-    for word in key.split("."):
-        fields = [field for kind in kinds if _is_model(kind) for field in [_field(kind, word)] if field is not None]
-        if any(isinstance(note, Running) for field in fields for note in field.metadata):
-            return False
-        kinds = tuple(inner for kind in kinds for inner in _inside(kind, word))
-    return True
-
-
-def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
-    return next((field for name, field in model.model_fields.items() if (field.alias or name) == key), None)
+def experiment_in(section: Any, tree: Any) -> Any:
+    """The part of `tree`, a dump of `section` with keys as users write them, without what is RUNNING (`section.py`)."""
+    if isinstance(section, BaseModel):
+        return {
+            key: experiment_in(getattr(section, name), tree[key])
+            for name, field in type(section).model_fields.items()
+            if not any(isinstance(note, Running) for note in field.metadata)
+            for key in [field.alias or name]
+        }
+    if isinstance(section, dict):
+        return {key: experiment_in(inner, tree[key]) for key, inner in section.items()}
+    return tree
 
 
 def in_words(kinds: Kinds) -> str:
