@@ -460,6 +460,20 @@ def test_nothing_is_said_where_nothing_changed(tmp_path: Path, caplog: pytest.Lo
     assert "changed" not in caplog.text
 
 
+def test_a_setting_that_an_older_version_did_not_have_is_no_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="umt_ds")
+    save(open_store(tmp_path), 2)
+    manifest = read_checkpoint_manifest(folder(tmp_path, 2))
+    for section, setting in (("schedule", "curve"), ("cadence", "max_skipped")):
+        del manifest.config[section][setting]
+    (folder(tmp_path, 2) / MANIFEST).write_text(manifest.to_json())
+    caplog.clear()
+    assert open_store(tmp_path).plan_resume().progress.step == 2
+    assert "changed" not in caplog.text
+
+
 def test_a_configuration_that_this_version_cannot_read_is_a_refusal_and_no_crash(tmp_path: Path) -> None:
     save(open_store(tmp_path), 2)
     manifest = read_checkpoint_manifest(folder(tmp_path, 2))
