@@ -17,11 +17,12 @@ from umt_ds.config.key_paths import leaves
 from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
 from umt_ds.environment import at_home
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, shown
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _DEEPEST = 30  # parts of a key
 _MOST_TOLD = 200  # characters of an override
+_MOST_OF_PATH = 400  # characters
 
 
 def load_run(name: str, overrides: Sequence[str] = (), *, keep_unset: bool = False) -> RunConfig:
@@ -120,14 +121,16 @@ def is_path(name: str) -> bool:
 
 def _not_there(path: Path) -> str:
     """Why no YAML file is read at a path."""
-    said = quoted(str(path))
+    said = shown(str(path), _MOST_OF_PATH)
     if _is_there(path):
         return (
             f"{said} is a folder, and no run's: it has no config.yaml" if path.is_dir() else f"{said} is no YAML file"
         )
     above = next((place for place in reversed(path.parents) if not _is_there(place)), None)
     return (
-        f"there is no {said}" if above is None else f"there is no folder {quoted(str(above))}, where {said} would lie"
+        f"there is no {said}"
+        if above is None
+        else f"there is no folder {shown(str(above), _MOST_OF_PATH)}, where {said} would lie"
     )
 
 

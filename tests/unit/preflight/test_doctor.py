@@ -302,11 +302,17 @@ def test_the_exit_code_says_whether_there_is_a_problem(
     write_shards(tmp_path / "here")
     monkeypatch.setattr(examine, "_machine_checks", lambda config, disk: {"python": checks.python})
     words = ["demo/stage1", "task.teacher.weights=random", f"data.sources.demo.shards={tmp_path / shards}", "--json"]
+    words.append(f"evaluation.knn.shards={tmp_path / 'here'}")
     ended = CliRunner().invoke(command, words)
     assert ended.exit_code == code, ended.exception
     report = json.loads(ended.stdout)
     assert report["problems"] == code
-    assert [finding["name"] for finding in report["findings"]] == ["python", "shards of demo", "teacher"]
+    assert [finding["name"] for finding in report["findings"]] == [
+        "python",
+        "shards of demo",
+        "evaluation.knn.shards",
+        "teacher",
+    ]
 
 
 def test_a_run_that_cannot_be_resolved_is_a_problem_among_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
