@@ -58,4 +58,4 @@ def test_a_tower_that_has_no_fp8_products_is_refused(monkeypatch: pytest.MonkeyP
     teacher, _ = teachers.load_teacher(task.teacher)
     teacher.tower = torch.nn.Linear(1, 1)  # type: ignore[assignment]  # stands for SigLIP, which takes seconds to make
     with pytest.raises(ConfigError, match="teacher custom has no products in FP8"):
-        stage1.place_teacher(teacher, task.teacher, device=CPU, precision="bf16")
+        teachers.place_teacher(teacher, task.teacher, device=CPU, precision="bf16")
