@@ -97,13 +97,13 @@ class CheckpointStore:
         config: RunConfig,
         fingerprints: Mapping[str, str],
         device: torch.device,
-        inexact: Iterable[str] = (),
+        not_reproducible: Iterable[str] = (),
     ) -> None:
         self.run = run
         self._world = world
         self._config = config
         self._fingerprints = dict(fingerprints)
-        self._inexact = set(inexact)  # sources that are streamed, and after plan_resume those that were
+        self._not_reproducible = set(not_reproducible)  # sources that are, or ever were, streamed
         self._device = device
         self._saved_step: int | None = None
         self._writer = SnapshotWriter(world)
@@ -131,7 +131,7 @@ class CheckpointStore:
             raise answer.by_all_ranks()
         assert answer is not None  # rank 0 found one or the other
         if answer.manifest is not None:
-            self._inexact |= set(answer.manifest.inexact)
+            self._not_reproducible |= set(answer.manifest.inexact)
         return answer
 
     def _find_resume(self, allow_config_change: bool) -> Resume:
@@ -328,7 +328,7 @@ class CheckpointStore:
             zero_stage=engine.stage,
             precision=engine.precision,
             loss_scale=engine.read_loss_scale(),
-            inexact=sorted(self._inexact),
+            inexact=sorted(self._not_reproducible),
             versions=versions(),
         )
 
