@@ -121,7 +121,7 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--ranks", type=_POSITIVE, help="Start that many ranks on this machine; or use a launcher, as for train.")
 @click.option("--data", type=click.Choice(["synthetic", "shards"]), default="synthetic", show_default=True,
-              help="SyntheticBatches in memory, or the run's own shards.")  # fmt: skip
+              help="Noise in memory, or the run's own shards.")  # fmt: skip
 @click.option("--against", type=click.Choice(["plain"]), help="In turns with the published step in plain torch.")
 @click.option("--media", "shown", type=click.Choice(["video", "image", "packed"]), default="video", show_default=True,
               help="What the noise is, where a task learns from images and clips.")  # fmt: skip
