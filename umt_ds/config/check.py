@@ -77,7 +77,7 @@ class _Reading:
         if isinstance(value, dict):
             return {self._name(key, path): self.of(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):
-            return [self.of(item, (*path, place)) for place, item in enumerate(value)]
+            return [self.of(item, (*path, index)) for index, item in enumerate(value)]
         kinds = kinds_at(RunConfig, path, self._tree)
         origin = self._origins.get(key_text(path))
         text = origin.text if origin else None

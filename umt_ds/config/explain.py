@@ -95,8 +95,8 @@ class _Problem:
         """pydantic's path names members of unions and validators too, which nobody writes, and blames a section for
         its `kind`."""
         path: list[Part] = []
-        for place, part in enumerate(item["loc"]):
-            is_unknown_key = item["type"] == "extra_forbidden" and place == len(item["loc"]) - 1
+        for index, part in enumerate(item["loc"]):
+            is_unknown_key = item["type"] == "extra_forbidden" and index == len(item["loc"]) - 1
             if is_unknown_key or kinds_at(root, [*path, part], tree):
                 path.append(part)
         value = item["input"]
@@ -182,13 +182,13 @@ def _near(path: tuple[Part, ...], value: Any, tree: Any, root: type[BaseModel]) 
     """Keys that may have been meant: those of its name in its section, one beside it that is spelled like it, those of
     its name elsewhere; and the same of what it would hold."""
     *section, name = path
-    same = [place for place in all_keys(root, tree) if place[-1] == name and place != path]
-    within = [key_text(place) for place in same if place[: len(section)] == tuple(section)]
+    same = [key for key in all_keys(root, tree) if key[-1] == name and key != path]
+    within = [key_text(key) for key in same if key[: len(section)] == tuple(section)]
     beside = [key for key in keys_at(root, section, tree) if key != name]
     close = [key_text([*section, key]) for key in _closest(str(name), beside)]
     inner = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else None
     of_inner = _near((*path, inner[0]), inner[1], tree, root) if inner and not (within or close) else []
-    return (within or close or of_inner or [key_text(place) for place in same])[:3]
+    return (within or close or of_inner or [key_text(key) for key in same])[:3]
 
 
 def _closest(name: str, known: Sequence[str]) -> list[str]:

@@ -126,7 +126,7 @@ def _not_there(path: Path) -> str:
         return (
             f"{said} is a folder, and no run's: it has no config.yaml" if path.is_dir() else f"{said} is no YAML file"
         )
-    above = next((place for place in reversed(path.parents) if not _is_there(place)), None)
+    above = next((parent for parent in reversed(path.parents) if not _is_there(parent)), None)
     return (
         f"there is no {said}"
         if above is None

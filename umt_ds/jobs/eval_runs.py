@@ -54,7 +54,7 @@ def find_runs(
     weights of a teacher, which nobody asks. Raises ConfigError or CheckpointError for a name with nothing behind it, a
     run without weights or evaluations, and settings that are wrong.
     """
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
         raise ConfigError(
             f"{twice} is named twice", hint="name each run once: the mean of equal runs would count it twice"

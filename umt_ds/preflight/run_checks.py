@@ -70,8 +70,8 @@ def _run_checks(config: RunConfig) -> dict[str, Check]:
         for source, settings in config.data.sources.items()
     }
     for name, judged in config.evaluation.items():
-        for key, place in judged.places.items():
-            plan[f"evaluation.{name}.{key}"] = partial(input_checks.shards, place)
+        for key, folder in judged.places.items():
+            plan[f"evaluation.{name}.{key}"] = partial(input_checks.shards, folder)
     if any(is_url(source.names[0]) and not source.is_stream for source in config.data.sources.values()):
         plan["cache"] = partial(input_checks.cache, config.data.cache)
     for part, settings in config.task.required_weights.items():
