@@ -33,10 +33,10 @@ def command(
     runs: tuple[Path, ...], out: Path | None, probe: bool, train: Path | None, val: Path | None, clips: int
 ) -> None:
     """Make pictures and one HTML page of each RUN folder: curves, speed, the scores of its evaluations, and what its
-    task has to show: masks drawn over held-out clips and what the features know (kNN on held-out clips: trained student,
-    untrained student, teacher, chance), or which clips held-out captions find.
+    task has to show. Of stage 1 these are masks drawn over held-out clips, and what the features know (kNN on held-out
+    clips: trained student, untrained student, teacher, chance); of stage 2 the clips that held-out captions find.
 
-    Writes index.html, the PNGs and probe.json. Prints the path of the page, and the last table.
+    Writes index.html, the PNGs and probe.json. Prints the path of the page, and what the task has to show as a table.
 
     \b
     For example:
