@@ -98,7 +98,7 @@ class Table:
             yield f"{name}: {core_s * clips / 3600:,.0f} core-hours, {size * clips / 1e12:,.2f} TB"
 
 
-def measure(videos: Path | None, *, clips: int, rounds: int, workers: Sequence[int]) -> Table:
+def measure_prep(videos: Path | None, *, clips: int, rounds: int, workers: Sequence[int]) -> Table:
     """Every way over the same `clips` videos, `rounds` times in turns. Without `videos`, clips are made.
 
     Raises ConfigError where `videos` holds fewer, or one that umt-data refuses: each way would skip others.

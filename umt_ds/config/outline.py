@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from umt_ds.config.section import Running
 
 Kinds = tuple[Any, ...]  # alternatives: models, str, int, …, Literal[…], tuple[…], dict[…], NoneType
-Part = str | int  # a key, or a place in a list
+KeyPart = str | int  # a key, or a place in a list
 
 
-def kinds_at(root: type[BaseModel], path: Sequence[Part], tree: Any) -> Kinds:
+def kinds_at(root: type[BaseModel], path: Sequence[KeyPart], tree: Any) -> Kinds:
     """What may stand at `path`; nothing where the schema has no such key. `tree`, what a user wrote, says which task
     it is: keys of the others are not among them."""
     here: Kinds = (root,)
@@ -25,7 +25,7 @@ def kinds_at(root: type[BaseModel], path: Sequence[Part], tree: Any) -> Kinds:
     return _of_task(here, tree)
 
 
-def keys_at(root: type[BaseModel], path: Sequence[Part], tree: Any) -> list[str]:
+def keys_at(root: type[BaseModel], path: Sequence[KeyPart], tree: Any) -> list[str]:
     """The keys that the schema knows in the section at `path`."""
     models = [kind for kind in kinds_at(root, path, tree) if _is_model(kind)]
     return sorted({key for model in models for key in _fields(model)})
@@ -95,7 +95,7 @@ def _choices(model: type[BaseModel]) -> tuple[Any, ...]:
     return get_args(field.annotation) if field is not None and field.is_required() else ()
 
 
-def _inside(outer: Any, part: Part) -> Kinds:
+def _inside(outer: Any, part: KeyPart) -> Kinds:
     if _is_model(outer):
         return opened(_fields(outer).get(str(part), ())) if isinstance(part, str) else ()
     arguments = get_args(outer)
