@@ -139,7 +139,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """ExecutionOptions the work is done, as asked."""
+    """Where and how the work is done, as asked."""
 
     engine: str = "local"
     tasks: int = 8

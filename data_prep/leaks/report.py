@@ -26,7 +26,7 @@ class LeakReport:
     near: NearReport | None = None
 
     def near_keys(self) -> list[str]:
-        """The training clips that look like others, sorted. A person should look at them: see `near.py`."""
+        """The training clips that look like others, sorted. A person should look at them: see `near_duplicates.py`."""
         return sorted({pair.train_key for pair in self.near.pairs}) if self.near else []
 
     @property

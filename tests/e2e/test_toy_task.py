@@ -1,5 +1,6 @@
-"""A task moves in: one folder, one file of settings, one line in each of two lists. Then it is trained, evaluated,
-planned, looked at, reported and measured, in a copy of the package in which nothing else was changed."""
+"""A task moves in: one folder, one file of settings, one line in each of two lists; and, as it is judged in a way of
+its own, a class in a third. Then it is trained, evaluated, planned, looked at, reported and measured, in a copy of the
+package in which nothing else was changed."""
 
 from __future__ import annotations
 
@@ -26,6 +27,15 @@ LISTS = {  # file: (what stands there, what stands there with the toy)
         '        case "image_text":\n',
     ),
     "config/tasks/__init__.py": ("Stage1Config | ", "Stage1Config | ToyConfig | "),
+    "config/evaluation.py": (
+        "EvaluationConfig = Annotated[KnnEvaluation | ",
+        """class AccuracyEvaluation(EvaluationSettings):
+    kind: Literal["accuracy"]
+    digits: int = Field(2, ge=0, le=6)
+
+
+EvaluationConfig = Annotated[KnnEvaluation | AccuracyEvaluation | """,
+    ),
 }
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -102,15 +112,16 @@ COMMANDS = {
     "doctor": ["doctor", "toy.yaml"],
     "report": ["report", "runs/toy"],
     "eval": ["eval", "runs/toy", "-o", "scores.json"],
+    "by kind": ["eval", "runs/toy", "--kind", "accuracy", "--shards", "data/train"],
     "loader": ["bench", "loader", "toy.yaml", "--against", "plain", "--rounds", "1", "--workers", "1"],
 }
 REFUSED = {
     "a teacher in FP8": (["bench", "fp8", "toy.yaml"], "task.kind toy has no teacher"),
     "its plain twin": (["bench", "step", "toy.yaml", "--against", "plain"], "task.kind toy has no plain twin"),
     "images": (["bench", "step", "toy.yaml", "--media", "image"], "--media: task.kind toy learns from clips alone"),
-    "retrieval": (
+    "another evaluation": (
         ["config", "toy.yaml", "evaluation.x={kind: retrieval, shards: a}"],
-        "evaluation.x.kind: a run of task.kind toy is judged by knn, not by retrieval",
+        "evaluation.x.kind: a run of task.kind toy is judged by accuracy, not by retrieval",
     ),
 }
 
@@ -149,10 +160,11 @@ def test_it_is_reported(trained: Path, told: dict[str, tuple[int, str]]) -> None
     ("command", "said"),
     [
         ("config", ["kind: toy", "cells: 4"]),
-        # 2 classes x (2 frames x 16 cells x 3 colours + 1); a knn is of 5 clips and the 12 that it trains on
-        ("plan", ["194 trained parameters", "held_out: 17 clips in"]),
+        # 2 classes x (2 frames x 16 cells x 3 colours + 1)
+        ("plan", ["194 trained parameters", "held_out: 5 clips in"]),
         ("doctor", ["ok      shards of clips", "ok      evaluation.held_out.shards"]),
         ("eval", ["accuracy", "100.0"]),
+        ("by kind", ["accuracy", "100.0"]),
         ("loader", ["umt_ds, 1 worker"]),
     ],
 )

@@ -15,7 +15,7 @@ from tests.support.ranks import call, run_ranks
 from tests.support.shards import picture, record, write_shards
 from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.batch import Batch
-from umt_ds.bench.step import Request, measure
+from umt_ds.bench.step import Request, measure_step
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
 from umt_ds.data.order.frames import FramePolicy
@@ -154,4 +154,4 @@ def test_a_measured_step_has_its_parts_and_its_twin_on_the_device() -> None:
 
 def measured_step() -> dict[str, Any]:
     overrides = ["engine.deepspeed=zero1_bf16.json", "task.teacher.weights=random", "batch.micro=8"]
-    return asdict(measure("demo/stage1", overrides, Request(rounds=1, steps=3, against_plain=True)))
+    return asdict(measure_step("demo/stage1", overrides, Request(rounds=1, steps=3, against_plain=True)))

@@ -323,30 +323,55 @@ def test_importing_this_module_does_not_load_torch(module: str) -> None:
     assert loads_torch(module) is None
 
 
-def test_only_tasks_config_and_bench_name_the_settings_of_a_task() -> None:
+def settings_of_tasks() -> frozenset[str]:
+    """The classes of `config/tasks/` but for what all tasks share."""
+    files = [path for name, path in MODULES.items() if is_among(name, ("umt_ds.config.tasks.*",))]
+    classes = {
+        node.name
+        for path in files
+        if path.stem not in ("__init__", "base")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    return frozenset(classes | {"TaskConfig"})
+
+
+OF_TASKS = settings_of_tasks()
+ROOMS = frozenset(path.parent.name for path in MODULES.values() if path.match("tasks/*/room.py"))
+
+
+def knowledge_of_a_task(module: str, source: str) -> Iterator[str]:
+    """Where `module`, which is outside `tasks`, `config` and `bench`, tells tasks apart: it names a settings class, by
+    whatever way it came or as text, a kind, or the inside of a room, or asks whether a task has some setting."""
+    if is_among(module, ("umt_ds.tasks.*", "umt_ds.config.*", "umt_ds.bench.*")):
+        return
+    for node in ast.walk(ast.parse(source)):
+        names = [node.id] if isinstance(node, ast.Name) else [node.attr] if isinstance(node, ast.Attribute) else []
+        names += [node.name.rpartition(".")[2]] if isinstance(node, ast.alias) else []
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        asks = ast.unparse(node) if isinstance(node, ast.Call) else ""
+        if OF_TASKS & {*names, text} or text in ROOMS or re.match(r"(has|get)attr\((\w+\.)*task,", asks):
+            yield f"{module}:{node.lineno} knows {text or ast.unparse(node)}"
+    for one in imports_in(module, source):
+        if is_among(one.target, tuple(f"umt_ds.tasks.{room}.*" for room in ROOMS)):
+            yield str(one)
+
+
+def test_only_tasks_config_and_bench_tell_tasks_apart() -> None:
     """Anybody else would be one more place to touch for a new task: what they need, `TaskSettings` or a room says."""
-    of_tasks = {target_module(one.target) for one in IMPORTS if one.target.startswith("umt_ds.config.tasks.")}
-    of_tasks -= {"umt_ds.config.tasks", "umt_ds.config.tasks.base"}
-    assert len(of_tasks) >= 3, "the walk finds them"
-    elsewhere = [
-        str(one)
-        for one in IMPORTS
-        if (target_module(one.target) in of_tasks or one.target.startswith("umt_ds.config.tasks.TaskConfig"))
-        and not is_among(one.module, ("umt_ds.tasks.*", "umt_ds.config.*", "umt_ds.bench.*"))
-    ]
+    assert min(len(ROOMS), len(OF_TASKS)) >= 3, "the walk finds them"
+    elsewhere = [found for module, path in MODULES.items() for found in knowledge_of_a_task(module, path.read_text())]
     assert elsewhere == []
 
 
-def test_nobody_else_asks_which_task_it_is() -> None:
-    """No `kind == "stage1"`: whoever needs to know a task's answer asks its settings or its room."""
-    kinds = {path.parent.name for path in MODULES.values() if path.match("tasks/*/room.py")}
-    assert len(kinds) >= 3, "the walk finds them"
+def test_no_kind_is_named_where_a_configuration_is_told_or_a_step_is_measured() -> None:
+    """No `kind == "stage1"` in `config` and `bench` either."""
     elsewhere = [
         f"{module}:{node.lineno} says {node.value!r}"
         for module, path in MODULES.items()
         if not is_among(module, ("umt_ds.tasks.*", "umt_ds.config.tasks.*"))
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and node.value in kinds
+        if isinstance(node, ast.Constant) and node.value in ROOMS
     ]
     assert elsewhere == []
 
@@ -431,6 +456,29 @@ def test_a_wrong_neighbour_is_seen(module: str, source: str, bad: bool) -> None:
 )
 def test_a_library_past_its_door_is_seen(module: str, source: str, bad: bool) -> None:
     assert any(map(is_past_the_door, imports_in(module, source))) is bad
+
+
+@pytest.mark.parametrize(
+    ("source", "bad"),
+    [
+        ("from umt_ds.config.tasks.stage1 import Stage1Config", True),
+        ("from umt_ds.config.tasks import Stage1Config", True),
+        ("from umt_ds.config import tasks\n\n\ndef f(t):\n    return isinstance(t, tasks.Stage2Config)", True),
+        ("from umt_ds.tasks.stage1.room import Stage1Config", True),
+        ("from umt_ds.config.run import TaskConfig", True),
+        ("is_first = type(run.task).__name__ == 'Stage1Config'", True),
+        ("from umt_ds.tasks.stage1.task import load_teacher", True),
+        ("import umt_ds.tasks.stage2.model", True),
+        ("from umt_ds.tasks.image_text import room", True),
+        ("is_first = run.task.kind == 'stage1'", True),
+        ("has_mask = hasattr(run.task, 'mask')", True),
+        ("mask = getattr(self.config.task, 'mask', None)", True),
+        ("from umt_ds.tasks.kinds import build_task\nfrom umt_ds.config.tasks.base import TaskSettings", False),
+        ("told = f'task.kind {run.task.kind}: {run.task.summary}'", False),
+    ],
+)
+def test_what_tells_tasks_apart_is_seen(source: str, bad: bool) -> None:
+    assert any(knowledge_of_a_task("umt_ds.report.facts", source)) is bad
 
 
 def test_torch_behind_another_module_is_seen() -> None:

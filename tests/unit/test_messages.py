@@ -37,6 +37,8 @@ KIND_OF_RECIPE = {name: load_tree(name)[0]["task"]["kind"] for name in run_names
 OF_SOME_TASKS = {
     "umt_ds/bench/plain*.py": ["stage1", "stage2"],  # twins of two tasks
     "umt_ds/bench/fp8.py": ["stage1", "stage2"],  # of runs with a teacher
+    "umt_ds/tasks/teacher.py": ["stage1", "stage2"],  # of runs with a teacher
+    "umt_ds/tasks/bert.py": ["stage2"],  # of runs with a BERT
     "umt_ds/tasks/captions.py": ["stage2"],  # of runs with a BERT
 }
 PROGRAMS = {"umt": umt, "umt-data": umt_data, "umt-launch": launch}

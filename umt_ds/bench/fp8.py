@@ -15,7 +15,7 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.errors import ConfigError
 from umt_ds.masking import MaskPlan
 from umt_ds.tasks.loader import build_loader
-from umt_ds.tasks.stage1.task import load_teacher
+from umt_ds.tasks.teacher import load_teacher
 
 PACKAGES = ("torch",)  # for the header
 ENOUGH = 0.999  # cosine that the FP8 teacher is held to

@@ -278,7 +278,7 @@ def _flash(setup: Setup) -> list[flash.Version]:
 # ---------------------------------------------------------------- measuring
 
 
-def measure(case: Case, *, rounds: int, device: torch.device) -> dict[str, Timing]:
+def measure_kernel(case: Case, *, rounds: int, device: torch.device) -> dict[str, Timing]:
     """Every way `rounds` times forward, and forward with backward, in turns."""
     timings = {way: Timing([], [], _peak(case, call, device)) for way, call in case.ways.items()}
     clock = _DeviceClock(device) if device.type == "cuda" else _cpu_ms

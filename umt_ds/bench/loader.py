@@ -130,7 +130,7 @@ class Table:
             )
 
 
-def measure(
+def measure_ways(
     what: str | None,
     *,
     clips: int,

@@ -16,8 +16,8 @@ from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.protocol import BatchSource
+from umt_ds.tasks.bert import bert_size_of
 from umt_ds.tasks.stage1.task import Stage1Task
-from umt_ds.tasks.stage2.model import bert_size_of
 from umt_ds.tasks.stage2.task import Stage2Task
 
 

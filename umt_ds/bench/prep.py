@@ -98,7 +98,7 @@ class Table:
             yield f"{name}: {core_s * clips / 3600:,.0f} core-hours, {size * clips / 1e12:,.2f} TB"
 
 
-def measure(videos: Path | None, *, clips: int, rounds: int, workers: Sequence[int]) -> Table:
+def measure_prep(videos: Path | None, *, clips: int, rounds: int, workers: Sequence[int]) -> Table:
     """Every way over the same `clips` videos, `rounds` times in turns. Without `videos`, clips are made.
 
     Raises ConfigError where `videos` holds fewer, or one that umt-data refuses: each way would skip others.
@@ -235,7 +235,7 @@ def _moving_textures(seed: int, size: tuple[int, int], frames: int) -> Iterator[
 
 
 def _clouds(random: np.random.Generator, width: int, height: int) -> Pixels:
-    """SyntheticBatches that is stronger the coarser it is, as in natural pictures: u8 [H,W,3]."""
+    """Noise that is stronger the coarser it is, as in natural pictures: u8 [H,W,3]."""
     total = np.zeros((height, width, 3))
     for scale in (2, 4, 8, 16, 32, 64):
         noise = random.integers(0, 256, (height // scale + 2, width // scale + 2, 3), dtype=np.uint8)

@@ -66,7 +66,7 @@ class Request:
     shown: Shown = "video"  # noise of stage 2
 
 
-def measure(name: str, overrides: Sequence[str], request: Request) -> StepReport:
+def measure_step(name: str, overrides: Sequence[str], request: Request) -> StepReport:
     """Measure on the ranks that are there; every rank calls it. Raises MachineError where memory runs out."""
     config = load_step_run(name, overrides, ranks=find_world().size)
     if request.against_plain and not isinstance(config.task, (Stage1Config, Stage2Config)):

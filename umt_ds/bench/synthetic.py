@@ -18,9 +18,9 @@ from umt_ds.config.tasks.base import ClipShape
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.job import Job
 from umt_ds.losses.masked_lm import Vocabulary
+from umt_ds.tasks.bert import bert_size_of
 from umt_ds.tasks.image_text.task import clip_tokenizer
 from umt_ds.tasks.kinds import tokenizer_of
-from umt_ds.tasks.stage2.model import bert_size_of
 
 Shown = Literal["video", "image", "packed"]
 DIFFERENT_BATCHES = 4

@@ -63,9 +63,9 @@ def prep(videos: Path | None, clips: int, rounds: int, workers: list[int], memor
       umt bench prep
       umt bench prep --videos ~/webvid/part-00 --clips 200 --memory 2000
     """
-    from umt_ds.bench.prep import PACKAGES, measure, measure_memory
+    from umt_ds.bench.prep import PACKAGES, measure_memory, measure_prep
 
-    table = measure(videos, clips=clips, rounds=rounds, workers=workers)
+    table = measure_prep(videos, clips=clips, rounds=rounds, workers=workers)
     what = "the videos given" if videos else "made clips of 596x336, 15 s, 25 fps"
     lines = [f"what:    {table.files} videos ({what}), {rounds} rounds: median (min-max)", "", table.text()]
     if memory:
@@ -99,7 +99,7 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
     """
     import torch
 
-    from umt_ds.bench.kernels import PACKAGES, Setup, all_cases, compiled, measure, table
+    from umt_ds.bench.kernels import PACKAGES, Setup, all_cases, compiled, measure_kernel, table
 
     on_gpu = torch.cuda.is_available()
     setup = Setup(clips or (32 if on_gpu else 1), torch.device("cuda" if on_gpu else "cpu"),
@@ -110,7 +110,7 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
         lines += [f"what:    {where}, {setup.clips} clips, {rounds} rounds: median (min-max)"]
         for case in all_cases(setup):
             click.echo(f"measuring {case.title}", err=True)
-            lines += ["", table(case, measure(case, rounds=rounds, device=setup.device))]
+            lines += ["", table(case, measure_kernel(case, rounds=rounds, device=setup.device))]
     if chips or not on_gpu:
         lines += ["", compiled(chips or [80, 90], clips=clips or 32)]
     _tell("kernels", PACKAGES, lines, keep=keep)
@@ -121,7 +121,7 @@ def kernels(clips: int | None, rounds: int, chips: list[int], keep: bool) -> Non
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--ranks", type=_POSITIVE, help="Start that many ranks on this machine; or use a launcher, as for train.")
 @click.option("--data", type=click.Choice(["synthetic", "shards"]), default="synthetic", show_default=True,
-              help="SyntheticBatches in memory, or the run's own shards.")  # fmt: skip
+              help="Noise in memory, or the run's own shards.")  # fmt: skip
 @click.option("--against", type=click.Choice(["plain"]), help="In turns with the published step in plain torch.")
 @click.option("--media", "shown", type=click.Choice(["video", "image", "packed"]), default="video", show_default=True,
               help="What the noise is, where a task learns from images and clips.")  # fmt: skip
@@ -174,12 +174,12 @@ def step(
         words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
         text = _sweep([name, *overrides, *words], sweeps)
     else:
-        from umt_ds.bench.step import Request, measure
+        from umt_ds.bench.step import Request, measure_step
         from umt_ds.bench.step_report import save_outcome
         from umt_ds.distributed.world import find_world
 
         try:
-            report = measure(name, overrides, Request(rounds, steps, against is not None, data, profile, shown))
+            report = measure_step(name, overrides, Request(rounds, steps, against is not None, data, profile, shown))
         except UmtError as error:
             if outcome is not None:
                 save_outcome(error.what, outcome)
@@ -238,9 +238,9 @@ def loader(
       umt bench loader ~/shards/mine --rounds 3
       umt bench loader stage1/b16_k710 --against simplejpeg
     """
-    from umt_ds.bench.loader import PACKAGES, measure
+    from umt_ds.bench.loader import PACKAGES, measure_ways
 
-    table = measure(what, clips=clips, rounds=rounds, workers=workers, against=against, on_device=on_device)
+    table = measure_ways(what, clips=clips, rounds=rounds, workers=workers, against=against, on_device=on_device)
     source = what or f"{clips} made clips of 340x256, 10 s, 25 fps, one key frame"
     lines = [f"what:    {source}; {rounds} rounds: median (min-max)", "", table.text()]
     _tell("loader", PACKAGES, lines, keep=keep)

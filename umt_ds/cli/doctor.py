@@ -35,10 +35,10 @@ def command(
       srun --gpus 8 umt doctor stage1/b16_k710 data.sources.k710.shards=/data/k710/train
       umt doctor --shards s3://bucket/k710/train
     """
-    from umt_ds.preflight.run_checks import examine
+    from umt_ds.preflight.run_checks import run_checks
 
     findings = []
-    for finding in examine(name, overrides, shards=shards, disk=disk):
+    for finding in run_checks(name, overrides, shards=shards, disk=disk):
         findings.append(finding)
         click.echo(str(finding), err=as_json)
     problems = sum(finding.status == "problem" for finding in findings)

@@ -28,7 +28,7 @@ def command(
     measure_loader: bool,
 ) -> None:
     """Say what run NAME costs on --gpus GPUs: FLOPs, memory by ZeRO stage, disk and cores for the loader, hours,
-    checkpoints; with every assumption. Shards and weights need not be here.
+    evaluations, checkpoints; with every assumption. Shards and weights need not be here.
 
     A run that does not fit, or whose batch cannot be divided, is refused with exit code 2.
 

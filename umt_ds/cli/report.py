@@ -32,10 +32,11 @@ def _place(ctx: click.Context, option: click.Parameter, text: str | None) -> Pat
 def command(
     runs: tuple[Path, ...], out: Path | None, probe: bool, train: Path | None, val: Path | None, clips: int
 ) -> None:
-    """Make pictures and one HTML page of each RUN folder: curves, speed, masks drawn over held-out clips, and what
-    the features know (kNN on held-out clips: trained student, untrained student, teacher, chance).
+    """Make pictures and one HTML page of each RUN folder: curves, speed, the scores of its evaluations, and what its
+    task has to show. Of stage 1 these are masks drawn over held-out clips, and what the features know (kNN on held-out
+    clips: trained student, untrained student, teacher, chance); of stage 2 the clips that held-out captions find.
 
-    Writes index.html, the PNGs and probe.json. Prints the path of the page and the kNN table.
+    Writes index.html, the PNGs and probe.json. Prints the path of the page, and what the task has to show as a table.
 
     \b
     For example:

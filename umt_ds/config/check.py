@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from umt_ds.config.explain import Origins, explain, key_text, setter_of
-from umt_ds.config.outline import Kinds, Part, kinds_at
+from umt_ds.config.outline import KeyPart, Kinds, kinds_at
 from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import is_encodable, scalar, typed
 from umt_ds.environment import Environment
@@ -73,11 +73,11 @@ class _Reading:
     def __init__(self, tree: Tree, origins: Origins, keep_unset: bool) -> None:
         self._tree, self._origins, self._keep_unset = tree, origins, keep_unset
 
-    def of(self, value: Any, path: tuple[Part, ...]) -> Any:
+    def of(self, value: Any, path: tuple[KeyPart, ...]) -> Any:
         if isinstance(value, dict):
             return {self._name(key, path): self.of(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):
-            return [self.of(item, (*path, place)) for place, item in enumerate(value)]
+            return [self.of(item, (*path, index)) for index, item in enumerate(value)]
         kinds = kinds_at(RunConfig, path, self._tree)
         origin = self._origins.get(key_text(path))
         text = origin.text if origin else None
@@ -87,12 +87,12 @@ class _Reading:
             return text
         return value if float in kinds and int not in kinds else whole(value)
 
-    def _name(self, key: str, path: tuple[Part, ...]) -> str:
+    def _name(self, key: str, path: tuple[KeyPart, ...]) -> str:
         if "${" in key:
             raise self._error((*path, key), "a name cannot come from a variable", hint="write it out")
         return key
 
-    def _filled(self, text: str, path: tuple[Part, ...], kinds: Kinds) -> tuple[Any, str]:
+    def _filled(self, text: str, path: tuple[KeyPart, ...], kinds: Kinds) -> tuple[Any, str]:
         """The value that `text` with its variables means, and its text."""
         values = {name: Environment().text(name) for name in _VARIABLE.findall(text)}
         for name, value in values.items():
@@ -109,6 +109,6 @@ class _Reading:
             raise self._error(path, f"{filled!r} names a variable as a shell does", hint="write ${env:NAME} for $NAME")
         return (typed(filled, where=key_text(path)) if _VARIABLE.fullmatch(text) else scalar(filled)), filled
 
-    def _error(self, path: tuple[Part, ...], problem: str, *, hint: str | None = None) -> ConfigError:
+    def _error(self, path: tuple[KeyPart, ...], problem: str, *, hint: str | None = None) -> ConfigError:
         key = key_text(path)
         return ConfigError(f"{printable(key)}: {problem} (used in {setter_of(key, self._origins).where})", hint=hint)

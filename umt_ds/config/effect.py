@@ -51,7 +51,7 @@ def _is_in(key: str, path: str) -> bool:
 
 def _of_data(run: RunConfig) -> Remarks:
     sources = run.data.sources
-    if not any("://" in place for source in sources.values() for place in source.names):
+    if not any("://" in name for source in sources.values() for name in source.names):
         yield "data.cache", "it is for remote shards, and all are local"
     if all(source.is_stream for source in sources.values()):
         yield "data.window", "it is for indexed shards, and all are streamed"

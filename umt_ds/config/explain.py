@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from umt_ds.config.outline import Part, all_keys, in_words, keys_at, kinds_at
+from umt_ds.config.outline import KeyPart, all_keys, in_words, keys_at, kinds_at
 from umt_ds.config.yaml_text import Marks, quoted, scalar
 from umt_ds.errors import ConfigError, printable
 
@@ -41,7 +41,7 @@ def origins_in(path: Path, text: str, marks: Marks) -> Origins:
     return {"": Origin(str(path)), **said}
 
 
-def key_text(path: Sequence[Part]) -> str:
+def key_text(path: Sequence[KeyPart]) -> str:
     """`data.skip_draws[0][1]`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
@@ -86,7 +86,7 @@ class _Problem:
     """One of pydantic's errors, at the key that a user would write."""
 
     kind: str  # pydantic's word for it
-    path: tuple[Part, ...]
+    path: tuple[KeyPart, ...]
     message: str
     value: Any
 
@@ -94,9 +94,9 @@ class _Problem:
     def of(cls, item: ErrorDetails, tree: Any, root: type[BaseModel]) -> _Problem:
         """pydantic's path names members of unions and validators too, which nobody writes, and blames a section for
         its `kind`."""
-        path: list[Part] = []
-        for place, part in enumerate(item["loc"]):
-            is_unknown_key = item["type"] == "extra_forbidden" and place == len(item["loc"]) - 1
+        path: list[KeyPart] = []
+        for index, part in enumerate(item["loc"]):
+            is_unknown_key = item["type"] == "extra_forbidden" and index == len(item["loc"]) - 1
             if is_unknown_key or kinds_at(root, [*path, part], tree):
                 path.append(part)
         value = item["input"]
@@ -123,7 +123,7 @@ def _in_plain_words(message: str) -> str:
 _ABOUT_TYPE = ("literal_error", "empty", "missing", "too_long", "union_tag_invalid")
 
 
-def _is_inside(path: tuple[Part, ...], section: tuple[Part, ...]) -> bool:
+def _is_inside(path: tuple[KeyPart, ...], section: tuple[KeyPart, ...]) -> bool:
     return len(path) > len(section) and path[: len(section)] == section
 
 
@@ -178,17 +178,17 @@ def _in_sections(key: str) -> str:
     return "".join(f"{section}: {{" for section in sections) + f"{leaf}: …" + "}" * len(sections)
 
 
-def _near(path: tuple[Part, ...], value: Any, tree: Any, root: type[BaseModel]) -> list[str]:
+def _near(path: tuple[KeyPart, ...], value: Any, tree: Any, root: type[BaseModel]) -> list[str]:
     """Keys that may have been meant: those of its name in its section, one beside it that is spelled like it, those of
     its name elsewhere; and the same of what it would hold."""
     *section, name = path
-    same = [place for place in all_keys(root, tree) if place[-1] == name and place != path]
-    within = [key_text(place) for place in same if place[: len(section)] == tuple(section)]
+    same = [key for key in all_keys(root, tree) if key[-1] == name and key != path]
+    within = [key_text(key) for key in same if key[: len(section)] == tuple(section)]
     beside = [key for key in keys_at(root, section, tree) if key != name]
     close = [key_text([*section, key]) for key in _closest(str(name), beside)]
     inner = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else None
     of_inner = _near((*path, inner[0]), inner[1], tree, root) if inner and not (within or close) else []
-    return (within or close or of_inner or [key_text(place) for place in same])[:3]
+    return (within or close or of_inner or [key_text(key) for key in same])[:3]
 
 
 def _closest(name: str, known: Sequence[str]) -> list[str]:

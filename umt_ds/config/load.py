@@ -106,9 +106,8 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
     near = _meant(path, folder, known)
     if is_path(path) or (near is None and "/" in path):
         is_of_run = Path(path).name == "config.yaml"
-        advice = (
-            "`umt train` writes it into the folder of a run" if is_of_run else "`umt config` lists the shipped runs"
-        )
+        advice = "name a YAML file, or a shipped run: `umt config` lists them"
+        advice = "`umt train` writes it into the folder of a run" if is_of_run else advice
         raise ConfigError(_not_there(folder / path) + at, hint=near or advice)
     raise ConfigError(
         f"no run is called {quoted(name)!r}{at}", hint=near or f"one of: {', '.join(known)}; or a path to a YAML file"
@@ -127,7 +126,7 @@ def _not_there(path: Path) -> str:
         return (
             f"{said} is a folder, and no run's: it has no config.yaml" if path.is_dir() else f"{said} is no YAML file"
         )
-    above = next((place for place in reversed(path.parents) if not _is_there(place)), None)
+    above = next((parent for parent in reversed(path.parents) if not _is_there(parent)), None)
     return (
         f"there is no {said}"
         if above is None

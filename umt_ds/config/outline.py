@@ -8,15 +8,14 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from umt_ds.config.section import Running
 
 Kinds = tuple[Any, ...]  # alternatives: models, str, int, …, Literal[…], tuple[…], dict[…], NoneType
-Part = str | int  # a key, or a place in a list
+KeyPart = str | int  # a key, or a place in a list
 
 
-def kinds_at(root: type[BaseModel], path: Sequence[Part], tree: Any) -> Kinds:
+def kinds_at(root: type[BaseModel], path: Sequence[KeyPart], tree: Any) -> Kinds:
     """What may stand at `path`; nothing where the schema has no such key. `tree`, what a user wrote, says which task
     it is: keys of the others are not among them."""
     here: Kinds = (root,)
@@ -26,7 +25,7 @@ def kinds_at(root: type[BaseModel], path: Sequence[Part], tree: Any) -> Kinds:
     return _of_task(here, tree)
 
 
-def keys_at(root: type[BaseModel], path: Sequence[Part], tree: Any) -> list[str]:
+def keys_at(root: type[BaseModel], path: Sequence[KeyPart], tree: Any) -> list[str]:
     """The keys that the schema knows in the section at `path`."""
     models = [kind for kind in kinds_at(root, path, tree) if _is_model(kind)]
     return sorted({key for model in models for key in _fields(model)})
@@ -44,22 +43,18 @@ def all_keys(root: type[BaseModel], tree: Any, under: tuple[str, ...] = ()) -> I
             yield from all_keys(root, tree, (*under, name))
 
 
-def affects_results(root: type[BaseModel], key: str) -> bool:
-    """Does the setting at a key path belong to the experiment (True), or to running it (False, `section.RUNNING`)?
-
-    A key that is no setting belongs to the experiment, as in the checkpoint of an older version.
-    """
-    kinds: Kinds = (root,)
-    for word in key.split("."):
-        fields = [field for kind in kinds if _is_model(kind) for field in [_field(kind, word)] if field is not None]
-        if any(isinstance(note, Running) for field in fields for note in field.metadata):
-            return False
-        kinds = tuple(inner for kind in kinds for inner in _inside(kind, word))
-    return True
-
-
-def _field(model: type[BaseModel], key: str) -> FieldInfo | None:
-    return next((field for name, field in model.model_fields.items() if (field.alias or name) == key), None)
+def experiment_in(section: Any, tree: Any) -> Any:
+    """The part of `tree`, a dump of `section` with keys as users write them, without what is RUNNING (`section.py`)."""
+    if isinstance(section, BaseModel):
+        return {
+            key: experiment_in(getattr(section, name), tree[key])
+            for name, field in type(section).model_fields.items()
+            if not any(isinstance(note, Running) for note in field.metadata)
+            for key in [field.alias or name]
+        }
+    if isinstance(section, dict):
+        return {key: experiment_in(inner, tree[key]) for key, inner in section.items()}
+    return tree
 
 
 def in_words(kinds: Kinds) -> str:
@@ -100,7 +95,7 @@ def _choices(model: type[BaseModel]) -> tuple[Any, ...]:
     return get_args(field.annotation) if field is not None and field.is_required() else ()
 
 
-def _inside(outer: Any, part: Part) -> Kinds:
+def _inside(outer: Any, part: KeyPart) -> Kinds:
     if _is_model(outer):
         return opened(_fields(outer).get(str(part), ())) if isinstance(part, str) else ()
     arguments = get_args(outer)

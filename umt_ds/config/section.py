@@ -18,7 +18,7 @@ class Running:
 
 # `field: Annotated[Kind, RUNNING]`: another value of it, or of anything inside it, is the same experiment. A path of
 # weights or shards is such a setting, too: what lies there is compared by content (fingerprints in the manifest of a
-# checkpoint). Every other setting affects results (`outline.affects_results`).
+# checkpoint). Every other setting affects results (`show.numbers_of`).
 RUNNING = Running()
 
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from umt_ds.config.key_paths import flatten
-from umt_ds.config.outline import affects_results
+from umt_ds.config.outline import experiment_in
 from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import dump_yaml
 
@@ -37,7 +37,7 @@ def diff_lines(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
 
 def numbers_of(config: RunConfig) -> dict[str, Any]:
     """The leaves whose change makes another experiment."""
-    return {key: value for key, value in flatten(as_tree(config)).items() if affects_results(RunConfig, key)}
+    return flatten(experiment_in(config, as_tree(config)))
 
 
 def config_hash(leaves: dict[str, Any]) -> str:

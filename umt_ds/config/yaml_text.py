@@ -137,12 +137,12 @@ def _wrong(text: str, where: str, line: int, problem: str) -> ConfigError:
     lines = text.splitlines() or [""]
     line = min(line, len(lines) - 1)
     is_told = lines[line].strip() in where  # an override quotes itself
-    place = where if is_told else f"{where}, line {line + 1}: `{quoted(lines[line])}`"
+    at = where if is_told else f"{where}, line {line + 1}: `{quoted(lines[line])}`"
     hint = "indent with spaces, not tabs" if r"'\t'" in problem else None
     hint = "a key ends with a colon and a space" if "expected ':'" in problem else hint
     if "not valid YAML" in problem and "${" in text:
         hint = "inside [ ] and { } put ${env:…} in quotes"
-    return ConfigError(f"{place}: {printable(problem)}", hint=hint)
+    return ConfigError(f"{at}: {printable(problem)}", hint=hint)
 
 
 class _Untagged(yaml.SafeLoader):

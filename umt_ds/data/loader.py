@@ -64,11 +64,11 @@ class Loader:
         self._next = 0  # the micro-batch that the pipeline delivers next
         self.faults = FaultLog(max_bad_rate=plan.max_bad_rate)
         self.traffic = Traffic()  # of the batches handed out by this rank
-        if self.inexact:
+        if self.not_reproducible:
             log.warning(
                 "this run is inexact: %s is streamed, so the order of its clips cannot be repeated, and a resumed run "
                 "begins it anew",
-                ", ".join(self.inexact),
+                ", ".join(self.not_reproducible),
             )
         for a, b in plan.skip_draws:
             log.info("draws %d to %d show other samples (data.skip_draws)", a, b - 1)
@@ -80,7 +80,7 @@ class Loader:
         return {name: source.fingerprint for name, source in sources if isinstance(source, ShardSource)}
 
     @property
-    def inexact(self) -> tuple[str, ...]:
+    def not_reproducible(self) -> tuple[str, ...]:
         """The sources that are streamed: what they show is no function of (seed, draw)."""
         sources = zip(self._names, self.builder.draws.sources, strict=True)
         return tuple(name for name, source in sources if isinstance(source, TarStream))

@@ -97,13 +97,13 @@ class CheckpointStore:
         config: RunConfig,
         fingerprints: Mapping[str, str],
         device: torch.device,
-        inexact: Iterable[str] = (),
+        not_reproducible: Iterable[str] = (),
     ) -> None:
         self.run = run
         self._world = world
         self._config = config
         self._fingerprints = dict(fingerprints)
-        self._inexact = set(inexact)  # sources that are streamed, and after plan_resume those that were
+        self._not_reproducible = set(not_reproducible)  # sources that are, or ever were, streamed
         self._device = device
         self._saved_step: int | None = None
         self._writer = SnapshotWriter(world)
@@ -131,7 +131,7 @@ class CheckpointStore:
             raise answer.by_all_ranks()
         assert answer is not None  # rank 0 found one or the other
         if answer.manifest is not None:
-            self._inexact |= set(answer.manifest.inexact)
+            self._not_reproducible |= set(answer.manifest.inexact)
         return answer
 
     def _find_resume(self, allow_config_change: bool) -> Resume:
@@ -176,7 +176,8 @@ class CheckpointStore:
     def _compare_config(self, manifest: CheckpointManifest, allow_change: bool) -> None:
         """Only a change of *numbers* (or of what they refer to) needs leave; any change is logged."""
         mine = {**self._numbers(), **{f"content of {k}": v for k, v in self._fingerprints.items()}}
-        then = {**numbers_of(_config_in(manifest)), "precision": manifest.precision}
+        config_then = _config_in(manifest)  # with the defaults of settings that came later: no change
+        then = {**numbers_of(config_then), "precision": manifest.precision}
         theirs = {**then, **{f"content of {k}": v for k, v in manifest.fingerprints.items()}}
         changed = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
         lines = [f"{key}: {theirs.get(key)} → {mine.get(key)}" for key in changed]
@@ -187,7 +188,7 @@ class CheckpointStore:
             )
         for line in lines:
             log.warning("changed since the checkpoint: %s", line)
-        now, before = flatten(as_tree(self._config)), flatten(manifest.config)
+        now, before = flatten(as_tree(self._config)), flatten(as_tree(config_then))
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key) and key not in changed:
                 log.info("changed since the checkpoint (running only): %s: %s → %s", key, before.get(key), now.get(key))
@@ -327,7 +328,7 @@ class CheckpointStore:
             zero_stage=engine.stage,
             precision=engine.precision,
             loss_scale=engine.read_loss_scale(),
-            inexact=sorted(self._inexact),
+            inexact=sorted(self._not_reproducible),
             versions=versions(),
         )
 

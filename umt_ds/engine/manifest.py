@@ -228,7 +228,7 @@ def strangers(run: Path) -> list[str]:
     ]
 
 
-def inexact_sources(run: Path) -> list[str]:
+def sources_not_reproducible(run: Path) -> list[str]:
     """The sources whose clips cannot be shown again, as the newest whole checkpoint of `run` says; none without one."""
     for folder in checkpoint_folders(run):
         with suppress(CheckpointError):

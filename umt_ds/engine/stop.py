@@ -72,7 +72,7 @@ class Stop:
         return step == self._stop_at
 
     def wanted(self) -> bool:
-        """Has this rank been asked to stop? The others learn of it by the pulse."""
+        """Has this rank been asked to stop? The others learn of it with the numbers of the step (`step_stats.py`)."""
         return self._signalled or (self._world.is_first and self._file.exists())
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ class ScoreFiles:
             _refuse_unwritable(self.out.parent)
         if self.predictions is not None:
             slugs = [_slug(run.name) for run in runs]
-            twice = next((slug for place, slug in enumerate(slugs) if slug in slugs[:place]), None)
+            twice = next((slug for index, slug in enumerate(slugs) if slug in slugs[:index]), None)
             if twice is not None:
                 raise ConfigError(
                     f"the predictions of two runs would both be called {twice}", hint="score them one by one"

@@ -92,7 +92,7 @@ def _train(
         config=config,
         fingerprints=fingerprints,
         device=job.device,
-        inexact=loader.inexact,
+        not_reproducible=loader.not_reproducible,
     )
     resume = store.plan_resume(allow_config_change=allow_config_change)
     sentence = _load_initial(task, config, resume)

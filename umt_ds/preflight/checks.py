@@ -359,4 +359,4 @@ def _answer(*command: str) -> str | None:
 def nearest_folder(folder: Path) -> Path:
     """The folder, or the nearest above it that exists."""
     folder = folder.resolve()
-    return next(place for place in (folder, *folder.parents) if place.is_dir())
+    return next(path for path in (folder, *folder.parents) if path.is_dir())

@@ -31,15 +31,15 @@ def evaluation_lines(run: RunConfig, *, samples: int, clips_per_s: float, step_s
 
 def clips_of(settings: EvaluationConfig, samples: int) -> int | None:
     """Clips that an evaluation looks at; None where nobody knows."""
-    sizes = [_size(place) for place in settings.places.values()]
+    sizes = [_size(shards) for shards in settings.places.values()]
     sizes += [samples or None] if settings.looks_at_training_clips else []
     bounds = [[bound for bound in (size, settings.limit) if bound is not None] for size in sizes]
     return sum(min(some) for some in bounds) if all(bounds) else None
 
 
-def _size(place: str) -> int | None:
+def _size(shards: str) -> int | None:
     """Of a set, where it is here."""
     try:
-        return load_manifest(as_path(place)).num_samples
+        return load_manifest(as_path(shards)).num_samples
     except UmtError:
         return None

@@ -71,8 +71,8 @@ def bert(settings: BertConfig) -> Finding:
     for path in (settings.weights, settings.vocabulary):
         if path is not None and (unset := _unset(path)) is not None:
             return unset
+    from umt_ds.tasks.bert import build_bert
     from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
-    from umt_ds.tasks.stage2.model import build_bert
 
     words = vocabulary_of(caption_tokenizer(settings))
     size = build_bert(settings, words, video_width=8).size
@@ -88,7 +88,7 @@ def teacher(settings: TeacherConfig) -> Finding:
         return Finding("note", "random weights", "a teacher that knows nothing: for trying things out")
     if (unset := _unset(settings.weights)) is not None:
         return unset
-    from umt_ds.tasks.stage1.task import load_teacher
+    from umt_ds.tasks.teacher import load_teacher
 
     model, fingerprint = load_teacher(settings)
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -22,7 +22,7 @@ from umt_ds.preflight.checks import Check, Finding
 _LIMIT_S = 120.0
 
 
-def examine(
+def run_checks(
     name: str | None, overrides: Sequence[str], *, shards: Sequence[str] = (), disk: Path | None = None
 ) -> Iterator[Finding]:
     """All findings, each as soon as it is made."""
@@ -37,7 +37,7 @@ def examine(
         f"shards {folder}": partial(input_checks.shards, folder) for folder in shards
     }
     if config is not None:
-        plan |= _run_checks(config)
+        plan |= _checks_of_run(config)
     for title, look in plan.items():
         yield run_check(title, look)
 
@@ -61,7 +61,7 @@ def _machine_checks(config: RunConfig | None, disk: Path | None) -> dict[str, Ch
     }
 
 
-def _run_checks(config: RunConfig) -> dict[str, Check]:
+def _checks_of_run(config: RunConfig) -> dict[str, Check]:
     """What this run reads."""
     plan: dict[str, Check] = {
         f"shards of {source}": partial(
@@ -70,8 +70,8 @@ def _run_checks(config: RunConfig) -> dict[str, Check]:
         for source, settings in config.data.sources.items()
     }
     for name, judged in config.evaluation.items():
-        for key, place in judged.places.items():
-            plan[f"evaluation.{name}.{key}"] = partial(input_checks.shards, place)
+        for key, folder in judged.places.items():
+            plan[f"evaluation.{name}.{key}"] = partial(input_checks.shards, folder)
     if any(is_url(source.names[0]) and not source.is_stream for source in config.data.sources.values()):
         plan["cache"] = partial(input_checks.cache, config.data.cache)
     for part, settings in config.task.required_weights.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from umt_ds.engine.manifest import inexact_sources
+from umt_ds.engine.manifest import sources_not_reproducible
 from umt_ds.engine.metrics_file import METRICS, OddLines, read_metrics
 from umt_ds.engine.readback import is_file, why_no_run
 from umt_ds.errors import ConfigError
@@ -144,5 +144,5 @@ def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
             f"{told}",
             hint="train further; or log both runs at the same steps (cadence.log)",
         )
-    inexact = {name for run in (a, b) for name in inexact_sources(run)}
-    return replace(comparison, inexact=tuple(sorted(inexact)), passed_over=tuple(dict.fromkeys(passed_over)))
+    streamed = {name for run in (a, b) for name in sources_not_reproducible(run)}
+    return replace(comparison, inexact=tuple(sorted(streamed)), passed_over=tuple(dict.fromkeys(passed_over)))

@@ -19,7 +19,7 @@ from umt_ds.engine.metrics_file import (
     read_scores,
 )
 from umt_ds.engine.readback import is_file, why_no_run
-from umt_ds.errors import UmtError
+from umt_ds.errors import ConfigError, UmtError
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def read_history(run: Path) -> History:
     """Read RUN/metrics.jsonl. Raises UmtError where `run` is no run folder, or nothing was logged yet."""
     path, odd = run / METRICS, OddLines()
     if not is_file(path):
-        raise UmtError(why_no_run(run, METRICS), hint="name a folder that `umt train` wrote")
+        raise ConfigError(why_no_run(run, METRICS), hint="name a folder that `umt train` wrote")
     by_step: dict[int, list[Record]] = {}
     first_steps: dict[int, int] = {}
     for record in read_records(path, odd):

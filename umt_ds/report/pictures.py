@@ -176,9 +176,9 @@ def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) ->
     panel = figure.subplots()
     width = 0.8 / len(accuracy)
     for number, (model, scores) in enumerate(accuracy.items()):
-        places = [place + (number - (len(accuracy) - 1) / 2) * width for place in range(len(fields))]
+        middles = [group + (number - (len(accuracy) - 1) / 2) * width for group in range(len(fields))]
         heights = [100 * scores[field] for field in fields]
-        bars = panel.bar(places, heights, width=0.92 * width, color=_BARS[number % len(_BARS)], label=model)
+        bars = panel.bar(middles, heights, width=0.92 * width, color=_BARS[number % len(_BARS)], label=model)
         panel.bar_label(bars, fmt="%.0f", fontsize=9, padding=1)
     panel.set_xticks(range(len(fields)), fields)
     panel.set_ylabel("kNN accuracy, %")
@@ -213,8 +213,8 @@ def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, tit
     figure = _figure(width=2.6 * columns, height=0.6 + 1.15 * len(answers), title=title)
     rows = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
     for row, answer in zip(rows, answers, strict=True):
-        place = answer.found.index(answer.right) + 1 if answer.right in answer.found else None
-        where = f"its own is number {place}" if place else f"its own is not among the first {columns}"
+        rank = answer.found.index(answer.right) + 1 if answer.right in answer.found else None
+        where = f"its own is number {rank}" if rank else f"its own is not among the first {columns}"
         row.suptitle(f"“{answer.caption}”: {where}", fontsize=9, x=0.01, ha="left")
         for panel, video in zip(row.subplots(1, columns, squeeze=False)[0], answer.found, strict=True):
             panel.imshow(_strip(frames[video]).numpy(), interpolation="nearest")

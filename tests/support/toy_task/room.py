@@ -13,6 +13,7 @@ from umt_ds.tasks.toy.task import ToyModule, ToyTask
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.evaluation import AccuracyEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.shards.storage import as_path
@@ -55,10 +56,11 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
 def evaluators(run: RunConfig) -> Sequence[Evaluator]:
     task, found = _settings(run), []
     for name, settings in run.evaluation.items():
+        assert isinstance(settings, AccuracyEvaluation)
         request = ClipRequest(
             frames=middle_frames(task.frames), side=task.image_size, label_fields=(task.label,), needs_labels=True
         )
-        found.append(Accuracy(name, evaluation_set(as_path(settings.shards), request, settings, run)))
+        found.append(Accuracy(name, evaluation_set(as_path(settings.shards), request, settings, run), settings.digits))
     return found
 
 
@@ -68,6 +70,7 @@ class Accuracy:
 
     name: str
     items: EvaluationSet
+    digits: int
     metrics: tuple[str, ...] = ("accuracy",)
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
@@ -81,7 +84,7 @@ class Accuracy:
         said = found.vectors["logits"].argmax(dim=-1).tolist()
         right = [item.labels[0] == one for item, one in zip(found.items, said, strict=True)]
         rows = {"key": list(found.keys), "class": said} if predictions else None
-        values = {"accuracy": 100 * sum(right) / len(right)}
+        values = {"accuracy": round(100 * sum(right) / len(right), self.digits)}
         return Scores(self.name, values, len(right), found.left_out, {"shards": str(self.items.shards)}, rows)
 
 

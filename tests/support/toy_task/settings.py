@@ -34,4 +34,4 @@ class ToyConfig(TaskSettings):
 
     @property
     def judged_by(self) -> tuple[str, ...]:
-        return ("knn",)
+        return ("accuracy",)

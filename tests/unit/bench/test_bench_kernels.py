@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from tests.support.paths import REPO
 from umt_ds.bench import kernels, machine
-from umt_ds.bench.kernels import Case, Cost, Setup, Timing, all_cases, measure, table
+from umt_ds.bench.kernels import Case, Cost, Setup, Timing, all_cases, measure_kernel, table
 from umt_ds.cli.bench import command
 
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def test_the_rows_of_a_case_take_turns_and_are_held_against_the_prediction() -> 
         return lambda: order.append(name) or torch.zeros(1)  # type: ignore[func-returns-value]
 
     case = Case("it", {"one": way("one"), "two": way("two")}, Cost(4e6, 2e9))
-    timings = measure(case, rounds=3, device=CPU)
+    timings = measure_kernel(case, rounds=3, device=CPU)
     assert [len(timing.forward) for timing in timings.values()] == [3, 3]
     assert order == ["one", "two"] * (3 + kernels._WARM_UPS)
     text = table(case, {"one": Timing([2.0, 1.0, 4.0], [], 5_000_000)})

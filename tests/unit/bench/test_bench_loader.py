@@ -26,7 +26,7 @@ def test_the_command_compares_all_ways_on_clips_it_made_and_records_what_it_prin
     results = tmp_path / "RESULTS.md"
     results.write_text("# What was measured\n")
     monkeypatch.setattr(machine.record, "__defaults__", (results,))
-    monkeypatch.setitem(loader.measure.__kwdefaults__, "draws", 8)
+    monkeypatch.setitem(loader.measure_ways.__kwdefaults__, "draws", 8)
     arguments = ["loader", "--clips", "2", "--rounds", "1", "--workers", "1", "--on-device", "--record"]
     table = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
     ways = ways_in(table)

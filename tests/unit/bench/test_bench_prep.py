@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tests.support.videos import write_videos
 from umt_ds.bench import machine
-from umt_ds.bench.prep import Run, Table, make_clips, measure
+from umt_ds.bench.prep import Run, Table, make_clips, measure_prep
 from umt_ds.cli.bench import command
 from umt_ds.data.pixels.video import probe
 from umt_ds.errors import ConfigError
@@ -54,4 +54,4 @@ def test_made_clips_are_of_the_size_of_webvid_and_always_the_same(tmp_path: Path
 
 def test_too_few_videos_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds 2 videos, not 3"):
-        measure(write_videos(tmp_path / "videos", 2), clips=3, rounds=1, workers=[1])
+        measure_prep(write_videos(tmp_path / "videos", 2), clips=3, rounds=1, workers=[1])

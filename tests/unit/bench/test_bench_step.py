@@ -16,7 +16,7 @@ from tests.support.ranks import environment
 from umt_ds.batch import Batch
 from umt_ds.bench.plain import float_clips, plain_loss, plain_models, published_mask, refuse_unpublished
 from umt_ds.bench.run import load_step_run
-from umt_ds.bench.step import Request, kept_for_backward, measure
+from umt_ds.bench.step import Request, kept_for_backward, measure_step
 from umt_ds.bench.step_report import StepReport, Way, budget_line, load_outcome, save_outcome, sweep_text
 from umt_ds.bench.step_sweep import label, sweep_points
 from umt_ds.bench.synthetic import SyntheticBatches
@@ -121,7 +121,7 @@ def test_nothing_but_a_name_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path:
 )
 def test_what_cannot_be_measured_is_said_at_once(name: str, request_: Request, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        measure(name, [], request_)
+        measure_step(name, [], request_)
 
 
 def test_what_autograd_keeps_is_counted_without_weights() -> None:

@@ -382,6 +382,15 @@ def test_a_change_of_running_it_does_not(override: str) -> None:
     assert _hash("stage1/b16_k710") == _hash("stage1/b16_k710", override)
 
 
+@pytest.mark.parametrize("name", ["k710", "k710-v1.5", "shards", "a.workers"])
+def test_what_affects_results_does_not_depend_on_the_name_of_a_source(name: str, tmp_path: Path) -> None:
+    run = tmp_path / "run.yaml"
+    run.write_text(f'extends: [demo/teacher]\ndata: {{sources: {{"{name}": {{shards: /a}}}}}}\n')
+    of_source = {key for key in numbers_of(load_run(str(run))) if key.startswith(f"data.sources.{name}.")}
+    keys = {"media", "caption", "samples", "repeat", "weight", "frames.policy", "frames.stride"}
+    assert of_source == {f"data.sources.{name}.{key}" for key in keys}
+
+
 def _hash(name: str, *overrides: str) -> str:
     return config_hash(numbers_of(load_run(name, overrides)))
 

@@ -78,15 +78,19 @@ def test_a_name_that_no_file_has_is_one_error(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "said", "hint"),
     [
-        ("{}/nope", "there is no {}/nope", "`umt config` lists the shipped runs"),
-        ("{}/nope.yaml", "there is no {}/nope.yaml", "`umt config` lists the shipped runs"),
+        ("{}/nope", "there is no {}/nope", "name a YAML file, or a shipped run: `umt config` lists them"),
+        ("{}/nope.yaml", "there is no {}/nope.yaml", "name a YAML file, or a shipped run: `umt config` lists them"),
         (
             "{}/nope/config.yaml",
             "there is no folder {}/nope, where {}/nope/config.yaml would lie",
             "`umt train` writes it into the folder of a run",
         ),
-        ("{}", "{} is a folder, and no run's: it has no config.yaml", "`umt config` lists the shipped runs"),
-        ("{}/notes.txt", "{}/notes.txt is no YAML file", "`umt config` lists the shipped runs"),
+        (
+            "{}",
+            "{} is a folder, and no run's: it has no config.yaml",
+            "name a YAML file, or a shipped run: `umt config` lists them",
+        ),
+        ("{}/notes.txt", "{}/notes.txt is no YAML file", "name a YAML file, or a shipped run: `umt config` lists them"),
     ],
 )
 def test_a_path_that_is_not_there_is_called_one_and_no_unknown_run(

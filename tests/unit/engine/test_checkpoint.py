@@ -33,7 +33,7 @@ from tests.support.checkpoints import (
     save_and_finish,
 )
 from umt_ds.engine import checkpoint, snapshot
-from umt_ds.engine.manifest import inexact_sources, read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint, sources_not_reproducible
 from umt_ds.engine.protocol import Progress
 from umt_ds.errors import CheckpointError
 
@@ -62,9 +62,9 @@ def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_run_that_ever_streamed_stays_inexact(tmp_path: Path) -> None:
     save(open_store(tmp_path), 1)
-    assert inexact_sources(tmp_path) == []
-    for step, inexact in enumerate(([], ["web"], ["more"], []), start=2):
-        store = open_store(tmp_path, inexact=inexact)
+    assert sources_not_reproducible(tmp_path) == []
+    for step, streamed in enumerate(([], ["web"], ["more"], []), start=2):
+        store = open_store(tmp_path, not_reproducible=streamed)
         resume(store)
         save(store, step)
     told = [read_checkpoint_manifest(folder(tmp_path, step)).inexact for step in range(3, 6)]
@@ -457,6 +457,20 @@ def test_nothing_is_said_where_nothing_changed(tmp_path: Path, caplog: pytest.Lo
     save(open_store(tmp_path), 2)
     caplog.clear()
     open_store(tmp_path).plan_resume()
+    assert "changed" not in caplog.text
+
+
+def test_a_setting_that_an_older_version_did_not_have_is_no_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="umt_ds")
+    save(open_store(tmp_path), 2)
+    manifest = read_checkpoint_manifest(folder(tmp_path, 2))
+    for section, setting in (("schedule", "curve"), ("cadence", "max_skipped")):
+        del manifest.config[section][setting]
+    (folder(tmp_path, 2) / MANIFEST).write_text(manifest.to_json())
+    caplog.clear()
+    assert open_store(tmp_path).plan_resume().progress.step == 2
     assert "changed" not in caplog.text
 
 

@@ -25,8 +25,7 @@ from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.distributed.device import has_code
 from umt_ds.errors import DataError, MachineError, WeightsError
 from umt_ds.kernels import backend
-from umt_ds.preflight import checks, input_checks
-from umt_ds.preflight import run_checks as examine
+from umt_ds.preflight import checks, input_checks, run_checks
 from umt_ds.preflight.checks import Finding
 from umt_ds.preflight.run_checks import run_check
 
@@ -252,7 +251,7 @@ def test_shards_that_are_absent_cut_or_undecodable_are_problems(tmp_path: Path) 
     looks = {Path("${env:UMT_DATA}/k710"): "UMT_DATA is not set", tmp_path: "holds no manifest.json",
              cut: "does not match its manifest", junk: "is no picture"}  # fmt: skip
     for folder, said in looks.items():
-        found = examine.run_check("shards", partial(input_checks.shards, folder))
+        found = run_checks.run_check("shards", partial(input_checks.shards, folder))
         assert (found.status, said in found.there) == ("problem", True), found
 
 
@@ -265,10 +264,10 @@ def test_a_cache_that_is_larger_than_its_disk_is_told(tmp_path: Path, monkeypatc
 
 def test_streamed_tars_are_tried_and_called_inexact(tmp_path: Path) -> None:
     tar = write_shards(tmp_path, [5]) / "tiny-000000.tar"
-    found = examine.run_check("shards", partial(input_checks.stream, f"pipe:cat {tar}"))
+    found = run_checks.run_check("shards", partial(input_checks.stream, f"pipe:cat {tar}"))
     assert (found.status, "inexact" in found.used) == ("note", True), found
     assert "6 frames of 28 x 20" in found.there
-    absent = examine.run_check("shards", partial(input_checks.stream, str(tmp_path / "absent.tar")))
+    absent = run_checks.run_check("shards", partial(input_checks.stream, str(tmp_path / "absent.tar")))
     assert (absent.status, "there is no tar" in absent.there) == ("problem", True)
 
 
@@ -285,7 +284,7 @@ def test_a_teacher_s_weights_are_loaded_as_a_run_loads_them(tmp_path: Path) -> N
 def test_the_sets_of_evaluations_are_looked_at_like_sources(tmp_path: Path) -> None:
     knn = f"evaluation.knn={{kind: knn, shards: {tmp_path}/val, voters: {tmp_path}/train}}"
     run = load_run("demo/stage1", ["task.teacher.weights=random", knn])
-    looks = examine._run_checks(run)
+    looks = run_checks._checks_of_run(run)
     write_shards(tmp_path / "val")
     assert looks["evaluation.knn.shards"]().status == "ok"
     with pytest.raises(DataError, match="train"):
@@ -300,7 +299,7 @@ def test_the_exit_code_says_whether_there_is_a_problem(
     shards: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shards(tmp_path / "here")
-    monkeypatch.setattr(examine, "_machine_checks", lambda config, disk: {"python": checks.python})
+    monkeypatch.setattr(run_checks, "_machine_checks", lambda config, disk: {"python": checks.python})
     words = ["demo/stage1", "task.teacher.weights=random", f"data.sources.demo.shards={tmp_path / shards}", "--json"]
     words.append(f"evaluation.knn.shards={tmp_path / 'here'}")
     ended = CliRunner().invoke(command, words)
@@ -316,7 +315,7 @@ def test_the_exit_code_says_whether_there_is_a_problem(
 
 
 def test_a_run_that_cannot_be_resolved_is_a_problem_among_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examine, "_machine_checks", lambda config, disk: {"python": checks.python})
+    monkeypatch.setattr(run_checks, "_machine_checks", lambda config, disk: {"python": checks.python})
     ended = CliRunner().invoke(command, ["stage1/b16_k71"])
     assert ended.exit_code == 1
     assert "did you mean stage1/b16_k710?" in ended.stdout

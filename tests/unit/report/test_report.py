@@ -281,11 +281,11 @@ def test_several_runs_go_to_folders_of_their_names(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(UmtError, match="is no run folder") as refused:
+    with pytest.raises(ConfigError, match="is no run folder") as refused:
         write_report(tmp_path, tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     assert refused.value.hint == "name a folder that `umt train` wrote"
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UmtError, match=f"there is no folder {tmp_path}/nope"):
+    with pytest.raises(ConfigError, match=f"there is no folder {tmp_path}/nope"):
         write_report(tmp_path / "nope", tmp_path / "out", ExhibitOptions(), say=lambda _: None)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1')
     with pytest.raises(UmtError, match=r"has not logged a step yet \(1 line of .* is no record"):

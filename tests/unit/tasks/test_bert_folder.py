@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from umt_ds.config.models import BertConfig
 from umt_ds.errors import WeightsError
 from umt_ds.models.presets import BertSize
+from umt_ds.tasks.bert import build_bert
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
-from umt_ds.tasks.stage2.model import build_bert
 from umt_ds.weights.bert_folder import bert_folder_size, read_bert_folder
 
 CONFIG: dict[str, Any] = {

@@ -12,7 +12,7 @@ from umt_ds.errors import ConfigError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.towers import ClipTower
-from umt_ds.tasks.stage1 import task as stage1
+from umt_ds.tasks import teacher as teachers
 from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.tasks.stage2.task import Stage2Task
 
@@ -34,7 +34,7 @@ def teacher_of(name: str) -> Teacher | None:
 
 @pytest.mark.parametrize("name", ["demo/stage1", "demo/stage2"])
 def test_the_teacher_of_each_stage_multiplies_in_fp8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage1, "why_no_fp8", lambda device, dtype: None)
+    monkeypatch.setattr(teachers, "why_no_fp8", lambda device, dtype: None)
     teacher = teacher_of(name)
     assert teacher is not None
     assert isinstance(teacher.tower, ClipTower)
@@ -52,10 +52,10 @@ def test_where_it_does_not_pay_the_log_says_why(
 
 
 def test_a_tower_that_has_no_fp8_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage1, "why_no_fp8", lambda device, dtype: None)
+    monkeypatch.setattr(teachers, "why_no_fp8", lambda device, dtype: None)
     task = load_run("demo/stage1", FP8).task
     assert task.kind == "stage1"
-    teacher, _ = stage1.load_teacher(task.teacher)
+    teacher, _ = teachers.load_teacher(task.teacher)
     teacher.tower = torch.nn.Linear(1, 1)  # type: ignore[assignment]  # stands for SigLIP, which takes seconds to make
     with pytest.raises(ConfigError, match="teacher custom has no products in FP8"):
-        stage1.place_teacher(teacher, task.teacher, device=CPU, precision="bf16")
+        teachers.place_teacher(teacher, task.teacher, device=CPU, precision="bf16")

@@ -250,7 +250,7 @@ def test_the_temperature_of_another_shape_is_refused() -> None:
 
 def test_the_file_is_named_by_whoever_knows_it(tmp_path: Path) -> None:
     from umt_ds.config.models import TeacherConfig, TowerConfig
-    from umt_ds.tasks.stage1.task import load_teacher
+    from umt_ds.tasks.teacher import load_teacher
 
     tower = TowerConfig(image_size=16, patch_size=8, width=24, layers=2, heads=3, out_width=10)
     names = hugging_face()

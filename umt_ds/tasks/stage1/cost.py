@@ -11,7 +11,8 @@ from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip
 from umt_ds.models.presets import vit_size
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.cost import TaskCost, count_parameters
-from umt_ds.tasks.stage1.task import Stage1Module, common_grid, refuse_semantic_mask, stage1_flops, teacher_of
+from umt_ds.tasks.stage1.task import Stage1Module, refuse_semantic_mask, stage1_flops
+from umt_ds.tasks.teacher import common_grid, teacher_of
 
 
 def stage1_cost(task: Stage1Config, element: int) -> TaskCost:

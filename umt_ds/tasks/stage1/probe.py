@@ -26,7 +26,7 @@ from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.room import Say
 from umt_ds.tasks.sources import held_out_beside, training_shards
-from umt_ds.tasks.stage1.task import load_teacher
+from umt_ds.tasks.teacher import load_teacher
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import encoder_state
 

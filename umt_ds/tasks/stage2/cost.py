@@ -14,10 +14,11 @@ from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, te
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip, text_bytes
 from umt_ds.models.presets import BertSize, vit_size
 from umt_ds.models.teachers import Teacher
+from umt_ds.tasks.bert import bert_size_of
 from umt_ds.tasks.cost import TaskCost, count_parameters
-from umt_ds.tasks.stage1.task import teacher_of
-from umt_ds.tasks.stage2.model import bert_size_of, build_module, media_masks
+from umt_ds.tasks.stage2.model import build_module, media_masks
 from umt_ds.tasks.stage2.module import Stage2Module
+from umt_ds.tasks.teacher import teacher_of
 
 
 class Stage2Cost:

@@ -10,7 +10,7 @@ from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.evaluation import EvaluationConfig
+from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation, RetrievalEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.collate import Tokenize
@@ -66,8 +66,9 @@ def evaluators(run: RunConfig) -> Sequence[Evaluator]:
 
 
 def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
-    if settings.kind == "knn":
+    if isinstance(settings, KnnEvaluation):
         return knn_evaluator(name, settings, run, encoder_of=_features)
+    assert isinstance(settings, RetrievalEvaluation)
     return retrieval_evaluator(name, settings, run)
 
 

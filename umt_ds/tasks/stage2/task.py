@@ -31,15 +31,10 @@ from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher
 from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
 from umt_ds.tasks.initial import state_fingerprint
-from umt_ds.tasks.stage1.task import load_teacher, place_teacher
 from umt_ds.tasks.stage2.cost import Stage2Cost
-from umt_ds.tasks.stage2.model import (
-    build_module,
-    load_initial,
-    load_text_teacher,
-    media_masks,
-)
+from umt_ds.tasks.stage2.model import build_module, load_initial, load_text_teacher, media_masks
 from umt_ds.tasks.stage2.module import Rows, Stage2Inputs, Stage2Module
+from umt_ds.tasks.teacher import load_teacher, place_teacher
 
 log = logging.getLogger("umt_ds")
 

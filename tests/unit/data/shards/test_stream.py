@@ -173,9 +173,9 @@ def test_a_source_of_a_few_samples_beside_a_billion_is_drawn_rarely_without_a_we
 
 def test_a_streamed_run_says_that_it_is_inexact(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     exact = Loader([spec(write_shards(tmp_path / "exact"))], PLAN)
-    assert (exact.inexact, caplog.text) == ((), "")
+    assert (exact.not_reproducible, caplog.text) == ((), "")
     streamed = Loader([stream(str(images / "00000.tar"))], PLAN)
-    assert streamed.inexact == ("web",)
+    assert streamed.not_reproducible == ("web",)
     assert streamed.fingerprints == {}
     assert caplog.text.count("this run is inexact: web is streamed") == 1
 

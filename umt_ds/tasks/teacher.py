@@ -1,0 +1,112 @@
+"""The frozen teacher of a run: built as its settings mean, with the weights of its file, on the device of the run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.models import TeacherConfig
+from umt_ds.errors import ConfigError, of_setting
+from umt_ds.kernels.fp8 import why_no_fp8
+from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.models.towers import ClipTower
+from umt_ds.tasks.initial import read_weights, state_fingerprint
+from umt_ds.weights.clip_folder import differences
+from umt_ds.weights.load import about
+from umt_ds.weights.published import teacher_state
+
+log = logging.getLogger("umt_ds")
+
+# The dtype a frozen model runs in; the student's is DeepSpeed's business.
+COMPUTE_DTYPE: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
+    """The teacher and a fingerprint of its weights. Raises WeightsError where file and model do not fit."""
+    state = None
+    with about(config.weights):
+        if config.weights == "random":
+            log.info("the teacher has random weights (task.teacher.weights=random): for trying things out")
+        else:
+            assert not isinstance(config.weights, str)
+            state = teacher_state(read_weights(config.weights))
+        teacher = teacher_of(config, state)
+        if state is not None:
+            _warn_of_differences(teacher, Path(config.weights))
+    return teacher, state_fingerprint(teacher.state_dict())
+
+
+def teacher_of(config: TeacherConfig, state: dict[str, Tensor] | None = None) -> Teacher:
+    """The teacher that the settings mean, with these weights, or with random ones. Raises ConfigError where there is no
+    such teacher, WeightsError where the weights do not fit."""
+    with of_setting("task.teacher"):
+        return build_teacher(
+            config.preset if config.tower is None else config.tower.open_clip_config(),
+            layers=config.layers,
+            interval=config.interval,
+            norm=config.norm,
+            pixels=config.pixels,
+            image_size=config.image_size,
+            state=state,
+        )
+
+
+def _warn_of_differences(teacher: Teacher, weights: Path) -> None:
+    """Where weights fit and yet are those of another model."""
+    tower = teacher.tower
+    if not isinstance(tower, ClipTower):
+        return
+    if other := differences(weights, quick_gelu=tower.blocks[0].quick_gelu, heads=tower.size.heads):
+        log.warning(
+            "the teacher of %s is run as another model than its folder describes: %s (task.teacher.preset: of "
+            "open_clip's models, ViT-B-16 has GELU, ViT-B-16-quickgelu has OpenAI's QuickGELU)",
+            weights,
+            other,
+        )
+
+
+def place_teacher(teacher: Teacher, config: TeacherConfig, *, device: torch.device, precision: Precision) -> None:
+    """Onto the device of the run, in its precision or in FP8; where that does not run or pay, the log says why.
+
+    Raises ConfigError for a tower that has no FP8.
+    """
+    dtype = COMPUTE_DTYPE[precision]
+    teacher.to(device, dtype)
+    if config.precision != "fp8":
+        return
+    if (reason := why_no_fp8(device, dtype)) is not None:
+        log.warning("the teacher stays %s: task.teacher.precision=fp8, but %s", dtype, reason)
+        return
+    if not isinstance(teacher.tower, ClipTower):
+        raise ConfigError(
+            f"task.teacher.precision=fp8, but teacher {config.preset} has no products in FP8",
+            hint="task.teacher.precision=run, or a CLIP teacher",
+        )
+    teacher.quantise()
+    log.info("the teacher multiplies in FP8; `umt bench fp8` tells what that changes")
+
+
+def common_grid(image_size: int, patch: int, teacher: Teacher) -> tuple[int, int]:
+    """Patches per column and row, the same for student and teacher."""
+    if image_size % patch:
+        raise ConfigError(
+            f"task.student.image_size={image_size} is not a multiple of {patch}, the side of its patches",
+            hint=f"task.student.image_size={max(1, round(image_size / patch)) * patch}",
+        )
+    side = image_size // patch
+    if teacher.grid != (side, side):
+        wanted = teacher.size.patch * side
+        raise ConfigError(
+            f"student ({image_size} px, patch {patch}) and teacher (patch {teacher.size.patch}) see different grids: "
+            f"{side} x {side} and {teacher.grid[0]} x {teacher.grid[1]}",
+            hint=f"task.teacher.image_size={wanted} gives the teacher {side} x {side} patches",
+        )
+    return teacher.grid
