@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.checking.samples import StoredSample, each_shard, records_of
 from data_prep.engines import WorkerFailure
-from data_prep.state.manifest import views_of
+from umt_ds.data.order.views import views_of
 from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.records import load_manifest, write_json
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, label_of, number_in

@@ -27,9 +27,9 @@ from data_prep.checking.samples import StoredSample, each_shard, sample_at
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.progress import progress
-from data_prep.state.manifest import BAD_CSV, views_of
+from data_prep.state.manifest import BAD_CSV
 from data_prep.state.plan import STATE_FOLDER, load_plan
-from umt_ds.data.order.views import ALL, frames_of
+from umt_ds.data.order.views import ALL, frames_of, views_of
 from umt_ds.data.shards.fetch import is_its_own, not_its_own, opened, read_whole
 from umt_ds.data.shards.records import (
     Manifest,
