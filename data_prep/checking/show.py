@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data_prep.checking.samples import StoredSample, sample_at
 from data_prep.checking.sheet import CELL, draw_frame, draw_grid, save_png
 from data_prep.decode import evenly_spread
-from data_prep.state.manifest import views_of
+from umt_ds.data.order.views import views_of
 from umt_ds.data.pixels.picture import Pixels
 from umt_ds.data.shards.records import Manifest, ShardIndex, load_index, load_manifest, sample_key
 from umt_ds.data.shards.sample_record import Record, stored_frames

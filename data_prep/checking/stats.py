@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.checking.samples import StoredSample, each_shard, records_of
 from data_prep.engines import WorkerFailure
-from data_prep.state.manifest import views_of
+from umt_ds.data.order.views import ALL, views_of
 from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.records import load_manifest, write_json
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, label_of, number_in
@@ -124,7 +124,7 @@ def table(stats: Mapping[str, Any], *, longest: int = 12) -> str:
         f"{samples:,} samples in {stats['shards']:,} shards, {stats['bytes'] / 1e6:,.1f} MB{_hours(stats)}",
         f"{stats['with_caption']:,} with a caption, {samples - stats['with_caption']:,} without; "
         f"{stats['with_label']:,} with a label, {samples - stats['with_label']:,} without",
-        *([f"views: {stats['views']} (the frames that such an evaluation shows)"] if "views" in stats else []),
+        *([f"views: {stats['views']} ({_what_views_store(stats['views'])})"] if "views" in stats else []),
         "",
         f"{'':<18}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "known of")),
     ]
@@ -134,6 +134,10 @@ def table(stats: Mapping[str, Any], *, longest: int = 12) -> str:
             lines.append(f"{name:<18}{columns}{numbers['count']:>10,}")
     lines += [_counted(name, stats[name], longest) for name in KINDS if stats[name]]
     return "\n".join(lines)
+
+
+def _what_views_store(views: str) -> str:
+    return "every frame of a clip" if views == ALL else "the frames that such an evaluation shows"
 
 
 def _hours(stats: Mapping[str, Any]) -> str:

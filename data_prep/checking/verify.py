@@ -27,9 +27,9 @@ from data_prep.checking.samples import StoredSample, each_shard, sample_at
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.progress import progress
-from data_prep.state.manifest import BAD_CSV, views_of
+from data_prep.state.manifest import BAD_CSV
 from data_prep.state.plan import STATE_FOLDER, load_plan
-from umt_ds.data.order.views import ALL, frames_of
+from umt_ds.data.order.views import ALL, frames_of, views_of
 from umt_ds.data.shards.fetch import is_its_own, not_its_own, opened, read_whole
 from umt_ds.data.shards.records import (
     Manifest,
@@ -249,15 +249,13 @@ def _against_manifest(shard: ShardEntry, found: _Shard) -> Iterator[Fault]:
 def _of_sample(sample: StoredSample, reader: _Reader, labels: Sequence[str], views: str | None) -> Iterator[Fault]:
     """What is wrong with a sample, as far as can be seen without decoding."""
     members = {member.suffix: reader.read(member) for member in sample.members}
-    damaged = [suffix for suffix, data in members.items() if data is None]
-    if damaged:
+    if damaged := [suffix for suffix, data in members.items() if data is None]:
         yield _CRC, ", ".join(damaged)
         return
     media = sample.media_members
     if not media:
         yield _NO_MEDIA, ", ".join(members)
-    empty = [member.suffix for member in media if member.size == 0]
-    if empty:
+    if empty := [member.suffix for member in media if member.size == 0]:
         yield _EMPTY, ", ".join(empty)
     try:
         record = record_of(members, lambda suffix: members[suffix] or b"")
@@ -277,15 +275,14 @@ def _of_sample(sample: StoredSample, reader: _Reader, labels: Sequence[str], vie
 def _holds_views(sample: StoredSample, record: Mapping[str, Any], views: str) -> bool:
     """Whether it stores exactly the frames of its clip that the views show; an mp4, every frame of it."""
     source = record.get("source_frames")
+    every = sample.media == "video" or views == ALL
     try:
         stored = stored_frames(record, len(source)) if isinstance(source, list) else None
+        if stored is None or (every and stored.num_frames != len(stored.numbers)):
+            return False
+        return stored.numbers == frames_of(ALL if every else views, stored.num_frames)
     except DecodeError:
         return False
-    if stored is None or stored.num_frames < 1:
-        return False
-    if sample.media == "video" or views == ALL:
-        return list(stored.numbers) == list(range(len(stored.numbers))) and len(stored.numbers) == stored.num_frames
-    return stored.numbers == frames_of(views, stored.num_frames)
 
 
 def _of_count(frames: int, record: Mapping[str, Any]) -> Iterator[Fault]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from data_prep.checking.samples import records_of, samples_of
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.progress import progress
-from data_prep.state.manifest import views_of
+from umt_ds.data.order.views import as_options, views_of
 from umt_ds.data.shards.records import Manifest, load_manifest
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, number_in
 from umt_ds.data.shards.storage import absolute, common_folder
@@ -216,7 +216,7 @@ def _check_goes_with(first: Manifest, other: Manifest, first_at: Path, other_at:
         raise ConfigError(f"{first_at} holds {first.media}, {other_at} {other.media}: they do not make one set")
     views = [views_of(manifest.options) for manifest in (first, other)]
     if views[0] != views[1] and first.media != "image":
-        said = [f"with --views {one}" if one else "without --views" for one in views]
+        said = [f"with {as_options(one)}" if one else "without --views" for one in views]
         raise ConfigError(
             f"{first_at} was made {said[0]}, {other_at} {said[1]}: an evaluation would find its frames in some samples "
             "only",

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from data_prep.clip import Refusal
 from data_prep.state.claim import remove_half_made
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.plan import Plan
 from umt_ds import __version__
-from umt_ds.data.order.views import is_views_text
 from umt_ds.data.pixels.video import versions
 from umt_ds.data.shards.records import Manifest, ShardEntry
 from umt_ds.data.shards.storage import is_local, write_whole
@@ -58,14 +55,6 @@ def finish(plan: Plan) -> Summary:
         remove_half_made(plan.state)
         _remove_partial(plan)
     return summary_of(plan)
-
-
-def views_of(options: Mapping[str, Any]) -> str | None:
-    """The views whose frames a set stores, by the options of its manifest, or of the set that it was made of."""
-    if is_views_text(views := options.get("views")):
-        return str(views)
-    made_with = options.get("made_with")
-    return views_of(made_with) if isinstance(made_with, Mapping) else None
 
 
 def _remove_partial(plan: Plan) -> None:

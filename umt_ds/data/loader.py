@@ -25,6 +25,7 @@ from umt_ds.data.collate import Tokenize
 from umt_ds.data.faults import FaultLog
 from umt_ds.data.loader_plan import LoaderPlan, SourceSpec
 from umt_ds.data.on_device import finish
+from umt_ds.data.order.views import why_not_train
 from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.remote import Traffic
@@ -64,12 +65,7 @@ class Loader:
         self._next = 0  # the micro-batch that the pipeline delivers next
         self.faults = FaultLog(max_bad_rate=plan.max_bad_rate)
         self.traffic = Traffic()  # of the batches handed out by this rank
-        if self.not_reproducible:
-            log.warning(
-                "this run is inexact: %s is streamed, so the order of its clips cannot be repeated, and a resumed run "
-                "begins it anew",
-                ", ".join(self.not_reproducible),
-            )
+        self._say_what_is_unusual()
         for a, b in plan.skip_draws:
             log.info("draws %d to %d show other samples (data.skip_draws)", a, b - 1)
 
@@ -126,6 +122,17 @@ class Loader:
             self._pipeline.close()
             self._pipeline = None
         self.builder.draws.close()
+
+    def _say_what_is_unusual(self) -> None:
+        if self.not_reproducible:
+            log.warning(
+                "this run is inexact: %s is streamed, so the order of its clips cannot be repeated, and a resumed run "
+                "begins it anew",
+                ", ".join(self.not_reproducible),
+            )
+        for name, source in zip(self._names, self.builder.draws.sources, strict=True):
+            if isinstance(source, ShardSource) and (why := why_not_train(source.manifest)):
+                log.warning("source %s %s; make a set for training with umt-data … --frames", name, why)
 
     def _take(self) -> WorkerBatch:
         assert self._pipeline is not None

@@ -16,14 +16,16 @@ from umt_ds.config.models import BertConfig, TeacherConfig
 from umt_ds.preflight.checks import Finding, nearest_folder
 
 
-def shards(where: str | Path) -> Finding:
+def shards(where: str | Path, *, trains: bool = False) -> Finding:
     """The manifest, every shard's presence and size, and one sample read and decoded. Raises DataError.
 
-    `where` is a folder or a URL: the store is first talked to here, in the process that goes on doing so.
+    trains: whether a run trains on them. `where` is a folder or a URL: the store is first talked to here, in the
+    process that goes on doing so.
     """
     if (unset := _unset(where)) is not None:
         return unset
     from umt_ds.data.clips import read_clip
+    from umt_ds.data.order.views import why_not_train
     from umt_ds.data.shards.source import ShardSource
     from umt_ds.data.shards.storage import as_path
 
@@ -35,6 +37,8 @@ def shards(where: str | Path) -> Finding:
         seconds = time.perf_counter() - begin
         frames, height, width, _ = clip.frames.shape
         there = f"{folder}: {len(source):,} samples in {len(source.counts):,} shards, {size / 1e9:,.2f} GB"
+    if trains and (why := why_not_train(source.manifest)):
+        return Finding("note", there, why, "umt-data … --frames makes a set for training")
     decoded = f"one sample: {frames} frames of {width} x {height}, decoded in {seconds * 1000:.0f} ms"
     return Finding("ok", f"{there}; {decoded}", f"fingerprint {source.fingerprint[:16]}")
 

@@ -64,9 +64,9 @@ def _machine_checks(config: RunConfig | None, disk: Path | None) -> dict[str, Ch
 def _checks_of_run(config: RunConfig) -> dict[str, Check]:
     """What this run reads."""
     plan: dict[str, Check] = {
-        f"shards of {source}": partial(
-            input_checks.stream if settings.is_stream else input_checks.shards, *settings.names
-        )
+        f"shards of {source}": partial(input_checks.stream, *settings.names)
+        if settings.is_stream
+        else partial(input_checks.shards, settings.names[0], trains=True)
         for source, settings in config.data.sources.items()
     }
     for name, judged in config.evaluation.items():

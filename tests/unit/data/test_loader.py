@@ -20,6 +20,7 @@ from umt_ds.data.loader import Loader, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.shards import source as source_module
+from umt_ds.data.shards.records import load_manifest
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream, add_digests
 
@@ -164,6 +165,16 @@ def test_sources_that_do_not_fit_together_are_refused(folder: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=reason):
             Loader(specs, PLAN)
+
+
+@pytest.mark.parametrize(("views", "warned"), [("recognition:8x4", 1), ("all", 0), (None, 0)])
+def test_a_set_made_for_evaluation_is_warned_of(
+    views: str | None, warned: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_noise(tmp_path)
+    replace(load_manifest(folder), options={"made_with": {"views": views}}).save(folder)
+    Loader([spec(folder)], PLAN).close()
+    assert caplog.text.count("made with --views") == warned
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from umt_ds.cli.doctor import command
 from umt_ds.config.data import CacheConfig
 from umt_ds.config.load import load_run
 from umt_ds.config.tasks.stage1 import Stage1Config
+from umt_ds.data.shards.records import load_manifest
 from umt_ds.distributed.device import has_code
 from umt_ds.errors import DataError, MachineError, WeightsError
 from umt_ds.kernels import backend
@@ -243,6 +245,15 @@ def test_shards_are_counted_and_one_sample_is_decoded(tmp_path: Path) -> None:
     found = input_checks.shards(write_shards(tmp_path / "good"))
     assert "15 samples in 3 shards" in found.there
     assert "6 frames of 28 x 20" in found.there
+
+
+def test_a_set_for_evaluation_is_noted_where_a_run_trains_on_it(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "val")
+    replace(load_manifest(folder), options={"views": "recognition:8x4 retrieval:12"}).save(folder)
+    found = input_checks.shards(folder, trains=True)
+    assert found.status == "note"
+    assert "--views recognition:8x4 --views retrieval:12" in found.used
+    assert input_checks.shards(folder).status == "ok"
 
 
 def test_shards_that_are_absent_cut_or_undecodable_are_problems(tmp_path: Path) -> None:

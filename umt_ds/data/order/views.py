@@ -14,12 +14,13 @@ Source: METHOD.md, "Views in testing", "Frames: stage 2".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, assert_never, get_args
+from typing import Any, Literal, assert_never, get_args
 
 from umt_ds.data.order.frames import middle
+from umt_ds.data.shards.records import Manifest
 from umt_ds.errors import ConfigError, DecodeError, quoted, some
 
 Rule = Literal["recognition", "ssv2", "retrieval"]
@@ -148,7 +149,7 @@ def views_text(asked: Iterable[str]) -> str:
         raise ConfigError("--views says nothing", hint=_EXAMPLE)
     if ALL in words:
         return ALL
-    views = sorted({one for word in words for one in _views_of(word)})
+    views = sorted({one for word in words for one in _parse(word)})
     of_rules = {rule: [one.clips_text for one in views if one.rule == rule] for rule in RULES}
     return " ".join(f"{rule}:{','.join(clips)}" for rule, clips in of_rules.items() if clips)
 
@@ -161,13 +162,34 @@ def is_views_text(text: object) -> bool:
         return False
 
 
-def _views_of(word: str) -> list[Views]:
+def as_options(text: str) -> str:
+    """What `views_text` gives, as one types it: `--views recognition:8x4,16x4 --views retrieval:12`."""
+    return " ".join(f"--views {word}" for word in text.split())
+
+
+def views_of(options: Mapping[str, Any]) -> str | None:
+    """The views whose frames a set stores, by the options of its manifest, or of the set that it was made of."""
+    if is_views_text(views := options.get("views")):
+        return str(views)
+    made_with = options.get("made_with")
+    return views_of(made_with) if isinstance(made_with, Mapping) else None
+
+
+def why_not_train(manifest: Manifest) -> str | None:
+    """What speaks against training on a set; None where it was not made for evaluation, or stores every frame."""
+    views = views_of(manifest.options)
+    if views is None or views == ALL or manifest.media in ("image", "video"):
+        return None
+    return f"was made with {as_options(views)}, for evaluation, and training takes its frames to be evenly spread"
+
+
+def _parse(word: str) -> list[Views]:
     """`recognition:8x4,16x4` → both."""
     named, _, clips = word.partition(":")
     name = next((rule for rule in RULES if rule == named), None)
     if name is None:
         raise ConfigError(
-            f"--views {quoted(word)}: there is no rule {quoted(named)}, only {some(RULES)}", hint=_EXAMPLE
+            f"--views {quoted(word)}: there is no rule {quoted(named)}, only {some([*RULES, ALL])}", hint=_EXAMPLE
         )
     found = [_CLIPS.fullmatch(one) for one in clips.split(",")]
     if not all(found):
@@ -180,7 +202,7 @@ def _views_of(word: str) -> list[Views]:
 
 @lru_cache(maxsize=16)
 def _parsed(text: str) -> Sequence[Views]:
-    return [one for word in text.split() for one in _views_of(word)]
+    return [one for word in text.split() for one in _parse(word)]
 
 
 def frames_of(text: str, num_frames: int) -> list[int]:

@@ -18,12 +18,11 @@ from data_prep.clip import Clip, RunOptions, Sample, Store, StoreOptions
 from data_prep.decode import make_sample
 from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
-from data_prep.state.manifest import views_of
 from data_prep.state.plan import load_plan
 from tests.support.shards import png_frames, write_shards
 from tests.support.videos import shown_number, write_numbered_video
 from umt_ds.data.clips import read_clip
-from umt_ds.data.order.views import Views, frames_of
+from umt_ds.data.order.views import Views, as_options, frames_of, views_of
 from umt_ds.data.shards.records import MANIFEST, load_manifest
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError
@@ -186,4 +185,4 @@ def test_copies_keep_the_views_and_sets_of_different_views_do_not_mix(
     prepare(listing, tmp_path / "plain", name="p", store=StoreOptions(4, 48), run=RunOptions(workers=1))
     mixed = umt("merge", tmp_path / "both", made, tmp_path / "plain", *one)
     assert mixed.code == 2
-    assert f"was made with --views {VIEWS}, {tmp_path / 'plain'} without --views" in mixed.text
+    assert f"was made with {as_options(VIEWS)}, {tmp_path / 'plain'} without --views" in mixed.text
