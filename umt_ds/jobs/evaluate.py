@@ -12,8 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
-from umt_ds.config.key_paths import flatten
-from umt_ds.config.show import as_tree, numbers_of
+from umt_ds.config.show import numbers_of
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
@@ -28,7 +27,7 @@ from umt_ds.jobs.eval_runs import EvalRun
 from umt_ds.jobs.run_scores import RunScores
 from umt_ds.jobs.score_files import ScoreFiles
 from umt_ds.jobs.score_table import score_text
-from umt_ds.jobs.train import refuse_mixed_experiments
+from umt_ds.jobs.train import evaluated_by, refuse_mixed_experiments
 from umt_ds.models.full_value import is_kept_full, keep_full
 from umt_ds.tasks.initial import read_weights, state_fingerprint
 from umt_ds.tasks.kinds import build_task, evaluators_of
@@ -79,8 +78,8 @@ def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictio
     task = build_task(run.config, device=job.device, precision=precision)
     step, loaded = _load(task, run)
     fingerprint = state_fingerprint(task.module.state_dict())
-    evaluation = flatten({"evaluation": as_tree(run.config)["evaluation"]})
-    refuse_mixed_experiments({**numbers_of(run.config), **evaluation, "weights": fingerprint}, job.world)
+    decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
+    refuse_mixed_experiments(decisive, job.world)
     module = as_trained(task.module, precision).to(job.device).eval()
     scores = tuple(_judge(run, one, module, job.world, predictions=predictions) for one in evaluators)
     return RunScores(run, fingerprint, step, loaded, precision, scores)

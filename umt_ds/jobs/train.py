@@ -13,8 +13,11 @@ import torch
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.effect import without_effect
+from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml, numbers_of
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.storage import as_path
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.collectives import barrier, broadcast_object
 from umt_ds.distributed.device import why_no_gpu
@@ -85,7 +88,8 @@ def _train(
     loader = build_loader(config, plan, job.world, device=job.device)
     task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}
-    refuse_mixed_experiments({**numbers_of(config), "precision": precision, **fingerprints}, job.world)
+    in_step = {**fingerprints, **cadence_of(config), **(evaluated_by(config) if evaluators else {})}
+    refuse_mixed_experiments({**numbers_of(config), "precision": precision, **in_step}, job.world)
     store = CheckpointStore(
         run,
         world=job.world,
@@ -130,6 +134,23 @@ def _train(
         engine.close()
     log.info("%s at step %d of %d: %s", ended.value, progress.step, plan.total_steps, run)
     return EXIT_DONE if ended is Ended.FINISHED else EXIT_STOPPED
+
+
+def cadence_of(config: RunConfig) -> dict[str, object]:
+    """When the ranks of a run meet for something besides a step: it must be in the same steps on all of them."""
+    return flatten({"cadence": as_tree(config)["cadence"], "stop_at": config.stop_at})
+
+
+def evaluated_by(config: RunConfig) -> dict[str, object]:
+    """The evaluations of a run, for comparison between ranks: of a set its content, since it may lie elsewhere there.
+
+    Raises DataError where a set cannot be read.
+    """
+    leaves = flatten({"evaluation": as_tree(config)["evaluation"]})
+    for name, settings in config.evaluation.items():
+        for key, shards in settings.places.items():
+            leaves[f"evaluation.{name}.{key}"] = load_manifest(as_path(shards)).fingerprint
+    return leaves
 
 
 def refuse_mixed_experiments(mine: Mapping[str, object], world: World) -> None:

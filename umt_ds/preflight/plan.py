@@ -325,7 +325,7 @@ def _time(plan: JobPlan) -> list[str]:
 
 def _evaluation(plan: JobPlan) -> Iterator[str]:
     gpus, flops = plan.request.gpus, plan.cost.evaluation_flops
-    if plan.config.evaluation:
+    if plan.config.evaluation and flops:
         compute = GPUS[plan.request.kind].peak(plan.precision) * plan.request.mfu / flops
         rate = gpus * min(compute, plan.cores_used * plan.loader.clips_per_core_s)
         yield from evaluation_lines(plan.config, samples=plan.samples, clips_per_s=rate, step_s=plan.step_s)
