@@ -83,9 +83,10 @@ def read_scores(path: Path, odd: OddLines | None = None) -> Iterator[ScoresRecor
 
 
 def scored_since_trained(path: Path, step: int) -> set[str]:
-    """The evaluations that have scores at `step` of what was last trained up to it: a run that began again, perhaps with
-    other settings, logs the step once more, and its earlier scores say nothing of these weights. Raises as
-    `read_records`."""
+    """The evaluations that have scores at `step` of what was last trained up to it. A run that began again, perhaps
+    with other settings, logs the step once more: its earlier scores say nothing of these weights. Raises as
+    `read_records`.
+    """
     scored: set[str] = set()
     for record in _read(path, None):
         if isinstance(record, ScoresRecord):
