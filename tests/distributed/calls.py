@@ -136,10 +136,11 @@ def resumed_equals_unbroken(settings: dict[str, Any]) -> bool:
 
 def evaluating_changes_nothing(settings: dict[str, Any]) -> bool:
     """Four steps, without and with evaluations before and between them, of the whole module and of parts of it, in
-    another order and with other sizes: every bit of losses, norms and state is the same."""
+    another order and with other sizes: every bit of losses, norms and state is the same. The module owns a parameter
+    outside its submodules, which gets its gradient in each step."""
     with start_job() as job:
         rank, world = job.world.rank, job.world.size
-        plain, evaluated = (_engine(settings, world, Toy()) for _ in range(2))
+        plain, evaluated = (_engine(settings, world, ScaledToy()) for _ in range(2))
         same = True
         for step in range(4):
             with evaluated.evaluating() as module:
