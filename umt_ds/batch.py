@@ -6,8 +6,8 @@ Shapes: B clips (rows), T frames, H x W pixels, L text length.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -115,14 +115,17 @@ class Batch(Movable):
         return replace(some, keys=self.keys[start:stop], digest=0, substituted=0)
 
 
-@dataclass(frozen=True)
-class Losses:
+class Losses(NamedTuple):
     """What a forward pass returns: `total` to differentiate, `parts` to log (fp32 scalars, detached).
 
     `digest` is an i64 scalar: the sum (mod 2^64) over the rows of a hash of what was drawn on the device
     for them, such as the mask. Equal digests at equal steps mean equal draws.
+
+    A tuple, because ZeRO stage 3 finds tensors in tuples, not in dataclasses of ours: there the gradient of an output
+    makes it fetch what the module itself owns (DeepSpeed 0.19.8). Without that the temperature of stage 2 gets no
+    gradient in a micro-step before which no order of submodules was recorded: the first one, and after an evaluation.
     """
 
     total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = {}  # noqa: RUF012  (nobody adds to it)
     digest: Tensor | None = None

@@ -139,7 +139,7 @@ def evaluating_changes_nothing(settings: dict[str, Any]) -> bool:
     another order and with other sizes: every bit of losses, norms and state is the same."""
     with start_job() as job:
         rank, world = job.world.rank, job.world.size
-        plain, evaluated = (_engine(settings, world, Toy()) for _ in range(2))
+        plain, evaluated = (_engine(settings, world, OwnerToy()) for _ in range(2))
         same = True
         for step in range(4):
             with evaluated.evaluating() as module:
@@ -155,6 +155,17 @@ def evaluating_changes_nothing(settings: dict[str, Any]) -> bool:
         plain.close()
         evaluated.close()
     return same
+
+
+class OwnerToy(Toy):
+    """Owns a parameter itself, outside its submodules, whose value is read in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.full((1,), 0.9))
+
+    def forward(self, x: Tensor) -> Losses:
+        return Losses(super().forward(x).total * (self.own * self.own).squeeze(0).float())
 
 
 class ScaledToy(Toy):

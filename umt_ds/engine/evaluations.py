@@ -25,7 +25,7 @@ import torch
 
 from umt_ds.distributed.collectives import any_rank, broadcast_object
 from umt_ds.engine.best import Best
-from umt_ds.engine.metrics_file import METRICS, read_scores
+from umt_ds.engine.metrics_file import METRICS, scored_since_trained
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.speed import Stopwatch
 from umt_ds.engine.training_run import TrainingRun
@@ -50,9 +50,8 @@ def missing_evaluations(run: TrainingRun, done: int) -> list[Evaluator]:
     on every rank. Every rank calls it."""
     if not run.evaluates_after(done):
         return []
-    scored: set[str] = set()
-    if run.world.is_first:
-        scored = {found.evaluation for found in read_scores(run.store.run / METRICS) if found.step == done}
+    # before step 0 all of them: an earlier start may have begun with other weights
+    scored = scored_since_trained(run.store.run / METRICS, done) if done and run.world.is_first else set()
     scored = broadcast_object(scored)
     return [evaluator for evaluator in run.evaluators if evaluator.name not in scored]
 

@@ -82,6 +82,21 @@ def read_scores(path: Path, odd: OddLines | None = None) -> Iterator[ScoresRecor
     return (record for record in _read(path, odd) if isinstance(record, ScoresRecord))
 
 
+def scored_since_trained(path: Path, step: int) -> set[str]:
+    """The evaluations that have scores at `step` of what was last trained up to it. A run that began again, perhaps
+    with other settings, logs the step once more: its earlier scores say nothing of these weights. Raises as
+    `read_records`.
+    """
+    scored: set[str] = set()
+    for record in _read(path, None):
+        if isinstance(record, ScoresRecord):
+            if record.step == step:
+                scored.add(record.evaluation)
+        elif record["step"] == step:
+            scored.clear()
+    return scored
+
+
 def _read(path: Path, odd: OddLines | None) -> Iterator[Record | ScoresRecord]:
     odd = OddLines() if odd is None else odd
     refuse_no_file(path)

@@ -115,6 +115,22 @@ def test_a_kill_in_the_evaluation_before_step_0_is_followed_by_another_one(tmp_p
     assert evaluated(tmp_path) == [0, 4, 5]
 
 
+def test_other_weights_are_evaluated_too_where_a_run_begins_again_before_its_first_save(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        toy_run(tmp_path, ToyEvaluator(), ToyEvaluator("second", also=kill), evaluate=4, starts_from_weights=True)
+    toy_run(tmp_path, ToyEvaluator(), ToyEvaluator("second"), evaluate=4, starts_from_weights=True)
+    assert evaluated(tmp_path) == [0, 0, 4, 5], "init.weights may have been another file"
+
+
+def test_scores_of_a_step_that_was_trained_again_do_not_count(tmp_path: Path) -> None:
+    toy_run(tmp_path, ToyEvaluator(), evaluate=2, stop=ToyStop(stop_at=4))
+    (tmp_path / "checkpoints").rename(tmp_path / "moved away")  # to begin again, perhaps with other settings
+    with pytest.raises(Killed):
+        toy_run(tmp_path, ToyEvaluator(also=kill), evaluate=2)
+    toy_run(tmp_path, ToyEvaluator(), evaluate=2)
+    assert evaluated(tmp_path) == [2, 4, 2, 4, 5]
+
+
 @pytest.mark.parametrize(("evaluate", "stops_at"), [(2, 2), (9, STEPS)])
 def test_a_wish_to_stop_is_honoured_between_two_evaluations_and_the_next_start_makes_the_rest(
     tmp_path: Path, unbroken: Path, evaluate: int, stops_at: int
