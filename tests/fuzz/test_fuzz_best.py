@@ -14,7 +14,7 @@ from umt_ds.engine.best import BEST, read_best
 from umt_ds.errors import CheckpointError
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([[]])
-fields = ["step", "metric", "value", "items", "left_out"]
+fields = ["step", "metric", "value", "items", "left_out", "protocol"]
 true_ones = st.fixed_dictionaries(
     {
         "step": st.integers(1, 99),
@@ -22,6 +22,7 @@ true_ones = st.fixed_dictionaries(
         "value": st.floats(allow_nan=False, allow_infinity=False),
         "items": st.integers(0, 99),
         "left_out": st.integers(0, 9),
+        "protocol": st.just("a"),
     }
 )
 objects = st.dictionaries(st.sampled_from(fields) | st.text(max_size=3), values, max_size=6)

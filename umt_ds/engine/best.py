@@ -8,9 +8,11 @@ newest ones. BEST says nothing about where a run resumes: that is always its new
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,23 +29,33 @@ BEST = "BEST"
 
 @dataclass(frozen=True)
 class Best:
-    """A checkpoint and its score in `metric` (NAME/METRIC), over `items` items without the `left_out` ones."""
+    """A checkpoint and its score in `metric` (NAME/METRIC), over `items` items without the `left_out` ones. protocol: a
+    hash of how it was found (`hash_of`)."""
 
     step: int
     metric: str
     value: float
     items: int
     left_out: int
+    protocol: str
 
     @property
     def checkpoint(self) -> str:
         """The name of its folder."""
         return folder_name(self.step)
 
-    @property
-    def set_size(self) -> int:
-        """Items of the set that was scored."""
-        return self.items + self.left_out
+
+def hash_of(protocol: Mapping[str, Any]) -> str:
+    """What of a protocol decides whether two scores compare: all of it but where sets lie and what was missing."""
+    other = ("shards", "items", "left_out", "stored_frames")
+
+    def decisive(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {key: decisive(inner) for key, inner in value.items() if key not in other}
+
+    text = json.dumps(decisive(protocol), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def best_of(new: Best, old: Best | None) -> Best:
@@ -51,10 +63,10 @@ def best_of(new: Best, old: Best | None) -> Best:
     could be read by luck must not decide. Among scores that cover as much the larger value is better, and the older one
     where they are equal.
 
-    `old` does not count where it is of another metric or of a set of another size, because the settings have changed,
-    or of a step that has since been trained again.
+    `old` does not count where it is of another metric or was found in another way (another set, say), because the
+    settings have changed, or of a step that has since been trained again.
     """
-    if old is None or old.step >= new.step or (old.metric, old.set_size) != (new.metric, new.set_size):
+    if old is None or old.step >= new.step or (old.metric, old.protocol) != (new.metric, new.protocol):
         return new
     return max(old, new, key=lambda one: (-one.left_out, one.value))
 
@@ -97,6 +109,7 @@ def read_best(run: Path) -> Best | None:
     fits = (
         all(type(count) is int and 0 <= count < 2**63 for count in (best.step, best.items, best.left_out))
         and isinstance(best.metric, str)
+        and isinstance(best.protocol, str)
         and type(best.value) is float
         and math.isfinite(best.value)
     )

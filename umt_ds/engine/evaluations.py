@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from umt_ds.distributed.collectives import any_rank, broadcast_object
-from umt_ds.engine.best import Best
+from umt_ds.engine.best import Best, hash_of
 from umt_ds.engine.metrics_file import METRICS, scored_since_trained
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.speed import Stopwatch
@@ -95,6 +95,7 @@ def _note_best(run: TrainingRun, done: int, scores: Scores) -> None:
             value=float(value),
             items=scores.items,
             left_out=len(scores.left_out),
+            protocol=hash_of(scores.protocol),
         )
     )
 

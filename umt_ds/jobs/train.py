@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ from umt_ds.engine.restarts import check_restarts, ended_by_watchdog, note_faile
 from umt_ds.engine.stop import Stop
 from umt_ds.engine.training_run import TrainingRun
 from umt_ds.engine.watchdog import Watchdog
-from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, ConfigError, MachineError, NonFiniteError
+from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, ConfigError, DataError, MachineError, NonFiniteError
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.loader import build_loader
@@ -142,14 +143,12 @@ def cadence_of(config: RunConfig) -> dict[str, object]:
 
 
 def evaluated_by(config: RunConfig) -> dict[str, object]:
-    """The evaluations of a run, for comparison between ranks: of a set its content, since it may lie elsewhere there.
-
-    Raises DataError where a set cannot be read.
-    """
+    """The evaluations of a run, to compare between ranks: of a set its content, since it may lie elsewhere there."""
     leaves = flatten({"evaluation": as_tree(config)["evaluation"]})
     for name, settings in config.evaluation.items():
         for key, shards in settings.places.items():
-            leaves[f"evaluation.{name}.{key}"] = load_manifest(as_path(shards)).fingerprint
+            with suppress(DataError):  # what is no set stays a path: its evaluator says what is wrong with it
+                leaves[f"evaluation.{name}.{key}"] = load_manifest(as_path(shards)).fingerprint
     return leaves
 
 

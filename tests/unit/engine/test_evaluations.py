@@ -14,7 +14,7 @@ from tests.support.checkpoints import folder as checkpoint
 from tests.support.checkpoints import names_in
 from tests.support.toy_run import STEPS, ToyEvaluator, ToyModule, ToyStop, toy_run
 from umt_ds.engine import report as report_module
-from umt_ds.engine.best import Best, best_of, read_best
+from umt_ds.engine.best import Best, best_of, hash_of, read_best
 from umt_ds.engine.checkpoint_files import read_tensors
 from umt_ds.engine.deepspeed import Engine
 from umt_ds.engine.evaluations import check_keep_best
@@ -252,7 +252,9 @@ def test_a_damaged_best_is_one_error_before_anything_is_trained(tmp_path: Path, 
 
 
 def judged(step: int, value: float, **more: Any) -> Best:
-    return Best(**{"step": step, "metric": "knn/label", "value": value, "items": 9, "left_out": 0, **more})
+    return Best(
+        **{"step": step, "metric": "knn/label", "value": value, "items": 9, "left_out": 0, "protocol": "a", **more}
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,13 +267,21 @@ def judged(step: int, value: float, **more: Any) -> Best:
         (judged(2, 0.3, items=8, left_out=1), judged(4, 0.9, items=7, left_out=2), False),
         (judged(2, 0.3, items=7, left_out=2), judged(4, 0.1, items=7, left_out=2), False),
         (judged(2, 0.3), judged(4, 0.1, metric="knn/other"), True),  # another metric: no comparison
-        (judged(2, 0.3), judged(4, 0.1, items=20), True),  # another set
+        (judged(2, 0.3), judged(4, 0.1, protocol="b"), True),  # another set
         (judged(4, 0.3), judged(4, 0.1), True),  # the step was trained again
         (judged(6, 0.3), judged(4, 0.1), True),
     ],
 )
 def test_which_of_two_scores_is_better(old: Best | None, new: Best, is_better: bool) -> None:
     assert (best_of(new, old) is new) == is_better
+
+
+def test_scores_of_equal_sets_compare_wherever_they_lie_and_whatever_was_missing() -> None:
+    found = {"fingerprint": "1", "k": 20, "shards": "/a", "left_out": 0, "voters": {"fingerprint": "2", "shards": "/b"}}
+    assert hash_of(found) == hash_of(found | {"shards": "/c", "left_out": 3})
+    assert hash_of(found) == hash_of(found | {"voters": {"fingerprint": "2", "shards": "/d"}})
+    assert hash_of(found) != hash_of(found | {"fingerprint": "3"})
+    assert hash_of(found) != hash_of(found | {"voters": {"fingerprint": "4", "shards": "/b"}})
 
 
 def test_a_metric_that_no_evaluation_reports_is_one_error_that_lists_those_that_are() -> None:

@@ -121,7 +121,7 @@ def test_history_tells_last_and_best_of_each_metric_of_the_evaluations(tmp_path:
 def test_the_page_shows_the_scores_and_marks_what_is_partial(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     run = make_run(config, SCORED)
-    best = {"step": 4, "metric": "knn/label", "value": 0.5, "items": 100, "left_out": 0}
+    best = {"step": 4, "metric": "knn/label", "value": 0.5, "items": 100, "left_out": 0, "protocol": "a"}
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "BEST").write_text(json.dumps(best))
     write_report(run, tmp_path / "out", ExhibitOptions(probe=False), say=lambda text: None)
