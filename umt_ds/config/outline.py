@@ -46,8 +46,9 @@ def all_keys(root: type[BaseModel], tree: Any, under: tuple[str, ...] = ()) -> I
 def experiment_in(section: Any, tree: Any) -> Any:
     """The part of `tree`, a dump of `section` with keys as users write them, without what is RUNNING (`section.py`)."""
     if isinstance(section, BaseModel):
+        values = vars(section)  # not by attributes: to dump a setting is not to use it, and a test notes what is used
         return {
-            key: experiment_in(getattr(section, name), tree[key])
+            key: experiment_in(values[name], tree[key])
             for name, field in type(section).model_fields.items()
             if not any(isinstance(note, Running) for note in field.metadata)
             for key in [field.alias or name]
