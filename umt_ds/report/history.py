@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from umt_ds.engine.metrics_file import (
     COUNTS,
@@ -73,7 +75,8 @@ class ScoreCurve:
 class History:
     """The training records of a run. records: one a logged step, ascending; of steps that ran twice the later
     one. resumed_at: the first logged step of each attempt but the first. passed_over: which lines of the file are no
-    records, in words, if there are any. scores: the finite numbers of evaluations; evaluation_s: seconds they took."""
+    records, in words, if there are any. scores: the finite numbers of evaluations; evaluation_s: seconds they took;
+    protocols: of each evaluation, as it was last."""
 
     records: tuple[Record, ...]
     resumed_at: tuple[int, ...]
@@ -81,6 +84,7 @@ class History:
     passed_over: str = ""
     scores: tuple[ScoreCurve, ...] = ()
     evaluation_s: float = 0.0
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def last(self) -> Record:
@@ -124,6 +128,7 @@ def read_history(run: Path) -> History:
         passed_over=odd.told(path),
         scores=_curves(scores),
         evaluation_s=sum(found.seconds for found in scores if math.isfinite(found.seconds)),
+        protocols={found.evaluation: found.protocol for found in scores},
     )
 
 

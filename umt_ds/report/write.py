@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
@@ -123,6 +124,7 @@ def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> 
         "Scores",
         (
             table(rows, head=("", "last", "at step", "items", "best", "at step", "items")),
+            *(sentence(f"{name}: {_sets_in(protocol)}.") for name, protocol in history.protocols.items()),
             *([sentence(kept)] if kept else []),
             output.picture("scores.png", png, about="each metric of the evaluations over the steps"),
             note(
@@ -130,6 +132,15 @@ def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> 
                 f"of the most complete ones. All evaluations together took {history.evaluation_s:.0f} s."
             ),
         ),
+    )
+
+
+def _sets_in(protocol: Mapping[str, Any]) -> str:
+    """Which clips a score is of, and those of the other sets that took part, such as the voters of a kNN."""
+    others = [(what, one) for what, one in protocol.items() if isinstance(one, Mapping) and "shards" in one]
+    return "; ".join(
+        f"{one.get('items', '?')} of the {one.get('samples', '?')} {what} in {one.get('shards', '?')}"
+        for what, one in (("clips", protocol), *others)
     )
 
 

@@ -87,10 +87,14 @@ def test_the_rank_that_the_others_wait_for_most_often_is_named(tmp_path: Path) -
     assert told == "rank 5 in 67 % of the logged steps; the last one came 8.0 ms a step after the others (median)"
 
 
+VOTERS = {"shards": "/data/train", "items": 50, "samples": 900}
+PROTOCOL = {"shards": "/data/val", "items": 97, "samples": 400, "voters": VOTERS, "side": 64}
+
+
 def scores_line(step: int, *, name: str = "knn", left_out: int = 0, attempt: int = 1, **values: float) -> str:
     record = {
         "kind": "scores", "step": step, "evaluation": name, "values": values, "items": 100 - left_out,
-        "left_out": left_out, "seconds": 2.0, "protocol": {}, "attempt": attempt,
+        "left_out": left_out, "seconds": 2.0, "protocol": PROTOCOL, "attempt": attempt,
     }  # fmt: skip
     return json.dumps(record) + "\n"
 
@@ -128,6 +132,7 @@ def test_the_page_shows_the_scores_and_marks_what_is_partial(tmp_path: Path) -> 
     words = words_of(tmp_path / "out" / "index.html")
     assert "knn/label 0.625 6 97, partial: 3 left out 0.5 4 100" in words
     assert "retrieval/r1 0.125 6 100 0.125 6 100" in words
+    assert "knn: 97 of the 400 clips in /data/val; 50 of the 900 voters in /data/train." in words
     assert "Kept as the best in knn/label: step-00000004 (0.5)." in words
     assert Image.open(tmp_path / "out" / "scores.png").size[0] > 600
 
