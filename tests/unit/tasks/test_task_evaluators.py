@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +84,10 @@ def test_knn_of_a_run_is_what_the_probe_of_the_report_finds(tmp_path: Path) -> N
     probe = probe_all({"student": pooled_student(module.encoder)}, *sets, fields=["label"])
     assert found.values["label"] == pytest.approx(100 * probe.accuracy["student"]["label"])
     assert found.protocol["chance"]["label"] == pytest.approx(100 * probe.accuracy["chance"]["label"])
-    assert 1 < found.values["rankme"] <= 6
+    pixels = torch.cat([batch.pixels for batch in EvaluationSet(tmp_path / "val", request, batch_size=16).batches()])
+    spectrum = torch.linalg.svdvals(pooled_student(module.encoder)(pixels).double())
+    shares = spectrum / spectrum.sum()
+    assert found.values["rankme"] == pytest.approx(math.exp(-(shares * shares.log()).sum().item()), rel=1e-4)
     rows = found.predictions
     assert rows is not None
     right = [one == other for one, other in zip(rows["label"], rows["label_predicted"], strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -38,14 +39,14 @@ class TaskSettings(Section):
     """
 
     @property
+    @abstractmethod
     def clip_shape(self) -> ClipShape:
         """What its model sees."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def summary(self) -> str:
         """A sentence about it, for reports."""
-        raise NotImplementedError
 
     @property
     def required_weights(self) -> Mapping[str, TeacherConfig | BertConfig]:
