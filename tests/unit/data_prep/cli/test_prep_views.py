@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from data_prep.checking.verify import verify
-from data_prep.cli import main
 from data_prep.cli.making import unused_options
 from data_prep.clip import Clip, RunOptions, Sample, Store, StoreOptions
 from data_prep.decode import make_sample
@@ -20,6 +17,7 @@ from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
 from data_prep.state.plan import load_plan
 from tests.support.shards import png_frames, write_shards
+from tests.support.umt_data import Umt
 from tests.support.videos import shown_number, write_numbered_video
 from umt_ds.data.clips import read_clip
 from umt_ds.data.order.views import Views, as_options, frames_of, views_of
@@ -29,30 +27,6 @@ from umt_ds.errors import DataError
 
 LENGTHS = {"a": 50, "b": 5, "c": 31}
 VIEWS = "recognition:8x4 retrieval:12"
-
-
-@dataclass(frozen=True)
-class Said:
-    """How a command ended: exit code, and all that it said."""
-
-    code: int
-    text: str
-
-
-Umt = Callable[..., Said]
-
-
-@pytest.fixture
-def umt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Umt:
-    def run(*words: str | Path) -> Said:
-        monkeypatch.setattr(sys, "argv", ["umt-data", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Said(int(caught.value.code or 0), said.out + said.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
 
-from data_prep.cli import main, umt_data
+from data_prep.cli import umt_data
 from data_prep.cli.making import unused_options
 from data_prep.clip import ExecutionOptions, StoreOptions
 from tests.support.paths import REPO
 from tests.support.shards import write_shards
+from tests.support.umt_data import Said, Umt
 from tests.support.videos import write_video, write_videos
 from umt_ds.data.shards.records import load_manifest
 
@@ -29,33 +28,6 @@ ONLY_TELL = ("classes", "verify", "stats", "show")  # write at most a picture th
 TASKS = ("work", "finish")  # are not for people
 
 SMALL = ("--frames", "2", "--short-side", "16", "--workers", "1")
-
-
-@dataclass(frozen=True)
-class Said:
-    """How a command ended: exit code, results (stdout), everything else (stderr)."""
-
-    code: int
-    out: str
-    err: str
-
-
-Umt = Callable[..., Said]
-
-
-@pytest.fixture
-def umt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Umt:
-    """`umt-data WORDS…` in this process, which loads torch once for all tests."""
-
-    def run(*words: str | Path) -> Said:
-        monkeypatch.setattr(sys, "argv", ["umt-data", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Said(int(caught.value.code or 0), said.out, said.err)
-
-    return run
 
 
 def umt_apart(*words: str | Path) -> Said:
