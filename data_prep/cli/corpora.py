@@ -217,7 +217,7 @@ def classes_(name: str, in_k710: bool) -> None:
     """
     from typing import cast
 
-    from data_prep.classes import ClassList, classes, k710_numbers
+    from umt_ds.classes import ClassList, classes, k710_numbers
 
     names = classes(cast("ClassList", name))
     click.echo(str(k710_numbers(names)) if in_k710 else "\n".join(names))

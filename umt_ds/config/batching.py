@@ -26,6 +26,7 @@ class RunPlan:
     peak_lr: float
     min_lr: float
     lr_curve: LrCurve = "cosine_offset"
+    warmup_lr: float = 0.0
 
     @property
     def pieces(self) -> int:
@@ -99,6 +100,7 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
         peak_lr=optim.lr * scale,
         min_lr=optim.min_lr * scale,
         lr_curve=schedule.curve,
+        warmup_lr=optim.warmup_lr * scale,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from umt_ds.config.section import RUNNING, Section, refuse_backwards
-from umt_ds.config.values import Count, Draw, FilePath, Part, Place, Positive, PositiveOrNone, Text
+from umt_ds.config.values import Count, Draw, FilePath, Part, Place, Positive, PositiveOrNone, RandAugmentSpec, Text
 
 
 class FramesConfig(Section):
@@ -16,8 +16,9 @@ class FramesConfig(Section):
     Source: METHOD.md, "Frames: stage 1", "Frames: stage 2".
     """
 
-    policy: Literal["sparse", "dense", "intervals"] = Field(
-        "sparse", description="intervals: as sparse, but by the rule of stage 2"
+    policy: Literal["sparse", "dense", "intervals", "kinetics_sparse"] = Field(
+        "sparse",
+        description="intervals: as sparse, but by the rule of stage 2; kinetics_sparse: by that of fine-tuning",
     )
     stride: Count = Field(1, description="dense only: distance between frames")
 
@@ -73,6 +74,14 @@ class AugmentConfig(Section):
 
     crop: Literal["multi_scale", "random_resized", "center"] = "multi_scale"
     scale: tuple[Part, Part] = Field((0.5, 1.0), description="random_resized only: part of the area that is kept")
+    filter: Literal["bilinear", "bicubic"] = Field(
+        "bicubic", description="random_resized only: how it is resized (stage 2 bicubic, fine-tuning bilinear)"
+    )
+    rand_augment: RandAugmentSpec | None = Field(
+        None,
+        description="RandAugment of whole frames in timm's notation, such as rand-m7-n4-mstd0.5-inc1 (magnitude, "
+        "operations, deviation of the magnitude); all frames of a clip are changed alike",
+    )
     flip: bool = True
     color_jitter: PositiveOrNone = 0.0
     antialias: bool = Field(
@@ -89,18 +98,19 @@ class AugmentConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> AugmentConfig:
-        if self.on_device != "nothing" and self.color_jitter:
-            raise ValueError("color_jitter is the workers' work: it needs on_device: nothing")
+        for name in ("color_jitter", "rand_augment"):
+            if self.on_device != "nothing" and getattr(self, name):
+                raise ValueError(f"{name} is the workers' work: it needs on_device: nothing")
         refuse_backwards("scale", self.scale)
         return self
 
-    @field_validator("scale")
+    @field_validator("scale", "filter")
     @classmethod
-    def _of_random_resized(cls, scale: tuple[float, float], info: ValidationInfo) -> tuple[float, float]:
+    def _of_random_resized(cls, value: Any, info: ValidationInfo) -> Any:
         crop = info.data.get("crop", "random_resized")
-        if scale != cls.model_fields["scale"].default and crop != "random_resized":
+        if value != cls.model_fields[info.field_name or ""].default and crop != "random_resized":
             raise ValueError(f"it is for crop: random_resized, and crop is {crop}")
-        return scale
+        return value
 
 
 class CacheConfig(Section):

@@ -76,3 +76,5 @@ def _of_running(run: RunConfig, on_gpu: bool) -> Remarks:
         yield "evaluation", "nothing is evaluated while it trains (cadence.evaluate is 0); `umt eval` uses it"
     if run.init.resume_from is not None:
         yield "init.weights", "init.resume_from brings its own weights"
+    if run.init.weights is None or run.init.resume_from is not None:
+        yield "init.ema", "no weights are taken from another run (init.weights)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from umt_ds.config.section import Section
 from umt_ds.config.values import Count, CountAboveOne, Part, Place, Positive, Text
@@ -22,6 +22,8 @@ class EvaluationSettings(Section):
         description="share of the clips that may be missing in a score, because they cannot be read or lack what is "
         "asked for; more is an error",
     )
+
+    ema: bool = Field(False, description="judge the moving average of the weights (optim.ema_decay)")
 
     @property
     def places(self) -> Mapping[str, Place]:
@@ -72,7 +74,37 @@ class RetrievalEvaluation(EvaluationSettings):
     )
 
 
-EvaluationConfig = Annotated[KnnEvaluation | RetrievalEvaluation, Field(discriminator="kind")]
+class ClassificationEvaluation(EvaluationSettings):
+    """Top-1 and top-5 accuracy of a classifier over segments x crops of each clip: softmax of each view, then mean.
+
+    Source: METHOD.md, "Views in testing".
+    """
+
+    kind: Literal["classification"]
+    rule: Literal["recognition", "ssv2"] = Field(
+        "recognition", description="which frames a segment has: those of Kinetics and Moments in Time, or of SSv2"
+    )
+    segments: int = Field(
+        1, gt=0, le=99, description="clips of each video, at different offsets in time (ssv2: 1 or 2)"
+    )
+    crops: int = Field(1, gt=0, le=99, description="squares of each frame along its long side; 1: the centre")
+    frames: Literal["stored", "published"] = Field(
+        "stored",
+        description="of the frames that the set stores; or of all frames of the video, as published scores, which "
+        "wants shards made with umt-data … --views RULE:FRAMESxSEGMENTS",
+    )
+    batch: Count = Field(16, description="views that go through the model together (at least those of one clip)")
+
+    @model_validator(mode="after")
+    def _segments_of_ssv2(self) -> ClassificationEvaluation:
+        if self.rule == "ssv2" and self.segments > 2:
+            raise ValueError(f"rule: ssv2 has 1 or 2 segments, not {self.segments}")
+        return self
+
+
+EvaluationConfig = Annotated[
+    KnnEvaluation | RetrievalEvaluation | ClassificationEvaluation, Field(discriminator="kind")
+]
 EVALUATION_KINDS: tuple[str, ...] = tuple(
     get_args(settings.model_fields["kind"].annotation)[0] for settings in get_args(get_args(EvaluationConfig)[0])
 )

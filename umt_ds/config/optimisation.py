@@ -34,17 +34,32 @@ class OptimConfig(Section):
     lr: Positive
     lr_rule: Literal["per_256", "absolute"]
     min_lr: PositiveOrNone = 0.0
+    warmup_lr: PositiveOrNone = Field(
+        0.0, description="where the warm-up of schedule.curve=cosine_offset begins, scaled as lr is (fine-tuning: 1e-6)"
+    )
     betas: tuple[PartBelowOne, PartBelowOne] = (0.9, 0.95)
     eps: float = Field(1e-8, ge=1e-30, le=1)
     weight_decay: PositiveOrNone = 0.05
     clip_grad: Positive | None = Field(None, description="largest gradient norm; null: no clipping")
+    layer_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="fine-tuning only: each layer learns at this rate times that of the layer after it; the head at lr",
+    )
+    ema_decay: PartBelowOne | None = Field(
+        None,
+        description="also keep an exponential moving average of the weights: after each step, this part of it and the "
+        "rest of the new weights (0.9999); evaluation.NAME.ema judges it",
+    )
 
-    @field_validator("min_lr")
+    @field_validator("min_lr", "warmup_lr")
     @classmethod
-    def _below_lr(cls, min_lr: float, info: ValidationInfo) -> float:
-        if min_lr > info.data.get("lr", min_lr):
-            raise ValueError(f"it is above lr, which is {info.data['lr']}: the learning rate would rise")
-        return min_lr
+    def _below_lr(cls, rate: float, info: ValidationInfo) -> float:
+        if rate > info.data.get("lr", rate):
+            turn = "rise" if info.field_name == "min_lr" else "fall in the warm-up"
+            raise ValueError(f"it is above lr, which is {info.data['lr']}: the learning rate would {turn}")
+        return rate
 
 
 LrCurve = Literal["cosine_offset", "cosine_floor"]

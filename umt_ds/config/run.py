@@ -45,6 +45,7 @@ class RunConfig(Section):
             # no ValueError, which pydantic would blame on the whole run: the key is known here
             raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
         _refuse_foreign_evaluations(self)
+        _refuse_average_of_nothing(self)
         _refuse_best_of_nothing(self.cadence, self.evaluation)
         return self
 
@@ -63,6 +64,16 @@ def _refuse_foreign_evaluations(run: RunConfig) -> None:
                 f"evaluation.{name}.kind: a run of task.kind {run.task.kind} is judged by {judges}, "
                 f"not by {settings.kind}",
                 hint=f"leave evaluation.{name} away",
+            )
+
+
+def _refuse_average_of_nothing(run: RunConfig) -> None:
+    """An evaluation of averaged weights wants a run that keeps them."""
+    for name, settings in run.evaluation.items():
+        if settings.ema and run.optim.ema_decay is None:
+            raise ConfigError(
+                f"evaluation.{name}.ema: this run keeps no average of its weights",
+                hint="set optim.ema_decay=0.9999, or leave it out",
             )
 
 
@@ -94,6 +105,10 @@ def _meaningless(run: RunConfig) -> Remarks:
         yield "batch.media", f"task.kind {task.kind} does not train on images and clips in one batch"
     if run.engine.graph and not task.has_teacher:
         yield "engine.graph", f"it replays a teacher, and task.kind {task.kind} has none"
+    if run.optim.layer_decay is not None and not task.has_layers_to_decay:
+        yield "optim.layer_decay", f"task.kind {task.kind} trains all of its layers at one rate"
+    if run.optim.warmup_lr and run.schedule.curve != "cosine_offset":
+        yield "optim.warmup_lr", f"schedule.curve={run.schedule.curve} warms up from min_lr"
     for name, source in run.data.sources.items():
         if run.data.skip_draws and source.is_stream:
             at = f"data.sources.{name}"

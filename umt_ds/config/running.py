@@ -67,6 +67,7 @@ class InitConfig(Section):
         None, description="another run or checkpoint folder: continue it, state and all"
     )
     weights: FilePath | None = Field(None, description="weights only: a file, model, checkpoint or run folder")
+    ema: bool = Field(False, description="of a run or checkpoint folder, take the averaged weights (optim.ema_decay)")
 
 
 class ReportConfig(Section):

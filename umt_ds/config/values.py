@@ -42,10 +42,19 @@ def _name(text: str) -> str:
     return text
 
 
+def _rand_augment(text: str) -> str:
+    """`rand-m7-n4-mstd0.5-inc1`: how timm and the papers write it. inc1 is always meant: operations grow stronger with
+    their magnitude."""
+    if not re.fullmatch(r"rand-m(10|\d(\.\d+)?)-n[1-9]\d?(-mstd\d+(\.\d+)?)?-inc1", text, re.ASCII):
+        raise ValueError("is written rand-mM-nN-mstdS-inc1: magnitude M of 0 to 10, N operations, deviation S")
+    return text
+
+
 Name = Annotated[str, Field(max_length=100), AfterValidator(_name)]
 Text = Annotated[str, AfterValidator(_worded)]
 Place = Annotated[str, AfterValidator(_place)]  # a path, a URL or a command
 FilePath = Annotated[Path, BeforeValidator(_path)]
+RandAugmentSpec = Annotated[str, AfterValidator(_rand_augment)]
 
 # Bounds that no run needs to pass; what lies behind them would end in an error far from here, or never. A field that
 # wants another bound of the same sense gives its type both anew: pydantic would take the one here.

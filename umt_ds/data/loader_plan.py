@@ -10,7 +10,7 @@ from umt_ds.batch import Media
 from umt_ds.data.on_device import OnDevice
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.order.media import Mode
-from umt_ds.data.pixels.augment import NO_JITTER, ColorJitter, CropKind
+from umt_ds.data.pixels.augment import NO_JITTER, ColorJitter, CropKind, Filter
 from umt_ds.data.shards.stream import Tars
 from umt_ds.errors import ConfigError
 
@@ -38,6 +38,7 @@ class LoaderPlan:
     num_sample: int = 1  # views of each drawn clip (repeated augmentation)
     crop: CropKind = "multi_scale"
     scale: tuple[float, float] = (0.5, 1.0)  # random_resized: part of the area that is kept
+    filter: Filter = "bicubic"  # random_resized: how that part is resized
     flip: bool = True
     jitter: ColorJitter = NO_JITTER
     antialias: bool = True

@@ -100,6 +100,7 @@ class BatchBuilder:
             stream=stream,
             crop=plan.crop,
             scale=plan.scale,
+            filter=plan.filter,
             flip=plan.flip,
             jitter=plan.jitter,
             antialias=plan.antialias,

@@ -20,7 +20,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -98,11 +98,13 @@ class CheckpointStore:
         fingerprints: Mapping[str, str],
         device: torch.device,
         not_reproducible: Iterable[str] = (),
+        classes: Sequence[str] = (),
     ) -> None:
         self.run = run
         self._world = world
         self._config = config
         self._fingerprints = dict(fingerprints)
+        self._classes = list(classes)
         self._not_reproducible = set(not_reproducible)  # sources that are, or ever were, streamed
         self._device = device
         self._saved_step: int | None = None
@@ -329,6 +331,7 @@ class CheckpointStore:
             precision=engine.precision,
             loss_scale=engine.read_loss_scale(),
             inexact=sorted(self._not_reproducible),
+            classes=self._classes,
             versions=versions(),
         )
 

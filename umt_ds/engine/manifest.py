@@ -49,6 +49,7 @@ class CheckpointManifest:
     loss_scale: dict[str, float] | None = None
     inexact: list[str] = field(default_factory=list)  # sources that were ever streamed: their clips cannot be repeated
     versions: dict[str, str] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)  # names of the rows of a classifier's head, in their order
     written: str = ""  # UTC, ISO 8601
     format: int = FORMAT
 
@@ -186,6 +187,7 @@ _FITS: dict[str, Callable[[object], bool]] = {
     "inexact": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "versions": _maps_to(_is_text),
     "written": _is_text,
+    "classes": lambda value: isinstance(value, list) and all(map(_is_text, value)),
     "format": lambda value: type(value) is int,
 }
 

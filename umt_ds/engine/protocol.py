@@ -15,6 +15,16 @@ from umt_ds.engine.step_stats import GlobalStepStats
 from umt_ds.keyed import add_digests
 
 
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights made elsewhere, to begin with. where: names them in messages. classes: of the rows of their head, by
+    name; none where nobody wrote them down."""
+
+    state: Mapping[str, Tensor]
+    where: str
+    classes: tuple[str, ...] = ()
+
+
 class Task(Protocol):
     """What to learn. A new task is a new file in `tasks/`; nothing in the engine changes for it."""
 
@@ -30,6 +40,11 @@ class Task(Protocol):
     def fingerprints(self) -> Mapping[str, str]:
         """Content hashes of what the run depends on besides config and data, such as teacher weights."""
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what its head tells apart, in the order of the rows: a checkpoint keeps them. None where it has no
+        head, or nobody named its classes."""
+
     def prepare(self, batch: Batch, step: int) -> Any:
         """Inputs of the module, made without gradient (teacher, mask, device transfer)."""
 
@@ -37,7 +52,7 @@ class Task(Protocol):
         """Hand what is worth it to torch.compile, in place (names in the state dict stay); replay what is frozen as a
         CUDA graph, where there is CUDA."""
 
-    def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
+    def load_weights(self, weights: InitialWeights) -> str:
         """Start the module from weights made elsewhere; says what was loaded. Raises WeightsError on a misfit."""
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:

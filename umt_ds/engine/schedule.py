@@ -2,11 +2,11 @@
 
 Two curves, S steps of which W warm up, s = 0 … S-1, p = (s - W) / (S - W):
 
-    cosine_offset   s < W: lr · s / (W - 1)             else  min_lr + (lr - min_lr) · ½(1 + cos πp)
+    cosine_offset   s < W: w + (lr - w) · s / (W - 1)   else  min_lr + (lr - min_lr) · ½(1 + cos πp)
     cosine_floor    s < W: max(min_lr, lr · s / W)      else  max(min_lr, lr · ½(1 + cos πp))
 
-The first is stage 1's (an array that holds both ends of its warm-up), the second that of everything the
-authors call multi_modality, with min_lr = lr / 100.
+The first is stage 1's with w = 0 and fine-tuning's with w = warmup_lr (an array that holds both ends of its warm-up),
+the second that of everything the authors call multi_modality, with min_lr = lr / 100.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def lr_at(step: int, plan: RunPlan) -> float:
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     match plan.lr_curve:
         case "cosine_offset":
-            return peak * step / max(1, warmup - 1) if step < warmup else low + (peak - low) * cosine
+            start = plan.warmup_lr
+            warming = start + (peak - start) * step / max(1, warmup - 1)
+            return warming if step < warmup else low + (peak - low) * cosine
         case "cosine_floor":
             return max(low, peak * (step / warmup if step < warmup else cosine))
         case _:

@@ -29,7 +29,7 @@ from umt_ds.jobs.score_files import ScoreFiles
 from umt_ds.jobs.score_table import score_text
 from umt_ds.jobs.train import evaluated_by, refuse_mixed_experiments
 from umt_ds.models.full_value import is_kept_full, keep_full
-from umt_ds.tasks.initial import read_weights, state_fingerprint
+from umt_ds.tasks.initial import read_initial, state_fingerprint
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.weights.load import load_strict
 
@@ -90,7 +90,7 @@ def _load(task: Task, run: EvalRun) -> tuple[int | None, str]:
     if run.checkpoint is not None:
         report = load_strict(task.module, read_checkpoint_weights(run.checkpoint), where=str(run.checkpoint))
         return read_checkpoint_manifest(run.checkpoint).step, str(report)
-    return None, task.load_weights(read_weights(run.weights), str(run.weights))
+    return None, task.load_weights(read_initial(run.weights))
 
 
 def as_trained(module: nn.Module, precision: Precision) -> nn.Module:

@@ -36,7 +36,7 @@ from umt_ds.engine.stop import Stop
 from umt_ds.engine.training_run import TrainingRun
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, ConfigError, DataError, MachineError, NonFiniteError
-from umt_ds.tasks.initial import read_weights
+from umt_ds.tasks.initial import read_initial
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.sources import count_samples
@@ -98,6 +98,7 @@ def _train(
         fingerprints=fingerprints,
         device=job.device,
         not_reproducible=loader.not_reproducible,
+        classes=task.classes,
     )
     resume = store.plan_resume(allow_config_change=allow_config_change)
     sentence = _load_initial(task, config, resume)
@@ -172,9 +173,7 @@ def _load_initial(task: Task, config: RunConfig, resume: Resume) -> str:
         return resume.sentence
     weights = config.init.weights
     if weights is not None:
-        return (
-            f"{resume.sentence} with weights from {weights}: {task.load_weights(read_weights(weights), str(weights))}"
-        )
+        return f"{resume.sentence} with weights from {weights}: {task.load_weights(read_initial(weights))}"
     return f"{resume.sentence} from scratch"
 
 

@@ -9,7 +9,7 @@ Shapes: T frames, h x w patches per frame, N = T·h·w tokens (t slowest, w fast
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 import numpy as np
 import torch
@@ -17,11 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PositionRule = Literal["sincos", "interpolated"]
-"""sincos: the table of as many tokens as there are (pretraining). interpolated: the table of the base clip,
-8 frames of 224 px, stretched to the grid at hand (fine-tuning)."""
+"""sincos: the table of as many tokens as there are (pretraining). interpolated: the table of the base clip, stretched
+to the grid at hand (fine-tuning)."""
 
 BASE_FRAMES = 8
 BASE_SIDE = 224
+
+
+class BaseClip(NamedTuple):
+    """The clip that a model was pretrained on: frames of side x side pixels. Published: 8 of 224."""
+
+    frames: int = BASE_FRAMES
+    side: int = BASE_SIDE
 
 
 def sincos_table(tokens: int, width: int) -> Tensor:
@@ -76,7 +83,15 @@ def finetune_table(
 
 @lru_cache(maxsize=64)
 def position_table(
-    rule: PositionRule, *, frames: int, rows: int, cols: int, width: int, patch: int, device: torch.device
+    rule: PositionRule,
+    *,
+    frames: int,
+    rows: int,
+    cols: int,
+    width: int,
+    patch: int,
+    device: torch.device,
+    base: BaseClip = BaseClip(),  # noqa: B008  (immutable)
 ) -> Tensor:
     """The table for a grid of tokens on a device: f32 [N,D], made once and kept. Do not write into it."""
     # A tensor born under inference_mode could not be used in training later, and this one is kept.
@@ -90,8 +105,8 @@ def position_table(
                     rows=rows,
                     cols=cols,
                     width=width,
-                    base_frames=BASE_FRAMES,
-                    base_grid=BASE_SIDE // patch,
+                    base_frames=base.frames,
+                    base_grid=base.side // patch,
                 )
             case _:
                 assert_never(rule)

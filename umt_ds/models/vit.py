@@ -19,7 +19,7 @@ from umt_ds.errors import ConfigError
 from umt_ds.kernels.attention import Lengths
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.models.layers import IMAGENET, NORM_EPS, Block, PatchEmbed, PixelStatistics, initialise_linear
-from umt_ds.models.positions import PositionRule, position_table
+from umt_ds.models.positions import BaseClip, PositionRule, position_table
 from umt_ds.models.presets import VitSize
 
 
@@ -82,6 +82,7 @@ class VideoViT(nn.Module):
     drop_path: rate of the last block, rising linearly from 0 at the first.
     checkpoint_blocks: recompute the activations of the first n blocks in the backward pass.
     final_norm: False leaves out `norm` (fine-tuned classifiers norm the pooled token instead).
+    base: of interpolated positions, the clip whose table is stretched.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class VideoViT(nn.Module):
         checkpoint_blocks: int = 0,
         final_norm: bool = True,
         positions: PositionRule = "sincos",
+        base: BaseClip = BaseClip(),  # noqa: B008  (immutable)
         statistics: PixelStatistics = IMAGENET,
     ) -> None:
         super().__init__()
@@ -99,6 +101,7 @@ class VideoViT(nn.Module):
         self.drop_path = drop_path
         self.checkpoint_blocks = checkpoint_blocks
         self.positions: PositionRule = positions
+        self.base = base
         self.patch_embed = PatchEmbed(width=size.width, patch=size.patch, statistics=statistics)
         self.blocks = nn.ModuleList(
             Block(width=size.width, heads=size.heads, mlp_ratio=size.mlp_ratio) for _ in range(size.depth)
@@ -175,6 +178,7 @@ class VideoViT(nn.Module):
             width=self.size.width,
             patch=self.size.patch,
             device=pixels.device,
+            base=self.base,
         )
 
     def _branch_scales(self, drop_noise: Tensor | None) -> Tensor | None:

@@ -10,7 +10,14 @@ from pathlib import Path
 from torch import Tensor
 
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights
-from umt_ds.engine.manifest import CHECKPOINTS, MANIFEST, checkpoint_folders
+from umt_ds.engine.manifest import (
+    CHECKPOINTS,
+    MANIFEST,
+    checkpoint_folders,
+    read_checkpoint_manifest,
+    resolve_checkpoint,
+)
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.errors import WeightsError
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
@@ -33,6 +40,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         f"{path} is neither a run nor a model: {listing(path)}",
         hint=f"a run has {CHECKPOINTS}/, a model {LOOKED_FOR}; or name a weight file",
     )
+
+
+def read_initial(path: Path) -> InitialWeights:
+    """Weights to begin with, and what their run said of them. Raises as `read_weights`."""
+    return InitialWeights(read_weights(path), str(path), classes_of(path))
+
+
+def classes_of(path: Path) -> tuple[str, ...]:
+    """The classes of the head in a run or checkpoint folder, by name; none where nobody wrote them down."""
+    if os.path.isdir(path) and (checkpoint_folders(path) or os.path.exists(path / MANIFEST)):
+        return tuple(read_checkpoint_manifest(resolve_checkpoint(path)).classes)
+    return ()
 
 
 def state_fingerprint(state: Mapping[str, Tensor]) -> str:

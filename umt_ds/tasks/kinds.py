@@ -29,6 +29,10 @@ def room_of(run: RunConfig) -> TaskRoom:
             from umt_ds.tasks.stage2 import room as stage2
 
             return stage2
+        case "recognition":
+            from umt_ds.tasks.recognition import room as recognition
+
+            return recognition
         case "image_text":
             from umt_ds.tasks.image_text import room as image_text
 

@@ -41,6 +41,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         num_sample=data.num_sample,
         crop=data.augment.crop,
         scale=data.augment.scale,
+        filter=data.augment.filter,
         flip=data.augment.flip,
         jitter=ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
         antialias=data.augment.antialias,

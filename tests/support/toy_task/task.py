@@ -14,6 +14,7 @@ from umt_ds.config.tasks.toy import ToyConfig
 from umt_ds.batch import Batch, Losses
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.engine.optim import decay_groups
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.names import bare_names
 
@@ -49,6 +50,7 @@ class ToyTask:
     """Satisfies `engine.protocol.Task`."""
 
     fingerprints: Mapping[str, str] = {}
+    classes: tuple[str, ...] = ()
 
     def __init__(self, config: ToyConfig, *, seed: int, device: torch.device) -> None:
         self._device = device
@@ -71,8 +73,8 @@ class ToyTask:
     def accelerate(self, *, compile: bool, graph: bool) -> None:
         pass
 
-    def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
-        return str(load_strict(self._module, bare_names(state), where=where))
+    def load_weights(self, weights: InitialWeights) -> str:
+        return str(load_strict(self._module, bare_names(weights.state), where=weights.where))
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         return decay_groups(self._module, optim.weight_decay)

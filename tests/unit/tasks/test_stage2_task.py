@@ -12,6 +12,7 @@ from torch import Tensor
 from umt_ds.batch import Batch, Media, Tokens
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.alignment import AlignmentModel
@@ -151,7 +152,7 @@ def stage1_state(out_width: int = 16) -> dict[str, Tensor]:
 
 def test_it_starts_from_a_student_of_stage_1_decoders_included() -> None:
     one, state = task(), stage1_state()
-    assert "video encoder" in one.load_weights(state, "a run")
+    assert "video encoder" in one.load_weights(InitialWeights(state, "a run"))
     own = one.module.vision_encoder.state_dict()
     assert all(torch.equal(own[name], value) for name, value in state.items())
     assert set(own) - set(state) == {"pool_norm.weight", "pool_norm.bias"}
@@ -159,8 +160,8 @@ def test_it_starts_from_a_student_of_stage_1_decoders_included() -> None:
 
 def test_a_bare_encoder_or_a_run_without_alignment_leaves_the_decoders_alone() -> None:
     bare = {name: value for name, value in stage1_state().items() if name.startswith("encoder.")}
-    task().load_weights(bare, "a published encoder")
-    task(loss_weights={"uta": 0.0}).load_weights(stage1_state(), "a run")
+    task().load_weights(InitialWeights(bare, "a published encoder"))
+    task(loss_weights={"uta": 0.0}).load_weights(InitialWeights(stage1_state(), "a run"))
 
 
 def test_it_starts_from_stage_2_published_or_own() -> None:
@@ -173,14 +174,14 @@ def test_it_starts_from_stage_2_published_or_own() -> None:
     buffer = {"text_encoder.bert.embeddings.position_ids": torch.zeros(1, 512)}
     published = {**state, **teacher, **tied, **buffer, "temp": torch.tensor(0.05)}
     for target in (one, other):
-        target.load_weights(published, "a file")
+        target.load_weights(InitialWeights(published, "a file"))
         assert target.module.temp.tolist() == pytest.approx([0.05])
         assert torch.equal(target.module.vision_proj.weight, state["vision_proj.weight"])
 
 
 def test_weights_of_another_size_are_refused_with_the_first_misfits() -> None:
     with pytest.raises(WeightsError, match=r"2 of another shape: clip_decoder\.0\.head\.bias|of another shape"):
-        task().load_weights(stage1_state(out_width=24), "a run")
+        task().load_weights(InitialWeights(stage1_state(out_width=24), "a run"))
 
 
 def test_a_tokenizer_that_is_not_the_berts_is_refused() -> None:

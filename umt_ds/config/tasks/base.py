@@ -79,6 +79,11 @@ class TaskSettings(Section):
         return None
 
     @property
+    def has_layers_to_decay(self) -> bool:
+        """Whether its layers can learn at different rates (optim.layer_decay)."""
+        return False
+
+    @property
     def has_teacher(self) -> bool:
         """Whether a frozen teacher looks at its clips (engine.graph)."""
         return False

@@ -16,7 +16,7 @@ import numpy as np
 from umt_ds.errors import ConfigError, DecodeError
 from umt_ds.keyed import Stream
 
-Sampling = Literal["sparse", "dense", "intervals", "middle"]
+Sampling = Literal["sparse", "dense", "intervals", "kinetics_sparse", "middle"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class FramePolicy:
                 return dense(num_frames, count=self.count, stride=self.stride, stream=stream)
             case "intervals":
                 return intervals(num_frames, count=self.count, stream=stream)
+            case "kinetics_sparse":
+                return kinetics_sparse_training(num_frames, count=self.count, stream=stream)
             case "middle":
                 return middle(num_frames, count=self.count)
             case _:
@@ -84,6 +86,17 @@ def intervals(num_frames: int, *, count: int, stream: Stream) -> list[int]:
     else:
         frames = stream.distinct(num_frames, known)
     return frames + [num_frames - 1] * (count - known)
+
+
+def kinetics_sparse_training(num_frames: int, *, count: int, stream: Stream) -> list[int]:
+    """One random frame from each of `count` segments, which share their borders: both ends count.
+
+    The segments end at round(s·i), s = (num_frames - 1) / count, with Python's round, half to even. (What validation
+    and testing show: `views.kinetics_sparse`.) Source: METHOD.md, "Frames: recognition".
+    """
+    segment = (num_frames - 1) / count
+    edges = [round(segment * i) for i in range(count + 1)]
+    return [start + stream.integer(end - start + 1) for start, end in pairwise(edges)]
 
 
 def middle(num_frames: int, *, count: int) -> list[int]:

@@ -108,12 +108,15 @@ def draw_view(
     stream: Stream,
     crop: CropKind = "multi_scale",
     scale: tuple[float, float] = (0.5, 1.0),
+    filter: Filter = "bicubic",
     flip: bool = False,
     jitter: ColorJitter = NO_JITTER,
     antialias: bool = True,
 ) -> View:
     """A random view of a clip of that size: crop and resize, colour jitter, then with `flip` a mirror image half of
-    the time. random_resized: `scale` is the part of the area. Source: METHOD.md, "Crops: stage 1", "Crops: stage 2".
+    the time. random_resized: `scale` is the part of the area, `filter` how it is resized.
+
+    Source: METHOD.md, "Crops: stage 1", "Crops: stage 2", "Crops: recognition".
     """
     match crop:
         case "multi_scale":
@@ -121,7 +124,7 @@ def draw_view(
             placement = Placement(area, (side, side), antialias=antialias)
         case "random_resized":
             area = draw_area(width, height, scale=scale, stream=stream)
-            placement = Placement(area, (side, side), filter="bicubic", antialias=antialias)
+            placement = Placement(area, (side, side), filter=filter, antialias=antialias)
         case "center":
             placement = centred(width, height, side, antialias=antialias)
         case _:

@@ -20,6 +20,7 @@ from umt_ds.data.collate import Tokenize
 from umt_ds.data.shards.sample_record import plain_text
 from umt_ds.data.text import CHARACTERS
 from umt_ds.engine.optim import decay_groups
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.losses.contrastive import contrastive_loss
 from umt_ds.models.flops import teacher_flops_per_clip
 from umt_ds.models.full_value import full_value, keep_full
@@ -67,6 +68,7 @@ class ImageTextTask:
     """Satisfies `engine.protocol.Task`."""
 
     fingerprints: Mapping[str, str] = {}
+    classes: tuple[str, ...] = ()
 
     def __init__(self, config: ImageTextConfig, *, seed: int, device: torch.device) -> None:
         self._config, self._device = config, device
@@ -104,9 +106,9 @@ class ImageTextTask:
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         return decay_groups(self._module, optim.weight_decay)
 
-    def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
-        with about(where):
-            return str(load_strict(self._module, bare_names(state), where=where))
+    def load_weights(self, weights: InitialWeights) -> str:
+        with about(weights.where):
+            return str(load_strict(self._module, bare_names(weights.state), where=weights.where))
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> ImageTextInputs:

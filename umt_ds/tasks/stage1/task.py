@@ -23,6 +23,7 @@ from umt_ds.config.models import TeacherConfig
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.optim import decay_groups
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
 from umt_ds.errors import ConfigError, of_setting
 from umt_ds.losses.alignment import AlignmentLoss
@@ -73,6 +74,8 @@ class Stage1Module(AlignmentModel):
 class Stage1Task:
     """Satisfies `engine.protocol.Task`."""
 
+    classes: tuple[str, ...] = ()
+
     def __init__(self, config: Stage1Config, *, seed: int, device: torch.device, precision: Precision) -> None:
         self._config, self._seed, self._device = config, seed, device
         student = config.student
@@ -120,12 +123,13 @@ class Stage1Task:
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         return decay_groups(self._module, optim.weight_decay)
 
-    def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
+    def load_weights(self, weights: InitialWeights) -> str:
         """Start from a published or own stage-1 student; decoders may be absent. Returns what was loaded."""
-        with about(where):
-            named = student_state(state)
+        with about(weights.where):
+            named = student_state(weights.state)
         has_decoders = any(key.startswith("clip_decoder.") for key in named)
-        return str(load_strict(self._module, named, where=where, ignore=() if has_decoders else ("clip_decoder.",)))
+        ignored = () if has_decoders else ("clip_decoder.",)
+        return str(load_strict(self._module, named, where=weights.where, ignore=ignored))
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> Stage1Inputs:

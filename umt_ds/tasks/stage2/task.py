@@ -20,6 +20,7 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.optim import decay_groups
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.keyed import digest64
@@ -42,6 +43,8 @@ log = logging.getLogger("umt_ds")
 class Stage2Task:
     """Satisfies `engine.protocol.Task`. pieces: that a batch is worked on in (`batch.split_contrastive`). shares: of
     all views, that each medium has, for those who count operations."""
+
+    classes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -103,9 +106,9 @@ class Stage2Task:
         """The temperature decays too, as published (METHOD.md, "Temperature and similarity")."""
         return decay_groups(self._module, optim.weight_decay, also=("temp",))
 
-    def load_weights(self, state: Mapping[str, Tensor], where: str) -> str:
+    def load_weights(self, weights: InitialWeights) -> str:
         """Start from stage 2 (published or our own), or the video encoder from stage 1. Returns what was loaded."""
-        return load_initial(self._module, state, where=where)
+        return load_initial(self._module, weights.state, where=weights.where)
 
     # ------------------------------------------------------------ preparing
 

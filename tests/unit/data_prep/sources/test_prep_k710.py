@@ -10,17 +10,17 @@ from typing import Literal
 
 import pytest
 
-from data_prep.classes import ClassList, classes, k710_number, k710_numbers
 from data_prep.clip import Refusal
 from data_prep.sources.k710 import KineticsSet, list_k710
 from tests.support.paths import SHARED
+from umt_ds.classes import ClassList, classes, k710_number, k710_numbers
 from umt_ds.errors import ConfigError, DataError
 
 ANNOTATIONS = SHARED / "data" / "annotations"
 K710, KINETICS = ANNOTATIONS / "k710", ANNOTATIONS / "kinetics"
 needs_annotations = pytest.mark.skipif(not K710.is_dir(), reason=f"{K710} is not there")
 
-# K710 numbers to which VideoMAE V2's list of names gives the names of other classes (data_prep/classes/README.md)
+# K710 numbers to which VideoMAE V2's list of names gives the names of other classes (umt_ds/classes/README.md)
 RENAMED = {222, 271, 348, 626, 629, 662, 708}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from data_prep.tables.labels import Labels
+from umt_ds.errors import DataError
 
 ClassList = Literal["k400", "k600", "k700", "k710"]
 
@@ -25,7 +26,14 @@ def classes(name: ClassList) -> tuple[str, ...]:
 def k710_number(name: str, *, where: str = "") -> int:
     """The K710 number of a class, in any of the spellings of the three sets. Raises DataError where there is none;
     that error says `where` the name stands."""
-    return _k710().number(_spellings().get(name, name), where=where)
+    spelt = _spellings().get(name, name)
+    if (number := _k710().get(spelt)) is not None:
+        return number
+    near = get_close_matches(spelt, _k710(), n=1)
+    raise DataError(
+        f"{where + ': ' if where else ''}label {name!r} is not in the class list of {len(_k710())} classes",
+        hint=f"nearest: {near[0]!r}" if near else "give the list that belongs to these labels",
+    )
 
 
 def k710_numbers(names: Iterable[str]) -> list[int]:
@@ -37,8 +45,8 @@ def k710_numbers(names: Iterable[str]) -> list[int]:
 
 
 @cache
-def _k710() -> Labels:
-    return Labels(classes("k710"))
+def _k710() -> Mapping[str, int]:
+    return {name: number for number, name in enumerate(classes("k710"))}
 
 
 @cache

@@ -1,0 +1,37 @@
+"""What recognition costs by its shapes."""
+
+from __future__ import annotations
+
+import torch
+
+from umt_ds.config.tasks.recognition import RecognitionConfig
+from umt_ds.models.memory import student_bytes_per_clip
+from umt_ds.models.presets import vit_size
+from umt_ds.tasks.cost import TaskCost, count_parameters
+from umt_ds.tasks.recognition.task import module_of, recognition_flops
+
+
+def recognition_cost(task: RecognitionConfig, classes: int, element: int) -> TaskCost:
+    """element: bytes of a number."""
+    encoder, size = task.encoder, vit_size(task.encoder.preset)
+    with torch.device("meta"):
+        module = module_of(task, classes)
+    tokens = encoder.frames * (encoder.image_size // size.patch) ** 2
+    flops = recognition_flops(task, classes)
+    return TaskCost(
+        sentence=f"encoder {encoder.preset}, {classes} classes; {encoder.frames} frames of {encoder.image_size} px, "
+        f"all {tokens} tokens",
+        parameters=count_parameters(module),
+        teacher_parameters=0,
+        forward_flops=flops.forward,
+        student_flops=flops.forward_backward,
+        teacher_flops=0.0,
+        published_student_flops=flops.forward_backward,
+        published_teacher_flops=0.0,
+        pixel_bytes=encoder.frames * encoder.image_size**2 * 3,
+        activation_bytes=student_bytes_per_clip(
+            size, visible=tokens, element=element, checkpoint_blocks=encoder.checkpoint_blocks, layers=0, out_width=0
+        ),
+        teacher_bytes=0.0,
+        evaluation_flops=flops.forward,
+    )

@@ -1,0 +1,64 @@
+"""The door of recognition: what the rest of the house may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from umt_ds.batch import Media
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.recognition import RecognitionConfig
+from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.encode import Encode
+from umt_ds.evaluation.evaluator import Evaluator
+from umt_ds.evaluation.exhibits import Exhibit, Remark
+from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.evaluators import knn_evaluator
+from umt_ds.tasks.recognition.classes import head_classes
+from umt_ds.tasks.recognition.cost import recognition_cost
+from umt_ds.tasks.recognition.task import RecognitionModule, RecognitionTask
+from umt_ds.tasks.room import ExhibitOptions, Say
+
+
+def tokenizer(run: RunConfig) -> None:
+    """No text is read."""
+
+
+def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> RecognitionTask:
+    """See `TaskRoom`."""
+    return RecognitionTask(_settings(run), head_classes(run), seed=run.seed, device=device)
+
+
+def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
+    """See `TaskRoom`."""
+    return recognition_cost(_settings(run), head_classes(run).count, ELEMENT[precision])
+
+
+def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+    """See `TaskRoom`."""
+    return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
+
+
+def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
+    assert isinstance(settings, KnnEvaluation)
+    return knn_evaluator(name, settings, run, encoder_of=_features)
+
+
+def _features(module: nn.Module) -> Encode:
+    assert isinstance(module, RecognitionModule)
+    return lambda pixels: module.features(pixels.to(next(module.parameters()).device))
+
+
+def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
+    """Drawn once there is a confusion matrix."""
+    yield Remark("What was learned", "See the scores.")
+
+
+def _settings(run: RunConfig) -> RecognitionConfig:
+    assert isinstance(run.task, RecognitionConfig)
+    return run.task
