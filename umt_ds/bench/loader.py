@@ -203,7 +203,7 @@ def _shard_loader(folder: Path, workers: int, on_device: OnDevice) -> Loader:
 def _run_loader(config: RunConfig, workers: int, on_device: OnDevice) -> Loader:
     augment = config.data.augment
     if on_device != "nothing":
-        augment = augment.model_copy(update={"on_device": on_device, "color_jitter": 0.0})
+        augment = augment.model_copy(update={"on_device": on_device, "color_jitter": 0.0, "rand_augment": None})
     data = config.data.model_copy(update={"workers": workers, "augment": augment})
     plan = plan_of(_MICRO, views=data.num_sample)
     return build_loader(config.model_copy(update={"data": data}), plan, ALONE, device=torch.device("cuda"))

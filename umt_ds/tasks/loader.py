@@ -11,11 +11,12 @@ from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.order.media import check_pack
 from umt_ds.data.pixels.augment import ColorJitter
+from umt_ds.data.pixels.rand_augment import parse_rand_augment
 from umt_ds.data.shards.storage import is_local
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
-from umt_ds.tasks.kinds import tokenizer_of
+from umt_ds.tasks.kinds import num_classes_of, tokenizer_of
 from umt_ds.tasks.sources import build_cache, shards_of
 
 
@@ -42,6 +43,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         crop=data.augment.crop,
         scale=data.augment.scale,
         filter=data.augment.filter,
+        rand_augment=parse_rand_augment(data.augment.rand_augment) if data.augment.rand_augment else None,
         flip=data.augment.flip,
         jitter=ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
         antialias=data.augment.antialias,
@@ -49,6 +51,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         media_mode=config.batch.media,
         pack=config.batch.pack,
         window=data.window,
+        num_classes=num_classes_of(config),
         skip_draws=data.skip_draws,
         micro=plan.micro,
         accumulation=plan.accumulation,
