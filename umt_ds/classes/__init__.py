@@ -26,7 +26,7 @@ def classes(name: ClassList) -> tuple[str, ...]:
 def k710_number(name: str, *, where: str = "") -> int:
     """The K710 number of a class, in any of the spellings of the three sets. Raises DataError where there is none;
     that error says `where` the name stands."""
-    spelt = _spellings().get(name, name)
+    spelt = k710_spelling(name)
     if (number := _k710().get(spelt)) is not None:
         return number
     near = get_close_matches(spelt, _k710(), n=1)
@@ -42,6 +42,11 @@ def k710_numbers(names: Iterable[str]) -> list[int]:
     The first 400 rows are the head for `classes("k400")`. Raises DataError as `k710_number` does.
     """
     return [k710_number(name) for name in names]
+
+
+def k710_spelling(name: str) -> str:
+    """The K710 name of a class that a Kinetics set spells otherwise; of others their name."""
+    return _spellings().get(name, name)
 
 
 @cache
