@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -47,6 +47,18 @@ def k710_numbers(names: Iterable[str]) -> list[int]:
 def k710_spelling(name: str) -> str:
     """The K710 name of a class that a Kinetics set spells otherwise; of others their name."""
     return _spellings().get(name, name)
+
+
+def is_same_class(one: str, other: str) -> bool:
+    """Whether two names are one class: equal, or two spellings of the Kinetics sets."""
+    return k710_spelling(one) == k710_spelling(other)
+
+
+def first_difference(names: Sequence[str], other: Sequence[str]) -> tuple[int, str, str] | None:
+    """The first number that two class lists give to different classes, with both names; beyond the shorter of them
+    nothing is compared."""
+    pairs = enumerate(zip(names, other, strict=False))
+    return next(((number, *pair) for number, pair in pairs if not is_same_class(*pair)), None)
 
 
 @cache
