@@ -34,7 +34,9 @@ def num_classes(run: RunConfig) -> None:
     """A clip without a label counts for nothing in the loss."""
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> ToyTask:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> ToyTask:
     return ToyTask(_settings(run), seed=run.seed, device=device)
 
 
@@ -57,7 +59,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
     )
 
 
-def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     task, found = _settings(run), []
     for name, settings in run.evaluation.items():
         assert isinstance(settings, AccuracyEvaluation)

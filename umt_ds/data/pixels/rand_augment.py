@@ -6,6 +6,7 @@ Source: METHOD.md, "Crops: recognition". T frames, H x W pixels.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ _PROB = 0.5  # of each drawn operation to be applied
 _MOST = 10.0  # magnitude
 _FILL = (128, 128, 128)  # where a frame was moved away
 _SOLARIZE_ADD_BELOW = 128
+_MOVES = frozenset({"Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"})
+# those in which a pixel depends on others
+_LOOK_AROUND = _MOVES | {"AutoContrast", "Equalize", "ContrastIncreasing", "SharpnessIncreasing"}
+
+Matrix = tuple[float, float, float, float, float, float]  # x, y → a·x + b·y + c, d·x + e·y + f, as Pillow's AFFINE
 
 
 @dataclass(frozen=True)
@@ -96,18 +102,41 @@ def argument_of(operation: Operation, magnitude: float, *, sign: int = 1) -> flo
 
 
 def change_frames(frames: NDArray[np.uint8], changes: Sequence[Change], box: Box) -> NDArray[np.uint8]:
-    """The part `box` of every frame after all changes of the whole frame: u8 [T,H,W,3] → u8 [T,h,w,3]."""
+    """The part `box` of every frame after all changes of the whole frame: u8 [T,H,W,3] → u8 [T,h,w,3].
+
+    Only what is asked for is computed: the last change that brings pixels from elsewhere makes the box alone, and what
+    follows it works there.
+    """
     left, top, right, bottom = box
+    last = max((place for place, change in enumerate(changes) if change.operation in _LOOK_AROUND), default=-1)
     changed = np.empty((len(frames), bottom - top, right - left, 3), np.uint8)
     for pixels, out in zip(frames, changed, strict=True):
         picture = Image.fromarray(pixels)
-        for change in changes:
-            picture = _changed(picture, change)
-        out[:] = np.asarray(picture)[top:bottom, left:right]
+        for change in changes[: max(last, 0)]:
+            picture = _changed(picture, change, (0, 0, *picture.size))
+        picture = picture.crop(box) if last < 0 else _changed(picture, changes[last], box)
+        for change in changes[last + 1 :]:
+            picture = _changed(picture, change, (0, 0, *picture.size))
+        out[:] = np.asarray(picture)
     return changed
 
 
-def _changed(picture: Image.Image, change: Change) -> Image.Image:
+def _changed(picture: Image.Image, change: Change, box: Box) -> Image.Image:
+    """The part `box` of the changed picture."""
+    if change.operation in _MOVES:
+        matrix = _matrix(change, *picture.size)
+        return picture.transform(
+            (box[2] - box[0], box[3] - box[1]),
+            Image.Transform.AFFINE,
+            _from_corner(matrix, box[0], box[1]),
+            resample=Image.Resampling.BICUBIC,
+            fillcolor=_FILL,
+        )
+    changed = _recoloured(picture, change)
+    return changed if box == (0, 0, *picture.size) else changed.crop(box)
+
+
+def _recoloured(picture: Image.Image, change: Change) -> Image.Image:
     argument = change.argument
     match change.operation:
         case "AutoContrast":
@@ -132,21 +161,33 @@ def _changed(picture: Image.Image, change: Change) -> Image.Image:
             return ImageEnhance.Brightness(picture).enhance(argument)
         case "SharpnessIncreasing":
             return ImageEnhance.Sharpness(picture).enhance(argument)
-        case "Rotate":
-            return picture.rotate(argument, Image.Resampling.BICUBIC, fillcolor=_FILL)
-        case "ShearX":
-            return _moved(picture, (1, argument, 0, 0, 1, 0))
-        case "ShearY":
-            return _moved(picture, (1, 0, 0, argument, 1, 0))
-        case "TranslateXRel":
-            return _moved(picture, (1, 0, argument * picture.width, 0, 1, 0))
-        case "TranslateYRel":
-            return _moved(picture, (1, 0, 0, 0, 1, argument * picture.height))
-        case _:
-            assert_never(change.operation)
+    raise AssertionError(change.operation)
 
 
-def _moved(picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    return picture.transform(
-        picture.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=_FILL
-    )
+def _matrix(change: Change, width: int, height: int) -> Matrix:
+    """Where in a frame a pixel of the moved frame lies."""
+    match change.operation, change.argument:
+        case "Rotate", degrees:
+            return _rotation(degrees, width / 2, height / 2)
+        case "ShearX", part:
+            return 1, part, 0, 0, 1, 0
+        case "ShearY", part:
+            return 1, 0, 0, part, 1, 0
+        case "TranslateXRel", part:
+            return 1, 0, part * width, 0, 1, 0
+        case "TranslateYRel", part:
+            return 1, 0, 0, 0, 1, part * height
+    raise AssertionError(change.operation)
+
+
+def _rotation(degrees: float, x: float, y: float) -> Matrix:
+    """Around (x, y), with the rounding of Pillow's `Image.rotate`."""
+    angle = -math.radians(degrees)
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    return cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y
+
+
+def _from_corner(matrix: Matrix, left: int, top: int) -> Matrix:
+    """The same for a picture that begins at (left, top)."""
+    a, b, c, d, e, f = matrix
+    return a, b, a * left + b * top + c, d, e, d * left + e * top + f

@@ -29,7 +29,9 @@ def num_classes(run: RunConfig) -> None:
     """No label is learned."""
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> ImageTextTask:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> ImageTextTask:
     """See `TaskRoom`."""
     return ImageTextTask(_settings(run), seed=run.seed, device=device)
 
@@ -39,7 +41,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
     return image_text_cost(_settings(run), ELEMENT[precision])
 
 
-def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """It is judged by nothing."""
     return []
 

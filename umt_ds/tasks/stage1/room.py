@@ -34,7 +34,9 @@ def num_classes(run: RunConfig) -> None:
     """No label is learned."""
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> Stage1Task:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> Stage1Task:
     """See `TaskRoom`."""
     return Stage1Task(_settings(run), seed=run.seed, device=device, precision=precision)
 
@@ -44,7 +46,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
     return stage1_cost(_settings(run), ELEMENT[precision])
 
 
-def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
     return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
 
