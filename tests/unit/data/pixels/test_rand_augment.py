@@ -102,6 +102,25 @@ def test_magnitudes_stay_within_0_and_10_and_without_deviation_are_one() -> None
     assert (min(wild), max(wild)) == (0.0, 30.0)
 
 
+def test_any_part_after_any_changes_is_that_of_the_whole_frame_to_the_byte() -> None:
+    """Only what a part needs is computed; of 60 views with four changes each, all ends of chains occur."""
+    frames = np.stack([picture(seed, 64, 90) for seed in (6, 7)])
+    augment = RandAugment(7.0, 8, 0.5)
+    last = set()
+    for key in range(60):
+        stream = Stream(2, "part", key)
+        changes = augment.draw(stream)
+        left, top = stream.integer(60), stream.integer(40)
+        right, bottom = left + 1 + stream.integer(90 - left), top + 1 + stream.integer(64 - top)
+        whole = frames
+        for change in changes:
+            whole = np.stack([of_timm(frame, change) for frame in whole])
+        part = change_frames(frames, changes, (left, top, right, bottom))
+        assert np.array_equal(part, whole[:, top:bottom, left:right]), changes
+        last.update(change.operation for change in changes[-1:])
+    assert last == set(OPERATIONS)
+
+
 def test_a_view_is_cut_from_the_changed_frame() -> None:
     """The rotation brings into the crop what lay outside of it."""
     frames = np.stack([picture(4), picture(5)])
