@@ -18,7 +18,7 @@ from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import versions
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights, verify_files
-from umt_ds.engine.manifest import read_checkpoint_manifest
+from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
@@ -27,7 +27,7 @@ from umt_ds.jobs.eval_runs import EvalRun
 from umt_ds.jobs.run_scores import RunScores
 from umt_ds.jobs.score_files import ScoreFiles
 from umt_ds.jobs.score_table import score_text
-from umt_ds.jobs.train import evaluated_by, refuse_mixed_experiments
+from umt_ds.jobs.train import evaluated_by, judged_by_average, refuse_mixed_experiments
 from umt_ds.models.full_value import is_kept_full, keep_full
 from umt_ds.tasks.initial import read_initial, state_fingerprint
 from umt_ds.tasks.kinds import build_task, evaluators_of
@@ -74,23 +74,41 @@ def _verify_checkpoints(runs: Sequence[EvalRun]) -> None:
 
 
 def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:
+    """The trained weights first, for the evaluations that judge them; then their moving average, for the others."""
     precision = precision_of(load_deepspeed_json(run.config.engine))
-    task = build_task(run.config, device=job.device, precision=precision)
-    step, loaded = _load(task, run)
-    fingerprint = state_fingerprint(task.module.state_dict())
-    decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
-    refuse_mixed_experiments(decisive, job.world)
-    module = as_trained(task.module, precision).to(job.device).eval()
-    scores = tuple(_judge(run, one, module, job.world, predictions=predictions) for one in evaluators)
-    return RunScores(run, fingerprint, step, loaded, precision, scores)
+    by_average = judged_by_average(run.config)
+    found: dict[str, Scores] = {}
+    fingerprints, loaded = [], ""
+    for averaged in sorted({one.name in by_average for one in evaluators}):
+        task = build_task(run.config, device=job.device, precision=precision)
+        loaded = _load(task, run, averaged=averaged)
+        fingerprints.append(state_fingerprint(task.module.state_dict()))
+        decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprints[-1]}
+        refuse_mixed_experiments(decisive, job.world)
+        module = as_trained(task.module, precision).to(job.device).eval()
+        for one in evaluators:
+            if (one.name in by_average) == averaged:
+                scores = _judge(run, one, module, job.world, predictions=predictions)
+                found[one.name] = scores.of_average(_decay_of(run)) if averaged else scores
+    step = None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
+    in_order = tuple(found[one.name] for one in evaluators)
+    return RunScores(run, fingerprints[0], step, loaded, precision, in_order)
 
 
-def _load(task: Task, run: EvalRun) -> tuple[int | None, str]:
-    """The weights into the module: all of a checkpoint of this run, or what training would begin with."""
+def _load(task: Task, run: EvalRun, *, averaged: bool) -> str:
+    """The weights into the module: all of a checkpoint of this run, or what training would begin with. A sentence about
+    it."""
     if run.checkpoint is not None:
-        report = load_strict(task.module, read_checkpoint_weights(run.checkpoint), where=str(run.checkpoint))
-        return read_checkpoint_manifest(run.checkpoint).step, str(report)
-    return None, task.load_weights(read_initial(run.weights))
+        state = read_checkpoint_weights(run.checkpoint, averaged=averaged)
+        return str(load_strict(task.module, state, where=str(run.checkpoint)))
+    return task.load_weights(read_initial(run.weights, averaged=averaged or run.config.init.ema))
+
+
+def _decay_of(run: EvalRun) -> float:
+    """Of the average that was read, as the run that kept it says."""
+    decay = read_checkpoint_manifest(resolve_checkpoint(run.weights)).ema_decay
+    assert decay is not None, "averaged weights were read from there"
+    return decay
 
 
 def as_trained(module: nn.Module, precision: Precision) -> nn.Module:
