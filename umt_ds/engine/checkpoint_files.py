@@ -97,13 +97,19 @@ def read_checkpoint_weights(path: Path, *, averaged: bool = False) -> dict[str, 
     """
     folder = resolve_checkpoint(path)
     manifest = read_checkpoint_manifest(folder)
-    if averaged and "ema" not in manifest.kinds:
-        raise CheckpointError(
-            f"{folder} holds no averaged weights: its run kept none (optim.ema_decay)",
-            hint="take the trained weights: set no init.ema and no evaluation.NAME.ema",
-        )
+    if averaged:
+        require_average(folder, manifest)
     verify_files(folder, manifest)
     return dict(read_tensors(folder, "ema" if averaged else "weight", manifest))
+
+
+def require_average(folder: Path, manifest: CheckpointManifest) -> None:
+    """Raises CheckpointError where a checkpoint holds no moving average of the weights."""
+    if "ema" not in manifest.kinds:
+        raise CheckpointError(
+            f"{folder} holds no averaged weights: its run kept none (optim.ema_decay)",
+            hint="take the trained weights: leave out init.ema and evaluation.NAME.ema",
+        )
 
 
 def _shapes(folder: Path, manifest: CheckpointManifest, kind: StateKind) -> dict[str, list[int]]:

@@ -67,8 +67,8 @@ class CheckpointManifest:
     def ema_decay(self) -> float | None:
         """Of the moving average of the weights; None where its run kept none, or its version knew of none."""
         optim = self.config.get("optim")
-        decay: float | None = optim.get("ema_decay") if isinstance(optim, dict) else None
-        return decay
+        decay = optim.get("ema_decay") if isinstance(optim, dict) else None
+        return decay if isinstance(decay, float) else None
 
     def files_of(self, kind: StateKind) -> list[str]:
         """The files that hold one kind of state."""

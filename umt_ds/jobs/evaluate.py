@@ -17,7 +17,7 @@ from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import versions
-from umt_ds.engine.checkpoint_files import read_checkpoint_weights, verify_files
+from umt_ds.engine.checkpoint_files import read_checkpoint_weights, require_average, verify_files
 from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
@@ -49,7 +49,7 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         if job.world.is_first:
             files.check(runs)
             _verify_checkpoints(runs)
-        judges = [evaluators_of(run.config) for run in runs]
+        judges = [evaluators_of(run.config, run.classes) for run in runs]
         scored = [
             _score(run, evaluators, job, predictions=files.predictions is not None)
             for run, evaluators in zip(runs, judges, strict=True)
@@ -62,42 +62,46 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
 
 
 def _verify_checkpoints(runs: Sequence[EvalRun]) -> None:
-    """Raises CheckpointError for files that are not those that were written."""
+    """Raises CheckpointError for files that are not those that were written, and for an average that none holds."""
     for run in runs:
         if run.checkpoint is None:
             continue
+        manifest = read_checkpoint_manifest(run.checkpoint)
+        if judged_by_average(run.config):
+            require_average(run.checkpoint, manifest)
         try:
-            verify_files(run.checkpoint, read_checkpoint_manifest(run.checkpoint))
+            verify_files(run.checkpoint, manifest)
         except DamagedCheckpointError as error:
             hint = f"score another checkpoint of the run: a folder of {run.checkpoint.parent}"
             raise CheckpointError(f"{run.name}: {error.what}", hint=hint) from error
 
 
 def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:
-    """The trained weights first, for the evaluations that judge them; then their moving average, for the others."""
+    """First what judges the trained weights, then what judges their moving average: each are loaded once."""
     precision = precision_of(load_deepspeed_json(run.config.engine))
     by_average = judged_by_average(run.config)
-    found: dict[str, Scores] = {}
-    fingerprints, loaded = [], ""
+    scores: dict[str, Scores] = {}
+    loads = []
     for averaged in sorted({one.name in by_average for one in evaluators}):
-        task = build_task(run.config, device=job.device, precision=precision)
+        task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
         loaded = _load(task, run, averaged=averaged)
-        fingerprints.append(state_fingerprint(task.module.state_dict()))
-        decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprints[-1]}
+        fingerprint = state_fingerprint(task.module.state_dict())
+        loads.append((fingerprint, loaded))
+        decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
         refuse_mixed_experiments(decisive, job.world)
         module = as_trained(task.module, precision).to(job.device).eval()
         for one in evaluators:
             if (one.name in by_average) == averaged:
-                scores = _judge(run, one, module, job.world, predictions=predictions)
-                found[one.name] = scores.of_average(_decay_of(run)) if averaged else scores
+                found = _judge(run, one, module, job.world, predictions=predictions)
+                scores[one.name] = found.of_average(_decay_of(run)) if averaged else found
     step = None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
-    in_order = tuple(found[one.name] for one in evaluators)
-    return RunScores(run, fingerprints[0], step, loaded, precision, in_order)
+    fingerprint, loaded = loads[0]
+    return RunScores(run, fingerprint, step, loaded, precision, tuple(scores[one.name] for one in evaluators))
 
 
 def _load(task: Task, run: EvalRun, *, averaged: bool) -> str:
-    """The weights into the module: all of a checkpoint of this run, or what training would begin with. A sentence about
-    it."""
+    """The weights into the module, or their moving average: all of a checkpoint of this run, or what training would
+    begin with. A sentence about it."""
     if run.checkpoint is not None:
         state = read_checkpoint_weights(run.checkpoint, averaged=averaged)
         return str(load_strict(task.module, state, where=str(run.checkpoint)))
