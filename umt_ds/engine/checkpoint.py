@@ -204,16 +204,17 @@ class CheckpointStore:
             return Progress()
         engine.reset_moments(steps=resume.progress.step - resume.progress.skipped)
         for kind in engine.state_kinds:
-            if kind in resume.manifest.kinds:
-                self._load_kind(engine, resume.folder, kind, resume.manifest)
-            else:  # switched on since, with leave: `reset_moments` has begun it
-                log.warning("the checkpoint holds no average of the weights: it begins with the weights as they are")
+            self._load_kind(engine, resume.folder, kind, resume.manifest)
         engine.write_loss_scale(resume.manifest.loss_scale)
         self._saved_step = resume.progress.step if resume.folder.parent == self.run / CHECKPOINTS else None
         return resume.progress
 
     def _load_kind(self, engine: Engine, folder: Path, kind: StateKind, manifest: CheckpointManifest) -> None:
-        stored, names = dict(read_tensors(folder, kind, manifest)), engine.names()
+        held: StateKind = kind
+        if kind == "ema" and kind not in manifest.kinds:  # switched on since, with leave
+            log.warning("the checkpoint holds no average of the weights: it begins with the weights that it holds")
+            held = "weight"
+        stored, names = dict(read_tensors(folder, held, manifest)), engine.names()
         if odd := sorted(stored.keys() ^ set(names)):
             raise CheckpointError(
                 f"{folder.name}: its {kind} is not of this model; in one of them only: {', '.join(odd[:5])}",
