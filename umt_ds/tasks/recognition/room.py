@@ -10,7 +10,7 @@ from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
+from umt_ds.config.evaluation import ClassificationEvaluation, EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.engine.memory import ELEMENT
@@ -21,6 +21,7 @@ from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
 from umt_ds.tasks.recognition.classes import head_classes
 from umt_ds.tasks.recognition.cost import recognition_cost
+from umt_ds.tasks.recognition.evaluators import classification_evaluator
 from umt_ds.tasks.recognition.task import RecognitionModule, RecognitionTask
 from umt_ds.tasks.room import ExhibitOptions, Say
 
@@ -45,8 +46,10 @@ def evaluators(run: RunConfig) -> Sequence[Evaluator]:
 
 
 def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
-    assert isinstance(settings, KnnEvaluation)
-    return knn_evaluator(name, settings, run, encoder_of=_features)
+    if isinstance(settings, KnnEvaluation):
+        return knn_evaluator(name, settings, run, encoder_of=_features)
+    assert isinstance(settings, ClassificationEvaluation)
+    return classification_evaluator(name, settings, run)
 
 
 def _features(module: nn.Module) -> Encode:
