@@ -5,7 +5,6 @@ Shapes: N items, V views of each, C classes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,7 +107,6 @@ class ClassificationEvaluator:
             "ties": "of equally likely classes the right one comes last",
             "label_field": request.label_fields[0],
             "classes": self.classes,
-            "class_list": list_hash(self.names) if self.names else "unknown: nobody can check the order of the classes",
             "chance": {"top1": 100 * found.largest_class / max(len(found.keys), 1)},
         }
 
@@ -141,8 +139,3 @@ def classified(encoded: EncodedSet, encoder: str, *, where: str) -> Classified:
         ).by_all_ranks()
     labels = torch.tensor([item.labels[0] for item in encoded.items])
     return Classified(encoded.keys, labels, probabilities)
-
-
-def list_hash(names: Sequence[str]) -> str:
-    """Of a class list: the same for the same names in the same order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit, Remark
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
-from umt_ds.tasks.recognition.classes import head_classes, warn_of_unchecked
+from umt_ds.tasks.recognition.classes import HeadClasses, head_classes, warn_of_unchecked
 from umt_ds.tasks.recognition.cost import recognition_cost
 from umt_ds.tasks.recognition.evaluators import classification_evaluator
 from umt_ds.tasks.recognition.task import RecognitionModule, RecognitionTask
@@ -46,14 +46,15 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
 
 def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
-    return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
+    head = head_classes(run, classes)
+    return [_evaluator(name, settings, run, head) for name, settings in run.evaluation.items()]
 
 
-def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
+def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig, head: HeadClasses) -> Evaluator:
     if isinstance(settings, KnnEvaluation):
         return knn_evaluator(name, settings, run, encoder_of=_features)
     assert isinstance(settings, ClassificationEvaluation)
-    return classification_evaluator(name, settings, run)
+    return classification_evaluator(name, settings, run, head)
 
 
 def _features(module: nn.Module) -> Encode:
