@@ -193,7 +193,7 @@ def test_the_optimizer_begins_with_the_weights_that_were_given_and_not_with_thei
     assert all(told["begins"] for told in results["full"])
 
 
-@pytest.mark.parametrize("kind", ["knn", "retrieval"])
+@pytest.mark.parametrize("kind", ["knn", "retrieval", "classification"])
 def test_evaluators_find_at_zero_3_what_they_find_without_deepspeed(
     kind: str, sets: dict[str, str], results: dict[str, list[Any]]
 ) -> None:
