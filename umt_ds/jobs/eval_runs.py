@@ -48,6 +48,11 @@ class EvalRun:
         assert weights is not None, "find_runs refuses it"
         return weights
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the rows of its head, as the checkpoint has them; none where nobody wrote them down."""
+        return () if self.checkpoint is None else tuple(read_checkpoint_manifest(self.checkpoint).classes)
+
     def is_same(self, other: EvalRun) -> bool:
         """Whether it is the other one, perhaps in another spelling."""
         if self.checkpoint is None or other.checkpoint is None:

@@ -7,7 +7,7 @@ import gc
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -244,7 +244,7 @@ def test_the_fingerprint_of_a_set_stands_whole_below_the_table(tmp_path: Path, j
 
 
 def test_in_what_the_scores_of_a_table_are_not_alike_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def judge(run: RunConfig) -> list[Features]:
+    def judge(run: RunConfig, classes: Sequence[str]) -> list[Features]:
         return features_of(run, protocol={"view": "centre", "part": 1 / 3, "antialias": run.seed == 0})
 
     monkeypatch.setattr(evaluate, "evaluators_of", judge)
