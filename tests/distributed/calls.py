@@ -65,6 +65,8 @@ class _ToyTask:
         assert not graph
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        if isinstance(self.module, LayeredToy):
+            return self.module.groups()
         return decay_groups(self.module, optim.weight_decay)
 
 
@@ -186,6 +188,29 @@ class ScaledToy(Toy):
         scale = full_value(self.temp).squeeze(0)
         self.used.append(float(scale))
         return Losses(super().forward(x).total / scale)
+
+
+class LayeredToy(Toy):
+    """Each parameter is a group of its own, and learns half as fast as the one after it."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        parameters = list(self.parameters())
+        scales = [0.5 ** (len(parameters) - 1 - place) for place in range(len(parameters))]
+        return [
+            {"params": [parameter], "weight_decay": 0.05 if parameter.ndim > 1 else 0.0, "lr_scale": scale}
+            for parameter, scale in zip(parameters, scales, strict=True)
+        ]
+
+
+def layered_weights(settings: dict[str, Any], steps: int) -> dict[str, list[float]]:
+    """All weights by name after so many steps of `LayeredToy`."""
+    with start_job() as job:
+        engine = _engine(settings, job.world.size, LayeredToy())
+        for step in range(steps):
+            _step(engine, step, job.world.rank, job.world.size)
+        weights = {name: weight.flatten().tolist() for name, weight in _weights(engine).items()}
+        engine.close()
+    return weights
 
 
 def full_values(settings: dict[str, Any]) -> dict[str, Any]:

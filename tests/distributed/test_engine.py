@@ -43,6 +43,7 @@ def results(sets: dict[str, str]) -> dict[str, list[Any]]:
     everything = {
         "curve": [call("tests.distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
         "resumed": [call("tests.distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
+        "layered": [call("tests.distributed.calls:layered_weights", settings=s, steps=3) for s in FP32],
         "full": [call("tests.distributed.calls:full_values", settings=s) for s in FP32 + BF16 + FP16],
         "evaluated": [call("tests.distributed.calls:evaluating_changes_nothing", settings=s) for s in EVALUATED],
         "averages": [
@@ -119,6 +120,26 @@ def test_bf16_stays_near_plain_torch(stage: int, results: dict[str, list[Any]], 
     torch.testing.assert_close(losses, torch.tensor(plain)[:, 0], rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.parametrize("stage", range(4))
+def test_each_group_moves_at_its_own_scale_of_the_learning_rate(stage: int, results: dict[str, list[Any]]) -> None:
+    """Against torch's AdamW with a learning rate for each parameter."""
+    module = calls.LayeredToy()
+    begun = {name: weight.clone() for name, weight in module.state_dict().items()}
+    groups = [{**group, "lr": calls.LR * group["lr_scale"]} for group in module.groups()]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    for step in range(3):
+        optimizer.zero_grad()
+        module(calls.toy_rows(step, WORLD)).total.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 0.1)
+        optimizer.step()
+    for name, parameter in module.named_parameters():
+        moved = (parameter.detach() - begun[name]).flatten()
+        ours = torch.tensor(results["layered"][stage][name]) - begun[name].flatten()
+        torch.testing.assert_close(
+            ours, moved, rtol=0, atol=1e-2 * float(moved.abs().max()), msg=lambda m, n=name: n + m
+        )
+
+
 def test_state_by_name_resumes_every_stage_and_precision_bit_for_bit(results: dict[str, list[Any]]) -> None:
     assert results["resumed"] == [True] * len(FP32 + BF16 + FP16)
 
@@ -172,7 +193,7 @@ def test_the_optimizer_begins_with_the_weights_that_were_given_and_not_with_thei
     assert all(told["begins"] for told in results["full"])
 
 
-@pytest.mark.parametrize("kind", ["knn", "retrieval"])
+@pytest.mark.parametrize("kind", ["knn", "retrieval", "classification"])
 def test_evaluators_find_at_zero_3_what_they_find_without_deepspeed(
     kind: str, sets: dict[str, str], results: dict[str, list[Any]]
 ) -> None:

@@ -9,16 +9,20 @@ from pathlib import Path
 
 from torch import Tensor
 
+from umt_ds.config.check import check
+from umt_ds.config.explain import Origin
+from umt_ds.config.tasks.base import ClipShape
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights
 from umt_ds.engine.manifest import (
     CHECKPOINTS,
     MANIFEST,
+    CheckpointManifest,
     checkpoint_folders,
     read_checkpoint_manifest,
     resolve_checkpoint,
 )
 from umt_ds.engine.protocol import InitialWeights
-from umt_ds.errors import WeightsError
+from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
 from umt_ds.weights.numbers import require_weights
@@ -56,12 +60,20 @@ def _is_run(path: Path) -> bool:
 
 def read_initial(path: Path, *, averaged: bool = False) -> InitialWeights:
     """Weights to begin with, and what their run said of them. Raises as `read_weights`."""
-    return InitialWeights(read_weights(path, averaged=averaged), str(path), classes_of(path))
+    state = read_weights(path, averaged=averaged)
+    if not _is_run(path):
+        return InitialWeights(state, str(path))
+    manifest = read_checkpoint_manifest(resolve_checkpoint(path))
+    return InitialWeights(state, str(path), tuple(manifest.classes), _pretrained_on(manifest))
 
 
-def classes_of(path: Path) -> tuple[str, ...]:
-    """The classes of the head in a run or checkpoint folder, by name; none where nobody wrote them down."""
-    return tuple(read_checkpoint_manifest(resolve_checkpoint(path)).classes) if _is_run(path) else ()
+def _pretrained_on(manifest: CheckpointManifest) -> ClipShape | None:
+    """The clip whose positions the encoder of a run learned with; None of a run whose settings another version wrote,
+    so that they cannot be read here."""
+    try:
+        return check(manifest.config, {"": Origin("its manifest")}, keep_unset=True).task.positions_of
+    except ConfigError:
+        return None
 
 
 def state_fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -327,6 +327,16 @@ def test_a_dry_run_says_what_would_be_evaluated(tmp_path: Path) -> None:
     assert f"shards {tmp_path / 'val'}, 10 of 11 items" in asked
 
 
+def test_a_dry_run_counts_the_views_of_a_clip(tmp_path: Path) -> None:
+    write_shards(tmp_path / "val", (5, 6))
+    (tmp_path / "weights.pth").touch()
+    words = ["demo/recognition", "--weights", tmp_path / "weights.pth", "--kind", "classification"]
+    six = ["--shards", tmp_path / "val", "evaluation.classification.segments=2", "evaluation.classification.crops=3"]
+    told = [umt_eval(*words, *six, "--dry-run", *more).stdout for more in ([], ["evaluation.classification.batch=4"])]
+    for text, passes in zip(told, ("6 forward passes of 12", "11 forward passes of 6"), strict=True):
+        assert f"11 of 11 items, 6 views each (8 frames of 64 px); {passes}\n" in text
+
+
 # ---------------------------------------------------------------- what it refuses
 
 

@@ -281,6 +281,22 @@ def test_evaluations_are_planned_as_a_part_of_the_time(tmp_path: Path) -> None:
     assert "only by `umt eval`" in plan("stage1/b16_k710", knn, request=replace(PAPER, measure=False)).text()
 
 
+def test_the_evaluation_of_a_classifier_takes_as_long_as_all_its_views(tmp_path: Path) -> None:
+    held_out = write_shards(tmp_path / "val", [3, 4])
+    val = f"evaluation.val={{kind: classification, shards: {held_out}, segments: 4, crops: 3}}"
+    words = (
+        "recognition/b16_k710",
+        "task.classes=710",
+        "evaluation=null",
+        "cadence.keep_best=null",
+        "cadence.evaluate=500",
+        val,
+    )
+    planned = plan(*words, request=replace(PAPER, gpus=16, measure=False))
+    seconds = 7 * 12 * planned.cost.evaluation_flops / (16 * 312e12 * 0.25)
+    assert f"val: 7 clips x 12 views in {seconds:.1f} s after every 500 steps" in planned.text()
+
+
 def test_the_command_prints_the_paper_s_run_beside_the_plan_and_its_assumptions() -> None:
     shown = CliRunner().invoke(command, ["stage1/l16_k710", "--gpus", "32", "--gpu", "a100", "--samples", "658000"])
     assert shown.exit_code == 0, shown.exception
