@@ -128,6 +128,19 @@ def test_bytes_of_a_parameter_by_zero_stage() -> None:
     assert state_bytes(1000, stage=0, world=10, precision="fp32", settings={}).total == 16_000
 
 
+def test_an_average_of_the_weights_is_four_bytes_a_parameter_more_where_the_moments_are_and_in_a_checkpoint() -> None:
+    for stage, devices in ((0, 1), (1, 10), (2, 10), (3, 10)):
+        without, averaged = (
+            state_bytes(1000, stage=stage, world=10, precision="bf16", settings={}, averaged=averaged)
+            for averaged in (False, True)
+        )
+        assert averaged.optimizer - without.optimizer == 4 * 1000 // devices
+        assert averaged.total - without.total == 4 * 1000 // devices
+    made, averaged = plan("stage1/b16_k710"), plan("stage1/b16_k710", "optim.ema_decay=0.9999")
+    assert averaged.checkpoint_bytes == made.checkpoint_bytes // 3 * 4
+    assert averaged.memory[0].state.optimizer == made.memory[0].state.optimizer // 3 * 4  # fp32 weights and moments
+
+
 def test_what_the_deepspeed_json_says_of_buckets_and_offload_is_counted() -> None:
     zero = {"reduce_bucket_size": 500, "overlap_comm": True, "offload_optimizer": {"device": "cpu"}}
     state = state_bytes(1000, stage=2, world=10, precision="bf16", settings={"zero_optimization": zero})

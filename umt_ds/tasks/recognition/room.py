@@ -31,6 +31,11 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
+def num_classes(run: RunConfig) -> int:
+    """Rows of the head."""
+    return head_classes(run).count
+
+
 def build(
     run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
 ) -> RecognitionTask:
