@@ -284,6 +284,11 @@ def _named(result: NamedClips, name: str, output: _Output) -> Section:
                 f"Views of a clip: {protocol['views']}, frames: {protocol['frames']}. Chance: always the most common "
                 "class of these clips. mean_class: the mean over the classes that occur."
             ),
+            *(
+                sentence(f"{share:.3g} % of these clips are among those of {one}, which the run trained on.")
+                for one, share in protocol["percent_trained_on"].items()
+                if share
+            ),
             *_confusion(result, name, output),
             output.picture("named.png", clips, about="some held-out clips with the classes that the model gives them"),
             table(class_rows(result, MOST_DRAWN), head=("true class", "clips", "right, %", "most often taken for")),

@@ -36,18 +36,21 @@ def named_clips(run: Path, config: RunConfig, options: ExhibitOptions) -> Exhibi
 
 def _named_clips(run: Path, config: RunConfig, options: ExhibitOptions) -> NamedClips:
     checkpoint = resolve_checkpoint(run)
-    head = head_classes(config, read_checkpoint_manifest(checkpoint).classes)
+    manifest = read_checkpoint_manifest(checkpoint)
+    head = head_classes(config, manifest.classes)
     name, settings = _judged_on(config, options)
     evaluator = classification_evaluator(name, settings, config, head)
     with bar_of(evaluator.items, name=f"name {evaluator.items.shards.name}") as beat:
-        found = evaluator.classify(_trained(checkpoint, config, head), ALONE, beat=beat)
+        module = _trained(checkpoint, config, head, averaged=settings.ema)
+        found = evaluator.classify(module, ALONE, beat=beat)
+    scores = evaluator.scores(found, ALONE, predictions=False)
     right, wrong = some_right(found), most_confident_wrong(found)
     shown = _shown(evaluator.items, found, [*right, *wrong])
     return NamedClips(
         checkpoint=checkpoint,
         names=head.names or tuple(map(str, range(head.count))),
         confusion=found.confusion,
-        scores=evaluator.scores(found, ALONE, predictions=False),
+        scores=scores.of_average(manifest.ema_decay) if settings.ema and manifest.ema_decay else scores,
         right=tuple(shown[: len(right)]),
         wrong=tuple(shown[len(right) :]),
     )
@@ -66,10 +69,11 @@ def _judged_on(config: RunConfig, options: ExhibitOptions) -> tuple[str, Classif
     return name, settings.model_copy(update={"limit": limit})
 
 
-def _trained(checkpoint: Path, config: RunConfig, head: HeadClasses) -> RecognitionModule:
+def _trained(checkpoint: Path, config: RunConfig, head: HeadClasses, *, averaged: bool) -> RecognitionModule:
+    """averaged: the moving average of its weights."""
     assert isinstance(config.task, RecognitionConfig)
     module = module_of(config.task, head.count)
-    load_strict(module, read_checkpoint_weights(checkpoint), where=str(checkpoint))
+    load_strict(module, read_checkpoint_weights(checkpoint, averaged=averaged), where=str(checkpoint))
     return module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
