@@ -51,13 +51,23 @@ class FakeEngine:
 
 
 def open_store(
-    run: Path, *overrides: str, fingerprints: dict[str, str] = FINGERPRINTS, not_reproducible: Sequence[str] = ()
+    run: Path,
+    *overrides: str,
+    fingerprints: dict[str, str] = FINGERPRINTS,
+    not_reproducible: Sequence[str] = (),
+    classes: Sequence[str] = (),
 ) -> CheckpointStore:
     """A store as one rank alone opens it at start-up."""
     config = load_run("demo/stage1", [f"run_dir={run}", *overrides])
     alone = World.alone()
     return CheckpointStore(
-        run, world=alone, config=config, fingerprints=fingerprints, device=CPU, not_reproducible=not_reproducible
+        run,
+        world=alone,
+        config=config,
+        fingerprints=fingerprints,
+        device=CPU,
+        not_reproducible=not_reproducible,
+        classes=classes,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,6 @@ class Features:
         )
 
 
-def features_of(run: RunConfig, **more: Any) -> list[Features]:
+def features_of(run: RunConfig, classes: Sequence[str] = (), **more: Any) -> list[Features]:
     """In place of `umt_ds.tasks.kinds.evaluators_of`: one for each evaluation of the run."""
     return [Features(name, *run.task.clip_shape, **more) for name in run.evaluation]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
@@ -26,7 +26,7 @@ def classes(name: ClassList) -> tuple[str, ...]:
 def k710_number(name: str, *, where: str = "") -> int:
     """The K710 number of a class, in any of the spellings of the three sets. Raises DataError where there is none;
     that error says `where` the name stands."""
-    spelt = _spellings().get(name, name)
+    spelt = k710_spelling(name)
     if (number := _k710().get(spelt)) is not None:
         return number
     near = get_close_matches(spelt, _k710(), n=1)
@@ -42,6 +42,23 @@ def k710_numbers(names: Iterable[str]) -> list[int]:
     The first 400 rows are the head for `classes("k400")`. Raises DataError as `k710_number` does.
     """
     return [k710_number(name) for name in names]
+
+
+def k710_spelling(name: str) -> str:
+    """The K710 name of a class that a Kinetics set spells otherwise; of others their name."""
+    return _spellings().get(name, name)
+
+
+def is_same_class(one: str, other: str) -> bool:
+    """Whether two names are one class: equal, or two spellings of the Kinetics sets."""
+    return k710_spelling(one) == k710_spelling(other)
+
+
+def first_difference(names: Sequence[str], other: Sequence[str]) -> tuple[int, str, str] | None:
+    """The first number that two class lists give to different classes, with both names; beyond the shorter of them
+    nothing is compared."""
+    pairs = enumerate(zip(names, other, strict=False))
+    return next(((number, *pair) for number, pair in pairs if not is_same_class(*pair)), None)
 
 
 @cache

@@ -38,6 +38,7 @@ _FOLDER = _Local(file_okay=False, path_type=Path)
 @click.option("--shards", metavar="SHARDS", help="Evaluate on this set alone, whatever the runs name; with --kind.")
 @click.option("--kind", metavar="KIND", help="What to measure on --shards: knn or retrieval.")
 @click.option("--weights", metavar="PATH", help="Score these: a weight file, the folder of a model, run or checkpoint.")
+@click.option("--best", is_flag=True, help="Of run folders, the best checkpoint (cadence.keep_best), not the newest.")
 @click.option("-o", "--out", type=_FILE, help="Write the scores with their protocol as JSON, too.")
 @click.option("--save-predictions", "predictions", type=_FOLDER, help="Write what was answered for each item, too.")
 @click.option("--dry-run", is_flag=True, help="Print what would be evaluated, and evaluate nothing.")
@@ -48,6 +49,7 @@ def command(
     shards: str | None,
     kind: str | None,
     weights: str | None,
+    best: bool,
     out: Path | None,
     predictions: Path | None,
     dry_run: bool,
@@ -64,6 +66,7 @@ def command(
     \b
     For example:
       umt eval runs/b16_k710 --ranks 8
+      umt eval runs/recognition_b16_k400 --best --on test --ranks 8
       umt eval runs/b16_5m --kind retrieval --shards /data/msrvtt/test -o scores.json
       umt eval runs/demo/stage2-* --on retrieval --save-predictions runs/demo/answers
       umt eval stage2/l16_25m --weights l16_25m.pth --kind retrieval --shards /data/msrvtt/test
@@ -75,7 +78,7 @@ def command(
     if (shards is None) != (kind is None):
         raise click.UsageError("--shards and --kind belong together: which set, and what to measure on it")
     try:
-        runs = _find(words, shards=shards, kind=kind, only=only, weights=weights)
+        runs = _find(words, shards=shards, kind=kind, only=only, weights=weights, best=best)
     except UmtError as error:
         if not dry_run:
             tell_the_others(error)
@@ -83,11 +86,17 @@ def command(
     if dry_run:
         click.echo(plan_text(runs, ranks or 1))
         return
-    _evaluate(runs, ranks, _words(words, only, shards, kind, weights, out, predictions), out, predictions)
+    _evaluate(runs, ranks, _words(words, only, shards, kind, weights, best, out, predictions), out, predictions)
 
 
 def _find(
-    words: Sequence[str], *, shards: str | None, kind: str | None, only: Sequence[str], weights: str | None
+    words: Sequence[str],
+    *,
+    shards: str | None,
+    kind: str | None,
+    only: Sequence[str],
+    weights: str | None,
+    best: bool,
 ) -> list[EvalRun]:
     names = [word for word in words if not _is_override(word)]
     if not all(names):
@@ -96,11 +105,13 @@ def _find(
         raise click.UsageError("Missing argument 'RUN...': which runs?")
     if weights is not None and len(names) > 1:
         raise click.UsageError("--weights takes the place of the weights of one RUN")
+    if weights is not None and best:
+        raise click.UsageError("--best is a checkpoint of a run folder, and --weights takes its place")
     given = [f"init.weights={weights}"] if weights is not None else []
     if kind is not None:  # alone: first those that the run names go
         given += ["evaluation=null", f"evaluation.{kind}.kind={kind}", f"evaluation.{kind}.shards={shards}"]
     overrides = [*given, *(word for word in words if _is_override(word))]
-    return find_runs(names, overrides, only=only, own_weights=weights is None)
+    return find_runs(names, overrides, only=only, own_weights=weights is None, best=best)
 
 
 def _is_override(word: str) -> bool:
@@ -113,6 +124,7 @@ def _words(
     shards: str | None,
     kind: str | None,
     weights: str | None,
+    best: bool,
     out: Path | None,
     predictions: Path | None,
 ) -> list[str]:
@@ -125,6 +137,7 @@ def _words(
         "--save-predictions": predictions,
     }
     given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+    given += ["--best"] if best else []
     return ["eval", *words, *given, *(text for name in only for text in ("--on", name))]
 
 

@@ -70,8 +70,8 @@ def _of_running(run: RunConfig, on_gpu: bool) -> Remarks:
             yield f"engine.{switch}", "only a GPU gains by it, and this run is on CPUs"
     if run.cadence.max_skipped and precision_of(load_deepspeed_json(run.engine)) == "fp16":
         yield "cadence.max_skipped", "fp16's loss scale passes over gradients that overflow, up to 50 in a row"
-    if not run.evaluation:
-        yield "cadence.evaluate", "the run has no evaluation"
+    if not run.evaluations_in_training:
+        yield "cadence.evaluate", "the run has no evaluation while it trains"
     if not run.cadence.evaluate:
         yield "evaluation", "nothing is evaluated while it trains (cadence.evaluate is 0); `umt eval` uses it"
     if run.init.resume_from is not None:

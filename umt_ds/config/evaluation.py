@@ -24,6 +24,7 @@ class EvaluationSettings(Section):
     )
 
     ema: bool = Field(False, description="judge the moving average of the weights (optim.ema_decay)")
+    in_training: bool = Field(True, description="false: not while the run trains, only by `umt eval` (a long test)")
 
     @property
     def places(self) -> Mapping[str, Place]:

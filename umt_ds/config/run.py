@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -46,13 +45,18 @@ class RunConfig(Section):
             raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
         _refuse_foreign_evaluations(self)
         _refuse_average_of_nothing(self)
-        _refuse_best_of_nothing(self.cadence, self.evaluation)
+        _refuse_best_of_nothing(self)
         return self
 
     @property
     def folder(self) -> Path:
         """The run folder: `run_dir`, or runs/NAME under the current directory."""
         return self.run_dir if self.run_dir is not None else Path("runs") / self.name
+
+    @property
+    def evaluations_in_training(self) -> dict[str, EvaluationConfig]:
+        """Those that are made after every `cadence.evaluate` steps. `umt eval` makes the others, too."""
+        return {name: settings for name, settings in self.evaluation.items() if settings.in_training}
 
 
 def _refuse_foreign_evaluations(run: RunConfig) -> None:
@@ -77,13 +81,19 @@ def _refuse_average_of_nothing(run: RunConfig) -> None:
             )
 
 
-def _refuse_best_of_nothing(cadence: CadenceConfig, evaluation: Mapping[str, object]) -> None:
+def _refuse_best_of_nothing(run: RunConfig) -> None:
     """`cadence.keep_best` names an evaluation that this run makes. Which metrics it has is known when it is built."""
+    cadence, in_training = run.cadence, run.evaluations_in_training
     if cadence.keep_best is None:
         return
     name, _, metric = cadence.keep_best.partition("/")
-    if name not in evaluation or not metric:
-        told = some(evaluation) if evaluation else "none"
+    if name in run.evaluation and name not in in_training:
+        raise ConfigError(
+            f"cadence.keep_best: {cadence.keep_best} is never measured, because evaluation.{name}.in_training is false",
+            hint=f"leave it out, or set evaluation.{name}.in_training=true",
+        )
+    if name not in in_training or not metric:
+        told = some(in_training) if in_training else "none"
         raise ConfigError(
             f"cadence.keep_best: {cadence.keep_best} is no NAME/METRIC of an evaluation of this run (it has {told})",
             hint="leave it out, or name an entry of `evaluation` and one of its metrics, such as knn/label",

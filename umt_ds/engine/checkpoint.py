@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from umt_ds.classes import first_difference
 from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
@@ -56,7 +57,7 @@ from umt_ds.engine.manifest import (
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
 from umt_ds.engine.tidy import make_partial, make_room, newest_checkpoint, partial_of, prune, room_on, sync_folder
-from umt_ds.errors import CheckpointError, ConfigError, DamagedCheckpointError, UmtError
+from umt_ds.errors import CheckpointError, ConfigError, DamagedCheckpointError, UmtError, quoted
 from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
@@ -183,6 +184,8 @@ class CheckpointStore:
         theirs = {**then, **{f"content of {k}": v for k, v in manifest.fingerprints.items()}}
         changed = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
         lines = [f"{key}: {theirs.get(key)} → {mine.get(key)}" for key in changed]
+        if (other := first_difference(manifest.classes, self._classes)) is not None:
+            lines.append(f"class {other[0]} of the head: {quoted(other[1])} → {quoted(other[2])}")
         if lines and not allow_change:
             raise CheckpointError(
                 f"the checkpoint at step {manifest.step} belongs to another experiment: " + "; ".join(lines),

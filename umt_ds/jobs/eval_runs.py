@@ -15,7 +15,14 @@ from umt_ds.config.key_paths import flatten
 from umt_ds.config.load import lay_overrides, load_tree, run_names
 from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree
-from umt_ds.engine.manifest import MANIFEST, checkpoint_folders, read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.engine.best import read_best
+from umt_ds.engine.manifest import (
+    CHECKPOINTS,
+    MANIFEST,
+    checkpoint_folders,
+    read_checkpoint_manifest,
+    resolve_checkpoint,
+)
 from umt_ds.engine.readback import is_file, is_folder
 from umt_ds.environment import at_home
 from umt_ds.errors import CheckpointError, ConfigError, WeightsError
@@ -41,6 +48,11 @@ class EvalRun:
         assert weights is not None, "find_runs refuses it"
         return weights
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the rows of its head, as the checkpoint has them; none where nobody wrote them down."""
+        return () if self.checkpoint is None else tuple(read_checkpoint_manifest(self.checkpoint).classes)
+
     def is_same(self, other: EvalRun) -> bool:
         """Whether it is the other one, perhaps in another spelling."""
         if self.checkpoint is None or other.checkpoint is None:
@@ -49,18 +61,24 @@ class EvalRun:
 
 
 def find_runs(
-    names: Sequence[str], overrides: Sequence[str] = (), *, only: Sequence[str] = (), own_weights: bool = True
+    names: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    only: Sequence[str] = (),
+    own_weights: bool = True,
+    best: bool = False,
 ) -> list[EvalRun]:
     """The runs that are called so, with `overrides` in the settings of each.
 
     only: the evaluations to make; all of a run where it names none. own_weights: of a folder, take the newest
-    checkpoint; False: `init.weights`, as of a run that has not begun.
+    checkpoint; False: `init.weights`, as of a run that has not begun. best: of a run folder, take the best checkpoint
+    (`cadence.keep_best`).
 
     The settings may name variables that are not set, where scoring has no need of them: paths of training data, the
     weights of a teacher, which nobody asks. Raises ConfigError or CheckpointError for a name with nothing behind it, a
     run without weights or evaluations, and settings that are wrong.
     """
-    runs = [_find(name, overrides, only, own_weights) for name in names]
+    runs = [_find(name, overrides, only, own_weights=own_weights, best=best) for name in names]
     for number, run in enumerate(runs):
         twice = next((other for other in runs[:number] if run.is_same(other)), None)
         if twice is not None:
@@ -71,7 +89,7 @@ def find_runs(
     return runs
 
 
-def _find(name: str, overrides: Sequence[str], only: Sequence[str], own_weights: bool) -> EvalRun:
+def _find(name: str, overrides: Sequence[str], only: Sequence[str], *, own_weights: bool, best: bool) -> EvalRun:
     folder = _folder_called(name)
     tree, origins = _tree_of_folder(folder) if folder is not None else _tree_of_recipe(name)
     lay_overrides(tree, origins, overrides)
@@ -79,7 +97,9 @@ def _find(name: str, overrides: Sequence[str], only: Sequence[str], own_weights:
     config = _with_evaluations(check(tree, origins, keep_unset=True), only, name)
     _refuse_unset(config, name)
     if folder is not None and own_weights:
-        return EvalRun(name, config, _checkpoint_in(folder))
+        return EvalRun(name, config, _best_in(folder) if best else _checkpoint_in(folder))
+    if best:
+        raise ConfigError(f"{name} is no run folder, and has no best checkpoint", hint="leave --best away")
     _check_initial_weights(config, name)
     return EvalRun(name, config, None)
 
@@ -183,6 +203,17 @@ def _checkpoint_in(folder: Path) -> Path:
             f"{folder} has no checkpoint", hint="train it first; or name the weights to score with --weights PATH"
         )
     return resolve_checkpoint(folder)
+
+
+def _best_in(folder: Path) -> Path:
+    """The checkpoint that `cadence.keep_best` chose."""
+    found = read_best(folder)
+    if found is None:
+        raise CheckpointError(
+            f"{folder} has no best checkpoint: its run was not judged by cadence.keep_best",
+            hint="leave --best away: the newest checkpoint is taken",
+        )
+    return resolve_checkpoint(folder / CHECKPOINTS / found.checkpoint)
 
 
 def _check_initial_weights(config: RunConfig, name: str) -> None:

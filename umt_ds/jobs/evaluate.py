@@ -49,7 +49,7 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         if job.world.is_first:
             files.check(runs)
             _verify_checkpoints(runs)
-        judges = [evaluators_of(run.config) for run in runs]
+        judges = [evaluators_of(run.config, run.classes) for run in runs]
         scored = [
             _score(run, evaluators, job, predictions=files.predictions is not None)
             for run, evaluators in zip(runs, judges, strict=True)
@@ -75,7 +75,7 @@ def _verify_checkpoints(runs: Sequence[EvalRun]) -> None:
 
 def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:
     precision = precision_of(load_deepspeed_json(run.config.engine))
-    task = build_task(run.config, device=job.device, precision=precision)
+    task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
     step, loaded = _load(task, run)
     fingerprint = state_fingerprint(task.module.state_dict())
     decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}

@@ -84,12 +84,13 @@ def _train(
     settings = load_deepspeed_json(config.engine)
     precision = precision_of(settings)
     plan = plan_run(config, world=job.world.size, num_samples=count_samples(config, wait=True))
-    evaluators = evaluators_of(config) if config.cadence.evaluate else ()
+    judged = config.model_copy(update={"evaluation": config.evaluations_in_training})
+    evaluators = evaluators_of(judged) if config.cadence.evaluate else ()
     check_keep_best(config.cadence.keep_best, evaluators)
     loader = build_loader(config, plan, job.world, device=job.device)
     task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}
-    in_step = {**fingerprints, **cadence_of(config), **(evaluated_by(config) if evaluators else {})}
+    in_step = {**fingerprints, **cadence_of(config), **(evaluated_by(judged) if evaluators else {})}
     refuse_mixed_experiments({**numbers_of(config), "precision": precision, **in_step}, job.world)
     store = CheckpointStore(
         run,

@@ -22,7 +22,9 @@ def evaluation_lines(run: RunConfig, *, samples: int, clips_per_s: float, step_s
             continue
         seconds = clips / clips_per_s
         told = f"{name}: {clips:,} clips in {seconds:,.1f} s"
-        if every:
+        if not settings.in_training:
+            yield f"{told}, only by `umt eval`"
+        elif every:
             between = step_s * every
             yield f"{told} after every {every:,} steps: {seconds / (seconds + between):.2%} of the time"
         else:

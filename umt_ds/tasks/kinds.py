@@ -44,9 +44,12 @@ def tokenizer_of(run: RunConfig) -> Tokenize | None:
     return room_of(run).tokenizer(run)
 
 
-def build_task(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int = 1) -> Task:
-    """The task that `task.kind` names, with initial weights that are the same on every rank. pieces: of a `RunPlan`."""
-    return room_of(run).build(run, device=device, precision=precision, pieces=pieces)
+def build_task(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int = 1, classes: Sequence[str] = ()
+) -> Task:
+    """The task that `task.kind` names, with initial weights that are the same on every rank. pieces: of a `RunPlan`.
+    classes: names of the rows of the head in the checkpoint that will be loaded."""
+    return room_of(run).build(run, device=device, precision=precision, pieces=pieces, classes=classes)
 
 
 def cost_of(run: RunConfig, precision: Precision, *, shares: Mapping[Media, float] = ONLY_VIDEO) -> TaskCost:
@@ -57,9 +60,9 @@ def cost_of(run: RunConfig, precision: Precision, *, shares: Mapping[Media, floa
     return room_of(run).cost(run, precision, shares)
 
 
-def evaluators_of(run: RunConfig) -> Sequence[Evaluator]:
-    """What judges the run: one evaluator for each entry of `evaluation`. Raises ConfigError."""
-    return room_of(run).evaluators(run)
+def evaluators_of(run: RunConfig, classes: Sequence[str] = ()) -> Sequence[Evaluator]:
+    """What judges the run: one evaluator for each entry of `evaluation`. classes: as above. Raises ConfigError."""
+    return room_of(run).evaluators(run, classes)
 
 
 def exhibits_of(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

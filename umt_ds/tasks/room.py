@@ -44,15 +44,18 @@ class TaskRoom(Protocol):
         Raises ConfigError where there is no vocabulary.
         """
 
-    def build(self, run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> Task:
-        """The task with initial weights that are the same on every rank. pieces: of a `RunPlan`."""
+    def build(
+        self, run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+    ) -> Task:
+        """The task with initial weights that are the same on every rank. pieces: of a `RunPlan`. classes: names of the
+        rows of the head in the checkpoint that will be loaded, where one is and has them."""
 
     def cost(self, run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
         """Its arithmetic and memory. Raises ConfigError where its parts do not fit each other."""
 
-    def evaluators(self, run: RunConfig) -> Sequence[Evaluator]:
+    def evaluators(self, run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
         """One for each entry of `evaluation` of the run, in its order, which are of the kinds that its settings say
-        (`judged_by`). Raises ConfigError or DataError for sets that cannot be used."""
+        (`judged_by`). classes: as above. Raises ConfigError or DataError for sets that cannot be used."""
 
     def exhibits(self, folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
         """What a report shows of the trained run in `folder`: made one by one, since each may take a while."""

@@ -30,7 +30,9 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> ToyTask:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> ToyTask:
     return ToyTask(_settings(run), seed=run.seed, device=device)
 
 
@@ -53,7 +55,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
     )
 
 
-def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     task, found = _settings(run), []
     for name, settings in run.evaluation.items():
         assert isinstance(settings, AccuracyEvaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from launchers.cli import launch
 from umt_ds.cli.config import command
 from umt_ds.config.effect import without_effect
-from umt_ds.config.load import load_run, run_names
+from umt_ds.config.load import CONFIGS, load_run, run_names
 from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.errors import ConfigError
@@ -24,8 +25,9 @@ STREAM = "data.sources={demo: {shards: 'pipe:cat x.tar'}}"
 
 @pytest.fixture(autouse=True)
 def variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATA", "CLIP_B16", "CLIP_L14", "BERT_BASE", "BERT_LARGE", "STAGE1_B16", "STAGE1_L16", "STAGE2_B16"):
-        monkeypatch.setenv(f"UMT_{name}", "/somewhere")
+    named = {name for path in CONFIGS.rglob("*.yaml") for name in re.findall(r"\$\{env:(\w+)\}", path.read_text())}
+    for name in named:
+        monkeypatch.setenv(name, "/somewhere")
 
 
 # ---------------------------------------------------------------- said

@@ -100,8 +100,7 @@ def test_recipes_that_commands_in_readmes_and_helps_name_are_shipped() -> None:
     repository = CONFIGS.parents[1]
     texts = [*repository.glob("*.md"), *repository.glob("[a-z]*/README.md"), *repository.glob("*/cli/*.py")]
     command = r"(?:umt train|umt_ds train|umt-launch|umt plan|umt doctor|umt config|umt bench [a-z0-9]+) "
-    named = {
-        name for path in texts for name in re.findall(rf"{command}((?:stage[12]|demo)/[a-z0-9_/]+)", path.read_text())
-    }
+    recipe = r"((?:stage[12]|recognition|demo)/[a-z0-9_/]+)"
+    named = {name for path in texts for name in re.findall(command + recipe, path.read_text())}
     assert len(named) >= 4
     assert named <= set(run_names())

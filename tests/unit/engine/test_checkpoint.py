@@ -442,6 +442,15 @@ def test_other_data_or_another_teacher_is_refused_though_the_configuration_is_th
     assert open_store(tmp_path, fingerprints=other).plan_resume(allow_config_change=True).progress.step == 2
 
 
+def test_a_head_whose_rows_mean_other_classes_is_refused_unless_allowed(tmp_path: Path) -> None:
+    save(open_store(tmp_path, classes=("crying", "diving", "eating")), 2)
+    swapped = ("crying", "eating", "diving")
+    with pytest.raises(CheckpointError, match="another experiment: class 1 of the head: 'diving' → 'eating'\n"):
+        open_store(tmp_path, classes=swapped).plan_resume()
+    assert open_store(tmp_path, classes=swapped).plan_resume(allow_config_change=True).progress.step == 2
+    assert open_store(tmp_path).plan_resume().progress.step == 2  # nobody names them
+
+
 def test_a_change_of_running_alone_is_logged_and_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="umt_ds")
     save(open_store(tmp_path), 2)

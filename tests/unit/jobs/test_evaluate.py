@@ -7,7 +7,7 @@ import gc
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.eval import command
 from umt_ds.config.run import RunConfig
 from umt_ds.distributed.job import start_job
+from umt_ds.engine.best import Best, judge
 from umt_ds.environment import RANK_VARIABLES
 from umt_ds.errors import CheckpointError, ConfigError, DataError, MachineError, UmtError, WeightsError
 from umt_ds.evaluation.evaluator import LeftOut
@@ -157,6 +158,20 @@ def test_a_best_checkpoint_of_another_evaluation_is_no_hindrance(tmp_path: Path)
     assert umt_eval(run, "--kind", "knn", "--shards", "/data/new").exit_code == 0
 
 
+def test_the_best_checkpoint_can_be_asked_for(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, *KNN)
+    add_checkpoint(run, make_config(tmp_path), step=9)
+    (newest,) = find_runs([str(run)])
+    assert newest.weights.name == "step-00000009"
+    with pytest.raises(CheckpointError, match="has no best checkpoint"):
+        find_runs([str(run)], best=True)
+    judge(run, Best(step=6, metric="val/label", value=50.0, items=6, left_out=0, protocol="x"))
+    (best,) = find_runs([str(run)], best=True)
+    assert best.weights == run / "checkpoints" / "step-00000006"
+    with pytest.raises(ConfigError, match="is no run folder"):
+        find_runs(["demo/stage1"], best=True)
+
+
 def test_a_folder_with_an_equals_sign_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_run(tmp_path, *KNN).rename(tmp_path / "lr=3")
     monkeypatch.chdir(tmp_path)
@@ -229,7 +244,7 @@ def test_the_fingerprint_of_a_set_stands_whole_below_the_table(tmp_path: Path, j
 
 
 def test_in_what_the_scores_of_a_table_are_not_alike_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def judge(run: RunConfig) -> list[Features]:
+    def judge(run: RunConfig, classes: Sequence[str]) -> list[Features]:
         return features_of(run, protocol={"view": "centre", "part": 1 / 3, "antialias": run.seed == 0})
 
     monkeypatch.setattr(evaluate, "evaluators_of", judge)

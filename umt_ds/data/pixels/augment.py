@@ -161,36 +161,6 @@ def centred(width: int, height: int, side: int, *, antialias: bool = True) -> Pl
     return Placement(Crop(0, 0, width, height), size, left, top, antialias=antialias)
 
 
-def size_in_testing(width: int, height: int, *, side: int) -> tuple[int, int]:
-    """(width, height) of a frame whose short side has become `side`, the long one cut to whole pixels.
-
-    Source: METHOD.md, "Views in testing". (`centred` is the view of our own probes, which no published score knows.)
-    """
-    short, long = min(width, height), int(side * max(width, height) / min(width, height))
-    if short == side:
-        return width, height
-    return (long, side) if width > height else (side, long)
-
-
-def crop_of_validation(width: int, height: int, *, side: int) -> Crop:
-    """The centre square of a frame of `size_in_testing`, with Python's round (half to even).
-
-    Source: METHOD.md, "Views in testing".
-    """
-    return Crop(round((width - side) / 2), round((height - side) / 2), side, side)
-
-
-def crops_of_testing(width: int, height: int, *, side: int, num_crops: int) -> list[Crop]:
-    """`num_crops` squares from one end of the long side to the other, of a frame of `size_in_testing`; one is central.
-
-    A view in testing is a test clip (`umt_ds.data.order.views`) and one of these, in the order (0, 0), (0, 1), …: all
-    crops of a clip before the next clip. Source: METHOD.md, "Views in testing".
-    """
-    free = max(width, height) - side
-    offsets = [int(free / 2)] if num_crops == 1 else [int(k * (free / (num_crops - 1))) for k in range(num_crops)]
-    return [Crop(start, 0, side, side) if width > height else Crop(0, start, side, side) for start in offsets]
-
-
 def draw_crop(width: int, height: int, *, side: int, stream: Stream) -> Crop:
     """One of the 10 sizes at one of the 13 places, both uniform. Source: METHOD.md, "Crops: stage 1"."""
     sizes = crop_sizes(width, height, side)

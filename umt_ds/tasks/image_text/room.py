@@ -25,7 +25,9 @@ def tokenizer(run: RunConfig) -> Tokenizer:
     return Tokenizer(_settings(run).text.context_length)
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> ImageTextTask:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> ImageTextTask:
     """See `TaskRoom`."""
     return ImageTextTask(_settings(run), seed=run.seed, device=device)
 
@@ -35,7 +37,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
     return image_text_cost(_settings(run), ELEMENT[precision])
 
 
-def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """It is judged by nothing."""
     return []
 

@@ -2,36 +2,105 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
+from umt_ds.classes import first_difference, k710_spelling
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.data.shards.records import Manifest, load_manifest
+from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.stream import Tars
-from umt_ds.errors import ConfigError, DataError
-from umt_ds.tasks.sources import first_clips, shards_of
+from umt_ds.distributed.collectives import is_first_rank
+from umt_ds.errors import ConfigError, UmtError, quoted, some
+from umt_ds.tasks.sources import shards_of
+
+log = logging.getLogger("umt_ds")
 
 
 @dataclass(frozen=True)
 class HeadClasses:
-    """count: rows of the head. names: of all rows, in their order; none where no set names them."""
+    """count: rows of the head. names: of all rows, in their order; none where nobody names them. unchecked: the sets of
+    which nobody can check what their labels mean, since they do not name their classes."""
 
     count: int
     names: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def are_named(self) -> bool:
+        """Whether the names say what a class is: a set that was made of bare numbers calls its classes 0, 1, …"""
+        return _are_named(self.names)
 
 
-def head_classes(run: RunConfig) -> HeadClasses:
-    """The classes of a run's head. Raises ConfigError where nothing says how many there are, and DataError where the
-    sources do not agree."""
-    task = run.task
-    assert isinstance(task, RecognitionConfig)
-    names = _names_of_sources(run, task)
-    if task.classes is None and not names:
+class _Listed(NamedTuple):
+    """A class list, and where it stands: a setting and its set."""
+
+    where: str
+    names: tuple[str, ...]
+
+
+def head_classes(run: RunConfig, known: Sequence[str] = ()) -> HeadClasses:
+    """The classes of a run's head.
+
+    They are those of the first source that names its classes, and all others must name the same. known: of the
+    checkpoint that is judged, which come first: its training sets may be elsewhere. Where no source can be read, the
+    first evaluation set with names says them.
+
+    Raises ConfigError where the lists differ, or are not as many as task.classes, or where nothing says how many there
+    are; DataError where that is because no source can be read.
+    """
+    asked = _settings(run).classes
+    lists = [_Listed("the checkpoint", tuple(known))] if known else _lists_of(run)
+    first = next((one for one in lists if _are_named(one.names)), None)
+    head, head_is = (_of_numbers(lists, asked), "the head") if first is None else (_of_names(first, asked), first.where)
+    for one in lists:
+        check_class_list(one.names, head, where=one.where, head_is=head_is)
+    return replace(head, unchecked=tuple(one.where for one in lists if not _are_named(one.names)))
+
+
+def _of_names(first: _Listed, asked: int | None) -> HeadClasses:
+    """The head for a list of names. asked: task.classes. Raises ConfigError where that is another number."""
+    count = len(first.names)
+    if asked not in (None, count):
         raise ConfigError(
-            "task.classes: nobody says how many classes there are: the first source has no class list",
+            f"task.classes is {asked}, and the class list of {first.where} has {count} classes",
+            hint="leave task.classes out: the class list says how many there are",
+        )
+    return HeadClasses(count, first.names)
+
+
+def _of_numbers(lists: Sequence[_Listed], asked: int | None) -> HeadClasses:
+    """The head where no list has names: as many rows as task.classes says, or as the largest number asks for."""
+    longest = max((one.names for one in lists), key=len, default=())
+    count = asked or len(longest)
+    if not count:
+        where = lists[0].where if lists else "no set"
+        raise ConfigError(
+            f"task.classes: nobody says how many classes there are: {where} has no class list",
             hint="task.classes=400 sets it",
         )
-    return HeadClasses(task.classes or len(names), names)
+    return HeadClasses(count, longest if len(longest) == count else ())
+
+
+def warn_of_unchecked(head: HeadClasses) -> None:
+    """Says, on the first rank, which sets do not name their classes."""
+    if head.unchecked and is_first_rank():
+        log.warning(
+            "%d set(s) do not name their classes, so nobody can check that label 0 means the same in all of them and "
+            "in the weights: %s", len(head.unchecked), some(head.unchecked, each=200),
+        )  # fmt: skip
+
+
+def class_list_in(shards: Path | Tars, field: str) -> tuple[str, ...]:
+    """The class list of the set that lies there, for a label field; none where it has none, as streamed tars.
+
+    Raises DataError for what is no set.
+    """
+    return () if isinstance(shards, Tars) else class_names(load_manifest(shards), field)
 
 
 def class_names(manifest: Manifest, field: str) -> tuple[str, ...]:
@@ -43,13 +112,75 @@ def class_names(manifest: Manifest, field: str) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
-def _names_of_sources(run: RunConfig, task: RecognitionConfig) -> tuple[str, ...]:
-    shards = shards_of(first_clips(run))
-    if isinstance(shards, Tars):
-        return ()
-    try:
-        return class_names(load_manifest(shards), task.label)
-    except DataError:
-        if task.classes is None:
-            raise
-        return ()
+def check_class_list(names: Sequence[str], head: HeadClasses, *, where: str, head_is: str = "the head") -> None:
+    """Raises ConfigError where the class list of a set is not that of a head: the first difference is named.
+
+    where: begins the message, as in "evaluation.val.shards: /data/val". head_is: whose list the other one is. The
+    spellings of the Kinetics sets are one class. Where one of them has numbers instead of names, as many as the head
+    has rows is all that can be checked; a set without a list passes.
+    """
+    if not names:
+        return
+    if not head.are_named or not _are_named(names):
+        if len(names) > head.count:
+            raise ConfigError(
+                f"{where}: its class list has {len(names)} classes, and {head_is} has {head.count}",
+                hint=f"a set with labels from 0 to {head.count - 1}",
+            )
+        return
+    if [*map(k710_spelling, names)] == [*map(k710_spelling, head.names)]:
+        return
+    raise ConfigError(
+        f"{where}: {_difference(names, head.names, head_is)}",
+        hint="a set whose labels count in the order of that list: umt-data … --classes FILE, its names, one a line",
+    )
+
+
+def _difference(names: Sequence[str], head: Sequence[str], head_is: str) -> str:
+    """Where two lists that are not the same part."""
+    counts = f"its class list has {len(names)} classes, that of {head_is} {len(head)}"
+    if (first := first_difference(names, head)) is None:
+        return counts
+    what = f"class {first[0]} is {quoted(first[1])} in its class list, and {quoted(first[2])} in that of {head_is}"
+    if sorted(map(k710_spelling, names)) == sorted(map(k710_spelling, head)):
+        return f"{what}: the same {len(head)} classes in another order"
+    return what if len(names) == len(head) else f"{what}; {counts}"
+
+
+def _are_named(names: Sequence[str]) -> bool:
+    """Not where a list is empty, or says 0, 1, … (as `umt-data` writes it where labels came as numbers)."""
+    return list(names) != [str(number) for number in range(len(names))]
+
+
+def _lists_of(run: RunConfig) -> list[_Listed]:
+    """The class lists of the sources; where none of them can be read, of evaluation sets."""
+    lists: list[_Listed] = []
+    unread: UmtError | None = None
+    for name, source in run.data.sources.items():
+        try:
+            names = class_list_in(shards_of(source), _settings(run).label)
+        except UmtError as error:  # a run may be planned and judged where its training sets are not
+            unread = unread or error
+        else:
+            lists.append(_Listed(f"data.sources.{name}: {some(source.names, each=200)}", names))
+    if unread is None or lists:
+        return lists
+    lists = list(_lists_of_evaluations(run))
+    if not lists and _settings(run).classes is None:
+        raise unread
+    return lists
+
+
+def _lists_of_evaluations(run: RunConfig) -> Iterator[_Listed]:
+    for name, settings in run.evaluation.items():
+        try:
+            names = class_list_in(as_path(settings.shards), _settings(run).label)
+        except UmtError:  # whoever judges on it says so
+            continue
+        if names:
+            yield _Listed(f"evaluation.{name}.shards: {settings.shards}", names)
+
+
+def _settings(run: RunConfig) -> RecognitionConfig:
+    assert isinstance(run.task, RecognitionConfig)
+    return run.task

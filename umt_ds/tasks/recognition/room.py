@@ -19,7 +19,7 @@ from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit, Remark
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
-from umt_ds.tasks.recognition.classes import head_classes
+from umt_ds.tasks.recognition.classes import head_classes, warn_of_unchecked
 from umt_ds.tasks.recognition.cost import recognition_cost
 from umt_ds.tasks.recognition.task import RecognitionModule, RecognitionTask
 from umt_ds.tasks.room import ExhibitOptions, Say
@@ -29,9 +29,13 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> RecognitionTask:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> RecognitionTask:
     """See `TaskRoom`."""
-    return RecognitionTask(_settings(run), head_classes(run), seed=run.seed, device=device)
+    head = head_classes(run, classes)
+    warn_of_unchecked(head)
+    return RecognitionTask(_settings(run), head, seed=run.seed, device=device)
 
 
 def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
@@ -39,7 +43,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
     return recognition_cost(_settings(run), head_classes(run).count, ELEMENT[precision])
 
 
-def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
     return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
 

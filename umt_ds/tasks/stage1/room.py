@@ -30,7 +30,9 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> Stage1Task:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> Stage1Task:
     """See `TaskRoom`."""
     return Stage1Task(_settings(run), seed=run.seed, device=device, precision=precision)
 
@@ -40,7 +42,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
     return stage1_cost(_settings(run), ELEMENT[precision])
 
 
-def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
     return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
 

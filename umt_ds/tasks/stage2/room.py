@@ -41,7 +41,9 @@ def tokenizer(run: RunConfig) -> Tokenize:
     return ClipToo(bert)
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int) -> Stage2Task:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> Stage2Task:
     """See `TaskRoom`."""
     task = _settings(run)
     return Stage2Task(
@@ -60,7 +62,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
     return stage2_cost(_settings(run), ELEMENT[precision], shares)
 
 
-def evaluators(run: RunConfig) -> Sequence[Evaluator]:
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
     return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
 
