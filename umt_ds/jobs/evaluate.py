@@ -44,11 +44,11 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
     Every rank calls it. Raises SystemExit with the error's code after saying what is wrong.
     """
     with start_job() as job, ending_together(job.world):
-        _log_to_stderr(job.world)
+        log_to_stderr(job.world)
         # what is wrong with the last run is said before hours go into the first
         if job.world.is_first:
             files.check(runs)
-            _verify_checkpoints(runs)
+            verify_checkpoints(runs)
         judges = [evaluators_of(run.config, run.classes) for run in runs]
         scored = [
             _score(run, evaluators, job, predictions=files.predictions is not None)
@@ -56,12 +56,12 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         ]
         if not job.world.is_first:
             return None
-        about = {"versions": versions(), "device": _name_of(job.device), "ranks": job.world.size}
+        about = {"versions": versions(), "device": name_of(job.device), "ranks": job.world.size}
         said = files.write(scored, about)
         return "\n".join([score_text(scored), *said])
 
 
-def _verify_checkpoints(runs: Sequence[EvalRun]) -> None:
+def verify_checkpoints(runs: Sequence[EvalRun]) -> None:
     """Raises CheckpointError for files that are not those that were written."""
     for run in runs:
         if run.checkpoint is None:
@@ -76,7 +76,7 @@ def _verify_checkpoints(runs: Sequence[EvalRun]) -> None:
 def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:
     precision = precision_of(load_deepspeed_json(run.config.engine))
     task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
-    step, loaded = _load(task, run)
+    step, loaded = load_scored(task, run)
     fingerprint = state_fingerprint(task.module.state_dict())
     decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
     refuse_mixed_experiments(decisive, job.world)
@@ -85,7 +85,7 @@ def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictio
     return RunScores(run, fingerprint, step, loaded, precision, scores)
 
 
-def _load(task: Task, run: EvalRun) -> tuple[int | None, str]:
+def load_scored(task: Task, run: EvalRun) -> tuple[int | None, str]:
     """The weights into the module: all of a checkpoint of this run, or what training would begin with."""
     if run.checkpoint is not None:
         report = load_strict(task.module, read_checkpoint_weights(run.checkpoint), where=str(run.checkpoint))
@@ -130,7 +130,8 @@ def _batches_of_a_rank(run: EvalRun, evaluator: Evaluator, world: World) -> int 
     return sum(one.passes_of_a_rank(world.size) for one in sets)
 
 
-def _name_of(device: torch.device) -> str:
+def name_of(device: torch.device) -> str:
+    """A GPU by its name; else `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -141,7 +142,7 @@ class _BesideBar(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def _log_to_stderr(world: World) -> None:
+def log_to_stderr(world: World) -> None:
     """Warnings and errors, with their rank where it is not the first."""
     handler = _BesideBar()
     handler.setFormatter(logging.Formatter("%(message)s" if world.is_first else f"[rank {world.rank}] %(message)s"))

@@ -36,6 +36,7 @@ from umt_ds.data.evaluation import EvalBatch, EvaluationSet, ItemInfo, LeftOut
 from umt_ds.errors import ConfigError, MachineError, WeightsError
 from umt_ds.evaluation.encode import Encode, no_beat
 from umt_ds.evaluation.evaluator import Beat
+from umt_ds.models.vit import VideoViT
 from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
@@ -138,6 +139,16 @@ def pool_patches(tokens: Tensor, *, frames: int, size: int) -> Tensor:
         )
     planes = tokens.reshape(clips * frames, side, side, width).permute(0, 3, 1, 2)
     return F.avg_pool2d(planes.float(), size).permute(0, 2, 3, 1).reshape(clips, -1, width)
+
+
+def all_tokens(encoder: VideoViT) -> Encode:
+    """All tokens of whole clips after the last norm, [B,n,D]; of a classifier, which has none there, before fc_norm."""
+    device = next(encoder.parameters()).device
+
+    def encode(pixels: Tensor) -> Tensor:
+        return VideoViT.forward(encoder, pixels.to(device)).tokens  # a trained module's own `forward` gives a loss
+
+    return encode
 
 
 # ---------------------------------------------------------------- looking
