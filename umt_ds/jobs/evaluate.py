@@ -17,8 +17,8 @@ from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import versions
-from umt_ds.engine.checkpoint_files import read_checkpoint_weights, verify_files
-from umt_ds.engine.manifest import read_checkpoint_manifest
+from umt_ds.engine.checkpoint_files import read_checkpoint_weights, require_average, verify_files
+from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
@@ -27,7 +27,7 @@ from umt_ds.jobs.eval_runs import EvalRun
 from umt_ds.jobs.run_scores import RunScores
 from umt_ds.jobs.score_files import ScoreFiles
 from umt_ds.jobs.score_table import score_text
-from umt_ds.jobs.train import evaluated_by, refuse_mixed_experiments
+from umt_ds.jobs.train import evaluated_by, judged_by_average, refuse_mixed_experiments
 from umt_ds.models.full_value import is_kept_full, keep_full
 from umt_ds.tasks.initial import read_initial, state_fingerprint
 from umt_ds.tasks.kinds import build_task, evaluators_of
@@ -44,11 +44,11 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
     Every rank calls it. Raises SystemExit with the error's code after saying what is wrong.
     """
     with start_job() as job, ending_together(job.world):
-        _log_to_stderr(job.world)
+        log_to_stderr(job.world)
         # what is wrong with the last run is said before hours go into the first
         if job.world.is_first:
             files.check(runs)
-            _verify_checkpoints(runs)
+            verify_checkpoints(runs)
         judges = [evaluators_of(run.config, run.classes) for run in runs]
         scored = [
             _score(run, evaluators, job, predictions=files.predictions is not None)
@@ -56,41 +56,69 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         ]
         if not job.world.is_first:
             return None
-        about = {"versions": versions(), "device": _name_of(job.device), "ranks": job.world.size}
+        about = {"versions": versions(), "device": name_of(job.device), "ranks": job.world.size}
         said = files.write(scored, about)
         return "\n".join([score_text(scored), *said])
 
 
-def _verify_checkpoints(runs: Sequence[EvalRun]) -> None:
-    """Raises CheckpointError for files that are not those that were written."""
+def verify_checkpoints(runs: Sequence[EvalRun]) -> None:
+    """Raises CheckpointError for files that are not those that were written, and for an average that none holds."""
     for run in runs:
         if run.checkpoint is None:
             continue
+        manifest = read_checkpoint_manifest(run.checkpoint)
+        if judged_by_average(run.config):
+            require_average(run.checkpoint, manifest)
         try:
-            verify_files(run.checkpoint, read_checkpoint_manifest(run.checkpoint))
+            verify_files(run.checkpoint, manifest)
         except DamagedCheckpointError as error:
             hint = f"score another checkpoint of the run: a folder of {run.checkpoint.parent}"
             raise CheckpointError(f"{run.name}: {error.what}", hint=hint) from error
 
 
 def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:
+    """First what judges the trained weights, then what judges their moving average: each are loaded once."""
     precision = precision_of(load_deepspeed_json(run.config.engine))
-    task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
-    step, loaded = _load(task, run)
-    fingerprint = state_fingerprint(task.module.state_dict())
-    decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
-    refuse_mixed_experiments(decisive, job.world)
-    module = as_trained(task.module, precision).to(job.device).eval()
-    scores = tuple(_judge(run, one, module, job.world, predictions=predictions) for one in evaluators)
-    return RunScores(run, fingerprint, step, loaded, precision, scores)
+    by_average = judged_by_average(run.config)
+    scores: dict[str, Scores] = {}
+    loads = []
+    for averaged in sorted({one.name in by_average for one in evaluators}):
+        task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
+        loaded = load_scored(task, run, averaged=averaged)
+        fingerprint = state_fingerprint(task.module.state_dict())
+        loads.append((fingerprint, loaded))
+        decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
+        refuse_mixed_experiments(decisive, job.world)
+        module = as_trained(task.module, precision).to(job.device).eval()
+        for one in evaluators:
+            if (one.name in by_average) == averaged:
+                found = _judge(run, one, module, job.world, predictions=predictions)
+                scores[one.name] = found.of_average(_decay_of(run)) if averaged else found
+    fingerprint, loaded = loads[0]
+    return RunScores(
+        run, fingerprint, step_scored(run), loaded, precision, tuple(scores[one.name] for one in evaluators)
+    )
 
 
-def _load(task: Task, run: EvalRun) -> tuple[int | None, str]:
-    """The weights into the module: all of a checkpoint of this run, or what training would begin with."""
+def step_scored(run: EvalRun) -> int | None:
+    """Of the checkpoint; None for other weights."""
+    return None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
+
+
+def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
+    """The weights into the module, or their moving average: all of a checkpoint of this run, or what training would
+    begin with. A sentence about it."""
     if run.checkpoint is not None:
-        report = load_strict(task.module, read_checkpoint_weights(run.checkpoint), where=str(run.checkpoint))
-        return read_checkpoint_manifest(run.checkpoint).step, str(report)
-    return None, task.load_weights(read_initial(run.weights))
+        state = read_checkpoint_weights(run.checkpoint, averaged=averaged)
+        return str(load_strict(task.module, state, where=str(run.checkpoint)))
+    return task.load_weights(read_initial(run.weights, averaged=averaged or run.config.init.ema))
+
+
+def _decay_of(run: EvalRun) -> float:
+    """Of the average that was read, as the run that kept it says."""
+    decay = read_checkpoint_manifest(resolve_checkpoint(run.weights)).ema_decay
+    assert decay is not None, "averaged weights were read from there"
+    return decay
 
 
 def as_trained(module: nn.Module, precision: Precision) -> nn.Module:
@@ -130,7 +158,8 @@ def _batches_of_a_rank(run: EvalRun, evaluator: Evaluator, world: World) -> int 
     return sum(one.passes_of_a_rank(world.size) for one in sets)
 
 
-def _name_of(device: torch.device) -> str:
+def name_of(device: torch.device) -> str:
+    """A GPU by its name; else `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -141,7 +170,7 @@ class _BesideBar(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def _log_to_stderr(world: World) -> None:
+def log_to_stderr(world: World) -> None:
     """Warnings and errors, with their rank where it is not the first."""
     handler = _BesideBar()
     handler.setFormatter(logging.Formatter("%(message)s" if world.is_first else f"[rank {world.rank}] %(message)s"))

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.data.collate import Tokenize
 from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.tasks.cost import TaskCost
@@ -44,6 +46,10 @@ class TaskRoom(Protocol):
         Raises ConfigError where there is no vocabulary.
         """
 
+    def num_classes(self, run: RunConfig) -> int | None:
+        """How many classes the labels of its clips number from 0 on; each clip then has one. None: the loader takes
+        labels as they are, -1 where there is none. Raises ConfigError or DataError where nothing says how many."""
+
     def build(
         self, run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
     ) -> Task:
@@ -56,6 +62,10 @@ class TaskRoom(Protocol):
     def evaluators(self, run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
         """One for each entry of `evaluation` of the run, in its order, which are of the kinds that its settings say
         (`judged_by`). classes: as above. Raises ConfigError or DataError for sets that cannot be used."""
+
+    def tokens(self, run: RunConfig, module: nn.Module) -> Encode:
+        """All tokens of whole, unmasked clips after the last norm, [B,n,D], by the module of a task that was built:
+        what a probe asks. Raises ConfigError where the task trains no encoder of clips."""
 
     def exhibits(self, folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
         """What a report shows of the trained run in `folder`: made one by one, since each may take a while."""

@@ -10,6 +10,7 @@ Shapes: B rows (views), T frames, H x W pixels, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from umt_ds.batch import Batch, Losses
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
+from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.engine.optim import decay_groups, layer_decay_groups
 from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
@@ -32,8 +34,9 @@ from umt_ds.models.presets import vit_size
 from umt_ds.models.vit import drop_path_noise
 from umt_ds.tasks.recognition.classes import HeadClasses
 from umt_ds.tasks.recognition.regularisation import Regularisation
-from umt_ds.weights.load import about, load_strict
-from umt_ds.weights.published import encoder_state
+from umt_ds.tasks.recognition.weights import load_initial
+
+log = logging.getLogger("umt_ds")
 
 
 @dataclass(frozen=True)
@@ -104,11 +107,11 @@ class RecognitionTask:
         return layer_decay_groups(self._module, optim.weight_decay, optim.layer_decay)
 
     def load_weights(self, weights: InitialWeights) -> str:
-        """Start from a student of stage 1 or a fine-tuned classifier, published or our own."""
-        with about(weights.where):
-            named = encoder_state(weights.state)
-        ignored = ("norm.", "fc_norm.", "head.")
-        return str(load_strict(self._module, named, where=weights.where, ignore=ignored))
+        """Start from a student of stage 1 or 2 or a classifier, published or our own. Warns of what is in doubt."""
+        loading = load_initial(self._module, weights, self._config, self._classes)
+        for doubt in loading.doubts if is_first_rank() else ():
+            log.warning("%s: %s", weights.where, doubt)
+        return loading.told
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> RecognitionInputs:
