@@ -99,14 +99,16 @@ def teacher(settings: TeacherConfig) -> Finding:
     return Finding("ok", f"{settings.weights}: {settings.preset}, {count:,} parameters", f"fingerprint {fingerprint}")
 
 
-def weights(path: Path) -> Finding:
-    """A weight file, or a run's or checkpoint's folder, with its hashes. Raises WeightsError or CheckpointError."""
+def weights(path: Path, *, averaged: bool = False) -> Finding:
+    """A weight file, or a run's or checkpoint's folder, with its hashes; averaged: the averaged weights of that run.
+    Raises WeightsError or CheckpointError."""
     if (unset := _unset(path)) is not None:
         return unset
     from umt_ds.tasks.initial import read_weights, state_fingerprint
 
-    state = read_weights(path)
-    return Finding("ok", f"{path}: {len(state)} tensors", f"fingerprint {state_fingerprint(state)}")
+    state = read_weights(path, averaged=averaged)
+    what = "averaged tensors" if averaged else "tensors"
+    return Finding("ok", f"{path}: {len(state)} {what}", f"fingerprint {state_fingerprint(state)}")
 
 
 def _unset(path: Path | str) -> Finding | None:

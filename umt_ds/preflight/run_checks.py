@@ -81,7 +81,8 @@ def _checks_of_run(config: RunConfig) -> dict[str, Check]:
             plan[part] = partial(input_checks.bert, settings)
     for key, path in (("weights", config.init.weights), ("resume_from", config.init.resume_from)):
         if path is not None:
-            plan[f"init.{key}"] = partial(input_checks.weights, path)
+            averaged = key == "weights" and config.init.ema
+            plan[f"init.{key}"] = partial(input_checks.weights, path, averaged=averaged)
     return plan
 
 
