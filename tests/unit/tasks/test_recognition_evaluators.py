@@ -114,6 +114,13 @@ def test_a_clip_without_a_label_is_left_out_with_its_reason(tmp_path: Path) -> N
     assert found.items == 3
 
 
+def test_a_set_without_the_labels_of_the_run_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    val = a_set(tmp_path / "val", names=(), label=lambda _: None)
+    with pytest.raises(ConfigError, match="val: its first clips have no label 'label'") as raised:
+        evaluators_of(run_on(a_set(tmp_path / "train"), val))
+    assert raised.value.hint == "fields with whole numbers there: none"
+
+
 def test_a_label_outside_the_head_is_one_error(tmp_path: Path) -> None:
     run = run_on(a_set(tmp_path / "train"), a_set(tmp_path / "val", names=(), label=lambda n: n))
     with pytest.raises(DataError, match="clip clip-0003 has label=3, and the model has classes 0 to 2") as raised:
