@@ -142,6 +142,20 @@ def test_a_run_is_judged_where_its_training_set_is_not(tmp_path: Path) -> None:
         evaluators_of(run, ("archery", "diving", "crying"))
 
 
+def test_neighbours_vote_by_the_features_under_the_head(tmp_path: Path) -> None:
+    train, val = a_set(tmp_path / "train", count=9), a_set(tmp_path / "val", first=9, count=6)
+    run = run_on(train, val, "evaluation.val={kind: knn, neighbours: 1}")
+    module = module_of(run)
+    found = score(run, module)
+    assert list(found.values) == ["label", "rankme"]
+    batches = [next(iter(one.batches())) for one in (evaluators_of(run)[0].voters, evaluators_of(run)[0].held_out)]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        known, asked = (torch.nn.functional.normalize(module.features(batch.pixels), dim=1) for batch in batches)
+    nearest = (asked @ known.T).argmax(dim=1).tolist()
+    named = [batches[0].items[place].labels[0] for place in nearest]
+    assert named == (found.predictions or {})["label_predicted"]
+
+
 def test_what_is_not_a_number_is_an_error_and_never_a_score(tmp_path: Path) -> None:
     run = run_on(a_set(tmp_path / "train"), a_set(tmp_path / "val"))
     module = module_of(run)
