@@ -120,7 +120,7 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
                 "init.ema=true",
                 "schedule.steps=3",
                 "cadence.evaluate=9",
-            ),  # fmt: skip
+            ),
         ),
         "continued": train(folder, "continued", f"init.resume_from={folder / 'unbroken'}"),
         "evaluated": call(

@@ -19,7 +19,7 @@ def mean_probabilities(logits: Tensor, *, views: int) -> Tensor:
     Source: METHOD.md, "Views in testing".
     """
     probabilities = logits.float().softmax(dim=-1)
-    return probabilities.double().unflatten(0, (-1, views)).mean(dim=1)
+    return torch.unflatten(probabilities.double(), 0, (-1, views)).mean(dim=1)
 
 
 def ranking(probabilities: Tensor, labels: Tensor) -> Tensor:
