@@ -17,6 +17,7 @@ from umt_ds.engine.memory import ELEMENT
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
 from umt_ds.tasks.recognition.classes import HeadClasses, head_classes, warn_of_unchecked
@@ -66,6 +67,12 @@ def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig, head: Head
 def _features(module: nn.Module) -> Encode:
     assert isinstance(module, RecognitionModule)
     return lambda pixels: module.features(pixels.to(next(module.parameters()).device))
+
+
+def tokens(run: RunConfig, module: nn.Module) -> Encode:
+    """See `TaskRoom`. Its encoder has no last norm: `fc_norm` belongs to the head."""
+    assert isinstance(module, RecognitionModule)
+    return all_tokens(module)
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
