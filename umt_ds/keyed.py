@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 
 import numpy as np
@@ -73,6 +74,11 @@ class Stream:
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Uniform over [low, high), 53 random bits."""
         return low + (high - low) * ((self.raw() >> 11) * 2.0**-53)
+
+    def normal(self, mean: float = 0.0, deviation: float = 1.0) -> float:
+        """Of a normal distribution (Box and Muller); two words."""
+        radius = math.sqrt(-2 * math.log(1 - self.uniform()))
+        return mean + deviation * radius * math.cos(2 * math.pi * self.uniform())
 
     def distinct(self, n: int, count: int) -> list[int]:
         """`count` different numbers out of 0 … n-1, sorted (count ≤ n)."""

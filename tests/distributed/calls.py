@@ -26,10 +26,13 @@ from umt_ds.engine.manifest import STATE_KINDS
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.step_stats import StepStatsReducer
 from umt_ds.evaluation.evaluator import Beat, Scores
+from umt_ds.jobs.evaluate import as_trained
 from umt_ds.models.full_value import full_value, keep_full
 
 WIDTH, MICRO, ACCUMULATION, LR = 16, 4, 2, 1e-2
 OPTIM = OptimConfig(lr=LR, lr_rule="absolute", clip_grad=0.1, weight_decay=0.05)
+DECAY = 0.7
+AVERAGED = OPTIM.model_copy(update={"ema_decay": DECAY})
 
 
 class Toy(nn.Module):
@@ -62,6 +65,8 @@ class _ToyTask:
         assert not graph
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        if isinstance(self.module, LayeredToy):
+            return self.module.groups()
         return decay_groups(self.module, optim.weight_decay)
 
 
@@ -71,13 +76,13 @@ class _ToyConfig:
     engine: EngineConfig
 
 
-def _engine(settings: dict[str, Any], world: int, module: nn.Module) -> Engine:
+def _engine(settings: dict[str, Any], world: int, module: nn.Module, optim: OptimConfig = AVERAGED) -> Engine:
     draws = MICRO * ACCUMULATION * world
     plan = RunPlan(
         world=world, micro=MICRO, chunk=MICRO, accumulation=ACCUMULATION, draws_per_step=draws, views_per_step=draws,
         steps_per_epoch=1, total_steps=100, warmup_steps=0, peak_lr=LR, min_lr=0.0,
     )  # fmt: skip
-    return build_engine(_ToyTask(module), _ToyConfig(OPTIM, EngineConfig(deepspeed="cpu.json")), plan, settings)  # type: ignore[arg-type]
+    return build_engine(_ToyTask(module), _ToyConfig(optim, EngineConfig(deepspeed="cpu.json")), plan, settings)  # type: ignore[arg-type]
 
 
 def _step(engine: Engine, step: int, rank: int, world: int, *, poison: bool = False, lr: float = LR) -> list[float]:
@@ -101,7 +106,7 @@ def _weights(engine: Engine) -> dict[str, Tensor]:
 def curve(settings: dict[str, Any], steps: int) -> list[list[float]]:
     """(loss, gradient norm) of each step of a toy run."""
     with start_job() as job:
-        engine = _engine(settings, job.world.size, Toy())
+        engine = _engine(settings, job.world.size, Toy(), OPTIM)
         result = [_step(engine, s, job.world.rank, job.world.size) for s in range(steps)]
         engine.close()
     return result
@@ -135,19 +140,21 @@ def resumed_equals_unbroken(settings: dict[str, Any]) -> bool:
 
 
 def evaluating_changes_nothing(settings: dict[str, Any]) -> bool:
-    """Four steps, without and with evaluations before and between them, of the whole module and of parts of it, in
-    another order and with other sizes: every bit of losses, norms and state is the same."""
+    """Four steps, without and with evaluations before and between them, of averaged and trained weights, of the whole
+    module and of parts of it, in another order and with other sizes: every bit of losses, norms and state is the same.
+    """
     with start_job() as job:
         rank, world = job.world.rank, job.world.size
         plain, evaluated = (_engine(settings, world, OwnerToy()) for _ in range(2))
         same = True
         for step in range(4):
-            with evaluated.evaluating() as module:
-                dtype = next(module.parameters()).dtype
-                for rows in (3, 1):
-                    module(torch.ones(rows, WIDTH))
-                    module.norm(module.first(torch.ones(rows, WIDTH, dtype=dtype)))
-                    module.last(torch.ones(rows, 33, dtype=dtype))
+            for averaged in (True, False):
+                with evaluated.evaluating(averaged=averaged) as module:
+                    dtype = next(module.parameters()).dtype
+                    for rows in (3, 1):
+                        module(torch.ones(rows, WIDTH))
+                        module.norm(module.first(torch.ones(rows, WIDTH, dtype=dtype)))
+                        module.last(torch.ones(rows, 33, dtype=dtype))
             same = same and _step(plain, step, rank, world) == _step(evaluated, step, rank, world)
         for kind in STATE_KINDS:
             theirs = dict(evaluated.read_state(kind))
@@ -183,6 +190,29 @@ class ScaledToy(Toy):
         return Losses(super().forward(x).total / scale)
 
 
+class LayeredToy(Toy):
+    """Each parameter is a group of its own, and learns half as fast as the one after it."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        parameters = list(self.parameters())
+        scales = [0.5 ** (len(parameters) - 1 - place) for place in range(len(parameters))]
+        return [
+            {"params": [parameter], "weight_decay": 0.05 if parameter.ndim > 1 else 0.0, "lr_scale": scale}
+            for parameter, scale in zip(parameters, scales, strict=True)
+        ]
+
+
+def layered_weights(settings: dict[str, Any], steps: int) -> dict[str, list[float]]:
+    """All weights by name after so many steps of `LayeredToy`."""
+    with start_job() as job:
+        engine = _engine(settings, job.world.size, LayeredToy())
+        for step in range(steps):
+            _step(engine, step, job.world.rank, job.world.size)
+        weights = {name: weight.flatten().tolist() for name, weight in _weights(engine).items()}
+        engine.close()
+    return weights
+
+
 def full_values(settings: dict[str, Any]) -> dict[str, Any]:
     """Three steps of 1e-5 after loading a scale of .0699: whether the optimizer begins with the weights that were
     loaded, the scale of each pass, and the one that a checkpoint before each step would hold."""
@@ -202,16 +232,43 @@ def full_values(settings: dict[str, Any]) -> dict[str, Any]:
     return {"begins": begins, "used": module.used, "stored": stored}
 
 
+def averages(settings: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Steps whose weights are averaged: the average in the end, how far it ever was from a plain loop over the weights
+    that were applied, and what the module gives with it beside what a plain module of the same precision gives."""
+    with start_job() as job:
+        rank, world = job.world.rank, job.world.size
+        engine = _engine(settings, world, ScaledToy())
+        loop, apart = _weights(engine), 0.0
+        for step in range(steps):
+            _step(engine, step, rank, world, poison=step == 2)
+            for name, weight in _weights(engine).items():
+                if step != 2:
+                    loop[name] = DECAY * loop[name] + (1 - DECAY) * weight
+            found = {name: tensor.clone() for name, tensor in engine.read_state("ema")}
+            apart = max(apart, *(float((found[name] - loop[name]).abs().max()) for name in loop))
+        with engine.evaluating(averaged=True) as module:
+            judged = [float(module(toy_rows(99, world)[:3]).total)]
+            judged.append(float(module.used[-1]))
+        plain = ScaledToy()
+        plain.load_state_dict(found)
+        expected = [float(as_trained(plain, engine.precision)(toy_rows(99, world)[:3]).total), float(found["temp"])]
+        engine.close()
+    return {
+        "average": {name: tensor.tolist() for name, tensor in found.items()},
+        "apart": apart, "judged": judged, "expected": expected,
+    }  # fmt: skip
+
+
 def poisoned_step(settings: dict[str, Any]) -> dict[str, bool]:
     """A step with NaN in one rank's rows: what the engine says, and whether any weight moved."""
     with start_job() as job:
         rank, world = job.world.rank, job.world.size
         engine = _engine(settings, world, Toy())
         _step(engine, 0, rank, world)
-        before = _weights(engine)
+        before = _weights(engine) | {f"ema {n}": t.clone() for n, t in engine.read_state("ema")}
         _step(engine, 1, rank, world, poison=rank == world - 1)
         said = {"applied": not engine.skipped(), "norm_is_finite": bool(torch.isfinite(engine.grad_norm()))}
-        after = _weights(engine)
+        after = _weights(engine) | {f"ema {n}": t.clone() for n, t in engine.read_state("ema")}
         _step(engine, 2, rank, world)
         moved_on = any(not torch.equal(after[n], t) for n, t in _weights(engine).items())
         unchanged = all(torch.equal(before[n], t) for n, t in after.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch import nn
 from tests.distributed.calls import Toy, _engine, _step
 from tests.support.stage2 import WORDS, tiny_module
 from umt_ds.batch import Tokens
-from umt_ds.data.evaluation import ClipRequest, EvalBatch, EvaluationSet, middle_frames
+from umt_ds.data.evaluation import ClipRequest, EvalBatch, EvaluationSet, middle_frames, stored_frames
+from umt_ds.data.order.views import Views
 from umt_ds.distributed.job import start_job
 from umt_ds.distributed.world import World, find_world
 from umt_ds.errors import DataError, UmtError
+from umt_ds.evaluation.classification import ClassificationEvaluator
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.knn import KnnEvaluator
@@ -25,6 +28,7 @@ from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.stage2.retriever import Retriever
 
 FRAMES, SIDE = 2, 16
+CLASSES = 7
 
 
 class Letters:
@@ -80,6 +84,8 @@ def evaluators(
     frames = middle_frames(FRAMES)
     labelled = ClipRequest(frames, SIDE, label_fields=["label"], needs_labels=True)
     captioned = ClipRequest(frames, SIDE, view="stretched", antialias=False, caption_field="caption")
+    segments = stored_frames(Views("recognition", FRAMES, 2))
+    tested = replace(labelled, frames=segments, view="testing", antialias=False, crops=3, num_classes=CLASSES)
     return {
         "knn": KnnEvaluator(
             "knn",
@@ -92,12 +98,21 @@ def evaluators(
         "retrieval": RetrievalEvaluator(
             "retrieval", clips(shards, captioned), _retriever, Letters(), num_workers=workers
         ),
+        "classification": ClassificationEvaluator(
+            "classification", clips(shards, tested), _logits, classes=CLASSES, num_workers=workers
+        ),
     }
 
 
 def _features(module: nn.Module) -> Encode:
     assert isinstance(module, Stage2Module)
     return pooled_student(module.vision_encoder.encoder)
+
+
+def _logits(module: nn.Module) -> Encode:
+    """The first features of a clip, as if they were what it is."""
+    features = _features(module)
+    return lambda pixels: features(pixels)[:, :CLASSES]
 
 
 def _retriever(module: nn.Module) -> Retriever:

@@ -31,7 +31,7 @@ CHAIN = (  # ranks, ZeRO stage, loader workers, stop after step; 12 = 2 × ranks
 def train(folder: Path, run: str, *, stage: int, workers: int, stop_at: int = STEPS) -> Call:
     overrides = [
         f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}", "task.teacher.weights=random",
-        "task.student.drop_path=0.2", "batch.global=12", "batch.micro=2", "optim.clip_grad=0.5",
+        "task.student.drop_path=0.2", "batch.global=12", "batch.micro=2", "optim.clip_grad=0.5", "optim.ema_decay=0.7",
         f"schedule.steps={STEPS}", "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=100",
         "cadence.evaluate=0", "report.tensorboard=false", f"data.workers={workers}", f"stop_at={stop_at}",
         f"engine.deepspeed_set={{zero_optimization.stage: {stage}}}",
@@ -70,7 +70,7 @@ def test_each_link_of_the_chain_went_on_where_the_one_before_stopped(folder: Pat
 
 
 @pytest.mark.parametrize("kind", STATE_KINDS)
-def test_weights_and_moments_end_where_the_unbroken_run_ends(kind: StateKind, folder: Path) -> None:
+def test_weights_moments_and_average_end_where_the_unbroken_run_ends(kind: StateKind, folder: Path) -> None:
     unbroken, chain = (dict(read_tensors(resolve_checkpoint(folder / run), kind)) for run in ("unbroken", "chain"))
     assert unbroken.keys() == chain.keys()
     for name, expected in unbroken.items():

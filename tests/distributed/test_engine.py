@@ -22,6 +22,8 @@ WORLD, STEPS = 2, 20
 FP32: list[dict[str, Any]] = [{"zero_optimization": {"stage": stage}} for stage in range(4)]
 BF16 = [{**settings, "bf16": {"enabled": True}} for settings in FP32]
 FP16 = [{**FP32[2], "fp16": {"enabled": True, "initial_scale_power": 8}}]
+# BF16_Optimizer, DeepSpeed's third way to keep fp32 weights
+LONE_BUCKETS = [{**BF16[1], "data_types": {"grad_accum_dtype": "fp32"}}]
 # and stage 3 where no weight is small enough to stay on every rank
 EVALUATED = [*FP32, *BF16, *FP16, {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}]
 
@@ -41,8 +43,12 @@ def results(sets: dict[str, str]) -> dict[str, list[Any]]:
     everything = {
         "curve": [call("tests.distributed.calls:curve", settings=s, steps=STEPS) for s in FP32 + BF16],
         "resumed": [call("tests.distributed.calls:resumed_equals_unbroken", settings=s) for s in FP32 + BF16 + FP16],
+        "layered": [call("tests.distributed.calls:layered_weights", settings=s, steps=3) for s in FP32],
         "full": [call("tests.distributed.calls:full_values", settings=s) for s in FP32 + BF16 + FP16],
         "evaluated": [call("tests.distributed.calls:evaluating_changes_nothing", settings=s) for s in EVALUATED],
+        "averages": [
+            call("tests.distributed.calls:averages", settings=s, steps=6) for s in FP32 + BF16 + FP16 + LONE_BUCKETS
+        ],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
         "scores": [call(f"{in_evaluation}:zero_scores", settings=s, **sets) for s in (FP32[0], FP32[3], BF16[3])],
         "evaluated_curve": [
@@ -77,6 +83,28 @@ def plain() -> list[list[float]]:
     return curve
 
 
+def averages_of_plain_torch() -> dict[str, torch.Tensor]:
+    """The weights of `calls.averages` in one process, averaged by hand."""
+    module = calls.ScaledToy()
+    average = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in module.parameters() if (p.ndim > 1) == decays], "weight_decay": 0.05 * decays}
+            for decays in (True, False)
+        ],
+        lr=calls.LR,
+        betas=(0.9, 0.95),
+    )
+    for step in (0, 1, 3, 4, 5):
+        optimizer.zero_grad()
+        module(calls.toy_rows(step, WORLD)).total.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 0.1)
+        optimizer.step()
+        for name, weight in module.named_parameters():
+            average[name] = calls.DECAY * average[name] + (1 - calls.DECAY) * weight.detach()
+    return average
+
+
 @pytest.mark.parametrize("stage", range(4))
 def test_every_stage_gives_the_loss_and_norm_of_plain_torch_in_fp32(
     stage: int, results: dict[str, list[Any]], plain: list[list[float]]
@@ -92,12 +120,56 @@ def test_bf16_stays_near_plain_torch(stage: int, results: dict[str, list[Any]], 
     torch.testing.assert_close(losses, torch.tensor(plain)[:, 0], rtol=5e-3, atol=5e-3)
 
 
+@pytest.mark.parametrize("stage", range(4))
+def test_each_group_moves_at_its_own_scale_of_the_learning_rate(stage: int, results: dict[str, list[Any]]) -> None:
+    """Against torch's AdamW with a learning rate for each parameter."""
+    module = calls.LayeredToy()
+    begun = {name: weight.clone() for name, weight in module.state_dict().items()}
+    groups = [{**group, "lr": calls.LR * group["lr_scale"]} for group in module.groups()]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    for step in range(3):
+        optimizer.zero_grad()
+        module(calls.toy_rows(step, WORLD)).total.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 0.1)
+        optimizer.step()
+    for name, parameter in module.named_parameters():
+        moved = (parameter.detach() - begun[name]).flatten()
+        ours = torch.tensor(results["layered"][stage][name]) - begun[name].flatten()
+        torch.testing.assert_close(
+            ours, moved, rtol=0, atol=1e-2 * float(moved.abs().max()), msg=lambda m, n=name: n + m
+        )
+
+
 def test_state_by_name_resumes_every_stage_and_precision_bit_for_bit(results: dict[str, list[Any]]) -> None:
     assert results["resumed"] == [True] * len(FP32 + BF16 + FP16)
 
 
 def test_evaluations_between_steps_change_no_bit_in_any_stage_and_precision(results: dict[str, list[Any]]) -> None:
     assert results["evaluated"] == [True] * len(EVALUATED)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_the_average_of_the_weights_is_that_of_a_plain_loop_without_the_step_that_was_skipped(
+    number: int, results: dict[str, list[Any]]
+) -> None:
+    assert 0 <= results["averages"][number]["apart"] < 1e-6
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_the_average_is_that_of_a_run_of_plain_torch_in_fp32(stage: int, results: dict[str, list[Any]]) -> None:
+    expected = averages_of_plain_torch()
+    found = results["averages"][stage]["average"]
+    assert found.keys() == expected.keys()
+    for name, average in expected.items():
+        torch.testing.assert_close(torch.tensor(found[name]), average, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_module_that_is_judged_by_its_average_computes_with_it_in_every_stage_and_precision(
+    number: int, results: dict[str, list[Any]]
+) -> None:
+    told = results["averages"][number]
+    assert told["judged"] == pytest.approx(told["expected"], rel=1e-6)
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -121,7 +193,7 @@ def test_the_optimizer_begins_with_the_weights_that_were_given_and_not_with_thei
     assert all(told["begins"] for told in results["full"])
 
 
-@pytest.mark.parametrize("kind", ["knn", "retrieval"])
+@pytest.mark.parametrize("kind", ["knn", "retrieval", "classification"])
 def test_evaluators_find_at_zero_3_what_they_find_without_deepspeed(
     kind: str, sets: dict[str, str], results: dict[str, list[Any]]
 ) -> None:

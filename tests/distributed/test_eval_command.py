@@ -21,6 +21,8 @@ def test_umt_eval_finds_what_training_found_in_its_last_step(tmp_path: Path) -> 
         "batch.global=4", "batch.micro=2", f"schedule.steps={STEPS}", "schedule.warmup_steps=1", "cadence.log=1",
         "report.tensorboard=false", "engine.deepspeed=zero2_bf16.json", f"cadence.evaluate={STEPS}",
         "evaluation=null", "evaluation.val.kind=knn", f"evaluation.val.shards={held_out}", "evaluation.val.batch=2",
+        "optim.ema_decay=0.5", "evaluation.averaged.kind=knn", f"evaluation.averaged.shards={held_out}",
+        "evaluation.averaged.ema=true", "evaluation.averaged.batch=2",
     ]  # fmt: skip
     run_ranks(
         2,
@@ -29,10 +31,15 @@ def test_umt_eval_finds_what_training_found_in_its_last_step(tmp_path: Path) -> 
             call("tests.distributed.eval_calls:evaluate", runs=[str(run)], out=str(out)),
         ],
     )
-    *_, trained = read_scores(run / METRICS)
     (found,) = json.loads(out.read_text())["runs"]
-    assert (found["step"], found["precision"]) == (trained.step, "bf16")
-    (scores,) = found["evaluations"]
-    assert scores["items"] == trained.items == 9
-    assert scores["values"] == trained.values
-    assert scores["protocol"] == trained.protocol
+    assert found["precision"] == "bf16"
+    in_training = {told.evaluation: told for told in read_scores(run / METRICS)}
+    assert in_training.keys() == {"val", "averaged"}
+    for scores in found["evaluations"]:
+        told = in_training[scores["evaluation"]]
+        assert found["step"] == told.step
+        assert scores["items"] == told.items == 9
+        assert scores["values"] == told.values
+        assert scores["protocol"] == told.protocol
+    assert in_training["averaged"].protocol["weights"] == "averaged (decay 0.5)"
+    assert in_training["averaged"].values["rankme"] != in_training["val"].values["rankme"]

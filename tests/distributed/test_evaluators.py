@@ -16,7 +16,7 @@ from umt_ds.evaluation.encode import ALONE
 
 torch.set_num_threads(1)
 WORLD = 3
-KINDS = ("knn", "retrieval")
+KINDS = ("knn", "retrieval", "classification")
 
 
 def in_pairs(number: int) -> dict[str, bytes]:

@@ -19,7 +19,10 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
 
-SOME = ("demo/teacher", "stage1/b16_k710", "stage2/ablations/one_stage", "stage2/ablations/align_visual_text")
+SOME = (
+    "demo/teacher", "stage1/b16_k710", "stage2/ablations/one_stage",
+    "stage2/ablations/align_visual_text",
+)  # fmt: skip
 
 # Settings that a run of these recipes need not read, and what does read them. All others it must read: what no code
 # reads is skipped without a word. (What is read and yet counts for nothing: `tests/unit/config/test_effect.py`.)
@@ -63,7 +66,7 @@ def parts_of(name: str) -> set[str]:
     """The losses that a recipe must have shown, by their names in the log."""
     task = load_run(name).task
     if not isinstance(task, Stage2Config):
-        return {"uta" if task.kind == "stage1" else "contrastive"}
+        return {{"stage1": "uta", "recognition": "ce"}.get(task.kind, "contrastive")}
     parts = {part for part, weight in task.loss_weights if weight}
     parts |= {"align_visual"} if task.align_projections != "none" else set()
     parts |= {"align_text"} if task.align_projections == "visual_text" else set()

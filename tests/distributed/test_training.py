@@ -38,16 +38,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overrides(folder: Path, run: str, *more: str) -> list[str]:
-    """demo/stage1 with a random teacher, drop path on, a few steps; micro 2 fits 1, 2 and 3 ranks."""
+    """demo/stage1 with a random teacher, drop path on, weights averaged, a few steps; micro 2 fits 1, 2 and 3 ranks."""
     return [
         f"run_dir={folder / run}", f"data.sources.demo.shards={folder / 'shards'}", "task.teacher.weights=random",
         "task.student.drop_path=0.2", "data.workers=1", "batch.global=12", "batch.micro=2", "optim.clip_grad=0.05",
+        "optim.ema_decay=0.5",
         f"schedule.steps={STEPS}", "schedule.warmup_steps=2", "cadence.log=1", "cadence.save=2",
         "cadence.evaluate=0", "report.tensorboard=false", *more,
     ]  # fmt: skip
 
 
 ZERO3 = "engine.deepspeed_set={zero_optimization.stage: 3}"
+JUDGE_AVERAGE = "evaluation={mean: {kind: knn, shards: none, ema: true}}"  # which `train_evaluated` makes
 STAGE2: dict[str, tuple[str, ...]] = {
     "unbroken": ("s2-unbroken",),
     "stopped": ("s2-resumed", f"stop_at={STOP}"),
@@ -85,9 +87,8 @@ def stored(run: Path) -> dict[str, torch.Tensor]:
     from umt_ds.engine.checkpoint_files import read_tensors
 
     newest = run / "checkpoints" / f"step-{STEPS:08d}"
-    return {
-        f"{kind} {name}": t for kind in ("weight", "exp_avg", "exp_avg_sq") for name, t in read_tensors(newest, kind)
-    }
+    kinds = read_checkpoint_manifest(newest).kinds
+    return {f"{kind} {name}": tensor for kind in kinds for name, tensor in read_tensors(newest, kind)}
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +114,19 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
             "tests.distributed.calls:train_evaluated",
             name="demo/stage1",
             overrides=overrides(
-                folder, "from-weights", f"init.weights={folder / 'unbroken'}", "schedule.steps=3", "cadence.evaluate=9"
+                folder,
+                "from-weights",
+                f"init.weights={folder / 'unbroken'}",
+                "init.ema=true",
+                "schedule.steps=3",
+                "cadence.evaluate=9",
             ),
         ),
         "continued": train(folder, "continued", f"init.resume_from={folder / 'unbroken'}"),
         "evaluated": call(
             "tests.distributed.calls:train_evaluated",
             name="demo/stage1",
-            overrides=overrides(folder, "evaluated", "cadence.evaluate=4", "engine.ahead=true"),
+            overrides=overrides(folder, "evaluated", "cadence.evaluate=4", "engine.ahead=true", JUDGE_AVERAGE),
         ),
         **{
             f"{again}diverging {stage}": train(
@@ -170,7 +176,7 @@ def two_ranks(folder: Path) -> dict[str, list[Any]]:
         "evaluated at zero 3": call(
             "tests.distributed.calls:train_evaluated",
             name="demo/stage1",
-            overrides=overrides(folder, "evaluated-3", "cadence.evaluate=2", ZERO3),
+            overrides=overrides(folder, "evaluated-3", "cadence.evaluate=2", ZERO3, JUDGE_AVERAGE),
         ),
     }
     by_rank = run_ranks(2, list(calls.values()))
@@ -205,10 +211,10 @@ def test_a_snapshot_written_beside_training_has_the_bytes_of_a_save_that_held_it
             read_checkpoint_manifest(folder / run / "checkpoints" / f"step-{step:08d}")
             for run in ("unbroken", "at-once")
         )
-        assert len(beside.files) == 6, "three kinds of state from each of two ranks"
+        assert len(beside.files) == 8, "four kinds of state from each of two ranks"
         assert beside.files == held.files
         assert beside.progress == held.progress
-    assert "saved step-00000004: 0.01 GB in " in (folder / "unbroken" / "log.txt").read_text()
+    assert "saved step-00000004: 0.02 GB in " in (folder / "unbroken" / "log.txt").read_text()
 
 
 def test_a_disk_that_is_full_for_one_rank_ends_all_with_1_and_costs_the_steps_since_the_last_save(
@@ -241,6 +247,7 @@ def test_a_run_that_is_evaluated_is_the_run_that_is_not_bit_for_bit(
     scores = list(read_scores(folder / run / METRICS))
     assert [(found.step, found.items) for found in scores] == [(step, 4) for step in steps]
     assert len({found.values["feature"] for found in scores}) == len(steps), "each of the weights of its step"
+    assert {found.protocol["weights"] for found in scores} == {"averaged (decay 0.5)"}
 
 
 def test_scores_do_not_depend_on_how_weights_are_sharded(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
@@ -254,7 +261,7 @@ def test_scores_do_not_depend_on_how_weights_are_sharded(folder: Path, two_ranks
 
 def test_init_weights_starts_a_new_run_from_old_weights(folder: Path, two_ranks: dict[str, list[Any]]) -> None:
     assert two_ranks["from weights"] == ({"code": 0}, {"code": 0})
-    assert "starting at step 0 with weights from" in (folder / "from-weights" / "log.txt").read_text()
+    assert "starting at step 0 with averaged weights from" in (folder / "from-weights" / "log.txt").read_text()
     fresh, warm = read_metrics(folder / "unbroken")[1], read_metrics(folder / "from-weights")[1]
     assert warm["digest"] == fresh["digest"]
     assert warm["loss"] < fresh["loss"] - 0.1

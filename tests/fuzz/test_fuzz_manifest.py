@@ -15,9 +15,9 @@ from umt_ds.engine.manifest import MANIFEST, CheckpointManifest, read_checkpoint
 from umt_ds.errors import CheckpointError, DamagedCheckpointError
 
 TRUE = CheckpointManifest(
-    step=4, progress={"step": 4, "draws": 32}, config={"seed": 1, "batch": {"micro": 4}}, numbers_hash="ab",
+    step=4, progress={"step": 4, "draws": 32}, config={"seed": 1, "optim": {"ema_decay": 0.9}}, numbers_hash="ab",
     running_hash="cd", fingerprints={"teacher": "ef"}, world=2, zero_stage=1, precision="fp32",
-    files={f"{kind}-00000.safetensors": {"bytes": 8, "sha256": "0" * 64} for kind in ("weight", "exp_avg")},
+    files={f"{kind}-00000.safetensors": {"bytes": 8, "sha256": "0" * 64} for kind in ("weight", "ema")},
 )  # fmt: skip
 CONTENT = TRUE.to_json().encode()
 FIELDS = sorted(json.loads(CONTENT))
@@ -79,7 +79,10 @@ def test_under_a_true_seal_every_field_is_what_it_promises_or_refused_without_be
         return
     assert found.step == found.progress["step"] == 4
     assert all(type(count) is int and count >= 0 for count in (*found.progress.values(), found.world))
-    assert all("/" not in file and file.startswith(("weight-", "exp_avg-", "exp_avg_sq-")) for file in found.files)
+    kinds = ("weight-", "exp_avg-", "exp_avg_sq-", "ema-")
+    assert all("/" not in file and file.startswith(kinds) for file in found.files)
+    assert (found.ema_decay is not None) == ("ema" in found.kinds)
+    assert found.ema_decay is None or type(found.ema_decay) is float
     assert all(type(stated["bytes"]) is int for stated in found.files.values())
     assert found.format == 1
     CheckpointManifest(**json.loads(found.to_json(), object_hook=lambda o: {k: v for k, v in o.items() if k != "seal"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from torch import Tensor
 from umt_ds.config.load import load_run
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import CheckpointStore
+from umt_ds.engine.manifest import StateKind
 from umt_ds.engine.protocol import Progress
 
 CPU = torch.device("cpu")
-KINDS = ("weight", "exp_avg", "exp_avg_sq")
+KINDS: tuple[StateKind, ...] = ("weight", "exp_avg", "exp_avg_sq")
 SHAPES = {"encoder.norm.weight": (5,), "encoder.patch.weight": (3, 2, 2), "clip_decoder.0.head.bias": (7,)}
 FINGERPRINTS = {"data.demo": "aaaa", "teacher": "bbbb"}
 
@@ -24,9 +26,10 @@ class FakeEngine:
 
     stage, precision, device = 1, "fp32", CPU
 
-    def __init__(self, seed: int, *, loss_scale: dict[str, float] | None = None) -> None:
+    def __init__(self, seed: int, *, loss_scale: dict[str, float] | None = None, averaged: bool = False) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.state = {k: {n: torch.randn(s, generator=generator) for n, s in SHAPES.items()} for k in KINDS}
+        self.state_kinds: tuple[StateKind, ...] = (*KINDS, "ema") if averaged else KINDS
+        self.state = {k: {n: torch.randn(s, generator=generator) for n, s in SHAPES.items()} for k in self.state_kinds}
         self.loss_scale = loss_scale
         self.steps: int | None = None
 
@@ -71,10 +74,11 @@ def open_store(
     )
 
 
-def save(store: CheckpointStore, *steps: int, wait: bool = True) -> None:
-    """The state after step n is that of FakeEngine(n)."""
+def save(store: CheckpointStore, *steps: int, wait: bool = True, averaged: bool = False) -> None:
+    """The state after step n is that of FakeEngine(n). averaged: of a run that averages its weights."""
     for step in steps:
-        store.save(FakeEngine(step), Progress(step=step, draws=32 * step), wait=wait)  # type: ignore[arg-type]
+        engine: Any = FakeEngine(step, averaged=averaged)
+        store.save(engine, Progress(step=step, draws=32 * step), wait=wait)
 
 
 def save_and_finish(store: CheckpointStore, step: int, *, wait: bool) -> None:
@@ -82,15 +86,15 @@ def save_and_finish(store: CheckpointStore, step: int, *, wait: bool) -> None:
     store.finish()
 
 
-def resume(store: CheckpointStore) -> FakeEngine:
+def resume(store: CheckpointStore, *, averaged: bool = False, allow_config_change: bool = False) -> FakeEngine:
     """Start as cli.run does; the engine with what was loaded."""
-    engine = FakeEngine(seed=-1)
-    store.load(engine, store.plan_resume())  # type: ignore[arg-type]
+    engine = FakeEngine(seed=-1, averaged=averaged)
+    store.load(engine, store.plan_resume(allow_config_change=allow_config_change))  # type: ignore[arg-type]
     return engine
 
 
-def same_state(one: FakeEngine, two: FakeEngine) -> bool:
-    return all(torch.equal(one.state[k][n], two.state[k][n]) for k in KINDS for n in SHAPES)
+def same_state(one: FakeEngine, two: FakeEngine, *, kinds: Sequence[StateKind] = KINDS) -> bool:
+    return all(torch.equal(one.state[k][n], two.state[k][n]) for k in kinds for n in SHAPES)
 
 
 def folder(run: Path, step: int) -> Path:

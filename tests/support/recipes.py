@@ -31,8 +31,17 @@ VARIABLES = {  # by name: what is there in the folder
     "UMT_STAGE1_B16": "runs/stage1/b16_k710",
     "UMT_STAGE1_L16": "runs/stage1/l16_k710",
     "UMT_STAGE2_B16": "runs/stage2/b16_5m",
+    **{
+        f"UMT_{data.upper()}_{size.upper()}": f"runs/recognition/{size}_{data}"
+        for data in ("k710", "k400", "mit")
+        for size in ("b16", "l16")
+    },
 }
-FIRST = ("demo/teacher", "demo/stage1", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m")  # others start from them
+FIRST = (  # others start from them
+    "demo/teacher", "demo/stage1", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m",
+    "recognition/b16_k710", "recognition/l16_k710", "recognition/b16_k400", "recognition/l16_k400",
+    "recognition/b16_mit", "recognition/l16_mit",
+)  # fmt: skip
 
 
 def map_ordered() -> list[str]:
@@ -47,13 +56,17 @@ def write_world(folder: Path) -> None:
     subprocess.run(command, check=True, env=of_ranks(), capture_output=True)
     for corpus, medium in corpora().items():
         (folder / "corpora" / corpus).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "corpora" / corpus).symlink_to(data / ("images" if medium == "image" else "train"))
+        kind = "images" if medium == "image" else "val" if corpus.endswith("/val") else "train"
+        (folder / "corpora" / corpus).symlink_to(data / kind)
 
 
 def corpora() -> dict[str, str]:
-    """What the recipes' sources look for below UMT_DATA, and its medium."""
-    trees = [load_tree(name)[0]["data"]["sources"] for name in run_names()]
-    found = {source["shards"]: source.get("media", "video") for tree in trees for source in tree.values()}
+    """What the recipes' sources and evaluations look for below UMT_DATA, and its medium."""
+    trees = [load_tree(name)[0] for name in run_names()]
+    named = [
+        one for tree in trees for part in (tree["data"]["sources"], tree.get("evaluation", {})) for one in part.values()
+    ]
+    found = {one["shards"]: one.get("media", "video") for one in named}
     return {shards.removeprefix("${env:UMT_DATA}/"): medium for shards, medium in found.items() if "UMT_DATA" in shards}
 
 
@@ -68,7 +81,12 @@ def smaller(name: str) -> list[str]:
     few += [f"stop_at={2 * len(load_tree(name)[0]['data']['sources'])}"]  # long enough to meet each medium
     if name.startswith("demo/"):
         return [*few, "cadence.evaluate=1"] if "evaluation" in load_tree(name)[0] else few
-    few += [f"run_dir=runs/{name}", "task.student.preset=pocket", "task.student.image_size=32"]
+    few += [f"run_dir=runs/{name}"]
+    if name.startswith("recognition/"):
+        # its classes and the frames of its held-out set are the demo's
+        few += ["task.label=motion_label", "task.mixing.group=4", "evaluation.val.frames=stored", "cadence.evaluate=1"]
+        return [*few, "task.encoder.preset=pocket", "task.encoder.image_size=32"]
+    few += ["task.student.preset=pocket", "task.student.image_size=32"]
     few += ["task.teacher.preset=tiny_clip"] if load_tree(name)[0]["task"]["teacher"] is not None else []
     return [*few, "task.text.preset=folder"] if name.startswith("stage2/") else few
 

@@ -50,16 +50,22 @@ def write_run(config: RunConfig) -> Path:
 
 
 def add_checkpoint(run: Path, config: RunConfig, *, step: int = 6) -> Path:
-    """A checkpoint of a step in the folder `run`, whose student is exactly as it began."""
+    """A checkpoint of a step in the folder `run`, whose student is exactly as it began; where the run averages its
+    weights, the average is twice that."""
     assert isinstance(config.task, Stage1Config)
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
-    path = folder / "weight-00000.safetensors"
-    save_file(_first_weights(config.task, config.seed), path)
-    entry = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    weights = _first_weights(config.task, config.seed)
+    save_file(weights, folder / "weight-00000.safetensors")
+    if config.optim.ema_decay is not None:
+        save_file({name: tensor * 2 for name, tensor in weights.items()}, folder / "ema-00000.safetensors")
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in sorted(folder.iterdir())
+    }
     manifest = CheckpointManifest(
         step=step, progress={"step": step}, config=as_tree(config), numbers_hash="numb", running_hash="runn",
-        fingerprints={"teacher": "tttt"}, files={path.name: entry}, world=2, zero_stage=1, precision="fp32",
+        fingerprints={"teacher": "tttt"}, files=files, world=2, zero_stage=1, precision="fp32",
         versions={"torch": "9.9"}, written="2024-01-01T00:00:00+00:00",
     )  # fmt: skip
     (folder / "manifest.json").write_text(manifest.to_json())

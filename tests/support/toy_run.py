@@ -25,8 +25,10 @@ from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.checkpoint_files import read_tensors
 from umt_ds.engine.deepspeed import Engine
 from umt_ds.engine.loop import train
+from umt_ds.engine.manifest import state_kinds
 from umt_ds.engine.protocol import Ended, Progress
 from umt_ds.engine.report import Report
+from umt_ds.engine.swapped_weights import swapped_weights
 from umt_ds.engine.training_run import TrainingRun
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.evaluation.evaluator import Beat, LeftOut, Scores
@@ -54,8 +56,10 @@ class ToyEngine:
     _forget_order = Engine._forget_order
     evaluating: Callable[..., AbstractContextManager[nn.Module]] = Engine.evaluating
 
-    def __init__(self) -> None:
+    def __init__(self, ema_decay: float | None = None) -> None:
         self.module = ToyModule()
+        self.ema_decay = ema_decay
+        self.state_kinds = state_kinds(averaged=ema_decay is not None)
         self._adamw = torch.optim.AdamW(self.module.parameters(), lr=1e-2)
 
     def __call__(self, inputs: Tensor) -> Losses:
@@ -71,6 +75,11 @@ class ToyEngine:
     def step(self) -> None:
         self._adamw.step()
         self._adamw.zero_grad()
+        for parameter in self.module.parameters() if self.ema_decay is not None else ():
+            self._adamw.state[parameter]["ema"].lerp_(parameter.detach(), 1 - self.ema_decay)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return swapped_weights(list(self.module.parameters()), lambda parameter: self._adamw.state[parameter]["ema"])
 
     def grad_norm(self) -> Tensor:
         return torch.ones(())
@@ -85,6 +94,8 @@ class ToyEngine:
         for parameter in self.module.parameters():
             zeros = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
             self._adamw.state[parameter] = {"step": torch.tensor(float(steps)), **zeros}
+            if self.ema_decay is not None:
+                self._adamw.state[parameter]["ema"] = parameter.detach().clone()
 
     def _tensor(self, kind: str, name: str) -> Tensor:
         parameter = self.module.get_parameter(name)
@@ -177,6 +188,8 @@ def toy_run(
     starts_from_weights: bool = False,
     ahead: bool = False,
     steps: int = STEPS,
+    ema_decay: float | None = None,
+    judged_by_average: Sequence[str] = (),
     **cadence: Any,
 ) -> tuple[Ended, Progress]:
     """Start a run in `folder`, or start it again; what the loop returns. It logs each step and saves every third."""
@@ -186,6 +199,7 @@ def toy_run(
         f"run_dir={folder}",
         "report.tensorboard=false",
         f"cadence={json.dumps(settings | {'keep_best': None})}",
+        f"optim.ema_decay={'null' if ema_decay is None else ema_decay}",
     ]
     config = load_run("demo/stage1", overrides)
     plan = RunPlan(
@@ -194,7 +208,7 @@ def toy_run(
     )  # fmt: skip
     store = CheckpointStore(folder, world=ALONE, config=config, fingerprints={}, device=CPU)
     resume = store.plan_resume()
-    engine: Any = ToyEngine()
+    engine: Any = ToyEngine(ema_decay)
     if resume.folder is not None:
         engine.module.load_state_dict(dict(read_tensors(resume.folder, "weight", resume.manifest)))
     engine.reset_moments(steps=0)
@@ -205,7 +219,7 @@ def toy_run(
     try:
         run = TrainingRun(
             data, engine, data, store, report, how, watchdog, ALONE, plan, CadenceConfig(**settings), seed=7,
-            ahead=ahead, evaluators=evaluators,
+            ahead=ahead, evaluators=evaluators, judged_by_average=judged_by_average,
             starts_from_weights=starts_from_weights and resume.folder is None,
         )  # fmt: skip
         return train(run, store.load(engine, resume))

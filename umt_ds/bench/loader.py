@@ -5,6 +5,7 @@ short side 256 in shards of 32 frames):
 
     umt_ds       the loader as a run uses it, from shards to batches: 8 frames, multi-scale crops of 224, flips
     on device    the workers' part of it, with data.augment.on_device: the rest is up to the GPU
+    fine-tuning  the loader with the two views of a clip of recognition/b16_k710, with and without RandAugment
     simplejpeg   nothing but decoding the same frames from memory, into one buffer: a loader cannot be faster
     decord       no shards: 8 frames out of the mp4 by one thread, the same crops
 
@@ -19,7 +20,7 @@ import pstats
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +51,7 @@ from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
 from umt_ds.tasks.kinds import cost_of
-from umt_ds.tasks.loader import build_loader
+from umt_ds.tasks.loader import build_loader, plan_loader
 
 PACKAGES = ("torch", "simplejpeg", "decord", "pillow", "numpy")  # for the header
 Against = Literal["plain", "simplejpeg"]  # plain: decord, from the videos
@@ -61,6 +62,8 @@ H100_MFU = 0.43
 
 _FRAMES, _SIDE, _MICRO = 8, 224, 8
 _WHOLE = "umt_ds"
+_FINE_TUNING = "fine-tuning"
+_FINE_TUNING_RECIPE = ("recognition/b16_k710", "task.classes=710")  # its sets, which say so, need not be here
 _STAGES = {  # functions by file and name
     "read": {("clips.py", "__init__"), ("clips.py", "__call__")},
     "decode": {("decode.py", "decode_pictures")},
@@ -128,6 +131,14 @@ class Table:
                 f"cores for one H100, {name}: {goal / rate:.1f} at {goal} clips/s, "
                 f"{at_mfu / rate:.1f} at {H100_MFU:.0%} MFU ({at_mfu:.0f} clips/s)"
             )
+        if _FINE_TUNING in self.runs:
+            recipe = _recipe(*_FINE_TUNING_RECIPE)
+            clips = GPUS["h100"].half_flops * H100_MFU / cost_of(recipe, "bf16").flops / recipe.data.num_sample
+            rate = median(run.clips / run.core_s for run in self.runs[_FINE_TUNING])
+            yield (
+                f"cores for one H100, {_FINE_TUNING} b16: {clips / rate:.1f} at {H100_MFU:.0%} MFU "
+                f"({clips:.0f} clips/s, {recipe.data.num_sample} views of each)"
+            )
 
 
 def measure_ways(
@@ -138,11 +149,16 @@ def measure_ways(
     workers: Sequence[int],
     against: Sequence[Against] = ("plain", "simplejpeg"),
     on_device: bool = False,
+    fine_tuning: bool = False,
     draws: int = 192,
 ) -> Table:
     """`rounds` turns over all ways. `what`: a run or a folder of shards; None: `clips` videos are made, and shards of
     them. The loader and simplejpeg do `draws` clips a turn, decord each video once.
+
+    Raises ConfigError for `fine_tuning` of a run: its views are its own.
     """
+    if fine_tuning and what and not _is_set(what):
+        raise ConfigError(f"{what} has views of its own", hint="without --fine-tuning they are measured")
     torch.set_num_threads(1)
     table = Table()
     with (
@@ -150,7 +166,8 @@ def measure_ways(
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone,
     ):
         videos = _videos(Path(scratch), clips) if what is None else []
-        make = _loaders_of(what) if what else partial(_shard_loader, _shards(Path(scratch)))
+        shards = None if what and not _is_set(what) else Path(what) if what else _shards(Path(scratch))
+        make = partial(_run_loader, load_loader_run(str(what))) if shards is None else partial(_shard_loader, shards)
         ways: dict[str, Callable[[int], Run]] = {_WHOLE: lambda turn: _in_process(make, turn, draws)}
         for count in workers:
             name = f"umt_ds, {count} worker{'s' * (count > 1)}"
@@ -158,6 +175,9 @@ def measure_ways(
         if on_device:
             ways["resize on device"] = partial(_workers_part, make, "resize", draws=draws)
             ways["decode on device"] = partial(_workers_part, make, "decode", draws=draws)
+        if fine_tuning and shards:
+            for name, augmented in ((_FINE_TUNING, True), (f"{_FINE_TUNING}, no RandAugment", False)):
+                ways[name] = partial(_in_process, partial(_fine_tuning_loader, shards, augmented), draws=draws)
         if "simplejpeg" in against:
             ways["simplejpeg"] = partial(_by_simplejpeg, make, draws=draws)
         if "plain" in against:
@@ -187,10 +207,8 @@ def _shards(scratch: Path) -> Path:
     return scratch / "shards"
 
 
-def _loaders_of(what: str) -> MakeLoader:
-    if (Path(what) / MANIFEST).is_file():
-        return partial(_shard_loader, Path(what))
-    return partial(_run_loader, load_loader_run(what))
+def _is_set(what: str) -> bool:
+    return (Path(what) / MANIFEST).is_file()
 
 
 def _shard_loader(folder: Path, workers: int, on_device: OnDevice) -> Loader:
@@ -200,18 +218,27 @@ def _shard_loader(folder: Path, workers: int, on_device: OnDevice) -> Loader:
     return Loader([SourceSpec("bench", folder, FramePolicy("sparse", _FRAMES))], plan)
 
 
+def _fine_tuning_loader(folder: Path, rand_augment: bool, workers: int, on_device: OnDevice) -> Loader:
+    recipe = _recipe(*_FINE_TUNING_RECIPE)
+    plan = plan_loader(recipe, plan_of(_MICRO, views=recipe.data.num_sample), ALONE)
+    plan = replace(plan, num_workers=workers, on_device=on_device)
+    if not rand_augment:
+        plan = replace(plan, rand_augment=None)
+    return Loader([SourceSpec("bench", folder, FramePolicy("kinetics_sparse", _FRAMES))], plan)
+
+
 def _run_loader(config: RunConfig, workers: int, on_device: OnDevice) -> Loader:
     augment = config.data.augment
     if on_device != "nothing":
-        augment = augment.model_copy(update={"on_device": on_device, "color_jitter": 0.0})
+        augment = augment.model_copy(update={"on_device": on_device, "color_jitter": 0.0, "rand_augment": None})
     data = config.data.model_copy(update={"workers": workers, "augment": augment})
     plan = plan_of(_MICRO, views=data.num_sample)
     return build_loader(config.model_copy(update={"data": data}), plan, ALONE, device=torch.device("cuda"))
 
 
-def _recipe(name: str) -> RunConfig:
+def _recipe(name: str, *overrides: str) -> RunConfig:
     """A shipped run; its data and weights need not be here."""
-    return load_run(name, keep_unset=True)
+    return load_run(name, overrides, keep_unset=True)
 
 
 # ---------------------------------------------------------------- the ways

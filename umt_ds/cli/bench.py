@@ -218,6 +218,7 @@ def _sweep(words: list[str], sweeps: tuple[str, ...]) -> str:
 @click.option("--rounds", type=_POSITIVE, default=7, show_default=True, help="Measure each way so often, in turns.")
 @click.option("--workers", default=f"{os.cpu_count()}", show_default=True, callback=_workers, help="Also with so many.")
 @click.option("--on-device", is_flag=True, help="Also what is left for workers with data.augment.on_device.")
+@click.option("--fine-tuning", is_flag=True, help="Also two views of each clip, with and without RandAugment.")
 @click.option("--record", "keep", is_flag=True, help="Append the table to umt_ds/bench/RESULTS.md.")
 def loader(
     what: str | None,
@@ -226,6 +227,7 @@ def loader(
     rounds: int,
     workers: list[int],
     on_device: bool,
+    fine_tuning: bool,
     keep: bool,
 ) -> None:
     """Count the clips that a core makes ready for training, from shards made for it or from yours; against decord,
@@ -235,12 +237,21 @@ def loader(
     For example:
       umt bench loader
       umt bench loader --on-device --workers 1,2 --record
+      umt bench loader --fine-tuning
       umt bench loader ~/shards/mine --rounds 3
       umt bench loader stage1/b16_k710 --against simplejpeg
     """
     from umt_ds.bench.loader import PACKAGES, measure_ways
 
-    table = measure_ways(what, clips=clips, rounds=rounds, workers=workers, against=against, on_device=on_device)
+    table = measure_ways(
+        what,
+        clips=clips,
+        rounds=rounds,
+        workers=workers,
+        against=against,
+        on_device=on_device,
+        fine_tuning=fine_tuning,
+    )
     source = what or f"{clips} made clips of 340x256, 10 s, 25 fps, one key frame"
     lines = [f"what:    {source}; {rounds} rounds: median (min-max)", "", table.text()]
     _tell("loader", PACKAGES, lines, keep=keep)

@@ -36,6 +36,16 @@ class EvaluationSettings(Section):
         """Whether clips of the run's own first source are looked at, too."""
         return False
 
+    @property
+    def views(self) -> int:
+        """In which each clip is shown."""
+        return 1
+
+    @property
+    def clips_a_pass(self) -> int:
+        """That go through the model together, in all their views: as many as `batch` views are, or else one."""
+        return max(1, self.batch // self.views)
+
 
 class KnnEvaluation(EvaluationSettings):
     """kNN accuracy of frozen features for each label, and RankMe, which needs no labels."""
@@ -95,6 +105,10 @@ class ClassificationEvaluation(EvaluationSettings):
         "wants shards made with umt-data … --views RULE:FRAMESxSEGMENTS",
     )
     batch: Count = Field(16, description="views that go through the model together (at least those of one clip)")
+
+    @property
+    def views(self) -> int:
+        return self.segments * self.crops
 
     @model_validator(mode="after")
     def _segments_of_ssv2(self) -> ClassificationEvaluation:

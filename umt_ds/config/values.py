@@ -45,7 +45,7 @@ def _name(text: str) -> str:
 def _rand_augment(text: str) -> str:
     """`rand-m7-n4-mstd0.5-inc1`: how timm and the papers write it. inc1 is always meant: operations grow stronger with
     their magnitude."""
-    if not re.fullmatch(r"rand-m(10|\d(\.\d+)?)-n[1-9]\d?(-mstd\d+(\.\d+)?)?-inc1", text, re.ASCII):
+    if not re.fullmatch(r"rand-m(10|\d(\.\d+)?)-n[1-9]\d?(-mstd\d{1,2}(\.\d+)?)?-inc1", text, re.ASCII):
         raise ValueError("is written rand-mM-nN-mstdS-inc1: magnitude M of 0 to 10, N operations, deviation S")
     return text
 

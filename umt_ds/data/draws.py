@@ -31,7 +31,7 @@ from umt_ds.keyed import Stream, key_of
 
 Ref = TypeVar("Ref")
 
-_LOOKED_AT = 8  # samples of a source, to see whether they have captions
+_LOOKED_AT = 8  # samples of a source, to see whether they have captions and labels
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class Draws:
         )
         if tokenize is not None:
             _check_captions(self._specs, self.sources, tokenize)
+        if label_field is not None and plan.num_classes is not None:
+            _check_labels(self._specs, self.sources, label_field)
 
     def expect(self, draws: range) -> None:
         """Tell each source what the draws will read, so that a remote one fetches it at once."""
@@ -139,12 +141,27 @@ class Draws:
             leave_jpegs=self._plan.on_device == "decode",
             memory=self._frame_memory,
         )
-        label = None if self._label_field is None else label_of(clip.record, self._label_field)
+        label = None if self._label_field is None else self._label(clip, spec, self._label_field)
         caption = None
         if self._tokenize is not None:
             stream = Stream(seed, "caption", draw)
             caption = caption_of(clip.record, stream, field=spec.caption, clean=self._tokenize.clean)
         return _Sample(clip, label, caption)
+
+    def _label(self, clip: Clip, spec: SourceSpec, field: str) -> int:
+        """Raises DecodeError for a sample without a label, where the run needs one, and DataError for the label of a
+        class that is not there: its set numbers classes otherwise than the run, so any of its labels may be wrong."""
+        label, classes = label_of(clip.record, field), self._plan.num_classes
+        if classes is None or 0 <= label < classes:
+            return label
+        if label == -1:
+            raise DecodeError(f"the sample has no label ({field} is missing or -1)")
+        raise DataError(
+            f"source {spec.name}: sample {clip.key} has {field} {label}, and the head tells {classes} classes apart, "
+            f"numbered 0 to {classes - 1}",
+            hint="task.classes=N, where the set has more; task.label=FIELD, where another field holds the class; else "
+            "make the set again with the class list that numbers its labels",
+        )
 
 
 def _check_captions(
@@ -168,6 +185,28 @@ def _check_captions(
                 f"source {spec.name}: the first {min(_LOOKED_AT, source.num_samples)} samples of {spec.shards} have no "
                 f"text in {spec.caption!r}",
                 hint=f"data.sources.{spec.name}.caption=FIELD; fields with text: {', '.join(sorted(fields)) or 'none'}",
+            )
+
+
+def _check_labels(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStream], field: str) -> None:
+    """Raises DataError for a source whose first samples have no label: every draw of it would need a substitute."""
+    for spec, source in zip(specs, sources, strict=True):
+        if isinstance(source, TarStream):
+            continue
+        fields: set[str] = set()
+        for ref in islice(source.refs(), _LOOKED_AT):
+            try:
+                record = read_record(source, ref)
+                fields |= {name for name, value in record.items() if type(value) is int}
+                if label_of(record, field) != -1:
+                    break
+            except DecodeError:
+                continue
+        else:
+            raise DataError(
+                f"source {spec.name}: the first {min(_LOOKED_AT, source.num_samples)} samples of {spec.shards} have no "
+                f"class number in {field!r}",
+                hint=f"task.label=FIELD; fields with whole numbers: {', '.join(sorted(fields)) or 'none'}",
             )
 
 

@@ -2,7 +2,7 @@
 
     batch b    items [b·B, (b+1)·B) of the set, whatever the number of ranks and workers
     turn t     of rank r is batch t·world + r; every rank has ⌈batches / world⌉ turns
-    no batch   where a rank has none left, its turn has a clip of zeros and no item: something to put through a model
+    no batch   where a rank has none left, its turn has views of zeros and no item: something to put through a model
                (ZeRO stage 3 gathers weights in a forward pass, so all ranks make as many), and nothing to score
 
 So a model sees the same batches whatever the number of ranks, and on a CPU every bit of what it says is the same.
@@ -17,15 +17,16 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from umt_ds.batch import Movable
-from umt_ds.data.clips import ChooseFrames, read_clip
+from umt_ds.data.clips import ChooseFrames, Clip, read_clip
 from umt_ds.data.order.frames import middle
 from umt_ds.data.order.views import FrameRule, Views
 from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.pixels.augment import centre_view, stretch_view
+from umt_ds.data.pixels.decode import Frames
+from umt_ds.data.pixels.testing import testing_views, validation_view
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.records import Manifest, SampleRef, load_index, load_manifest
 from umt_ds.data.shards.sample_record import Clean, captions_of, label_of
@@ -37,9 +38,10 @@ from umt_ds.keyed import digest64
 _PREFETCH = 1  # batches that a worker builds ahead: those of training stay in memory meanwhile
 _STALL_LIMIT_S = 900.0
 
-# How a clip becomes a square: the centre of it (recognition), or all of it, out of shape (retrieval).
-# Source: METHOD.md, "Crops: stage 2".
-EvaluationView = Literal["centre", "stretched"]
+# How a frame becomes squares: its centre (our own probes); all of it, out of shape (retrieval); or those in which
+# recognition is tested, one or several along its long side.
+# Source: METHOD.md, "Crops: stage 2", "Views in testing".
+EvaluationView = Literal["centre", "stretched", "testing"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ShownFrames:
-    """Which frames of a clip are shown, `count` of them. text: how that is said. choose: as `read_clip` takes it."""
+    """Which frames of a clip are shown. text: how that is said. choose: as `read_clip` takes it; it gives the frames of
+    all `segments`, `count` of each, one segment after the other."""
 
     text: str
     count: int
     choose: ChooseFrames | FrameRule
+    segments: int = 1
 
 
 def middle_frames(count: int) -> ShownFrames:
@@ -69,16 +73,26 @@ def middle_frames(count: int) -> ShownFrames:
 
 
 def published_frames(views: Views) -> ShownFrames:
-    """What published evaluation shows while a model trains, of all frames that the video has. A set that does not store
-    these is a DataError that names the command which makes it."""
-    return ShownFrames(f"{views}, of all frames of the video, as published", views.num_frames, views.validation_rule)
+    """What published evaluation shows, of all frames that the video has; one test clip is that of validation. A set
+    that does not store these is a DataError that names the command which makes it."""
+    text = f"{views}, of all frames of the video, as published"
+    return ShownFrames(text, views.num_frames, views.testing_rule, views.num_clips)
+
+
+def stored_frames(views: Views) -> ShownFrames:
+    """By the same rule, of the frames that a set stores, in any set."""
+    rule = views.testing_rule
+    text = f"{views}, of the stored frames"
+    return ShownFrames(text, views.num_frames, lambda num_frames: rule(num_frames), views.num_clips)
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """What is wanted of each clip.
+    """What is wanted of each clip: V views of it, for each segment `crops` squares, all of a segment before the next.
 
+    view: several segments or crops are for `testing` alone, which is without antialias, as published.
     needs_labels: a clip that lacks one of the `label_fields` is left out; else it is given with label -1.
+    num_classes: a label from there on is a DataError: its class list is not that of the model.
     caption_field: None where no text is wanted; else a clip without text is left out. clean: see `Tokenize`.
     """
 
@@ -86,10 +100,32 @@ class ClipRequest:
     side: int
     view: EvaluationView = "centre"
     antialias: bool = True
+    crops: int = 1
     label_fields: Sequence[str] = ()
     needs_labels: bool = False
+    num_classes: int | None = None
     caption_field: str | None = None
     clean: Clean = str.strip
+
+    def __post_init__(self) -> None:
+        assert not self.antialias if self.view == "testing" else self.num_views == 1
+
+    @property
+    def num_views(self) -> int:
+        """V, of each clip."""
+        return self.frames.segments * self.crops
+
+    def views_of(self, frames: Frames) -> Frames:
+        """The frames of all segments, u8 [segments·T,H,W,3] → u8 [V,T,side,side,3]."""
+        if self.view == "centre":
+            return centre_view(frames, side=self.side, antialias=self.antialias)[None]
+        if self.view == "stretched":
+            return stretch_view(frames, side=self.side, antialias=self.antialias)[None]
+        if self.num_views == 1:
+            return validation_view(frames, side=self.side)[None]
+        squares = testing_views(frames, side=self.side, num_crops=self.crops)  # [crops,segments·T,side,side,3]
+        by_segment = squares.reshape(self.crops, self.frames.segments, self.frames.count, *squares.shape[2:])
+        return by_segment.swapaxes(0, 1).reshape(self.num_views, self.frames.count, *squares.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -109,7 +145,7 @@ class ItemInfo:
 class EvalBatch(Movable):
     """The B items of a batch that could be read, and those that could not.
 
-    pixels: u8 [B,T,side,side,3]; where B is 0, one clip of zeros."""
+    pixels: u8 [B·V,T,side,side,3], the V views of an item after another; where B is 0, an item of zeros."""
 
     items: tuple[ItemInfo, ...]
     pixels: Tensor
@@ -200,7 +236,7 @@ class EvaluationSet:
         refs = [(place, self._source.ref(place)) for place in range(start, min(start + self.batch_size, len(self)))]
         self._source.prefetch(ref for _, ref in refs)
         items: list[ItemInfo] = []
-        views: list[NDArray[np.uint8]] = []
+        views: list[Frames] = []
         left_out: list[LeftOut] = []
         for place, ref in refs:
             try:
@@ -210,7 +246,7 @@ class EvaluationSet:
             else:
                 items.append(item)
                 views.append(view)
-        pixels = torch.from_numpy(np.stack(views)) if views else self._zeros()
+        pixels = torch.from_numpy(np.concatenate(views)) if views else self._zeros()
         return EvalBatch(tuple(items), pixels, tuple(left_out))
 
     def empty_batch(self) -> EvalBatch:
@@ -232,10 +268,11 @@ class EvaluationSet:
 
     def _zeros(self) -> Tensor:
         request = self.request
-        return torch.zeros(1, request.frames.count, request.side, request.side, 3, dtype=torch.uint8)
+        shape = (request.num_views, request.frames.count, request.side, request.side, 3)
+        return torch.zeros(shape, dtype=torch.uint8)
 
-    def _read(self, place: int, ref: SampleRef) -> tuple[ItemInfo, NDArray[np.uint8]]:
-        """An item and its view [T,side,side,3]. Raises DecodeError for one that is bad or lacks what is asked for."""
+    def _read(self, place: int, ref: SampleRef) -> tuple[ItemInfo, Frames]:
+        """An item and its views [V,T,side,side,3]. Raises DecodeError where it is bad or lacks what is asked for."""
         request = self.request
         rule = request.frames.choose
         noted: list[int] = []
@@ -250,15 +287,26 @@ class EvaluationSet:
         clip = read_clip(
             self._source, ref, choose=rule if isinstance(rule, FrameRule) else choose, with_record=with_record
         )
-        labels = tuple(label_of(clip.record, field) for field in request.label_fields)
-        if request.needs_labels and -1 in labels:
-            raise DecodeError(f"it has no label in {request.label_fields[labels.index(-1)]!r}")
+        labels = self._labels(clip)
         captions: list[str] = []
         if request.caption_field is not None:
             captions = captions_of(clip.record, field=request.caption_field, clean=request.clean)
             if not captions:
                 raise DecodeError(f"it has no caption in {request.caption_field!r}")
-        see = centre_view if request.view == "centre" else stretch_view
         content = digest64(clip.key, *clip.crcs)
         item = ItemInfo(place, clip.key, content, noted[-1] if noted else None, labels, tuple(captions))
-        return item, see(clip.frames, side=request.side, antialias=request.antialias)
+        return item, request.views_of(clip.frames)
+
+    def _labels(self, clip: Clip) -> tuple[int, ...]:
+        request = self.request
+        labels = tuple(label_of(clip.record, field) for field in request.label_fields)
+        if request.needs_labels and -1 in labels:
+            raise DecodeError(f"it has no label in {request.label_fields[labels.index(-1)]!r}")
+        for field, label in zip(request.label_fields, labels, strict=True):
+            if request.num_classes is not None and not -1 <= label < request.num_classes:
+                raise DataError(
+                    f"{self.shards}: clip {shown(clip.key)} has {field}={label}, and the model has classes 0 to "
+                    f"{request.num_classes - 1}",
+                    hint="score it on a set with the class list that the model was trained with",
+                )
+        return labels

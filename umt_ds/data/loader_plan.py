@@ -11,6 +11,7 @@ from umt_ds.data.on_device import OnDevice
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.order.media import Mode
 from umt_ds.data.pixels.augment import NO_JITTER, ColorJitter, CropKind, Filter
+from umt_ds.data.pixels.rand_augment import RandAugment
 from umt_ds.data.shards.stream import Tars
 from umt_ds.errors import ConfigError
 
@@ -39,6 +40,7 @@ class LoaderPlan:
     crop: CropKind = "multi_scale"
     scale: tuple[float, float] = (0.5, 1.0)  # random_resized: part of the area that is kept
     filter: Filter = "bicubic"  # random_resized: how that part is resized
+    rand_augment: RandAugment | None = None
     flip: bool = True
     jitter: ColorJitter = NO_JITTER
     antialias: bool = True
@@ -46,6 +48,7 @@ class LoaderPlan:
     window: int = 16  # shards shuffled together
     media_mode: Mode = "alternate"  # sources of images and of clips: one medium a step, or both in each micro-batch
     pack: int = 16  # packed: draws that hold whole shares of both; divides micro
+    num_classes: int | None = None  # labels are of 0 … num_classes-1, and each sample has one; None: whatever they say
     skip_draws: tuple[tuple[int, int], ...] = ()  # ranges [a, b) that show a substitute instead of their sample
 
     micro: int = 1  # b: draws per micro-batch and rank
@@ -68,7 +71,8 @@ class LoaderPlan:
             raise ConfigError(f"rank {self.rank} is not one of {self.world}")
         if min(self.image_side, self.num_sample, self.window, self.prefetch) < 1 or self.num_workers < 0:
             raise ConfigError(f"{self}: image_side, num_sample, window and prefetch must be at least 1")
-        assert self.on_device == "nothing" or self.jitter == NO_JITTER, "colours are for the workers"
+        for_workers = self.jitter != NO_JITTER or self.rand_augment is not None
+        assert self.on_device == "nothing" or not for_workers, "colours and RandAugment are for the workers"
         if bad := [span for span in self.skip_draws if not 0 <= span[0] < span[1]]:
             raise ConfigError(f"skip_draws {bad}: each range is [a, b) with 0 ≤ a < b")
 

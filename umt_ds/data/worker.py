@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from umt_ds.batch import Batch, Media, Movable
 from umt_ds.data.clips import Clip
@@ -93,7 +93,7 @@ class BatchBuilder:
     def _draw_view(self, clip: Clip, draw: int, copy: int) -> View:
         plan, (width, height) = self._plan, clip.size
         stream = Stream(plan.seed, "augment", draw, copy)
-        return draw_view(
+        view = draw_view(
             width,
             height,
             side=plan.image_side,
@@ -105,3 +105,6 @@ class BatchBuilder:
             jitter=plan.jitter,
             antialias=plan.antialias,
         )
+        if plan.rand_augment is None:
+            return view
+        return replace(view, changes=plan.rand_augment.draw(Stream(plan.seed, "rand_augment", draw, copy)))

@@ -3,6 +3,7 @@
     RUN/checkpoints/step-00012000/weight-00000.safetensors      fp32 weights, names dealt over the ranks
                                   exp_avg-00000.safetensors      AdamW's first moments
                                   exp_avg_sq-00000.safetensors   AdamW's second moments
+                                  ema-00000.safetensors          averaged weights, where `optim.ema_decay` is set
                                   manifest.json                  step, digests, config, hashes of the files
     RUN/checkpoints/LATEST                                       name of the newest one
     RUN/checkpoints/BEST                                         the best one, where a metric decides (`engine.best`)
@@ -45,7 +46,6 @@ from umt_ds.engine.manifest import (
     CHECKPOINTS,
     LATEST,
     MANIFEST,
-    STATE_KINDS,
     CheckpointManifest,
     StateKind,
     checkpoint_folders,
@@ -199,18 +199,22 @@ class CheckpointStore:
                 log.info("changed since the checkpoint (running only): %s: %s → %s", key, before.get(key), now.get(key))
 
     def load(self, engine: Engine, resume: Resume) -> Progress:
-        """Put moments, step counter and loss scale into an engine whose module already has the weights."""
+        """Put moments, average, step counter and loss scale into an engine whose module already has the weights."""
         if resume.folder is None or resume.manifest is None:
             return Progress()
         engine.reset_moments(steps=resume.progress.step - resume.progress.skipped)
-        for kind in STATE_KINDS:
+        for kind in engine.state_kinds:
             self._load_kind(engine, resume.folder, kind, resume.manifest)
         engine.write_loss_scale(resume.manifest.loss_scale)
         self._saved_step = resume.progress.step if resume.folder.parent == self.run / CHECKPOINTS else None
         return resume.progress
 
     def _load_kind(self, engine: Engine, folder: Path, kind: StateKind, manifest: CheckpointManifest) -> None:
-        stored, names = dict(read_tensors(folder, kind, manifest)), engine.names()
+        held: StateKind = kind
+        if kind == "ema" and kind not in manifest.kinds:  # switched on since, with leave
+            log.warning("the checkpoint holds no average of the weights: it begins with the weights that it holds")
+            held = "weight"
+        stored, names = dict(read_tensors(folder, held, manifest)), engine.names()
         if odd := sorted(stored.keys() ^ set(names)):
             raise CheckpointError(
                 f"{folder.name}: its {kind} is not of this model; in one of them only: {', '.join(odd[:5])}",

@@ -54,10 +54,12 @@ def verify_files(folder: Path, manifest: CheckpointManifest) -> None:
 
 
 def verify_state(folder: Path, manifest: CheckpointManifest) -> None:
-    """Do the weights and both moments tell of the same parameters? Raises CheckpointError where one lacks a tensor or
-    has it in another shape. Reads the heads of the files only."""
-    shapes = {kind: _shapes(folder, manifest, kind) for kind in STATE_KINDS}
-    for kind in STATE_KINDS:
+    """Do the weights, both moments and the moving average, where it has one, tell of the same parameters? Raises
+    CheckpointError where one lacks a tensor or has it in another shape. Reads the heads of the files only."""
+    if more := [kind for kind in STATE_KINDS if kind not in manifest.kinds and manifest.files_of(kind)]:
+        raise CheckpointError(f"{folder.name}: it holds {more[0]}, which its run did not keep", hint=_ELSEWHERE)
+    shapes = {kind: _shapes(folder, manifest, kind) for kind in manifest.kinds}
+    for kind in manifest.kinds:
         odd = sorted(
             name
             for name in shapes["weight"].keys() | shapes[kind].keys()
@@ -87,13 +89,27 @@ def read_tensors(
         yield name, tensor
 
 
-def read_checkpoint_weights(path: Path) -> dict[str, Tensor]:
+def read_checkpoint_weights(path: Path, *, averaged: bool = False) -> dict[str, Tensor]:
     """The weights of a checkpoint folder, or of the newest checkpoint of a run folder, by name; their hashes are
-    checked. Raises as `read_tensors`, and CheckpointError where `path` holds no checkpoint."""
+    checked. averaged: their moving average (`optim.ema_decay`).
+
+    Raises as `read_tensors`, and CheckpointError where `path` holds no checkpoint, or one without an average.
+    """
     folder = resolve_checkpoint(path)
     manifest = read_checkpoint_manifest(folder)
+    if averaged:
+        require_average(folder, manifest)
     verify_files(folder, manifest)
-    return dict(read_tensors(folder, "weight", manifest))
+    return dict(read_tensors(folder, "ema" if averaged else "weight", manifest))
+
+
+def require_average(folder: Path, manifest: CheckpointManifest) -> None:
+    """Raises CheckpointError where a checkpoint holds no moving average of the weights."""
+    if "ema" not in manifest.kinds:
+        raise CheckpointError(
+            f"{folder} holds no averaged weights: its run kept none (optim.ema_decay)",
+            hint="take the trained weights: leave out init.ema and evaluation.NAME.ema",
+        )
 
 
 def _shapes(folder: Path, manifest: CheckpointManifest, kind: StateKind) -> dict[str, list[int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from umt_ds.batch import Losses
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.deepspeed_json import Precision, complete_deepspeed_json, precision_of, zero_stage_of
+from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.engine.clipping import GradientClipper, total_norm
-from umt_ds.engine.manifest import StateKind
+from umt_ds.engine.manifest import StateKind, state_kinds
 from umt_ds.engine.optim import build_adamw
 from umt_ds.engine.protocol import Task
+from umt_ds.engine.swapped_weights import swapped_weights
 from umt_ds.environment import Environment, set_default
 from umt_ds.errors import ConfigError
 from umt_ds.models.full_value import is_kept_full, keep_full
@@ -49,6 +51,12 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
             "engine.compile and ZeRO stage 3 do not go together: its hooks gather weights inside the blocks",
             hint="engine.compile=false, or ZeRO stage 0, 1 or 2",
         )
+    offloaded = settings.get("zero_optimization", {}).get("offload_optimizer") or {}
+    if config.optim.ema_decay is not None and offloaded.get("device") == "nvme":
+        raise ConfigError(
+            "optim.ema_decay does not go together with zero_optimization.offload_optimizer to nvme",
+            hint='leave optim.ema_decay out, or offload to "cpu"',
+        )
     task.accelerate(compile=config.engine.compile, graph=config.engine.graph)
     optimizer = build_adamw(task.parameter_groups(config.optim), config.optim)
     complete = complete_deepspeed_json(settings, config, plan)
@@ -59,10 +67,11 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
     wrapped, *_ = deepspeed.initialize(model=task.module, optimizer=optimizer, config=complete)
     if stage == 0 and plan.world == 1:
         wrapped.enable_backward_allreduce = False  # with nobody: it would copy all gradients there and back
-    engine = Engine(wrapped, optimizer, precision=precision, stage=stage, clip_grad=config.optim.clip_grad)
+    engine = Engine(wrapped, optimizer, precision=precision, stage=stage, optim=config.optim)
     if precision != "fp32":  # DeepSpeed makes its fp32 copies of the cast weights, which are rounded
         for name in engine.names():
             engine.write_state("weight", name, given[name])
+    engine.reset_moments(steps=0)
     return engine
 
 
@@ -101,18 +110,19 @@ class Engine:
         *,
         precision: Precision,
         stage: int,
-        clip_grad: float | None,
+        optim: OptimConfig,
     ) -> None:
         self._wrapped = wrapped
         self._adamw = optimizer
         self.precision = precision
         self.stage = stage
-        self._clipper = GradientClipper(optimizer, clip_grad=clip_grad, device=self.device)
+        self.ema_decay = optim.ema_decay
+        self.state_kinds = state_kinds(averaged=optim.ema_decay is not None)
+        self._clipper = GradientClipper(optimizer, clip_grad=optim.clip_grad, device=self.device)
         self._norm, self._skipped = self._clipper.norm, self._clipper.skip_step
         self._own_parameters = dict(wrapped.module.named_parameters())
         self._kept_full = [p for p in self._own_parameters.values() if is_kept_full(p) and precision != "fp32"]
         self._has_clipper = self._takes_clipper()
-        self.reset_moments(steps=0)
 
     # ------------------------------------------------------------ training
 
@@ -148,8 +158,20 @@ class Engine:
             norm = self._wrapped.get_global_grad_norm()
             self._norm = torch.as_tensor(norm, dtype=torch.float32, device=self.device).reshape(())
             self._skipped = torch.full_like(self._norm, not self._wrapped.was_step_applied())
+        self._renew_full_values("weight")
+        if self.ema_decay is not None:
+            self._average_weights(self.ema_decay)
+
+    def _renew_full_values(self, kind: StateKind) -> None:
         for parameter in self._kept_full:
-            keep_full(parameter, self._read(parameter, "weight"))
+            keep_full(parameter, self._read(parameter, kind))
+
+    @torch.no_grad()
+    def _average_weights(self, decay: float) -> None:
+        """average ← decay · average + (1 - decay) · weight in fp32; a step that was skipped leaves it alone."""
+        share = (1 - self._skipped) * (1 - decay)  # of the new weights; on the device: the host waits for nothing
+        for leaf in self._leaves():
+            self._adamw.state[leaf]["ema"].lerp_(leaf, share.to(leaf.device))
 
     def _takes_clipper(self) -> bool:
         """Does AdamW read what our clipper writes? Then the device does not wait for the host in a step.
@@ -178,20 +200,40 @@ class Engine:
         return module
 
     @contextmanager
-    def evaluating(self) -> Iterator[nn.Module]:
-        """Inside, between two steps, the module is in evaluation mode and no gradient is kept. Afterwards each of its
-        parts is in the mode in which it was, and training goes on with the same bits."""
+    def evaluating(self, *, averaged: bool = False) -> Iterator[nn.Module]:
+        """Inside, between two steps, the module is in evaluation mode and no gradient is kept; averaged: it has the
+        moving average of its weights. Afterwards each of its parts is in the mode in which it was, and training goes on
+        with the same bits."""
         module = self.module
         in_training = [part for part in module.modules() if part.training]
         self._forget_order()
         module.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._averaged() if averaged else nullcontext():
                 yield module
         finally:
             for part in in_training:
                 part.training = True
             self._forget_order()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, the module computes with the averaged weights."""
+        parameters = [self._own_parameters[name] for name in self.names()]
+        zero3 = self._wrapped.optimizer if self.stage == 3 else None
+        with swapped_weights(parameters, self._average_in_module, zero3=zero3):
+            self._renew_full_values("ema")
+            yield
+        self._renew_full_values("weight")
+
+    def _average_in_module(self, parameter: nn.Parameter) -> Tensor:
+        """The average of what the module holds of a parameter: of all of it, at ZeRO-3 of this rank's partition."""
+        from deepspeed.utils import safe_get_local_optimizer_state
+
+        if self.stage != 3:
+            return self._read(parameter, "ema")
+        own: Tensor = safe_get_local_optimizer_state(parameter, "ema")
+        return own
 
     def _forget_order(self) -> None:
         """ZeRO-3 records the order of submodules in one micro-step, and fetches weights ahead in that order.
@@ -270,7 +312,8 @@ class Engine:
         return moment
 
     def reset_moments(self, *, steps: int) -> None:
-        """Create zero moments and set AdamW's step counter.
+        """Create zero moments and set AdamW's step counter; the average of the weights, if there is one, begins with
+        the weights as they are. It lies beside the moments, where AdamW passes over it and DeepSpeed shards it.
 
         Done before the first step for two reasons: a loaded checkpoint needs somewhere to put its moments,
         and DeepSpeed links the moments to the parameters after the first *group's* step, so that it would
@@ -284,6 +327,8 @@ class Engine:
                     "exp_avg": torch.zeros_like(leaf),
                     "exp_avg_sq": torch.zeros_like(leaf),
                 }
+                if self.ema_decay is not None:
+                    self._adamw.state[leaf]["ema"] = leaf.clone()
         if self.stage in (1, 2):
             self._wrapped.optimizer._hp_optimizer_states_linked = False
             self._wrapped.optimizer._lazy_init_hp_params_optimizer_state()

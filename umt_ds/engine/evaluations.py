@@ -64,19 +64,31 @@ def evaluate(run: TrainingRun, progress: Progress, evaluators: Sequence[Evaluato
     if not evaluators:
         return True
     device = run.engine.device
-    with watch.paused(), _random_states_kept(device), run.engine.evaluating() as module:
+    with watch.paused(), _random_states_kept(device):
         for evaluator in evaluators:
             if any_rank(run.stop.wanted(), device):
                 log.info("asked to stop: what is not evaluated yet will be when this run goes on")
                 return False
             began = time.perf_counter()
-            with run.watchdog.during(f"the evaluation {evaluator.name}") as beat:
-                scores = evaluator.run(module, run.world, beat=beat)
+            scores = _scores(run, evaluator)
             assert set(scores.values) == set(evaluator.metrics), f"{evaluator.name} reports other metrics than it says"
             # first: a kill between the two lines costs the scores, and the next start makes both again
             _note_best(run, progress.step, scores)
             run.report.scores(progress.step, scores, seconds=time.perf_counter() - began)
     return True
+
+
+def _scores(run: TrainingRun, evaluator: Evaluator) -> Scores:
+    averaged = evaluator.name in run.judged_by_average
+    with (
+        run.watchdog.during(f"the evaluation {evaluator.name}") as beat,
+        run.engine.evaluating(averaged=averaged) as module,
+    ):
+        scores = evaluator.run(module, run.world, beat=beat)
+    if averaged:
+        assert run.engine.ema_decay is not None, "a configuration that asks for it without is refused"
+        return scores.of_average(run.engine.ema_decay)
+    return scores
 
 
 def _note_best(run: TrainingRun, done: int, scores: Scores) -> None:

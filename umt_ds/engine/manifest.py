@@ -24,8 +24,8 @@ MANIFEST = "manifest.json"
 LATEST = "LATEST"
 FORMAT = 1
 
-StateKind = Literal["weight", "exp_avg", "exp_avg_sq"]
-STATE_KINDS: tuple[StateKind, ...] = ("weight", "exp_avg", "exp_avg_sq")
+StateKind = Literal["weight", "exp_avg", "exp_avg_sq", "ema"]
+STATE_KINDS: tuple[StateKind, ...] = ("weight", "exp_avg", "exp_avg_sq", "ema")
 
 _TENSOR_FILE = re.compile(rf"(?:{'|'.join(STATE_KINDS)})-[0-9]{{5,}}\.safetensors")
 _FOLDER = re.compile(r"step-(?:[0-9]{8}|[1-9][0-9]{8,})")
@@ -58,9 +58,26 @@ class CheckpointManifest:
         record = asdict(self)
         return json.dumps({**record, "seal": _seal(record)}, indent=1)
 
+    @property
+    def kinds(self) -> tuple[StateKind, ...]:
+        """The kinds of state that a run with its configuration has."""
+        return state_kinds(averaged=self.ema_decay is not None)
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Of the moving average of the weights; None where its run kept none, or its version knew of none."""
+        optim = self.config.get("optim")
+        decay = optim.get("ema_decay") if isinstance(optim, dict) else None
+        return decay if isinstance(decay, float) else None
+
     def files_of(self, kind: StateKind) -> list[str]:
         """The files that hold one kind of state."""
         return sorted(name for name in self.files if name.startswith(f"{kind}-"))
+
+
+def state_kinds(*, averaged: bool) -> tuple[StateKind, ...]:
+    """The kinds of state that a training has; averaged: with a moving average of the weights (`optim.ema_decay`)."""
+    return STATE_KINDS if averaged else STATE_KINDS[:-1]
 
 
 def tensor_file(kind: StateKind, rank: int) -> str:

@@ -19,8 +19,8 @@ ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True)
 class StateBytes:
-    """On one device. optimizer: AdamW's two moments and, unless it steps the model's
-    own fp32 weights, an fp32 copy of them."""
+    """On one device. optimizer: AdamW's two moments, the average of the weights where one is kept and, unless it steps
+    the model's own fp32 weights, an fp32 copy of them."""
 
     weights: int
     gradients: int
@@ -33,9 +33,16 @@ class StateBytes:
 
 
 def state_bytes(
-    parameters: int, *, stage: int, world: int, precision: Precision, settings: dict[str, Any]
+    parameters: int,
+    *,
+    stage: int,
+    world: int,
+    precision: Precision,
+    settings: dict[str, Any],
+    averaged: bool = False,
 ) -> StateBytes:
-    """Of a model with `parameters` trained ones at a ZeRO stage; `settings` is the DeepSpeed JSON.
+    """Of a model with `parameters` trained ones at a ZeRO stage; `settings` is the DeepSpeed JSON. averaged: with a
+    moving average of the weights.
 
     What is offloaded to the CPU is not counted.
     """
@@ -48,7 +55,8 @@ def state_bytes(
         weights = gathered + (0 if _offloads(zero, "offload_param") else weights // shards)
     if stage >= 2:
         gradients //= shards
-    optimizer = parameters * (8 if stage == 0 and precision == "fp32" else 12) // shards
+    of_each = (8 if stage == 0 and precision == "fp32" else 12) + (4 if averaged else 0)
+    optimizer = parameters * of_each // shards
     if stage >= 1 and _offloads(zero, "offload_optimizer"):
         optimizer = 0
     doubled = stage in (1, 2) and zero.get("overlap_comm", False)

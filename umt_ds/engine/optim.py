@@ -25,6 +25,19 @@ def decay_groups(module: nn.Module, weight_decay: float, *, also: Collection[str
     return [group for group in groups if group["params"]]
 
 
+def layer_decay_groups(module: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """As `decay_groups`, and each layer learns at `layer_decay` times the rate of the layer after it (`lr_scale`).
+
+    The module's `group_matcher` says which layer a parameter belongs to; the last layer has lr_scale 1.
+    Source: METHOD.md, "Optimisation: recognition".
+    """
+    from timm.optim import param_groups_layer_decay  # seconds: only for runs that decay layers
+
+    assert hasattr(module, "group_matcher"), "without it timm would decay no layer, and only warn (1.0.31)"
+    groups: list[dict[str, Any]] = param_groups_layer_decay(module, weight_decay, layer_decay=layer_decay)
+    return groups
+
+
 def build_adamw(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.AdamW:
     """torch's fused AdamW: compiles nothing at start. The learning rate is written before each step."""
     return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, eps=optim.eps, fused=True)

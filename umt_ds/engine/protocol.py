@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from umt_ds.batch import Batch
 from umt_ds.config.optimisation import OptimConfig
+from umt_ds.config.tasks.base import ClipShape
 from umt_ds.engine.step_stats import GlobalStepStats
 from umt_ds.keyed import add_digests
 
@@ -18,11 +19,13 @@ from umt_ds.keyed import add_digests
 @dataclass(frozen=True)
 class InitialWeights:
     """Weights made elsewhere, to begin with. where: names them in messages. classes: of the rows of their head, by
-    name; none where nobody wrote them down."""
+    name; none where nobody wrote them down. pretrained_on: the clip whose positions their encoder learned with; None
+    where nobody wrote it down."""
 
     state: Mapping[str, Tensor]
     where: str
     classes: tuple[str, ...] = ()
+    pretrained_on: ClipShape | None = None
 
 
 class Task(Protocol):

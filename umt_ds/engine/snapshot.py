@@ -17,7 +17,7 @@ from torch import Tensor
 
 from umt_ds.distributed.world import World
 from umt_ds.engine.deepspeed import Engine
-from umt_ds.engine.manifest import STATE_KINDS, StateKind, tensor_file
+from umt_ds.engine.manifest import StateKind, tensor_file
 
 Share = dict[str, Tensor]  # fp32 on the CPU, by parameter name
 Files = dict[str, dict[str, object]]  # name → bytes and sha256
@@ -58,7 +58,7 @@ class SnapshotWriter:
         (then only one kind of state is in memory at a time), else later. All ranks call it; an error of the disk is
         kept for `Writing.files`, so that gathering ends on every rank."""
         writing = Writing()
-        for kind in STATE_KINDS:
+        for kind in engine.state_kinds:
             share = _take_share(engine, kind, self._world)
             if share:
                 path = folder / tensor_file(kind, self._world.rank)

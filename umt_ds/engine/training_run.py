@@ -34,6 +34,7 @@ class TrainingRun:
     seed: int
     ahead: bool = False  # engine.ahead
     evaluators: Sequence[Evaluator] = ()
+    judged_by_average: Collection[str] = ()  # names of evaluators that are given the averaged weights
     starts_from_weights: bool = False  # made elsewhere (init.weights): they are evaluated before the first step
     failed_before: Collection[int] = ()  # 0-based steps in which an earlier start met a NaN
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import nn
@@ -32,6 +32,10 @@ class Scores:
     def is_partial(self) -> bool:
         """Whether an item is missing in the numbers."""
         return bool(self.left_out)
+
+    def of_average(self, decay: float) -> Scores:
+        """The same scores, which say that they are of averaged weights (`optim.ema_decay`)."""
+        return replace(self, protocol={**self.protocol, "weights": f"averaged (decay {decay:g})"})
 
 
 class Evaluator(Protocol):

@@ -32,7 +32,7 @@ class PlannedSet:
 def sets_of(config: RunConfig, settings: EvaluationConfig) -> list[PlannedSet]:
     """The sets of an evaluation of a run. Raises DataError where one is not there."""
     return [
-        PlannedSet(role, shards, items, count, ceil(items / settings.batch))
+        PlannedSet(role, shards, items, count, ceil(items / settings.clips_a_pass))
         for role, shards in _named(config, settings)
         for count in [load_manifest(as_path(shards)).num_samples]
         for items in [min(settings.limit or count, count)]
@@ -59,7 +59,9 @@ def _lines(run: EvalRun, ranks: int) -> Iterator[str]:
     for name, settings in config.evaluation.items():
         for one in sets_of(config, settings):
             share = f", {one.passes_of_a_rank(ranks)} on each of {ranks} ranks" if ranks > 1 else ""
+            views = f"{settings.views} view{'s' * (settings.views > 1)} each"
+            together = settings.clips_a_pass * settings.views
             yield (
                 f"  {name} ({settings.kind}): {one.role} {one.shards}, {one.items} of {one.of} items, "
-                f"1 view each ({frames} frames of {side} px); {one.passes} forward passes of {settings.batch}{share}"
+                f"{views} ({frames} frames of {side} px); {one.passes} forward passes of {together}{share}"
             )

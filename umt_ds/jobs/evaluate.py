@@ -17,8 +17,8 @@ from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import versions
-from umt_ds.engine.checkpoint_files import read_checkpoint_weights, verify_files
-from umt_ds.engine.manifest import read_checkpoint_manifest
+from umt_ds.engine.checkpoint_files import read_checkpoint_weights, require_average, verify_files
+from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
@@ -27,7 +27,7 @@ from umt_ds.jobs.eval_runs import EvalRun
 from umt_ds.jobs.run_scores import RunScores
 from umt_ds.jobs.score_files import ScoreFiles
 from umt_ds.jobs.score_table import score_text
-from umt_ds.jobs.train import evaluated_by, refuse_mixed_experiments
+from umt_ds.jobs.train import evaluated_by, judged_by_average, refuse_mixed_experiments
 from umt_ds.models.full_value import is_kept_full, keep_full
 from umt_ds.tasks.initial import read_initial, state_fingerprint
 from umt_ds.tasks.kinds import build_task, evaluators_of
@@ -62,35 +62,57 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
 
 
 def verify_checkpoints(runs: Sequence[EvalRun]) -> None:
-    """Raises CheckpointError for files that are not those that were written."""
+    """Raises CheckpointError for files that are not those that were written, and for an average that none holds."""
     for run in runs:
         if run.checkpoint is None:
             continue
+        manifest = read_checkpoint_manifest(run.checkpoint)
+        if judged_by_average(run.config):
+            require_average(run.checkpoint, manifest)
         try:
-            verify_files(run.checkpoint, read_checkpoint_manifest(run.checkpoint))
+            verify_files(run.checkpoint, manifest)
         except DamagedCheckpointError as error:
             hint = f"score another checkpoint of the run: a folder of {run.checkpoint.parent}"
             raise CheckpointError(f"{run.name}: {error.what}", hint=hint) from error
 
 
 def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:
+    """First what judges the trained weights, then what judges their moving average: each are loaded once."""
     precision = precision_of(load_deepspeed_json(run.config.engine))
-    task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
-    step, loaded = load_scored(task, run)
-    fingerprint = state_fingerprint(task.module.state_dict())
-    decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
-    refuse_mixed_experiments(decisive, job.world)
-    module = as_trained(task.module, precision).to(job.device).eval()
-    scores = tuple(_judge(run, one, module, job.world, predictions=predictions) for one in evaluators)
-    return RunScores(run, fingerprint, step, loaded, precision, scores)
+    by_average = judged_by_average(run.config)
+    scores: dict[str, Scores] = {}
+    loads = []
+    for averaged in sorted({one.name in by_average for one in evaluators}):
+        task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
+        loaded = load_scored(task, run, averaged=averaged)
+        fingerprint = state_fingerprint(task.module.state_dict())
+        loads.append((fingerprint, loaded))
+        decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
+        refuse_mixed_experiments(decisive, job.world)
+        module = as_trained(task.module, precision).to(job.device).eval()
+        for one in evaluators:
+            if (one.name in by_average) == averaged:
+                found = _judge(run, one, module, job.world, predictions=predictions)
+                scores[one.name] = found.of_average(_decay_of(run)) if averaged else found
+    step = None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
+    fingerprint, loaded = loads[0]
+    return RunScores(run, fingerprint, step, loaded, precision, tuple(scores[one.name] for one in evaluators))
 
 
-def load_scored(task: Task, run: EvalRun) -> tuple[int | None, str]:
-    """The weights into the module: all of a checkpoint of this run, or what training would begin with."""
+def load_scored(task: Task, run: EvalRun, *, averaged: bool) -> str:
+    """The weights into the module, or their moving average: all of a checkpoint of this run, or what training would
+    begin with. A sentence about it."""
     if run.checkpoint is not None:
-        report = load_strict(task.module, read_checkpoint_weights(run.checkpoint), where=str(run.checkpoint))
-        return read_checkpoint_manifest(run.checkpoint).step, str(report)
-    return None, task.load_weights(read_initial(run.weights))
+        state = read_checkpoint_weights(run.checkpoint, averaged=averaged)
+        return str(load_strict(task.module, state, where=str(run.checkpoint)))
+    return task.load_weights(read_initial(run.weights, averaged=averaged or run.config.init.ema))
+
+
+def _decay_of(run: EvalRun) -> float:
+    """Of the average that was read, as the run that kept it says."""
+    decay = read_checkpoint_manifest(resolve_checkpoint(run.weights)).ema_decay
+    assert decay is not None, "averaged weights were read from there"
+    return decay
 
 
 def as_trained(module: nn.Module, precision: Precision) -> nn.Module:

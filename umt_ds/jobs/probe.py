@@ -19,7 +19,7 @@ from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.distributed.device import device_of
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import versions
-from umt_ds.engine.manifest import CHECKPOINTS
+from umt_ds.engine.manifest import CHECKPOINTS, read_checkpoint_manifest
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.evaluation.bar import bar_of
 from umt_ds.evaluation.metrics.knn import NEIGHBOURS, TEMPERATURE
@@ -42,21 +42,23 @@ _TRAIN, _VAL = "train", "val"
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """train, val: labelled shards. out: where features and scores go; None: `probes` in the folder of each run."""
+    """train, val: labelled shards. out: where features and scores go; None: `probes` in the folder of each run. ema:
+    of each run the moving average of its weights."""
 
     train: Path
     val: Path
     settings: ProbeSettings
     out: Path | None = None
+    ema: bool = False
 
     def folder_of(self, run: EvalRun) -> Path:
         """Raises ConfigError where there is no folder of a run to put things in."""
         if self.out is not None:
             return self.out
-        named = Path(run.name).expanduser()
-        for folder in (named, named.resolve().parent.parent):  # a run; one of its checkpoints
-            if (folder / CONFIG).is_file() and (folder == named or named.resolve().parent.name == CHECKPOINTS):
-                return folder / "probes"
+        named = Path(run.name).expanduser().resolve()
+        folder = named.parent.parent if named.parent.name == CHECKPOINTS else named
+        if (folder / CONFIG).is_file():
+            return folder / "probes"
         raise ConfigError(f"{run.name} is no run folder, in which features could be kept", hint="name a folder: -o DIR")
 
 
@@ -117,7 +119,8 @@ class _Frozen:
 def _frozen(run: EvalRun, job: ProbeJob, device: torch.device) -> _Frozen:
     precision = precision_of(load_deepspeed_json(run.config.engine))
     task = build_task(run.config, device=device, precision=precision, classes=run.classes)
-    step, loaded = load_scored(task, run)
+    loaded = load_scored(task, run, averaged=job.ema)
+    step = None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
     fingerprint = state_fingerprint(task.module.state_dict())
     module = as_trained(task.module, precision).to(device).eval()
     decisive = {"weights": fingerprint, "precision": precision, "task": as_tree(run.config)["task"]}
@@ -153,7 +156,7 @@ def _probe(run: EvalRun, job: ProbeJob, fields: Sequence[str], device: torch.dev
         {role: [(one.key, one.reason) for one in some.left_out] for role, some in found.items()},
         sum(item.content in contents for item in val.items),
         tuple(scores),
-        _protocol(frozen, found, job.settings, len(train.items), device),
+        {**_protocol(frozen, found, job.settings, len(train.items), device), "ema": job.ema},
     )
 
 

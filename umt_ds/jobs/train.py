@@ -127,6 +127,7 @@ def _train(
             seed=config.seed,
             ahead=config.engine.ahead,
             evaluators=evaluators,
+            judged_by_average=judged_by_average(config),
             starts_from_weights=resume.folder is None and config.init.weights is not None,
             failed_before=failed_before,
         )
@@ -154,6 +155,11 @@ def evaluated_by(config: RunConfig) -> dict[str, object]:
     return leaves
 
 
+def judged_by_average(config: RunConfig) -> frozenset[str]:
+    """The evaluations that judge the averaged weights."""
+    return frozenset(name for name, settings in config.evaluation.items() if settings.ema)
+
+
 def refuse_mixed_experiments(mine: Mapping[str, object], world: World) -> None:
     """Every rank calls it with what decides its numbers. Raises ConfigError on a rank where that is not what it is on
     the first one: another file on one node, or a variable that another shell set, would be a run that nobody meant."""
@@ -174,7 +180,9 @@ def _load_initial(task: Task, config: RunConfig, resume: Resume) -> str:
         return resume.sentence
     weights = config.init.weights
     if weights is not None:
-        return f"{resume.sentence} with weights from {weights}: {task.load_weights(read_initial(weights))}"
+        initial = read_initial(weights, averaged=config.init.ema)
+        which = "averaged weights" if config.init.ema else "weights"
+        return f"{resume.sentence} with {which} from {weights}: {task.load_weights(initial)}"
     return f"{resume.sentence} from scratch"
 
 

@@ -11,6 +11,7 @@ Shapes: B rows, one per slot of the global batch; Q blocks of four 32-bit words.
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 
 import torch
@@ -33,6 +34,8 @@ class Purpose(IntEnum):
     NEGATIVES = 4
     CAPTION = 5
     MIXUP = 6
+    ERASING = 7
+    ERASING_NOISE = 8
 
 
 def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
@@ -64,3 +67,14 @@ def uniform(seed: int, step: int, slots: Tensor, lanes: int, purpose: int) -> Te
     words = torch.stack(philox4x32(counter, (seed & _WORD, seed >> 32 & _WORD)), dim=-1)  # [B,Q,4]
     top_bits = words.flatten(1)[:, :lanes] >> 9  # 23 bits: with 24, the largest would round to 1
     return (top_bits.float() + 0.5) * 2.0**-23
+
+
+def normal(seed: int, step: int, slots: Tensor, lanes: int, purpose: int) -> Tensor:
+    """Standard normal numbers by Box and Muller, two from two of `uniform`: f32 [B, lanes], keyed as `uniform` is.
+
+    Within ±5.8. Logarithm and cosine are the device's, so that two devices can differ in the last bits.
+    """
+    pairs = torch.unflatten(uniform(seed, step, slots, lanes + lanes % 2, purpose), 1, (-1, 2))  # [B,lanes/2,2]
+    radius, turn = pairs.unbind(2)
+    radius, turn = (-2 * radius.log()).sqrt(), 2 * math.pi * turn
+    return torch.stack((radius * turn.cos(), radius * turn.sin()), dim=2).flatten(1)[:, :lanes]

@@ -8,6 +8,8 @@ Shapes: B clips, T frames, N tokens, D width, C classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +51,11 @@ class VideoClassifier(VideoViT):
         with torch.no_grad():
             nn.init.normal_(self.head.weight, std=_STD).mul_(head_scale)
             nn.init.zeros_(self.head.bias)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which parameters make a layer, as timm asks it: the patch embedding is layer 0, block i is layer i + 1, and
+        all else the last one (METHOD.md, "Optimisation: recognition")."""
+        return {"stem": r"^patch_embed\.", "blocks": [(r"^blocks\.(\d+)\.", None)]}
 
     def features(self, pixels: Tensor, drop_noise: Tensor | None = None) -> Tensor:
         """The normed mean of all tokens: clips as `VideoViT.forward` takes them → [B,D]."""

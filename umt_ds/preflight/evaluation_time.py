@@ -12,16 +12,17 @@ from umt_ds.errors import UmtError
 
 
 def evaluation_lines(run: RunConfig, *, samples: int, clips_per_s: float, step_s: float) -> Iterator[str]:
-    """A line for each evaluation. samples: of the run's own data, 0 where unknown. clips_per_s: that all GPUs together
-    look at. What is done with their features afterwards is left out."""
+    """A line for each evaluation. samples: of the run's own data, 0 where unknown. clips_per_s: views of clips that all
+    GPUs together look at. What is done with their features afterwards is left out."""
     every = run.cadence.evaluate
     for name, settings in run.evaluation.items():
         clips = clips_of(settings, samples)
         if clips is None:
             yield f"{name}: of unknown size, its shards are not here and evaluation.{name}.limit is null"
             continue
-        seconds = clips / clips_per_s
-        told = f"{name}: {clips:,} clips in {seconds:,.1f} s"
+        seconds = clips * settings.views / clips_per_s
+        views = f" x {settings.views} views" if settings.views > 1 else ""
+        told = f"{name}: {clips:,} clips{views} in {seconds:,.1f} s"
         if not settings.in_training:
             yield f"{told}, only by `umt eval`"
         elif every:

@@ -15,6 +15,7 @@ from umt_ds.data.shards.records import MANIFEST
 from umt_ds.data.shards.storage import has_file
 from umt_ds.data.shards.stream import Tars
 from umt_ds.engine.gpus import GPUS
+from umt_ds.engine.manifest import state_kinds
 from umt_ds.engine.memory import StateBytes, state_bytes
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.preflight.assumed_loader import FRAME_BYTES, assumed_loader, assumed_pace
@@ -99,7 +100,7 @@ class JobPlan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        return 12 * self.cost.parameters
+        return 4 * len(state_kinds(averaged=_is_averaged(self.config))) * self.cost.parameters
 
     @property
     def paper_mfu(self) -> float | None:
@@ -128,7 +129,14 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
     cost = cost_of(config, precision, shares=shares)
     memory = {
         stage: Memory(
-            state_bytes(cost.parameters, stage=stage, world=request.gpus, precision=precision, settings=settings),
+            state_bytes(
+                cost.parameters,
+                stage=stage,
+                world=request.gpus,
+                precision=precision,
+                settings=settings,
+                averaged=_is_averaged(config),
+            ),
             teacher=cost.teacher_parameters * (4 if precision == "fp32" else 2),
             activations=_activations(cost, config.batch.micro * config.data.num_sample),
         )
@@ -143,6 +151,10 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
     return JobPlan(
         config, request, precision, stage, samples, run, cost, memory, loader, shares=shares, knows_shares=knows_shares
     )
+
+
+def _is_averaged(config: RunConfig) -> bool:
+    return config.optim.ema_decay is not None
 
 
 def _shares(config: RunConfig) -> tuple[Mapping[Media, float], bool]:

@@ -69,7 +69,7 @@ def evaluation_set(shards: Path, request: ClipRequest, settings: EvaluationConfi
     return EvaluationSet(
         shards,
         request,
-        batch_size=settings.batch,
+        batch_size=settings.clips_a_pass,
         limit=settings.limit,
         max_left_out=settings.max_left_out,
         cache=None if is_local(shards) else build_cache(run.data.cache),

@@ -9,49 +9,71 @@ from pathlib import Path
 
 from torch import Tensor
 
+from umt_ds.config.check import check
+from umt_ds.config.explain import Origin
+from umt_ds.config.tasks.base import ClipShape
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights
 from umt_ds.engine.manifest import (
     CHECKPOINTS,
     MANIFEST,
+    CheckpointManifest,
     checkpoint_folders,
     read_checkpoint_manifest,
     resolve_checkpoint,
 )
 from umt_ds.engine.protocol import InitialWeights
-from umt_ds.errors import WeightsError
+from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
 from umt_ds.weights.numbers import require_weights
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name. Raises WeightsError or CheckpointError on anything missing, altered or untrusted."""
-    if not os.path.isdir(path):
-        return read_state(path)
-    is_model = holds_weights(path)
-    is_run = checkpoint_folders(path) if is_model else os.path.exists(path / CHECKPOINTS)
-    if is_run or os.path.exists(path / MANIFEST):
-        state = read_checkpoint_weights(path)
+def read_weights(path: Path, *, averaged: bool = False) -> dict[str, Tensor]:
+    """Tensors by name; averaged: the moving average that a run of ours keeps of its weights.
+
+    Raises WeightsError or CheckpointError on anything missing, altered or untrusted.
+    """
+    if _is_run(path):
+        state = read_checkpoint_weights(path, averaged=averaged)
         require_weights(state, where=str(path))
         return state
-    if is_model:
-        return read_state(path)
-    raise WeightsError(
-        f"{path} is neither a run nor a model: {listing(path)}",
-        hint=f"a run has {CHECKPOINTS}/, a model {LOOKED_FOR}; or name a weight file",
-    )
+    if averaged:
+        raise WeightsError(
+            f"averaged weights are asked for, and {path} is no run or checkpoint of ours, which alone have them",
+            hint="leave out init.ema and evaluation.NAME.ema, or name a run that was trained with optim.ema_decay",
+        )
+    if os.path.isdir(path) and not holds_weights(path):
+        raise WeightsError(
+            f"{path} is neither a run nor a model: {listing(path)}",
+            hint=f"a run has {CHECKPOINTS}/, a model {LOOKED_FOR}; or name a weight file",
+        )
+    return read_state(path)
 
 
-def read_initial(path: Path) -> InitialWeights:
+def _is_run(path: Path) -> bool:
+    """A run or checkpoint folder of ours; one that holds a model too is a run where it has a checkpoint."""
+    if not os.path.isdir(path):
+        return False
+    has_checkpoints = checkpoint_folders(path) if holds_weights(path) else os.path.exists(path / CHECKPOINTS)
+    return bool(has_checkpoints) or os.path.exists(path / MANIFEST)
+
+
+def read_initial(path: Path, *, averaged: bool = False) -> InitialWeights:
     """Weights to begin with, and what their run said of them. Raises as `read_weights`."""
-    return InitialWeights(read_weights(path), str(path), classes_of(path))
+    state = read_weights(path, averaged=averaged)
+    if not _is_run(path):
+        return InitialWeights(state, str(path))
+    manifest = read_checkpoint_manifest(resolve_checkpoint(path))
+    return InitialWeights(state, str(path), tuple(manifest.classes), _pretrained_on(manifest))
 
 
-def classes_of(path: Path) -> tuple[str, ...]:
-    """The classes of the head in a run or checkpoint folder, by name; none where nobody wrote them down."""
-    if os.path.isdir(path) and (checkpoint_folders(path) or os.path.exists(path / MANIFEST)):
-        return tuple(read_checkpoint_manifest(resolve_checkpoint(path)).classes)
-    return ()
+def _pretrained_on(manifest: CheckpointManifest) -> ClipShape | None:
+    """The clip whose positions the encoder of a run learned with; None of a run whose settings another version wrote,
+    so that they cannot be read here."""
+    try:
+        return check(manifest.config, {"": Origin("its manifest")}, keep_unset=True).task.positions_of
+    except ConfigError:
+        return None
 
 
 def state_fingerprint(state: Mapping[str, Tensor]) -> str:

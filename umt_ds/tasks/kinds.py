@@ -46,6 +46,11 @@ def tokenizer_of(run: RunConfig) -> Tokenize | None:
     return room_of(run).tokenizer(run)
 
 
+def num_classes_of(run: RunConfig) -> int | None:
+    """How many classes its labels may name; None where none are learned, or any label will do."""
+    return room_of(run).num_classes(run)
+
+
 def build_task(
     run: RunConfig, *, device: torch.device, precision: Precision, pieces: int = 1, classes: Sequence[str] = ()
 ) -> Task:

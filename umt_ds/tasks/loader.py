@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from umt_ds.config.batching import RunPlan
@@ -11,11 +13,12 @@ from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.order.media import check_pack
 from umt_ds.data.pixels.augment import ColorJitter
+from umt_ds.data.pixels.rand_augment import parse_rand_augment
 from umt_ds.data.shards.storage import is_local
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
-from umt_ds.tasks.kinds import tokenizer_of
+from umt_ds.tasks.kinds import num_classes_of, tokenizer_of
 from umt_ds.tasks.sources import build_cache, shards_of
 
 
@@ -24,7 +27,6 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
 
     Raises ConfigError where that device cannot.
     """
-    frames, side = config.task.clip_shape
     data = config.data
     if data.augment.on_device == "decode" and device.type != "cuda":
         raise ConfigError(
@@ -33,15 +35,31 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         )
     if config.batch.media == "packed" and len({source.media for source in data.sources.values()}) > 1:
         check_pack(plan.chunk, config.batch.pack)
+    specs = [_source(name, source, config.task.clip_shape.frames) for name, source in data.sources.items()]
+    is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
+    return Loader(
+        specs,
+        replace(plan_loader(config, plan, world), num_classes=num_classes_of(config)),
+        tokenize=tokenizer_of(config),
+        label_field=config.task.label_field,
+        cache=build_cache(data.cache) if is_remote else None,
+        device=device,
+    )
+
+
+def plan_loader(config: RunConfig, plan: RunPlan, world: World) -> LoaderPlan:
+    """What the loader of this rank is told; not how many classes there are, which the sets may say."""
+    data = config.data
     jitter = data.augment.color_jitter
-    loader_plan = LoaderPlan(
+    return LoaderPlan(
         seed=config.seed,
         global_draws=plan.draws_per_step,
-        image_side=side,
+        image_side=config.task.clip_shape.side,
         num_sample=data.num_sample,
         crop=data.augment.crop,
         scale=data.augment.scale,
         filter=data.augment.filter,
+        rand_augment=parse_rand_augment(data.augment.rand_augment) if data.augment.rand_augment else None,
         flip=data.augment.flip,
         jitter=ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
         antialias=data.augment.antialias,
@@ -57,11 +75,6 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         num_workers=data.workers,
         max_bad_rate=data.max_bad_rate,
     )
-    specs = [_source(name, source, frames) for name, source in data.sources.items()]
-    is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
-    cache = build_cache(data.cache) if is_remote else None
-    tokenize, label_field = tokenizer_of(config), config.task.label_field
-    return Loader(specs, loader_plan, tokenize=tokenize, label_field=label_field, cache=cache, device=device)
 
 
 def _source(name: str, source: SourceConfig, frames: int) -> SourceSpec:

@@ -46,6 +46,10 @@ class TaskRoom(Protocol):
         Raises ConfigError where there is no vocabulary.
         """
 
+    def num_classes(self, run: RunConfig) -> int | None:
+        """How many classes the labels of its clips number from 0 on; each clip then has one. None: the loader takes
+        labels as they are, -1 where there is none. Raises ConfigError or DataError where nothing says how many."""
+
     def build(
         self, run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
     ) -> Task:

@@ -36,6 +36,8 @@ _VISUAL_PATCHES = ("visual.conv1.weight", "visual.trunk.patch_embed.proj.weight"
 _HF_PATCHES = "embeddings.patch_embedding.weight"
 _HF_BESIDE = ("visual_projection.", "text_projection.", "text_model.", "logit_")  # beside the vision tower
 _HF_HINT = "CLIPModel or CLIPVisionModelWithProjection, saved whole; adapters (LoRA) merged first"
+_PATCHES = "patch_embed.proj.weight"  # which every video encoder has
+_STAGE2_ENCODER = "vision_encoder.encoder."
 # What old BERT files call the two tensors of a norm.
 _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # Heads and buffers of BERT that nothing here uses; the decoder is the word embeddings once more.
@@ -156,19 +158,32 @@ def student_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     bare = renamed(bare_names(state), lambda key: key.removeprefix("backbone."))
     named = renamed(bare, lambda key: key if key.startswith(("encoder.", "clip_decoder.")) else f"encoder.{key}")
-    if "encoder.patch_embed.proj.weight" not in named:
+    if f"encoder.{_PATCHES}" not in named:
         raise WeightsError(
             f"no UMT student among {len(state)} tensors, the first is {next(iter(state), 'none')!r}",
-            hint="expected patch_embed.proj.weight, bare or under encoder. or backbone.",
+            hint=f"expected {_PATCHES}, bare or under encoder. or backbone.",
         )
     return named
 
 
 def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder of a published student in the keys of `VideoViT`; its decoders are left out."""
-    return {
-        key.removeprefix("encoder."): value for key, value in student_state(state).items() if key.startswith("encoder.")
-    }
+    """The encoder of a published student in the keys of `VideoViT`; what lies beside it is left out."""
+    return encoder_parts(state)[0]
+
+
+def encoder_parts(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The video encoder of any file that UMT published, or of a run of ours, in the keys of `VideoViT` and
+    `VideoClassifier`; and what lies beside it (decoders, text, teacher) under its own names.
+
+    Takes what `student_state` takes, with or without a head, and stage 2 (`vision_encoder.encoder.…`).
+    Raises WeightsError where there is no video transformer.
+    """
+    prefix = _STAGE2_ENCODER if is_video_text(state) else "encoder."
+    named = bare_names(state) if prefix == _STAGE2_ENCODER else student_state(state)
+    if f"{prefix}{_PATCHES}" not in named:
+        raise WeightsError(f"no video encoder among {len(state)} tensors", hint=f"expected {prefix}{_PATCHES}")
+    encoder = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+    return encoder, {key: value for key, value in named.items() if not key.startswith(prefix)}
 
 
 def bert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,6 +30,10 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
+def num_classes(run: RunConfig) -> None:
+    """A clip without a label counts for nothing in the loss."""
+
+
 def build(
     run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
 ) -> ToyTask:

@@ -14,6 +14,7 @@ from umt_ds.bench import loader, machine, rate
 from umt_ds.bench.loader import Run, Table
 from umt_ds.cli.bench import command
 from umt_ds.config.load import load_run
+from umt_ds.errors import ConfigError
 
 
 def ways_in(table: str) -> set[str]:
@@ -27,12 +28,30 @@ def test_the_command_compares_all_ways_on_clips_it_made_and_records_what_it_prin
     results.write_text("# What was measured\n")
     monkeypatch.setattr(machine.record, "__defaults__", (results,))
     monkeypatch.setitem(loader.measure_ways.__kwdefaults__, "draws", 8)
-    arguments = ["loader", "--clips", "2", "--rounds", "1", "--workers", "1", "--on-device", "--record"]
+    arguments = [
+        "loader",
+        "--clips",
+        "2",
+        "--rounds",
+        "1",
+        "--workers",
+        "1",
+        "--on-device",
+        "--fine-tuning",
+        "--record",
+    ]
     table = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
     ways = ways_in(table)
     assert {"umt_ds", "umt_ds, 1 worker", "resize on device", "decode on device", "simplejpeg"} <= ways
+    assert {"fine-tuning", "fine-tuning, no RandAugment"} <= ways
     assert ("decord" in ways) == (find_spec("decord") is not None)
-    for line in ("machine: ", "goal of 0.55 x simplejpeg, in one", "a core's time: read ", "cores for one H100, l16: "):
+    for line in (
+        "machine: ",
+        "goal of 0.55 x simplejpeg, in one",
+        "a core's time: read ",
+        "cores for one H100, l16: ",
+        "cores for one H100, fine-tuning b16: ",
+    ):
         assert line in table
     assert table.rstrip() in results.read_text()
 
@@ -46,6 +65,12 @@ def test_shards_and_runs_of_the_users_are_measured_without_decord(tmp_path: Path
         table = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
         assert "decord: skipped, it needs the videos, not shards" in table
         assert "umt_ds, 1 worker" in ways_in(table)
+
+
+def test_fine_tuning_views_of_a_run_are_its_own(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, ["loader", "demo/stage1", "--fine-tuning"])
+    assert isinstance(result.exception, ConfigError)
+    assert "demo/stage1 has views of its own" in str(result.exception)
 
 
 def test_goals_are_held_against_core_seconds_of_the_same_round() -> None:

@@ -28,8 +28,9 @@ from umt_ds.data.evaluation import (
     EvaluationView,
     middle_frames,
     published_frames,
+    stored_frames,
 )
-from umt_ds.data.order.views import Views
+from umt_ds.data.order.views import Rule, Views
 from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.errors import DataError
 
@@ -154,3 +155,51 @@ def test_published_frames_are_found_by_their_number_in_the_video(tmp_path: Path)
     with pytest.raises(DataError, match="was not made for the frames of retrieval:3") as raised:
         list(other.batches())
     assert "umt-data … --views retrieval:3" in str(raised.value.hint)
+
+
+def ramp(number: int) -> dict[str, bytes]:
+    """Nine frames of 16 x 40 pixels: red tells the column, green the frame."""
+    columns = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :], (16, 40))
+    pictures = [np.stack([columns, np.full_like(columns, shot), columns], axis=-1) for shot in range(9)]
+    return {"json": b"{}", **{f"{place:03d}.png": picture(one) for place, one in enumerate(pictures)}}
+
+
+def shown_for_testing(folder: Path, *, rule: Rule = "recognition", segments: int = 1, crops: int = 1) -> EvaluationSet:
+    frames = stored_frames(Views(rule, 2, segments))
+    return clip_set(folder, frames=frames, view="testing", antialias=False, crops=crops)
+
+
+def test_a_clip_is_tested_in_all_crops_of_a_segment_before_the_next_segment(tmp_path: Path) -> None:
+    clips = shown_for_testing(write_shards(tmp_path, [3], members=ramp), segments=2, crops=3)
+    (batch,) = clips.batches()
+    assert (clips.request.num_views, batch.pixels.shape) == (6, (18, 2, 16, 16, 3))
+    of_one = batch.pixels[6:12].numpy()
+    # frames by the loop of METHOD.md, "Views in testing": s = (9 - 1) / 2, clip c begins at int(s / 3 * (c + 1))
+    shown = [[round(4 * i) + int(4 / 3 * (c + 1)) for i in range(2)] for c in range(2) for _ in range(3)]
+    assert of_one[:, :, 0, 0, 1].tolist() == shown
+    assert of_one[:, 0, 0, 0, 0].tolist() == [0, 12, 24] * 2, "squares begin at 0, half and all of 40 - 16 columns"
+
+
+def test_one_view_is_that_of_validation(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path, [1], members=ramp)
+    (batch,) = shown_for_testing(folder).batches()
+    assert batch.pixels[0, :, 0, 0, 1].tolist() == Views("recognition", 2).validation(9)
+    assert batch.pixels[0, 0, 0, :, 0].tolist() == list(range(12, 28))
+    (ssv2,) = shown_for_testing(folder, rule="ssv2").batches()
+    assert ssv2.pixels[0, :, 0, 0, 1].tolist() == [2, 6], "the centres of two halves of nine frames"
+
+
+def test_what_a_rank_without_items_puts_through_a_model_has_all_views(tmp_path: Path) -> None:
+    clips = shown_for_testing(write_shards(tmp_path, [1], members=ramp), segments=2, crops=3)
+    assert clips.empty_batch().pixels.shape == (6, 2, 16, 16, 3)
+    (left,) = clips.batches(rank=1, world=2)
+    assert (left.items, left.pixels.shape) == ((), (6, 2, 16, 16, 3))
+
+
+@pytest.mark.parametrize("label", [3, -2])
+def test_a_label_that_the_model_has_no_class_for_is_an_error_and_not_left_out(tmp_path: Path, label: int) -> None:
+    said = json.dumps({"label": label}).encode()
+    folder = write_shards(tmp_path, [1], members=lambda n: {**png_frames(n), "json": said})
+    with pytest.raises(DataError) as raised:
+        list(clip_set(folder, label_fields=["label"], needs_labels=True, num_classes=3).batches())
+    assert raised.value.what == f"{folder}: clip clip-0000 has label={label}, and the model has classes 0 to 2"

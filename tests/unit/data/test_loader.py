@@ -19,6 +19,7 @@ from umt_ds.data.clips import read_clip
 from umt_ds.data.loader import Loader, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.pipeline import WorkerPool
+from umt_ds.data.pixels.rand_augment import RandAugment, parse_rand_augment
 from umt_ds.data.shards import source as source_module
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.errors import ConfigError
@@ -134,6 +135,38 @@ def test_repeated_augmentation_shows_a_clip_in_neighbouring_rows(folder: Path, u
     assert batch.targets.labels is not None
     assert unbroken[1].targets.labels is not None
     assert torch.equal(batch.targets.labels[::2], unbroken[1].targets.labels[9:])
+
+
+@pytest.mark.parametrize(("world", "accumulation", "workers"), [(2, 1, 0), (1, 2, 2), (2, 3, 2)])
+def test_fine_tuning_resumes_with_the_same_views_however_it_is_cut(
+    folder: Path, world: int, accumulation: int, workers: int
+) -> None:
+    """RandAugment, random crops and two views of each clip, from step 2 on."""
+    plan = replace(
+        PLAN,
+        num_sample=2,
+        crop="random_resized",
+        scale=(0.08, 1.0),
+        filter="bilinear",
+        antialias=False,
+        rand_augment=parse_rand_augment("rand-m7-n4-mstd0.5-inc1"),
+        num_classes=40,
+    )
+    unbroken = global_batch(folder, range(4), plan=plan)
+    resumed = global_batch(folder, range(2, 4), world=world, accumulation=accumulation, workers=workers, plan=plan)
+    for one, other in zip(resumed, unbroken[2:], strict=True):
+        assert_same(one, other)
+    views = unbroken[0].pixels.unflatten(0, (12, 2))
+    assert not any(torch.equal(*pair) for pair in views)
+
+
+def test_rand_augment_leaves_all_other_draws_as_they_are(folder: Path) -> None:
+    """Nothing but the pixels: with nothing to apply, those are the same too."""
+    none, plain = (
+        global_batch(folder, range(1), plan=replace(PLAN, rand_augment=augment))[0]
+        for augment in (RandAugment(7.0, num_operations=0), None)
+    )
+    assert_same(none, plain)
 
 
 # ---------------------------------------------------------------- several sources

@@ -22,6 +22,7 @@ from umt_ds.config.data import AugmentConfig
 from umt_ds.config.load import load_run
 from umt_ds.data.loader import Loader
 from umt_ds.data.on_device import OnDevice
+from umt_ds.data.pixels.augment import Filter
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError, DataError, DecodeError
 from umt_ds.tasks.loader import build_loader
@@ -60,8 +61,11 @@ def apart(one: Tensor, other: Tensor) -> int:
 
 @pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "center"])
 @pytest.mark.parametrize("finished_by", ["resize", "decode"])
-def test_a_device_makes_the_same_views_within_one_grey_level(folder: Path, finished_by: OnDevice, crop: str) -> None:
-    plan = replace(PLAN, num_sample=2, image_side=32, crop=crop)
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+def test_a_device_makes_the_same_views_within_one_grey_level(
+    folder: Path, finished_by: OnDevice, crop: str, filter: Filter
+) -> None:
+    plan = replace(PLAN, num_sample=2, image_side=32, crop=crop, filter=filter)
     expected = global_batch(folder, range(2), plan=plan)
     for step, batch in enumerate(global_batch(folder, range(2), plan=replace(plan, on_device=finished_by), workers=1)):
         assert apart(batch.pixels, expected[step].pixels) <= 1
@@ -70,8 +74,9 @@ def test_a_device_makes_the_same_views_within_one_grey_level(folder: Path, finis
 
 
 @pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "center"])
-def test_a_device_leaves_antialias_away_where_the_workers_do(folder: Path, crop: str) -> None:
-    plan = replace(PLAN, image_side=32, crop=crop, antialias=False)
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+def test_a_device_leaves_antialias_away_where_the_workers_do(folder: Path, crop: str, filter: Filter) -> None:
+    plan = replace(PLAN, image_side=32, crop=crop, filter=filter, scale=(0.08, 1.0), antialias=False)
     (expected,) = global_batch(folder, range(1), plan=plan)
     (finished,) = global_batch(folder, range(1), plan=replace(plan, on_device="resize"))
     assert torch.equal(finished.pixels, expected.pixels)

@@ -82,8 +82,8 @@ def scores_in(file: Path) -> Any:
     return json.loads(file.read_text())["runs"]
 
 
-def by_hand(config: RunConfig, name: str = "val") -> dict[str, float]:
-    """What `Features` finds in the student as its seed makes it: the weights of `add_checkpoint`."""
+def by_hand(config: RunConfig, name: str = "val", *, times: int = 1) -> dict[str, float]:
+    """What `Features` finds in the student as its seed makes it: the weights of `add_checkpoint`, `times` as large."""
     from umt_ds.distributed.world import find_world
     from umt_ds.models.presets import vit_size
 
@@ -91,6 +91,8 @@ def by_hand(config: RunConfig, name: str = "val") -> dict[str, float]:
     module = torch.nn.Module()
     module.encoder = VideoViT(vit_size("pocket"))
     with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(times)
         found = Features(name, *config.task.clip_shape).run(module.eval(), find_world(), beat=lambda: None)
     return dict(found.values)
 
@@ -109,6 +111,40 @@ def test_a_run_is_scored_by_its_newest_checkpoint_and_a_checkpoint_by_itself(tmp
     assert (newest["step"], older["step"]) == (8, 6)
     assert newest["fingerprint"] != older["fingerprint"]
     assert older["evaluations"][0]["values"] == pytest.approx(by_hand(config))
+
+
+AVERAGE = ("optim.ema_decay=0.9", "evaluation.averaged.kind=knn", "evaluation.averaged.shards=/data/val",
+           "evaluation.averaged.ema=true")  # fmt: skip
+
+
+def test_an_evaluation_judges_the_averaged_weights_that_the_checkpoint_holds(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, *AVERAGE, *KNN)
+    ended = umt_eval(run, "-o", tmp_path / "scores.json")
+    assert ended.exit_code == 0, ended.exception
+    (found,) = scores_in(tmp_path / "scores.json")
+    averaged, trained = found["evaluations"]
+    assert (averaged["evaluation"], trained["evaluation"]) == ("averaged", "val"), "in the order of the settings"
+    assert trained["values"] == pytest.approx(by_hand(make_config(tmp_path)))
+    assert averaged["values"] == pytest.approx(by_hand(make_config(tmp_path), times=2))
+    assert averaged["protocol"] == {"seed": 1, "weights": "averaged (decay 0.9)"}
+    assert trained["protocol"] == {"seed": 1}
+    assert "weights averaged (decay 0.9)" in ended.stdout
+
+
+def test_a_run_may_be_scored_as_another_begins_with_its_averaged_weights(tmp_path: Path) -> None:
+    run, other = tiny_run(tmp_path, *KNN), tiny_run(tmp_path / "other", "optim.ema_decay=0.9")
+    assert umt_eval(run, "--weights", other, "init.ema=true", "-o", tmp_path / "scores.json").exit_code == 0
+    (found,) = scores_in(tmp_path / "scores.json")
+    assert found["evaluations"][0]["values"] == pytest.approx(by_hand(make_config(tmp_path), times=2))
+
+
+def test_an_average_that_no_checkpoint_holds_is_one_error_before_anything_is_scored(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, *KNN)
+    error = refused(run, "evaluation.val.ema=true")
+    assert "evaluation.val.ema: this run keeps no average of its weights" in str(error)
+    words = umt_eval(run, "evaluation.val.ema=true", "optim.ema_decay=0.9")
+    assert words.exit_code == 1
+    assert "step-00000006 holds no averaged weights: its run kept none" in words.stderr
 
 
 def test_weights_that_are_named_take_the_place_of_those_of_the_run(tmp_path: Path) -> None:
@@ -289,6 +325,16 @@ def test_a_dry_run_says_what_would_be_evaluated(tmp_path: Path) -> None:
     assert f"voters {tmp_path / 'train'}, 9 of 9 items, 1 view each (2 frames of 16 px); 5 forward passes" in voters
     assert voters.endswith("5 forward passes of 2, 3 on each of 2 ranks")
     assert f"shards {tmp_path / 'val'}, 10 of 11 items" in asked
+
+
+def test_a_dry_run_counts_the_views_of_a_clip(tmp_path: Path) -> None:
+    write_shards(tmp_path / "val", (5, 6))
+    (tmp_path / "weights.pth").touch()
+    words = ["demo/recognition", "--weights", tmp_path / "weights.pth", "--kind", "classification"]
+    six = ["--shards", tmp_path / "val", "evaluation.classification.segments=2", "evaluation.classification.crops=3"]
+    told = [umt_eval(*words, *six, "--dry-run", *more).stdout for more in ([], ["evaluation.classification.batch=4"])]
+    for text, passes in zip(told, ("6 forward passes of 12", "11 forward passes of 6"), strict=True):
+        assert f"11 of 11 items, 6 views each (8 frames of 64 px); {passes}\n" in text
 
 
 # ---------------------------------------------------------------- what it refuses

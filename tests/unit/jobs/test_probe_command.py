@@ -204,6 +204,10 @@ def test_a_label_that_a_set_lacks_is_answered_with_those_that_it_has(run: Path, 
     assert (error.exit_code, error.hint) == (2, "fields with whole numbers there: label")
 
 
+def test_an_average_that_the_run_did_not_keep_is_refused(run: Path, sets: Path, tmp_path: Path) -> None:
+    assert isinstance(refused(run, *on(sets), "-o", tmp_path, "--ema"), CheckpointError)
+
+
 def test_a_run_without_checkpoint_is_called_that(sets: Path, tmp_path: Path) -> None:
     error = refused(write_run(make_config(tmp_path)), *on(sets))
     assert isinstance(error, CheckpointError)

@@ -128,6 +128,19 @@ def test_bytes_of_a_parameter_by_zero_stage() -> None:
     assert state_bytes(1000, stage=0, world=10, precision="fp32", settings={}).total == 16_000
 
 
+def test_an_average_of_the_weights_is_four_bytes_a_parameter_more_where_the_moments_are_and_in_a_checkpoint() -> None:
+    for stage, devices in ((0, 1), (1, 10), (2, 10), (3, 10)):
+        without, averaged = (
+            state_bytes(1000, stage=stage, world=10, precision="bf16", settings={}, averaged=averaged)
+            for averaged in (False, True)
+        )
+        assert averaged.optimizer - without.optimizer == 4 * 1000 // devices
+        assert averaged.total - without.total == 4 * 1000 // devices
+    made, averaged = plan("stage1/b16_k710"), plan("stage1/b16_k710", "optim.ema_decay=0.9999")
+    assert averaged.checkpoint_bytes == made.checkpoint_bytes // 3 * 4
+    assert averaged.memory[0].state.optimizer == made.memory[0].state.optimizer // 3 * 4  # fp32 weights and moments
+
+
 def test_what_the_deepspeed_json_says_of_buckets_and_offload_is_counted() -> None:
     zero = {"reduce_bucket_size": 500, "overlap_comm": True, "offload_optimizer": {"device": "cpu"}}
     state = state_bytes(1000, stage=2, world=10, precision="bf16", settings={"zero_optimization": zero})
@@ -266,6 +279,22 @@ def test_evaluations_are_planned_as_a_part_of_the_time(tmp_path: Path) -> None:
     assert f"knn: 1,007 clips in {seconds:.1f} s after every 500 steps: {share:.2%} of the time" in planned.text()
     assert "all: of unknown size, its shards are not here and evaluation.all.limit is null" in planned.text()
     assert "only by `umt eval`" in plan("stage1/b16_k710", knn, request=replace(PAPER, measure=False)).text()
+
+
+def test_the_evaluation_of_a_classifier_takes_as_long_as_all_its_views(tmp_path: Path) -> None:
+    held_out = write_shards(tmp_path / "val", [3, 4])
+    val = f"evaluation.val={{kind: classification, shards: {held_out}, segments: 4, crops: 3}}"
+    words = (
+        "recognition/b16_k710",
+        "task.classes=710",
+        "evaluation=null",
+        "cadence.keep_best=null",
+        "cadence.evaluate=500",
+        val,
+    )
+    planned = plan(*words, request=replace(PAPER, gpus=16, measure=False))
+    seconds = 7 * 12 * planned.cost.evaluation_flops / (16 * 312e12 * 0.25)
+    assert f"val: 7 clips x 12 views in {seconds:.1f} s after every 500 steps" in planned.text()
 
 
 def test_the_command_prints_the_paper_s_run_beside_the_plan_and_its_assumptions() -> None:

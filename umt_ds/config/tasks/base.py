@@ -49,6 +49,11 @@ class TaskSettings(Section):
         """A sentence about it, for reports."""
 
     @property
+    def positions_of(self) -> ClipShape:
+        """The clip whose table of positions its encoder learns with."""
+        return self.clip_shape
+
+    @property
     def required_weights(self) -> Mapping[str, TeacherConfig | BertConfig]:
         """The parts that are read from files before training, by name."""
         return {}

@@ -71,6 +71,10 @@ class RecognitionConfig(TaskSettings):
         return ClipShape(self.encoder.frames, self.encoder.image_size)
 
     @property
+    def positions_of(self) -> ClipShape:
+        return ClipShape(self.positions.frames, self.positions.image_size)
+
+    @property
     def summary(self) -> str:
         encoder = self.encoder
         classes = "the classes of its set" if self.classes is None else f"{self.classes} classes"

@@ -23,6 +23,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn import functional as F
 
+from umt_ds.data.pixels.rand_augment import Box, Change, change_frames
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
 
@@ -44,6 +45,11 @@ class Crop:
     top: int
     width: int
     height: int
+
+    @property
+    def box(self) -> Box:
+        """As Pillow gives a rectangle."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class View:
     placement: Placement
     colours: Sequence[ColourOp] = ()
     mirrored: bool = False
+    changes: Sequence[Change] = ()  # RandAugment, of whole frames before the crop
 
 
 def draw_view(
@@ -212,7 +219,8 @@ def render(frames: Pixels, view: View, out: Pixels) -> None:
     """The same treatment for every frame. u8 [T,H,W,3] → out, u8 [T,side,side,3]."""
     placement, side = view.placement, out.shape[1]
     target = torch.from_numpy(out).permute(0, 3, 1, 2)  # [T,3,side,side]
-    pictures = torch.from_numpy(cut(frames, placement.crop)).permute(0, 3, 1, 2)  # [T,3,H,W]
+    inside = change_frames(frames, view.changes, placement.crop.box) if view.changes else cut(frames, placement.crop)
+    pictures = torch.from_numpy(inside).permute(0, 3, 1, 2)  # [T,3,H,W]
     # first, while the pixels are copied anyway: mirror image and antialiased resize commute, bit for bit
     if view.mirrored and placement.antialias:
         pictures = pictures.flip(3)

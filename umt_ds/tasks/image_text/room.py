@@ -28,6 +28,10 @@ def tokenizer(run: RunConfig) -> Tokenizer:
     return Tokenizer(_settings(run).text.context_length)
 
 
+def num_classes(run: RunConfig) -> None:
+    """No label is learned."""
+
+
 def build(
     run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
 ) -> ImageTextTask:

@@ -10,7 +10,7 @@ from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
+from umt_ds.config.evaluation import ClassificationEvaluation, EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.engine.memory import ELEMENT
@@ -20,14 +20,20 @@ from umt_ds.evaluation.exhibits import Exhibit, Remark
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
-from umt_ds.tasks.recognition.classes import head_classes, warn_of_unchecked
+from umt_ds.tasks.recognition.classes import HeadClasses, head_classes, warn_of_unchecked
 from umt_ds.tasks.recognition.cost import recognition_cost
+from umt_ds.tasks.recognition.evaluators import classification_evaluator
 from umt_ds.tasks.recognition.task import RecognitionModule, RecognitionTask
 from umt_ds.tasks.room import ExhibitOptions, Say
 
 
 def tokenizer(run: RunConfig) -> None:
     """No text is read."""
+
+
+def num_classes(run: RunConfig) -> int:
+    """Rows of the head."""
+    return head_classes(run).count
 
 
 def build(
@@ -46,12 +52,15 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
 
 def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
-    return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
+    head = head_classes(run, classes)
+    return [_evaluator(name, settings, run, head) for name, settings in run.evaluation.items()]
 
 
-def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
-    assert isinstance(settings, KnnEvaluation)
-    return knn_evaluator(name, settings, run, encoder_of=_features)
+def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig, head: HeadClasses) -> Evaluator:
+    if isinstance(settings, KnnEvaluation):
+        return knn_evaluator(name, settings, run, encoder_of=_features)
+    assert isinstance(settings, ClassificationEvaluation)
+    return classification_evaluator(name, settings, run, head)
 
 
 def _features(module: nn.Module) -> Encode:

@@ -1,7 +1,7 @@
 """Recognition: the encoder sees whole clips, and its head names what happens in them.
 
 Per micro-batch: labels become soft targets; a box of some views is erased; rows of a group are mixed with each other
-(`mixing.py`). The loss is the cross-entropy with the soft targets, the mean over the rows.
+(`regularisation.py`). The loss is the cross-entropy with the soft targets, the mean over the rows.
 
 Source: UMT section 4 and tables 6 to 9; METHOD.md, "Recognition".
 
@@ -10,6 +10,7 @@ Shapes: B rows (views), T frames, H x W pixels, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,23 +22,27 @@ from torch import Tensor
 from umt_ds.batch import Batch, Losses
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
-from umt_ds.engine.optim import decay_groups
+from umt_ds.distributed.collectives import is_first_rank
+from umt_ds.engine.optim import decay_groups, layer_decay_groups
 from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
+from umt_ds.errors import DataError
 from umt_ds.models.classifier import VideoClassifier
 from umt_ds.models.flops import ClipFlops, student_flops_per_clip
 from umt_ds.models.positions import BaseClip
 from umt_ds.models.presets import vit_size
 from umt_ds.models.vit import drop_path_noise
 from umt_ds.tasks.recognition.classes import HeadClasses
-from umt_ds.weights.load import about, load_strict
-from umt_ds.weights.published import encoder_state
+from umt_ds.tasks.recognition.regularisation import Regularisation
+from umt_ds.tasks.recognition.weights import load_initial
+
+log = logging.getLogger("umt_ds")
 
 
 @dataclass(frozen=True)
 class RecognitionInputs:
-    """pixels u8 [B,T,H,W,3], or float [B,3,T,H,W] normalised; targets f32 [B,C]; drop_noise f32 [depth,2,B] or None.
-    digest: of what was drawn on the device for these rows."""
+    """pixels u8 [B,T,H,W,3], or f32 [B,3,T,H,W] normalised where views are erased or mixed; targets f32 [B,C];
+    drop_noise f32 [depth,2,B] or None. digest: i64 scalar, of what was drawn to erase and mix them."""
 
     pixels: Tensor
     targets: Tensor
@@ -62,7 +67,8 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def smoothed_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
     """i64 [B] → f32 [B,C]: smoothing/C everywhere, and 1 - smoothing more at the label."""
-    return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
+    is_label = labels[:, None] == torch.arange(classes, device=labels.device)  # F.one_hot would ask the device
+    return is_label.float() * (1 - smoothing) + smoothing / classes
 
 
 class RecognitionTask:
@@ -75,6 +81,7 @@ class RecognitionTask:
         self._classes = classes
         torch.manual_seed(seed)  # initial weights: the same on every rank
         self._module = module_of(config, classes.count)
+        self._regularisation = Regularisation(config, seed=seed, statistics=self._module.patch_embed.proj.statistics)
 
     @property
     def module(self) -> RecognitionModule:
@@ -95,27 +102,49 @@ class RecognitionTask:
             block.compile()
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        return decay_groups(self._module, optim.weight_decay)
+        if optim.layer_decay is None:
+            return decay_groups(self._module, optim.weight_decay)
+        return layer_decay_groups(self._module, optim.weight_decay, optim.layer_decay)
 
     def load_weights(self, weights: InitialWeights) -> str:
-        """Start from a student of stage 1 or a fine-tuned classifier, published or our own."""
-        with about(weights.where):
-            named = encoder_state(weights.state)
-        ignored = ("norm.", "fc_norm.", "head.")
-        return str(load_strict(self._module, named, where=weights.where, ignore=ignored))
+        """Start from a student of stage 1 or 2 or a classifier, published or our own. Warns of what is in doubt."""
+        loading = load_initial(self._module, weights, self._config, self._classes)
+        for doubt in loading.doubts if is_first_rank() else ():
+            log.warning("%s: %s", weights.where, doubt)
+        return loading.told
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> RecognitionInputs:
-        """Targets and mixed pixels of one micro-batch, on the device."""
+        """Targets and mixed pixels of one micro-batch, on the device. Raises DataError for a label outside the head."""
+        self._refuse_foreign_labels(batch)
+        host_slots = batch.slots
         with span("host_to_device"):
             batch = batch.to(self._device)
-        labels = batch.targets.labels
-        assert labels is not None, "the loader reads the labels that the settings name"
-        targets = smoothed_targets(labels, self._classes.count, self._config.smoothing)
+        assert batch.targets.labels is not None
+        pixels, digest = batch.pixels, None
+        with span("regularisation"):
+            targets = smoothed_targets(batch.targets.labels, self._classes.count, self._config.smoothing)
+            if self._regularisation.is_on:
+                pixels, targets, digest = self._regularisation(
+                    pixels, targets, step=step, slots=batch.slots, host_slots=host_slots
+                )
         noise = None
         if self._module.drop_path > 0:
             noise = drop_path_noise(self._seed, step, batch.slots, self._module.size.depth)
-        return RecognitionInputs(batch.pixels, targets, noise)
+        return RecognitionInputs(pixels, targets, noise, digest)
+
+    def _refuse_foreign_labels(self, batch: Batch) -> None:
+        """A label that is no row of the head ends the run: left as it is, its clip would be trained towards nothing."""
+        labels, count = batch.targets.labels, self._classes.count
+        assert labels is not None, "the loader reads the labels that the settings name"
+        for key, label in zip(batch.keys, labels.tolist(), strict=True):
+            if not 0 <= label < count:
+                says = "no label" if label == -1 else f"label {label}"
+                raise DataError(
+                    f"{key} has {says} in {self._config.label!r}, and the head has rows for labels 0 to {count - 1}",
+                    hint="task.label=FIELD reads another field, and task.classes=N makes N rows; "
+                    "`umt-data filter SET OUT --labelled` leaves out clips without a label",
+                )
 
 
 def module_of(config: RecognitionConfig, classes: int) -> RecognitionModule:

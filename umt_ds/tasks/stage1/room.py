@@ -31,6 +31,10 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
+def num_classes(run: RunConfig) -> None:
+    """No label is learned."""
+
+
 def build(
     run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
 ) -> Stage1Task:

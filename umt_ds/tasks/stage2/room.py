@@ -42,6 +42,10 @@ def tokenizer(run: RunConfig) -> Tokenize:
     return ClipToo(bert)
 
 
+def num_classes(run: RunConfig) -> None:
+    """No label is learned."""
+
+
 def build(
     run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
 ) -> Stage2Task:

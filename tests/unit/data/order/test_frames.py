@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umt_ds.data.order.frames import FramePolicy, Sampling, dense, intervals, middle, sparse
+from umt_ds.data.order.frames import FramePolicy, Sampling, dense, intervals, kinetics_sparse_training, middle, sparse
 from umt_ds.errors import DecodeError
 from umt_ds.keyed import Stream
 
@@ -94,7 +96,7 @@ def test_middle_takes_segment_centres(num_frames: int, count: int, expected: lis
 
 
 @given(
-    st.sampled_from(["sparse", "dense", "intervals", "middle"]),
+    st.sampled_from(["sparse", "dense", "intervals", "middle", "kinetics_sparse"]),
     st.integers(1, 70),
     st.integers(1, 20),
     st.integers(1, 9),
@@ -116,6 +118,27 @@ def test_intervals_of_one_frame_show_different_ones_in_order() -> None:
     shown = [intervals(6, count=4, stream=Stream(0, i)) for i in range(100)]
     assert all(frames == sorted(set(frames)) for frames in shown)
     assert len({tuple(frames) for frames in shown}) > 5
+
+
+@pytest.mark.parametrize(("num_frames", "count"), [(32, 8), (32, 16), (300, 8), (21, 8), (9, 2), (7, 8), (1, 4)])
+def test_kinetics_sparse_draws_from_the_published_segments(num_frames: int, count: int) -> None:
+    """The authors' loop (METHOD.md, "Frames: recognition"): every frame of a segment, both of its ends too."""
+    shown = [kinetics_sparse_training(num_frames, count=count, stream=Stream(0, i)) for i in range(800)]
+    segment = (num_frames - 1) / count
+    for i in range(count):
+        first, last = round(i * segment), round((i + 1) * segment)
+        assert {frames[i] for frames in shown} == set(range(first, last + 1))
+
+
+def test_kinetics_sparse_draws_ends_as_often_as_what_lies_between() -> None:
+    # 9 frames, 2 segments: 0 … 4 and 4 … 8, each of five frames a fifth of 5000 times, deviation 28
+    shown = [kinetics_sparse_training(9, count=2, stream=Stream(0, i)) for i in range(5000)]
+    for place, segment in enumerate((range(5), range(4, 9))):
+        counts = Counter(frames[place] for frames in shown)
+        assert set(counts) == set(segment)
+        assert all(abs(count - 1000) < 4 * 28 for count in counts.values())
+    # so the border is drawn from both sides, and both at once in one view of 25: 200, deviation 14
+    assert abs(sum(frames == [4, 4] for frames in shown) - 200) < 4 * 14
 
 
 def test_intervals_of_a_clip_that_is_too_short_repeat_its_last_frame() -> None:

@@ -237,8 +237,9 @@ def test_a_crop_that_keeps_its_size_is_only_copied(clip: NDArray[np.uint8]) -> N
     assert np.array_equal(out, clip[:, 5:37, 7:39][:, :, ::-1])
 
 
-def test_colours_are_those_of_pillow_on_the_resized_picture(clip: NDArray[np.uint8]) -> None:
-    placement = Placement(Crop(3, 2, 48, 48), (32, 32))
+@pytest.mark.parametrize("antialias", [True, False])
+def test_colours_are_those_of_pillow_on_the_resized_picture(clip: NDArray[np.uint8], antialias: bool) -> None:
+    placement = Placement(Crop(3, 2, 48, 48), (32, 32), antialias=antialias)
     plain, coloured = np.empty((2, 3, 32, 32, 3), np.uint8)
     render(clip, View(placement), plain)
     render(clip, View(placement, [("contrast", 1.3), ("hue", 0.2)], mirrored=True), coloured)

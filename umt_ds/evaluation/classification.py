@@ -1,0 +1,141 @@
+"""A classifier on held-out clips: each is shown in several views, and what it says of them is averaged.
+
+Shapes: N items, V views of each, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from umt_ds.data.evaluation import EvaluationSet
+from umt_ds.distributed.world import World
+from umt_ds.errors import NonFiniteError, shown
+from umt_ds.evaluation.encode import Encode, EncodedSet, encode_set, on_first_rank, place_of
+from umt_ds.evaluation.evaluator import Beat, Scores
+from umt_ds.evaluation.metrics.classification import (
+    TOP,
+    confusion_matrix,
+    mean_class_accuracy,
+    mean_probabilities,
+    ranking,
+    top_accuracy,
+)
+from umt_ds.evaluation.said import Said, protocol_of, say_left_out
+
+_ENCODER = "probabilities"
+
+
+@dataclass(frozen=True)
+class ClassificationEvaluator:
+    """Satisfies `Evaluator`. logits_of: of views, [B,C], by the trained module.
+
+    items are asked for one label field. names: of the C classes; none where nobody knows them. about: for the protocol.
+    """
+
+    name: str
+    items: EvaluationSet
+    logits_of: Callable[[nn.Module], Encode]
+    classes: int
+    names: Sequence[str] = ()
+    num_workers: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
+    said: Said = field(default_factory=Said)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Accuracies in percent. top5 where it says something."""
+        return ("top1", *(["top5"] if self.classes > TOP else []), "mean_class")
+
+    def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
+        """See `Evaluator`. A row of the predictions is a clip: label, likeliest classes, their probabilities."""
+        device, precision = place_of(module)
+        logits, views = self.logits_of(module), self.items.request.num_views
+
+        def probabilities(pixels: Tensor) -> Tensor:
+            return mean_probabilities(logits(pixels), views=views)
+
+        encoded = encode_set(
+            {_ENCODER: probabilities}, self.items, world, device=device, num_workers=self.num_workers, beat=beat
+        )
+        say_left_out(self.said, self.name, self.items, encoded.left_out)
+        found = classified(encoded, _ENCODER, where=f"evaluation.{self.name}")
+        values, columns = on_first_rank(world, lambda: self._judge(found, predictions))
+        return Scores(
+            self.name,
+            values,
+            items=len(encoded.items),
+            left_out=encoded.left_out,
+            protocol={**protocol_of(self.items, encoded, precision=precision), **self._protocol(found), **self.about},
+            predictions=columns,
+        )
+
+    def _judge(self, found: Classified, predictions: bool) -> tuple[dict[str, float], dict[str, list[Any]] | None]:
+        ranked, labels = ranking(found.probabilities, found.labels), found.labels
+        confusion = confusion_matrix(labels, ranked[:, 0], classes=self.classes)
+        shares = {
+            "top1": top_accuracy(ranked, labels, k=1),
+            "top5": top_accuracy(ranked, labels, k=TOP),
+            "mean_class": mean_class_accuracy(confusion),
+        }
+        values = {metric: 100 * shares[metric] for metric in self.metrics}
+        return values, self._columns(found, ranked[:, :TOP]) if predictions else None
+
+    def _columns(self, found: Classified, likeliest: Tensor) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {
+            "key": list(found.keys),
+            "label": found.labels.tolist(),
+            "predicted": likeliest.tolist(),
+            "probability": found.probabilities.gather(1, likeliest).tolist(),
+        }
+        if self.names:
+            columns["label_name"] = [self.names[label] for label in columns["label"]]
+            columns["predicted_name"] = [[self.names[one] for one in row] for row in columns["predicted"]]
+        return columns
+
+    def _protocol(self, found: Classified) -> dict[str, Any]:
+        request = self.items.request
+        return {
+            "views": request.num_views,
+            "segments": request.frames.segments,
+            "crops": request.crops,
+            "merge": "softmax of each view in fp32, then the mean over the views",
+            "ties": "of equally likely classes the right one comes last",
+            "label_field": request.label_fields[0],
+            "classes": self.classes,
+            "chance": {"top1": 100 * found.largest_class / max(len(found.keys), 1)},
+        }
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a model says of N clips: f32 [N,C]; and what they are: i64 [N]."""
+
+    keys: Sequence[str]
+    labels: Tensor
+    probabilities: Tensor
+
+    @property
+    def largest_class(self) -> int:
+        """Items of the most common class."""
+        return int(torch.bincount(self.labels).max()) if len(self.labels) else 0
+
+
+def classified(encoded: EncodedSet, encoder: str, *, where: str) -> Classified:
+    """What an encoder of probabilities made of a set. Raises NonFiniteError on all ranks where some are no numbers."""
+    probabilities = encoded.vectors[encoder]
+    is_sound = probabilities.isfinite().all(dim=1).tolist()
+    broken = [key for key, sound in zip(encoded.keys, is_sound, strict=True) if not sound]
+    if broken:
+        raise NonFiniteError(
+            f"{where}: what the model says of {len(broken)} of {len(encoded.keys)} clips is not a number, first of "
+            f"{shown(broken[0])}",
+            hint="the weights or the activations have left the range of their precision: judge an earlier checkpoint",
+            again=True,
+        ).by_all_ranks()
+    labels = torch.tensor([item.labels[0] for item in encoded.items])
+    return Classified(encoded.keys, labels, probabilities)
