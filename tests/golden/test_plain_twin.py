@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from umt_ds.bench.plain_models import PlainStudent, PlainTeacher
+from umt_ds.bench.plain_recognition import PlainClassifier
 from umt_ds.bench.plain_stage2 import Drawn, PlainBert, PlainVideoText, PlainVision, Rows
+from umt_ds.models.positions import finetune_table
 from umt_ds.models.presets import BertSize, VitSize
 from umt_ds.weights.published import video_text_state
 
@@ -95,3 +97,15 @@ def test_the_losses_of_stage_2(golden: Golden, medium: str) -> None:
 
     expected = part["loss_uta"] + part["loss_vtc"] + part["loss_vtm_seed7"] + part["mlm_loss_fixed"]
     torch.testing.assert_close(loss, expected, rtol=0, atol=2e-5)  # a sum of four numbers to 1e-5
+
+
+@pytest.mark.parametrize("name", ["finetune_T8.pt", "finetune_T16.pt"])
+def test_the_logits_of_a_classifier(golden: Golden, name: str) -> None:
+    file = golden(name)
+    cfg, state = file["cfg"], {key: value for key, value in file["state"].items() if key != "pos_embed"}
+    width, depth = state["fc_norm.weight"].numel(), 1 + max(int(k.split(".")[1]) for k in state if k[:7] == "blocks.")
+    size = VitSize(width, depth, cfg["heads"], cfg["patch"], mlp_ratio=cfg["mlp_ratio"])
+    table = finetune_table(cfg["frames"], cfg["side"], cfg["patch"], width)
+    model = PlainClassifier(size, classes=file["y"].shape[1], table=table)
+    model.load_state_dict(state)
+    torch.testing.assert_close(model.eval()(file["x"].float()), file["y"], **OUTPUTS)

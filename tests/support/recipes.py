@@ -84,7 +84,8 @@ def smaller(name: str) -> list[str]:
     few += [f"run_dir=runs/{name}"]
     if name.startswith("recognition/"):
         # its classes and the frames of its held-out set are the demo's
-        few += ["task.label=motion_label", "task.mixing.group=4", "evaluation.val.frames=stored", "cadence.evaluate=1"]
+        few += ["task.label=motion_label", "task.classes=8", "task.mixing.group=4"]
+        few += ["evaluation.val.frames=stored", "cadence.evaluate=1"]
         return [*few, "task.encoder.preset=pocket", "task.encoder.image_size=32"]
     few += ["task.student.preset=pocket", "task.student.image_size=32"]
     few += ["task.teacher.preset=tiny_clip"] if load_tree(name)[0]["task"]["teacher"] is not None else []

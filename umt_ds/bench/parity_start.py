@@ -8,22 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from umt_ds.bench.plain import PlainStep, build_plain, refuse_unpublished
+from umt_ds.bench.plain import PlainStep, build_plain, float_clips, refuse_unpublished
+from umt_ds.bench.plain_recognition import Mixed, PlainRecognitionStep, build_plain_recognition
 from umt_ds.bench.plain_stage2 import Drawn, PlainStage2Step, build_plain_stage2, refuse_unpublished_stage2
 from umt_ds.bench.synthetic import noise_vocabulary
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.protocol import BatchSource
 from umt_ds.tasks.bert import bert_size_of
+from umt_ds.tasks.recognition.task import RecognitionTask
 from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.tasks.stage2.task import Stage2Task
+
+Published = Stage1Task | Stage2Task | RecognitionTask  # the tasks that have a plain twin
+ReferenceOf = PlainStep | PlainStage2Step | PlainRecognitionStep
 
 
 @dataclass(frozen=True)
 class ParityStart:
-    """state: our weights; drawn: a mask, and for stage 2 the rest; loss: ours, with nothing dropped."""
+    """state: our weights; drawn: a mask and for stage 2 the rest, of recognition the mixed clips; loss: ours, with
+    nothing dropped."""
 
     state: dict[str, Tensor]
     drawn: Any
@@ -31,23 +38,29 @@ class ParityStart:
 
     @staticmethod
     @torch.no_grad()
-    def of(task: Stage1Task | Stage2Task, config: RunConfig, source: BatchSource) -> ParityStart:
+    def of(task: Published, config: RunConfig, source: BatchSource, device: torch.device) -> ParityStart:
         """Before DeepSpeed takes the module. Raises ConfigError where there is no published step."""
         _refuse(task, config)
-        module = task.module.to(task.device).eval()
+        module = task.module.to(device).eval()
         inputs = task.prepare(next(source.micro_batches(0)), 0)
         loss = module(inputs).total.item()
-        drawn = _of_stage1(task, inputs) if isinstance(task, Stage1Task) else _of_stage2(task, inputs)
+        drawn = _drawn(task, inputs)
         module.train()
         return ParityStart(
             {name: value.detach().to("cpu", copy=True) for name, value in module.state_dict().items()}, drawn, loss
         )
 
     def reference_step(
-        self, task: Stage1Task | Stage2Task, config: RunConfig, *, precision: Precision
-    ) -> PlainStep | PlainStage2Step:
+        self, task: Published, config: RunConfig, device: torch.device, *, precision: Precision
+    ) -> ReferenceOf:
         """The published step, from here."""
-        settings, device = config.task, task.device
+        settings = config.task
+        if isinstance(settings, RecognitionConfig):
+            classes = len(self.state["head.weight"])
+            return build_plain_recognition(
+                settings, classes, self.state, config.optim, device=device, precision=precision
+            )
+        assert not isinstance(task, RecognitionTask)
         assert task.teacher is not None
         if isinstance(settings, Stage2Config):
             words = noise_vocabulary(settings.text)
@@ -59,12 +72,17 @@ class ParityStart:
         return build_plain(settings, task.teacher, self.state, config.optim, device=device, precision=precision)
 
 
-def _refuse(task: Stage1Task | Stage2Task, config: RunConfig) -> None:
-    if isinstance(config.task, Stage2Config):
+def _refuse(task: Published, config: RunConfig) -> None:
+    if isinstance(config.task, Stage2Config) and isinstance(task, Stage2Task):
         refuse_unpublished_stage2(config.task, task.teacher)
-    elif isinstance(config.task, Stage1Config):
-        assert task.teacher is not None
+    elif isinstance(config.task, Stage1Config) and isinstance(task, Stage1Task):
         refuse_unpublished(config.task, task.teacher)
+
+
+def _drawn(task: Published, inputs: Any) -> Any:
+    if isinstance(task, RecognitionTask):
+        return Mixed(inputs.pixels if inputs.pixels.is_floating_point() else float_clips(inputs.pixels), inputs.targets)
+    return _of_stage1(task, inputs) if isinstance(task, Stage1Task) else _of_stage2(task, inputs)
 
 
 def _of_stage1(task: Stage1Task, inputs: Any) -> Tensor:

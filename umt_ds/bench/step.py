@@ -2,8 +2,8 @@
 
 Ours is the real thing: the task, DeepSpeed behind `engine.deepspeed`, and `engine.loop.train_step`, on noise
 (`synthetic.py`) or on the run's own shards. The reference is the published step in plain torch (`plain.py`,
-`plain_stage2.py`). It takes turns with ours in the same process, so that whatever else the machine does slows both
-alike. A step is one micro-batch unless `batch.global` is given.
+`plain_stage2.py`, `plain_recognition.py`). It takes turns with ours in the same process, so that whatever else the
+machine does slows both alike. A step is one micro-batch unless `batch.global` is given.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 
-from umt_ds.bench.parity_start import ParityStart
+from umt_ds.bench.parity_start import ParityStart, Published
 from umt_ds.bench.run import load_step_run
 from umt_ds.bench.step_report import StepReport, Way
 from umt_ds.bench.synthetic import DIFFERENT_BATCHES, Shown, SyntheticBatches, noise_vocabulary, shares_of_shown
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.collectives import barrier, broadcast_object, mean_over_ranks
@@ -43,7 +44,6 @@ from umt_ds.errors import ConfigError, MachineError
 from umt_ds.tasks.kinds import build_task, cost_of
 from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.sources import count_samples, media_shares
-from umt_ds.tasks.stage1.task import Stage1Task
 from umt_ds.tasks.stage2.task import Stage2Task
 from umt_ds.whole_file import appearing
 
@@ -69,9 +69,10 @@ class Request:
 def measure_step(name: str, overrides: Sequence[str], request: Request) -> StepReport:
     """Measure on the ranks that are there; every rank calls it. Raises MachineError where memory runs out."""
     config = load_step_run(name, overrides, ranks=find_world().size)
-    if request.against_plain and not isinstance(config.task, (Stage1Config, Stage2Config)):
+    if request.against_plain and not isinstance(config.task, (Stage1Config, Stage2Config, RecognitionConfig)):
         raise ConfigError(
-            f"task.kind {config.task.kind} has no plain twin: stages 1 and 2 have one", hint="leave --against away"
+            f"task.kind {config.task.kind} has no plain twin: stages 1 and 2 and recognition have one",
+            hint="leave --against away",
         )
     if request.shown != "video" and not config.task.mixes_media:
         raise ConfigError(f"--media: task.kind {config.task.kind} learns from clips alone", hint="leave --media away")
@@ -108,16 +109,16 @@ def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) 
     task = _task(config, plan, job, request, precision)
     origin = None
     if request.against_plain:
-        assert isinstance(task, (Stage1Task, Stage2Task)), "measure has let through what has a reference"
-        origin = ParityStart.of(task, config, source)
+        assert isinstance(task, Published), "measure has let through what has a reference"
+        origin = ParityStart.of(task, config, source, device)
     ours = Ours(config, plan, task, build_engine(task, config, plan, deepspeed_json), source)
     leaving.callback(ours.engine.close)
     _warm_up(ours, device, held)
     reference, losses = None, None
     if origin is not None:
-        assert isinstance(task, (Stage1Task, Stage2Task))
+        assert isinstance(task, Published)
         held = _held(device)
-        reference = ReferenceStep(origin.reference_step(task, config, precision=precision), plan, source)
+        reference = ReferenceStep(origin.reference_step(task, config, device, precision=precision), plan, source)
         losses = (origin.loss, reference.loss_of(origin))
         _warm_up(reference, device, held)
 
@@ -209,7 +210,7 @@ class ReferenceStep:
         self._step += 1
 
     def loss_of(self, origin: ParityStart) -> float:
-        """On our first clips, under our mask (and masked tokens, and negatives)."""
+        """On our first clips, under our mask (and masked tokens, negatives, mixing)."""
         loss: float = self._plain.evaluate(self._ready[0], origin.drawn)
         return loss
 

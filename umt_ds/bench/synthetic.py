@@ -92,8 +92,8 @@ def _batch(
     pixels = torch.randint(0, 256, (rows, frames, side, side, 3), dtype=torch.uint8, generator=draw)
     numbers = torch.arange(rows)
     tokens = captions(rows, draw)
-    # all of the first class: what a label costs does not hang on which it is
-    targets = Targets(labels=torch.zeros(rows, dtype=torch.int64) if labelled else None)
+    # two classes in turns: every head has two, and what a label costs does not hang on which it is
+    targets = Targets(labels=numbers % 2 if labelled else None)
     return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, targets=targets, ids=numbers)
 
 

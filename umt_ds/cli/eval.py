@@ -22,7 +22,7 @@ from umt_ds.jobs.score_files import ScoreFiles
 @click.option("--ranks", type=click.IntRange(1), help="Start that many ranks on this machine; or use a launcher.")
 @click.option("--on", "only", multiple=True, metavar="NAME", help="Only this evaluation of the runs. May be repeated.")
 @click.option("--shards", metavar="SHARDS", help="Evaluate on this set alone, whatever the runs name; with --kind.")
-@click.option("--kind", metavar="KIND", help="What to measure on --shards: knn or retrieval.")
+@click.option("--kind", metavar="KIND", help="What to measure on --shards: classification, knn or retrieval.")
 @click.option("--weights", metavar="PATH", help="Score these: a weight file, the folder of a model, run or checkpoint.")
 @click.option("--best", is_flag=True, help="Of run folders, the best checkpoint (cadence.keep_best), not the newest.")
 @click.option("-o", "--out", type=LOCAL_FILE, help="Write the scores with their protocol as JSON, too.")
@@ -53,6 +53,7 @@ def command(
     For example:
       umt eval runs/b16_k710 --ranks 8
       umt eval runs/recognition_b16_k400 --best --on test --ranks 8
+      umt eval runs/b16_k400 --kind classification --shards /data/k400/val evaluation.classification.segments=4
       umt eval runs/b16_5m --kind retrieval --shards /data/msrvtt/test -o scores.json
       umt eval runs/demo/stage2-* --on retrieval --save-predictions runs/demo/answers
       umt eval stage2/l16_25m --weights l16_25m.pth --kind retrieval --shards /data/msrvtt/test

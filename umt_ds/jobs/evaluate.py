@@ -94,12 +94,18 @@ def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictio
             if (one.name in by_average) == averaged:
                 found = _judge(run, one, module, job.world, predictions=predictions)
                 scores[one.name] = found.of_average(_decay_of(run)) if averaged else found
-    step = None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
     fingerprint, loaded = loads[0]
-    return RunScores(run, fingerprint, step, loaded, precision, tuple(scores[one.name] for one in evaluators))
+    return RunScores(
+        run, fingerprint, step_scored(run), loaded, precision, tuple(scores[one.name] for one in evaluators)
+    )
 
 
-def load_scored(task: Task, run: EvalRun, *, averaged: bool) -> str:
+def step_scored(run: EvalRun) -> int | None:
+    """Of the checkpoint; None for other weights."""
+    return None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
+
+
+def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
     """The weights into the module, or their moving average: all of a checkpoint of this run, or what training would
     begin with. A sentence about it."""
     if run.checkpoint is not None:

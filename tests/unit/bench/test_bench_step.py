@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.support.ranks import environment
 from umt_ds.batch import Batch
+from umt_ds.bench.parity_start import ParityStart
 from umt_ds.bench.plain import float_clips, plain_loss, plain_models, published_mask, refuse_unpublished
+from umt_ds.bench.plain_recognition import (
+    PlainClassifier,
+    PlainRecognitionStep,
+    published_groups,
+    published_mixing,
+)
 from umt_ds.bench.run import load_step_run
 from umt_ds.bench.step import Request, kept_for_backward, measure_step
 from umt_ds.bench.step_report import StepReport, Way, budget_line, load_outcome, save_outcome, sweep_text
@@ -22,10 +31,15 @@ from umt_ds.bench.step_sweep import label, sweep_points
 from umt_ds.bench.synthetic import SyntheticBatches
 from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.recognition import MixingConfig, RecognitionConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.distributed.job import Job
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
+from umt_ds.models.presets import vit_size
+from umt_ds.tasks.recognition.classes import HeadClasses
+from umt_ds.tasks.recognition.task import RecognitionTask
 from umt_ds.tasks.stage1.task import Stage1Task
 
 CPU = torch.device("cpu")
@@ -95,6 +109,71 @@ def test_a_run_that_was_never_published_has_no_twin() -> None:
     task, config = pocket_task("task.mask.kind=tube", "task.mask.views=2")
     with pytest.raises(ConfigError, match=r"needs task\.mask\.kind=semantic, task\.mask\.views=1"):
         refuse_unpublished(config, task.teacher)
+
+
+# ---------------------------------------------------------------- the twin of recognition
+
+
+def classifier_task(*overrides: str) -> tuple[RecognitionTask, RunConfig]:
+    settings = ["task.classes=8", "task.encoder.preset=pocket", "task.encoder.image_size=32", "init.weights=null"]
+    config = load_run("recognition/b16_k710", [*settings, *overrides], keep_unset=True)
+    assert isinstance(config.task, RecognitionConfig)
+    return RecognitionTask(config.task, HeadClasses(8), seed=0, device=CPU), config
+
+
+def shown_clips(config: RunConfig) -> SyntheticBatches:
+    plan = plan_run(config, world=1, num_samples=10**6)
+    return SyntheticBatches(config, plan, Job(World.alone(), CPU), shown="video")
+
+
+def test_noise_has_labels_of_two_classes() -> None:
+    _, config = classifier_task("batch.global=2", "batch.micro=2", "task.mixing=null")
+    labels = next(shown_clips(config).micro_batches(0)).targets.labels
+    assert labels is not None
+    assert labels.tolist() == [0, 1, 0, 1], "two views of each of two clips"
+
+
+def test_the_twin_of_recognition_has_our_loss_on_the_same_mixed_clips() -> None:
+    task, config = classifier_task("batch.global=4", "batch.micro=4", "task.mixing.group=8", "task.head_scale=1")
+    source = shown_clips(config)
+    origin = ParityStart.of(task, config, source, CPU)
+    twin = origin.reference_step(task, config, CPU, precision="fp32")
+    assert isinstance(twin, PlainRecognitionStep)
+    ready = twin.ready(next(source.micro_batches(0)))
+    assert twin.evaluate(ready, origin.drawn) == pytest.approx(origin.loss, abs=1e-5)
+    assert twin.step(ready, 1e-3) == pytest.approx(math.log(8), abs=0.2)
+
+
+def test_its_layers_learn_at_the_published_rates() -> None:
+    task, config = classifier_task("task.encoder.preset=vit_b16", "task.encoder.image_size=224")
+    with torch.device("meta"):
+        model = PlainClassifier(vit_size("vit_b16"), classes=8, table=torch.zeros(1, 1))
+    groups = published_groups(model, config.optim)
+    rate = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    named = dict(model.named_parameters())
+    assert rate[id(named["patch_embed.proj.weight"])] == pytest.approx(0.75**13)
+    assert rate[id(named["blocks.0.norm1.bias"])] == pytest.approx(0.75**12)
+    assert rate[id(named["blocks.11.mlp.fc2.weight"])] == pytest.approx(0.75)
+    assert rate[id(named["head.weight"])] == rate[id(named["fc_norm.bias"])] == 1
+    assert len(rate) == len(named)
+    assert named.keys() == dict(task.module.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_its_mixing_is_a_loop_over_rows_in_reverse_order(kind: str) -> None:
+    np.random.seed(3)
+    settings = MixingConfig.model_validate({"mixup": 0.8, "cutmix": 1.0, "switch": float(kind == "cutmix")})
+    video = torch.arange(4.0)[:, None, None, None, None].expand(4, 1, 2, 6, 6).clone()
+    mixed = published_mixing(video.clone(), torch.arange(4), settings, classes=5, off=0.02)
+    share = ((mixed.targets[0, 0] - 0.02) / 0.9).item()
+    for row in range(4):
+        partner = 3 - row
+        assert mixed.video[row].mean().item() == pytest.approx(share * row + (1 - share) * partner, abs=1e-5)
+        assert set(mixed.video[row].unique().tolist()) <= {row, partner} or kind == "mixup"
+        expected = torch.full((5,), 0.02)
+        expected[row] += 0.9 * share
+        expected[partner] += 0.9 * (1 - share)
+        torch.testing.assert_close(mixed.targets[row], expected)
 
 
 # ---------------------------------------------------------------- the run
