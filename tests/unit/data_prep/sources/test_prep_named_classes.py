@@ -19,7 +19,8 @@ CLASS_IND = "1 ApplyEyeMakeup\n2 ApplyLipstick\n3 Archery\n"
 def test_ucf101_counts_its_classes_from_0(tmp_path: Path) -> None:
     touch(tmp_path / "ucf", "ApplyLipstick/v_ApplyLipstick_g01_c01.avi", "Archery/v_Archery_g08_c02.avi")
     classes = written(tmp_path / "classInd.txt", CLASS_IND)
-    lines = "ApplyLipstick/v_ApplyLipstick_g01_c01.avi 2\nArchery/v_Archery_g08_c02.avi 3\nArchery/v_Archery_g09_c01.avi 3\n"
+    lines = "ApplyLipstick/v_ApplyLipstick_g01_c01.avi 2\nArchery/v_Archery_g08_c02.avi 3\n"
+    lines += "Archery/v_Archery_g09_c01.avi 3\n"
     train = list_ucf101(tmp_path / "ucf", rows=written(tmp_path / "trainlist01.txt", lines), classes=classes)
     assert [(clip.label, clip.label_name) for clip in train.clips] == [(1, "ApplyLipstick"), (2, "Archery")]
     assert train.labels == ("ApplyEyeMakeup", "ApplyLipstick", "Archery")
