@@ -222,16 +222,24 @@ def _check_goes_with(first: Manifest, other: Manifest, first_at: Path, other_at:
             "only",
             hint="make both with the same --views",
         )
-    if other.labels == first.labels:
+    ours, theirs = first.class_lists, other.class_lists
+    for field in sorted(ours.keys() | theirs.keys()):
+        _check_classes(field, ours.get(field, ()), theirs.get(field, ()), first_at, other_at)
+
+
+def _check_classes(field: str, ours: Sequence[str], theirs: Sequence[str], first_at: Path, other_at: Path) -> None:
+    """Raises ConfigError where a label of one set would be another class in the other."""
+    if ours == theirs:
         return
-    if sorted(other.labels) == sorted(first.labels):
-        what = f"{first_at} and {other_at} have the same {len(first.labels)} classes in another order"
+    if sorted(ours) == sorted(theirs):
+        what = f"{first_at} and {other_at} have the same {len(ours)} classes in another order"
     else:
-        what = f"{first_at} has {len(first.labels)} classes, {other_at} {len(other.labels)}, and they are not the same"
-    number = next((n for n, (a, b) in enumerate(zip(first.labels, other.labels, strict=False)) if a != b), None)
+        what = f"{first_at} has {len(ours)} classes, {other_at} {len(theirs)}, and they are not the same"
+    number = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
     if number is not None:
-        names = [quoted(labels[number]) for labels in (first.labels, other.labels)]
-        what += f": class {number} is {names[0]} in the first, {names[1]} in the second"
+        what += f": class {number} is {quoted(ours[number])} in the first, {quoted(theirs[number])} in the second"
+    if field != "label":
+        what += f" ({field})"
     raise ConfigError(
         what, hint="make both with the same --classes; a training run can also read several sets as they are"
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from tests.drills.drill import CannotBeDone, Drill
+from tests.drills.drill import AVERAGED, CannotBeDone, Drill
 from tests.drills.faults import FAULTS, SHORT
 from tests.support.jobs import start_job, write_clips
 
@@ -54,7 +54,7 @@ def rehearse(names: Sequence[str], folder: Path) -> tuple[list[tuple[str, ...]],
     """All drills one after another against one unbroken run; the rows of the table, and how many failed."""
     shards = write_clips(folder / "shards")
     click.echo("the unbroken run", err=True)
-    start_job(folder / "unbroken", shards).wait(code=0)
+    start_job(folder / "unbroken", shards, AVERAGED).wait(code=0)
     rows, failed = [], 0
     for number, name in enumerate(names):
         click.echo(name, err=True)

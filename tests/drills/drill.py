@@ -12,6 +12,9 @@ from umt_ds.engine.manifest import CHECKPOINTS, read_checkpoint_manifest
 from umt_ds.engine.metrics_file import METRICS, read_metrics, read_records
 from umt_ds.report.compare_runs import compare_runs
 
+AVERAGED = "optim.ema_decay=0.9"
+"""Every run of a drill keeps a moving average of its weights, so that it too must survive."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -36,7 +39,7 @@ class Drill:
 
     def start(self, *overrides: str) -> TrainingJob:
         """`umt train` on two ranks, in this drill's run folder."""
-        self.jobs.append(start_job(self.run, self.shards, *overrides))
+        self.jobs.append(start_job(self.run, self.shards, AVERAGED, *overrides))
         return self.jobs[-1]
 
     def stopped_at(self, step: int) -> Path:
@@ -53,7 +56,7 @@ class Drill:
 
     def go_on(self, what_happened: str, *overrides: str, says: str = "", most_lost: int = 2 * SAVE) -> Outcome:
         """Give the same command again: it must say `says`, lose no more steps, and equal the unbroken run bit for bit:
-        clips, masks, losses, and the weights and moments of the last checkpoint.
+        clips, masks, losses, and weights, moments and averaged weights of the last checkpoint.
 
         A crash may cost cadence.save steps and those that one write takes, at most as many again.
         """

@@ -74,8 +74,8 @@ def kill_during_a_save(drill: Drill) -> Outcome:
 
 
 def kill_during_an_evaluation(drill: Drill) -> Outcome:
-    """SIGKILL of all processes in the middle of an evaluation"""
-    evaluated = evaluated_each(STEPS // 2, drill.shards)
+    """SIGKILL of all processes in the middle of an evaluation, of the averaged weights"""
+    evaluated = [*evaluated_each(STEPS // 2, drill.shards), "evaluation.knn.ema=true"]
     job = drill.start(*evaluated)
 
     def is_evaluating() -> bool:
@@ -154,8 +154,8 @@ def delete_the_newest(drill: Drill) -> Outcome:
 
 
 def fill_the_disk(drill: Drill) -> Outcome:
-    """The disk becomes full during a save (a tmpfs of 30 MiB)"""
-    with small_disk(drill.run, mebibytes=30) as grow:  # two checkpoints of 14 MiB
+    """The disk becomes full during a save (a tmpfs of 40 MiB)"""
+    with small_disk(drill.run, mebibytes=40) as grow:  # two checkpoints of 19 MiB
         drill.start().wait(code=EXIT_FAILED, says="free some space and start the same command again")
         grow()
         return drill.go_on('"free some space", exit 1')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -49,14 +50,22 @@ def write_run(config: RunConfig) -> Path:
     return config.folder
 
 
-def add_checkpoint(run: Path, config: RunConfig, *, step: int = 6) -> Path:
-    """A checkpoint of a step in the folder `run`, whose student is exactly as it began; where the run averages its
-    weights, the average is twice that."""
-    assert isinstance(config.task, Stage1Config)
+def add_checkpoint(
+    run: Path,
+    config: RunConfig,
+    *,
+    step: int = 6,
+    weights: Mapping[str, Tensor] | None = None,
+    classes: Sequence[str] = (),
+) -> Path:
+    """A checkpoint of a step in the folder `run`, with these weights, or with the student of a stage-1 run as it began;
+    where the run averages its weights, the average is twice that. classes: of a classifier's head."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
-    weights = _first_weights(config.task, config.seed)
-    save_file(weights, folder / "weight-00000.safetensors")
+    if weights is None:
+        assert isinstance(config.task, Stage1Config)
+        weights = _first_weights(config.task, config.seed)
+    save_file(dict(weights), folder / "weight-00000.safetensors")
     if config.optim.ema_decay is not None:
         save_file({name: tensor * 2 for name, tensor in weights.items()}, folder / "ema-00000.safetensors")
     files = {
@@ -66,7 +75,7 @@ def add_checkpoint(run: Path, config: RunConfig, *, step: int = 6) -> Path:
     manifest = CheckpointManifest(
         step=step, progress={"step": step}, config=as_tree(config), numbers_hash="numb", running_hash="runn",
         fingerprints={"teacher": "tttt"}, files=files, world=2, zero_stage=1, precision="fp32",
-        versions={"torch": "9.9"}, written="2024-01-01T00:00:00+00:00",
+        versions={"torch": "9.9"}, classes=list(classes), written="2024-01-01T00:00:00+00:00",
     )  # fmt: skip
     (folder / "manifest.json").write_text(manifest.to_json())
     return folder

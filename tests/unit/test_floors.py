@@ -128,7 +128,8 @@ DOORS = {
     "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*"),
     "tokenizers": ("umt_ds.data.text",),
     "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text.task"),
-    "timm": ("umt_ds.models.teachers", "umt_ds.engine.optim"),  # image towers; rates that fall from layer to layer
+    # image towers; rates that fall from layer to layer; attention that pools
+    "timm": ("umt_ds.models.teachers", "umt_ds.engine.optim", "umt_ds.evaluation.probes.heads"),
     "webdataset": ("data_prep.state.writer", "umt_ds.data.shards.stream"),
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),

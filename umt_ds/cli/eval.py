@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from umt_ds.cli.ranks import start_ranks, tell_the_others
-from umt_ds.data.shards.storage import is_url
+from umt_ds.cli.words import LOCAL_FILE, LOCAL_FOLDER, overrides_in, runs_in
 from umt_ds.distributed.world import sign_of_launcher
 from umt_ds.environment import set_default, temporary_folder, working_folder
 from umt_ds.errors import UmtError
@@ -18,29 +17,16 @@ from umt_ds.jobs.eval_runs import EvalRun, find_runs
 from umt_ds.jobs.score_files import ScoreFiles
 
 
-class _Local(click.Path):
-    """A path on this machine."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and is_url(value):  # Path would make a folder `s3:` of it
-            self.fail(f"{value} is a URL, and has to be a path on this machine", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-_FILE = _Local(dir_okay=False, path_type=Path)
-_FOLDER = _Local(file_okay=False, path_type=Path)
-
-
 @click.command("eval")
 @click.argument("words", nargs=-1, required=True, metavar="RUN... [KEY=VALUE]...")
 @click.option("--ranks", type=click.IntRange(1), help="Start that many ranks on this machine; or use a launcher.")
 @click.option("--on", "only", multiple=True, metavar="NAME", help="Only this evaluation of the runs. May be repeated.")
 @click.option("--shards", metavar="SHARDS", help="Evaluate on this set alone, whatever the runs name; with --kind.")
-@click.option("--kind", metavar="KIND", help="What to measure on --shards: knn or retrieval.")
+@click.option("--kind", metavar="KIND", help="What to measure on --shards: classification, knn or retrieval.")
 @click.option("--weights", metavar="PATH", help="Score these: a weight file, the folder of a model, run or checkpoint.")
 @click.option("--best", is_flag=True, help="Of run folders, the best checkpoint (cadence.keep_best), not the newest.")
-@click.option("-o", "--out", type=_FILE, help="Write the scores with their protocol as JSON, too.")
-@click.option("--save-predictions", "predictions", type=_FOLDER, help="Write what was answered for each item, too.")
+@click.option("-o", "--out", type=LOCAL_FILE, help="Write the scores with their protocol as JSON, too.")
+@click.option("--save-predictions", "predictions", type=LOCAL_FOLDER, help="Write what was answered for each item.")
 @click.option("--dry-run", is_flag=True, help="Print what would be evaluated, and evaluate nothing.")
 def command(
     words: tuple[str, ...],
@@ -67,6 +53,7 @@ def command(
     For example:
       umt eval runs/b16_k710 --ranks 8
       umt eval runs/recognition_b16_k400 --best --on test --ranks 8
+      umt eval runs/b16_k400 --kind classification --shards /data/k400/val evaluation.classification.segments=4
       umt eval runs/b16_5m --kind retrieval --shards /data/msrvtt/test -o scores.json
       umt eval runs/demo/stage2-* --on retrieval --save-predictions runs/demo/answers
       umt eval stage2/l16_25m --weights l16_25m.pth --kind retrieval --shards /data/msrvtt/test
@@ -98,24 +85,14 @@ def _find(
     weights: str | None,
     best: bool,
 ) -> list[EvalRun]:
-    names = [word for word in words if not _is_override(word)]
-    if not all(names):
-        raise click.UsageError("a RUN is empty text: is it a variable that is not set?")
-    if not names:
-        raise click.UsageError("Missing argument 'RUN...': which runs?")
-    if weights is not None and len(names) > 1:
-        raise click.UsageError("--weights takes the place of the weights of one RUN")
+    names = runs_in(words, weights=weights)
     if weights is not None and best:
         raise click.UsageError("--best is a checkpoint of a run folder, and --weights takes its place")
     given = [f"init.weights={weights}"] if weights is not None else []
     if kind is not None:  # alone: first those that the run names go
         given += ["evaluation=null", f"evaluation.{kind}.kind={kind}", f"evaluation.{kind}.shards={shards}"]
-    overrides = [*given, *(word for word in words if _is_override(word))]
+    overrides = [*given, *overrides_in(words)]
     return find_runs(names, overrides, only=only, own_weights=weights is None, best=best)
-
-
-def _is_override(word: str) -> bool:
-    return "=" in word and "/" not in word.partition("=")[0]
 
 
 def _words(

@@ -37,8 +37,9 @@ def command(a: Path, b: Path, rtol: float, as_json: bool) -> None:
 
     Of steps that ran twice, after a kill, the later one counts; lines of metrics.jsonl that are no records are passed
     over and counted. What both runs lack is equal, and so is NaN in both. `--rtol 0` asks for equal bits, as a resumed
-    run has on the same number of ranks. Exit codes: 0 the common steps agree, 1 they differ, 2 there is nothing to
-    compare.
+    run has on the same number of ranks. Of the newest step of which both have a checkpoint it also says which of the
+    weights, moments and averaged weights (optim.ema_decay) are equal bit for bit, where as many ranks wrote both. Exit
+    codes: 0 the common steps agree, 1 they differ, 2 there is nothing to compare.
 
     \b
     For example:

@@ -10,7 +10,7 @@ So a model sees the same batches whatever the number of ranks, and on a CPU ever
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -248,6 +248,14 @@ class EvaluationSet:
                 views.append(view)
         pixels = torch.from_numpy(np.concatenate(views)) if views else self._zeros()
         return EvalBatch(tuple(items), pixels, tuple(left_out))
+
+    def views_of(self, numbers: Collection[int]) -> dict[int, Tensor]:
+        """The views of some items, by their place in the set: u8 [V,T,side,side,3]. Raises DataError where one cannot
+        be read."""
+        try:
+            return {place: torch.from_numpy(self._read(place, self._source.ref(place))[1]) for place in numbers}
+        finally:
+            self._source.close()
 
     def empty_batch(self) -> EvalBatch:
         """What a rank puts through the model where it has no item."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,6 +54,10 @@ class ClassificationEvaluator:
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
         """See `Evaluator`. A row of the predictions is a clip: label, likeliest classes, their probabilities."""
+        return self.scores(self.classify(module, world, beat=beat), world, predictions=predictions)
+
+    def classify(self, module: nn.Module, world: World, *, beat: Beat) -> Classified:
+        """What the module says of each clip, on every rank. Raises UmtError on all ranks."""
         device, precision = place_of(module)
         logits, views = self.logits_of(module), self.items.request.num_views
 
@@ -63,31 +68,34 @@ class ClassificationEvaluator:
             {_ENCODER: probabilities}, self.items, world, device=device, num_workers=self.num_workers, beat=beat
         )
         say_left_out(self.said, self.name, self.items, encoded.left_out)
-        found = classified(encoded, _ENCODER, where=f"evaluation.{self.name}")
+        refuse_non_finite(encoded, _ENCODER, where=f"evaluation.{self.name}")
+        return Classified(encoded, encoded.vectors[_ENCODER], precision)
+
+    def scores(self, found: Classified, world: World, *, predictions: bool) -> Scores:
+        """Its accuracies, the same on every rank."""
         values, columns = on_first_rank(world, lambda: self._judge(found, predictions))
         return Scores(
             self.name,
             values,
-            items=len(encoded.items),
-            left_out=encoded.left_out,
-            protocol={**protocol_of(self.items, encoded, precision=precision), **self._protocol(found), **self.about},
+            items=len(found.encoded.items),
+            left_out=found.encoded.left_out,
+            protocol={**protocol_of(self.items, found.encoded, precision=found.precision), **self._protocol(found)},
             predictions=columns,
         )
 
     def _judge(self, found: Classified, predictions: bool) -> tuple[dict[str, float], dict[str, list[Any]] | None]:
-        ranked, labels = ranking(found.probabilities, found.labels), found.labels
-        confusion = confusion_matrix(labels, ranked[:, 0], classes=self.classes)
+        ranked, labels = found.ranked, found.labels
         shares = {
             "top1": top_accuracy(ranked, labels, k=1),
             "top5": top_accuracy(ranked, labels, k=TOP),
-            "mean_class": mean_class_accuracy(confusion),
+            "mean_class": mean_class_accuracy(found.confusion),
         }
         values = {metric: 100 * shares[metric] for metric in self.metrics}
         return values, self._columns(found, ranked[:, :TOP]) if predictions else None
 
     def _columns(self, found: Classified, likeliest: Tensor) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {
-            "key": list(found.keys),
+            "key": list(found.encoded.keys),
             "label": found.labels.tolist(),
             "predicted": likeliest.tolist(),
             "probability": found.probabilities.gather(1, likeliest).tolist(),
@@ -107,29 +115,44 @@ class ClassificationEvaluator:
             "ties": "of equally likely classes the right one comes last",
             "label_field": request.label_fields[0],
             "classes": self.classes,
-            "chance": {"top1": 100 * found.largest_class / max(len(found.keys), 1)},
+            "chance": {"top1": 100 * found.largest_class / len(found.labels)},
+            **self.about,
         }
 
 
 @dataclass(frozen=True)
 class Classified:
-    """What a model says of N clips: f32 [N,C]; and what they are: i64 [N]."""
+    """What a model says of N clips: probabilities, f32 [N,C]. precision: of its weights."""
 
-    keys: Sequence[str]
-    labels: Tensor
+    encoded: EncodedSet
     probabilities: Tensor
+    precision: str
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """What they are: i64 [N]."""
+        return torch.tensor([item.labels[0] for item in self.encoded.items])
+
+    @cached_property
+    def ranked(self) -> Tensor:
+        """The classes of each clip, the likeliest first: i64 [N,C]."""
+        return ranking(self.probabilities, self.labels)
+
+    @property
+    def confusion(self) -> Tensor:
+        """Clips of each class (rows) that are taken for each class: i64 [C,C]."""
+        return confusion_matrix(self.labels, self.ranked[:, 0], classes=self.probabilities.shape[1])
 
     @property
     def largest_class(self) -> int:
-        """Items of the most common class."""
-        return int(torch.bincount(self.labels).max()) if len(self.labels) else 0
+        """Clips of the most common class."""
+        return int(torch.bincount(self.labels).max())
 
 
-def classified(encoded: EncodedSet, encoder: str, *, where: str) -> Classified:
-    """What an encoder of probabilities made of a set. Raises NonFiniteError on all ranks where some are no numbers."""
-    probabilities = encoded.vectors[encoder]
-    is_sound = probabilities.isfinite().all(dim=1).tolist()
-    broken = [key for key, sound in zip(encoded.keys, is_sound, strict=True) if not sound]
+def refuse_non_finite(encoded: EncodedSet, encoder: str, *, where: str) -> None:
+    """Raises NonFiniteError on all ranks where an encoder gave something that is not a number."""
+    is_finite = encoded.vectors[encoder].isfinite().all(dim=1).tolist()
+    broken = [key for key, finite in zip(encoded.keys, is_finite, strict=True) if not finite]
     if broken:
         raise NonFiniteError(
             f"{where}: what the model says of {len(broken)} of {len(encoded.keys)} clips is not a number, first of "
@@ -137,5 +160,3 @@ def classified(encoded: EncodedSet, encoder: str, *, where: str) -> Classified:
             hint="the weights or the activations have left the range of their precision: judge an earlier checkpoint",
             again=True,
         ).by_all_ranks()
-    labels = torch.tensor([item.labels[0] for item in encoded.items])
-    return Classified(encoded.keys, labels, probabilities)

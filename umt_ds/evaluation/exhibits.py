@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from umt_ds.errors import UmtError
+from umt_ds.evaluation.evaluator import Scores
 from umt_ds.evaluation.masked import MaskedClip
 from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult, RetrievalScores
 from umt_ds.evaluation.probe import ProbeResult
@@ -63,7 +64,34 @@ class Retrieved:
     resized: str  # how frames were
 
 
-Exhibit = Remark | NotMade | MaskedClips | KnnProbe | Retrieved
+@dataclass(frozen=True)
+class NamedClip:
+    """A held-out clip, and what a model takes it for: classes with probabilities, the likeliest first."""
+
+    key: str
+    label: int
+    likeliest: tuple[tuple[int, float], ...]
+    frames: Tensor  # u8 [T,H,W,3] of one view
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is taken for what it is."""
+        return self.likeliest[0][0] == self.label
+
+
+@dataclass(frozen=True)
+class NamedClips:
+    """What a classifier takes held-out clips for: i64 [C,C], a row for each class that they are. names: of the C."""
+
+    checkpoint: Path
+    names: tuple[str, ...]
+    confusion: Tensor
+    scores: Scores
+    right: tuple[NamedClip, ...]  # some that are named rightly, of different classes
+    wrong: tuple[NamedClip, ...]  # those that are named wrongly with the most confidence
+
+
+Exhibit = Remark | NotMade | MaskedClips | KnnProbe | Retrieved | NamedClips
 
 
 def or_why_not(title: str, make: Callable[[], Exhibit]) -> Exhibit:

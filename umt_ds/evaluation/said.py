@@ -16,7 +16,7 @@ log = logging.getLogger("umt_ds")
 _VIEWS = {
     "centre": "the largest square in the centre, resized",
     "stretched": "the whole frame, resized to a square out of its proportions",
-    "testing": "short side resized as published; squares along the long side, one: its centre",
+    "testing": "short side resized as published, then squares along the long side (one: its centre)",
 }
 
 

@@ -67,18 +67,19 @@ def find_runs(
     only: Sequence[str] = (),
     own_weights: bool = True,
     best: bool = False,
+    judged: bool = True,
 ) -> list[EvalRun]:
     """The runs that are called so, with `overrides` in the settings of each.
 
     only: the evaluations to make; all of a run where it names none. own_weights: of a folder, take the newest
     checkpoint; False: `init.weights`, as of a run that has not begun. best: of a run folder, take the best checkpoint
-    (`cadence.keep_best`).
+    (`cadence.keep_best`). judged: False where nobody makes evaluations: then none are needed, and none are kept.
 
     The settings may name variables that are not set, where scoring has no need of them: paths of training data, the
     weights of a teacher, which nobody asks. Raises ConfigError or CheckpointError for a name with nothing behind it, a
     run without weights or evaluations, and settings that are wrong.
     """
-    runs = [_find(name, overrides, only, own_weights=own_weights, best=best) for name in names]
+    runs = [_find(name, overrides, only, own_weights=own_weights, best=best, judged=judged) for name in names]
     for number, run in enumerate(runs):
         twice = next((other for other in runs[:number] if run.is_same(other)), None)
         if twice is not None:
@@ -89,12 +90,15 @@ def find_runs(
     return runs
 
 
-def _find(name: str, overrides: Sequence[str], only: Sequence[str], *, own_weights: bool, best: bool) -> EvalRun:
+def _find(
+    name: str, overrides: Sequence[str], only: Sequence[str], *, own_weights: bool, best: bool, judged: bool
+) -> EvalRun:
     folder = _folder_called(name)
     tree, origins = _tree_of_folder(folder) if folder is not None else _tree_of_recipe(name)
     lay_overrides(tree, origins, overrides)
     _forget_training(tree)
-    config = _with_evaluations(check(tree, origins, keep_unset=True), only, name)
+    config = check(tree, origins, keep_unset=True)
+    config = _with_evaluations(config, only, name) if judged else config.model_copy(update={"evaluation": {}})
     _refuse_unset(config, name)
     if folder is not None and own_weights:
         return EvalRun(name, config, _best_in(folder) if best else _checkpoint_in(folder))

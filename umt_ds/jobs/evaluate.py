@@ -44,11 +44,11 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
     Every rank calls it. Raises SystemExit with the error's code after saying what is wrong.
     """
     with start_job() as job, ending_together(job.world):
-        _log_to_stderr(job.world)
+        log_to_stderr(job.world)
         # what is wrong with the last run is said before hours go into the first
         if job.world.is_first:
             files.check(runs)
-            _verify_checkpoints(runs)
+            verify_checkpoints(runs)
         judges = [evaluators_of(run.config, run.classes) for run in runs]
         scored = [
             _score(run, evaluators, job, predictions=files.predictions is not None)
@@ -56,12 +56,12 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         ]
         if not job.world.is_first:
             return None
-        about = {"versions": versions(), "device": _name_of(job.device), "ranks": job.world.size}
+        about = {"versions": versions(), "device": name_of(job.device), "ranks": job.world.size}
         said = files.write(scored, about)
         return "\n".join([score_text(scored), *said])
 
 
-def _verify_checkpoints(runs: Sequence[EvalRun]) -> None:
+def verify_checkpoints(runs: Sequence[EvalRun]) -> None:
     """Raises CheckpointError for files that are not those that were written, and for an average that none holds."""
     for run in runs:
         if run.checkpoint is None:
@@ -84,7 +84,7 @@ def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictio
     loads = []
     for averaged in sorted({one.name in by_average for one in evaluators}):
         task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
-        loaded = _load(task, run, averaged=averaged)
+        loaded = load_scored(task, run, averaged=averaged)
         fingerprint = state_fingerprint(task.module.state_dict())
         loads.append((fingerprint, loaded))
         decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
@@ -94,12 +94,18 @@ def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictio
             if (one.name in by_average) == averaged:
                 found = _judge(run, one, module, job.world, predictions=predictions)
                 scores[one.name] = found.of_average(_decay_of(run)) if averaged else found
-    step = None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
     fingerprint, loaded = loads[0]
-    return RunScores(run, fingerprint, step, loaded, precision, tuple(scores[one.name] for one in evaluators))
+    return RunScores(
+        run, fingerprint, step_scored(run), loaded, precision, tuple(scores[one.name] for one in evaluators)
+    )
 
 
-def _load(task: Task, run: EvalRun, *, averaged: bool) -> str:
+def step_scored(run: EvalRun) -> int | None:
+    """Of the checkpoint; None for other weights."""
+    return None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
+
+
+def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
     """The weights into the module, or their moving average: all of a checkpoint of this run, or what training would
     begin with. A sentence about it."""
     if run.checkpoint is not None:
@@ -152,7 +158,8 @@ def _batches_of_a_rank(run: EvalRun, evaluator: Evaluator, world: World) -> int 
     return sum(one.passes_of_a_rank(world.size) for one in sets)
 
 
-def _name_of(device: torch.device) -> str:
+def name_of(device: torch.device) -> str:
+    """A GPU by its name; else `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -163,7 +170,7 @@ class _BesideBar(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def _log_to_stderr(world: World) -> None:
+def log_to_stderr(world: World) -> None:
     """Warnings and errors, with their rank where it is not the first."""
     handler = _BesideBar()
     handler.setFormatter(logging.Formatter("%(message)s" if world.is_first else f"[rank {world.rank}] %(message)s"))

@@ -345,8 +345,9 @@ def _evaluation(plan: JobPlan) -> Iterator[str]:
 
 def _checkpoint(plan: JobPlan) -> list[str]:
     size, keep = plan.checkpoint_bytes, plan.config.cadence.keep
+    what = "weights, their average" if _is_averaged(plan.config) else "weights"
     return [
-        f"{_gb(size)} (fp32 weights and two moments), every {plan.config.cadence.save:,} steps = "
+        f"{_gb(size)} (fp32 {what} and two moments), every {plan.config.cadence.save:,} steps = "
         f"{_hours(plan.step_s * plan.config.cadence.save / 3600)}; {keep} kept: room for {_gb(size * (keep + 1))}"
     ]
 

@@ -12,6 +12,7 @@ from umt_ds.engine.manifest import sources_not_reproducible
 from umt_ds.engine.metrics_file import METRICS, OddLines, read_metrics
 from umt_ds.engine.readback import is_file, why_no_run
 from umt_ds.errors import ConfigError
+from umt_ds.report.compare_checkpoints import compare_checkpoints
 
 Record = Mapping[str, Any]
 
@@ -56,6 +57,7 @@ class Comparison:
     first_difference: Difference | None
     inexact: tuple[str, ...] = ()  # sources that one of the runs streamed
     passed_over: tuple[str, ...] = ()  # which lines of whose file are no records, in words
+    checkpoints: str = ""  # what of the state after the newest common step is equal, in words
 
     def text(self) -> str:
         lines = [f"{self.bit_equal + self.within_rtol} of {self.common_steps} common steps agree: "]
@@ -69,6 +71,7 @@ class Comparison:
             lines.append(f"it means: {first.meaning}")
         if self.inexact:
             lines.append(f"streamed, so no two runs show the same clips: {', '.join(self.inexact)}")
+        lines += [self.checkpoints] if self.checkpoints else []
         lines += self.passed_over
         return "\n".join(lines)
 
@@ -145,4 +148,9 @@ def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
             hint="train further; or log both runs at the same steps (cadence.log)",
         )
     streamed = {name for run in (a, b) for name in sources_not_reproducible(run)}
-    return replace(comparison, inexact=tuple(sorted(streamed)), passed_over=tuple(dict.fromkeys(passed_over)))
+    return replace(
+        comparison,
+        inexact=tuple(sorted(streamed)),
+        passed_over=tuple(dict.fromkeys(passed_over)),
+        checkpoints=compare_checkpoints(a, b),
+    )

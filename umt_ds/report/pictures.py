@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from umt_ds.errors import shown
+from umt_ds.evaluation.exhibits import NamedClip
 from umt_ds.evaluation.masked import MaskedClip, shade_removed, squares
 from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult
 from umt_ds.report.history import History, ScoreCurve
@@ -223,6 +225,62 @@ def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, tit
             panel.spines[:].set_color(_RIGHT if video == answer.right else _GRID)
             panel.spines[:].set_linewidth(4 if video == answer.right else 1)
     return _png(figure)
+
+
+# ---------------------------------------------------------------- classes
+
+
+def draw_confusion(confusion: Tensor, names: Sequence[str], *, title: str) -> bytes:
+    """A row for each true class, coloured by the share of its clips that are taken for each class, with their number,
+    as PNG. confusion: i64 [C,C]."""
+    labels = [shown(name, 24) for name in names]
+    share = confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
+    size = 1.2 + 0.42 * len(names) + 0.085 * max(map(len, labels))  # inches
+    figure = _figure(width=max(5.0, size + 1.0), height=max(4.2, size), title=title)
+    panel = figure.subplots()
+    image = panel.imshow(100 * share.numpy(), cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    panel.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    panel.set_yticks(range(len(names)), labels, fontsize=8)
+    panel.set_xlabel("predicted class")
+    panel.set_ylabel("true class")
+    for row, column in confusion.nonzero().tolist():
+        ink = "white" if share[row, column] > 0.5 else "black"
+        weight = "bold" if row == column else "normal"
+        number = str(int(confusion[row, column]))
+        panel.text(column, row, number, ha="center", va="center", fontsize=8, color=ink, weight=weight)
+    figure.colorbar(image, ax=panel, label="% of the clips of a true class", shrink=0.7)
+    return _png(figure)
+
+
+def draw_named_clips(
+    right: Sequence[NamedClip], wrong: Sequence[NamedClip], names: Sequence[str], *, title: str
+) -> bytes:
+    """Clips that are named rightly on the left, wrongly on the right, each with its classes, as PNG."""
+    rows = max(len(right), len(wrong), 1)
+    figure = _figure(width=13.0, height=0.9 + 1.2 * rows, title=title)
+    halves = (right, "named rightly"), (wrong, "named wrongly, with the most confidence")
+    sides: Any = figure.subfigures(1, 2, wspace=0.03)
+    for half, (clips, about) in zip(sides, halves, strict=True):
+        half.suptitle(f"{about}{'' if clips else ': none'}", fontsize=10)
+        for number, panel in enumerate(half.subplots(rows, 1, squeeze=False)[:, 0]):
+            if number < len(clips):
+                _show_named(panel, clips[number], names)
+            else:
+                panel.set_axis_off()
+    return _png(figure)
+
+
+def _show_named(panel: Axes, clip: NamedClip, names: Sequence[str]) -> None:
+    """At most eight of its frames, under what it is taken for and, where that is wrong, its true class."""
+    few = clip.frames[:: -(-len(clip.frames) // 8)]
+    panel.imshow(_strip(few).numpy(), interpolation="nearest")
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.spines[:].set_color(_RIGHT if clip.is_right else _MARK)
+    panel.spines[:].set_linewidth(2.5)
+    taken = ", ".join(f"{shown(names[number], 24)} {share:.0%}" for number, share in clip.likeliest[:2])
+    truth = "" if clip.is_right else f" (true class: {shown(names[clip.label], 24)})"
+    panel.set_title(f"{shown(clip.key, 24)}: {taken}{truth}", fontsize=8.5, loc="left")
 
 
 # ---------------------------------------------------------------- the door

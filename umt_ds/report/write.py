@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, assert_never
@@ -13,16 +13,19 @@ from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.engine.best import read_best
 from umt_ds.errors import CheckpointError, MachineError
-from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NotMade, Remark, Retrieved
+from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NamedClips, NotMade, Remark, Retrieved
 from umt_ds.evaluation.metrics.retrieval import RetrievalScores
 from umt_ds.evaluation.probe import ProbeResult
+from umt_ds.report.classes import MOST_DRAWN, accuracy_rows, class_rows, confused_pairs, confusion_as_json
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
 from umt_ds.report.history import History, ScorePoint, read_history
 from umt_ds.report.page import Section, note, page, picture, sentence, table
 from umt_ds.report.pictures import (
     draw_accuracy,
     draw_answers,
+    draw_confusion,
     draw_masks,
+    draw_named_clips,
     draw_scores,
     draw_similarity,
     draw_speed,
@@ -177,6 +180,8 @@ def _section(exhibit: Exhibit, name: str, output: _Output) -> Section:
             return _probe(exhibit, name, output)
         case Retrieved():
             return _retrieved(exhibit, name, output)
+        case NamedClips():
+            return _named(exhibit, name, output)
         case _:
             assert_never(exhibit)
 
@@ -188,6 +193,8 @@ def _in_words(exhibit: Exhibit) -> str:
             return f"\n{columns(_probe_rows(result))}"
         case Retrieved():
             return f"\n{columns(_score_rows(exhibit.scores))}"
+        case NamedClips(scores=scores):
+            return f"\n{columns(accuracy_rows(scores))}"
         case NotMade(title, error):
             return f"\n{title}: {error}"
         case _:
@@ -260,6 +267,44 @@ def _retrieved(result: Retrieved, name: str, output: _Output) -> Section:
             table([("checkpoint", str(result.checkpoint)), ("clips", str(result.shards))]),
         ),
     )
+
+
+def _named(result: NamedClips, name: str, output: _Output) -> Section:
+    output.write("confusion.json", (json.dumps(confusion_as_json(result), indent=1) + "\n").encode())
+    head, *rows = accuracy_rows(result.scores)
+    clips = draw_named_clips(
+        result.right, result.wrong, result.names, title=f"{name}: held-out clips and what they are taken for"
+    )
+    protocol = result.scores.protocol
+    return Section(
+        "What is taken for what",
+        (
+            table(rows, head=head),
+            note(
+                f"Views of a clip: {protocol['views']}, frames: {protocol['frames']}. Chance: always the most common "
+                "class of these clips. mean_class: the mean over the classes that occur."
+            ),
+            *(
+                sentence(f"{share:.3g} % of these clips are among those of {one}, which the run trained on.")
+                for one, share in protocol["percent_trained_on"].items()
+                if share
+            ),
+            *_confusion(result, name, output),
+            output.picture("named.png", clips, about="some held-out clips with the classes that the model gives them"),
+            table(class_rows(result, MOST_DRAWN), head=("true class", "clips", "right, %", "most often taken for")),
+            table([("checkpoint", str(result.checkpoint)), ("clips", str(protocol["shards"]))]),
+        ),
+    )
+
+
+def _confusion(result: NamedClips, name: str, output: _Output) -> Iterator[str]:
+    """A matrix; of many classes the pairs that are confused most."""
+    if len(result.names) <= MOST_DRAWN:
+        png = draw_confusion(result.confusion, result.names, title=f"{name}: what held-out clips are taken for")
+        yield output.picture("confusion.png", png, about="how many clips of each class are taken for each class")
+    else:
+        yield sentence(f"Confused most, of {len(result.names)} classes; below, the {MOST_DRAWN} that are named worst:")
+        yield table(confused_pairs(result), head=("true class", "taken for", "clips", "of"))
 
 
 def _score_rows(scores: RetrievalScores) -> list[list[str]]:

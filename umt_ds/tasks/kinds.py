@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.data.collate import Tokenize
 from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.tasks.cost import ONLY_VIDEO, TaskCost
@@ -68,6 +70,11 @@ def cost_of(run: RunConfig, precision: Precision, *, shares: Mapping[Media, floa
 def evaluators_of(run: RunConfig, classes: Sequence[str] = ()) -> Sequence[Evaluator]:
     """What judges the run: one evaluator for each entry of `evaluation`. classes: as above. Raises ConfigError."""
     return room_of(run).evaluators(run, classes)
+
+
+def tokens_of(run: RunConfig, module: nn.Module) -> Encode:
+    """What the frozen encoder of the run makes of clips: see `TaskRoom.tokens`. Raises ConfigError."""
+    return room_of(run).tokens(run, module)
 
 
 def exhibits_of(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.data.collate import Tokenize
 from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.tasks.cost import TaskCost
@@ -60,6 +62,10 @@ class TaskRoom(Protocol):
     def evaluators(self, run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
         """One for each entry of `evaluation` of the run, in its order, which are of the kinds that its settings say
         (`judged_by`). classes: as above. Raises ConfigError or DataError for sets that cannot be used."""
+
+    def tokens(self, run: RunConfig, module: nn.Module) -> Encode:
+        """All tokens of whole, unmasked clips after the last norm, [B,n,D], by the module of a task that was built:
+        what a probe asks. Raises ConfigError where the task trains no encoder of clips."""
 
     def exhibits(self, folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
         """What a report shows of the trained run in `folder`: made one by one, since each may take a while."""

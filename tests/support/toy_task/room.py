@@ -18,7 +18,7 @@ from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.shards.storage import as_path
 from umt_ds.distributed.world import World
-from umt_ds.evaluation.encode import encode_set, place_of
+from umt_ds.evaluation.encode import Encode, encode_set, place_of
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
 from umt_ds.evaluation.exhibits import Exhibit, Remark
 from umt_ds.tasks.cost import TaskCost
@@ -92,6 +92,11 @@ class Accuracy:
         rows = {"key": list(found.keys), "class": said} if predictions else None
         values = {"accuracy": round(100 * sum(right) / len(right), self.digits)}
         return Scores(self.name, values, len(right), found.left_out, {"shards": str(self.items.shards)}, rows)
+
+
+def tokens(run: RunConfig, module: nn.Module) -> Encode:
+    assert isinstance(module, ToyModule)
+    return lambda pixels: module.colours(pixels)[:, None]
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

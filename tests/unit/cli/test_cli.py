@@ -51,6 +51,8 @@ def test_help_answers_within_half_a_second() -> None:
         ["report", "--help"],
         ["eval", "--help"],
         ["eval", "no/such_run"],
+        ["probe", "--help"],
+        ["probe", "no/such_run", "--train", "a", "--val", "b"],
         ["config"],
         ["config", "stage1/b16_k710"],
         ["config", "stage1/l16_k710", "--against", "stage1/b16_k710"],
@@ -75,7 +77,7 @@ def test_the_probe_of_the_test_above_would_see_torch() -> None:
 # ---------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", ["train", "config", "eval", "report", "verify-run", "doctor", "plan"])
+@pytest.mark.parametrize("command", ["train", "config", "eval", "probe", "report", "verify-run", "doctor", "plan"])
 def test_every_command_is_listed_and_shows_a_real_example(command: str) -> None:
     assert f"\n  {command} " in umt("--help").stdout
     own = umt(command, "--help").stdout

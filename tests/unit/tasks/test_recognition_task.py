@@ -23,11 +23,22 @@ from umt_ds.tasks.recognition.classes import HeadClasses
 from umt_ds.tasks.recognition.task import RecognitionInputs, RecognitionTask
 
 CPU, CLASSES, SEED = torch.device("cpu"), 5, 7
-MIXED = ("task.mixing={group: 4}", "task.erasing=0.5")
+MIXING = "mixup: 0.8, cutmix: 1.0, prob: 1.0, switch: 0.5"
+MIXED = (f"task.mixing={{{MIXING}, group: 4}}", "task.erasing=0.5")
 
 
 def config(*overrides: str) -> RecognitionConfig:
-    small = ["task.encoder={preset: pocket, frames: 2, image_size: 32, drop_path: 0.1}", "batch.micro=16"]
+    small = [
+        "task.encoder={preset: pocket, frames: 2, image_size: 32, drop_path: 0.1}",
+        "task.positions={frames: 8, image_size: 64}",
+        "task.label=motion_label",
+        "task.smoothing=0.1",
+        "task.mixing=null",
+        "task.erasing=0",
+        "batch.global=16",
+        "batch.micro=16",
+        "data.num_sample=1",
+    ]
     task = load_run("demo/recognition", [*small, *overrides]).task
     assert isinstance(task, RecognitionConfig)
     return task
@@ -90,8 +101,8 @@ def test_a_step_is_the_same_however_it_is_cut_into_micro_batches() -> None:
 def test_the_digest_tells_steps_seeds_and_settings_apart() -> None:
     others = [
         prepared(*MIXED, step=1),
-        prepared("task.mixing={group: 8}", "task.erasing=0.5"),
-        prepared("task.mixing={group: 4, cutmix: 0.4}", "task.erasing=0.5"),
+        prepared(f"task.mixing={{{MIXING}, group: 8}}", "task.erasing=0.5"),
+        prepared(*MIXED, "task.mixing.cutmix=0.4"),
         prepared(*MIXED[:1], "task.erasing=0.1"),
     ]
     digests = {int(inputs.digest) for inputs in (prepared(*MIXED), *others) if inputs.digest is not None}

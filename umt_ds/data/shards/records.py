@@ -265,6 +265,19 @@ class Manifest:
         return sum(shard.samples for shard in self.shards)
 
     @property
+    def class_lists(self) -> dict[str, tuple[str, ...]]:
+        """The names of classes, in the order of their numbers, by label field: `label`, and `NAME_label` for each NAME
+        in `classes` of the options, or of those of the set that this one was made of."""
+        listed = _innermost(self.options, "classes")
+        lists = {f"{name}_label": names for name, names in listed.items()} if isinstance(listed, dict) else {}
+        lists |= {"label": self.labels}
+        return {
+            field: tuple(map(str, names))
+            for field, names in lists.items()
+            if isinstance(names, (list, tuple)) and names
+        }
+
+    @property
     def fingerprint(self) -> str:
         """sha256 over shard names, counts and content hashes, the label list (order matters) and what was excluded."""
         content: list[object] = [[s.file, s.samples, s.bytes, s.sha256] for s in self.shards]
@@ -276,6 +289,13 @@ class Manifest:
         """Write `folder/manifest.json`."""
         record = {**asdict(self), "num_samples": self.num_samples, "fingerprint": self.fingerprint}
         write_json(folder / MANIFEST, record)
+
+
+def _innermost(options: Any, name: str) -> Any:
+    """What options of a manifest say; those of a set that was split, filtered or merged lie in `made_with`."""
+    while isinstance(options, dict) and name not in options:
+        options = options.get("made_with")
+    return options[name] if isinstance(options, dict) else None
 
 
 def load_manifest(folder: Path, *, wait: bool = False) -> Manifest:

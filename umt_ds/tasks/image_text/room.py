@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.image_text import ImageTextConfig
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.errors import ConfigError
+from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit, Remark
 from umt_ds.tasks.cost import TaskCost
@@ -44,6 +47,14 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
 def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """It is judged by nothing."""
     return []
+
+
+def tokens(run: RunConfig, module: nn.Module) -> Encode:
+    """See `TaskRoom`."""
+    raise ConfigError(
+        f"run {run.name} trains a CLIP, which sees single images and has no tokens of clips",
+        hint="probe a student: a run of stage 1, stage 2 or recognition",
+    )
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from umt_ds.classes import first_difference, k710_spelling
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
-from umt_ds.data.shards.records import Manifest, load_manifest
+from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.collectives import is_first_rank
@@ -100,16 +100,7 @@ def class_list_in(shards: Path | Tars, field: str) -> tuple[str, ...]:
 
     Raises DataError for what is no set.
     """
-    return () if isinstance(shards, Tars) else class_names(load_manifest(shards), field)
-
-
-def class_names(manifest: Manifest, field: str) -> tuple[str, ...]:
-    """The class list of a set for a label field: of `label` its own; of `NAME_label`, what its options list as NAME."""
-    if field == "label":
-        return manifest.labels
-    listed = manifest.options.get("classes")
-    found = listed.get(field.removesuffix("_label")) if isinstance(listed, dict) else None
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+    return () if isinstance(shards, Tars) else load_manifest(shards).class_lists.get(field, ())
 
 
 def check_class_list(names: Sequence[str], head: HeadClasses, *, where: str, head_is: str = "the head") -> None:

@@ -16,12 +16,14 @@ from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.engine.memory import ELEMENT
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
-from umt_ds.evaluation.exhibits import Exhibit, Remark
+from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
 from umt_ds.tasks.recognition.classes import HeadClasses, head_classes, warn_of_unchecked
 from umt_ds.tasks.recognition.cost import recognition_cost
 from umt_ds.tasks.recognition.evaluators import classification_evaluator
+from umt_ds.tasks.recognition.exhibits import named_clips
 from umt_ds.tasks.recognition.task import RecognitionModule, RecognitionTask
 from umt_ds.tasks.room import ExhibitOptions, Say
 
@@ -67,9 +69,16 @@ def _features(module: nn.Module) -> Encode:
     return lambda pixels: module.features(pixels.to(next(module.parameters()).device))
 
 
+def tokens(run: RunConfig, module: nn.Module) -> Encode:
+    """See `TaskRoom`. Its encoder has no last norm: `fc_norm` belongs to the head."""
+    assert isinstance(module, RecognitionModule)
+    return all_tokens(module)
+
+
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
-    """Drawn once there is a confusion matrix."""
-    yield Remark("What was learned", "See the scores.")
+    """What held-out clips are taken for."""
+    say("naming held-out clips")
+    yield named_clips(folder, run, options)
 
 
 def _settings(run: RunConfig) -> RecognitionConfig:

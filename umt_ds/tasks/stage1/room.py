@@ -18,6 +18,7 @@ from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.evaluation.probe import pooled_student
+from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
 from umt_ds.tasks.room import ExhibitOptions, Say
@@ -59,6 +60,12 @@ def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluat
 def _features(module: nn.Module) -> Encode:
     assert isinstance(module, Stage1Module)
     return pooled_student(module.encoder)
+
+
+def tokens(run: RunConfig, module: nn.Module) -> Encode:
+    """See `TaskRoom`."""
+    assert isinstance(module, Stage1Module)
+    return all_tokens(module.encoder)
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

@@ -19,6 +19,7 @@ from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.evaluation.probe import pooled_student
+from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
@@ -81,6 +82,12 @@ def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluat
 def _features(module: nn.Module) -> Encode:
     assert isinstance(module, Stage2Module)
     return pooled_student(module.vision_encoder.encoder)
+
+
+def tokens(run: RunConfig, module: nn.Module) -> Encode:
+    """See `TaskRoom`."""
+    assert isinstance(module, Stage2Module)
+    return all_tokens(module.vision_encoder.encoder)
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

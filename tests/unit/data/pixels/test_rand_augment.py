@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from umt_ds.bench.rate import ALONE, plan_of
+from umt_ds.config.load import load_run
 from umt_ds.data.pixels.augment import Crop, Placement, View, render
 from umt_ds.data.pixels.rand_augment import (
     OPERATIONS,
@@ -22,7 +24,9 @@ from umt_ds.data.pixels.rand_augment import (
     change_frames,
     parse_rand_augment,
 )
+from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream
+from umt_ds.tasks.loader import plan_loader
 
 
 def picture(seed: int, height: int = 40, width: int = 56) -> NDArray[np.uint8]:
@@ -72,6 +76,20 @@ def test_arguments_are_timms_for_any_magnitude(monkeypatch: pytest.MonkeyPatch) 
 def test_settings_in_timms_notation() -> None:
     assert parse_rand_augment("rand-m7-n4-mstd0.5-inc1") == RandAugment(7.0, 4, 0.5)
     assert parse_rand_augment("rand-m9.5-n2-inc1") == RandAugment(9.5, 2, 0.0)
+
+
+@pytest.mark.parametrize("spec", ["rand-m10-n2-inc1", "rand-m7-n4-mstd0.5-inc1", "rand-m0.5-n10-mstd12-inc1"])
+def test_a_run_takes_timms_notation(spec: str) -> None:
+    run = load_run("demo/recognition", [f"data.augment.rand_augment={spec}"])
+    assert plan_loader(run, plan_of(4), ALONE).rand_augment == parse_rand_augment(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["rand-m7-n4", "rand-m11-n2-inc1", "rand-m7-n0-inc1", "rand-m7-n4-mstd101-inc1", "augmix"]
+)
+def test_what_is_no_such_notation_is_refused_by_its_key(spec: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.augment\.rand_augment.*rand-mM-nN-mstdS-inc1"):
+        load_run("demo/recognition", [f"data.augment.rand_augment={spec}"])
 
 
 def test_draws_are_four_of_fifteen_each_applied_half_of_the_time() -> None:

@@ -275,3 +275,20 @@ def test_arrays_of_an_index_are_plain_numpy(tmp_path: Path) -> None:
     with np.load(index_path(tar), allow_pickle=False) as arrays:  # readable without this package, and no pickle
         assert arrays["tar_size"] == tar.stat().st_size
         assert json.loads(json.dumps(arrays["starts"].tolist())) == [0, 3, 4]
+
+
+# ---------------------------------------------------------------- class lists
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3], ids=["made", "split", "filtered, split and merged"])
+def test_a_set_names_the_classes_of_each_label_field_whatever_it_was_made_of(depth: int) -> None:
+    options: dict[str, object] = {"classes": {"motion": ["up", "down"], "empty": [], "odd": "text"}}
+    for _ in range(depth):
+        options = {"made_with": options}
+    manifest = Manifest("tiny", "frames", (), labels=("a", "b"), options=options)
+    assert manifest.class_lists == {"label": ("a", "b"), "motion_label": ("up", "down")}
+
+
+@pytest.mark.parametrize("options", [{}, {"classes": 3}, {"made_with": 3}, {"made_with": {"classes": None}}])
+def test_a_set_without_class_lists_has_none(options: dict[str, object]) -> None:
+    assert Manifest("tiny", "frames", (), options=options).class_lists == {}

@@ -14,6 +14,7 @@ from data_prep.leaks.exclusion import exclude, read_keys
 from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
 from data_prep.sources.sets import Filter, list_sets, split
+from tests.support.shards import write_shards
 from tests.support.videos import write_video
 from umt_ds.data.shards.records import Manifest, load_manifest, read_members
 from umt_ds.errors import ConfigError, DataError
@@ -130,6 +131,15 @@ def test_sets_that_do_not_go_together_are_not_merged(made: Path, tmp_path: Path)
         list_sets([tmp_path / "plain", tmp_path / "npy"], verb="merge")
     with pytest.raises(ConfigError, match="is named twice"):
         list_sets([made, tmp_path / "plain", made], verb="merge")
+
+
+def test_sets_whose_other_labels_count_in_another_order_are_not_merged(tmp_path: Path) -> None:
+    sets = [write_shards(tmp_path / name, (1,), first=number) for number, name in enumerate("ab")]
+    for folder, motions in zip(sets, (["up", "down"], ["down", "up"]), strict=True):
+        replace(load_manifest(folder), options={"classes": {"motion": motions}}).save(folder)
+    said = r"the same 2 classes in another order: class 0 is 'up' in the first, 'down' in the second \(motion_label\)"
+    with pytest.raises(ConfigError, match=said):
+        list_sets(sets, verb="merge")
 
 
 def test_samples_that_several_sets_have_are_told_with_their_sets(made: Path, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""What `umt probe` asks of two sets for a run: clips as the run's encoder sees them, label fields, classes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from umt_ds.classes import k710_spelling
+from umt_ds.config.probes import ProbeSettings
+from umt_ds.config.run import RunConfig
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ItemInfo, middle_frames
+from umt_ds.data.shards.storage import is_local
+from umt_ds.errors import ConfigError, DataError
+from umt_ds.evaluation.probe import label_fields, labels_found
+from umt_ds.evaluation.probes.labels import SetLabels
+from umt_ds.tasks.recognition.classes import HeadClasses
+from umt_ds.tasks.sources import build_cache
+
+
+def probed_fields(train: Path, val: Path, asked: Sequence[str]) -> list[str]:
+    """The label fields to probe for: those that are asked for, else those of the training set (`X_label`, or `label`)
+    that both have. Raises ConfigError for one that a set lacks, DataError where there is none."""
+    for shards in (train, val) if asked else ():
+        found = labels_found(shards)
+        if missing := [field for field in asked if field not in found]:
+            raise ConfigError(
+                f"--label {missing[0]}: the clips of {shards} have no such label",
+                hint=f"fields with whole numbers there: {', '.join(found) or 'none'}",
+            )
+    if asked:
+        return list(dict.fromkeys(asked))
+    of_val = labels_found(val)
+    both = [field for field in label_fields(train) if field in of_val]
+    if not both:
+        lacking = train if not label_fields(train) else val
+        raise DataError(
+            f"the clips of {lacking} have no labels to probe for",
+            hint="write the shards with labels (umt-data … --labels); or name the field of their json with --label",
+        )
+    return both
+
+
+def probed_set(shards: Path, run: RunConfig, settings: ProbeSettings) -> EvaluationSet:
+    """The clips of a set as the run's encoder sees them: its number of frames and its side, the middle frames, the
+    centre. With all labels that the first clips have, so that what is stored of them serves every probe."""
+    frames, side = run.task.clip_shape
+    request = ClipRequest(
+        middle_frames(frames), side, antialias=run.data.augment.antialias, label_fields=tuple(labels_found(shards))
+    )
+    return EvaluationSet(
+        shards,
+        request,
+        batch_size=settings.clips_at_once,
+        limit=settings.limit,
+        max_left_out=settings.max_left_out,
+        cache=None if is_local(shards) else build_cache(run.data.cache),
+    )
+
+
+def labels_of(items: Sequence[ItemInfo], clips: EvaluationSet, field: str) -> SetLabels:
+    """The labels in one field of the clips that could be read, with the names of the classes where the set has some: a
+    set that was made of bare numbers calls its classes 0, 1, … The spellings of the Kinetics sets are one class."""
+    place = list(clips.request.label_fields).index(field)
+    names = clips.manifest.class_lists.get(field, ())
+    are_named = HeadClasses(len(names), names).are_named
+    labels = torch.tensor([item.labels[place] for item in items])
+    return SetLabels(str(clips.shards), labels, tuple(map(k710_spelling, names)) if are_named else ())
