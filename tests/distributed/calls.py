@@ -186,7 +186,7 @@ class ScaledToy(Toy):
 
     def forward(self, x: Tensor) -> Losses:
         scale = full_value(self.temp).squeeze(0)
-        self.used.append(float(scale))
+        self.used.append(scale.item())
         return Losses(super().forward(x).total / scale)
 
 
