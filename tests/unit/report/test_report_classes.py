@@ -77,6 +77,15 @@ def test_the_set_is_the_one_that_is_named_or_lies_beside_the_training_set(tmp_pa
         assert found.scores.protocol["shards"] == str(shards)
 
 
+def test_averaged_weights_are_shown_where_the_evaluation_judges_them(tmp_path: Path) -> None:
+    averages = (f"run_dir={tmp_path / 'run'}", "optim.ema_decay=0.5", "evaluation.val.ema=true")
+    run = run_on(a_set(tmp_path / "train"), a_set(tmp_path / "val"), *averages)
+    trained_run(run)
+    found = exhibit(run)
+    assert isinstance(found, NamedClips)
+    assert found.scores.protocol["weights"] == "averaged (decay 0.5)"
+
+
 def test_right_clips_are_of_different_classes_and_wrong_ones_the_most_confident(tmp_path: Path) -> None:
     run = run_on(a_set(tmp_path / "train"), a_set(tmp_path / "val", count=20), f"run_dir={tmp_path / 'run'}")
     trained_run(run)
