@@ -13,7 +13,10 @@ from data_prep.clip import RunOptions, StoreOptions
 
 if TYPE_CHECKING:
     from data_prep.sources.folder import Kind
+    from data_prep.sources.named_classes import Part as HmdbPart
     from data_prep.sources.path_label import Split
+
+LOCAL_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command(short_help="Shards of any folder of videos.")
@@ -153,6 +156,68 @@ def something(videos: Path, out: Path, annotations: Path, labels: Path, making: 
     making.make(list_something(videos, annotations=annotations, labels=labels), out)
 
 
+@click.command(short_help="UCF101 by its official split files.")
+@click.argument("videos", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--rows", type=FILE, required=True, help="trainlist01.txt, testlist01.txt or those of another split.")
+@click.option("--classes", type=FILE, required=True, help="classInd.txt: the classes and their numbers.")
+@set_options
+def ucf101(videos: Path, out: Path, rows: Path, classes: Path, making: BuildJob) -> None:
+    """Make shards in OUT of the UCF101 clips below VIDEOS that an official split names. Classes count from 0.
+
+    \b
+    Example:
+      umt-data ucf101 ~/UCF-101 ~/shards/ucf101-train --rows trainlist01.txt --classes classInd.txt
+      umt-data ucf101 ~/UCF-101 ~/shards/ucf101-val --rows testlist01.txt --classes classInd.txt --views recognition:8x4
+    """
+    from data_prep.sources.named_classes import list_ucf101
+
+    making.make(list_ucf101(videos, rows=rows, classes=classes), out)
+
+
+@click.command(short_help="HMDB51 by its official split files.")
+@click.argument("videos", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option(
+    "--splits", type=LOCAL_FOLDER, required=True, help="Folder of the files NAME_test_split1.txt, one for a class."
+)
+@click.option("--number", default=1, type=click.IntRange(1, 3), show_default=True, help="Which of the three splits.")
+@click.option("--part", type=click.Choice(["train", "test"]), required=True, help="Which of its parts.")
+@set_options
+def hmdb51(videos: Path, out: Path, splits: Path, number: int, part: HmdbPart, making: BuildJob) -> None:
+    """Make shards in OUT of the HMDB51 clips below VIDEOS that an official split has in one part.
+
+    Classes are numbered in alphabetical order, from 0.
+
+    \b
+    Example:
+      umt-data hmdb51 ~/hmdb51 ~/shards/hmdb51-train --splits testTrainMulti_7030_splits --part train
+      umt-data hmdb51 ~/hmdb51 ~/shards/hmdb51-val --splits testTrainMulti_7030_splits --part test \\
+        --views recognition:8x4
+    """
+    from data_prep.sources.named_classes import list_hmdb51
+
+    making.make(list_hmdb51(videos, splits=splits, split=number, part=part), out)
+
+
+@click.command(short_help="Moments in Time V1 by its official csv.")
+@click.argument("videos", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--csv", type=FILE, required=True, help="trainingSet.csv or validationSet.csv.")
+@click.option("--classes", type=FILE, required=True, help="moments_categories.txt: the classes and their numbers.")
+@set_options
+def moments(videos: Path, out: Path, csv: Path, classes: Path, making: BuildJob) -> None:
+    """Make shards in OUT of the clips of Moments in Time V1 below VIDEOS (CLASS/FILE) that an official csv names.
+
+    \b
+    Example:
+      umt-data moments ~/mit/training ~/shards/mit-train --csv trainingSet.csv --classes moments_categories.txt
+    """
+    from data_prep.sources.named_classes import list_moments
+
+    making.make(list_moments(videos, csv=csv, classes=classes), out)
+
+
 @click.command(short_help="WebVid-2M or -10M by its csv.")
 @click.argument("videos", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
@@ -263,4 +328,4 @@ def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOpt
         print_summary(made, run.max_bad)
 
 
-COMMANDS = (folder, list_, kinetics, k710, classes_, something, webvid, pairs, demo)
+COMMANDS = (folder, list_, kinetics, k710, classes_, something, ucf101, hmdb51, moments, webvid, pairs, demo)

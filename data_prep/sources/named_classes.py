@@ -1,0 +1,144 @@
+"""UCF101, HMDB51 and Moments in Time V1 by their official files, whose rows say the class by its name.
+
+    UCF101   trainlist01.txt   ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1     testlist01.txt without the number
+             classInd.txt      1 ApplyEyeMakeup
+    HMDB51   brush_hair_test_split1.txt   April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1     1 training, 2 test, 0 neither
+    MiT      trainingSet.csv   adult+female+singing/getty-x_4.mp4,adult+female+singing,3,1
+             moments_categories.txt   clapping,0
+
+Numbers count from 0, as released heads do: those of classInd.txt less one, of HMDB51 in alphabetical order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from data_prep.clip import Clip, Listing, Refusal
+from data_prep.sources.folder import no_file_of, scan
+from data_prep.sources.names import FileFinder, Missing
+from data_prep.tables.class_list import read_class_list
+from data_prep.tables.labels import Labels, flip_notes
+from data_prep.tables.table import split_lines, text_lines, whole_number
+from umt_ds.errors import DataError, quoted
+
+Part = Literal["train", "test"]
+_HMDB_PARTS: dict[Part, int] = {"train": 1, "test": 2}
+_HMDB_FILE = re.compile(r"(?P<name>.+)_test_split(?P<split>[123])\.txt")
+
+
+class _Row(NamedTuple):
+    where: str  # file and line
+    path: str  # CLASS/FILE
+    class_name: str
+
+
+def list_ucf101(videos: Path, *, rows: Path, classes: Path) -> Listing:
+    """The rows of trainlistNN.txt or testlistNN.txt, numbered as classInd.txt says, less one.
+
+    Raises DataError where a file is malformed, a number is not that of the folder, or not one row has a file.
+    """
+    names = Labels(_class_ind(classes))
+    return _listing(videos, rows, _ucf101_rows(rows, names), names, source="ucf101")
+
+
+def list_hmdb51(videos: Path, *, splits: Path, split: int, part: Part) -> Listing:
+    """The videos of one part of an official split, by the files NAME_test_splitN.txt of a folder.
+
+    Raises DataError where a file is malformed, there is none of this split, or not one row has a file.
+    """
+    found = {match["name"]: path for path in sorted(splits.iterdir()) if (match := _HMDB_FILE.fullmatch(path.name))
+             and int(match["split"]) == split}  # fmt: skip
+    if not found:
+        raise DataError(f"{splits} holds no file NAME_test_split{split}.txt", hint="unpack test_train_splits.rar there")
+    names = Labels(tuple(sorted(found)))
+    return _listing(videos, splits, _hmdb51_rows(found, _HMDB_PARTS[part]), names, source="hmdb51")
+
+
+def list_moments(videos: Path, *, csv: Path, classes: Path) -> Listing:
+    """The rows of trainingSet.csv or validationSet.csv of Moments in Time V1, numbered as moments_categories.txt says.
+
+    Raises DataError where a file is malformed or not one row has a file.
+    """
+    return _listing(videos, csv, _moments_rows(csv), Labels(read_class_list(classes)), source="moments")
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _class_ind(path: Path) -> tuple[str, ...]:
+    names: list[str] = []
+    for line, (text,) in text_lines(path):
+        number, _, name = text.strip().partition(" ")
+        if whole_number(number) != len(names) + 1 or not name.strip():
+            raise DataError(
+                f"{path} line {line} is not `{len(names) + 1} CLASS`: {quoted(text)}",
+                hint="give classInd.txt as UCF101 ships it: its numbers begin with 1",
+            )
+        names.append(name.strip())
+    return tuple(names)
+
+
+def _ucf101_rows(path: Path, names: Labels) -> Iterator[_Row]:
+    for line, (text,) in text_lines(path):
+        where = f"{path} line {line}"
+        file, _, number = text.strip().partition(" ")
+        folder = file.rpartition("/")[0]
+        if not folder:
+            raise DataError(f"{where} is not CLASS/FILE: {quoted(text)}", hint="give trainlist01.txt or testlist01.txt")
+        if number and whole_number(number) != names.number(folder, where=where) + 1:
+            raise DataError(f"{where}: {folder} has another number in classInd.txt than {number}")
+        yield _Row(where, file, folder)
+
+
+def _hmdb51_rows(files: dict[str, Path], wanted: int) -> Iterator[_Row]:
+    for name, path in files.items():
+        for line, (text,) in text_lines(path):
+            file, _, mark = text.strip().rpartition(" ")
+            if not file or mark not in ("0", "1", "2"):
+                raise DataError(f"{path} line {line} does not end in 0, 1 or 2: {quoted(text)}")
+            if int(mark) == wanted:
+                yield _Row(f"{path} line {line}", f"{name}/{file.strip()}", name)
+
+
+def _moments_rows(path: Path) -> Iterator[_Row]:
+    for line, fields in split_lines(path, delimiter=","):
+        file = fields[0].strip()
+        folder = file.rpartition("/")[0]
+        if not folder or len(fields) < 2 or fields[1].strip() != folder:
+            raise DataError(
+                f"{path} line {line} does not begin with CLASS/FILE,CLASS: {quoted(','.join(fields))}",
+                hint="give trainingSet.csv or validationSet.csv of Moments in Time V1, which have no header",
+            )
+        yield _Row(f"{path} line {line}", file, folder)
+
+
+# ---------------------------------------------------------------- files
+
+
+def _listing(videos: Path, table: Path, rows: Iterable[_Row], classes: Labels, *, source: str) -> Listing:
+    found = scan(videos, "video", "frames")
+    files = FileFinder(found, videos, missing="missing: no file for it")
+    clips: dict[str, Clip] = {}
+    left_out: list[Refusal] = []
+    for row in rows:
+        label = classes.number(row.class_name, where=row.where)
+        path = files.file_of(row.path)
+        if isinstance(path, Missing):
+            left_out.append(Refusal(row.path, path.reason))
+        elif path in clips:
+            left_out.append(Refusal(row.path, f"repeated: {row.where} names a file that an earlier row has"))
+        else:
+            clips[path] = Clip(found.key(path), path, label=label, label_name=row.class_name)
+    if not clips:
+        raise no_file_of(table, len(left_out), videos, looked_for=left_out[0].source if left_out else "")
+    return Listing(
+        root=videos,
+        clips=tuple(clips.values()),
+        left_out=(*found.unusable, *left_out),
+        labels=classes.names,
+        about={"source": source},
+        notes=(*found.notes, *found.unnamed(len(clips)), *flip_notes(classes.names)),
+    )
