@@ -22,10 +22,20 @@ WORLD, STEPS = 2, 20
 FP32: list[dict[str, Any]] = [{"zero_optimization": {"stage": stage}} for stage in range(4)]
 BF16 = [{**settings, "bf16": {"enabled": True}} for settings in FP32]
 FP16 = [{**FP32[2], "fp16": {"enabled": True, "initial_scale_power": 8}}]
-# BF16_Optimizer, DeepSpeed's third way to keep fp32 weights
-LONE_BUCKETS = [{**BF16[1], "data_types": {"grad_accum_dtype": "fp32"}}]
+# stage 1 in DeepSpeed's BF16_Optimizer, which keeps fp32 weights in a way of its own
+FP32_ACCUMULATION = [{**BF16[1], "data_types": {"grad_accum_dtype": "fp32"}}]
+OFFLOAD = {"device": "cpu", "pin_memory": False}
+OFFLOADED = [
+    {"bf16": {"enabled": True}, "zero_optimization": {"stage": 2, "offload_optimizer": OFFLOAD}},
+    {
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": 3, "offload_optimizer": OFFLOAD, "offload_param": OFFLOAD},
+    },
+]
 # and stage 3 where no weight is small enough to stay on every rank
-EVALUATED = [*FP32, *BF16, *FP16, {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}]
+UNGATHERED = [{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}]
+EVALUATED = [*FP32, *BF16, *FP16, *UNGATHERED, *OFFLOADED]
+AVERAGED = [*EVALUATED, *FP32_ACCUMULATION]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +56,7 @@ def results(sets: dict[str, str]) -> dict[str, list[Any]]:
         "layered": [call("tests.distributed.calls:layered_weights", settings=s, steps=3) for s in FP32],
         "full": [call("tests.distributed.calls:full_values", settings=s) for s in FP32 + BF16 + FP16],
         "evaluated": [call("tests.distributed.calls:evaluating_changes_nothing", settings=s) for s in EVALUATED],
-        "averages": [
-            call("tests.distributed.calls:averages", settings=s, steps=6) for s in FP32 + BF16 + FP16 + LONE_BUCKETS
-        ],
+        "averages": [call("tests.distributed.calls:averages", settings=s, steps=6) for s in AVERAGED],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
         "scores": [call(f"{in_evaluation}:zero_scores", settings=s, **sets) for s in (FP32[0], FP32[3], BF16[3])],
         "evaluated_curve": [
@@ -148,7 +156,7 @@ def test_evaluations_between_steps_change_no_bit_in_any_stage_and_precision(resu
     assert results["evaluated"] == [True] * len(EVALUATED)
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(len(AVERAGED)))
 def test_the_average_of_the_weights_is_that_of_a_plain_loop_without_the_step_that_was_skipped(
     number: int, results: dict[str, list[Any]]
 ) -> None:
@@ -164,7 +172,7 @@ def test_the_average_is_that_of_a_run_of_plain_torch_in_fp32(stage: int, results
         torch.testing.assert_close(torch.tensor(found[name]), average, rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(len(AVERAGED)))
 def test_a_module_that_is_judged_by_its_average_computes_with_it_in_every_stage_and_precision(
     number: int, results: dict[str, list[Any]]
 ) -> None:

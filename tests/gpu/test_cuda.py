@@ -94,7 +94,9 @@ def training(folder: Path, run: str, *more: str, how: str = "train") -> dict[str
     return call(f"tests.distributed.calls:{how}", name="demo/stage1", overrides=overrides)
 
 
-@pytest.mark.parametrize("more", [[], ["engine.ahead=true"], ["engine.graph=true"], ["engine.compile=true"]])
+@pytest.mark.parametrize(
+    "more", [[], ["optim.ema_decay=0.9"], ["engine.ahead=true"], ["engine.graph=true"], ["engine.compile=true"]]
+)
 def test_no_step_waits_for_the_host(folder: Path, more: list[str]) -> None:
     wanted = [training(folder, "run", "optim.clip_grad=0.05", *more, how="train_forbidding_waits")]
     assert run_ranks(1, wanted) == [[{"code": 0}]]

@@ -128,7 +128,7 @@ DOORS = {
     "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*"),
     "tokenizers": ("umt_ds.data.text",),
     "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text.task"),
-    # image towers; rates that fall from layer to layer; attention that pools
+    # image towers; rates that fall from layer to layer; blocks of the attentive probe
     "timm": ("umt_ds.models.teachers", "umt_ds.engine.optim", "umt_ds.evaluation.probes.heads"),
     "webdataset": ("data_prep.state.writer", "umt_ds.data.shards.stream"),
     "pydantic": ("umt_ds.config.*",),
@@ -160,6 +160,7 @@ TORCH_FREE = (
     "umt_ds.terminal", "umt_ds.report.compare_runs", "umt_ds.data.shards", "umt_ds.preflight",
     "umt_ds.data.order.frames", "umt_ds.data.order.views",
     "umt_ds.cli.eval", "umt_ds.cli.ranks", "umt_ds.jobs.eval_runs", "umt_ds.jobs.eval_plan", "umt_ds.jobs.score_files",
+    "umt_ds.cli.probe", "umt_ds.cli.words", "umt_ds.jobs.probe_table", "umt_ds.config.probes",
 )  # fmt: skip
 LOADS_TORCH = {
     "torch",

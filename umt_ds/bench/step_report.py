@@ -13,8 +13,10 @@ from umt_ds.bench.machine import aligned, spread
 from umt_ds.whole_file import write_whole
 
 PACKAGES = ("torch", "deepspeed", "triton", "flash_attn")  # for the header
-# The parts of a step, in order: the spans of tasks/stage1.py and engine/loop.py, and what engine/speed.py adds.
-PARTS = ("data", "host_to_device", "teacher", "mask", "forward", "backward", "optimizer", "communication")
+# The parts of a step, in order: the spans of tasks/*/task.py and engine/loop.py, and what engine/speed.py adds.
+PARTS = (
+    "data", "host_to_device", "teacher", "mask", "regularisation", "forward", "backward", "optimizer", "communication",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class StepReport:
 
     def _budget(self) -> list[str]:
         step_s = sum(self.ours.step_s) / len(self.ours.step_s)
-        parts = {name: self.parts.get(name, 0.0) for name in PARTS}
+        parts = {name: self.parts[name] for name in PARTS if name in self.parts}
         named = sum(parts.values())
         rows = [["budget", "ms", "% of a step"]]
         for name, seconds in {**parts, "in no part": step_s - named}.items():

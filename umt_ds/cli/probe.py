@@ -55,6 +55,7 @@ _NORMAL = ProbeSettings()
 @click.option("--train", required=True, metavar="SHARDS", help="Labelled clips that probes are trained on.")
 @click.option("--val", required=True, metavar="SHARDS", help="Labelled held-out clips.")
 @click.option("--weights", metavar="PATH", help="Probe these: a weight file, the folder of a model, run or checkpoint.")
+@click.option("--ema", is_flag=True, help="Probe the moving average of the weights (optim.ema_decay).")
 @click.option("-o", "--out", type=LOCAL_FOLDER, help="Where features and scores are kept; default: RUN/probes.")
 @click.option("--kinds", callback=_kinds, default=",".join(PROBE_KINDS), show_default=True, help="Which probes.")
 @click.option("--label", "labels", multiple=True, metavar="FIELD", help="Field of a clip's json. May be repeated.")
@@ -80,6 +81,7 @@ def command(
     train: str,
     val: str,
     weights: str | None,
+    ema: bool,
     out: Path | None,
     kinds: tuple[ProbeKind, ...],
     labels: tuple[str, ...],
@@ -128,7 +130,7 @@ def command(
     settings = replace(settings, linear=changed(settings.linear), attentive=changed(settings.attentive))
     from umt_ds.jobs.probe import ProbeJob, plan_probes, run_probes
 
-    job = ProbeJob(as_path(train), as_path(val), settings, out)
+    job = ProbeJob(as_path(train), as_path(val), settings, out, ema)
     click.echo(plan_probes(runs, job) if dry_run else run_probes(runs, job))
 
 

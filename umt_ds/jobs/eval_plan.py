@@ -61,7 +61,8 @@ def _lines(run: EvalRun, ranks: int) -> Iterator[str]:
             share = f", {one.passes_of_a_rank(ranks)} on each of {ranks} ranks" if ranks > 1 else ""
             views = f"{settings.views} view{'s' * (settings.views > 1)} each"
             together = settings.clips_a_pass * settings.views
+            kind = f"{settings.kind}, averaged weights" if settings.ema else settings.kind
             yield (
-                f"  {name} ({settings.kind}): {one.role} {one.shards}, {one.items} of {one.of} items, "
+                f"  {name} ({kind}): {one.role} {one.shards}, {one.items} of {one.of} items, "
                 f"{views} ({frames} frames of {side} px); {one.passes} forward passes of {together}{share}"
             )

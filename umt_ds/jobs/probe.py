@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from umt_ds.jobs.eval_runs import CONFIG, EvalRun
 from umt_ds.jobs.evaluate import as_trained, load_scored, log_to_stderr, name_of, step_scored, verify_checkpoints
 from umt_ds.jobs.probe_scores import ProbedSet, score_field
 from umt_ds.jobs.probe_table import ProbedRun, as_json, probe_text
+from umt_ds.tasks.evaluators import percent_trained_on
 from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.kinds import build_task, tokens_of
 from umt_ds.tasks.probing import labels_of, probed_fields, probed_set
@@ -42,21 +44,23 @@ _TRAIN, _VAL = "train", "val"
 
 @dataclass(frozen=True)
 class ProbeJob:
-    """train, val: labelled shards. out: where features and scores go; None: `probes` in the folder of each run."""
+    """train, val: labelled shards. out: where features and scores go; None: `probes` in the folder of each run. ema:
+    of each run the moving average of its weights."""
 
     train: Path
     val: Path
     settings: ProbeSettings
     out: Path | None = None
+    ema: bool = False
 
     def folder_of(self, run: EvalRun) -> Path:
         """Raises ConfigError where there is no folder of a run to put things in."""
         if self.out is not None:
             return self.out
-        named = Path(run.name).expanduser()
-        for folder in (named, named.resolve().parent.parent):  # a run; one of its checkpoints
-            if (folder / CONFIG).is_file() and (folder == named or named.resolve().parent.name == CHECKPOINTS):
-                return folder / "probes"
+        named = Path(run.name).expanduser().resolve()
+        folder = named.parent.parent if named.parent.name == CHECKPOINTS else named
+        if (folder / CONFIG).is_file():
+            return folder / "probes"
         raise ConfigError(f"{run.name} is no run folder, in which features could be kept", hint="name a folder: -o DIR")
 
 
@@ -64,6 +68,8 @@ def run_probes(runs: Sequence[EvalRun], job: ProbeJob) -> str:
     """Probe the runs one after another, write `probes.json` and give the tables. Raises UmtError."""
     log_to_stderr(World.alone())
     fields = _check(runs, job)
+    for run in runs:
+        _make(job.folder_of(run) / _FEATURES)
     device = device_of(World.alone())
     probed = [_probe(run, job, fields, device) for run in runs]
     about = {"versions": versions(), "device": name_of(device)}
@@ -88,12 +94,18 @@ def _check(runs: Sequence[EvalRun], job: ProbeJob) -> list[str]:
     fields = probed_fields(job.train, job.val, job.settings.labels)
     verify_checkpoints(runs)
     for run in runs:
-        folder = job.folder_of(run)
-        try:
-            (folder / _FEATURES).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MachineError(f"nothing can be written in {folder}: {error}", hint="another place: -o DIR") from error
+        job.folder_of(run)
     return fields
+
+
+def _make(folder: Path) -> None:
+    """The folder of the cache, which says before any work whether it can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MachineError(f"nothing can be written in {folder}: {error}", hint="another place: -o DIR") from error
 
 
 # ---------------------------------------------------------------- one run
@@ -117,7 +129,7 @@ class _Frozen:
 def _frozen(run: EvalRun, job: ProbeJob, device: torch.device) -> _Frozen:
     precision = precision_of(load_deepspeed_json(run.config.engine))
     task = build_task(run.config, device=device, precision=precision, classes=run.classes)
-    loaded = load_scored(task, run)
+    loaded = load_scored(task, run, averaged=job.ema)
     step = step_scored(run)
     fingerprint = state_fingerprint(task.module.state_dict())
     module = as_trained(task.module, precision).to(device).eval()
@@ -154,7 +166,11 @@ def _probe(run: EvalRun, job: ProbeJob, fields: Sequence[str], device: torch.dev
         {role: [(one.key, one.reason) for one in some.left_out] for role, some in found.items()},
         sum(item.content in contents for item in val.items),
         tuple(scores),
-        _protocol(frozen, found, job.settings, len(train.items), device),
+        {
+            **_protocol(frozen, found, job.settings, len(train.items), device),
+            "ema": job.ema,
+            "percent_trained_on": percent_trained_on(frozen.sets[_VAL], run.config),
+        },
     )
 
 
@@ -225,7 +241,8 @@ def check_room(sets: Sequence[EvaluationSet], shape: tuple[int, int], folder: Pa
             hint=f"--pool {2 * settings.pool} stores a quarter of the tokens; --limit N looks at fewer clips; --kinds "
             "knn,linear stores no tokens; or allow more with --cache-gb",
         )
-    free = shutil.disk_usage(folder).free
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise MachineError(
             f"the features of {clips:,} clips are {needed / 1e9:,.3g} GB, and the disk of {folder} has "

@@ -78,7 +78,7 @@ class ProbedRun:
 
 # ---------------------------------------------------------------- tables
 
-_HEAD = ("run", "probe", "top-1", "top-5", "lr", "decay", "held back", "best on val")
+_COLUMNS = ("probe", "top-1", "seeds", "top-5", "lr", "decay", "held back", "best on val")
 
 
 def probe_text(probed: Sequence[ProbedRun]) -> str:
@@ -91,9 +91,9 @@ def probe_text(probed: Sequence[ProbedRun]) -> str:
 def _table(name: str, probed: Sequence[ProbedRun]) -> str:
     found = [(one, field) for one in probed for field in one.fields if field.field == name]
     first = found[0][1]
-    rows = [[name, *_HEAD[1:]]]
+    rows = [[name, *_COLUMNS]]
     rows += [_row(one, field, probe) for one, field in found for probe in field.probes]
-    rows.append(["chance: the most common class", "", f"{first.chance:.2f}", *[""] * 5])
+    rows.append(["chance: the most common class", "", f"{first.chance:.2f}", *[""] * 6])
     about = f"{len(first.classes)} classes; {first.items} clips, probes trained on {first.train}"
     return f"{about}\n{columns(rows)}"
 
@@ -103,7 +103,8 @@ def _row(one: ProbedRun, field: FieldScores, probe: ProbeScore) -> list[str]:
     return [
         one.run.name,
         probe.kind,
-        _with_error([seed.top1 for seed in seeds], field.items),
+        _with_error(statistics.mean(seed.top1 for seed in seeds), field.items),
+        f"± {statistics.stdev(seed.top1 for seed in seeds):.2f}" if len(seeds) > 1 else "-",
         _mean([seed.top5 for seed in seeds]),
         _alike([seed.taken and f"{seed.taken.lr:g}" for seed in seeds]),
         _alike([seed.taken and f"{seed.taken.weight_decay:g}" for seed in seeds]),
@@ -117,9 +118,8 @@ def standard_error(percent: float, items: int) -> float:
     return math.sqrt(percent * (100 - percent) / items)
 
 
-def _with_error(values: Sequence[float], items: int) -> str:
-    error = statistics.stdev(values) if len(values) > 1 else standard_error(values[0], items)
-    return f"{statistics.mean(values):.2f} ± {error:.2f}"
+def _with_error(percent: float, items: int) -> str:
+    return f"{percent:.2f} ± {standard_error(percent, items):.2f}"
 
 
 def _mean(values: Sequence[float | None]) -> str:
@@ -133,10 +133,9 @@ def _alike(values: Sequence[str | None]) -> str:
 
 def _legend(probed: Sequence[ProbedRun]) -> Iterator[str]:
     kinds = {probe.kind: len(probe.by_seed) for one in probed for field in one.fields for probe in field.probes}
-    seeds = max(kinds.values())
-    yield "percent; ± is the binomial standard error" + (
-        f", of trained probes the standard deviation of {seeds} seeds" if seeds > 1 else ""
-    )
+    yield "percent; ± is the binomial standard error of so many clips"
+    if max(kinds.values()) > 1:
+        yield f"top-1 is the mean of {max(kinds.values())} seeds, `seeds` their standard deviation"
     if set(kinds) - {"knn"}:
         yield "lr and decay are those that name most of the training clips that were held back (`held back`)"
         yield "best on val: of all heads the best, by the very clips that it is scored on: too high, often published"
@@ -152,6 +151,9 @@ def _remarks(probed: Sequence[ProbedRun]) -> Iterator[str]:
                 yield f"partial: {len(left_out)} clips of {role} left out of {one.run.name}: {which}{more}"
         if one.shared:
             yield f"{one.shared} clips of val are training clips, too, so {one.run.name}'s scores say less of new clips"
+        for source, share in one.protocol["percent_trained_on"].items():
+            if share:
+                yield f"{share:.3g} % of val are clips of data.sources.{source}, which {one.run.name} trained on"
         for field in one.fields:
             if field.without:
                 yield f"partial: {field.without} clips of val have no {field.field}, and are left out of {one.run.name}"

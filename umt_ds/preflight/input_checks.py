@@ -22,7 +22,7 @@ def shards(where: str | Path, *, trains: bool = False) -> Finding:
     trains: whether a run trains on them. `where` is a folder or a URL: the store is first talked to here, in the
     process that goes on doing so.
     """
-    if (unset := _unset(where)) is not None:
+    if (unset := unset_variable(where)) is not None:
         return unset
     from umt_ds.data.clips import read_clip
     from umt_ds.data.order.views import why_not_train
@@ -57,7 +57,7 @@ def cache(settings: CacheConfig) -> Finding:
 
 def stream(*names: str) -> Finding:
     """Streamed tars: one sample read and decoded. Raises DataError."""
-    if (unset := _unset(" ".join(names))) is not None:
+    if (unset := unset_variable(" ".join(names))) is not None:
         return unset
     from umt_ds.data.clips import read_clip
     from umt_ds.data.shards.stream import Tars, TarStream
@@ -73,7 +73,7 @@ def stream(*names: str) -> Finding:
 def bert(settings: BertConfig) -> Finding:
     """Does its folder hold the model that is asked for, and the tokenizer that belongs to it?"""
     for path in (settings.weights, settings.vocabulary):
-        if path is not None and (unset := _unset(path)) is not None:
+        if path is not None and (unset := unset_variable(path)) is not None:
             return unset
     from umt_ds.tasks.bert import build_bert
     from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
@@ -90,7 +90,7 @@ def teacher(settings: TeacherConfig) -> Finding:
     """The file, loaded into the model as a run does. Raises WeightsError or CheckpointError."""
     if settings.weights == "random":
         return Finding("note", "random weights", "a teacher that knows nothing: for trying things out")
-    if (unset := _unset(settings.weights)) is not None:
+    if (unset := unset_variable(settings.weights)) is not None:
         return unset
     from umt_ds.tasks.teacher import load_teacher
 
@@ -99,17 +99,19 @@ def teacher(settings: TeacherConfig) -> Finding:
     return Finding("ok", f"{settings.weights}: {settings.preset}, {count:,} parameters", f"fingerprint {fingerprint}")
 
 
-def weights(path: Path) -> Finding:
-    """A weight file, or a run's or checkpoint's folder, with its hashes. Raises WeightsError or CheckpointError."""
-    if (unset := _unset(path)) is not None:
+def weights(path: Path, *, averaged: bool = False) -> Finding:
+    """A weight file, or a run's or checkpoint's folder, with its hashes; averaged: the averaged weights of that run.
+    Raises WeightsError or CheckpointError."""
+    if (unset := unset_variable(path)) is not None:
         return unset
     from umt_ds.tasks.initial import read_weights, state_fingerprint
 
-    state = read_weights(path)
-    return Finding("ok", f"{path}: {len(state)} tensors", f"fingerprint {state_fingerprint(state)}")
+    state = read_weights(path, averaged=averaged)
+    what = "averaged tensors" if averaged else "tensors"
+    return Finding("ok", f"{path}: {len(state)} {what}", f"fingerprint {state_fingerprint(state)}")
 
 
-def _unset(path: Path | str) -> Finding | None:
+def unset_variable(path: Path | str) -> Finding | None:
     """A path whose environment variable has no value."""
     found = re.search(r"\$\{env:(\w+)\}", str(path))
     return None if found is None else Finding("problem", f"{path}: {found[1]} is not set", todo=f"export {found[1]}=…")

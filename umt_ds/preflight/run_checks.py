@@ -16,7 +16,7 @@ from umt_ds.config.models import TeacherConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.storage import is_url
 from umt_ds.errors import UmtError
-from umt_ds.preflight import checks, input_checks
+from umt_ds.preflight import checks, input_checks, task_checks
 from umt_ds.preflight.checks import Check, Finding
 
 _LIMIT_S = 120.0
@@ -79,9 +79,18 @@ def _checks_of_run(config: RunConfig) -> dict[str, Check]:
             plan[part] = partial(input_checks.teacher, settings)
         else:
             plan[part] = partial(input_checks.bert, settings)
-    for key, path in (("weights", config.init.weights), ("resume_from", config.init.resume_from)):
-        if path is not None:
-            plan[f"init.{key}"] = partial(input_checks.weights, path)
+    if config.task.label_field is not None:
+        plan["classes"] = partial(task_checks.classes, config)
+    if config.init.weights is not None:
+        # a task that reads nothing else is made and filled as in a run; of others the file alone is looked at
+        reads_more = bool(config.task.required_weights)
+        plan["init.weights"] = (
+            partial(input_checks.weights, config.init.weights, averaged=config.init.ema)
+            if reads_more
+            else partial(task_checks.start, config)
+        )
+    if config.init.resume_from is not None:
+        plan["init.resume_from"] = partial(input_checks.weights, config.init.resume_from)
     return plan
 
 

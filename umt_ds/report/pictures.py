@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -259,8 +259,7 @@ def draw_named_clips(
     rows = max(len(right), len(wrong), 1)
     figure = _figure(width=13.0, height=0.9 + 1.2 * rows, title=title)
     halves = (right, "named rightly"), (wrong, "named wrongly, with the most confidence")
-    sides: Any = figure.subfigures(1, 2, wspace=0.03)
-    for half, (clips, about) in zip(sides, halves, strict=True):
+    for half, (clips, about) in zip(figure.subfigures(1, 2, wspace=0.03, squeeze=False)[0], halves, strict=True):
         half.suptitle(f"{about}{'' if clips else ': none'}", fontsize=10)
         for number, panel in enumerate(half.subplots(rows, 1, squeeze=False)[:, 0]):
             if number < len(clips):

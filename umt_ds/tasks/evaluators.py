@@ -79,9 +79,7 @@ def evaluation_set(shards: Path, request: ClipRequest, settings: EvaluationConfi
 def trained_on(name: str, items: EvaluationSet, run: RunConfig) -> dict[str, Any]:
     """For the protocol: the share of the items that the run trains on, by source, in percent; with a warning where it
     is not 0. None of a source that is streamed, or is not here. Every rank calls it, the first one looks."""
-    shares = (
-        {source: _share(items, settings) for source, settings in run.data.sources.items()} if is_first_rank() else {}
-    )
+    shares = percent_trained_on(items, run) if is_first_rank() else {}
     for source, share in shares.items():
         if share:
             log.warning(
@@ -90,6 +88,11 @@ def trained_on(name: str, items: EvaluationSet, run: RunConfig) -> dict[str, Any
                 name, share, items.shards, source,
             )  # fmt: skip
     return {"percent_trained_on": broadcast_object(shares)}
+
+
+def percent_trained_on(items: EvaluationSet, run: RunConfig) -> dict[str, float | None]:
+    """The share of the items that the run trains on, by source; None of one that is streamed, or is not here."""
+    return {source: _share(items, settings) for source, settings in run.data.sources.items()}
 
 
 def _share(items: EvaluationSet, source: SourceConfig) -> float | None:

@@ -30,7 +30,7 @@ from umt_ds.data.evaluation import (
     published_frames,
     stored_frames,
 )
-from umt_ds.data.order.views import Rule, Views
+from umt_ds.data.order.views import Rule, Views, frames_of
 from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.errors import DataError
 
@@ -187,6 +187,21 @@ def test_one_view_is_that_of_validation(tmp_path: Path) -> None:
     assert batch.pixels[0, 0, 0, :, 0].tolist() == list(range(12, 28))
     (ssv2,) = shown_for_testing(folder, rule="ssv2").batches()
     assert ssv2.pixels[0, :, 0, 0, 1].tolist() == [2, 6], "the centres of two halves of nine frames"
+
+
+def test_published_test_clips_are_found_among_the_frames_that_a_set_stores(tmp_path: Path) -> None:
+    views = Views("recognition", 2, 2)
+    kept = frames_of(str(views), 301)
+
+    def members(number: int) -> dict[str, bytes]:
+        said = {"source_frames": kept, "clip_frames": [0, 301], "num_frames_total": 301}
+        stored = {f"{place:03d}.png": picture(frame(number, source % 256)) for place, source in enumerate(kept)}
+        return {"json": json.dumps(said).encode(), **stored}
+
+    request = {"frames": published_frames(views), "view": "testing", "antialias": False}
+    (batch,) = clip_set(write_shards(tmp_path, [2], members=members), **request).batches()
+    # s = 150; clip c begins at int(150 / 3 * (c + 1))
+    assert batch.pixels[:2, :, 0, 0, 1].tolist() == [[50, 200], [100, 250]]
 
 
 def test_what_a_rank_without_items_puts_through_a_model_has_all_views(tmp_path: Path) -> None:

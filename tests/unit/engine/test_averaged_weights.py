@@ -23,6 +23,7 @@ from umt_ds.engine.manifest import CheckpointManifest, read_checkpoint_manifest
 from umt_ds.engine.metrics_file import METRICS, read_metrics, read_scores
 from umt_ds.engine.swapped_weights import swapped_weights
 from umt_ds.errors import CheckpointError, WeightsError
+from umt_ds.preflight import input_checks
 from umt_ds.tasks.initial import read_initial, read_weights
 
 AVERAGED = "optim.ema_decay=0.9"
@@ -116,6 +117,16 @@ def test_averaged_weights_are_those_of_the_checkpoint(tmp_path: Path) -> None:
         assert found.keys() == state["ema"].keys()
         assert all(torch.equal(found[name], state["ema"][name]) for name in found)
         assert all(torch.equal(read_weights(path)[name], state["weight"][name]) for name in found)
+
+
+def test_the_doctor_looks_for_the_weights_that_a_run_would_begin_with(tmp_path: Path) -> None:
+    save(open_store(tmp_path / "run", AVERAGED), 2, averaged=True)
+    save(open_store(tmp_path / "plain"), 2)
+    found = input_checks.weights(tmp_path / "run", averaged=True)
+    assert found.there == f"{tmp_path / 'run'}: 3 averaged tensors"
+    assert found.used != input_checks.weights(tmp_path / "run").used
+    with pytest.raises(CheckpointError, match="holds no averaged weights"):
+        input_checks.weights(tmp_path / "plain", averaged=True)
 
 
 def test_averaged_weights_of_what_keeps_none_are_one_error(tmp_path: Path) -> None:

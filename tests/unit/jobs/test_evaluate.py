@@ -325,6 +325,8 @@ def test_a_dry_run_says_what_would_be_evaluated(tmp_path: Path) -> None:
     assert f"voters {tmp_path / 'train'}, 9 of 9 items, 1 view each (2 frames of 16 px); 5 forward passes" in voters
     assert voters.endswith("5 forward passes of 2, 3 on each of 2 ranks")
     assert f"shards {tmp_path / 'val'}, 10 of 11 items" in asked
+    averaged = umt_eval(run, "optim.ema_decay=0.9", "evaluation.val.ema=true", "--dry-run").stdout
+    assert "  val (knn, averaged weights): shards" in averaged
 
 
 def test_a_dry_run_counts_the_views_of_a_clip(tmp_path: Path) -> None:

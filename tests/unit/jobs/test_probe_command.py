@@ -138,7 +138,7 @@ def test_runs_side_by_side_share_a_table_and_seeds_give_a_deviation(run: Path, s
     ended = umt_probe(run, other, *on(sets), "-o", tmp_path / "out", "--kinds", "linear", "--seeds", "2", *QUICK)
     assert ended.exit_code == 0, ended.exception
     assert [line.split()[0] for line in ended.stdout.splitlines()[2:4]] == [str(run), str(other)]
-    assert "the standard deviation of 2 seeds" in ended.stdout
+    assert "the mean of 2 seeds" in ended.stdout
     assert "not alike: weights is" in ended.stdout
     for one in json.loads((tmp_path / "out" / "probes.json").read_text())["runs"]:
         (probe,) = one["labels"][0]["probes"]
@@ -157,18 +157,24 @@ def test_weights_may_lie_anywhere_where_a_recipe_tells_the_model(run: Path, sets
 
 
 def test_a_dry_run_says_clips_passes_and_bytes_and_stores_nothing(run: Path, sets: Path, tmp_path: Path) -> None:
-    ended = umt_probe(run, *on(sets), "-o", tmp_path, "--dry-run", *QUICK)
+    ended = umt_probe(run, *on(sets), "-o", tmp_path / "out", "--dry-run", *QUICK)
     assert ended.exit_code == 0, ended.exception
     assert "21 clips; 2 forward passes of 16" in ended.stdout
     assert "attentive: 2 heads and the one that is taken, 2 steps of 21 clips, 1 times" in ended.stdout
-    assert not (tmp_path / "probes.json").exists()
-    assert list((tmp_path / "features").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_clip_that_is_a_training_clip_too_is_said(run: Path, sets: Path, tmp_path: Path) -> None:
     text = umt_probe(run, *on(sets, val="train"), "-o", tmp_path, "--kinds", "knn").stdout
     assert "21 clips of val are training clips, too" in text
     assert "3 clips of val have no label, and are left out" in text
+
+
+def test_a_clip_that_the_run_itself_was_trained_on_is_said(tmp_path: Path, sets: Path) -> None:
+    config = make_config(tmp_path, "data.workers=0", f"data.sources.demo.shards={sets / 'val'}")
+    add_checkpoint(write_run(config), config)
+    ended = umt_probe(config.folder, *on(sets), "--kinds", "knn")
+    assert f"100 % of val are clips of data.sources.demo, which {config.folder} trained on" in ended.stdout
 
 
 def test_the_standard_error_is_that_of_a_share() -> None:
@@ -202,6 +208,10 @@ def test_labels_that_cannot_be_probed_are_one_error(
 def test_a_label_that_a_set_lacks_is_answered_with_those_that_it_has(run: Path, sets: Path, tmp_path: Path) -> None:
     error = refused(run, *on(sets), "-o", tmp_path, "--label", "motion")
     assert (error.exit_code, error.hint) == (2, "fields with whole numbers there: label")
+
+
+def test_an_average_that_the_run_did_not_keep_is_refused(run: Path, sets: Path, tmp_path: Path) -> None:
+    assert isinstance(refused(run, *on(sets), "-o", tmp_path, "--ema"), CheckpointError)
 
 
 def test_a_run_without_checkpoint_is_called_that(sets: Path, tmp_path: Path) -> None:

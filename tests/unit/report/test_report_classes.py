@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from tests.support.recognition import NAMES, a_set, module_of, run_on
 from tests.support.tiny_runs import add_checkpoint, write_run
 from umt_ds.config.run import RunConfig
 from umt_ds.evaluation.evaluator import Scores
-from umt_ds.evaluation.exhibits import NamedClips
+from umt_ds.evaluation.exhibits import Exhibit, NamedClips, NotMade
 from umt_ds.report.classes import accuracy_rows, class_rows, confused_pairs
 from umt_ds.report.write import write_report
+from umt_ds.tasks.recognition.exhibits import named_clips
 from umt_ds.tasks.room import ExhibitOptions
 
 torch.set_num_threads(1)
@@ -34,14 +36,10 @@ def trained_run(config: RunConfig) -> Path:
     return run
 
 
-def reported(run: Path, out: Path, options: ExhibitOptions = ExhibitOptions()) -> str:  # noqa: B008  (immutable)
-    return write_report(run, out, options, say=lambda _: None)
-
-
 def test_a_report_shows_what_held_out_clips_are_taken_for(tmp_path: Path) -> None:
-    train, val, out = a_set(tmp_path / "train"), a_set(tmp_path / "held", first=9, count=9), tmp_path / "out"
+    train, val, out = a_set(tmp_path / "train"), a_set(tmp_path / "held", count=9), tmp_path / "out"
     run = trained_run(run_on(train, val, f"run_dir={tmp_path / 'run'}", "evaluation.val.crops=3"))
-    text = reported(run, out)
+    text = write_report(run, out, ExhibitOptions(), say=lambda _: None)
     told = json.loads((out / "confusion.json").read_text())
     confusion = torch.tensor(told["confusion"])
     assert confusion.sum(dim=1).tolist() == [3, 3, 3], "clips of each class"
@@ -55,25 +53,46 @@ def test_a_report_shows_what_held_out_clips_are_taken_for(tmp_path: Path) -> Non
             assert picture.width > 500
     page = (out / "index.html").read_text()
     assert all(name in page for name in NAMES)
+    assert "55.6 % of these clips are among those of demo, which the run trained on" in page
+
+
+def exhibit(run: RunConfig, **options: Any) -> Exhibit:
+    return named_clips(run.folder, run, ExhibitOptions(**options))
 
 
 def test_the_set_is_the_one_that_is_named_or_lies_beside_the_training_set(tmp_path: Path) -> None:
-    train, other, out = a_set(tmp_path / "train"), a_set(tmp_path / "other", count=4), tmp_path / "out"
-    a_set(tmp_path / "val", first=9, count=6)
-    config = run_on(train, other, f"run_dir={tmp_path / 'run'}").model_copy(update={"evaluation": {}})
-    run = trained_run(config)
-    reported(run, out)
-    assert json.loads((out / "confusion.json").read_text())["protocol"]["shards"] == str(tmp_path / "val")
-    reported(run, out, ExhibitOptions(val=other, max_clips=2))
-    told = json.loads((out / "confusion.json").read_text())
-    assert (told["items"], told["protocol"]["shards"]) == (2, str(other))
-    assert "100 % of these clips are among those of demo, which the run trained on" in (out / "index.html").read_text()
+    train, other = a_set(tmp_path / "train"), a_set(tmp_path / "other", count=4)
+    val = a_set(tmp_path / "val", first=9, count=6)
+    run = run_on(train, other, f"run_dir={tmp_path / 'run'}").model_copy(update={"evaluation": {}})
+    trained_run(run)
+    beside, given = exhibit(run), exhibit(run, val=other, max_clips=2)
+    assert isinstance(beside, NamedClips)
+    assert isinstance(given, NamedClips)
+    assert (beside.scores.items, beside.scores.protocol["shards"]) == (6, str(val))
+    assert (given.scores.items, given.scores.protocol["shards"]) == (2, str(other))
+
+
+def test_right_clips_are_of_different_classes_and_wrong_ones_the_most_confident(tmp_path: Path) -> None:
+    run = run_on(a_set(tmp_path / "train"), a_set(tmp_path / "val", count=20), f"run_dir={tmp_path / 'run'}")
+    trained_run(run)
+    found = exhibit(run)
+    assert isinstance(found, NamedClips)
+    assert all(clip.is_right for clip in found.right)
+    assert len({clip.label for clip in found.right}) == len(found.right) > 1
+    confidence = [clip.likeliest[0][1] for clip in found.wrong]
+    assert confidence == sorted(confidence, reverse=True)
+    assert len(confidence) == 6
+    assert not any(clip.is_right for clip in found.wrong)
+    assert {clip.frames.shape for clip in (*found.right, *found.wrong)} == {(2, 16, 16, 3)}
 
 
 def test_a_set_of_another_class_list_is_said_in_its_place(tmp_path: Path) -> None:
     train, val = a_set(tmp_path / "train"), a_set(tmp_path / "val", names=NAMES[::-1])
-    run = trained_run(run_on(train, train, f"run_dir={tmp_path / 'run'}"))
-    assert "in another order" in reported(run, tmp_path / "out", ExhibitOptions(val=val))
+    run = run_on(train, train, f"run_dir={tmp_path / 'run'}")
+    trained_run(run)
+    refused = exhibit(run, val=val)
+    assert isinstance(refused, NotMade)
+    assert "in another order" in refused.error.what
 
 
 def named(confusion: list[list[int]]) -> NamedClips:

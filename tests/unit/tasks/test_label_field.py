@@ -49,4 +49,4 @@ def test_the_label_of_the_field_that_the_task_names_is_read(run: RunConfig, monk
     assert read.targets.labels is not None
     assert [f"clip-{label:04d}" for label in read.targets.labels.tolist()] == list(read.keys)
     assert noise.targets.labels is not None
-    assert noise.targets.labels.tolist() == [0, 0, 0, 0]
+    assert noise.targets.labels.tolist() == [0, 1, 0, 1]

@@ -114,6 +114,13 @@ def test_a_clip_without_a_label_is_left_out_with_its_reason(tmp_path: Path) -> N
     assert found.items == 3
 
 
+def test_a_set_without_the_labels_of_the_run_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    val = a_set(tmp_path / "val", names=(), label=lambda _: None)
+    with pytest.raises(ConfigError, match="val: its first clips have no label 'label'") as raised:
+        evaluators_of(run_on(a_set(tmp_path / "train"), val))
+    assert raised.value.hint == "fields with whole numbers there: none"
+
+
 def test_a_label_outside_the_head_is_one_error(tmp_path: Path) -> None:
     run = run_on(a_set(tmp_path / "train"), a_set(tmp_path / "val", names=(), label=lambda n: n))
     with pytest.raises(DataError, match="clip clip-0003 has label=3, and the model has classes 0 to 2") as raised:
@@ -133,6 +140,20 @@ def test_a_run_is_judged_where_its_training_set_is_not(tmp_path: Path) -> None:
     assert evaluator.metrics == ("top1", "mean_class")
     with pytest.raises(ConfigError, match="'biking' in its class list, and 'diving' in that of the head"):
         evaluators_of(run, ("archery", "diving", "crying"))
+
+
+def test_neighbours_vote_by_the_features_under_the_head(tmp_path: Path) -> None:
+    train, val = a_set(tmp_path / "train", count=9), a_set(tmp_path / "val", first=9, count=6)
+    run = run_on(train, val, "evaluation.val={kind: knn, neighbours: 1}")
+    module = module_of(run)
+    found = score(run, module)
+    assert list(found.values) == ["label", "rankme"]
+    batches = [next(iter(one.batches())) for one in (evaluators_of(run)[0].voters, evaluators_of(run)[0].held_out)]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        known, asked = (torch.nn.functional.normalize(module.features(batch.pixels), dim=1) for batch in batches)
+    nearest = (asked @ known.T).argmax(dim=1).tolist()
+    named = [batches[0].items[place].labels[0] for place in nearest]
+    assert named == (found.predictions or {})["label_predicted"]
 
 
 def test_what_is_not_a_number_is_an_error_and_never_a_score(tmp_path: Path) -> None:

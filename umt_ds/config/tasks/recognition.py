@@ -67,6 +67,11 @@ class RecognitionConfig(TaskSettings):
     erasing: Part = Field(0.25, description="part of the views of which a box is replaced by noise")
 
     @property
+    def changes_pixels(self) -> bool:
+        """Whether views are erased or mixed: then they are normalised numbers before the model sees them."""
+        return self.erasing > 0 or self.mixing is not None
+
+    @property
     def clip_shape(self) -> ClipShape:
         return ClipShape(self.encoder.frames, self.encoder.image_size)
 

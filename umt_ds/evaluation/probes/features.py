@@ -166,30 +166,35 @@ def find_features(folder: Path, request: FeatureRequest) -> FrozenFeatures | Non
             return _read(here / name, request)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s is damaged and not used: %s", here / name, error)
     return None
 
 
 def _read(folder: Path, request: FeatureRequest) -> FrozenFeatures:
-    """Raises FileNotFoundError where there is nothing; OSError, ValueError, KeyError, TypeError for what is damaged."""
+    """Raises FileNotFoundError where there is nothing; one of the errors above for what is damaged."""
     about = json.loads((folder / _ABOUT).read_text())
     if about["asked"] != request.asked:
         raise ValueError(f"{_ABOUT} tells of other features")
-    for name, sha256 in about["files"].items():
-        try:
-            with (folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError as error:
-            raise ValueError(f"{name} is missing") from error
-        if found != sha256:
-            raise ValueError(f"{name} was altered (sha256 differs)")
     items = tuple(
         ItemInfo(**{**item, "labels": tuple(item["labels"]), "captions": tuple(item["captions"])})
         for item in about["items"]
     )
-    count, width = about["shape"]
-    return FrozenFeatures(folder, items, tuple(LeftOut(**one) for one in about["left_out"]), (count, width))
+    tokens, width = map(int, about["shape"])
+    sizes = {_MEAN: len(items) * width * 4} | ({_TOKENS: len(items) * tokens * width * 2} if tokens else {})
+    for name, size in sizes.items():
+        _verify(folder / name, size=size, sha256=about["files"][name])
+    return FrozenFeatures(folder, items, tuple(LeftOut(**one) for one in about["left_out"]), (tokens, width))
+
+
+def _verify(path: Path, *, size: int, sha256: str) -> None:
+    """Raises ValueError for a file that is not the one that was written, OSError where the disk does not give it."""
+    if not path.exists():
+        raise ValueError(f"{path.name} is missing")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if path.stat().st_size != size or found != sha256:
+        raise ValueError(f"{path.name} was altered (sha256 differs)")
 
 
 # ---------------------------------------------------------------- computing

@@ -10,6 +10,8 @@ from umt_ds.models.presets import vit_size
 from umt_ds.tasks.cost import TaskCost, count_parameters
 from umt_ds.tasks.recognition.task import module_of, recognition_flops
 
+_FP32 = 4
+
 
 def recognition_cost(task: RecognitionConfig, classes: int, element: int) -> TaskCost:
     """element: bytes of a number."""
@@ -18,6 +20,8 @@ def recognition_cost(task: RecognitionConfig, classes: int, element: int) -> Tas
         module = module_of(task, classes)
     tokens = encoder.frames * (encoder.image_size // size.patch) ** 2
     flops = recognition_flops(task, classes)
+    pixels = encoder.frames * encoder.image_size**2 * 3
+    float_bytes = pixels * _FP32 if task.changes_pixels else 0
     return TaskCost(
         sentence=f"encoder {encoder.preset}, {classes} classes; {encoder.frames} frames of {encoder.image_size} px, "
         f"all {tokens} tokens",
@@ -28,8 +32,9 @@ def recognition_cost(task: RecognitionConfig, classes: int, element: int) -> Tas
         teacher_flops=0.0,
         published_student_flops=flops.forward_backward,
         published_teacher_flops=0.0,
-        pixel_bytes=encoder.frames * encoder.image_size**2 * 3,
-        activation_bytes=student_bytes_per_clip(
+        pixel_bytes=pixels,
+        activation_bytes=float_bytes
+        + student_bytes_per_clip(
             size, visible=tokens, element=element, checkpoint_blocks=encoder.checkpoint_blocks, layers=0, out_width=0
         ),
         teacher_bytes=0.0,

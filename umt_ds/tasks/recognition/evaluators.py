@@ -13,8 +13,10 @@ from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.data.evaluation import ClipRequest, published_frames, stored_frames
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.storage import as_path
+from umt_ds.errors import ConfigError, some
 from umt_ds.evaluation.classification import ClassificationEvaluator
 from umt_ds.evaluation.encode import Encode
+from umt_ds.evaluation.probe import labels_found
 from umt_ds.tasks.evaluators import evaluation_set, trained_on
 from umt_ds.tasks.recognition.classes import HeadClasses, check_class_list, class_list_in
 from umt_ds.tasks.recognition.task import RecognitionModule
@@ -23,12 +25,18 @@ from umt_ds.tasks.recognition.task import RecognitionModule
 def classification_evaluator(
     name: str, settings: ClassificationEvaluation, run: RunConfig, head: HeadClasses
 ) -> ClassificationEvaluator:
-    """Every clip in `segments` x `crops` views. Raises ConfigError for a set whose class list is not that of the head,
-    and DataError for what is no set."""
+    """Every clip in `segments` x `crops` views. Raises ConfigError for a set whose class list is not that of the head
+    or that has no such labels, and DataError for what is no set."""
     task, shards = run.task, as_path(settings.shards)
     assert isinstance(task, RecognitionConfig)
+    where = f"evaluation.{name}.shards: {shards}"
     names = class_list_in(shards, task.label)
-    check_class_list(names, head, where=f"evaluation.{name}.shards: {shards}")
+    check_class_list(names, head, where=where)
+    if task.label not in (found := labels_found(shards)):
+        raise ConfigError(
+            f"{where}: its first clips have no label {task.label!r} (task.label)",
+            hint=f"fields with whole numbers there: {some(found) or 'none'}",
+        )
     items = evaluation_set(shards, testing_request(settings, task, classes=head.count), settings, run)
     return ClassificationEvaluator(
         name,

@@ -28,10 +28,6 @@ class Regularisation:
         self._erasing, self._mixing, self._seed = config.erasing, config.mixing, seed
         self._statistics = statistics
 
-    @property
-    def is_on(self) -> bool:
-        return self._erasing > 0 or self._mixing is not None
-
     def __call__(
         self, pixels: Tensor, targets: Tensor, *, step: int, slots: Tensor, host_slots: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,6 @@ from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.engine.optim import decay_groups, layer_decay_groups
 from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
-from umt_ds.errors import DataError
 from umt_ds.models.classifier import VideoClassifier
 from umt_ds.models.flops import ClipFlops, student_flops_per_clip
 from umt_ds.models.positions import BaseClip
@@ -115,16 +114,16 @@ class RecognitionTask:
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> RecognitionInputs:
-        """Targets and mixed pixels of one micro-batch, on the device. Raises DataError for a label outside the head."""
-        self._refuse_foreign_labels(batch)
+        """Targets and mixed pixels of one micro-batch, on the device."""
         host_slots = batch.slots
         with span("host_to_device"):
             batch = batch.to(self._device)
-        assert batch.targets.labels is not None
+        labels = batch.targets.labels
+        assert labels is not None, "the loader reads the labels that the settings name, and holds them against the head"
         pixels, digest = batch.pixels, None
         with span("regularisation"):
-            targets = smoothed_targets(batch.targets.labels, self._classes.count, self._config.smoothing)
-            if self._regularisation.is_on:
+            targets = smoothed_targets(labels, self._classes.count, self._config.smoothing)
+            if self._config.changes_pixels:
                 pixels, targets, digest = self._regularisation(
                     pixels, targets, step=step, slots=batch.slots, host_slots=host_slots
                 )
@@ -132,19 +131,6 @@ class RecognitionTask:
         if self._module.drop_path > 0:
             noise = drop_path_noise(self._seed, step, batch.slots, self._module.size.depth)
         return RecognitionInputs(pixels, targets, noise, digest)
-
-    def _refuse_foreign_labels(self, batch: Batch) -> None:
-        """A label that is no row of the head ends the run: left as it is, its clip would be trained towards nothing."""
-        labels, count = batch.targets.labels, self._classes.count
-        assert labels is not None, "the loader reads the labels that the settings name"
-        for key, label in zip(batch.keys, labels.tolist(), strict=True):
-            if not 0 <= label < count:
-                says = "no label" if label == -1 else f"label {label}"
-                raise DataError(
-                    f"{key} has {says} in {self._config.label!r}, and the head has rows for labels 0 to {count - 1}",
-                    hint="task.label=FIELD reads another field, and task.classes=N makes N rows; "
-                    "`umt-data filter SET OUT --labelled` leaves out clips without a label",
-                )
 
 
 def module_of(config: RecognitionConfig, classes: int) -> RecognitionModule:

@@ -74,7 +74,7 @@ def load_initial(
 
 def _check_size(given: Mapping[str, Tensor], module: VideoClassifier) -> None:
     """Raises WeightsError for an encoder of another width or depth, with the preset that it is."""
-    width = len(given["patch_embed.proj.weight"])
+    width = (*given["patch_embed.proj.weight"].shape, 0)[0]
     depth = len({name.split(".")[1] for name in given if name.startswith("blocks.")})
     own = module.size
     if (width, depth) != (own.width, own.depth):
@@ -101,21 +101,17 @@ def _head(
     anew = (NEW,) * head.count
     if not trained:
         return HeadRows(anew, f"none there, so its {head.count} rows begin anew")
-    count = len(trained.get("head.weight", ()))
+    shapes = {name: tuple(value.shape) for name, value in trained.items()}
+    count = (*shapes.get("head.weight", ()), 0)[0]
     if config.head == "new":
         return HeadRows(anew, f"its {count} rows are left out, and {head.count} begin anew (task.head: new)")
-    if any(_row(value) != _row(module.get_parameter(name)) for name, value in trained.items()):
-        kept |= trained  # of another width, as all the rest is: load_strict says it
+    if shapes != {"head.weight": (count, module.size.width), "head.bias": (count,)}:
+        kept |= trained  # half a head, or one of another width: load_strict says it
         return HeadRows(anew, "")
     found = choose_rows(HeadClasses(count, names if len(names) == count else ()), head)
     if set(found.rows) != {NEW}:
         kept |= {name: place_rows(value, module.get_parameter(name), found.rows) for name, value in trained.items()}
     return found
-
-
-def _row(tensor: Tensor) -> tuple[int, ...]:
-    """The shape of one row."""
-    return tuple(tensor.shape[1:])
 
 
 # ---------------------------------------------------------------- positions

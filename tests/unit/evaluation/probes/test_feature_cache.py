@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,6 +102,10 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def _change(path: Path, **fields: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -109,8 +114,24 @@ def _flip(path: Path) -> None:
         lambda folder: (folder / "mean.f32").write_bytes(b""),
         lambda folder: (folder / "features.json").write_text("{"),
         lambda folder: (folder / "features.json").write_text("[]"),
+        lambda folder: _change(folder / "features.json", files=3),
+        lambda folder: _change(folder / "features.json", items=[3]),
+        lambda folder: _change(folder / "features.json", items=[]),
+        lambda folder: _change(folder / "features.json", shape=["a", None]),
+        lambda folder: _change(folder / "features.json", asked={}),
     ],
-    ids=["altered", "gone", "cut", "half a record", "no record"],
+    ids=[
+        "altered",
+        "gone",
+        "cut",
+        "half a record",
+        "no record",
+        "no files",
+        "no item",
+        "no items",
+        "no shape",
+        "other",
+    ],
 )
 def test_a_damaged_cache_is_said_and_not_used(
     tmp_path: Path,

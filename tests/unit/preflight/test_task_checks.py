@@ -1,0 +1,89 @@
+"""`umt doctor` of a run that learns classes: what they are, which of them clips have, and what training starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.shards import write_shards
+from umt_ds.config.load import load_run
+from umt_ds.config.run import RunConfig
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.errors import ConfigError, DataError, WeightsError
+from umt_ds.models.classifier import VideoClassifier
+from umt_ds.models.presets import vit_size
+from umt_ds.preflight import run_checks, task_checks
+
+NAMES = ("archery", "biking", "crying")
+
+
+def a_set(folder: Path, *, names: tuple[str, ...] = NAMES, clips: int = 3) -> Path:
+    """Clip n has the label n."""
+    manifest = load_manifest(write_shards(folder, (clips,)))
+    replace(manifest, labels=names).save(folder)
+    return folder
+
+
+def a_run(shards: Path | str, *overrides: str) -> RunConfig:
+    words = [f"data.sources.demo.shards={shards}", "task.label=label", *overrides]
+    return load_run("demo/recognition", words, keep_unset=True)
+
+
+def weights(path: Path, count: int = 3) -> Path:
+    torch.save(VideoClassifier(vit_size("pocket"), classes=count).state_dict(), path)
+    return path
+
+
+def test_classes_and_labels_of_the_first_clips_are_shown_by_name(tmp_path: Path) -> None:
+    found = task_checks.classes(a_run(a_set(tmp_path / "set")))
+    assert found.status == "ok"
+    assert found.there == "3 classes, 'archery' … 'crying'; first clips of demo: archery, biking, crying"
+
+
+def test_a_set_without_a_class_list_is_noted(tmp_path: Path) -> None:
+    found = task_checks.classes(a_run(a_set(tmp_path / "set", names=()), "task.classes=3"))
+    assert found.status == "note"
+    assert found.there == "3 classes, which nobody names; first clips of demo: 0, 1, 2"
+    assert "1 set(s) do not name their classes" in found.todo
+
+
+def test_a_label_that_is_no_class_is_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.sources\.demo: a clip has label 3, and classes are 0 to 2"):
+        task_checks.classes(a_run(a_set(tmp_path / "set", clips=5)))
+
+
+def test_an_evaluation_set_in_another_order_is_a_problem(tmp_path: Path) -> None:
+    val = a_set(tmp_path / "val", names=NAMES[::-1])
+    run = a_run(a_set(tmp_path / "set"), f"evaluation.val={{kind: classification, shards: {val}}}")
+    with pytest.raises(ConfigError, match=r"evaluation\.val\.shards: .*class 0 is 'crying' .*in another order"):
+        task_checks.classes(run)
+
+
+def test_weights_are_loaded_as_the_run_loads_them_and_its_warnings_are_notes(tmp_path: Path) -> None:
+    file, shards = weights(tmp_path / "w.pth"), a_set(tmp_path / "set")
+    found = task_checks.start(a_run(shards, f"init.weights={file}"))
+    assert found.status == "note"
+    assert found.there == f"{file}: 84 tensors loaded; head: all 3 rows as they are"
+    assert "nobody can check that they are in the same order" in found.todo
+    anew = task_checks.start(a_run(shards, f"init.weights={file}", "task.head=new"))
+    assert (anew.status, "its 3 rows are left out, and 3 begin anew" in anew.there) == ("ok", True)
+
+
+def test_weights_of_another_size_are_a_problem(tmp_path: Path) -> None:
+    shards, file = a_set(tmp_path / "set"), weights(tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="its encoder has 6 blocks of width 128, that of the run 12 of width 192"):
+        task_checks.start(a_run(shards, f"init.weights={file}", "task.encoder.preset=tiny"))
+
+
+def test_the_doctor_looks_at_classes_and_start_of_such_a_run_alone(tmp_path: Path) -> None:
+    assert {"classes", "init.weights"} <= run_checks._checks_of_run(a_run(tmp_path)).keys()
+    assert "classes" not in run_checks._checks_of_run(load_run("demo/stage1"))
+
+
+def test_a_variable_that_is_not_set_is_named() -> None:
+    run = a_run("${env:NOT_SET}/set", "init.weights=${env:NOT_SET}/w.pth")
+    for look in (task_checks.classes, task_checks.start):
+        assert "NOT_SET is not set" in look(run).there
