@@ -31,6 +31,7 @@ VARIABLES = {  # by name: what is there in the folder
     "UMT_STAGE1_B16": "runs/stage1/b16_k710",
     "UMT_STAGE1_L16": "runs/stage1/l16_k710",
     "UMT_STAGE2_B16": "runs/stage2/b16_5m",
+    "UMT_WEIGHTS": "runs/recognition/b16_k710",
     **{
         f"UMT_{data.upper()}_{size.upper()}": f"runs/recognition/{size}_{data}"
         for data in ("k710", "k400", "mit")

@@ -22,7 +22,7 @@ from umt_ds.errors import EXIT_BAD_CONFIG, ConfigError
 ENVIRONMENT = {
     "UMT_DATA": "/data", "UMT_CLIP_B16": "/clip/b16.pt", "UMT_CLIP_L14": "/clip/l14.pt", "UMT_BERT_BASE": "/bert/base",
     "UMT_BERT_LARGE": "/bert/large", "UMT_STAGE1_B16": "/runs/b16", "UMT_STAGE1_L16": "/runs/l16",
-    "UMT_STAGE2_B16": "/runs/stage2", "UMT_K710_B16": "/runs/k710", "UMT_K710_L16": "/runs/k710",
+    "UMT_STAGE2_B16": "/runs/stage2", "UMT_K710_B16": "/runs/k710", "UMT_K710_L16": "/runs/k710", "UMT_WEIGHTS": "/w",
     "UMT_K400_B16": "/runs/k400", "UMT_K400_L16": "/runs/k400", "UMT_MIT_B16": "/runs/mit", "UMT_MIT_L16": "/runs/mit",
 }  # fmt: skip
 
