@@ -129,7 +129,7 @@ OFFICIAL = {
     "mit": Official("b16_mit", moments, listed("mit")),
     "ucf101": Official("ucf101", ucf101, listed("ucf101")),
     "hmdb51": Official("hmdb51", hmdb51, listed("hmdb51")),
-    "own": Official("ucf101", own_folder, ("j", "r")),
+    "mine": Official("small", own_folder, ("j", "r")),
 }
 
 
@@ -163,13 +163,15 @@ def test_each_set_is_made_by_one_command_verified_and_fine_tuned_on(umt: Umt, tm
 
 
 def overrides(folder: Path, official: Official) -> list[str]:
-    """Two steps of a recipe on a set, with a small model."""
-    source = official.recipe.rpartition("_")[2]
+    """Two steps of a recipe on the set in a folder of its name, with a small model."""
+    own = ("kind=classification", "frames=published", "segments=4", "crops=3")
+    tested = [f"evaluation.test.{setting}" for setting in own] if official.recipe == "small" else []
     return [
-        f"run_dir={folder / 'run'}", f"data.sources.{source}.shards={folder / 'train'}", "data.workers=0",
-        f"evaluation.val.shards={folder / 'val'}", f"evaluation.test.shards={folder / 'val'}",
-        "evaluation.test.in_training=true", "init.weights=null", f"task.classes={len(official.labels)}",
-        "task.encoder.preset=pocket", "task.encoder.image_size=32", "task.mixing.group=2", "batch.global=2",
-        "batch.micro=2", "schedule.epochs=null", "schedule.warmup_epochs=null", "schedule.steps=2",
-        "schedule.warmup_steps=1", "cadence.evaluate=2", "report.tensorboard=false", "engine.deepspeed=cpu.json",
+        f"run_dir={folder / 'run'}", f"data.sources.{folder.name}.shards={folder / 'train'}", "data.workers=0",
+        f"evaluation.val.shards={folder / 'val'}", "evaluation.val.frames=published", *tested,
+        f"evaluation.test.shards={folder / 'val'}", "evaluation.test.in_training=true", "init.weights=null",
+        f"task.classes={len(official.labels)}", "task.encoder.preset=pocket", "task.encoder.image_size=32",
+        "task.mixing.group=2", "batch.global=2", "batch.micro=2", "schedule.epochs=null",
+        "schedule.warmup_epochs=null", "schedule.steps=2", "schedule.warmup_steps=1", "cadence.evaluate=2",
+        "report.tensorboard=false", "engine.deepspeed=cpu.json",
     ]  # fmt: skip
