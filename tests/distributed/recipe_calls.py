@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from tests.support.reads import leaves_of, noting_reads
 from tests.support.recipes import smaller, variables, write_models
 from umt_ds.config.load import load_run
-from umt_ds.engine.metrics_file import read_metrics
+from umt_ds.engine.metrics_file import METRICS, read_metrics
+from umt_ds.errors import EXIT_DONE
 from umt_ds.jobs.train import run_training
 
 
@@ -37,3 +39,11 @@ def numbers_of(name: str, overrides: list[str]) -> list[list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         run_training(load_run(name, [*smaller(name), *overrides, f"run_dir={folder}"]))
         return [[record["loss"], record["grad_norm"]] for record in read_metrics(Path(folder)).values()]
+
+
+def fine_tune(name: str, overrides: list[str]) -> list[dict[str, Any]]:
+    """Train a recipe to its end: the scores that were found."""
+    run = load_run(name, overrides)
+    assert run_training(run) == EXIT_DONE
+    lines = (run.folder / METRICS).read_text().splitlines()
+    return [record for line in lines if (record := json.loads(line)).get("kind") == "scores"]

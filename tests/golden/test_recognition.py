@@ -54,36 +54,26 @@ def test_logits(golden: Golden, name: str) -> None:
 
 # ---------------------------------------------------------------- the optimiser
 
-DEPTHS = ("base", "large", "base_16_frames")
 
-
-@pytest.mark.parametrize("name", DEPTHS)
-def test_each_parameter_has_the_published_rate_and_weight_decay(golden: Golden, name: str) -> None:
-    part = golden("recognition.pt")["layer_decay"][name]
-    with torch.device("meta"):
-        model = VideoClassifier(VitSize(width=16, depth=part["depth"], heads=2, patch=8, mlp_ratio=4), classes=3)
+def groups_by_name(model: VideoClassifier, groups: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Of each parameter: scale of the learning rate, and weight decay."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-
-    ours = {
-        names[parameter]: [group["lr_scale"], group["weight_decay"]]
-        for group in layer_decay_groups(model, part["weight_decay"], part["layer_decay"])
-        for parameter in group["params"]
-    }
-
-    published = {name: told for name, told in part["groups"].items() if name != "pos_embed"}  # never trained there
-    assert ours.keys() == published.keys()
-    for parameter, told in published.items():
-        assert ours[parameter] == pytest.approx(told, rel=1e-12), parameter
+    return {names[p]: [group["lr_scale"], group["weight_decay"]] for group in groups for p in group["params"]}
 
 
-def test_without_layer_decay_there_are_the_two_groups_of_pretraining(golden: Golden) -> None:
-    part = golden("recognition.pt")["layer_decay"]["base"]
-    with torch.device("meta"):
-        model = VideoClassifier(VitSize(width=16, depth=part["depth"], heads=2, patch=8, mlp_ratio=4), classes=3)
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for group in decay_groups(model, part["weight_decay"]):
-        assert group["lr_scale"] == 1
-        assert {part["groups"][names[parameter]][1] for parameter in group["params"]} == {group["weight_decay"]}
+def test_each_parameter_has_the_published_rate_and_weight_decay(golden: Golden) -> None:
+    for part in golden("recognition.pt")["layer_decay"].values():
+        with torch.device("meta"):
+            model = VideoClassifier(VitSize(width=16, depth=part["depth"], heads=2, patch=8, mlp_ratio=4), classes=3)
+        weight_decay = part["weight_decay"]
+        ours = groups_by_name(model, layer_decay_groups(model, weight_decay, part["layer_decay"]))
+        plain = groups_by_name(model, decay_groups(model, weight_decay))
+
+        published = {name: told for name, told in part["groups"].items() if name != "pos_embed"}  # never trained there
+        assert ours.keys() == plain.keys() == published.keys()
+        for name, told in published.items():
+            assert ours[name] == pytest.approx(told, rel=1e-12), name
+            assert plain[name] == [1, told[1]], "without layer decay"
 
 
 def test_the_rate_of_every_step(golden: Golden) -> None:

@@ -14,14 +14,18 @@ import torch
 from tests.support.ranks import call, run_ranks
 from tests.support.shards import picture, record, write_shards
 from tests.support.stage2_runs import stage2_run, write_for_stage2
-from umt_ds.batch import Batch
+from umt_ds.batch import Batch, Targets
 from umt_ds.bench.step import Request, measure_step
+from umt_ds.config.load import load_run
+from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.models.teachers import build_teacher
+from umt_ds.tasks.recognition.classes import HeadClasses
+from umt_ds.tasks.recognition.task import RecognitionTask
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,6 +42,31 @@ def test_keyed_draws_are_the_same_bits_on_both_devices() -> None:
     slots = torch.arange(5)
     on_cpu = uniform(7, 3, slots, 197, Purpose.MASK)
     assert torch.equal(on_cpu, uniform(7, 3, slots.cuda(), 197, Purpose.MASK).cpu())
+
+
+def test_views_are_erased_and_mixed_as_on_the_cpu_without_a_wait_of_the_host() -> None:
+    overrides = [
+        "task.encoder={preset: pocket, frames: 2, image_size: 32}", "batch.micro=16", "data.num_sample=1",
+        "task.mixing={mixup: 0.8, cutmix: 1.0, prob: 1.0, switch: 0.5, group: 4}", "task.erasing=0.5", "task.classes=5",
+    ]  # fmt: skip
+    config, rows = load_run("demo/recognition", overrides).task, torch.arange(16)
+    assert isinstance(config, RecognitionConfig)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (16, 2, 32, 32, 3), dtype=np.uint8))
+    batch = Batch("video", pixels, rows, rows, ("a",) * 16, targets=Targets(labels=rows % 5))
+    made = {}
+    for device in ("cpu", "cuda"):
+        task = RecognitionTask(config, HeadClasses(5), seed=1, device=torch.device(device))
+        task.prepare(batch, 0)  # statistics are copied the first time
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            made[device] = task.prepare(batch.pin_memory(), 1)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    on_cpu, on_gpu = made["cpu"], made["cuda"].pixels.cpu()
+    torch.testing.assert_close(on_gpu, on_cpu.pixels, rtol=0, atol=1e-5)
+    torch.testing.assert_close(made["cuda"].targets.cpu(), on_cpu.targets, rtol=0, atol=1e-6)
+    assert on_cpu.digest is not None
+    assert made["cuda"].digest.cpu() == on_cpu.digest
 
 
 def test_the_teacher_says_the_same_on_both_devices() -> None:

@@ -35,11 +35,14 @@ KINDS = [
 KIND_OF_RECIPE = {name: load_tree(name)[0]["task"]["kind"] for name in run_names()}
 # Modules outside the rooms of a task that speak of some tasks alone.
 OF_SOME_TASKS = {
+    "umt_ds/bench/plain_recognition.py": ["recognition"],
     "umt_ds/bench/plain*.py": ["stage1", "stage2"],  # twins of two tasks
     "umt_ds/bench/fp8.py": ["stage1", "stage2"],  # of runs with a teacher
     "umt_ds/tasks/teacher.py": ["stage1", "stage2"],  # of runs with a teacher
     "umt_ds/tasks/bert.py": ["stage2"],  # of runs with a BERT
     "umt_ds/tasks/captions.py": ["stage2"],  # of runs with a BERT
+    "umt_ds/data/draws.py": ["recognition"],  # of runs that learn classes
+    "umt_ds/preflight/task_checks.py": ["recognition"],  # of runs that learn classes
 }
 PROGRAMS = {"umt": umt, "umt-data": umt_data, "umt-launch": launch}
 # What follows a program's name in prose.

@@ -63,7 +63,7 @@ H100_MFU = 0.43
 _FRAMES, _SIDE, _MICRO = 8, 224, 8
 _WHOLE = "umt_ds"
 _FINE_TUNING = "fine-tuning"
-_FINE_TUNING_RECIPE = ("recognition/b16_k710", "task.classes=710")  # its sets, which say so, need not be here
+_FINE_TUNING_RECIPE = "recognition/b16_k710"
 _STAGES = {  # functions by file and name
     "read": {("clips.py", "__init__"), ("clips.py", "__call__")},
     "decode": {("decode.py", "decode_pictures")},
@@ -132,7 +132,7 @@ class Table:
                 f"{at_mfu / rate:.1f} at {H100_MFU:.0%} MFU ({at_mfu:.0f} clips/s)"
             )
         if _FINE_TUNING in self.runs:
-            recipe = _recipe(*_FINE_TUNING_RECIPE)
+            recipe = _recipe(_FINE_TUNING_RECIPE)
             clips = GPUS["h100"].half_flops * H100_MFU / cost_of(recipe, "bf16").flops / recipe.data.num_sample
             rate = median(run.clips / run.core_s for run in self.runs[_FINE_TUNING])
             yield (
@@ -219,7 +219,7 @@ def _shard_loader(folder: Path, workers: int, on_device: OnDevice) -> Loader:
 
 
 def _fine_tuning_loader(folder: Path, rand_augment: bool, workers: int, on_device: OnDevice) -> Loader:
-    recipe = _recipe(*_FINE_TUNING_RECIPE)
+    recipe = _recipe(_FINE_TUNING_RECIPE)
     plan = plan_loader(recipe, plan_of(_MICRO, views=recipe.data.num_sample), ALONE)
     plan = replace(plan, num_workers=workers, on_device=on_device)
     if not rand_augment:

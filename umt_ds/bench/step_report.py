@@ -112,7 +112,7 @@ class StepReport:
         ]
         if self.same_mask_losses is not None:
             mine, its = self.same_mask_losses
-            facts.append(f"same weights, same mask: loss {mine:.6f} and the twin's {its:.6f}")
+            facts.append(f"same weights, same draws: loss {mine:.6f} and the twin's {its:.6f}")
         if self.plain is not None:
             facts.append(f"{spread(self.ratios, 3)} times as fast as the plain twin")
             if self.on_cpu:

@@ -73,7 +73,7 @@ _NORMAL = ProbeSettings()
     type=click.FloatRange(min=0, min_open=True),
     default=_NORMAL.cache_gb,
     show_default=True,
-    help="Store no more features than that.",
+    help="Refuse to store more features of a run.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be computed and stored, and probe nothing.")
 def command(

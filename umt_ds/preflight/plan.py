@@ -283,7 +283,7 @@ def _memory(plan: JobPlan) -> list[str]:
         ("gradients", [s.gradients for s in state]),
         ("optimiser", [s.optimizer for s in state]),
         ("DeepSpeed's buffers", [s.buffers for s in state]),
-        ("teacher's weights", [m.teacher for m in stages]),
+        *([("teacher's weights", [float(m.teacher) for m in stages])] if plan.cost.teacher_parameters else []),
         ("activations", [m.activations for m in stages]),
         ("CUDA and slack", [SLACK for _ in stages]),
         ("in all", [m.total for m in stages]),
@@ -366,12 +366,13 @@ def _paper(plan: JobPlan) -> list[str]:
 
 
 def _assumptions(plan: JobPlan) -> list[str]:
+    or_teacher = "; or the teacher's pass, if that is larger" if plan.cost.teacher_parameters else ""
     lines = [
         f"{plan.request.mfu:.1%} MFU (--mfu): a guess until a run has logged mfu_percent; communication and the "
         "optimiser's step are inside it",
         f"memory: {_gb(SLACK)} for CUDA, workspaces and fragments; attention without an n x n matrix; "
         "DeepSpeed's bucket sizes",
-        "activations: of a block (8 + 2 mlp_ratio) x tokens x width values; or the teacher's pass, if that is larger",
+        f"activations: of a block (8 + 2 mlp_ratio) x tokens x width values{or_teacher}",
         "time: no start-up, evaluation, saving or waiting in queues",
     ]
     lines += plan.cost.assumptions

@@ -35,11 +35,11 @@ def classes(config: RunConfig) -> Finding:
         count, task = num_classes_of(config), _task(config, device="meta")
         with suppress(DataError):  # what is wrong with a set is said where the set is looked at
             evaluators_of(config)
-    assert count is not None
     names = task.classes
     called = f", {quoted(names[0])} … {quoted(names[-1])}" if names else ", which nobody names"
+    told = "labels of any number" if count is None else f"{count} classes{called}"
     shown = [f"{source}: {some(_named(labels, names))}" for source, labels in _first_labels(config, count)]
-    return _finding(f"{count} classes{called}; first clips of {'; '.join(shown)}", "", warned)
+    return _finding(f"{told}; first clips of {'; '.join(shown)}", "", warned)
 
 
 def start(config: RunConfig) -> Finding:
@@ -65,7 +65,7 @@ def _task(config: RunConfig, *, device: str) -> Task:
         return build_task(config, device=torch.device(device), precision="fp32")
 
 
-def _first_labels(config: RunConfig, count: int) -> Iterator[tuple[str, list[int]]]:
+def _first_labels(config: RunConfig, count: int | None) -> Iterator[tuple[str, list[int]]]:
     """By source, the labels of its first clips that have one; none of a stream. Raises DataError for one that is no
     class."""
     from umt_ds.data.clips import read_record
@@ -85,7 +85,7 @@ def _first_labels(config: RunConfig, count: int) -> Iterator[tuple[str, list[int
                     labels.append(label_of(read_record(source, ref), field))
                 except DecodeError:  # the run counts such a clip, and shows another one
                     continue
-        if foreign := [label for label in labels if not -1 <= label < count]:
+        if count is not None and (foreign := [label for label in labels if not -1 <= label < count]):
             raise DataError(
                 f"data.sources.{name}: a clip has {field} {foreign[0]}, and classes are 0 to {count - 1}",
                 hint="task.classes=N makes more rows; task.label=FIELD reads another field",

@@ -21,7 +21,8 @@ _MEANING = {
     "draws": "another number of clips was drawn so far (batch.global)",
     "digest": "other clips or other frames were shown in this step",
     "digest_total": "other clips or other frames were shown in an earlier step",
-    "mask_digest_total": "the clips are the same, but other masks were drawn since the last step that agrees",
+    "mask_digest_total": "the clips are the same, but other masks (in fine-tuning: other boxes to erase, other mixing) "
+    "were drawn since the last step that agrees",
     "lr": "same clips and masks, but another learning rate: the schedule differs",
     "loss": "same clips, masks and learning rate, but other numbers",
     "grad_norm": "the same loss, but other gradients",

@@ -270,16 +270,22 @@ def draw_named_clips(
 
 
 def _show_named(panel: Axes, clip: NamedClip, names: Sequence[str]) -> None:
-    """At most eight of its frames, under what it is taken for and, where that is wrong, its true class."""
+    """At most eight of its frames under what it is taken for, and its true class or, where that is it, the next."""
     few = clip.frames[:: -(-len(clip.frames) // 8)]
     panel.imshow(_strip(few).numpy(), interpolation="nearest")
     panel.set_xticks([])
     panel.set_yticks([])
     panel.spines[:].set_color(_RIGHT if clip.is_right else _MARK)
     panel.spines[:].set_linewidth(2.5)
-    taken = ", ".join(f"{shown(names[number], 24)} {share:.0%}" for number, share in clip.likeliest[:2])
-    truth = "" if clip.is_right else f" (true class: {shown(names[clip.label], 24)})"
-    panel.set_title(f"{shown(clip.key, 24)}: {taken}{truth}", fontsize=8.5, loc="left")
+    panel.set_anchor("W")
+    (first, share), *others = clip.likeliest
+    said = f"{shown(clip.key, 24)}: {shown(names[first], 24)} {share:.0%}"
+    if clip.is_right:
+        said += "".join(f", then {shown(names[number], 24)} {part:.0%}" for number, part in others[:1])
+    else:
+        part = dict(others).get(clip.label)
+        said += f", true class {shown(names[clip.label], 24)}" + (f" {part:.0%}" if part is not None else "")
+    panel.set_title(said, fontsize=8.5, loc="left")
 
 
 # ---------------------------------------------------------------- the door

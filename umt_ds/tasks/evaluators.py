@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from umt_ds.classes import first_difference
 from umt_ds.config.data import SourceConfig
 from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
@@ -131,16 +132,16 @@ def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) ->
 
 
 def _of_one_class_list(at: str, fields: Sequence[str], shards: Path, voters: Path) -> Sequence[str]:
-    """The fields. Raises ConfigError where a `label` is one class in a set, and another one in the other."""
-    lists = [load_manifest(one).labels for one in (shards, voters)]
-    unlike = [(number, *names) for number, names in enumerate(zip(*lists, strict=False)) if names[0] != names[1]]
-    if "label" in fields and unlike:
-        number, asked, known = unlike[0]
-        raise ConfigError(
-            f"{at}: label {number} is {asked!r} in {shards}, and {known!r} in {voters}, whose clips vote: their class "
-            "lists differ",
-            hint=f"{at}.voters=SHARDS names labelled shards of the same class list",
-        )
+    """The fields. Raises ConfigError where a label is one class in a set, and another one in the other."""
+    asked, known = (load_manifest(one).class_lists for one in (shards, voters))
+    for field in fields:
+        if (unlike := first_difference(asked.get(field, ()), known.get(field, ()))) is not None:
+            number, here, there = unlike
+            raise ConfigError(
+                f"{at}: {field} {number} is {here!r} in {shards}, and {there!r} in {voters}, whose clips vote: their "
+                "class lists differ",
+                hint=f"{at}.voters=SHARDS names labelled shards of the same class list",
+            )
     return fields
 
 

@@ -288,7 +288,7 @@ def test_the_command_measures_both_ways_and_traces_ours(tmp_path: Path) -> None:
     ended = bench_step("batch.micro=2", "--against", "plain", "--profile", str(tmp_path / "trace.json"))
     assert ended.returncode == 0, ended.stderr
     starts = {line.split("  ")[0].split(":")[0] for line in ended.stdout.splitlines()}
-    assert {"command", "machine", "clips/s a device", "optimizer", "same weights, same mask"} <= starts
+    assert {"command", "machine", "clips/s a device", "optimizer", "same weights, same draws"} <= starts
     assert "sum of parts " in ended.stdout
     assert "times as fast as the plain twin" in ended.stdout
     events = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 from tests.support.shards import picture, write_shards
+from tests.support.stage2 import SIDE, tiny_module
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.probe import command
 from umt_ds.config.load import load_run
@@ -286,6 +287,14 @@ def test_tokens_of_a_classifier_are_those_before_the_norm_of_its_head() -> None:
         tokens = tokens_of(config, module)(pixels)
         assert tokens.shape == (2, 2 * 4, 128)
         torch.testing.assert_close(module.fc_norm(tokens.mean(dim=1)), module.features(pixels))
+
+
+def test_tokens_of_stage2_are_those_of_its_video_encoder() -> None:
+    module = tiny_module().eval()
+    pixels = torch.randint(0, 256, (2, 2, SIDE, SIDE, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        found = tokens_of(load_run("stage2/b16_5m", keep_unset=True), module)(pixels)
+        assert torch.equal(found, module.vision_encoder.encoder(pixels).tokens)
 
 
 def test_tokens_of_stage1_are_those_after_its_last_norm(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def plan(name: str, *overrides: str, request: Request = PAPER) -> JobPlan:
 # ---------------------------------------------------------------- counts
 
 
-@pytest.mark.parametrize("name", ["demo/stage1", "demo/teacher", "demo/stage2"])
+@pytest.mark.parametrize("name", ["demo/stage1", "demo/teacher", "demo/stage2", "demo/recognition"])
 def test_the_cost_of_a_task_is_what_the_task_itself_has_and_counts(name: str, tmp_path: Path) -> None:
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
@@ -54,6 +54,7 @@ def test_the_cost_of_a_task_is_what_the_task_itself_has_and_counts(name: str, tm
     more = {
         "demo/stage1": ["task.teacher.weights=random"],
         "demo/stage2": ["task.teacher.weights=random", f"task.text.vocabulary={vocabulary}", sources],
+        "demo/recognition": ["task.classes=8"],
     }
     config = load_run(name, more.get(name, []))
     task = build_task(config, device=torch.device("cpu"), precision="fp32")
@@ -84,6 +85,22 @@ def test_stage_2_is_planned_from_its_sizes_alone(name: str, hours: int, paramete
     assert "as many images as clips: the sources are not here" in text
     assert "98 of 196 tokens visible" in text
     assert "160 of 784 tokens visible" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "giga", "million"),
+    [("b16_k400", 180, 87), ("l16_k400", 596, 304), ("l16_k400_f16", 1434, 304), ("b16_mit_384", 786, 87),
+     ("l16_mit_384", 2440, 304)],
+)  # fmt: skip
+def test_recognition_costs_what_tables_6_and_8_of_the_paper_say(name: str, giga: float, million: float) -> None:
+    """They count a multiply-add once, and the forward pass of one view."""
+    made = plan(f"recognition/{name}", request=Request(gpus=16, kind="a100", samples=240_436))
+    assert made.cost.forward_flops / 2e9 == pytest.approx(giga, rel=0.01)
+    assert made.cost.parameters / 1e6 == pytest.approx(million, rel=0.02)
+    text = made.text()
+    assert "teacher" not in text, "it has none"
+    assert f"{made.config.data.num_sample} views of each" in text or made.config.data.num_sample == 1
+    assert made.run.accumulation == 1
 
 
 def test_masks_save_three_quarters_of_the_memory_that_table_5_of_the_paper_tells() -> None:

@@ -16,6 +16,7 @@ from umt_ds.errors import ConfigError, DataError, WeightsError
 from umt_ds.models.classifier import VideoClassifier
 from umt_ds.models.presets import vit_size
 from umt_ds.preflight import run_checks, task_checks
+from umt_ds.tasks.recognition.task import RecognitionTask
 
 NAMES = ("archery", "biking", "crying")
 
@@ -87,3 +88,12 @@ def test_a_variable_that_is_not_set_is_named() -> None:
     run = a_run("${env:NOT_SET}/set", "init.weights=${env:NOT_SET}/w.pth")
     for look in (task_checks.classes, task_checks.start):
         assert "NOT_SET is not set" in look(run).there
+
+
+def test_of_a_task_that_takes_any_label_those_of_the_first_clips_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("umt_ds.tasks.kinds.num_classes_of", lambda run: None)
+    monkeypatch.setattr(RecognitionTask, "classes", ())
+    found = task_checks.classes(a_run(a_set(tmp_path / "set", clips=2)))
+    assert found.there == "labels of any number; first clips of demo: 0, 1"

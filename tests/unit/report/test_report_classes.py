@@ -70,6 +70,20 @@ def test_the_set_is_the_one_that_is_named_or_lies_beside_the_training_set(tmp_pa
     assert isinstance(given, NamedClips)
     assert (beside.scores.items, beside.scores.protocol["shards"]) == (6, str(val))
     assert (given.scores.items, given.scores.protocol["shards"]) == (2, str(other))
+    judged = run_on(train, other, f"run_dir={run.folder}")
+    for options, shards in (({}, other), ({"train": train}, val)):
+        found = exhibit(judged, **options)
+        assert isinstance(found, NamedClips)
+        assert found.scores.protocol["shards"] == str(shards)
+
+
+def test_averaged_weights_are_shown_where_the_evaluation_judges_them(tmp_path: Path) -> None:
+    averages = (f"run_dir={tmp_path / 'run'}", "optim.ema_decay=0.5", "evaluation.val.ema=true")
+    run = run_on(a_set(tmp_path / "train"), a_set(tmp_path / "val"), *averages)
+    trained_run(run)
+    found = exhibit(run)
+    assert isinstance(found, NamedClips)
+    assert found.scores.protocol["weights"] == "averaged (decay 0.5)"
 
 
 def test_right_clips_are_of_different_classes_and_wrong_ones_the_most_confident(tmp_path: Path) -> None:

@@ -153,6 +153,17 @@ def test_voters_of_another_class_list_are_refused(tmp_path: Path) -> None:
         evaluators_of(stage1_run(tmp_path))
 
 
+def test_voters_whose_list_of_another_label_differs_are_refused(tmp_path: Path) -> None:
+    def members(number: int) -> dict[str, bytes]:
+        return {**noisy_frames(number), "json": json.dumps({"motion_label": number % 2}).encode()}
+
+    for name, motions in {"train": ["up", "down"], "val": ["down", "up"]}.items():
+        folder = write_shards(tmp_path / name, (6,), members=members)
+        replace(load_manifest(folder), options={"classes": {"motion": motions}}).save(folder)
+    with pytest.raises(ConfigError, match=r"evaluation\.knn: motion_label 0 is 'down' in .*val, and 'up' in .*train"):
+        evaluators_of(stage1_run(tmp_path))
+
+
 def test_a_first_clip_without_a_label_does_not_speak_for_the_set(tmp_path: Path) -> None:
     write_shards(tmp_path / "train", (5,), members=clips())
     write_shards(tmp_path / "val", (6,), members=clips(lambda n: {9: None, 10: -1}.get(n, n % 3)), first=9)

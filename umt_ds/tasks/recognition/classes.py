@@ -68,7 +68,7 @@ def _of_names(first: _Listed, asked: int | None) -> HeadClasses:
     if asked not in (None, count):
         raise ConfigError(
             f"task.classes is {asked}, and the class list of {first.where} has {count} classes",
-            hint="leave task.classes out: the class list says how many there are",
+            hint=f"task.classes={count}, if that is the set that is meant",
         )
     return HeadClasses(count, first.names)
 

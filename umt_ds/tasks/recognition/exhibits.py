@@ -61,9 +61,10 @@ def _judged_on(config: RunConfig, options: ExhibitOptions) -> tuple[str, Classif
     set. Raises DataError where there is none."""
     own = ((name, one) for name, one in config.evaluation.items() if isinstance(one, ClassificationEvaluation))
     name, settings = next(own, (None, None))
-    if name is None or settings is None or options.val is not None:
+    if name is None or settings is None or options.val is not None or options.train is not None:
         hint = "name labelled shards with --val SHARDS"
-        val = options.val or held_out_beside(training_shards(config, hint=hint), ["val"], hint=hint)
+        train = options.train or training_shards(config, hint=hint)
+        val = options.val or held_out_beside(train, ["val"], hint=hint)
         name, settings = "report", ClassificationEvaluation(kind="classification", shards=str(val))
     limit = min(settings.limit or options.max_clips, options.max_clips)
     return name, settings.model_copy(update={"limit": limit})
