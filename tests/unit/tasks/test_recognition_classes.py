@@ -95,6 +95,12 @@ def test_where_classes_are_numbers_task_classes_may_be_more(tmp_path: Path) -> N
         head_classes(recognition_run("task.classes=2", one=numbers))
 
 
+@pytest.mark.parametrize("name", ["archery", "0"])
+def test_a_set_of_one_class_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"data.sources.one: .*: its class list has one class"):
+        head_classes(recognition_run(one=a_set(tmp_path / "1", (name,))))
+
+
 def test_nobody_says_how_many_classes_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"task.classes: nobody says .*: data.sources.one: .* has no class list"):
         head_classes(recognition_run(one=a_set(tmp_path / "1", ())))

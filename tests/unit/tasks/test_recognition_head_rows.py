@@ -50,6 +50,7 @@ def test_a_published_head_of_710_rows_serves_the_sets_of_kinetics(small: str) ->
         assert list(found.rows) == k710_numbers(names)
         assert found.doubt is not None
         assert "taken to be in the order of published heads" in found.doubt
+        assert found.told.startswith("its rows are taken to be in the order of published heads; ")
     assert small != "k400" or found.rows == tuple(range(400))
 
 

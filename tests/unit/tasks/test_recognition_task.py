@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -123,6 +124,16 @@ def test_an_odd_group_and_one_that_does_not_divide_a_micro_batch_are_refused() -
         config("task.mixing={group: 3}")
     with pytest.raises(ConfigError, match=r"task\.mixing\.group: .* = 16 rows, which is no multiple of 12"):
         config("task.mixing={group: 12}")
+
+
+@pytest.mark.parametrize(
+    ("micro", "hint"), [(8, "^task.mixing.group=8, or"), (6, "^task.mixing.group=6, or"), (3, "an even number of rows")]
+)
+def test_a_group_that_does_not_fit_is_refused_with_one_that_does(micro: int, hint: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config("task.mixing={group: 10}", "batch.global=24", f"batch.micro={micro}", "data.num_sample=1")
+    assert raised.value.hint is not None
+    assert re.search(hint, raised.value.hint)
 
 
 # ---------------------------------------------------------------- loss and gradient

@@ -12,6 +12,7 @@ from umt_ds.config.models import StudentConfig
 from umt_ds.config.section import Section
 from umt_ds.config.tasks.base import ClipShape, Remarks, TaskSettings
 from umt_ds.config.values import Count, CountAboveOne, Part, PartBelowOne, Positive, PositiveOrNone, Text
+from umt_ds.errors import ConfigError
 
 if TYPE_CHECKING:
     from umt_ds.config.run import RunConfig
@@ -112,13 +113,8 @@ class RecognitionConfig(TaskSettings):
             if source.media == "image" and self.encoder.frames > 1:
                 frames = self.encoder.frames
                 yield f"{at}.media", f"an image has one frame, and task.encoder.frames={frames} are trained on"
-        rows = run.batch.micro * run.data.num_sample
-        if self.mixing is not None and rows % self.mixing.group:
-            yield (
-                "task.mixing.group",
-                f"a micro-batch has batch.micro × data.num_sample = {rows} rows, which is no multiple of "
-                f"{self.mixing.group}",
-            )
+        if self.mixing is not None:
+            _refuse_part_of_a_group(self.mixing.group, rows=run.batch.micro * run.data.num_sample)
 
     def without_effect(self, run: RunConfig) -> Iterator[tuple[str, str]]:
         mixing = self.mixing
@@ -126,3 +122,16 @@ class RecognitionConfig(TaskSettings):
             yield "task.mixing.switch", "only one of mixup and cutmix is on"
         if run.init.weights is None and self.head == "new":
             yield "task.head", "no weights are taken from elsewhere (init.weights)"
+
+
+def _refuse_part_of_a_group(group: int, *, rows: int) -> None:
+    """Raises ConfigError where the rows of a micro-batch are not whole groups, with the group that fits them best."""
+    if rows % group == 0:
+        return
+    fits = max((size for size in range(2, min(group, rows) + 1, 2) if rows % size == 0), default=None)
+    raise ConfigError(
+        f"task.mixing.group: a micro-batch has batch.micro × data.num_sample = {rows} rows, which is no multiple of "
+        f"{group}",
+        hint=f"{f'task.mixing.group={fits}' if fits else 'a batch.micro with an even number of rows'}, or "
+        "task.mixing=null for no mixup and CutMix",
+    )

@@ -1,6 +1,7 @@
 """RandAugment of clips: a few random changes of colour or shape, alike in all frames.
 
-Written as timm's, whose pictures they are to the byte, but for chance: a clip's changes come from its keyed stream.
+Written as timm's, but for chance: a clip's changes come from its keyed stream. Whole frames are timm's to the byte; in
+a part of a moved frame, rounding can change a pixel by one level.
 Source: METHOD.md, "Crops: recognition". T frames, H x W pixels.
 """
 

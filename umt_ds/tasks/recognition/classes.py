@@ -50,13 +50,19 @@ def head_classes(run: RunConfig, known: Sequence[str] = ()) -> HeadClasses:
     checkpoint that is judged, which come first: its training sets may be elsewhere. Where no source can be read, the
     first evaluation set with names says them.
 
-    Raises ConfigError where the lists differ, or are not as many as task.classes, or where nothing says how many there
-    are; DataError where that is because no source can be read.
+    Raises ConfigError where the lists differ, have but one class, or are not as many as task.classes, or where nothing
+    says how many there are; DataError where that is because no source can be read.
     """
     asked = _settings(run).classes
     lists = [_Listed("the checkpoint", tuple(known))] if known else _lists_of(run)
     first = next((one for one in lists if _are_named(one.names)), None)
     head, head_is = (_of_numbers(lists, asked), "the head") if first is None else (_of_names(first, asked), first.where)
+    if head.count == 1:
+        where = some((one.where for one in lists), each=200)
+        raise ConfigError(
+            f"{where}: its class list has one class, and there is nothing to tell apart",
+            hint="a set of two classes or more; task.label=FIELD, where another field holds the class",
+        )
     for one in lists:
         check_class_list(one.names, head, where=one.where, head_is=head_is)
     return replace(head, unchecked=tuple(one.where for one in lists if not _are_named(one.names)))

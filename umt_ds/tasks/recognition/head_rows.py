@@ -75,7 +75,8 @@ def _as_published(published: ClassList, asked: Sequence[str]) -> HeadRows:
         f"nobody named the {len(classes(published))} rows of its head: they are taken to be in the order of published "
         f"heads of Kinetics (umt_ds/classes/{published}.txt)"
     )
-    return HeadRows(found.rows, f"{found.told}, which are taken to be in the order of published heads", doubt)
+    told = f"its rows are taken to be in the order of published heads; {found.told}"
+    return HeadRows(found.rows, told, doubt)
 
 
 def _by_name(there: Sequence[str], asked: Sequence[str]) -> HeadRows:
