@@ -12,6 +12,7 @@ from umt_ds.config.models import StudentConfig
 from umt_ds.config.section import Section
 from umt_ds.config.tasks.base import ClipShape, Remarks, TaskSettings
 from umt_ds.config.values import Count, CountAboveOne, Part, PartBelowOne, Positive, PositiveOrNone, Text
+from umt_ds.errors import ConfigError
 
 if TYPE_CHECKING:
     from umt_ds.config.run import RunConfig
@@ -112,13 +113,8 @@ class RecognitionConfig(TaskSettings):
             if source.media == "image" and self.encoder.frames > 1:
                 frames = self.encoder.frames
                 yield f"{at}.media", f"an image has one frame, and task.encoder.frames={frames} are trained on"
-        rows = run.batch.micro * run.data.num_sample
-        if self.mixing is not None and rows % self.mixing.group:
-            yield (
-                "task.mixing.group",
-                f"a micro-batch has batch.micro × data.num_sample = {rows} rows, which is no multiple of "
-                f"{self.mixing.group}",
-            )
+        if self.mixing is not None:
+            _refuse_part_of_a_group(self.mixing.group, run)
 
     def without_effect(self, run: RunConfig) -> Iterator[tuple[str, str]]:
         mixing = self.mixing
@@ -126,3 +122,17 @@ class RecognitionConfig(TaskSettings):
             yield "task.mixing.switch", "only one of mixup and cutmix is on"
         if run.init.weights is None and self.head == "new":
             yield "task.head", "no weights are taken from elsewhere (init.weights)"
+
+
+def _refuse_part_of_a_group(group: int, run: RunConfig) -> None:
+    """A micro-batch has whole groups of rows."""
+    rows = run.batch.micro * run.data.num_sample
+    if rows % group:
+        fits = f"batch.micro={run.batch.micro + 1} is even"
+        if rows % 2 == 0:
+            fits = f"task.mixing.group={rows} mixes all rows of a micro-batch with each other, as published"
+        raise ConfigError(
+            f"task.mixing.group: a micro-batch has batch.micro × data.num_sample = {rows} rows, which is no multiple "
+            f"of {group}",
+            hint=f"{fits}; with task.mixing=null no rows are mixed",
+        )
