@@ -13,7 +13,7 @@ from data_prep.clip import RunOptions, StoreOptions
 
 if TYPE_CHECKING:
     from data_prep.sources.folder import Kind
-    from data_prep.sources.named_classes import Part as HmdbPart
+    from data_prep.sources.named_classes import Part
     from data_prep.sources.path_label import Split
 
 LOCAL_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -47,6 +47,7 @@ def folder(
     Example:
       umt-data folder ~/videos ~/shards/mine --captions captions.csv --limit 100
       umt-data folder s3://raw/videos s3://shards/mine --engine slurm --tasks 64 --workers 8 --logs ~/logs
+      umt-data folder ~/clips/val ~/shards/mine/val --labels val.csv
       umt-data folder ~/test ~/shards/test --captions test.csv --views retrieval:12
     """
     from data_prep.sources.folder import list_folder
@@ -71,7 +72,8 @@ def list_(videos: Path, out: Path, rows: Path, split: Split | None, classes: Pat
 
     \b
     Example:
-      umt-data list ~/hmdb51 ~/shards/hmdb51-val --rows hmdb51_split1_val.txt --classes hmdb51_label_map.txt
+      umt-data list ~/hmdb51 ~/shards/hmdb51-val --rows hmdb51_split1_val.txt --classes hmdb51_label_map.txt \\
+        --views recognition:8x4
     """
     from data_prep.sources.path_label import list_path_label
 
@@ -150,6 +152,8 @@ def something(videos: Path, out: Path, annotations: Path, labels: Path, making: 
     \b
     Example:
       umt-data something ~/ssv2 ~/shards/ssv2-train --json labels/train.json --labels labels/labels.json
+      umt-data something ~/ssv2 ~/shards/ssv2-val --json labels/validation.json --labels labels/labels.json \\
+        --views ssv2:8x2
     """
     from data_prep.sources.something import list_something
 
@@ -184,7 +188,7 @@ def ucf101(videos: Path, out: Path, rows: Path, classes: Path, making: BuildJob)
 @click.option("--number", default=1, type=click.IntRange(1, 3), show_default=True, help="Which of the three splits.")
 @click.option("--part", type=click.Choice(["train", "test"]), required=True, help="Which of its parts.")
 @set_options
-def hmdb51(videos: Path, out: Path, splits: Path, number: int, part: HmdbPart, making: BuildJob) -> None:
+def hmdb51(videos: Path, out: Path, splits: Path, number: int, part: Part, making: BuildJob) -> None:
     """Make shards in OUT of the HMDB51 clips below VIDEOS that an official split has in one part.
 
     Classes are numbered in alphabetical order, from 0.
@@ -212,6 +216,8 @@ def moments(videos: Path, out: Path, csv: Path, classes: Path, making: BuildJob)
     \b
     Example:
       umt-data moments ~/mit/training ~/shards/mit-train --csv trainingSet.csv --classes moments_categories.txt
+      umt-data moments ~/mit/validation ~/shards/mit-val --csv validationSet.csv --classes moments_categories.txt \\
+        --views recognition:8x4
     """
     from data_prep.sources.named_classes import list_moments
 

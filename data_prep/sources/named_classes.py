@@ -26,6 +26,7 @@ from umt_ds.errors import DataError, quoted
 
 Part = Literal["train", "test"]
 _HMDB_PARTS: dict[Part, int] = {"train": 1, "test": 2}
+_CLASS_IND = "give classInd.txt as UCF101 ships it: its numbers begin with 1"
 _HMDB_FILE = re.compile(r"(?P<name>.+)_test_split(?P<split>[123])\.txt")
 
 
@@ -49,8 +50,8 @@ def list_hmdb51(videos: Path, *, splits: Path, split: int, part: Part) -> Listin
 
     Raises DataError where a file is malformed, there is none of this split, or not one row has a file.
     """
-    found = {match["name"]: path for path in sorted(splits.iterdir()) if (match := _HMDB_FILE.fullmatch(path.name))
-             and int(match["split"]) == split}  # fmt: skip
+    matches = ((path, _HMDB_FILE.fullmatch(path.name)) for path in sorted(splits.iterdir()))
+    found = {match["name"]: path for path, match in matches if match and int(match["split"]) == split}
     if not found:
         raise DataError(f"{splits} holds no file NAME_test_split{split}.txt", hint="unpack test_train_splits.rar there")
     names = Labels(tuple(sorted(found)))
@@ -69,16 +70,18 @@ def list_moments(videos: Path, *, csv: Path, classes: Path) -> Listing:
 
 
 def _class_ind(path: Path) -> tuple[str, ...]:
-    names: list[str] = []
+    lines: dict[str, int] = {}  # of each class
     for line, (text,) in text_lines(path):
-        number, _, name = text.strip().partition(" ")
-        if whole_number(number) != len(names) + 1 or not name.strip():
-            raise DataError(
-                f"{path} line {line} is not `{len(names) + 1} CLASS`: {quoted(text)}",
-                hint="give classInd.txt as UCF101 ships it: its numbers begin with 1",
-            )
-        names.append(name.strip())
-    return tuple(names)
+        number, _, name = text.partition(" ")
+        name = name.strip()
+        if whole_number(number) != len(lines) + 1 or not name:
+            raise DataError(f"{path} line {line} is not `{len(lines) + 1} CLASS`: {quoted(text)}", hint=_CLASS_IND)
+        if name in lines:
+            raise DataError(f"{path} line {line} names {name}, as line {lines[name]} does", hint=_CLASS_IND)
+        lines[name] = line
+    if not lines:
+        raise DataError(f"{path} names no class", hint=_CLASS_IND)
+    return tuple(lines)
 
 
 def _ucf101_rows(path: Path, names: Labels) -> Iterator[_Row]:
@@ -88,8 +91,11 @@ def _ucf101_rows(path: Path, names: Labels) -> Iterator[_Row]:
         folder = file.rpartition("/")[0]
         if not folder:
             raise DataError(f"{where} is not CLASS/FILE: {quoted(text)}", hint="give trainlist01.txt or testlist01.txt")
-        if number and whole_number(number) != names.number(folder, where=where) + 1:
-            raise DataError(f"{where}: {folder} has another number in classInd.txt than {number}")
+        if number and whole_number(number) != (listed := names.number(folder, where=where) + 1):
+            raise DataError(
+                f"{where}: {folder} has number {number}, and {listed} in classInd.txt",
+                hint="give both files as UCF101 ships them; lists whose numbers count from 0 are for `umt-data list`",
+            )
         yield _Row(where, file, folder)
 
 

@@ -236,9 +236,9 @@ def _run_loader(config: RunConfig, workers: int, on_device: OnDevice) -> Loader:
     return build_loader(config.model_copy(update={"data": data}), plan, ALONE, device=torch.device("cuda"))
 
 
-def _recipe(name: str, *overrides: str) -> RunConfig:
+def _recipe(name: str) -> RunConfig:
     """A shipped run; its data and weights need not be here."""
-    return load_run(name, overrides, keep_unset=True)
+    return load_run(name, keep_unset=True)
 
 
 # ---------------------------------------------------------------- the ways

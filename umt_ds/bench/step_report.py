@@ -81,10 +81,12 @@ class StepReport:
 
     def _column(self, way: Way) -> list[tuple[str, str]]:
         core = [("core-s a step", spread(way.core_s))] if self.on_cpu else []
+        mfu = ("MFU without the teacher's FLOPs, %", spread(self._mfu(way, way.student_flops), 1))
+        without_teacher = [mfu] if way.student_flops < way.flops else []
         return [
             *self._speeds(way),
             *core,
-            ("MFU without the teacher's FLOPs, %", spread(self._mfu(way, way.student_flops), 1)),
+            *without_teacher,
             ("GFLOP a clip", f"{way.flops / 1e9:,.1f}"),
             ("loss of the first step", f"{way.first_loss:.4f}"),
         ]

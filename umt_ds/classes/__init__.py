@@ -49,6 +49,12 @@ def k710_spelling(name: str) -> str:
     return _spellings().get(name, name)
 
 
+def are_names(listed: Sequence[str]) -> bool:
+    """Whether a class list says what the classes are: not where it is empty, or says 0, 1, … (as `umt-data` writes it
+    where labels came as numbers)."""
+    return list(listed) != [str(number) for number in range(len(listed))]
+
+
 def is_same_class(one: str, other: str) -> bool:
     """Whether two names are one class: equal, or two spellings of the Kinetics sets."""
     return k710_spelling(one) == k710_spelling(other)

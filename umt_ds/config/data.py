@@ -13,7 +13,7 @@ from umt_ds.config.values import Count, Draw, FilePath, Part, Place, Positive, P
 class FramesConfig(Section):
     """How the frames of a clip are chosen from those stored. The count is the task's.
 
-    Source: METHOD.md, "Frames: stage 1", "Frames: stage 2".
+    Source: METHOD.md, "Frames: stage 1", "Frames: stage 2", "Frames: recognition".
     """
 
     policy: Literal["sparse", "dense", "intervals", "kinetics_sparse"] = Field(

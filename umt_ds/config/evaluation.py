@@ -22,7 +22,6 @@ class EvaluationSettings(Section):
         description="share of the clips that may be missing in a score, because they cannot be read or lack what is "
         "asked for; more is an error",
     )
-
     ema: bool = Field(False, description="judge the moving average of the weights (optim.ema_decay)")
     in_training: bool = Field(True, description="false: not while the run trains, only by `umt eval` (a long test)")
 

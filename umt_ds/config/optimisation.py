@@ -26,9 +26,9 @@ class BatchConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW. With lr_rule per_256 lr and min_lr are per 256 views of the global batch.
+    """AdamW. With lr_rule per_256 lr, min_lr and warmup_lr are per 256 views of the global batch.
 
-    Source: METHOD.md, "Optimisation: stage 1", "Optimisation: stage 2".
+    Source: METHOD.md, "Optimisation: stage 1", "Optimisation: stage 2", "Optimisation: recognition".
     """
 
     lr: Positive
@@ -71,8 +71,8 @@ class ScheduleConfig(Section):
     # the default is what runs had before there was a choice: their config.yaml keeps its meaning
     curve: LrCurve = Field(
         "cosine_offset",
-        description="offset: from 0 to lr, and down to min_lr (stage 1); floor: down to 0, but never below min_lr, "
-        "where it starts too (stage 2). Formulas: umt_ds/engine/schedule.py",
+        description="offset: from warmup_lr to lr, and down to min_lr (stage 1, fine-tuning); floor: down to 0, but "
+        "never below min_lr, where it starts too (stage 2). Formulas: umt_ds/engine/schedule.py",
     )
 
     epochs: Positive | None = Field(None, le=1e6)

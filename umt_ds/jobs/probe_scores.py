@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from umt_ds.config.probes import HeadGrid, ProbeKind, ProbeSettings
 from umt_ds.evaluation.evaluator import Beat
+from umt_ds.evaluation.metrics.classification import TOP
 from umt_ds.evaluation.metrics.knn import NEIGHBOURS, TEMPERATURE, Features, knn_accuracy
 from umt_ds.evaluation.probe import title
 from umt_ds.evaluation.probes.features import FrozenFeatures
@@ -21,8 +22,6 @@ from umt_ds.evaluation.probes.labels import SetLabels, match_labels
 from umt_ds.evaluation.probes.selection import Selected, beats_of, select_and_score
 from umt_ds.evaluation.probes.training import LabelledClips
 from umt_ds.jobs.probe_table import FieldScores, ProbeScore, SeedScore
-
-_HAS_TOP5 = 6  # classes: of five, all are among the first five
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class _Asked:
             found = select_and_score(
                 make, grid, train, val, held_back=held_back, seed=seed, device=self.device, beat=beat
             )
-        return _as_score(found, has_top5=self.classes >= _HAS_TOP5)
+        return _as_score(found, has_top5=self.classes > TOP)
 
 
 def _labelled(kind: ProbeKind, some: FrozenFeatures, classes: Tensor) -> LabelledClips:

@@ -100,7 +100,7 @@ class JobPlan:
 
     @property
     def checkpoint_bytes(self) -> int:
-        return 4 * len(state_kinds(averaged=_is_averaged(self.config))) * self.cost.parameters
+        return 4 * len(state_kinds(averaged=self.config.optim.ema_decay is not None)) * self.cost.parameters
 
     @property
     def paper_mfu(self) -> float | None:
@@ -135,7 +135,7 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
                 world=request.gpus,
                 precision=precision,
                 settings=settings,
-                averaged=_is_averaged(config),
+                averaged=config.optim.ema_decay is not None,
             ),
             teacher=cost.teacher_parameters * (4 if precision == "fp32" else 2),
             activations=_activations(cost, config.batch.micro * config.data.num_sample),
@@ -151,10 +151,6 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
     return JobPlan(
         config, request, precision, stage, samples, run, cost, memory, loader, shares=shares, knows_shares=knows_shares
     )
-
-
-def _is_averaged(config: RunConfig) -> bool:
-    return config.optim.ema_decay is not None
 
 
 def _shares(config: RunConfig) -> tuple[Mapping[Media, float], bool]:
@@ -252,15 +248,20 @@ def _run(plan: JobPlan) -> list[str]:
 
 
 def _flops(plan: JobPlan) -> list[str]:
-    cost = plan.cost
+    cost, whole = plan.cost, f"{_giga(plan.cost.flops)} a {_shown(plan)}"
     if not cost.teacher_flops:
-        return [f"{_giga(cost.flops)} a clip: {_giga(cost.forward_flops)} forward; one multiply-add is two"]
+        return [f"{whole}: {_giga(cost.forward_flops)} forward; one multiply-add is two"]
     return [
-        f"{_giga(cost.flops)} a clip: student {_giga(cost.student_flops)} ({_giga(cost.forward_flops)} forward), "
+        f"{whole}: student {_giga(cost.student_flops)} ({_giga(cost.forward_flops)} forward), "
         f"teacher {_giga(cost.teacher_flops)} ({cost.teacher_flops / cost.flops:.0%}); one multiply-add is two",
         f"without teacher {_giga(cost.student_flops)}; as the published code computes {_giga(cost.published_flops)}, "
         f"{cost.published_teacher_flops / cost.published_flops:.0%} of it the teacher's",
     ]
+
+
+def _shown(plan: JobPlan) -> str:
+    """What goes through the model: a clip, or one of several views of it."""
+    return "view" if plan.config.data.num_sample > 1 else "clip"
 
 
 def _steps(plan: JobPlan) -> list[str]:
@@ -298,7 +299,7 @@ def _compute(plan: JobPlan) -> list[str]:
     rate, gpus = plan.views_per_gpu_s, plan.request.gpus
     peak = GPUS[plan.request.kind].peak(plan.precision)
     return [
-        f"{rate:,.0f} clips/s a GPU, {rate * gpus:,.0f} in all, "
+        f"{rate:,.0f} {_shown(plan)}s/s a GPU, {rate * gpus:,.0f} in all, "
         f"at {plan.request.mfu:.1%} MFU of {peak / 1e12:,.0f} TFLOP/s ({plan.precision}, dense)"
     ]
 
@@ -345,7 +346,7 @@ def _evaluation(plan: JobPlan) -> Iterator[str]:
 
 def _checkpoint(plan: JobPlan) -> list[str]:
     size, keep = plan.checkpoint_bytes, plan.config.cadence.keep
-    what = "weights, their average" if _is_averaged(plan.config) else "weights"
+    what = "weights, their average" if plan.config.optim.ema_decay is not None else "weights"
     return [
         f"{_gb(size)} (fp32 {what} and two moments), every {plan.config.cadence.save:,} steps = "
         f"{_hours(plan.step_s * plan.config.cadence.save / 3600)}; {keep} kept: room for {_gb(size * (keep + 1))}"

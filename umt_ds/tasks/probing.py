@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from umt_ds.classes import k710_spelling
+from umt_ds.classes import are_names, k710_spelling
 from umt_ds.config.probes import ProbeSettings
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ItemInfo, middle_frames
@@ -15,7 +15,6 @@ from umt_ds.data.shards.storage import is_local
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.probe import label_fields, labels_found
 from umt_ds.evaluation.probes.labels import SetLabels
-from umt_ds.tasks.recognition.classes import HeadClasses
 from umt_ds.tasks.sources import build_cache
 
 
@@ -63,7 +62,6 @@ def labels_of(items: Sequence[ItemInfo], clips: EvaluationSet, field: str) -> Se
     """The labels in one field of the clips that could be read, with the names of the classes where the set has some: a
     set that was made of bare numbers calls its classes 0, 1, … The spellings of the Kinetics sets are one class."""
     place = list(clips.request.label_fields).index(field)
-    names = clips.manifest.class_lists.get(field, ())
-    are_named = HeadClasses(len(names), names).are_named
-    labels = torch.tensor([item.labels[place] for item in items])
-    return SetLabels(str(clips.shards), labels, tuple(map(k710_spelling, names)) if are_named else ())
+    listed = clips.manifest.class_lists.get(field, ())
+    names = tuple(map(k710_spelling, listed)) if are_names(listed) else ()
+    return SetLabels(str(clips.shards), torch.tensor([item.labels[place] for item in items]), names)

@@ -255,6 +255,13 @@ def test_rates_and_ratios_are_hand_numbers() -> None:
     assert "FLOPs: 8.0 G a clip, as published 10.0 G: 20.0 % fewer by count" in lines
 
 
+def test_a_task_without_a_teacher_has_no_row_for_the_rest() -> None:
+    way = replace(REPORT.ours, student_flops=REPORT.ours.flops)
+    lines = replace(REPORT, ours=way, plain=replace(way, flops=10e9, student_flops=10e9)).text()
+    assert "without the teacher" in REPORT.text()
+    assert "without the teacher" not in lines
+
+
 def test_the_parts_and_what_is_in_none_are_the_step() -> None:
     lines = REPORT.text().splitlines()
     assert lines[-1] == "sum of parts 98.9 % of the step"

@@ -118,3 +118,17 @@ def test_the_best_of_what_is_only_tested_afterwards_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"never measured, because evaluation\.test\.in_training is false"):
         recipe("b16_k400", "cadence.keep_best=test/top1")
     assert list(recipe("b16_k400")[0].evaluations_in_training) == ["val"]
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        (["batch.micro=8"], "task.mixing.group=16, or task.mixing=null"),
+        (["batch.micro=7", "data.num_sample=1"], "a batch.micro with an even number of rows"),
+    ],
+)
+def test_a_smaller_micro_batch_is_told_the_group_that_fits_it(override: list[str], hint: str) -> None:
+    with pytest.raises(ConfigError, match=r"task\.mixing\.group: .* no multiple of 32") as raised:
+        recipe("small", *override)
+    assert hint in (raised.value.hint or "")
+    assert recipe("small", "batch.micro=8", "task.mixing.group=16")[0].batch.micro == 8

@@ -320,3 +320,14 @@ def test_the_command_prints_the_paper_s_run_beside_the_plan_and_its_assumptions(
     for words in ("64,200", "307,806,720 trained", "ZeRO 1*", "1,623 GFLOP", "90 h on 32 A100 = 2,880 GPU-hours",
                   "6.6% MFU", "25.0% MFU (--mfu): a guess"):  # fmt: skip
         assert words in shown.stdout
+
+
+def test_a_plan_counts_views_where_a_clip_is_shown_in_several() -> None:
+    words = ["recognition/b16_k400", "--gpus", "16", "--samples", "240436", "task.encoder.preset=pocket"]
+    shown = CliRunner().invoke(command, words)
+    assert shown.exit_code == 0, shown.exception
+    assert "GFLOP a view: " in shown.stdout
+    assert " views/s a GPU, " in shown.stdout
+    once = CliRunner().invoke(command, [*words, "data.num_sample=1", "task.mixing.group=16"])
+    assert "GFLOP a clip: " in once.stdout
+    assert " clips/s a GPU, " in once.stdout

@@ -81,14 +81,19 @@ def split(count: int, held_back: float, seed: int) -> tuple[Tensor, Tensor]:
     if count < 2:
         raise DataError(f"{count} labelled training clips are too few", hint="name a larger set with --train")
     order = torch.from_numpy(permutation(count, seed, "probe", "held back"))
-    back = min(count - 1, max(1, round(held_back * count)))
+    back = _held_back(count, held_back)
     return order[back:].sort().values, order[:back].sort().values
 
 
 def beats_of(grid: HeadGrid, train: int, val: int, held_back: float) -> int:
     """How often `select_and_score` beats."""
-    back = min(train - 1, max(1, round(held_back * train)))
+    back = _held_back(train, held_back)
     return grid.steps(train - back) + grid.steps(train) + _asks(back) + 2 * _asks(val)
+
+
+def _held_back(count: int, part: float) -> int:
+    """How many of so many clips."""
+    return min(count - 1, max(1, round(part * count)))
 
 
 def _asks(clips: int) -> int:

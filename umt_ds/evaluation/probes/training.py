@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from umt_ds.config.probes import GridPoint, HeadGrid
 from umt_ds.evaluation.encode import no_beat
 from umt_ds.evaluation.evaluator import Beat
+from umt_ds.evaluation.metrics.classification import TOP
 from umt_ds.keyed import permutation
 
 Rows = Callable[[Tensor], Tensor]
 """Numbers of clips, i64 [B], to their features, any float [B,…] on the CPU."""
 
-_FIRST = 5  # of top-5
 ASKED_AT_ONCE = 256
 
 
@@ -143,7 +143,7 @@ def _counts(logits: Tensor, classes: Tensor) -> Tensor:
     """Of the clips whose class has a logit: [B,C], i64 [B] → f64 [3]."""
     known = classes < logits.shape[1]
     logits, classes = logits[known], classes[known]
-    order = logits.argsort(dim=1, descending=True, stable=True)[:, :_FIRST]
+    order = logits.argsort(dim=1, descending=True, stable=True)[:, :TOP]
     right = (order == classes[:, None]) & torch.isfinite(logits).all(dim=1, keepdim=True)
     loss = F.cross_entropy(logits, classes, reduction="sum")
     return torch.stack([right[:, 0].sum().double(), right.sum().double(), loss.double()])

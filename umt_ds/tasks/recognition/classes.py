@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from umt_ds.classes import first_difference, k710_spelling
+from umt_ds.classes import are_names, first_difference, k710_spelling
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.data.shards.records import load_manifest
@@ -33,7 +33,7 @@ class HeadClasses:
     @property
     def are_named(self) -> bool:
         """Whether the names say what a class is: a set that was made of bare numbers calls its classes 0, 1, …"""
-        return _are_named(self.names)
+        return are_names(self.names)
 
 
 class _Listed(NamedTuple):
@@ -55,7 +55,7 @@ def head_classes(run: RunConfig, known: Sequence[str] = ()) -> HeadClasses:
     """
     asked = _settings(run).classes
     lists = [_Listed("the checkpoint", tuple(known))] if known else _lists_of(run)
-    first = next((one for one in lists if _are_named(one.names)), None)
+    first = next((one for one in lists if are_names(one.names)), None)
     head, head_is = (_of_numbers(lists, asked), "the head") if first is None else (_of_names(first, asked), first.where)
     if head.count == 1:
         where = some((one.where for one in lists), each=200)
@@ -65,7 +65,7 @@ def head_classes(run: RunConfig, known: Sequence[str] = ()) -> HeadClasses:
         )
     for one in lists:
         check_class_list(one.names, head, where=one.where, head_is=head_is)
-    return replace(head, unchecked=tuple(one.where for one in lists if not _are_named(one.names)))
+    return replace(head, unchecked=tuple(one.where for one in lists if not are_names(one.names)))
 
 
 def _of_names(first: _Listed, asked: int | None) -> HeadClasses:
@@ -118,7 +118,7 @@ def check_class_list(names: Sequence[str], head: HeadClasses, *, where: str, hea
     """
     if not names:
         return
-    if not head.are_named or not _are_named(names):
+    if not head.are_named or not are_names(names):
         if len(names) > head.count:
             raise ConfigError(
                 f"{where}: its class list has {len(names)} classes, and {head_is} has {head.count}",
@@ -142,11 +142,6 @@ def _difference(names: Sequence[str], head: Sequence[str], head_is: str) -> str:
     if sorted(map(k710_spelling, names)) == sorted(map(k710_spelling, head)):
         return f"{what}: the same {len(head)} classes in another order"
     return what if len(names) == len(head) else f"{what}; {counts}"
-
-
-def _are_named(names: Sequence[str]) -> bool:
-    """Not where a list is empty, or says 0, 1, … (as `umt-data` writes it where labels came as numbers)."""
-    return list(names) != [str(number) for number in range(len(names))]
 
 
 def _lists_of(run: RunConfig) -> list[_Listed]:

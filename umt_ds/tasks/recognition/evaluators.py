@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from umt_ds.classes import are_names
 from umt_ds.config.evaluation import ClassificationEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
@@ -55,8 +56,7 @@ def _class_list(names: Sequence[str], head: HeadClasses) -> str:
     if not head.are_named:
         return "not checked: the labels of the training sets have no names"
     listed = hashlib.sha256("\n".join(head.names).encode()).hexdigest()[:16]
-    of_set = HeadClasses(len(names), tuple(names))
-    return listed if of_set.are_named else f"{listed}, not checked: the set does not name its classes"
+    return listed if are_names(names) else f"{listed}, not checked: the set does not name its classes"
 
 
 def testing_request(settings: ClassificationEvaluation, task: RecognitionConfig, *, classes: int) -> ClipRequest:

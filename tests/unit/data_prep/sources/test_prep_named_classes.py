@@ -34,7 +34,9 @@ def test_ucf101_counts_its_classes_from_0(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "classes", "says"),
     [
-        ("Archery/a.avi 2\n", CLASS_IND, "Archery has another number in classInd.txt than 2"),
+        ("Archery/a.avi 2\n", CLASS_IND, "line 1: Archery has number 2, and 3 in classInd.txt"),
+        ("Archery/a.avi 3\n", "", "classInd.txt names no class"),
+        ("Archery/a.avi 3\n", "1 Archery\n2 Biking\n3 Archery\n", "line 3 names Archery, as line 1 does"),
         ("Archery/a.avi 3\n", "0 ApplyEyeMakeup\n", "line 1 is not `1 CLASS`"),
         ("a.avi 3\n", CLASS_IND, "is not CLASS/FILE"),
         ("Archry/a.avi\n", CLASS_IND, "line 1: label 'Archry' is not in the class list"),
