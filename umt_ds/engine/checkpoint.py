@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -53,6 +51,7 @@ from umt_ds.engine.manifest import (
     read_checkpoint_manifest,
     resolve_checkpoint,
     strangers,
+    versions,
 )
 from umt_ds.engine.protocol import Progress
 from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
@@ -384,18 +383,6 @@ def _config_in(manifest: CheckpointManifest) -> RunConfig:
             f"this version cannot read the configuration of {where}: {error.what}",
             hint="resume with the version that wrote it (its manifest says which), or choose another run_dir",
         ) from error
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the bits of a run."""
-    packages = ("umt_ds", "torch", "deepspeed", "numpy", "simplejpeg")
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except ModuleNotFoundError:
-            found[package] = "not installed"
-    return {"python": platform.python_version(), **found}
 
 
 def _gather_files(own: Files) -> Files:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -263,3 +265,15 @@ def resolve_checkpoint(path: Path) -> Path:
     if not folders:
         raise CheckpointError(f"{path} holds no checkpoint", hint="name a run folder or one of its checkpoints")
     return folders[0]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the bits of a run."""
+    packages = ("umt_ds", "torch", "deepspeed", "numpy", "simplejpeg")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except ModuleNotFoundError:
+            found[package] = "not installed"
+    return {"python": platform.python_version(), **found}

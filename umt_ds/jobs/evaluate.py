@@ -16,9 +16,8 @@ from umt_ds.config.show import numbers_of
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
-from umt_ds.engine.checkpoint import versions
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights, require_average, verify_files
-from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint
+from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint, versions
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores

@@ -19,8 +19,7 @@ from umt_ds.config.show import as_tree
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.distributed.device import device_of
 from umt_ds.distributed.world import World
-from umt_ds.engine.checkpoint import versions
-from umt_ds.engine.manifest import CHECKPOINTS
+from umt_ds.engine.manifest import CHECKPOINTS, versions
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.evaluation.bar import bar_of
 from umt_ds.evaluation.metrics.knn import NEIGHBOURS, TEMPERATURE
