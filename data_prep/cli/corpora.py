@@ -296,7 +296,7 @@ def classes_(name: str, in_k710: bool) -> None:
 
 @click.command(short_help="Render a small world and make shards of it.")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--clips", default=600, help="Clips in all; each fifth is for validation.")
+@click.option("--clips", default=1200, help="Clips in all; each fifth is for validation.")
 @click.option("--seed", default=0, help="Another seed, another world.")
 @click.option("--size", default=96, help="Height and width in pixels, rendered and stored.")
 @dry_run

@@ -1,9 +1,10 @@
 """A small world to try everything on: coloured balls that move over a background, rendered as mp4 files.
 
 What a clip shows (`appearance`: pattern and colour) can be told from any single frame; what happens in it
-(`motion`) from no single frame, because position, size and angle are uniform in every motion class: only
-their change differs. Each motion is another one's film run backwards, and left is right in a mirror, so
-training on it must not flip. Pictures beside the clips show scenes of their own, and say nothing of motion.
+(`motion`) from no single frame, unless one is told when it was taken: over the frames of a clip a motion passes
+through every position, size or angle once, and what it leaves alone is uniform too. Only the order differs. Each motion
+is another one's film run backwards, and left is right in a mirror, so training on it must not flip. Pictures beside the
+clips show scenes of their own, and say nothing of motion.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ from umt_ds.whole_file import appearing
 Split = Literal["train", "val"]
 
 FRAMES, FPS = 16, 10
+WORLD = 2  # the version of what scenes look like and do: folders of another one are not gone on with
+SWEEP = (FRAMES - 1) / FRAMES  # what a motion changes by between the first frame and the last: all but one frame's step
+_SPREAD = (
+    1 / FRAMES
+)  # how far from its end a sweep may begin, to both sides; whole steps keep all values equally likely
 DISTINCT = 64  # held-out clips of which each caption is true of one only
 COLORS = {"red": (214, 48, 40), "green": (46, 160, 67), "blue": (42, 92, 220), "yellow": (240, 200, 30)}
 PATTERNS = ("plain", "striped", "checked")
@@ -84,7 +90,7 @@ class Scene:
     background: str
     motion: str
     caption: str
-    start: tuple[float, float, float, float]
+    start: tuple[float, ...]  # of x, y, size phase and angle
     speed: float  # what the motion changes, it changes by this much during the clip
 
     @property
@@ -113,9 +119,17 @@ def _scene(number: int, joint: int, seed: int) -> Scene:
         background=background,
         motion=motion,
         caption=phrase.format(appearance=appearance, motion=motion, background=background),
-        start=(random.uniform(), random.uniform(), random.uniform(), random.uniform()),
-        speed=random.uniform(0.5, 0.9),
+        start=tuple(_start(change, random) for change in MOTIONS[motion]),
+        speed=SWEEP,
     )
+
+
+def _start(change: int, random: Stream) -> float:
+    """Where a property begins: near the end from which it is swept; anywhere, where it does not change."""
+    if change == 0:
+        return random.uniform()
+    end = 0.0 if change > 0 else 1.0
+    return (end + change / (2 * FRAMES) + random.uniform(-_SPREAD, _SPREAD)) % 1.0
 
 
 def render_demo(out: Path, *, count: int, seed: int, size: int, run: RunOptions) -> None:
@@ -127,7 +141,7 @@ def render_demo(out: Path, *, count: int, seed: int, size: int, run: RunOptions)
         raise ConfigError("a demo has at least 10 clips, and an even size of at least 32 pixels")
     videos = out / _VIDEOS
     videos.mkdir(parents=True, exist_ok=True)
-    _check_recipe(out / _RECIPE, {"clips": count, "seed": seed, "size": size})
+    _check_recipe(out / _RECIPE, {"world": WORLD, "clips": count, "seed": seed, "size": size})
     world = scenes(count, seed)
     missing = [scene for scene in world if not (videos / scene.file).is_file()]
     results = map_ordered(partial(_render, videos, size), missing, workers=run.workers, timeout_s=run.timeout_s)

@@ -411,6 +411,27 @@ def test_a_motion_run_backwards_is_its_opposite() -> None:
         np.testing.assert_array_equal(draw(end, number, 32), draw(back, FRAMES - 1 - number, 32))
 
 
+def test_the_frames_of_each_motion_show_every_position_size_and_angle_equally_often() -> None:
+    """So a frame of which nobody says when it was taken tells nothing of the motion."""
+    world = scenes(4 * len(JOINT), seed=5)
+    for motion, changes in MOTIONS.items():
+        own = [scene for scene in world if scene.motion == motion]
+        for number, change in enumerate(changes):
+            moved = np.arange(FRAMES) / (FRAMES - 1) * change
+            values = np.concatenate([scene.start[number] + scene.speed * moved for scene in own]) % 1.0
+            share = np.histogram(values, bins=8, range=(0, 1))[0] / len(values)
+            # values of a clip that does not move are one draw; 5 deviations of their share
+            assert np.abs(share - 1 / 8).max() < 5 * np.sqrt(1 / 8 * 7 / 8 / len(own)), (motion, number)
+
+
+def test_a_motion_begins_where_its_opposite_ends() -> None:
+    for scene in scenes(len(JOINT), seed=5):
+        for start, change in zip(scene.start, MOTIONS[scene.motion], strict=True):
+            if change:
+                from_its_end = (start - (0 if change > 0 else 1) + 0.5) % 1 - 0.5
+                assert abs(from_its_end) < 0.1, scene
+
+
 def test_the_rendered_demo_lists_its_splits_with_both_kinds_of_labels(tmp_path: Path) -> None:
     run = RunOptions(workers=1)
     render_demo(tmp_path, count=10, seed=3, size=32, run=run)
