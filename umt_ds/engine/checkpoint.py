@@ -28,52 +28,23 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from umt_ds.classes import first_difference
-from umt_ds.config.check import check
-from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
-from umt_ds.config.explain import Origin
 from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
-from umt_ds.config.show import as_tree, config_hash, numbers_of
+from umt_ds.config.show import as_tree, config_hash
 from umt_ds.distributed.collectives import any_rank, barrier, broadcast_object
 from umt_ds.distributed.world import World
-from umt_ds.engine.best import BEST, Best, judge, read_best
-from umt_ds.engine.checkpoint_files import read_tensors, verify_files, verify_state
+from umt_ds.engine.best import BEST, Best, judge
 from umt_ds.engine.deepspeed import Engine
-from umt_ds.engine.manifest import (
-    CHECKPOINTS,
-    LATEST,
-    MANIFEST,
-    CheckpointManifest,
-    StateKind,
-    checkpoint_folders,
-    folder_name,
-    read_checkpoint_manifest,
-    resolve_checkpoint,
-    strangers,
-    versions,
-)
+from umt_ds.engine.manifest import CHECKPOINTS, LATEST, MANIFEST, CheckpointManifest, folder_name, versions
 from umt_ds.engine.protocol import Progress
+from umt_ds.engine.resume import Resume, find_resume, load_state, numbers_with_precision
 from umt_ds.engine.snapshot import Files, SnapshotWriter, Writing
 from umt_ds.engine.tidy import make_partial, make_room, newest_checkpoint, partial_of, prune, room_on, sync_folder
-from umt_ds.errors import CheckpointError, ConfigError, DamagedCheckpointError, UmtError, quoted
+from umt_ds.errors import CheckpointError, UmtError
 from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 _Action = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Resume:
-    """How a run starts: from the checkpoint in `folder` (state and all), or fresh where it is None."""
-
-    folder: Path | None
-    manifest: CheckpointManifest | None
-    sentence: str  # what the log says about it
-
-    @property
-    def progress(self) -> Progress:
-        return _progress_in(self.manifest) if self.manifest else Progress()
 
 
 @dataclass
@@ -125,7 +96,13 @@ class CheckpointStore:
         found: Resume | UmtError | None = None
         if self._world.is_first:
             try:
-                found = self._find_resume(allow_config_change)
+                found = find_resume(
+                    self.run,
+                    self._config,
+                    fingerprints=self._fingerprints,
+                    classes=self._classes,
+                    allow_config_change=allow_config_change,
+                )
             except UmtError as error:  # every rank must hear of it, or the others wait for ever
                 found = error
         answer = broadcast_object(found)
@@ -136,91 +113,13 @@ class CheckpointStore:
             self._not_reproducible |= set(answer.manifest.inexact)
         return answer
 
-    def _find_resume(self, allow_config_change: bool) -> Resume:
-        own = checkpoint_folders(self.run)
-        read_best(self.run)  # a damaged one is told now, not after the first evaluation
-        if others := strangers(self.run):
-            log.warning(
-                "ignored in %s, as a checkpoint is a folder with a name such as %s: %s",
-                self.run / CHECKPOINTS,
-                folder_name(12),
-                ", ".join(others),
-            )
-        source = self._config.init.resume_from
-        if own:
-            folder, manifest = self._newest_whole(own)
-            sentence = f"resuming this run at step {manifest.step}"
-        elif source is not None:
-            folder, manifest = self._newest_whole(checkpoint_folders(source) or [resolve_checkpoint(source)])
-            sentence = f"continuing {source} at step {manifest.step} (init.resume_from)"
-        else:
-            return Resume(None, None, "starting at step 0")
-        _progress_in(manifest)
-        self._compare_config(manifest, allow_config_change)
-        return Resume(folder, manifest, f"{sentence}, from {folder}")
-
-    def _newest_whole(self, folders: list[Path]) -> tuple[Path, CheckpointManifest]:
-        problems = []
-        for folder in folders:
-            try:
-                manifest = read_checkpoint_manifest(folder)
-                verify_files(folder, manifest)
-                verify_state(folder, manifest)
-                return folder, manifest
-            except DamagedCheckpointError as error:
-                problems.append(error)
-                log.error("checkpoint refused: %s", error.what)
-        raise CheckpointError(
-            f"no usable checkpoint: {problems[0].what}",
-            hint="restore the damaged file; or move the checkpoints away to start again from the beginning",
-        )
-
-    def _compare_config(self, manifest: CheckpointManifest, allow_change: bool) -> None:
-        """Only a change of *numbers* (or of what they refer to) needs leave; any change is logged."""
-        mine = {**self._numbers(), **{f"content of {k}": v for k, v in self._fingerprints.items()}}
-        config_then = _config_in(manifest)  # with the defaults of settings that came later: no change
-        then = {**numbers_of(config_then), "precision": manifest.precision}
-        theirs = {**then, **{f"content of {k}": v for k, v in manifest.fingerprints.items()}}
-        changed = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
-        lines = [f"{key}: {theirs.get(key)} → {mine.get(key)}" for key in changed]
-        if (other := first_difference(manifest.classes, self._classes)) is not None:
-            lines.append(f"class {other[0]} of the head: {quoted(other[1])} → {quoted(other[2])}")
-        if lines and not allow_change:
-            raise CheckpointError(
-                f"the checkpoint at step {manifest.step} belongs to another experiment: " + "; ".join(lines),
-                hint="undo the change, or choose another run_dir, or accept it with --allow-config-change",
-            )
-        for line in lines:
-            log.warning("changed since the checkpoint: %s", line)
-        now, before = flatten(as_tree(self._config)), flatten(as_tree(config_then))
-        for key in sorted(now.keys() | before.keys()):
-            if now.get(key) != before.get(key) and key not in changed:
-                log.info("changed since the checkpoint (running only): %s: %s → %s", key, before.get(key), now.get(key))
-
     def load(self, engine: Engine, resume: Resume) -> Progress:
         """Put moments, average, step counter and loss scale into an engine whose module already has the weights."""
         if resume.folder is None or resume.manifest is None:
             return Progress()
-        engine.reset_moments(steps=resume.progress.step - resume.progress.skipped)
-        for kind in engine.state_kinds:
-            self._load_kind(engine, resume.folder, kind, resume.manifest)
-        engine.write_loss_scale(resume.manifest.loss_scale)
+        load_state(engine, resume.folder, resume.manifest)
         self._saved_step = resume.progress.step if resume.folder.parent == self.run / CHECKPOINTS else None
         return resume.progress
-
-    def _load_kind(self, engine: Engine, folder: Path, kind: StateKind, manifest: CheckpointManifest) -> None:
-        held: StateKind = kind
-        if kind == "ema" and kind not in manifest.kinds:  # switched on since, with leave
-            log.warning("the checkpoint holds no average of the weights: it begins with the weights that it holds")
-            held = "weight"
-        stored, names = dict(read_tensors(folder, held, manifest)), engine.names()
-        if odd := sorted(stored.keys() ^ set(names)):
-            raise CheckpointError(
-                f"{folder.name}: its {kind} is not of this model; in one of them only: {', '.join(odd[:5])}",
-                hint="resume with the code and configuration that wrote it, or choose another run_dir",
-            )
-        for name in names:
-            engine.write_state(kind, name, stored[name])
 
     # ------------------------------------------------------------ save
 
@@ -315,14 +214,10 @@ class CheckpointStore:
         if self._world.is_first:
             make_partial(final)
 
-    def _numbers(self) -> dict[str, object]:
-        """What makes this the experiment it is; the precision is said in the DeepSpeed JSON."""
-        return {**numbers_of(self._config), "precision": precision_of(load_deepspeed_json(self._config.engine))}
-
     def _manifest(self, engine: Engine, progress: Progress) -> CheckpointManifest:
         """What is true now; the files and the time come when they are written."""
         tree = as_tree(self._config)
-        numbers = self._numbers()
+        numbers = numbers_with_precision(self._config)
         running = {key: value for key, value in flatten(tree).items() if key not in numbers}
         return CheckpointManifest(
             step=progress.step,
@@ -362,27 +257,6 @@ class CheckpointStore:
         write_whole(final.parent / LATEST, final.name + "\n")
         sync_folder(final.parent)
         prune(self.run, newest=manifest.step, keep=self._config.cadence.keep)
-
-
-def _progress_in(manifest: CheckpointManifest) -> Progress:
-    try:
-        return Progress(**manifest.progress)
-    except TypeError as error:
-        raise CheckpointError(
-            f"this version cannot read the progress of {folder_name(manifest.step)}: {error}",
-            hint="resume with the version that wrote it (its manifest says which); to go on without it, move it away",
-        ) from error
-
-
-def _config_in(manifest: CheckpointManifest) -> RunConfig:
-    where = f"the checkpoint at step {manifest.step}"
-    try:
-        return check(manifest.config, {"": Origin(where)})
-    except ConfigError as error:
-        raise CheckpointError(
-            f"this version cannot read the configuration of {where}: {error.what}",
-            hint="resume with the version that wrote it (its manifest says which), or choose another run_dir",
-        ) from error
 
 
 def _gather_files(own: Files) -> Files:

@@ -24,7 +24,7 @@ from umt_ds.distributed.collectives import barrier, broadcast_object
 from umt_ds.distributed.device import why_no_gpu
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
-from umt_ds.engine.checkpoint import CheckpointStore, Resume
+from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.checkpoint_files import read_tensors
 from umt_ds.engine.deepspeed import build_engine
 from umt_ds.engine.evaluations import check_keep_best
@@ -33,6 +33,7 @@ from umt_ds.engine.manifest import versions
 from umt_ds.engine.protocol import Ended, Task
 from umt_ds.engine.report import Report, start_logging
 from umt_ds.engine.restarts import check_restarts, ended_by_watchdog, note_failed_step
+from umt_ds.engine.resume import Resume
 from umt_ds.engine.stop import Stop
 from umt_ds.engine.training_run import TrainingRun
 from umt_ds.engine.watchdog import Watchdog

@@ -126,6 +126,12 @@ def test_an_odd_group_and_one_that_does_not_divide_a_micro_batch_are_refused() -
         config("task.mixing={group: 12}")
 
 
+@pytest.mark.parametrize("side", [4, 60])
+def test_positions_of_frames_that_are_no_patches_are_refused(side: int) -> None:
+    with pytest.raises(ConfigError, match=rf"task\.positions\.image_size: frames of {side} px"):
+        task(f"task.positions.image_size={side}")
+
+
 @pytest.mark.parametrize(
     ("micro", "hint"), [(8, "^task.mixing.group=8, or"), (6, "^task.mixing.group=6, or"), (3, "an even number of rows")]
 )
