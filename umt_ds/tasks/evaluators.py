@@ -69,7 +69,7 @@ def knn_evaluator(
 def evaluation_set(
     name: str, shards: Path, request: ClipRequest, settings: EvaluationConfig, run: RunConfig
 ) -> EvaluationSet:
-    """The set in `shards`, read as the run's own clips are. Raises DataError for what is no set, and ConfigError for one
+    """The set in `shards`, read as the run's own clips are. Raises DataError for what is no set, ConfigError for one
     that does not store the frames of a published rule: before a run trains for hours to its first evaluation."""
     items = EvaluationSet(
         shards,
