@@ -31,10 +31,14 @@ def _kinds(ctx: click.Context, option: click.Parameter, text: str) -> tuple[Prob
 
 def _numbers(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...]:
     """Numbers with commas between them: weight decays from 0 on, learning rates above 0."""
+    if text is None:
+        return ()
     try:
-        numbers = tuple(float(word) for word in _words(text or ""))
+        numbers = tuple(float(word) for word in _words(text))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no list of numbers, such as 1e-3,3e-4", ctx, option) from error
+    if not numbers:
+        raise click.BadParameter("it names no number", ctx, option)
     may_be_zero = option.name == "weight_decay"
     if not all(math.isfinite(one) and one >= 0 and (one or may_be_zero) for one in numbers):
         raise click.BadParameter(f"{text!r}: a number is infinite, or too small", ctx, option)

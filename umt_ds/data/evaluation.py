@@ -11,6 +11,7 @@ So a model sees the same batches whatever the number of ranks, and on a CPU ever
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,7 @@ from umt_ds.keyed import digest64
 
 _PREFETCH = 1  # batches that a worker builds ahead: those of training stay in memory meanwhile
 _STALL_LIMIT_S = 900.0
+_TRIED = 8  # items, of which one should be readable
 
 # How a frame becomes squares: its centre (our own probes); all of it, out of shape (retrieval); or those in which
 # recognition is tested, one or several along its long side.
@@ -254,6 +256,17 @@ class EvaluationSet:
         be read."""
         try:
             return {place: torch.from_numpy(self._read(place, self._source.ref(place))[1]) for place in numbers}
+        finally:
+            self._source.close()
+
+    def try_first(self) -> None:
+        """Raises DataError where the first item that can be read says that the set is not what is asked for: without
+        the frames of a published rule, or with a class that the model does not have."""
+        try:
+            for place in range(min(len(self), _TRIED)):
+                with suppress(DecodeError):
+                    self._read(place, self._source.ref(place))
+                    return
         finally:
             self._source.close()
 

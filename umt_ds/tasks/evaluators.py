@@ -14,11 +14,12 @@ from umt_ds.config.data import SourceConfig
 from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.order.views import FrameRule
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path, is_local
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.collectives import broadcast_object, is_first_rank
-from umt_ds.errors import ConfigError, UmtError
+from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.evaluation.probe import label_fields, labels_found
@@ -48,10 +49,10 @@ def knn_evaluator(
             needs_labels=needs_labels,
         )
 
-    held_out = evaluation_set(shards, request(needs_labels=True), settings, run)
+    held_out = evaluation_set(name, shards, request(needs_labels=True), settings, run)
     voters = None
     if fields:  # a clip without a label does not vote, which is no fault of it
-        voters = evaluation_set(_voters(name, settings, run), request(needs_labels=False), settings, run)
+        voters = evaluation_set(name, _voters(name, settings, run), request(needs_labels=False), settings, run)
     about: dict[str, Any] = {"features": "mean of all tokens of the unmasked clip, after the last norm"}
     return KnnEvaluator(
         name,
@@ -65,9 +66,12 @@ def knn_evaluator(
     )
 
 
-def evaluation_set(shards: Path, request: ClipRequest, settings: EvaluationConfig, run: RunConfig) -> EvaluationSet:
-    """The set in `shards`, read as the run's own clips are. Raises DataError for what is no set."""
-    return EvaluationSet(
+def evaluation_set(
+    name: str, shards: Path, request: ClipRequest, settings: EvaluationConfig, run: RunConfig
+) -> EvaluationSet:
+    """The set in `shards`, read as the run's own clips are. Raises DataError for what is no set, ConfigError for one
+    that does not store the frames of a published rule: before a run trains for hours to its first evaluation."""
+    items = EvaluationSet(
         shards,
         request,
         batch_size=settings.clips_a_pass,
@@ -75,6 +79,12 @@ def evaluation_set(shards: Path, request: ClipRequest, settings: EvaluationConfi
         max_left_out=settings.max_left_out,
         cache=None if is_local(shards) else build_cache(run.data.cache),
     )
+    if isinstance(request.frames.choose, FrameRule):
+        try:
+            items.try_first()
+        except DataError as error:
+            raise ConfigError(f"evaluation.{name}.shards: {error.what}", hint=error.hint) from error
+    return items
 
 
 def trained_on(name: str, items: EvaluationSet, run: RunConfig) -> dict[str, Any]:

@@ -250,6 +250,7 @@ def test_what_trains_no_encoder_of_clips_cannot_be_probed(sets: Path) -> None:
         (("--kinds", "linear,best"), "'best' is none of knn, linear, attentive"),
         (("--kinds", ","), "names no probe"),
         (("--lr", "0"), "infinite, or too small"),
+        (("--lr", ","), "names no number"),
         (("--lr", "fast"), "is no list of numbers"),
         (("--weight-decay", "nan"), "infinite, or too small"),
     ],

@@ -38,7 +38,7 @@ def classification_evaluator(
             f"{where}: its first clips have no label {task.label!r} (task.label)",
             hint=f"fields with whole numbers there: {some(found) or 'none'}",
         )
-    items = evaluation_set(shards, testing_request(settings, task, classes=head.count), settings, run)
+    items = evaluation_set(name, shards, testing_request(settings, task, classes=head.count), settings, run)
     return ClassificationEvaluator(
         name,
         items,

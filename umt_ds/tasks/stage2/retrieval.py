@@ -103,7 +103,7 @@ def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig
 
     shown = published_frames(Views("retrieval", frames)) if settings.frames == "published" else middle_frames(frames)
     request = full_view(tokenizer, frames=shown, side=side, antialias=antialias, caption=settings.caption)
-    items = evaluation_set(as_path(settings.shards), request, settings, run)
+    items = evaluation_set(name, as_path(settings.shards), request, settings, run)
     about = {"vocabulary": tokenizer.fingerprint, "max_tokens": task.text.max_tokens, **trained_on(name, items, run)}
     return RetrievalEvaluator(name, items, retriever, tokenizer, num_workers=run.data.workers, about=about)
 
