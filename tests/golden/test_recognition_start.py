@@ -57,7 +57,9 @@ def test_every_tensor_of_the_published_files_is_loaded_or_counted(published_keys
     head = HeadClasses(400, classes("k400"))
     k710 = {"head.weight": (710, 768), "head.bias": (710,)}
     told = loaded_from(published_keys("keys_finetune_base.txt") | k710, head)
-    assert told.startswith("162 tensors loaded; head: 400 of its 710 rows")
+    assert told.startswith(
+        "162 tensors loaded; head: its rows are taken to be in the order of published heads; 400 of its 710"
+    )
     for name, part in (("keys_stage1_base.txt", "student"), ("keys_stage2_base.txt", "")):
         shapes = published_keys(name, part=part)
         told = loaded_from(shapes, head)
