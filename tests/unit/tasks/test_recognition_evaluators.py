@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.support.recognition import NAMES, a_set, module_of, run_on
+from tests.support.recognition import NAMES, a_set, labelled, module_of, run_on
+from tests.support.shards import write_shards
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.errors import ConfigError, DataError, NonFiniteError
@@ -163,3 +165,21 @@ def test_what_is_not_a_number_is_an_error_and_never_a_score(tmp_path: Path) -> N
         module.head.bias[1] = math.nan
     with pytest.raises(NonFiniteError, match=r"evaluation\.val: what the model says of 5 of 5 clips is not a number"):
         score(run, module)
+
+
+def test_a_set_without_the_frames_of_published_testing_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    """An error of the first evaluation would come hours into a run, and again at every start."""
+
+    def of_300_frames(number: int) -> Mapping[str, bytes]:
+        stored = {"source_frames": list(range(0, 280, 40)), "num_frames_total": 300, "clip_frames": [0, 300]}
+        return {**labelled()(number), "json": json.dumps({"label": 0, **stored}).encode()}
+
+    val = a_set(tmp_path / "val")
+    write_shards(val, [5], members=of_300_frames)
+    run = run_on(a_set(tmp_path / "train"), val, "evaluation.val.frames=published", "evaluation.val.segments=4")
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.val\.shards: .* not made for the frames of recognition:2x4"
+    ):
+        evaluators_of(run)
+    stored = run_on(tmp_path / "train", val, "evaluation.val.frames=stored", "evaluation.val.segments=4")
+    assert len(evaluators_of(stored)) == 1
