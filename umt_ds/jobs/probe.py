@@ -20,6 +20,7 @@ from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.distributed.device import device_of
 from umt_ds.distributed.world import World
 from umt_ds.engine.manifest import CHECKPOINTS, versions
+from umt_ds.environment import at_home
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.evaluation.bar import bar_of
 from umt_ds.evaluation.metrics.knn import NEIGHBOURS, TEMPERATURE
@@ -56,7 +57,7 @@ class ProbeJob:
         """Raises ConfigError where there is no folder of a run to put things in."""
         if self.out is not None:
             return self.out
-        named = Path(run.name).expanduser().resolve()
+        named = Path(at_home(run.name)).resolve()
         folder = named.parent.parent if named.parent.name == CHECKPOINTS else named
         if (folder / CONFIG).is_file():
             return folder / "probes"

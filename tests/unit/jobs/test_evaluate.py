@@ -336,7 +336,7 @@ def test_a_dry_run_counts_the_views_of_a_clip(tmp_path: Path) -> None:
     six = ["--shards", tmp_path / "val", "evaluation.classification.segments=2", "evaluation.classification.crops=3"]
     told = [umt_eval(*words, *six, "--dry-run", *more).stdout for more in ([], ["evaluation.classification.batch=4"])]
     for text, passes in zip(told, ("6 forward passes of 12", "11 forward passes of 6"), strict=True):
-        assert f"11 of 11 items, 6 views each (8 frames of 64 px); {passes}\n" in text
+        assert f"11 of 11 items, 6 views each (4 frames of 16 px); {passes}\n" in text
 
 
 # ---------------------------------------------------------------- what it refuses
