@@ -66,7 +66,8 @@ def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
         request = ClipRequest(
             frames=middle_frames(task.frames), side=task.image_size, label_fields=(task.label,), needs_labels=True
         )
-        found.append(Accuracy(name, evaluation_set(as_path(settings.shards), request, settings, run), settings.digits))
+        items = evaluation_set(name, as_path(settings.shards), request, settings, run)
+        found.append(Accuracy(name, items, settings.digits))
     return found
 
 
