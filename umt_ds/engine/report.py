@@ -135,13 +135,14 @@ class Report:
         )
         self._send({f"eval/{scores.name}/{metric}": value for metric, value in scores.values.items()}, step)
         log.info(
-            "evaluation %s | step %d/%d | %s | %d items%s | %.1f s",
+            "evaluation %s | step %d/%d | %s | %d items%s%s | %.1f s",
             scores.name,
             step,
             self._plan.total_steps,
             " ".join(f"{metric} {value:.4f}" for metric, value in scores.values.items()),
             scores.items,
             f" | partial: {len(scores.left_out)} left out" if scores.is_partial else "",
+            f" | weights {scores.protocol['weights']}" if "weights" in scores.protocol else "",
             seconds,
         )
 

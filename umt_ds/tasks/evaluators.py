@@ -29,10 +29,15 @@ log = logging.getLogger("umt_ds")
 
 
 def knn_evaluator(
-    name: str, settings: KnnEvaluation, run: RunConfig, *, encoder_of: Callable[[nn.Module], Encode]
+    name: str,
+    settings: KnnEvaluation,
+    run: RunConfig,
+    *,
+    encoder_of: Callable[[nn.Module], Encode],
+    features: str = "mean of all tokens of the unmasked clip, after the last norm",
 ) -> KnnEvaluator:
     """A vote of the clips of `voters` on those of `shards`, both seen as the run's encoder sees clips: in its number of
-    frames and its side, the centre of each, without a mask.
+    frames and its side, the centre of each, without a mask. features: what the encoder gives, for the protocol.
 
     Raises ConfigError where the sets lack labels that are named, or nobody can vote; DataError for what is no set.
     """
@@ -53,7 +58,7 @@ def knn_evaluator(
     voters = None
     if fields:  # a clip without a label does not vote, which is no fault of it
         voters = evaluation_set(name, _voters(name, settings, run), request(needs_labels=False), settings, run)
-    about: dict[str, Any] = {"features": "mean of all tokens of the unmasked clip, after the last norm"}
+    about: dict[str, Any] = {"features": features}
     return KnnEvaluator(
         name,
         held_out,

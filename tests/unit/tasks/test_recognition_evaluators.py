@@ -177,9 +177,7 @@ def test_a_set_without_the_frames_of_published_testing_is_refused_before_anythin
     val = a_set(tmp_path / "val")
     write_shards(val, [5], members=of_300_frames)
     run = run_on(a_set(tmp_path / "train"), val, "evaluation.val.frames=published", "evaluation.val.segments=4")
-    with pytest.raises(
-        ConfigError, match=r"evaluation\.val\.shards: .* not made for the frames of recognition:2x4"
-    ):
+    with pytest.raises(ConfigError, match=r"evaluation\.val\.shards: .* not made for the frames of recognition:2x4"):
         evaluators_of(run)
     stored = run_on(tmp_path / "train", val, "evaluation.val.frames=stored", "evaluation.val.segments=4")
     assert len(evaluators_of(stored)) == 1

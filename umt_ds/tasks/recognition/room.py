@@ -59,7 +59,8 @@ def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
 
 def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig, head: HeadClasses) -> Evaluator:
     if isinstance(settings, KnnEvaluation):
-        return knn_evaluator(name, settings, run, encoder_of=_features)
+        said = "mean of all tokens of the clip, after fc_norm"
+        return knn_evaluator(name, settings, run, encoder_of=_features, features=said)
     assert isinstance(settings, ClassificationEvaluation)
     return classification_evaluator(name, settings, run, head)
 
