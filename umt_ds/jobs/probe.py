@@ -195,7 +195,8 @@ def _protocol(
         "frames": request.frames.text,
         "side": request.side,
         "antialias": request.antialias,
-        "features": "tokens of the unmasked clip after the last norm (of a classifier before fc_norm); their mean for knn and linear",
+        "features": "tokens of the unmasked clip after the last norm, of a classifier before fc_norm; their mean for "
+        "knn and linear",
         "pool": settings.token_pool,
         "precision": frozen.precision,
         "device": name_of(device),
