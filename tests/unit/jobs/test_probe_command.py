@@ -276,7 +276,10 @@ def test_several_ranks_are_refused(run: Path, sets: Path, monkeypatch: pytest.Mo
 # ---------------------------------------------------------------- what a frozen model gives
 
 
-def test_tokens_of_a_classifier_are_those_before_the_norm_of_its_head() -> None:
+def test_tokens_of_a_classifier_are_those_before_the_norm_of_its_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # away from the demo's own sets, if they are made
     config = load_run(
         "demo/recognition",
         ["init.weights=null", "task.classes=3", "task.encoder.frames=2", "task.encoder.image_size=16",
