@@ -70,6 +70,22 @@ def plain_loss(student: nn.Module, video: Tensor, features: Tensor, mask: Tensor
     return loss
 
 
+def published_update(
+    loss: Tensor, student: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> float:
+    """Backward, the norm of the gradient for the log, and the step of AdamW; the loss. Raises NonFiniteError."""
+    value = loss.item()
+    if not torch.isfinite(loss):
+        raise NonFiniteError(f"the plain twin's loss is {value}", again=True)
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    scaler.unscale_(optimizer)
+    torch.nn.utils.get_total_norm(p.grad for p in student.parameters() if p.grad is not None)
+    scaler.step(optimizer)
+    scaler.update()
+    return value
+
+
 @dataclass
 class PlainStep:
     """Models, optimiser and one step of the published training. Students of several ranks are wrapped in DDP."""
@@ -95,16 +111,7 @@ class PlainStep:
             features, attention = self.teacher(video)
             mask = published_mask(attention, clips=len(video), ratio=self.mask_ratio)
             loss = plain_loss(self.student, video, features, mask)
-        value = loss.item()
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"the plain twin's loss is {value}", again=True)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.get_total_norm(p.grad for p in self.student.parameters() if p.grad is not None)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return value
+        return published_update(loss, self.student, self.optimizer, self.scaler)
 
     @torch.no_grad()
     def evaluate(self, video: Tensor, mask: Tensor) -> float:

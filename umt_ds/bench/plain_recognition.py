@@ -21,14 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from umt_ds.batch import Batch
-from umt_ds.bench.plain import AUTOCAST, autocast_of, float_clips
+from umt_ds.bench.plain import AUTOCAST, autocast_of, float_clips, published_update
 from umt_ds.bench.plain_models import PlainBlock, PlainPatchEmbed
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.recognition import MixingConfig, RecognitionConfig
 from umt_ds.distributed.collectives import active
 from umt_ds.engine.optim import build_adamw
-from umt_ds.errors import NonFiniteError
 from umt_ds.models.positions import finetune_table
 from umt_ds.models.presets import VitSize, vit_size
 
@@ -128,16 +127,7 @@ class PlainRecognitionStep:
         mixed = published_mixing(video, ready[1], self.task.mixing, classes=self.classes, off=off)
         with autocast_of(self.device, self.autocast_dtype):
             loss = soft_loss(self.student(mixed.video), mixed.targets)
-        value = loss.item()
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"the plain twin's loss is {value}", again=True)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.get_total_norm(p.grad for p in self.student.parameters() if p.grad is not None)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return value
+        return published_update(loss, self.student, self.optimizer, self.scaler)
 
     @torch.no_grad()
     def evaluate(self, ready: tuple[Tensor, Tensor], mixed: Mixed) -> float:
