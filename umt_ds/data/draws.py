@@ -6,11 +6,12 @@ draw shows what comes next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from umt_ds.data.clips import Clip, ClipSource, caption_of, read_clip, read_record
 from umt_ds.data.collate import SampleMeta, Tokenize
@@ -164,6 +165,16 @@ class Draws:
         )
 
 
+def _first_records(source: ShardSource) -> Iterator[Mapping[str, Any]]:
+    """What those of the first samples say of themselves that can be read."""
+    for ref in islice(source.refs(), _LOOKED_AT):
+        try:
+            record = read_record(source, ref)
+        except DecodeError:
+            continue
+        yield record
+
+
 def _check_captions(
     specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStream], tokenize: Tokenize
 ) -> None:
@@ -172,14 +183,11 @@ def _check_captions(
         if isinstance(source, TarStream):
             continue
         fields: set[str] = set()
-        for ref in islice(source.refs(), _LOOKED_AT):
-            try:
-                record = read_record(source, ref)
+        for record in _first_records(source):
+            with suppress(DecodeError):
                 if captions_of(record, field=spec.caption, clean=tokenize.clean):
                     break
                 fields |= {name for name, value in record.items() if isinstance(value, str) and value}
-            except DecodeError:
-                continue
         else:
             raise DataError(
                 f"source {spec.name}: the first {min(_LOOKED_AT, source.num_samples)} samples of {spec.shards} have no "
@@ -194,14 +202,11 @@ def _check_labels(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | T
         if isinstance(source, TarStream):
             continue
         fields: set[str] = set()
-        for ref in islice(source.refs(), _LOOKED_AT):
-            try:
-                record = read_record(source, ref)
+        for record in _first_records(source):
+            with suppress(DecodeError):
                 fields |= {name for name, value in record.items() if type(value) is int}
                 if label_of(record, field) != -1:
                     break
-            except DecodeError:
-                continue
         else:
             raise DataError(
                 f"source {spec.name}: the first {min(_LOOKED_AT, source.num_samples)} samples of {spec.shards} have no "
