@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from umt_ds.config.models import StudentConfig
+from umt_ds.errors import ConfigError
 from umt_ds.models.presets import VitSize, vit_size
 from umt_ds.tasks.encoders import size_of
 
@@ -18,7 +19,9 @@ def student(**settings: Any) -> StudentConfig:
 
 def test_an_encoder_has_the_size_of_its_name_or_its_own_numbers() -> None:
     assert size_of(student(preset="tiny")) == vit_size("tiny")
-    assert size_of(student(preset="custom", sizes=SIZES)) == VitSize(width=96, depth=3, heads=2, patch=32)
+    assert size_of(student(preset="custom", sizes=SIZES, image_size=64)) == VitSize(
+        width=96, depth=3, heads=2, patch=32
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,9 @@ def test_an_encoder_has_the_size_of_its_name_or_its_own_numbers() -> None:
 def test_numbers_that_make_no_encoder_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         student(**settings)
+
+
+def test_patches_that_do_not_fill_a_frame_are_refused() -> None:
+    with pytest.raises(ConfigError, match="image_size=40 is not a multiple of 32") as raised:
+        size_of(student(preset="custom", sizes=SIZES, image_size=40))
+    assert raised.value.hint == "its section of task with image_size: 32 fits"
