@@ -13,7 +13,7 @@ def size_of(student: StudentConfig) -> VitSize:
     if student.image_size % size.patch:
         raise ConfigError(
             f"the encoder's image_size={student.image_size} is not a multiple of {size.patch}, the side of its patches",
-            hint=f"its section of task with image_size: {max(1, round(student.image_size / size.patch)) * size.patch} fits",
+            hint=f"in its section of task: image_size: {max(1, round(student.image_size / size.patch)) * size.patch}",
         )
     return size
 

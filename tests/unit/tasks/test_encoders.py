@@ -40,4 +40,4 @@ def test_numbers_that_make_no_encoder_are_refused(settings: dict[str, Any], said
 def test_patches_that_do_not_fill_a_frame_are_refused() -> None:
     with pytest.raises(ConfigError, match="image_size=40 is not a multiple of 32") as raised:
         size_of(student(preset="custom", sizes=SIZES, image_size=40))
-    assert raised.value.hint == "its section of task with image_size: 32 fits"
+    assert raised.value.hint == "in its section of task: image_size: 32"
