@@ -331,7 +331,8 @@ def test_a_dry_run_says_what_would_be_evaluated(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_refuses_what_an_evaluation_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_shards(tmp_path / "val", (5,))
+    for name in ("train", "val"):
+        write_shards(tmp_path / name, (5,))
     run = tiny_run(tmp_path, "evaluation.val.kind=knn", f"evaluation.val.shards={tmp_path / 'val'}")
     averaged = refused(run, "optim.ema_decay=0.9", "evaluation.val.ema=true", "--dry-run")
     assert "holds no averaged weights" in averaged.what
