@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import logging
 import re
@@ -48,9 +47,7 @@ def group() -> Iterator[None]:
         with start_job():
             for name in RANK_VARIABLES:
                 patch.delenv(name)
-            gc.freeze()  # a job collects garbage at its end, and looks at all that the libraries made
             yield
-            gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
