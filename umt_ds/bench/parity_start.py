@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from umt_ds.bench.plain import PlainStep, build_plain, float_clips, refuse_unpublished
 from umt_ds.bench.plain_recognition import Mixed, PlainRecognitionStep, build_plain_recognition
@@ -44,7 +44,9 @@ class ParityStart:
         module = task.module.to(device).eval()
         if isinstance(config.task, RecognitionConfig):
             # at the published .001 the loss is ln C, whatever the blocks make of a clip
-            task.module.head.weight.div_(config.task.head_scale)
+            head = task.module.head
+            assert isinstance(head, nn.Linear)
+            head.weight.div_(config.task.head_scale)
         inputs = task.prepare(next(source.micro_batches(0)), 0)
         loss = module(inputs).total.item()
         drawn = _drawn(task, inputs)
