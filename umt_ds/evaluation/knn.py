@@ -19,9 +19,9 @@ from umt_ds.distributed.collectives import gather_objects
 from umt_ds.distributed.world import World
 from umt_ds.evaluation.encode import Encode, EncodedSet, encode_set, on_first_rank, place_of
 from umt_ds.evaluation.evaluator import Beat, Scores
+from umt_ds.evaluation.frozen_features import features_of, title
 from umt_ds.evaluation.metrics.knn import NEIGHBOURS, TEMPERATURE, Votes, chance_accuracy, chunks, knn_vote
 from umt_ds.evaluation.metrics.rankme import rankme
-from umt_ds.evaluation.probe import features_of, title
 from umt_ds.evaluation.said import Said, protocol_of, say_left_out, set_protocol
 
 _ENCODER = "module"

@@ -20,8 +20,8 @@ from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.collectives import broadcast_object, is_first_rank
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.encode import Encode
+from umt_ds.evaluation.frozen_features import label_fields, labels_found, match_sets
 from umt_ds.evaluation.knn import KnnEvaluator
-from umt_ds.evaluation.probe import label_fields, labels_found, match_sets
 from umt_ds.tasks.sources import build_cache, first_clips, shards_of
 
 log = logging.getLogger("umt_ds")

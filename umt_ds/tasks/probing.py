@@ -14,7 +14,7 @@ from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.shards.storage import is_local
 from umt_ds.errors import ConfigError, DataError
-from umt_ds.evaluation.probe import label_fields, labels_found
+from umt_ds.evaluation.frozen_features import label_fields, labels_found
 from umt_ds.evaluation.probes.labels import SetLabels, match_labels
 from umt_ds.tasks.sources import build_cache
 

@@ -26,8 +26,8 @@ from umt_ds.engine.best import Best, judge
 from umt_ds.environment import RANK_VARIABLES
 from umt_ds.errors import CheckpointError, ConfigError, DataError, MachineError, UmtError, WeightsError
 from umt_ds.evaluation.evaluator import LeftOut
+from umt_ds.evaluation.frozen_features import pooled_student
 from umt_ds.evaluation.knn import KnnEvaluator
-from umt_ds.evaluation.probe import pooled_student
 from umt_ds.jobs import evaluate
 from umt_ds.jobs.eval_runs import find_runs
 from umt_ds.models.vit import VideoViT

@@ -21,9 +21,9 @@ from umt_ds.data.shards.records import load_manifest
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.encode import ALONE, no_beat
 from umt_ds.evaluation.evaluator import Scores
+from umt_ds.evaluation.frozen_features import pooled_student, probe_all
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.evaluation.metrics.retrieval import retrieval_scores
-from umt_ds.evaluation.probe import pooled_student, probe_all
 from umt_ds.evaluation.retrieval import RetrievalEvaluator
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.stage1.task import Stage1Module

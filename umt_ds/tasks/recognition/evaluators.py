@@ -20,7 +20,7 @@ from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.errors import ConfigError, some
 from umt_ds.evaluation.classification import ClassificationEvaluator
 from umt_ds.evaluation.encode import Encode
-from umt_ds.evaluation.probe import labels_found
+from umt_ds.evaluation.frozen_features import labels_found
 from umt_ds.tasks.evaluators import evaluation_set, trained_on
 from umt_ds.tasks.recognition.classes import HeadClasses, check_class_list, class_list_in
 from umt_ds.tasks.recognition.task import RecognitionModule

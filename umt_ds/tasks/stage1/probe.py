@@ -17,8 +17,8 @@ from umt_ds.engine.manifest import resolve_checkpoint
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, or_why_not
+from umt_ds.evaluation.frozen_features import label_fields, pooled_student, pooled_teacher, probe_all
 from umt_ds.evaluation.masked import masked_clips
-from umt_ds.evaluation.probe import label_fields, pooled_student, pooled_teacher, probe_all
 from umt_ds.masking import MaskPlan
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import VideoViT
