@@ -15,7 +15,7 @@ import numpy as np
 from umt_ds.data.order.views import FrameRule
 from umt_ds.data.pixels.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.shards.records import Member
-from umt_ds.data.shards.sample_record import Clean, Record, captions_of, record_of, stored_frames
+from umt_ds.data.shards.sample_record import Clean, Record, captions_of, is_of_record, record_of, stored_frames
 from umt_ds.data.shards.suffixes import Media, pixels_of
 from umt_ds.errors import DataError, DecodeError, some
 from umt_ds.keyed import Stream, digest64
@@ -126,6 +126,16 @@ def pixel_members(members: Sequence[Member]) -> tuple[Media, list[Member]]:
     """What kind of clip a sample with these members is, and those that hold its pixels: frames by their number."""
     media, places = pixels_of(tuple(member.suffix for member in members))
     return media, [members[place] for place in places]
+
+
+def members_shown(members: Sequence[Member], choose: ChooseFrames | FrameRule, *, with_record: bool) -> list[Member]:
+    """The members that `read_clip` reads of a sample which has these; for a `FrameRule`, which first reads the record,
+    those that it may read. Raises DecodeError as `choose` does."""
+    media, files = pixel_members(members)
+    if media == "frames" and not isinstance(choose, FrameRule):
+        files = [files[number] for number in sorted(set(choose(len(files))))]
+    with_record = with_record or isinstance(choose, FrameRule)
+    return [*files, *(member for member in members if with_record and is_of_record(member.suffix))]
 
 
 def read_frames(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
@@ -32,8 +32,6 @@ from umt_ds.data.shards.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.data.shards.storage import RETRY_PAUSES_S, is_away, is_local, patiently, sizes_of
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, DecodeError
-
-_LONG_BYTES = 8 << 20  # a sample that long has so many frames that fetching only those shown costs less
 
 
 class RangeReader(Protocol):
@@ -198,12 +196,15 @@ class ShardSource:
             raise DecodeError(f"the bytes of {member.suffix} do not match their CRC")
         return data
 
-    def prefetch(self, refs: Iterable[SampleRef]) -> None:
-        """These samples will be read next. From a store they are fetched now, many at a time."""
+    def prefetch(self, shown: Iterable[tuple[SampleRef, Sequence[Member]]]) -> None:
+        """These members of these samples will be read next. From a store they are fetched now, many at a time."""
         if self._is_local:
             return
-        extents = map(self._extent, refs)
-        self._reader.prefetch(extent for extent in extents if extent[2] <= _LONG_BYTES)
+        self._reader.prefetch(
+            (self.manifest.shards[ref.shard].file, member.offset, member.size)
+            for ref, members in shown
+            for member in members
+        )
 
     def take_traffic(self) -> Traffic:
         """What was moved over the network in this process since the last call."""
@@ -250,12 +251,6 @@ class ShardSource:
         files = {entry.file: RemoteFile(entry.bytes, entry.sha256) for entry in shards}
         hashes = {_index_name(entry.file): entry.index_sha256 for entry in shards}
         return files | {name: RemoteFile(self._sizes[name], hashes[name]) for name in hashes if name in self._sizes}
-
-    def _extent(self, ref: SampleRef) -> tuple[str, int, int]:
-        """Where the members of a sample lie: file, offset, size."""
-        members = self.members(ref)
-        first, last = members[0], members[-1]
-        return self.manifest.shards[ref.shard].file, first.offset, last.offset + last.size - first.offset
 
     def _read(self, file: str, offset: int, size: int, *, fits: Callable[[bytes], bool]) -> bytes | None:
         """Bytes that fit their checksum. A damaged copy is dropped and read anew once; None: they do not fit."""
