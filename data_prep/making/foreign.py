@@ -9,34 +9,35 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.checking.samples import records_of
+from data_prep.checking.samples import StoredSample, records_in, records_of
 from data_prep.progress import progress
 from data_prep.state.manifest import tool
 from data_prep.state.plan import STATE_FOLDER
-from umt_ds.data.shards.fetch import read_part, read_whole
+from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.left_out import LeftOut
 from umt_ds.data.shards.records import (
     MANIFEST,
     Manifest,
     Member,
+    ShardEntry,
     ShardIndex,
     index_path,
     load_index,
     load_manifest,
+    sha256_of,
     shard_entries,
 )
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label
 from umt_ds.data.shards.storage import absolute, is_local, kind_of
 from umt_ds.data.shards.store_answers import hint_of
-from umt_ds.data.shards.tars import index_tar
+from umt_ds.data.shards.tars import ScannedTar, scan_tar
 from umt_ds.errors import DataError, DecodeError, quoted, shown
 
 
@@ -63,18 +64,23 @@ def adopt(folder: Path, *, force: bool = False) -> Adopted:
         raise DataError(f"{folder} is a set that umt-data has not finished", hint="give its command again")
     before = _manifest_before(folder)
     held, downloads = _Held(), _Downloads()
+    entries: list[ShardEntry] = []
     for tar in progress(tars, unit="tar", desc="index"):
         if force or not _has_samples(tar):
-            held.index(tar).save(index_path(tar))
+            scanned = held.scan(tar)
+            scanned.index.save(index_path(tar))
+            entries.append(_entry(tar, scanned))
+            records = records_in(tar, scanned)
         else:
             held.indexed_before += 1
-        samples = held.add(tar)
-        downloads.add(tar, samples)
+            entries += shard_entries([tar])
+            records = records_of(tar)
+        downloads.add(tar, held.add(records))
     is_ours = before is not None and before.options.get("source") != "foreign"
     manifest = Manifest(
         name=before.name if before else absolute(folder).name,
         media=_media(held, folder),
-        shards=shard_entries(tars),
+        shards=tuple(entries),
         labels=before.labels if before else (),
         options=before.options if before and is_ours else {"source": "foreign", **downloads.totals},
         tool=tool(),
@@ -134,11 +140,11 @@ class _Held:
 
     _last: tuple[str, str, list[Member]] = ("", "", [])  # tar, key, members of the sample before
 
-    def index(self, tar: Path) -> ShardIndex:
-        """The index of a tar's samples that hold a clip; what else is in it is counted."""
-        index = index_tar(tar, self.left)
-        self._look_for_split(tar, index)
-        return _with_clip(tar, index, self.left)
+    def scan(self, tar: Path) -> ScannedTar:
+        """A tar with its samples that hold a clip; what else is in it is counted."""
+        scanned = scan_tar(tar, self.left)
+        self._look_for_split(tar, scanned.index)
+        return _with_clip(scanned, self.left)
 
     def _look_for_split(self, tar: Path, index: ShardIndex) -> None:
         if not len(index):
@@ -148,17 +154,16 @@ class _Held:
             self.split.append(f"{key} in {before} and {tar.name}")
         self._last = tar.name, index.key(len(index) - 1), index.members(len(index) - 1)
 
-    def add(self, tar: Path) -> int:
+    def add(self, records: Sequence[tuple[StoredSample, Record | DecodeError]]) -> int:
         """Count the samples of a tar, and return how many they are."""
-        before = self.samples
-        for sample, record in records_of(tar):
+        for sample, record in records:
             self.samples += 1
             self.media[sample.media] += 1
             try:
                 self._count(record)
             except DecodeError:
                 self.unreadable += 1
-        return self.samples - before
+        return len(records)
 
     def _count(self, record: Record | DecodeError) -> None:
         if isinstance(record, DecodeError):
@@ -243,16 +248,22 @@ def _tar_of(stats: Path) -> Path:
     return stats.with_name(f"{stats.name.removesuffix('_stats.json')}.tar")
 
 
-def _with_clip(tar: Path, index: ShardIndex, left: LeftOut) -> ShardIndex:
-    """The index without the samples that hold nothing to see; those are counted."""
+def _entry(tar: Path, scanned: ScannedTar) -> ShardEntry:
+    """What the manifest says of a tar whose index is written."""
+    index = scanned.index
+    return ShardEntry(tar.name, len(index), index.tar_size, scanned.sha256, sha256_of(index_path(tar)))
+
+
+def _with_clip(scanned: ScannedTar, left: LeftOut) -> ScannedTar:
+    """Without the samples that hold nothing to see; those are counted."""
+    index = scanned.index
     keep = np.ones(len(index), dtype=bool)
     for row in range(len(index)):
-        members = {member.suffix: member for member in index.members(row)}
-        sizes = {suffix: member.size for suffix, member in members.items()}
-        keep[row] = left.holds_clip(index.key(row), sizes, partial(_bytes_of, tar, members))
+        sizes = {member.suffix: member.size for member in index.members(row)}
+        keep[row] = left.holds_clip(index.key(row), sizes, scanned.texts[row].__getitem__)
     sizes_kept = np.diff(index.starts)
     members_kept = np.repeat(keep, sizes_kept)
-    return replace(
+    kept = replace(
         index,
         keys=index.keys[keep],
         starts=np.concatenate([[0], np.cumsum(sizes_kept[keep])]).astype(np.int64),
@@ -261,10 +272,8 @@ def _with_clip(tar: Path, index: ShardIndex, left: LeftOut) -> ShardIndex:
         sizes=index.sizes[members_kept],
         crcs=index.crcs[members_kept],
     )
-
-
-def _bytes_of(tar: Path, members: Mapping[str, Member], suffix: str) -> bytes:
-    return read_part(tar, members[suffix].offset, members[suffix].size)
+    texts = tuple(text for text, stays in zip(scanned.texts, keep, strict=True) if stays)
+    return replace(scanned, index=kept, texts=texts)
 
 
 def _manifest_before(folder: Path) -> Manifest | None:
