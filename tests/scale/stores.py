@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -80,8 +81,9 @@ def training_from_a_store(folder: Path) -> Iterator[str]:
     draws = STEPS * MICRO
     yield f"{draws} draws of {SHOWN} of {NUM_FRAMES} frames, {used / draws / 1e3:,.0f} kB each; {WORKERS} workers"
     yield ""
-    yield f"{'':44}{'fetched / used':>16}{'requests a clip':>17}{'clips/s':>9}"
-    yield f"{'from a disk':44}{'':16}{'':17}{draws / one_pass(shards, None)[0]:9.0f}"
+    yield f"{'':38}{'fetched / used':>16}{'requests a clip':>17}{'clips/s':>9}{'core ms a clip':>16}"
+    seconds, core_s, _ = one_pass(shards, None)
+    yield f"{'from a disk':38}{'':16}{'':17}{draws / seconds:9.0f}{1000 * core_s / draws:16.1f}"
     there = make_store(shards)
     usual = fetch.REQUEST_COSTS
     cache = BlockCache(folder / "cache", max_bytes=10**10)
@@ -94,22 +96,32 @@ def training_from_a_store(folder: Path) -> Iterator[str]:
     ]
     for name, costs, kept in rows:
         fetch.REQUEST_COSTS = costs
-        seconds, traffic = one_pass(there, kept)
-        yield f"{name:44}{traffic.fetched / used:16.2f}{traffic.requests / draws:17.2f}{draws / seconds:9.0f}"
+        seconds, core_s, traffic = one_pass(there, kept)
+        moved = f"{traffic.fetched / used:16.2f}{traffic.requests / draws:17.2f}"
+        yield f"{name:38}{moved}{draws / seconds:9.0f}{1000 * core_s / draws:16.1f}"
     fetch.REQUEST_COSTS = usual
 
 
-def one_pass(shards: Path, cache: BlockCache | None) -> tuple[float, Traffic]:
-    """Seconds that STEPS batches take, counted from the end of the first, which starts the workers; what was moved for
-    those batches (workers have made others ahead)."""
+def one_pass(shards: Path, cache: BlockCache | None) -> tuple[float, float, Traffic]:
+    """Seconds that STEPS batches take, counted from the end of the first, which starts the workers; seconds of a core,
+    which a busy machine does not change; and what was moved. The last two are of these batches and of none made ahead.
+    """
     loader = Loader([SourceSpec("clips", shards, FramePolicy("sparse", SHOWN))], PLAN, label_field="label", cache=cache)
+    core = core_seconds()
     list(loader.micro_batches(0))
     begin = time.perf_counter()
     for step in range(1, STEPS):
         list(loader.micro_batches(step))
     seconds, traffic = time.perf_counter() - begin, loader.traffic
     loader.close()
-    return seconds * STEPS / (STEPS - 1), traffic
+    made = STEPS + WORKERS * PLAN.prefetch  # when the last batch is taken, these are made or being made
+    return seconds * STEPS / (STEPS - 1), (core_seconds() - core) * STEPS / made, traffic
+
+
+def core_seconds() -> float:
+    """Of this process and of its workers that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def bytes_used(shards: Path) -> int:
