@@ -134,7 +134,12 @@ DOORS = {
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
-    "pyarrow": ("umt_ds.jobs.score_files",),
+    "pyarrow": (
+        "umt_ds.jobs.score_files",
+        "umt_ds.data.shards.arrow_files",
+        "umt_ds.data.shards.set_index",
+        "umt_ds.data.shards.items",
+    ),
     "wandb": ("umt_ds.engine.report",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),

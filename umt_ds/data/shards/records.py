@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from umt_ds.data.shards.fetch import opened, read_ranges, read_whole, reading, size_of
 from umt_ds.data.shards.storage import is_local, is_unmounted, patiently, read_file, write_whole
 from umt_ds.data.shards.store_answers import hint_of
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, some
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMATS = (1, 2)  # 2: with files of the whole set, `index` and `items`
 
 
 def sample_key(relative_path: str) -> str:
@@ -249,8 +249,19 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class SetFile:
+    """A file beside the manifest that tells of all shards: `index.arrow`, `items.arrow`."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a folder of shards holds. `fingerprint` changes whenever what a run would read changes."""
+    """What a folder of shards holds. `fingerprint` changes whenever what a run would read changes.
+
+    index, items: None in a set that was written before there were such files.
+    """
 
     name: str
     media: str
@@ -258,7 +269,8 @@ class Manifest:
     labels: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     tool: str = ""
-    format: int = FORMAT
+    index: SetFile | None = None
+    items: SetFile | None = None
 
     @property
     def num_samples(self) -> int:
@@ -287,7 +299,14 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write `folder/manifest.json`."""
-        record = {**asdict(self), "num_samples": self.num_samples, "fingerprint": self.fingerprint}
+        files = {name: asdict(file) for name, file in (("index", self.index), ("items", self.items)) if file}
+        record = {
+            **{name: value for name, value in asdict(self).items() if name not in ("index", "items")},
+            **files,
+            "format": 2 if files else 1,
+            "num_samples": self.num_samples,
+            "fingerprint": self.fingerprint,
+        }
         write_json(folder / MANIFEST, record)
 
 
@@ -340,12 +359,13 @@ def _parse_manifest(data: bytes, folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         record = json.loads(data)
-        if record.get("format", FORMAT) != FORMAT:
-            raise DataError(f"{path} has format {record['format']}; this version reads {FORMAT}")
+        if (number := record.pop("format", FORMATS[0])) not in FORMATS:
+            raise DataError(f"{path} has format {number}; this version reads {some(FORMATS)}")
         stated = record.pop("fingerprint")
         record.pop("num_samples")
         shards = tuple(ShardEntry(**entry) for entry in record.pop("shards"))
-        manifest = Manifest(shards=shards, labels=tuple(record.pop("labels")), **record)
+        index, items = (SetFile(**record.pop(name)) if name in record else None for name in ("index", "items"))
+        manifest = Manifest(shards=shards, labels=tuple(record.pop("labels")), index=index, items=items, **record)
         _check_types(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
         raise DataError(f"{path} is damaged: {error}", hint=f"run `umt-data index {folder} --force`") from error

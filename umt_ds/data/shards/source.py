@@ -11,22 +11,19 @@ import os
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
 from umt_ds.data.lru_cache import LruCache
 from umt_ds.data.shards.block_cache import BlockCache
+from umt_ds.data.shards.node_index import open_index
 from umt_ds.data.shards.records import (
     Manifest,
     Member,
     SampleRef,
     ShardEntry,
-    ShardIndex,
-    index_path,
     load_manifest,
-    parse_index,
 )
 from umt_ds.data.shards.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.data.shards.storage import RETRY_PAUSES_S, is_away, is_local, patiently, sizes_of
@@ -128,23 +125,27 @@ def _pread(file: int, offset: int, size: int) -> bytes:
 class ShardSource:
     """A manifest folder as numbered samples: counts, keys, members, verified bytes.
 
-    Opening it reads the manifest and checks that every shard is there at its full size; files and
-    indexes are opened on first use and at most `max_open` of each stay open. `cache` keeps on this node's
-    disk what comes from a store.
+    Opening it reads the manifest, maps the index and, unless another process has just done so (`look=False`), checks
+    that every shard is there at its full size; files are opened on first use and at most `max_open` of them stay open.
+    `cache` keeps on this node's disk what comes from a store.
+
+    counts: samples per shard, in manifest order.
     """
 
-    def __init__(self, folder: Path, *, max_open: int = 32, cache: BlockCache | None = None) -> None:
+    def __init__(self, folder: Path, *, max_open: int = 32, cache: BlockCache | None = None, look: bool = True) -> None:
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder, wait=True)
         self._is_local = is_local(folder)
-        self._sizes = self._check_files()
+        self.counts: tuple[int, ...] = tuple(entry.samples for entry in self.manifest.shards)
         self._ends = list(accumulate(self.counts))
+        if look:
+            self._check_files()
         self._reader: RangeReader = (
             LocalFiles(folder, max_open=max_open)
             if self._is_local
             else RemoteFiles(folder, self._remote_files(), cache)
         )
-        self._indexes = LruCache(self._load_index, size=max_open)
+        self._index = open_index(folder, self.manifest)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -158,11 +159,6 @@ class ShardSource:
     def num_samples(self) -> int:
         """Samples in all shards."""
         return len(self)
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Samples per shard, in manifest order."""
-        return tuple(entry.samples for entry in self.manifest.shards)
 
     @property
     def fingerprint(self) -> str:
@@ -180,15 +176,15 @@ class ShardSource:
 
     def key(self, ref: SampleRef) -> str:
         """The key of a sample: its name in tar, log and digest."""
-        return self._indexes(ref.shard).key(ref.row)
+        return self._index.key(ref.shard, ref.row)
 
     def members(self, ref: SampleRef) -> list[Member]:
         """The files of a sample, in tar order."""
-        return self._indexes(ref.shard).members(ref.row)
+        return self._index.members(ref.shard, ref.row)
 
     def contents(self, shard: int) -> list[tuple[bytes, bytes]]:
         """Key and CRCs of each sample of a shard (its place in the manifest)."""
-        return self._indexes(shard).contents()
+        return self._index.contents(shard)
 
     def read(self, ref: SampleRef, member: Member) -> bytes:
         """The bytes of one member. Raises DecodeError where they do not match their CRC, DataError on I/O."""
@@ -210,12 +206,12 @@ class ShardSource:
         return self._reader.take_traffic()
 
     def close(self) -> None:
-        """Close files and drop indexes; the source opens them again when it is used."""
+        """Close files; the source opens them again when it is used."""
         self._reader.close()
-        self._indexes.clear()
+        self._index.close()
 
-    def _check_files(self) -> dict[str, int]:
-        """One look at the folder, so that a missing or cut shard is found before the first step. Sizes by name."""
+    def _check_files(self) -> None:
+        """One look at the folder, so that a missing or cut shard is found before the first step."""
         wanted = self.manifest.shards
         names = [entry.file for entry in wanted]
         try:
@@ -235,21 +231,16 @@ class ShardSource:
             if sizes[entry.file] != entry.bytes:
                 where = "on disk" if self._is_local else "in the store"
                 raise self._changed(entry, f"{sizes[entry.file]} bytes {where}, {entry.bytes} in the manifest")
-        return sizes
 
     def _list(self) -> dict[str, int]:
-        """Sizes of the shards, and in a store of their indexes too, by name."""
-        names = [entry.file for entry in self.manifest.shards]
+        """Sizes of the shards by name."""
         if self._is_local and is_away(self.folder):
             raise FileNotFoundError(f"{self.folder} is not there, or empty")
-        return sizes_of(self.folder, names if self._is_local else [*names, *map(_index_name, names)])
+        return sizes_of(self.folder, [entry.file for entry in self.manifest.shards])
 
     def _remote_files(self) -> dict[str, RemoteFile]:
-        """The shards and their indexes, by name."""
-        shards = self.manifest.shards
-        files = {entry.file: RemoteFile(entry.bytes, entry.sha256) for entry in shards}
-        hashes = {_index_name(entry.file): entry.index_sha256 for entry in shards}
-        return files | {name: RemoteFile(self._sizes[name], hashes[name]) for name in hashes if name in self._sizes}
+        """The shards by name."""
+        return {entry.file: RemoteFile(entry.bytes, entry.sha256) for entry in self.manifest.shards}
 
     def _extent(self, ref: SampleRef) -> tuple[str, int, int]:
         """Where the members of a sample lie: file, offset, size."""
@@ -267,50 +258,8 @@ class ShardSource:
                 break
         return None
 
-    def _load_index(self, shard: int) -> ShardIndex:
-        """The index of one shard, checked against tar and manifest."""
-        entry = self.manifest.shards[shard]
-        index = self._local_index(entry) if self._is_local else self._remote_index(entry)
-        if len(index) != entry.samples:
-            raise self._changed(entry, f"{len(index)} samples in its index, {entry.samples} in the manifest")
-        return index
-
-    def _local_index(self, entry: ShardEntry) -> ShardIndex:
-        path = index_path(self.folder / entry.file)
-        try:
-            data = patiently(path.read_bytes, RETRY_PAUSES_S)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not is_away(self.folder):
-                raise self._no_index(entry) from error
-            raise _unreadable(path, error) from error
-        if sha256(data).hexdigest() != entry.index_sha256:
-            raise self._other_index(entry)
-        return parse_index(data, path)
-
-    def _remote_index(self, entry: ShardEntry) -> ShardIndex:
-        """Read as the shards are, so that it too is kept on disk: every worker of a node needs it."""
-        path = index_path(self.folder / entry.file)
-        if path.name not in self._sizes:
-            raise self._no_index(entry)
-        size = self._sizes[path.name]
-        data = self._read(path.name, 0, size, fits=lambda data: sha256(data).hexdigest() == entry.index_sha256)
-        if data is None:
-            raise self._other_index(entry)
-        return parse_index(data, path)
-
-    def _no_index(self, entry: ShardEntry) -> DataError:
-        path = index_path(self.folder / entry.file)
-        return DataError(f"shard {entry.file} has no index {path}", hint=f"run `umt-data index {self.folder}`")
-
-    def _other_index(self, entry: ShardEntry) -> DataError:
-        return self._changed(entry, f"{_index_name(entry.file)} is not the file that the manifest names")
-
     def _changed(self, entry: ShardEntry, how: str) -> DataError:
         return DataError(
             f"shard {self.folder / entry.file} does not match its manifest: {how}",
             hint=f"restore it, or take it as it is now: `umt-data index {self.folder} --force`",
         )
-
-
-def _index_name(tar: str) -> str:
-    return index_path(Path(tar)).name
