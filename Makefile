@@ -45,8 +45,10 @@ demo-full: demo
 	$(BIN)/umt report runs/demo/stage2-0
 	@echo "Open runs/demo/stage2-0/report/index.html; the table above is in runs/demo/retrieval.json"
 
+# Files in the order of their folders, so that the long ones of tests/distributed and tests/e2e begin first: by itself
+# xdist begins with those of many tests, and ends with one process waiting for the other.
 test: setup check
-	$(BIN)/pytest --quiet -n $(JOBS) --dist loadfile -m "not slurm and not slow"
+	$(BIN)/pytest --quiet -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slurm and not slow"
 
 # What proves something that few changes touch and takes long: every shipped recipe for a step, soaks.
 test-slow: setup

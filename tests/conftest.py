@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ settings.register_profile("fuzz", max_examples=3000, deadline=None, print_blob=T
 settings.load_profile("short")
 
 TESTS = REPO / "tests"
+
+
+def pytest_collection_finish() -> None:
+    """What libraries and tests made when they were imported stays: no test's garbage is looked for in it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

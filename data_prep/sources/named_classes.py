@@ -12,17 +12,19 @@ Numbers count from 0, as released heads do: those of classInd.txt less one, of H
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.sources.folder import no_file_of, scan
+from data_prep.sources.folder import FoundFiles, no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
 from data_prep.tables.class_list import read_class_list
 from data_prep.tables.labels import Labels, flip_notes
 from data_prep.tables.table import split_lines, text_lines, whole_number
-from umt_ds.errors import DataError, quoted
+from umt_ds.errors import DataError, quoted, some
 
 Part = Literal["train", "test"]
 _HMDB_PARTS: dict[Part, int] = {"train": 1, "test": 2}
@@ -42,20 +44,19 @@ def list_ucf101(videos: Path, *, rows: Path, classes: Path) -> Listing:
     Raises DataError where a file is malformed, a number is not that of the folder, or not one row has a file.
     """
     names = Labels(_class_ind(classes))
-    return _listing(videos, rows, _ucf101_rows(rows, names), names, source="ucf101")
+    return _listing(_scan(videos), rows, _ucf101_rows(rows, names), names, source="ucf101")
 
 
 def list_hmdb51(videos: Path, *, splits: Path, split: int, part: Part) -> Listing:
     """The videos of one part of an official split, by the files NAME_test_splitN.txt of a folder.
 
-    Raises DataError where a file is malformed, there is none of this split, or not one row has a file.
+    Raises DataError where a file is malformed, a class of another split has no file of this one, or not one row has a
+    file. Says which classes have videos and no file.
     """
-    matches = ((path, _HMDB_FILE.fullmatch(path.name)) for path in sorted(splits.iterdir()))
-    found = {match["name"]: path for path, match in matches if match and int(match["split"]) == split}
-    if not found:
-        raise DataError(f"{splits} holds no file NAME_test_split{split}.txt", hint="unpack test_train_splits.rar there")
-    names = Labels(tuple(sorted(found)))
-    return _listing(videos, splits, _hmdb51_rows(found, _HMDB_PARTS[part]), names, source="hmdb51")
+    of_split = _hmdb51_files(splits, split)
+    names, found = Labels(tuple(sorted(of_split))), _scan(videos)
+    listing = _listing(found, splits, _hmdb51_rows(of_split, _HMDB_PARTS[part]), names, source="hmdb51")
+    return replace(listing, notes=(*listing.notes, *_unlisted_classes(found, names, split)))
 
 
 def list_moments(videos: Path, *, csv: Path, classes: Path) -> Listing:
@@ -63,7 +64,7 @@ def list_moments(videos: Path, *, csv: Path, classes: Path) -> Listing:
 
     Raises DataError where a file is malformed or not one row has a file.
     """
-    return _listing(videos, csv, _moments_rows(csv), Labels(read_class_list(classes)), source="moments")
+    return _listing(_scan(videos), csv, _moments_rows(csv), Labels(read_class_list(classes)), source="moments")
 
 
 # ---------------------------------------------------------------- rows
@@ -99,6 +100,37 @@ def _ucf101_rows(path: Path, names: Labels) -> Iterator[_Row]:
         yield _Row(where, file, folder)
 
 
+def _hmdb51_files(splits: Path, split: int) -> dict[str, Path]:
+    """The files of a split, by class. Raises DataError where it has none, or not of all classes: one that is missing
+    would shift the numbers of those behind it."""
+    matches = [(path, match) for path in sorted(splits.iterdir()) if (match := _HMDB_FILE.fullmatch(path.name))]
+    found = {match["name"]: path for path, match in matches if int(match["split"]) == split}
+    hint = "unpack all of test_train_splits.rar there"
+    if not found:
+        raise DataError(f"{splits} holds no file NAME_test_split{split}.txt", hint=hint)
+    lacking = sorted({match["name"] for _, match in matches} - found.keys())
+    if lacking:
+        raise DataError(
+            f"{splits}: {len(lacking)} of {len(found) + len(lacking)} classes have files of other splits and no "
+            f"NAME_test_split{split}.txt: {some(lacking)}",
+            hint=hint,
+        )
+    return found
+
+
+def _unlisted_classes(found: FoundFiles, names: Labels, split: int) -> tuple[str, ...]:
+    """A note on folders of videos that are no class of the split."""
+    folders = Counter(PurePosixPath(path).parent.name for path in found.paths)
+    unlisted = sorted(name for name in folders if name and not names.has(name))
+    if not unlisted:
+        return ()
+    return (
+        f"{len(unlisted)} folders with {sum(folders[name] for name in unlisted):,} videos have no "
+        f"NAME_test_split{split}.txt, so they are no classes of this set, whose numbers count without them: "
+        f"{some(unlisted)}",
+    )
+
+
 def _hmdb51_rows(files: dict[str, Path], wanted: int) -> Iterator[_Row]:
     for name, path in files.items():
         for line, (text,) in text_lines(path):
@@ -124,8 +156,12 @@ def _moments_rows(path: Path) -> Iterator[_Row]:
 # ---------------------------------------------------------------- files
 
 
-def _listing(videos: Path, table: Path, rows: Iterable[_Row], classes: Labels, *, source: str) -> Listing:
-    found = scan(videos, "video", "frames")
+def _scan(videos: Path) -> FoundFiles:
+    return scan(videos, "video", "frames")
+
+
+def _listing(found: FoundFiles, table: Path, rows: Iterable[_Row], classes: Labels, *, source: str) -> Listing:
+    videos = found.folder
     files = FileFinder(found, videos, missing="missing: no file for it")
     clips: dict[str, Clip] = {}
     left_out: list[Refusal] = []

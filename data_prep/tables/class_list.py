@@ -21,6 +21,7 @@ _NUMBERED = (
     re.compile(rf"{_NUMBER}{_BETWEEN}(?P<name>\S.*)"),  # 0,abseiling
     re.compile(rf"(?P<name>.*[^\s,;:|=>]){_BETWEEN}{_NUMBER}"),  # abseiling 0
 )
+_SET_OFF = re.compile(rf"{_NUMBER}\s*(?:[,;:\t|=)]|[-=]>)")
 _NO_NAME = re.compile(r"#.*|.*[{}].*|- .*|.*,")  # a comment, or a line of another kind of file
 # what the first line of a table says where the others have classes
 _HEADER_WORDS = {
@@ -41,11 +42,28 @@ def read_class_list(path: Path) -> tuple[str, ...]:
         names = _of_json(read_json(path), path)
     else:
         names = (_numbered(path, rows) or _one_a_line(path, rows)) if rows else ()
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated or not names:
-        what = f"names {repeated[0]!r} twice" if repeated else "is empty"
-        raise DataError(f"class list {path} {what}", hint=_HINT)
+    if not names:
+        raise DataError(f"class list {path} is empty", hint=_HINT)
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise _twice(path, repeated[0], rows)
     return names
+
+
+def _twice(path: Path, name: str, rows: Sequence[Row]) -> DataError:
+    """The error for a name of two classes, with its lines; json may have all on one line."""
+    lines = [line for line, (text,) in rows if name in _names_in(_unquoted(text))]
+    if len(lines) < 2:
+        return DataError(f"class list {path} names {quoted(name)} twice", hint="each class has a name of its own")
+    return DataError(
+        f"class list {path} line {lines[1]} names {quoted(name)}, as line {lines[0]} does",
+        hint="each class has a name of its own",
+    )
+
+
+def _names_in(line: str) -> set[str]:
+    """The names that a line may have: all of it, or what stands beside a number; without the marks of json."""
+    numbered = {class_name(match["name"]) for form in _NUMBERED if (match := form.fullmatch(line))}
+    return {class_name(line), class_name(line.strip(" ,[]")), *numbered}
 
 
 def class_name(text: str) -> str:
@@ -98,6 +116,8 @@ def _numbered(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
     ]
     first = 1 if _is_header(lines) and not any(0 in pairs for pairs in forms) else 0
     found = [list(pairs.values()) for pairs in forms if len(pairs) == len(lines) - first and _are_of_classes(pairs)]
+    if not found and len(forms[0]) == len(lines) - first and _counts_lines(lines[first:], list(forms[0].values())):
+        found = [list(forms[0].values())]
     if not found:
         for pairs in forms:
             _check_not_forgotten(path, rows, pairs, first)
@@ -111,6 +131,13 @@ def _are_of_classes(pairs: Mapping[int, tuple[int, str]]) -> bool:
     """Whether the numbers are those of the classes, and do not belong to their names: `digit 0`, `digit 1`."""
     names = {name for _, name in pairs.values()}
     return len(names) == len(pairs) or (len(names) > 1 and _are_numbers_of_classes(list(pairs.values())))
+
+
+def _counts_lines(lines: Sequence[str], pairs: Sequence[tuple[int, str]]) -> bool:
+    """Whether the number before each name is that of its class, although a name occurs twice: it is set off by a mark
+    (`0,walk`), or counts from 0 or 1. `5 push-ups` and `10 push-ups` are names."""
+    numbers = [number for number, _ in pairs]
+    return all(map(_SET_OFF.match, lines)) or any(numbers == list(range(a, a + len(numbers))) for a in (0, 1))
 
 
 def _check_not_forgotten(path: Path, rows: Sequence[Row], pairs: Mapping[int, tuple[int, str]], first: int) -> None:

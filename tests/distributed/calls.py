@@ -292,6 +292,7 @@ class MeanFeature:
 
     name: str = "mean"
     metrics: tuple[str, ...] = ("feature",)
+    sets = ()
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
         sums = torch.zeros((), dtype=torch.float64)

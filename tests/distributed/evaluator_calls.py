@@ -21,8 +21,8 @@ from umt_ds.errors import DataError, UmtError
 from umt_ds.evaluation.classification import ClassificationEvaluator
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
+from umt_ds.evaluation.frozen_features import pooled_student
 from umt_ds.evaluation.knn import KnnEvaluator
-from umt_ds.evaluation.probe import pooled_student
 from umt_ds.evaluation.retrieval import RetrievalEvaluator
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.stage2.retriever import Retriever

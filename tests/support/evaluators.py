@@ -27,6 +27,7 @@ class Features:
     protocol: dict[str, Any] = field(default_factory=dict)
     fail: Callable[[World], None] = lambda world: None
     metrics = ("mean", "largest")
+    sets = ()
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
         """Satisfies `Evaluator`."""

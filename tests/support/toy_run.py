@@ -155,6 +155,7 @@ class ToyEvaluator:
 
     name: str = "toy"
     metrics: tuple[str, ...] = ("mean",)
+    sets = ()
     also: Callable[[nn.Module], None] = lambda module: None
     values: Sequence[float] = ()
     left_out: Sequence[int] = ()  # how many, time by time

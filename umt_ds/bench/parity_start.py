@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from umt_ds.bench.plain import PlainStep, build_plain, float_clips, refuse_unpublished
 from umt_ds.bench.plain_recognition import Mixed, PlainRecognitionStep, build_plain_recognition
@@ -30,7 +30,7 @@ ReferenceOf = PlainStep | PlainStage2Step | PlainRecognitionStep
 @dataclass(frozen=True)
 class ParityStart:
     """state: our weights; drawn: a mask and for stage 2 the rest, of recognition the mixed clips; loss: ours, with
-    nothing dropped."""
+    nothing dropped. The head of recognition is at scale 1, so that the loss says whether the blocks are the same."""
 
     state: dict[str, Tensor]
     drawn: Any
@@ -42,6 +42,11 @@ class ParityStart:
         """Before DeepSpeed takes the module. Raises ConfigError where there is no published step."""
         _refuse(task, config)
         module = task.module.to(device).eval()
+        if isinstance(config.task, RecognitionConfig):
+            # at the published .001 the loss is ln C, whatever the blocks make of a clip
+            head = task.module.head
+            assert isinstance(head, nn.Linear)
+            head.weight.div_(config.task.head_scale)
         inputs = task.prepare(next(source.micro_batches(0)), 0)
         loss = module(inputs).total.item()
         drawn = _drawn(task, inputs)

@@ -28,9 +28,9 @@ from umt_ds.distributed.collectives import active
 from umt_ds.engine.optim import build_adamw, decay_groups
 from umt_ds.errors import ConfigError, NonFiniteError
 from umt_ds.models.layers import IMAGENET, normalise
-from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.towers import ClipTower
+from umt_ds.tasks.encoders import size_of
 
 AUTOCAST: dict[Precision, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -157,7 +157,7 @@ def build_plain(
 def plain_models(task: Stage1Config, ours: Teacher) -> tuple[PlainStudent, PlainTeacher]:
     """Student with fresh weights, teacher with those of `ours`, in fp32 on the CPU."""
     student = PlainStudent(
-        vit_size(task.student.preset),
+        size_of(task.student),
         tokens=task.student.frames * ours.tower.patches,
         out_width=ours.out_width,
         layers=task.teacher.layers,

@@ -29,7 +29,8 @@ from umt_ds.config.tasks.recognition import MixingConfig, RecognitionConfig
 from umt_ds.distributed.collectives import active
 from umt_ds.engine.optim import build_adamw
 from umt_ds.models.positions import finetune_table
-from umt_ds.models.presets import VitSize, vit_size
+from umt_ds.models.presets import VitSize
+from umt_ds.tasks.encoders import size_of
 
 
 class Mixed(NamedTuple):
@@ -165,7 +166,7 @@ def build_plain_recognition(
 
 def plain_classifier(task: RecognitionConfig, classes: int) -> PlainClassifier:
     """The model with fresh weights."""
-    encoder, base, size = task.encoder, task.positions, vit_size(task.encoder.preset)
+    encoder, base, size = task.encoder, task.positions, size_of(task.encoder)
     return PlainClassifier(
         size,
         classes=classes,

@@ -31,9 +31,10 @@ from umt_ds.engine.optim import build_adamw, decay_groups
 from umt_ds.errors import ConfigError, NonFiniteError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.bert import WordHead, bert_parts
-from umt_ds.models.presets import BertSize, VitSize, vit_size
+from umt_ds.models.presets import BertSize, VitSize
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.towers import ClipTower
+from umt_ds.tasks.encoders import size_of
 
 
 class Rows(NamedTuple):
@@ -269,7 +270,7 @@ def build_plain_stage2(
 
 def plain_video_text(task: Stage2Config, ours: Teacher, bert: BertSize) -> PlainVideoText:
     """The model with fresh weights."""
-    student, settings, size = task.student, task.teacher, vit_size(task.student.preset)
+    student, settings, size = task.student, task.teacher, size_of(task.student)
     assert settings is not None
     vision = PlainVision(
         size,

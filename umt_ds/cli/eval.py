@@ -27,7 +27,7 @@ from umt_ds.jobs.score_files import ScoreFiles
 @click.option("--best", is_flag=True, help="Of run folders, the best checkpoint (cadence.keep_best), not the newest.")
 @click.option("-o", "--out", type=LOCAL_FILE, help="Write the scores with their protocol as JSON, too.")
 @click.option("--save-predictions", "predictions", type=LOCAL_FOLDER, help="Write what was answered for each item.")
-@click.option("--dry-run", is_flag=True, help="Print what would be evaluated, and evaluate nothing.")
+@click.option("--dry-run", is_flag=True, help="Check the sets, print what would be evaluated, evaluate nothing.")
 def command(
     words: tuple[str, ...],
     ranks: int | None,
@@ -71,7 +71,11 @@ def command(
             tell_the_others(error)
         raise
     if dry_run:
-        click.echo(plan_text(runs, ranks or 1))
+        from umt_ds.jobs.evaluate import try_evaluation
+
+        told = plan_text(runs, ranks or 1)
+        try_evaluation(runs)
+        click.echo(told)
         return
     _evaluate(runs, ranks, _words(words, only, shards, kind, weights, best, out, predictions), out, predictions)
 

@@ -17,9 +17,10 @@ from umt_ds.config.key_paths import leaves
 from umt_ds.config.run import RunConfig
 from umt_ds.config.yaml_text import is_encodable, parse_marked, quoted, read_text, typed
 from umt_ds.environment import at_home
-from umt_ds.errors import ConfigError, shown
+from umt_ds.errors import ConfigError, shown, some
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+TABLES = ("evaluation", "data.sources")  # entries by names of the user's own: null drops an inherited one
 _DEEPEST = 30  # parts of a key
 _MOST_TOLD = 200  # characters of an override
 _MOST_OF_PATH = 400  # characters
@@ -70,8 +71,10 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"{_as_given(text)} is not UTF-8")
     meant = typed(value, where=_as_given(text)) if value.strip() else ""
     if meant == {}:
+        drops = path in TABLES or path.rpartition(".")[0] in TABLES
         raise ConfigError(
-            f"{_as_given(text)} changes nothing: mappings are laid over each other", hint="null is nothing"
+            f"{_as_given(text)} changes nothing: mappings are laid over each other",
+            hint=f"{path}=null drops what is inherited" if drops else f"say what changes: {path}.KEY=VALUE",
         )
     return path, meant
 
@@ -215,9 +218,15 @@ def _undot(layer: Tree, own: Origins) -> None:
 
 
 def _merge(tree: Tree, over: Tree, origins: Origins, own: Origins, prefix: str = "") -> None:
-    """Lay `over` on `tree` in place: mappings merge, everything else replaces."""
+    """Lay `over` on `tree` in place: mappings merge, everything else replaces. Of a table, null drops one entry or all.
+
+    Raises ConfigError for an entry to drop that is not there.
+    """
     for key, value in over.items():
         path = f"{prefix}{key}"
+        if value is None and (path in TABLES or prefix.removesuffix(".") in TABLES):
+            _drop(tree, key, origins, path=path, where=setter_of(path, own).where)
+            continue
         is_section = isinstance(value, dict)
         if not (is_section and isinstance(tree.get(key), dict)):
             inside = [old for old in origins if is_at_or_inside(old, path)] if isinstance(tree.get(key), dict) else []
@@ -227,3 +236,15 @@ def _merge(tree: Tree, over: Tree, origins: Origins, own: Origins, prefix: str =
             origins[path] = setter_of(path, own)
         if is_section:
             _merge(tree[key], value, origins, own, f"{path}.")
+
+
+def _drop(tree: Tree, key: str, origins: Origins, *, path: str, where: str) -> None:
+    """Take a table, or an entry of one, out of the tree. where: it was asked for."""
+    if key not in tree and path not in TABLES:
+        there = f"there is {some(tree)}" if tree else "nothing of this kind is inherited"
+        raise ConfigError(
+            f"{path}: null drops what is inherited, and there is no {shown(key)} (in {where})", hint=there
+        )
+    tree.pop(key, None)
+    for inside in [old for old in origins if is_at_or_inside(old, path)]:
+        del origins[inside]

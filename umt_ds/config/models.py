@@ -44,16 +44,40 @@ class TowerConfig(Section):
         }
 
 
+class VitSizes(Section):
+    """The space-time ViT by its numbers. A patch is one frame deep."""
+
+    width: Count
+    depth: Count
+    heads: Count
+    patch: Count = Field(description="side of a patch in pixels; as large as image_size, a frame is one token")
+
+    @model_validator(mode="after")
+    def _divides(self) -> VitSizes:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
 class StudentConfig(Section):
     """The space-time ViT that is trained (METHOD.md, "Stage 1: student")."""
 
-    preset: Literal["pocket", "tiny", "vit_b16", "vit_l16"] = "vit_b16"
+    preset: Literal["pocket", "tiny", "vit_b16", "vit_l16", "custom"] = Field(
+        "vit_b16", description="sizes: of a name, or `custom` with sizes"
+    )
+    sizes: VitSizes | None = None
     frames: Count = Field(8, description="frames per clip the model sees")
     image_size: Count = 224
     drop_path: PartBelowOne = 0.0
     checkpoint_blocks: Annotated[CountOrNone, RUNNING] = Field(
         0, description="first n blocks recompute their activations"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudentConfig:
+        if (self.preset == "custom") != (self.sizes is not None):
+            raise ValueError("preset: custom and sizes belong together")
+        return self
 
 
 class TeacherConfig(Section):

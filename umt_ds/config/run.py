@@ -67,7 +67,7 @@ def _refuse_foreign_evaluations(run: RunConfig) -> None:
             raise ConfigError(
                 f"evaluation.{name}.kind: a run of task.kind {run.task.kind} is judged by {judges}, "
                 f"not by {settings.kind}",
-                hint=f"leave evaluation.{name} away",
+                hint=f"leave evaluation.{name} away; an inherited one is dropped by evaluation.{name}=null",
             )
 
 
@@ -119,6 +119,9 @@ def _meaningless(run: RunConfig) -> Remarks:
         yield "optim.layer_decay", f"task.kind {task.kind} trains all of its layers at one rate"
     if run.optim.warmup_lr and run.schedule.curve != "cosine_offset":
         yield "optim.warmup_lr", f"schedule.curve={run.schedule.curve} warms up from min_lr"
+    if run.optim.warmup_lr and not (run.schedule.warmup_steps or run.schedule.warmup_epochs):
+        unit = "epochs" if run.schedule.steps is None else "steps"
+        yield "optim.warmup_lr", f"there is no warm-up to begin with it (schedule.warmup_{unit}); 0 is its default"
     for name, source in run.data.sources.items():
         if run.data.skip_draws and source.is_stream:
             at = f"data.sources.{name}"

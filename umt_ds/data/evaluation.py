@@ -10,18 +10,18 @@ So a model sees the same batches whatever the number of ranks, and on a CPU ever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from umt_ds.batch import Movable
-from umt_ds.data.clips import ChooseFrames, Clip, read_clip
+from umt_ds.data.clips import ChooseFrames, read_clip, read_record
 from umt_ds.data.order.frames import middle
 from umt_ds.data.order.views import FrameRule, Views
 from umt_ds.data.pipeline import WorkerPool
@@ -116,6 +116,11 @@ class ClipRequest:
     def num_views(self) -> int:
         """V, of each clip."""
         return self.frames.segments * self.crops
+
+    @property
+    def reads_record(self) -> bool:
+        """Whether the json of a clip is read."""
+        return bool(self.label_fields) or self.caption_field is not None
 
     def views_of(self, frames: Frames) -> Frames:
         """The frames of all segments, u8 [segments·T,H,W,3] → u8 [V,T,side,side,3]."""
@@ -270,6 +275,28 @@ class EvaluationSet:
         finally:
             self._source.close()
 
+    def try_records(self) -> list[tuple[int, ...]]:
+        """The labels of the items whose json can be read, in their order, without a look at a frame. Raises DataError
+        where so many lack a label or caption that is asked for that no score comes of them (`check`), or a label is no
+        class of the model."""
+        found: list[tuple[int, ...]] = []
+        left_out: list[LeftOut] = []
+        try:
+            for place in range(len(self) if self.request.reads_record else 0):
+                ref = self._source.ref(place)
+                key = self._source.key(ref)
+                try:
+                    record = read_record(self._source, ref)
+                    found.append(self._labels(key, record))
+                    self._captions(record)
+                except DecodeError as error:
+                    left_out.append(LeftOut(key, error.what))
+        finally:
+            self._source.close()
+        if self.request.reads_record:
+            self.check(left_out)
+        return found
+
     def empty_batch(self) -> EvalBatch:
         """What a rank puts through the model where it has no item."""
         return EvalBatch((), self._zeros())
@@ -304,30 +331,35 @@ class EvaluationSet:
                 raise DecodeError("the clip holds no frames")
             return rule(num_frames)
 
-        with_record = bool(request.label_fields) or request.caption_field is not None
         clip = read_clip(
-            self._source, ref, choose=rule if isinstance(rule, FrameRule) else choose, with_record=with_record
+            self._source, ref, choose=rule if isinstance(rule, FrameRule) else choose, with_record=request.reads_record
         )
-        labels = self._labels(clip)
-        captions: list[str] = []
-        if request.caption_field is not None:
-            captions = captions_of(clip.record, field=request.caption_field, clean=request.clean)
-            if not captions:
-                raise DecodeError(f"it has no caption in {request.caption_field!r}")
+        labels = self._labels(clip.key, clip.record)
+        captions = self._captions(clip.record)
         content = digest64(clip.key, *clip.crcs)
-        item = ItemInfo(place, clip.key, content, noted[-1] if noted else None, labels, tuple(captions))
+        item = ItemInfo(place, clip.key, content, noted[-1] if noted else None, labels, captions)
         return item, request.views_of(clip.frames)
 
-    def _labels(self, clip: Clip) -> tuple[int, ...]:
+    def _labels(self, key: str, record: Mapping[str, Any]) -> tuple[int, ...]:
         request = self.request
-        labels = tuple(label_of(clip.record, field) for field in request.label_fields)
+        labels = tuple(label_of(record, field) for field in request.label_fields)
         if request.needs_labels and -1 in labels:
             raise DecodeError(f"it has no label in {request.label_fields[labels.index(-1)]!r}")
         for field, label in zip(request.label_fields, labels, strict=True):
             if request.num_classes is not None and not -1 <= label < request.num_classes:
                 raise DataError(
-                    f"{self.shards}: clip {shown(clip.key)} has {field}={label}, and the model has classes 0 to "
+                    f"{self.shards}: clip {shown(key)} has {field}={label}, and the model has classes 0 to "
                     f"{request.num_classes - 1}",
                     hint="score it on a set with the class list that the model was trained with",
                 )
         return labels
+
+    def _captions(self, record: Mapping[str, Any]) -> tuple[str, ...]:
+        """Cleaned; none where none are asked for. Raises DecodeError where there is none."""
+        field = self.request.caption_field
+        if field is None:
+            return ()
+        captions = captions_of(record, field=field, clean=self.request.clean)
+        if not captions:
+            raise DecodeError(f"it has no caption in {field!r}")
+        return tuple(captions)

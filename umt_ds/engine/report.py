@@ -98,6 +98,7 @@ class Report:
             **heard.losses,
             "lr": lr_at(progress.step - 1, self._plan),
             "grad_norm": heard.grad_norm,
+            # of views, as older logs have it, too: a clip with data.num_sample=2 counts twice
             "clips_per_s": round(views_per_s, 3),
             "clips_per_s_per_device": round(per_device, 3),
             **_waits(heard.times, lap),
@@ -152,9 +153,9 @@ class Report:
             f"step {record['step']}/{self._plan.total_steps} | draws {record['draws']} | loss {record['loss']:.4f}"
             + (f" ({detail})" if detail else "")
             + f" | lr {record['lr']:.2e} | grad {record['grad_norm']:.3g}"
-            f" | {record['clips_per_s']:.1f} clips/s, {record['clips_per_s_per_device']:.1f} a device"
+            f" | {record['clips_per_s']:.1f} views/s, {record['clips_per_s_per_device']:.1f} a device"
             f"{self._waiting(record)}"
-            f" | mfu {record['mfu_percent']:.0f} % at {record['gflops_per_clip']:.4g} GFLOP a clip"
+            f" | mfu {record['mfu_percent']:.0f} % at {record['gflops_per_clip']:.4g} GFLOP a view"
             f" | mem {record['peak_memory_gib']:.1f} GiB | bad {record['bad_samples']}"
             f" | digest {record['digest'][:8]}"
         )

@@ -52,6 +52,10 @@ class ClassificationEvaluator:
         """Accuracies in percent. top5 where it says something."""
         return ("top1", *(["top5"] if self.classes > TOP else []), "mean_class")
 
+    @property
+    def sets(self) -> Sequence[EvaluationSet]:
+        return [self.items]
+
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
         """See `Evaluator`. A row of the predictions is a clip: label, likeliest classes, their probabilities."""
         return self.scores(self.classify(module, world, beat=beat), world, predictions=predictions)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import nn
 
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.evaluation import LeftOut as LeftOut  # part of this interface
 from umt_ds.distributed.world import World
 
@@ -51,8 +52,21 @@ class Evaluator(Protocol):
     def metrics(self) -> tuple[str, ...]:
         """The names of its numbers, known before it runs."""
 
+    @property
+    def sets(self) -> Sequence[EvaluationSet]:
+        """All that it looks at."""
+
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
         """Score the module that DeepSpeed wraps (`Task.module`). Raises UmtError on all ranks, or on none.
 
         predictions: also give what was answered for each item.
         """
+
+
+def try_sets(evaluators: Iterable[Evaluator]) -> None:
+    """Look into all sets before a model is made: at the labels and captions of every clip, and at the first clip.
+    Raises DataError as `EvaluationSet.try_records` and `try_first` do."""
+    for evaluator in evaluators:
+        for items in evaluator.sets:
+            items.try_first()
+            items.try_records()

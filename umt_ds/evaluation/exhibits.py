@@ -13,9 +13,9 @@ from torch import Tensor
 
 from umt_ds.errors import UmtError
 from umt_ds.evaluation.evaluator import Scores
+from umt_ds.evaluation.frozen_features import ProbeResult
 from umt_ds.evaluation.masked import MaskedClip
 from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult, RetrievalScores
-from umt_ds.evaluation.probe import ProbeResult
 
 
 @dataclass(frozen=True)

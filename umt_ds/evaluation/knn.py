@@ -5,7 +5,7 @@ Shapes: M held-out clips, N clips that vote, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from umt_ds.classes.matching import ClassMatch
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.distributed.collectives import gather_objects
 from umt_ds.distributed.world import World
 from umt_ds.evaluation.encode import Encode, EncodedSet, encode_set, on_first_rank, place_of
 from umt_ds.evaluation.evaluator import Beat, Scores
+from umt_ds.evaluation.frozen_features import features_of, title
 from umt_ds.evaluation.metrics.knn import NEIGHBOURS, TEMPERATURE, Votes, chance_accuracy, chunks, knn_vote
 from umt_ds.evaluation.metrics.rankme import rankme
-from umt_ds.evaluation.probe import features_of, title
 from umt_ds.evaluation.said import Said, protocol_of, say_left_out, set_protocol
 
 _ENCODER = "module"
@@ -31,6 +32,7 @@ class KnnEvaluator:
     """Satisfies `Evaluator`. encoder_of: features [B,D] by the trained module.
 
     held_out and voters are asked for the same label fields; without any there are no voters, and RankMe is alone.
+    matches: by field, what labels of held-out clips are called by the voters; without one they are called the same.
     about: for the protocol.
     """
 
@@ -38,6 +40,7 @@ class KnnEvaluator:
     held_out: EvaluationSet
     voters: EvaluationSet | None
     encoder_of: Callable[[nn.Module], Encode]
+    matches: Mapping[str, ClassMatch] = field(default_factory=dict)
     neighbours: int = NEIGHBOURS
     temperature: float = TEMPERATURE
     num_workers: int = 0
@@ -54,9 +57,13 @@ class KnnEvaluator:
         """Accuracy in percent for each label, by its name, and `rankme`."""
         return (*map(title, self.fields), "rankme")
 
+    @property
+    def sets(self) -> Sequence[EvaluationSet]:
+        return [self.held_out, *([] if self.voters is None else [self.voters])]
+
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
         """See `Evaluator`. A row of the predictions is a held-out clip: its labels, those voted for, and the share of
-        the votes that each of these had."""
+        the votes that each of these had. Labels are those of the voters' class list."""
         device, precision = place_of(module)
         encode = partial(
             encode_set,
@@ -103,7 +110,8 @@ class KnnEvaluator:
     ) -> tuple[dict[str, tuple[Votes, Tensor]], dict[str, float]]:
         """By label field the votes on the held-out clips with their true labels i64 [M]; by metric the accuracy of
         chance, in percent."""
-        train, test = (features_of(encoded, _ENCODER, self.fields) for encoded in (known, asked))
+        train = features_of(known, _ENCODER, self.fields)
+        test = features_of(asked, _ENCODER, self.fields, self.matches)
         votes, chance = {}, {}
         for label in self.fields:
             vectors, classes = train.labelled(label)

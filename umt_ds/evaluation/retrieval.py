@@ -5,7 +5,7 @@ Shapes: V videos, P vectors of each, T captions of all videos together, C width 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -121,6 +121,10 @@ class RetrievalEvaluator:
     def metrics(self) -> tuple[str, ...]:
         """R@1, R@5, R@10 both ways and their mean, in percent."""
         return (*(f"{way}_r{k}" for way in ("t2v", "v2t") for k in RANKS), "mean")
+
+    @property
+    def sets(self) -> Sequence[EvaluationSet]:
+        return [self.items]
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
         """See `Evaluator`. A row of the predictions is a caption: how many wrong videos come before its own, as a rank

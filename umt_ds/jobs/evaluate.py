@@ -20,7 +20,7 @@ from umt_ds.engine.checkpoint_files import read_checkpoint_weights, require_aver
 from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint, versions
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
-from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
+from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores, try_sets
 from umt_ds.jobs.eval_plan import sets_of
 from umt_ds.jobs.eval_runs import EvalRun
 from umt_ds.jobs.run_scores import RunScores
@@ -48,7 +48,7 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         if job.world.is_first:
             files.check(runs)
             verify_checkpoints(runs)
-        judges = [evaluators_of(run.config, run.classes) for run in runs]
+        judges = judges_of(runs)
         scored = [
             _score(run, evaluators, job, predictions=files.predictions is not None)
             for run, evaluators in zip(runs, judges, strict=True)
@@ -58,6 +58,19 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         about = {"versions": versions(), "device": name_of(job.device), "ranks": job.world.size}
         said = files.write(scored, about)
         return "\n".join([score_text(scored), *said])
+
+
+def try_evaluation(runs: Sequence[EvalRun]) -> None:
+    """What `run_evaluation` does before a model is made, and a look into the sets; nothing is written. Raises UmtError
+    for what would be refused."""
+    log_to_stderr(World.alone())
+    verify_checkpoints(runs)
+    try_sets(evaluator for judges in judges_of(runs) for evaluator in judges)
+
+
+def judges_of(runs: Sequence[EvalRun]) -> list[Sequence[Evaluator]]:
+    """The evaluators of each run. Raises ConfigError and DataError for sets that do not fit it."""
+    return [evaluators_of(run.config, run.classes) for run in runs]
 
 
 def verify_checkpoints(runs: Sequence[EvalRun]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -32,13 +33,12 @@ from umt_ds.jobs.probe_table import ProbedRun, as_json, probe_text
 from umt_ds.tasks.evaluators import percent_trained_on
 from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.kinds import build_task, tokens_of
-from umt_ds.tasks.probing import labels_of, probed_fields, probed_set
+from umt_ds.tasks.probing import labels_of, match_probed, probed_fields, probed_set
 from umt_ds.whole_file import write_whole
 
 log = logging.getLogger("umt_ds")
 
 _FEATURES = "features"  # folder of the cache
-_SCORES = "probes.json"
 _TRAIN, _VAL = "train", "val"
 
 
@@ -65,7 +65,7 @@ class ProbeJob:
 
 
 def run_probes(runs: Sequence[EvalRun], job: ProbeJob) -> str:
-    """Probe the runs one after another, write `probes.json` and give the tables. Raises UmtError."""
+    """Probe the runs one after another, write their scores and give the tables. Raises UmtError."""
     log_to_stderr(World.alone())
     fields = _check(runs, job)
     for run in runs:
@@ -76,9 +76,10 @@ def run_probes(runs: Sequence[EvalRun], job: ProbeJob) -> str:
     places: dict[Path, list[ProbedRun]] = {}
     for one in probed:
         places.setdefault(job.folder_of(one.run), []).append(one)
-    for folder, some in places.items():
-        write_whole(folder / _SCORES, json.dumps(as_json(some, about), indent=1) + "\n")
-    return "\n".join([probe_text(probed), *(f"with all that was tried: {folder / _SCORES}" for folder in places)])
+    files = {folder / _scores_name(some): some for folder, some in places.items()}
+    for file, some in files.items():
+        write_whole(file, json.dumps(as_json(some, about), indent=1) + "\n")
+    return "\n".join([probe_text(probed), *(f"with all that was tried: {file}" for file in files)])
 
 
 def plan_probes(runs: Sequence[EvalRun], job: ProbeJob) -> str:
@@ -89,13 +90,21 @@ def plan_probes(runs: Sequence[EvalRun], job: ProbeJob) -> str:
     return "\n".join(line for run in runs for line in _planned(run, job, fields, device))
 
 
-def _check(runs: Sequence[EvalRun], job: ProbeJob) -> list[str]:
-    """The label fields. What is wrong with the last run is said before hours go into the first."""
+def _scores_name(probed: Sequence[ProbedRun]) -> str:
+    """Of the file with these scores: the same for the same weights, sets, labels and protocol, so that none is lost."""
+    asked = [[one.fingerprint, one.protocol, [field.field for field in one.fields]] for one in probed]
+    return f"probes-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]}.json"
+
+
+def _check(runs: Sequence[EvalRun], job: ProbeJob) -> dict[str, str]:
+    """The label fields, and by what the labels of each are matched. What is wrong with the labels or the last run is
+    said before hours go into the first."""
     fields = probed_fields(job.train, job.val, job.settings.labels)
     verify_checkpoints(runs)
     for run in runs:
         job.folder_of(run)
-    return fields
+    train, val = (probed_set(shards, runs[0].config, job.settings) for shards in (job.train, job.val))
+    return match_probed(fields, train=train, val=val)
 
 
 def _make(folder: Path) -> None:
@@ -147,14 +156,16 @@ def _frozen(run: EvalRun, job: ProbeJob, device: torch.device) -> _Frozen:
     return _Frozen(fingerprint, step, loaded, precision, requests)
 
 
-def _probe(run: EvalRun, job: ProbeJob, fields: Sequence[str], device: torch.device) -> ProbedRun:
+def _probe(run: EvalRun, job: ProbeJob, fields: Mapping[str, str], device: torch.device) -> ProbedRun:
+    """fields: of labels, and by what these are matched."""
     frozen = _frozen(run, job, device)
     found = _features(run, frozen, job)
     train, val = found[_TRAIN], found[_VAL]
     scores = []
     for field in fields:
         probed = {
-            role: ProbedSet(some, labels_of(some.items, frozen.sets[role], field)) for role, some in found.items()
+            role: ProbedSet(some, labels_of([item.labels for item in some.items], frozen.sets[role], field))
+            for role, some in found.items()
         }
         scores.append(score_field(field, **probed, settings=job.settings, device=device, name=run.name))
     contents = {item.content for item in train.items}
@@ -168,6 +179,7 @@ def _probe(run: EvalRun, job: ProbeJob, fields: Sequence[str], device: torch.dev
         tuple(scores),
         {
             **_protocol(frozen, found, job.settings, len(train.items), device),
+            "labels_matched": dict(fields),
             "ema": job.ema,
             "percent_trained_on": percent_trained_on(frozen.sets[_VAL], run.config),
         },
@@ -191,7 +203,7 @@ def _protocol(
     trained = {kind: grid for kind in settings.kinds if (grid := settings.grid_of(kind)) is not None}
     return {
         **sets,
-        "limit": settings.limit,
+        "limit": max((request.asked["limit"] or 0 for request in frozen.requests.values()), default=0) or None,
         "frames": request.frames.text,
         "side": request.side,
         "antialias": request.antialias,
@@ -258,7 +270,7 @@ def bytes_of(clips: int, shape: tuple[int, int]) -> int:
     return clips * width * (2 * tokens + 4)
 
 
-def _planned(run: EvalRun, job: ProbeJob, fields: Sequence[str], device: torch.device) -> Iterator[str]:
+def _planned(run: EvalRun, job: ProbeJob, fields: Mapping[str, str], device: torch.device) -> Iterator[str]:
     settings, frozen = job.settings, _frozen(run, job, device)
     folder = job.folder_of(run) / _FEATURES
     yield f"{run.name}: {run.config.task.summary}"

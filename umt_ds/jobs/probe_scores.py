@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from umt_ds.config.probes import HeadGrid, ProbeKind, ProbeSettings
 from umt_ds.evaluation.evaluator import Beat
+from umt_ds.evaluation.frozen_features import title
 from umt_ds.evaluation.metrics.classification import TOP
 from umt_ds.evaluation.metrics.knn import NEIGHBOURS, TEMPERATURE, Features, knn_accuracy
-from umt_ds.evaluation.probe import title
 from umt_ds.evaluation.probes.features import FrozenFeatures
 from umt_ds.evaluation.probes.heads import AttentiveHead, LinearHead, initialised
 from umt_ds.evaluation.probes.labels import SetLabels, match_labels

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +19,7 @@ from umt_ds.config.effect import without_effect
 from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml, numbers_of
+from umt_ds.data.loader import Loader
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path
 from umt_ds.distributed.alarm import ending_together
@@ -30,7 +33,7 @@ from umt_ds.engine.deepspeed import build_engine
 from umt_ds.engine.evaluations import check_keep_best
 from umt_ds.engine.loop import train
 from umt_ds.engine.manifest import versions
-from umt_ds.engine.protocol import Ended, Task
+from umt_ds.engine.protocol import Ended, Progress, Task
 from umt_ds.engine.report import Report, start_logging
 from umt_ds.engine.restarts import check_restarts, ended_by_watchdog, note_failed_step
 from umt_ds.engine.resume import Resume
@@ -38,6 +41,7 @@ from umt_ds.engine.stop import Stop
 from umt_ds.engine.training_run import TrainingRun
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, ConfigError, DataError, MachineError, NonFiniteError
+from umt_ds.evaluation.evaluator import Evaluator, try_sets
 from umt_ds.tasks.initial import read_initial
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.loader import build_loader
@@ -58,8 +62,8 @@ def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int
         stop = Stop(run, world=job.world, stop_at=config.stop_at)
         watchdog = Watchdog(run, world=job.world, limit_s=config.cadence.watchdog)
         try:
-            failed_before = check_restarts(run, job.world)
-            return _train(config, job, run, stop, watchdog, allow_config_change, failed_before)
+            started = _Started(config, job, run, stop, watchdog, check_restarts(run, job.world))
+            return _train(started, allow_config_change=allow_config_change)
         except NonFiniteError as error:
             if error.step is not None:
                 note_failed_step(run, job.world, error.step)
@@ -74,28 +78,59 @@ def run_training(config: RunConfig, *, allow_config_change: bool = False) -> int
             stop.close()
 
 
-def _train(
-    config: RunConfig,
-    job: Job,
-    run: Path,
-    stop: Stop,
-    watchdog: Watchdog,
-    allow_config_change: bool,
-    failed_before: frozenset[int],
-) -> int:
+@dataclass(frozen=True)
+class _Started:
+    """What stands before a run begins: its job and folder, and what ends it from outside. failed_before: steps that
+    became no number in earlier starts."""
+
+    config: RunConfig
+    job: Job
+    folder: Path
+    stop: Stop
+    watchdog: Watchdog
+    failed_before: frozenset[int]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of, before DeepSpeed and a checkpoint fill it."""
+
+    settings: dict[str, Any]  # of DeepSpeed
+    plan: RunPlan
+    evaluators: Sequence[Evaluator]
+    loader: Loader
+    task: Task
+    store: CheckpointStore
+    resume: Resume
+
+
+def _train(run: _Started, *, allow_config_change: bool) -> int:
+    """The exit code."""
+    parts = _build(run, allow_config_change=allow_config_change)
+    sentence = _load_initial(parts.task, run.config, parts.resume)
+    _write_facts(run.folder, run.config, parts.plan, parts.settings, run.job)
+    _announce(run.config, run.job, parts.plan, parts.settings, sentence)
+    # workers start before DeepSpeed does: a fork copies less, and the first batch is ready with the engine
+    parts.loader.start(parts.resume.progress.step)
+    ended, progress = _run_loop(run, parts)
+    log.info("%s at step %d of %d: %s", ended.value, progress.step, parts.plan.total_steps, run.folder)
+    return EXIT_DONE if ended is Ended.FINISHED else EXIT_STOPPED
+
+
+def _build(run: _Started, *, allow_config_change: bool) -> _Parts:
+    """All ranks make the same parts, or none."""
+    config, job = run.config, run.job
     settings = load_deepspeed_json(config.engine)
     precision = precision_of(settings)
     plan = plan_run(config, world=job.world.size, num_samples=count_samples(config, wait=True))
-    judged = config.model_copy(update={"evaluation": config.evaluations_in_training})
-    evaluators = evaluators_of(judged) if config.cadence.evaluate else ()
-    check_keep_best(config.cadence.keep_best, evaluators)
+    evaluators = evaluators_in_training(config)
     loader = build_loader(config, plan, job.world, device=job.device)
     task = build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
     fingerprints = {**{f"data.{k}": v for k, v in loader.fingerprints.items()}, **task.fingerprints}
-    in_step = {**fingerprints, **cadence_of(config), **(evaluated_by(judged) if evaluators else {})}
+    in_step = {**fingerprints, **cadence_of(config), **(evaluated_by(_judged(config)) if evaluators else {})}
     refuse_mixed_experiments({**numbers_of(config), "precision": precision, **in_step}, job.world)
     store = CheckpointStore(
-        run,
+        run.folder,
         world=job.world,
         config=config,
         fingerprints=fingerprints,
@@ -104,42 +139,65 @@ def _train(
         classes=task.classes,
     )
     resume = store.plan_resume(allow_config_change=allow_config_change)
-    sentence = _load_initial(task, config, resume)
-    _write_facts(run, config, plan, settings, job)
-    _announce(config, job, plan, precision, zero_stage_of(settings), sentence)
-    # workers start before DeepSpeed does: a fork copies less, and the first batch is ready with the engine
-    loader.start(resume.progress.step)
-    engine = build_engine(task, config, plan, settings)
+    return _Parts(settings, plan, evaluators, loader, task, store, resume)
+
+
+def _run_loop(run: _Started, parts: _Parts) -> tuple[Ended, Progress]:
+    """DeepSpeed around the module, the state of a checkpoint into it, and all steps. How it ended, and where."""
+    config, job = run.config, run.job
+    engine = build_engine(parts.task, config, parts.plan, parts.settings)
     report = Report(
-        run, world=job.world, device=job.device, config=config, plan=plan, flops_per_view=task.flops_per_view
+        run.folder,
+        world=job.world,
+        device=job.device,
+        config=config,
+        plan=parts.plan,
+        flops_per_view=parts.task.flops_per_view,
     )
     try:
-        progress = store.load(engine, resume)
+        progress = parts.store.load(engine, parts.resume)
         training_run = TrainingRun(
-            task=task,
+            task=parts.task,
             engine=engine,
-            loader=loader,
-            store=store,
+            loader=parts.loader,
+            store=parts.store,
             report=report,
-            stop=stop,
-            watchdog=watchdog,
+            stop=run.stop,
+            watchdog=run.watchdog,
             world=job.world,
-            plan=plan,
+            plan=parts.plan,
             cadence=config.cadence,
             seed=config.seed,
             ahead=config.engine.ahead,
-            evaluators=evaluators,
+            evaluators=parts.evaluators,
             judged_by_average=judged_by_average(config),
-            starts_from_weights=resume.folder is None and config.init.weights is not None,
-            failed_before=failed_before,
+            starts_from_weights=parts.resume.folder is None and config.init.weights is not None,
+            failed_before=run.failed_before,
         )
-        ended, progress = train(training_run, progress)
+        return train(training_run, progress)
     finally:
-        loader.close()
+        parts.loader.close()
         report.close()
         engine.close()
-    log.info("%s at step %d of %d: %s", ended.value, progress.step, plan.total_steps, run)
-    return EXIT_DONE if ended is Ended.FINISHED else EXIT_STOPPED
+
+
+def _judged(config: RunConfig) -> RunConfig:
+    """The run with the evaluations alone that are made while it trains."""
+    return config.model_copy(update={"evaluation": config.evaluations_in_training})
+
+
+def evaluators_in_training(config: RunConfig) -> Sequence[Evaluator]:
+    """What judges a run while it trains. Raises ConfigError and DataError for sets that do not fit it, and for a metric
+    to keep the best by that none of them has."""
+    evaluators = evaluators_of(_judged(config)) if config.cadence.evaluate else ()
+    check_keep_best(config.cadence.keep_best, evaluators)
+    return evaluators
+
+
+def try_evaluations(config: RunConfig) -> None:
+    """A look into the sets of a run that it would meet after hours. Raises as `evaluators_in_training` and `try_sets`
+    do."""
+    try_sets(evaluators_in_training(config))
 
 
 def cadence_of(config: RunConfig) -> dict[str, object]:
@@ -199,7 +257,7 @@ def _open_folder(config: RunConfig, job: Job) -> Path:
     return run
 
 
-def _write_facts(run: Path, config: RunConfig, plan: RunPlan, settings: dict[str, object], job: Job) -> None:
+def _write_facts(run: Path, config: RunConfig, plan: RunPlan, settings: dict[str, Any], job: Job) -> None:
     """RUN/config.yaml and RUN/deepspeed.json: what this run really runs with."""
     if not job.world.is_first:
         return
@@ -216,7 +274,7 @@ def _write_facts(run: Path, config: RunConfig, plan: RunPlan, settings: dict[str
             ) from error
 
 
-def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage: int, sentence: str) -> None:
+def _announce(config: RunConfig, job: Job, plan: RunPlan, settings: dict[str, Any], sentence: str) -> None:
     log.info("run %s in %s", config.name, config.folder)
     log.info("%s", ", ".join(f"{name} {number}" for name, number in versions().items()))
     log.info(
@@ -224,8 +282,8 @@ def _announce(config: RunConfig, job: Job, plan: RunPlan, precision: str, stage:
         job.world.size,
         job.device.type,
         torch.cuda.get_device_name(job.device) if job.device.type == "cuda" else "gloo",
-        precision,
-        stage,
+        precision_of(settings),
+        zero_stage_of(settings),
         plan.draws_per_step,
         plan.micro,
         plan.world,

@@ -38,8 +38,8 @@ def key_numbers(config: RunConfig, history: History) -> Rows:
         ("progress", f"step {last['step']}, epoch {number_in(last, 'epoch'):g}, {_logged(last, 'draws')} clips drawn, "
                      f"{len(history.resumed_at) + 1} attempt(s)"),
         *_losses(history),
-        ("speed", f"{_median(history, 'clips_per_s'):.1f} clips/s (median), "
-                  f"{number_in(last, 'gflops_per_clip'):g} GFLOP a clip, waiting for data "
+        ("speed", f"{_median(history, 'clips_per_s'):.1f} views/s (median), "
+                  f"{number_in(last, 'gflops_per_clip'):g} GFLOP a view, waiting for data "
                   f"{_median(history, 'data_stall_percent'):.1f} % (median)"),
         *_slowest_rank(history),
         ("faults", f"{_logged(last, 'bad_samples')} draws showed a substitute, "

@@ -27,7 +27,7 @@ _TITLES = {
     "loss": "loss",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
-    "clips_per_s": "clips a second",
+    "clips_per_s": "views a second",
     "data_stall_percent": "waiting for data, %",
     "peak_memory_gib": "peak memory, GiB",
 }

@@ -14,8 +14,8 @@ from umt_ds.data.shards.records import load_manifest
 from umt_ds.engine.best import read_best
 from umt_ds.errors import CheckpointError, MachineError
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NamedClips, NotMade, Remark, Retrieved
+from umt_ds.evaluation.frozen_features import ProbeResult
 from umt_ds.evaluation.metrics.retrieval import RetrievalScores
-from umt_ds.evaluation.probe import ProbeResult
 from umt_ds.report.classes import MOST_DRAWN, accuracy_rows, class_rows, confused_pairs, confusion_as_json
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
 from umt_ds.report.history import History, ScorePoint, read_history

@@ -9,20 +9,19 @@ from typing import Any
 
 from torch import nn
 
-from umt_ds.classes import first_difference
+from umt_ds.classes.matching import ClassMatch
 from umt_ds.config.data import SourceConfig
 from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.order.views import FrameRule
-from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.storage import as_path, is_local
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.collectives import broadcast_object, is_first_rank
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.encode import Encode
+from umt_ds.evaluation.frozen_features import label_fields, labels_found, match_sets
 from umt_ds.evaluation.knn import KnnEvaluator
-from umt_ds.evaluation.probe import label_fields, labels_found
 from umt_ds.tasks.sources import build_cache, first_clips, shards_of
 
 log = logging.getLogger("umt_ds")
@@ -55,15 +54,18 @@ def knn_evaluator(
         )
 
     held_out = evaluation_set(name, shards, request(needs_labels=True), settings, run)
-    voters = None
+    voters, matches = None, {}
     if fields:  # a clip without a label does not vote, which is no fault of it
         voters = evaluation_set(name, _voters(name, settings, run), request(needs_labels=False), settings, run)
+        matches = _matches(name, fields, voters=voters, held_out=held_out)
     about: dict[str, Any] = {"features": features}
+    about |= {"labels_matched": {field: match.way for field, match in matches.items()}} if matches else {}
     return KnnEvaluator(
         name,
         held_out,
         voters,
         encoder_of,
+        matches,
         neighbours=settings.neighbours,
         temperature=settings.temperature,
         num_workers=run.data.workers,
@@ -131,7 +133,7 @@ def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) ->
                     hint=f"fields with whole numbers there: {', '.join(found) or 'none'}; without labels "
                     f"(leave {at}.labels out) there is RankMe",
                 )
-        return _of_one_class_list(at, settings.labels, shards, _voters(name, settings, run)), None
+        return settings.labels, None
     fields = label_fields(shards)
     if not fields:
         return (), _remark(at, f"the clips of {shards} have no labels: no kNN accuracy, RankMe alone")
@@ -143,21 +145,20 @@ def _labels(name: str, settings: KnnEvaluation, run: RunConfig, shards: Path) ->
         return (), _remark(at, f"{why}: no kNN accuracy, RankMe alone")
     lacking = [repr(field) for field in fields if field not in known]
     why = f"the clips of {voters}, which vote, have no label {', '.join(lacking)}: no kNN accuracy of it"
-    return _of_one_class_list(at, both, shards, voters), _remark(at, why) if lacking else None
+    return both, _remark(at, why) if lacking else None
 
 
-def _of_one_class_list(at: str, fields: Sequence[str], shards: Path, voters: Path) -> Sequence[str]:
-    """The fields. Raises ConfigError where a label is one class in a set, and another one in the other."""
-    asked, known = (load_manifest(one).class_lists for one in (shards, voters))
-    for field in fields:
-        if (unlike := first_difference(asked.get(field, ()), known.get(field, ()))) is not None:
-            number, here, there = unlike
-            raise ConfigError(
-                f"{at}: {field} {number} is {here!r} in {shards}, and {there!r} in {voters}, whose clips vote: their "
-                "class lists differ",
-                hint=f"{at}.voters=SHARDS names labelled shards of the same class list",
-            )
-    return fields
+def _matches(
+    name: str, fields: Sequence[str], *, voters: EvaluationSet, held_out: EvaluationSet
+) -> dict[str, ClassMatch]:
+    """As `match_sets`, but a class of held-out clips that is none of those that vote is a ConfigError."""
+    try:
+        return match_sets(fields, known=voters, asked=held_out)
+    except DataError as error:
+        raise ConfigError(
+            f"evaluation.{name}: {error.what}, whose clips vote",
+            hint=f"evaluation.{name}.voters=SHARDS names labelled shards of the same classes",
+        ) from error
 
 
 def _remark(at: str, remark: str) -> str:

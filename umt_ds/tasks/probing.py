@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from umt_ds.classes import are_names, k710_spelling
+from umt_ds.classes import are_names
 from umt_ds.config.probes import ProbeSettings
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ItemInfo, middle_frames
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.shards.storage import is_local
 from umt_ds.errors import ConfigError, DataError
-from umt_ds.evaluation.probe import label_fields, labels_found
-from umt_ds.evaluation.probes.labels import SetLabels
+from umt_ds.evaluation.frozen_features import label_fields, labels_found
+from umt_ds.evaluation.probes.labels import SetLabels, match_labels
 from umt_ds.tasks.sources import build_cache
+
+log = logging.getLogger("umt_ds")
 
 
 def probed_fields(train: Path, val: Path, asked: Sequence[str]) -> list[str]:
@@ -41,6 +44,19 @@ def probed_fields(train: Path, val: Path, asked: Sequence[str]) -> list[str]:
     return both
 
 
+def match_probed(fields: Sequence[str], *, train: EvaluationSet, val: EvaluationSet) -> dict[str, str]:
+    """By what the labels of each field are matched in both sets (`ClassMatch.way`), by the json of all clips. Logs what
+    nobody can check. Raises DataError as `match_labels` and `EvaluationSet.try_records` do."""
+    of_train, of_val = train.try_records(), val.try_records()
+    ways = {}
+    for field in fields:
+        match = match_labels(field, labels_of(of_train, train, field), labels_of(of_val, val, field))
+        ways[field] = match.way
+        if match.warning is not None:
+            log.warning("%s", match.warning)
+    return ways
+
+
 def probed_set(shards: Path, run: RunConfig, settings: ProbeSettings) -> EvaluationSet:
     """The clips of a set as the run's encoder sees them: its number of frames and its side, the middle frames, the
     centre. With all labels that the first clips have, so that what is stored of them serves every probe."""
@@ -58,10 +74,10 @@ def probed_set(shards: Path, run: RunConfig, settings: ProbeSettings) -> Evaluat
     )
 
 
-def labels_of(items: Sequence[ItemInfo], clips: EvaluationSet, field: str) -> SetLabels:
-    """The labels in one field of the clips that could be read, with the names of the classes where the set has some: a
-    set that was made of bare numbers calls its classes 0, 1, … The spellings of the Kinetics sets are one class."""
+def labels_of(labels: Sequence[Sequence[int]], clips: EvaluationSet, field: str) -> SetLabels:
+    """The labels in one field, with the names of the classes where the set has some: one that was made of bare numbers
+    calls its classes 0, 1, … labels: of each clip those in all fields that are asked for."""
     place = list(clips.request.label_fields).index(field)
     listed = clips.manifest.class_lists.get(field, ())
-    names = tuple(map(k710_spelling, listed)) if are_names(listed) else ()
-    return SetLabels(str(clips.shards), torch.tensor([item.labels[place] for item in items]), names)
+    names = tuple(listed) if are_names(listed) else ()
+    return SetLabels(str(clips.shards), torch.tensor([of_clip[place] for of_clip in labels]), names)

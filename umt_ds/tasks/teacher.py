@@ -96,11 +96,6 @@ def place_teacher(teacher: Teacher, config: TeacherConfig, *, device: torch.devi
 
 def common_grid(image_size: int, patch: int, teacher: Teacher) -> tuple[int, int]:
     """Patches per column and row, the same for student and teacher."""
-    if image_size % patch:
-        raise ConfigError(
-            f"task.student.image_size={image_size} is not a multiple of {patch}, the side of its patches",
-            hint=f"task.student.image_size={max(1, round(image_size / patch)) * patch}",
-        )
     side = image_size // patch
     if teacher.grid != (side, side):
         wanted = teacher.size.patch * side

@@ -80,6 +80,10 @@ class Accuracy:
     digits: int
     metrics: tuple[str, ...] = ("accuracy",)
 
+    @property
+    def sets(self) -> Sequence[EvaluationSet]:
+        return [self.items]
+
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
         assert isinstance(module, ToyModule)
 

@@ -134,13 +134,18 @@ def test_noise_has_labels_of_two_classes() -> None:
 
 
 def test_the_twin_of_recognition_has_our_loss_on_the_same_mixed_clips() -> None:
-    task, config = classifier_task("batch.global=4", "batch.micro=4", "task.mixing.group=8", "task.head_scale=1")
+    task, config = classifier_task("batch.global=4", "batch.micro=4", "task.mixing.group=8")
     source = shown_clips(config)
     origin = ParityStart.of(task, config, source, CPU)
     twin = origin.reference_step(task, config, CPU, precision="fp32")
     assert isinstance(twin, PlainRecognitionStep)
     ready = twin.ready(next(source.micro_batches(0)))
     assert twin.evaluate(ready, origin.drawn) == pytest.approx(origin.loss, abs=1e-5)
+    weight = twin.student.get_parameter("blocks.0.attn.proj.weight")
+    for factor, is_same in ((3, False), (1 / 3, True)):
+        with torch.no_grad():
+            weight.mul_(factor)
+        assert (abs(twin.evaluate(ready, origin.drawn) - origin.loss) < 1e-4) == is_same, "another body, another loss"
     assert twin.step(ready, 1e-3) == pytest.approx(math.log(8), abs=0.2)
 
 

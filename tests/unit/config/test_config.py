@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umt_ds.config.batching import accumulation_of, plan_run
+from umt_ds.config.data import DataConfig
 from umt_ds.config.deepspeed_json import load_deepspeed_json
 from umt_ds.config.key_paths import flatten
-from umt_ds.config.load import CONFIGS, load_run, parse_override, run_names
+from umt_ds.config.load import CONFIGS, TABLES, load_run, parse_override, run_names
+from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml, config_hash, diff_lines, numbers_of
 from umt_ds.errors import EXIT_BAD_CONFIG, ConfigError
 
@@ -97,6 +99,56 @@ def test_a_schedule_in_steps_replaces_one_in_epochs_and_the_other_way_round(tmp_
     with pytest.raises(ConfigError, match="schedule: give epochs"):
         load_run(run, ["schedule.warmup_epochs=1"])
     assert load_run(run, ["schedule=null", "schedule.steps=3"]).schedule.steps == 3
+
+
+KNN = {"kind": "knn", "shards": "/val"}
+
+
+def judged_by(run: str, *overrides: str) -> list[str]:
+    return sorted(load_run(run, overrides).evaluation)
+
+
+def test_null_drops_an_inherited_evaluation_or_all_of_them(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.yaml", SMALL, evaluation={"val": KNN, "test": KNN})
+    assert judged_by(base) == ["test", "val"]
+    assert judged_by(base, "evaluation.val=null") == ["test"]
+    assert judged_by(base, "evaluation=null") == []
+    assert judged_by(base, "evaluation.val=null", "evaluation.val={kind: knn, shards: /other}") == ["test", "val"]
+    heir = {"extends": ["base"], "evaluation": {"val": None}}
+    assert judged_by(write(tmp_path / "heir.yaml", heir)) == ["test"]
+    assert judged_by(write(tmp_path / "alone.yaml", {"extends": ["base"], "evaluation": None})) == []
+
+
+def test_null_drops_an_inherited_source(tmp_path: Path) -> None:
+    sources = {"a": {"shards": "/a"}, "b": {"shards": "/b"}}
+    base = write(tmp_path / "base.yaml", SMALL, data={"sources": sources})
+    assert list(load_run(base, ["data.sources.a=null"]).data.sources) == ["b"]
+    with pytest.raises(ConfigError, match=r"data\.sources"):
+        load_run(base, ["data.sources=null"])
+
+
+def test_what_is_not_there_cannot_be_dropped(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.yaml", SMALL, evaluation={"val": KNN})
+    said = r"evaluation\.vall: .* no vall \(in override 'evaluation.vall=null'\)"
+    with pytest.raises(ConfigError, match=said) as raised:
+        load_run(base, ["evaluation.vall=null"])
+    assert raised.value.hint == "there is val"
+
+
+def test_a_table_of_names_is_one_of_those_whose_entries_can_be_dropped() -> None:
+    fields = {**RunConfig.model_fields, **{f"data.{name}": one for name, one in DataConfig.model_fields.items()}}
+    assert {name for name, one in fields.items() if get_origin(one.annotation) is dict} == set(TABLES)
+
+
+def test_an_empty_mapping_is_told_what_drops_and_what_changes(small: str) -> None:
+    for key, hint in {
+        "evaluation": "evaluation=null drops what is inherited",
+        "evaluation.val": "evaluation.val=null drops what is inherited",
+        "optim": "say what changes: optim.KEY=VALUE",
+    }.items():
+        with pytest.raises(ConfigError, match="changes nothing") as raised:
+            load_run(small, [f"{key}={{}}"])
+        assert raised.value.hint == hint
 
 
 # ---------------------------------------------------------------- YAML

@@ -55,7 +55,7 @@ def test_a_wrong_value_is_told_with_what_may_stand_there(override: str, said: st
 def test_an_evaluation_that_the_task_cannot_be_judged_by_is_refused(run: str, kind: str, said: str) -> None:
     error = error_of(run, f"evaluation.mine={{kind: {kind}, shards: a}}")
     assert error.what == f"evaluation.mine.kind: {said}"
-    assert error.hint == "leave evaluation.mine away"
+    assert error.hint == "leave evaluation.mine away; an inherited one is dropped by evaluation.mine=null"
 
 
 def test_a_task_without_its_kind_is_told_to_name_it(tmp_path: Path) -> None:

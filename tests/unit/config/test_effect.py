@@ -66,6 +66,10 @@ SAID = [
     ("demo/stage1", ["cadence.max_skipped=2", "engine.deepspeed=zero2_fp16.json"], "cadence.max_skipped"),
     ("demo/teacher", ["cadence.evaluate=10"], "cadence.evaluate"),
     ("demo/stage1", ["cadence.evaluate=0"], "evaluation"),
+    ("demo/recognition", ["task.mixing.prob=0"], "task.mixing"),
+    ("demo/recognition", ["task.mixing={switch: 0, cutmix: 0.5}"], "task.mixing.cutmix"),
+    ("demo/recognition", ["task.mixing={switch: 1, mixup: 0.5}"], "task.mixing.mixup"),
+    ("demo/recognition", ["task.mixing={cutmix: 0, switch: 1}"], "task.mixing.switch"),
 ]
 
 
@@ -97,6 +101,7 @@ def test_what_only_a_gpu_does_is_said_on_cpus() -> None:
         ("demo/stage1", ["cadence.max_skipped=2"], "cadence.max_skipped"),
         ("demo/stage1", [KNN, "cadence.evaluate=10"], "cadence.evaluate"),
         ("demo/stage1", [KNN, "cadence.evaluate=10"], "evaluation"),
+        ("demo/recognition", ["task.mixing.switch=0.1"], "task.mixing.cutmix"),
         ("demo/stage1", ["data.sources.more={shards: x, weight: 1}", "data.sources.demo.weight=2"],
          "data.sources.demo.weight"),
     ],
@@ -161,13 +166,15 @@ REFUSED = [
     ("demo/stage2", "task.vtc.temperature=0.9", "temperature"),
     ("demo/stage2", "task.vtc.bounds=[0.1, 0.5]", "temperature"),
     ("demo/stage1", "optim.min_lr=1", "optim.min_lr"),
+    ("demo/recognition", "optim={warmup_lr: 1e-6, lr: 1e-3}\nschedule.warmup_steps=0", "optim.warmup_lr"),
+    ("recognition/b16_k400", "schedule={steps: 100}", "optim.warmup_lr: there is no warm-up .*schedule.warmup_steps"),
 ]
 
 
 @pytest.mark.parametrize(("name", "override", "key"), REFUSED)
 def test_what_cannot_be_meant_is_refused(name: str, override: str, key: str) -> None:
     with pytest.raises(ConfigError, match=key):
-        load_run(name, [override])
+        load_run(name, override.split("\n"))
 
 
 def test_draws_of_a_stream_cannot_be_skipped() -> None:

@@ -115,7 +115,7 @@ def test_a_step_that_a_stop_logs_says_nothing_of_waits_that_were_not_told(
     with caplog.at_level(logging.INFO, "umt_ds"):
         log_step(report, 2, times=None)
     assert not {"data_stall_percent", "slowest_rank"} & json.loads(lines(tmp_path)[0]).keys()
-    assert "clips/s, 10.0 a device | mfu" in caplog.text
+    assert "views/s, 10.0 a device | mfu" in caplog.text
 
 
 def test_a_step_is_on_disk_when_it_is_logged(tmp_path: Path, report: Report) -> None:
@@ -133,12 +133,12 @@ def test_the_console_line_tells_losses_rate_and_speed(report: Report, caplog: py
         "step 3/100",
         "loss 0.5000 (uta 0.2500)",
         "lr 1.00e-03",
-        "20.0 clips/s",
+        "20.0 views/s",
         "data 25 %",
         "mfu 2 %",
         "draws",
         "bad",
-        "GFLOP a clip",
+        "GFLOP a view",
     ):
         assert fact in line
 

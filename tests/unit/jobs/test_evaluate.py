@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import logging
 import re
@@ -21,11 +20,14 @@ from tests.support.shards import write_shards
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.eval import command
 from umt_ds.config.run import RunConfig
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.distributed.job import start_job
 from umt_ds.engine.best import Best, judge
 from umt_ds.environment import RANK_VARIABLES
 from umt_ds.errors import CheckpointError, ConfigError, DataError, MachineError, UmtError, WeightsError
 from umt_ds.evaluation.evaluator import LeftOut
+from umt_ds.evaluation.frozen_features import pooled_student
+from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.jobs import evaluate
 from umt_ds.jobs.eval_runs import find_runs
 from umt_ds.models.vit import VideoViT
@@ -45,9 +47,7 @@ def group() -> Iterator[None]:
         with start_job():
             for name in RANK_VARIABLES:
                 patch.delenv(name)
-            gc.freeze()  # a job collects garbage at its end, and looks at all that the libraries made
             yield
-            gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -325,8 +325,21 @@ def test_a_dry_run_says_what_would_be_evaluated(tmp_path: Path) -> None:
     assert f"voters {tmp_path / 'train'}, 9 of 9 items, 1 view each (2 frames of 16 px); 5 forward passes" in voters
     assert voters.endswith("5 forward passes of 2, 3 on each of 2 ranks")
     assert f"shards {tmp_path / 'val'}, 10 of 11 items" in asked
-    averaged = umt_eval(run, "optim.ema_decay=0.9", "evaluation.val.ema=true", "--dry-run").stdout
-    assert "  val (knn, averaged weights): shards" in averaged
+
+
+def test_a_dry_run_refuses_what_an_evaluation_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train", "val"):
+        write_shards(tmp_path / name, (5,))
+    run = tiny_run(tmp_path, "evaluation.val.kind=knn", f"evaluation.val.shards={tmp_path / 'val'}")
+    averaged = refused(run, "optim.ema_decay=0.9", "evaluation.val.ema=true", "--dry-run")
+    assert "holds no averaged weights" in averaged.what
+    strange = ClipRequest(middle_frames(2), 16, label_fields=["label"], num_classes=2)
+
+    def judges(config: RunConfig, classes: Sequence[str] = ()) -> list[Any]:
+        return [KnnEvaluator("val", EvaluationSet(tmp_path / "val", strange, batch_size=2), None, pooled_student)]
+
+    monkeypatch.setattr(evaluate, "evaluators_of", judges)
+    assert "label=2, and the model has classes 0 to 1" in refused(run, "--dry-run").what
 
 
 def test_a_dry_run_counts_the_views_of_a_clip(tmp_path: Path) -> None:

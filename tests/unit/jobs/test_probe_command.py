@@ -88,6 +88,12 @@ def refused(*words: object) -> UmtError:
     return error
 
 
+def scores_in(folder: Path) -> Any:
+    """The runs of the only file with scores."""
+    (file,) = folder.glob("probes-*.json")
+    return json.loads(file.read_text())["runs"]
+
+
 # ---------------------------------------------------------------- what it does
 
 
@@ -98,7 +104,7 @@ def test_three_probes_make_a_table_and_a_file_that_says_how(run: Path, sets: Pat
     assert table[0] == "2 classes; 8 clips, probes trained on 18"
     assert [line.split()[1] for line in table[2:5]] == ["knn", "linear", "attentive"]
     assert table[5].split()[-1] == "50.00"
-    (found,) = json.loads((tmp_path / "probes.json").read_text())["runs"]
+    (found,) = scores_in(tmp_path)
     (label,) = found["labels"]
     assert (label["field"], label["classes"], label["items"], label["train"]) == ("label", ["0", "1"], 8, 18)
     assert label["chance"] == 50.0
@@ -124,11 +130,27 @@ def test_a_second_call_makes_no_pass_and_finds_the_same(
     assert passes == [], "the mean lies beside the tokens"
 
 
+def test_scores_of_other_sets_or_probes_are_kept_beside_each_other(run: Path, sets: Path, tmp_path: Path) -> None:
+    for words in (on(sets), on(sets, val="train"), on(sets), (*on(sets), "--limit", 7)):
+        assert umt_probe(run, *words, "-o", tmp_path, "--kinds", "knn").exit_code == 0
+    found = [json.loads(file.read_text())["runs"][0]["protocol"] for file in tmp_path.glob("probes-*.json")]
+    names = sorted(f"{Path(one['val']['shards']).name} {one['limit']}" for one in found)
+    assert names == ["train None", "val 7", "val None"]
+
+
+def test_a_limit_above_the_size_of_a_set_is_no_limit(run: Path, sets: Path, tmp_path: Path, passes: list[int]) -> None:
+    assert umt_probe(run, *on(sets), "-o", tmp_path, "--kinds", "knn").exit_code == 0
+    passes.clear()
+    assert umt_probe(run, *on(sets), "-o", tmp_path, "--kinds", "knn", "--limit", 1000).exit_code == 0
+    assert passes == []
+    assert len(scores_in(tmp_path)) == 1
+
+
 def test_features_and_scores_are_kept_in_the_run_where_no_place_is_named(tmp_path: Path, sets: Path) -> None:
     config = make_config(tmp_path, "data.workers=0")
     checkpoint = add_checkpoint(write_run(config), config)
     assert umt_probe(checkpoint, *on(sets), "--kinds", "knn").exit_code == 0
-    assert (config.folder / "probes" / "probes.json").is_file()
+    assert len(scores_in(config.folder / "probes")) == 1
     assert len(list((config.folder / "probes" / "features").iterdir())) == 2
 
 
@@ -141,7 +163,7 @@ def test_runs_side_by_side_share_a_table_and_seeds_give_a_deviation(run: Path, s
     assert [line.split()[0] for line in ended.stdout.splitlines()[2:4]] == [str(run), str(other)]
     assert "the mean of 2 seeds" in ended.stdout
     assert "not alike: weights is" in ended.stdout
-    for one in json.loads((tmp_path / "out" / "probes.json").read_text())["runs"]:
+    for one in scores_in(tmp_path / "out"):
         (probe,) = one["labels"][0]["probes"]
         assert len(probe["seeds"]) == 2
         assert probe["deviation_of_seeds"] is not None
@@ -197,13 +219,14 @@ def test_the_standard_error_is_that_of_a_share() -> None:
     ids=["no labels", "no labels in val", "one class", "unknown class"],
 )
 def test_labels_that_cannot_be_probed_are_one_error(
-    run: Path, tmp_path: Path, train: Any, val: Any, words: str
+    run: Path, tmp_path: Path, passes: list[int], train: Any, val: Any, words: str
 ) -> None:
     write_shards(tmp_path / "train", (4,), members=train)
     write_shards(tmp_path / "val", (4,), members=val)
     error = refused(run, *on(tmp_path), "-o", tmp_path / "out", "--kinds", "knn")
     assert isinstance(error, DataError)
     assert re.fullmatch(words, error.what), error.what
+    assert passes == [], "nothing was computed before"
 
 
 def test_a_label_that_a_set_lacks_is_answered_with_those_that_it_has(run: Path, sets: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from umt_ds.tasks.kinds import cost_of
         (
             "stage1/b16_k710",
             "task.student.image_size=225",
-            "task.student.image_size=225 is not a multiple of 16, the side of its patches",
+            "the encoder's image_size=225 is not a multiple of 16, the side of its patches",
         ),
         (
             "stage1/b16_k710",

@@ -107,6 +107,12 @@ def test_a_set_of_one_class_is_refused(tmp_path: Path, name: str) -> None:
         head_classes(recognition_run(one=a_set(tmp_path / "1", (name,))))
 
 
+def test_a_class_list_that_names_a_class_twice_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    twice = a_set(tmp_path / "1", ("archery", "biking", "archery"))
+    with pytest.raises(ConfigError, match=r"data.sources.one: .*: classes 0 and 2 of its .* are both 'archery'"):
+        head_classes(recognition_run("task.classes=3", one=twice))
+
+
 def test_nobody_says_how_many_classes_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"task.classes: nobody says .*: data.sources.one: .* has no class list"):
         head_classes(recognition_run(one=a_set(tmp_path / "1", ())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.errors import ConfigError, DataError, NonFiniteError
 from umt_ds.evaluation.encode import ALONE, no_beat
-from umt_ds.evaluation.evaluator import Scores
+from umt_ds.evaluation.evaluator import Scores, try_sets
 from umt_ds.tasks.kinds import evaluators_of
 from umt_ds.tasks.recognition.task import RecognitionModule
 
@@ -83,7 +83,7 @@ def test_top5_is_among_the_numbers_where_there_are_more_than_five_classes(tmp_pa
     assert found.protocol["class_list"] == "not checked: the labels of the training sets have no names"
 
 
-def test_a_class_list_that_nobody_can_check_is_called_that(tmp_path: Path) -> None:
+def test_a_class_list_that_nobody_can_check_is_called_that(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train = a_set(tmp_path / "train")
     lists = [
         score(run_on(train, a_set(tmp_path / name, names=names))).protocol["class_list"]
@@ -91,6 +91,8 @@ def test_a_class_list_that_nobody_can_check_is_called_that(tmp_path: Path) -> No
     ]
     assert len(lists[0]) == 16
     assert lists[1] == f"{lists[0]}, not checked: the set does not name its classes"
+    (said,) = [record.getMessage() for record in caplog.records if "matched by number" in record.getMessage()]
+    assert f"in them and in the head: evaluation.val.shards: {tmp_path / 'none'}" in said
 
 
 def test_a_protocol_says_what_one_needs_to_repeat_a_score(tmp_path: Path) -> None:
@@ -104,6 +106,21 @@ def test_a_protocol_says_what_one_needs_to_repeat_a_score(tmp_path: Path) -> Non
     assert protocol["ties"] == "of equally likely classes the right one comes last"
     assert protocol["chance"] == {"top1": 40.0}, "two of five clips are of the most common class"
     assert protocol["percent_trained_on"] == {"demo": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (lambda n: 3 if n == 4 else n % 3, "clip clip-0004 has label=3, and the model has classes 0 to 2"),
+        (lambda n: n if n < 3 else None, "2 of 5 clips cannot be scored: clip-0003 "),
+    ],
+)
+def test_labels_that_no_score_comes_of_are_found_without_a_model(
+    tmp_path: Path, label: Callable[[int], int | None], said: str
+) -> None:
+    run = run_on(a_set(tmp_path / "train"), a_set(tmp_path / "val", label=label))
+    with pytest.raises(DataError, match=said):
+        try_sets(evaluators_of(run))
 
 
 def test_a_clip_without_a_label_is_left_out_with_its_reason(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from umt_ds.data.shards.records import load_manifest
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.encode import ALONE, no_beat
 from umt_ds.evaluation.evaluator import Scores
+from umt_ds.evaluation.frozen_features import pooled_student, probe_all
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.evaluation.metrics.retrieval import retrieval_scores
-from umt_ds.evaluation.probe import pooled_student, probe_all
 from umt_ds.evaluation.retrieval import RetrievalEvaluator
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.stage1.task import Stage1Module
@@ -144,23 +144,47 @@ def test_a_label_that_the_voters_lack_is_not_voted_on_and_that_is_said(
     assert len(warnings(caplog)) == 1
 
 
-def test_voters_of_another_class_list_are_refused(tmp_path: Path) -> None:
-    write_shards(tmp_path / "train", (5,), members=clips())
-    write_shards(tmp_path / "val", (6,), members=clips(), first=9)
-    for name, classes in {"train": ["run", "sit", "eat"], "val": ["run", "eat"]}.items():
-        replace(load_manifest(tmp_path / name), labels=tuple(classes)).save(tmp_path / name)
-    with pytest.raises(ConfigError, match=r"evaluation.knn: label 1 is 'eat' in .*val, and 'sit' in .*train"):
-        evaluators_of(stage1_run(tmp_path))
+def named_sets(folder: Path, *, train: list[str], val: list[str]) -> RunConfig:
+    """Clips of three labels, under these class lists: each clip is in both sets, so that its nearest is itself."""
+    for name, classes in {"train": train, "val": val}.items():
+        own = {label: classes.index(one) for label, one in enumerate(train) if one in classes} if classes else {}
+        write_shards(folder / name, (6,), members=clips(lambda n, own=own: own.get(n % 3, n % 3)))  # type: ignore[misc]
+        replace(load_manifest(folder / name), labels=tuple(classes)).save(folder / name)
+    return stage1_run(folder, "evaluation.knn.neighbours=1")
 
 
-def test_voters_whose_list_of_another_label_differs_are_refused(tmp_path: Path) -> None:
+def test_voters_of_another_order_are_matched_by_the_names_of_classes(tmp_path: Path) -> None:
+    found = score(named_sets(tmp_path, train=["run", "sit", "eat"], val=["eat", "run", "sit"]))
+    assert found.protocol["labels_matched"] == {"label": "by name"}
+    assert found.values["label"] == 100
+
+
+@pytest.mark.parametrize("unnamed", [[], ["0", "1", "2"]])
+def test_voters_without_names_are_matched_by_number_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, unnamed: list[str]
+) -> None:
+    found = score(named_sets(tmp_path, train=["run", "sit", "eat"], val=unnamed), times=2)
+    assert found.protocol["labels_matched"] == {"label": "by number"}
+    (said,) = [one for one in warnings(caplog) if "matched by number" in one]
+    assert said.startswith("1 set(s) do not name their classes")
+    assert said.endswith(f"train: {tmp_path / 'val'}")
+
+
+def test_a_class_that_the_voters_do_not_know_is_refused(tmp_path: Path) -> None:
+    run = named_sets(tmp_path, train=["run", "sit", "eat"], val=["run", "eat", "sit", "fly"])
+    said = r"evaluation.knn: .*val: 1 of its 4 classes \(label\) are not in the class list of .*train: 'fly', whose"
+    with pytest.raises(ConfigError, match=said):
+        evaluators_of(run)
+
+
+def test_the_list_of_another_label_is_matched_too(tmp_path: Path) -> None:
     def members(number: int) -> dict[str, bytes]:
         return {**noisy_frames(number), "json": json.dumps({"motion_label": number % 2}).encode()}
 
-    for name, motions in {"train": ["up", "down"], "val": ["down", "up"]}.items():
+    for name, motions in {"train": ["up", "down"], "val": ["down", "left"]}.items():
         folder = write_shards(tmp_path / name, (6,), members=members)
         replace(load_manifest(folder), options={"classes": {"motion": motions}}).save(folder)
-    with pytest.raises(ConfigError, match=r"evaluation\.knn: motion_label 0 is 'down' in .*val, and 'up' in .*train"):
+    with pytest.raises(ConfigError, match=r"val: 1 of its 2 classes \(motion_label\) .*train: 'left'"):
         evaluators_of(stage1_run(tmp_path))
 
 

@@ -118,8 +118,13 @@ class RecognitionConfig(TaskSettings):
 
     def without_effect(self, run: RunConfig) -> Iterator[tuple[str, str]]:
         mixing = self.mixing
-        if mixing is not None and not (mixing.mixup and mixing.cutmix):
+        if mixing is not None and not mixing.prob:
+            yield "task.mixing", "prob is 0: nothing is mixed"
+        elif mixing is not None and not (mixing.mixup and mixing.cutmix):
             yield "task.mixing.switch", "only one of mixup and cutmix is on"
+        elif mixing is not None and mixing.switch in (0, 1):
+            never = "mixup" if mixing.switch else "cutmix"
+            yield f"task.mixing.{never}", f"switch {mixing.switch:g} takes the other one for every group"
         if run.init.weights is None and self.head == "new":
             yield "task.head", "no weights are taken from elsewhere (init.weights)"
 

@@ -92,7 +92,7 @@ class FeatureRequest:
         return {
             "format": FORMAT,
             "set": self.items.manifest.fingerprint,
-            "limit": self.items.limit,
+            "limit": len(self.items) if len(self.items) < self.items.manifest.num_samples else None,
             "frames": request.frames.text,
             "side": request.side,
             "view": request.view,

@@ -1,4 +1,4 @@
-"""Labels of two sets as classes of one head: matched by name where both sets name their classes, else by number.
+"""Labels of two sets as classes of one head, matched as `classes.matching` says.
 
 Shapes: N training clips, M held-out clips, C classes.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from umt_ds.classes.matching import ClassList, match_classes
 from umt_ds.errors import DataError, quoted, some
 
 
@@ -22,6 +23,10 @@ class SetLabels:
     labels: Tensor
     names: tuple[str, ...]
 
+    @property
+    def class_list(self) -> ClassList:
+        return ClassList(self.where, self.names)
+
     def called(self, label: int) -> str:
         return quoted(self.names[label]) if 0 <= label < len(self.names) else str(label)
 
@@ -29,11 +34,14 @@ class SetLabels:
 @dataclass(frozen=True)
 class MatchedLabels:
     """classes: what they are called. train: i64 [N], val: i64 [M], 0 … C-1; -1 where a clip has no label. In `val`, C
-    is a class that the training set lists and none of its clips has: nobody can name it."""
+    is a class that the training set lists and none of its clips has: nobody can name it. way: by what labels were
+    matched; warning: see `ClassMatch`."""
 
     classes: tuple[str, ...]
     train: Tensor
     val: Tensor
+    way: str
+    warning: str | None
 
     @property
     def unseen(self) -> int:
@@ -52,7 +60,7 @@ def match_labels(field: str, train: SetLabels, val: SetLabels) -> MatchedLabels:
     """Both sets' labels as rows of one head, which has a row for each class of the training clips.
 
     Raises DataError where a set has no clip with a label, the training clips are all of one class, a label is outside
-    its set's class list, or held-out clips are of a class that the training set does not know.
+    its set's class list, or the training set does not know a class that the held-out set lists or has clips of.
     """
     for one in (train, val):
         _check(field, one)
@@ -63,7 +71,8 @@ def match_labels(field: str, train: SetLabels, val: SetLabels) -> MatchedLabels:
             hint="a probe tells classes apart: name a set with at least two",
         )
     row_of = {label: row for row, label in enumerate(seen)}
-    as_train = {label: _label_in_train(label, train, val) for label in torch.unique(val.labels).tolist() if label >= 0}
+    match = match_classes(field, known=train.class_list, asked=val.class_list)
+    as_train = {label: match.number_of(label) for label in torch.unique(val.labels).tolist() if label >= 0}
     listed = set(range(len(train.names)))
     strange = [label for label, known in as_train.items() if known not in row_of and known not in listed]
     if strange:
@@ -78,6 +87,8 @@ def match_labels(field: str, train: SetLabels, val: SetLabels) -> MatchedLabels:
         tuple(train.names[label] if train.names else str(label) for label in seen),
         _mapped(train.labels, row_of),
         _mapped(val.labels, rows),
+        match.way,
+        match.warning,
     )
 
 
@@ -93,14 +104,6 @@ def _check(field: str, one: SetLabels) -> None:
             f"{one.where}: a clip has {field} {largest}, and the class list has {len(one.names)} names",
             hint="make the set again with the class list of its labels",
         )
-
-
-def _label_in_train(label: int, train: SetLabels, val: SetLabels) -> int:
-    """The training set's number of a class of the held-out set; -1 where its list lacks that name."""
-    if not (train.names and val.names):
-        return label
-    name = val.names[label]
-    return train.names.index(name) if name in train.names else -1
 
 
 def _mapped(labels: Tensor, rows: dict[int, int]) -> Tensor:

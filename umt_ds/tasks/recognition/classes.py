@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from umt_ds.classes import are_names, first_difference, k710_spelling
+from umt_ds.classes.matching import ClassList, matched_by_number, numbers_in
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.data.shards.records import load_manifest
@@ -36,13 +36,6 @@ class HeadClasses:
         return are_names(self.names)
 
 
-class _Listed(NamedTuple):
-    """A class list, and where it stands: a setting and its set."""
-
-    where: str
-    names: tuple[str, ...]
-
-
 def head_classes(run: RunConfig, known: Sequence[str] = ()) -> HeadClasses:
     """The classes of a run's head.
 
@@ -54,7 +47,9 @@ def head_classes(run: RunConfig, known: Sequence[str] = ()) -> HeadClasses:
     says how many there are; DataError where that is because no source can be read.
     """
     asked = _settings(run).classes
-    lists = [_Listed("the checkpoint", tuple(known))] if known else _lists_of(run)
+    lists = [ClassList("the checkpoint", tuple(known))] if known else _lists_of(run)
+    for one in lists:
+        _refuse_twice(one)
     first = next((one for one in lists if are_names(one.names)), None)
     head, head_is = (_of_numbers(lists, asked), "the head") if first is None else (_of_names(first, asked), first.where)
     if head.count == 1:
@@ -68,7 +63,19 @@ def head_classes(run: RunConfig, known: Sequence[str] = ()) -> HeadClasses:
     return replace(head, unchecked=tuple(one.where for one in lists if not are_names(one.names)))
 
 
-def _of_names(first: _Listed, asked: int | None) -> HeadClasses:
+def _refuse_twice(listed: ClassList) -> None:
+    """Raises ConfigError where one name has two numbers: which row of a head it is, nobody could say."""
+    first: dict[str, int] = {}
+    for number, name in enumerate(listed.names):
+        if name in first:
+            raise ConfigError(
+                f"{listed.where}: classes {first[name]} and {number} of its class list are both {quoted(name)}",
+                hint="make the set with a class list that names each class once (umt-data … --classes FILE)",
+            )
+        first[name] = number
+
+
+def _of_names(first: ClassList, asked: int | None) -> HeadClasses:
     """The head for a list of names. asked: task.classes. Raises ConfigError where that is another number."""
     count = len(first.names)
     if asked not in (None, count):
@@ -79,7 +86,7 @@ def _of_names(first: _Listed, asked: int | None) -> HeadClasses:
     return HeadClasses(count, first.names)
 
 
-def _of_numbers(lists: Sequence[_Listed], asked: int | None) -> HeadClasses:
+def _of_numbers(lists: Sequence[ClassList], asked: int | None) -> HeadClasses:
     """The head where no list has names: as many rows as task.classes says, or as the largest number asks for."""
     longest = max((one.names for one in lists), key=len, default=())
     count = asked or len(longest)
@@ -95,10 +102,7 @@ def _of_numbers(lists: Sequence[_Listed], asked: int | None) -> HeadClasses:
 def warn_of_unchecked(head: HeadClasses) -> None:
     """Says, on the first rank, which sets do not name their classes."""
     if head.unchecked and is_first_rank():
-        log.warning(
-            "%d set(s) do not name their classes, so nobody can check that label 0 means the same in all of them and "
-            "in the weights: %s", len(head.unchecked), some(head.unchecked, each=200),
-        )  # fmt: skip
+        log.warning("%s", matched_by_number(head.unchecked, "the weights"))
 
 
 def class_list_in(shards: Path | Tars, field: str) -> tuple[str, ...]:
@@ -118,14 +122,15 @@ def check_class_list(names: Sequence[str], head: HeadClasses, *, where: str, hea
     """
     if not names:
         return
-    if not head.are_named or not are_names(names):
+    numbers = numbers_in(head.names, names)
+    if numbers is None:
         if len(names) > head.count:
             raise ConfigError(
                 f"{where}: its class list has {len(names)} classes, and {head_is} has {head.count}",
                 hint=f"a set with labels from 0 to {head.count - 1}",
             )
         return
-    if [*map(k710_spelling, names)] == [*map(k710_spelling, head.names)]:
+    if numbers == tuple(range(head.count)):
         return
     raise ConfigError(
         f"{where}: {_difference(names, head.names, head_is)}",
@@ -144,9 +149,9 @@ def _difference(names: Sequence[str], head: Sequence[str], head_is: str) -> str:
     return what if len(names) == len(head) else f"{what}; {counts}"
 
 
-def _lists_of(run: RunConfig) -> list[_Listed]:
+def _lists_of(run: RunConfig) -> list[ClassList]:
     """The class lists of the sources; where none of them can be read, of evaluation sets."""
-    lists: list[_Listed] = []
+    lists: list[ClassList] = []
     unread: UmtError | None = None
     for name, source in run.data.sources.items():
         try:
@@ -154,7 +159,7 @@ def _lists_of(run: RunConfig) -> list[_Listed]:
         except UmtError as error:  # a run may be planned and judged where its training sets are not
             unread = unread or error
         else:
-            lists.append(_Listed(f"data.sources.{name}: {some(source.names, each=200)}", names))
+            lists.append(ClassList(f"data.sources.{name}: {some(source.names, each=200)}", names))
     if unread is None or lists:
         return lists
     lists = list(_lists_of_evaluations(run))
@@ -163,14 +168,14 @@ def _lists_of(run: RunConfig) -> list[_Listed]:
     return lists
 
 
-def _lists_of_evaluations(run: RunConfig) -> Iterator[_Listed]:
+def _lists_of_evaluations(run: RunConfig) -> Iterator[ClassList]:
     for name, settings in run.evaluation.items():
         try:
             names = class_list_in(as_path(settings.shards), _settings(run).label)
         except UmtError:  # whoever judges on it says so
             continue
         if names:
-            yield _Listed(f"evaluation.{name}.shards: {settings.shards}", names)
+            yield ClassList(f"evaluation.{name}.shards: {settings.shards}", names)
 
 
 def _settings(run: RunConfig) -> RecognitionConfig:

@@ -6,8 +6,8 @@ import torch
 
 from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.models.memory import student_bytes_per_clip
-from umt_ds.models.presets import vit_size
 from umt_ds.tasks.cost import TaskCost, count_parameters
+from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.recognition.task import module_of, recognition_flops
 
 _FP32 = 4
@@ -15,7 +15,7 @@ _FP32 = 4
 
 def recognition_cost(task: RecognitionConfig, classes: int, element: int) -> TaskCost:
     """element: bytes of a number."""
-    encoder, size = task.encoder, vit_size(task.encoder.preset)
+    encoder, size = task.encoder, size_of(task.encoder)
     with torch.device("meta"):
         module = module_of(task, classes)
     tokens = encoder.frames * (encoder.image_size // size.patch) ** 2

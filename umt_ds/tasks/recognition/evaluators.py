@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
 from torch import nn
 
 from umt_ds.classes import are_names
+from umt_ds.classes.matching import matched_by_number
 from umt_ds.config.evaluation import ClassificationEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.data.evaluation import ClipRequest, published_frames, stored_frames
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.storage import as_path
+from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.errors import ConfigError, some
 from umt_ds.evaluation.classification import ClassificationEvaluator
 from umt_ds.evaluation.encode import Encode
-from umt_ds.evaluation.probe import labels_found
+from umt_ds.evaluation.frozen_features import labels_found
 from umt_ds.tasks.evaluators import evaluation_set, trained_on
 from umt_ds.tasks.recognition.classes import HeadClasses, check_class_list, class_list_in
 from umt_ds.tasks.recognition.task import RecognitionModule
+
+log = logging.getLogger("umt_ds")
 
 
 def classification_evaluator(
@@ -38,6 +43,8 @@ def classification_evaluator(
             f"{where}: its first clips have no label {task.label!r} (task.label)",
             hint=f"fields with whole numbers there: {some(found) or 'none'}",
         )
+    if head.are_named and not are_names(names) and is_first_rank():
+        log.warning("%s", matched_by_number([where], "the head"))
     items = evaluation_set(name, shards, testing_request(settings, task, classes=head.count), settings, run)
     return ClassificationEvaluator(
         name,

@@ -30,8 +30,8 @@ from umt_ds.errors import ConfigError
 from umt_ds.models.classifier import VideoClassifier
 from umt_ds.models.flops import ClipFlops, student_flops_per_clip
 from umt_ds.models.positions import BaseClip
-from umt_ds.models.presets import vit_size
 from umt_ds.models.vit import drop_path_noise
+from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.recognition.classes import HeadClasses
 from umt_ds.tasks.recognition.regularisation import Regularisation
 from umt_ds.tasks.recognition.weights import load_initial
@@ -137,7 +137,7 @@ class RecognitionTask:
 def module_of(config: RecognitionConfig, classes: int) -> RecognitionModule:
     """The module that a run trains, with weights drawn from torch's generator. Raises ConfigError for positions of
     frames that cannot be cut into patches."""
-    encoder, size, side = config.encoder, vit_size(config.encoder.preset), config.positions.image_size
+    encoder, size, side = config.encoder, size_of(config.encoder), config.positions.image_size
     if side % size.patch:
         raise ConfigError(
             f"task.positions.image_size: frames of {side} px cannot be cut into patches of {size.patch}",
@@ -155,7 +155,7 @@ def module_of(config: RecognitionConfig, classes: int) -> RecognitionModule:
 
 def recognition_flops(config: RecognitionConfig, classes: int) -> ClipFlops:
     """Operations of one view: all tokens, and the head on their mean."""
-    size, encoder = vit_size(config.encoder.preset), config.encoder
+    size, encoder = size_of(config.encoder), config.encoder
     tokens = encoder.frames * (encoder.image_size // size.patch) ** 2
     clip = student_flops_per_clip(size, visible=tokens, layers=0, out_width=0)
     return ClipFlops(clip.blocks, clip.patch_embed, heads=2.0 * size.width * classes)

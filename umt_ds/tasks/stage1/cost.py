@@ -8,9 +8,9 @@ from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.masking import MaskPlan
 from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip
-from umt_ds.models.presets import vit_size
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.cost import TaskCost, count_parameters
+from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.stage1.task import Stage1Module, refuse_semantic_mask, stage1_flops
 from umt_ds.tasks.teacher import common_grid, teacher_of
 
@@ -18,7 +18,7 @@ from umt_ds.tasks.teacher import common_grid, teacher_of
 def stage1_cost(task: Stage1Config, element: int) -> TaskCost:
     """Raises ConfigError where student and teacher do not fit each other. element: bytes of a number."""
     settings, frames = task.teacher, task.student.frames
-    size = vit_size(task.student.preset)
+    size = size_of(task.student)
     with torch.device("meta"):
         teacher = teacher_of(settings)
         module = Stage1Module(VideoViT(size), teacher=teacher, loss=task.loss, settings=settings)

@@ -17,12 +17,12 @@ from umt_ds.engine.manifest import resolve_checkpoint
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, or_why_not
+from umt_ds.evaluation.frozen_features import label_fields, pooled_student, pooled_teacher, probe_all
 from umt_ds.evaluation.masked import masked_clips
-from umt_ds.evaluation.probe import label_fields, pooled_student, pooled_teacher, probe_all
 from umt_ds.masking import MaskPlan
-from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import VideoViT
+from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.room import Say
 from umt_ds.tasks.sources import held_out_beside, training_shards
@@ -72,7 +72,7 @@ class Stage1Probe:
     def untrained(self) -> VideoViT:
         """The student as the run began: the seed alone decides it."""
         torch.manual_seed(self.config.seed)  # as `tasks.stage1` does
-        return VideoViT(vit_size(self.task.student.preset)).to(_device())
+        return VideoViT(size_of(self.task.student)).to(_device())
 
     def trained(self) -> VideoViT:
         """The student of the newest checkpoint."""

@@ -17,7 +17,7 @@ from umt_ds.engine.memory import ELEMENT
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
-from umt_ds.evaluation.probe import pooled_student
+from umt_ds.evaluation.frozen_features import pooled_student
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator

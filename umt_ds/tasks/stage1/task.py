@@ -30,10 +30,10 @@ from umt_ds.losses.alignment import AlignmentLoss
 from umt_ds.masking import MaskPlan, keep_digest
 from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
-from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import Clips, VideoViT, drop_path_noise
 from umt_ds.tasks.alignment import uta_loss
+from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.teacher import common_grid, load_teacher, place_teacher
 from umt_ds.weights.load import about, load_strict
 from umt_ds.weights.published import student_state
@@ -79,7 +79,7 @@ class Stage1Task:
     def __init__(self, config: Stage1Config, *, seed: int, device: torch.device, precision: Precision) -> None:
         self._config, self._seed, self._device = config, seed, device
         student = config.student
-        size = vit_size(student.preset)
+        size = size_of(student)
         self._teacher, teacher_hash = load_teacher(config.teacher)
         self._fingerprints = {"teacher": teacher_hash}
         self._frames = student.frames
@@ -166,7 +166,7 @@ class Stage1Task:
 
 def stage1_flops(config: Stage1Config, teacher: Teacher) -> tuple[float, float]:
     """Operations a clip costs: of the student for all of its masks, forward and backward, and of the teacher."""
-    size, mask = vit_size(config.student.preset), MaskPlan(config.mask.kind, config.mask.ratio)
+    size, mask = size_of(config.student), MaskPlan(config.mask.kind, config.mask.ratio)
     frames, patches, views = config.student.frames, teacher.tower.patches, config.mask.views
     visible = mask.visible(frames, patches)
     layers, out_width = config.teacher.layers, teacher.out_width

@@ -12,10 +12,11 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, teacher_flops_per_clip, text_flops
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip, text_bytes
-from umt_ds.models.presets import BertSize, vit_size
+from umt_ds.models.presets import BertSize
 from umt_ds.models.teachers import Teacher
 from umt_ds.tasks.bert import bert_size_of
 from umt_ds.tasks.cost import TaskCost, count_parameters
+from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.stage2.model import build_module, media_masks
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.teacher import teacher_of
@@ -27,7 +28,7 @@ class Stage2Cost:
     def __init__(self, config: Stage2Config, teacher: Teacher | None) -> None:
         self._config, self._teacher = config, teacher
         self._masks = media_masks(config, teacher)
-        self._patches = (config.student.image_size // vit_size(config.student.preset).patch) ** 2
+        self._patches = (config.student.image_size // size_of(config.student).patch) ** 2
 
     def frames(self, medium: Media) -> int:
         """That the student sees."""
@@ -50,7 +51,7 @@ class Stage2Cost:
     def published_flops(self, medium: Media) -> tuple[float, float]:
         """The same as published: all patches embedded, the whole teacher, keys and values made for each pair, and every
         token predicted, masked or not."""
-        size, sizes = vit_size(self._config.student.preset), self._reading(medium)
+        size, sizes = size_of(self._config.student), self._reading(medium)
         embedded = self.frames(medium) * self._patches
         student = student_flops_per_clip(size, visible=self.visible(medium), embedded=embedded, **self._aligned)
         tokens = self._config.text.max_tokens
@@ -62,15 +63,13 @@ class Stage2Cost:
     def evaluation_flops(self) -> float:
         """Forward, of a clip of which nothing is hidden; its captions are left out."""
         tokens = self.frames("video") * self._patches
-        return student_flops_per_clip(
-            vit_size(self._config.student.preset), visible=tokens, layers=0, out_width=0
-        ).forward
+        return student_flops_per_clip(size_of(self._config.student), visible=tokens, layers=0, out_width=0).forward
 
     def activation_bytes(self, medium: Media, *, element: int) -> float:
         """Kept of one view for the backward."""
         settings = self._config
         student = student_bytes_per_clip(
-            vit_size(settings.student.preset),
+            size_of(settings.student),
             visible=self.visible(medium),
             element=element,
             checkpoint_blocks=settings.student.checkpoint_blocks,
@@ -105,7 +104,7 @@ class Stage2Cost:
         return {"layers": settings.layers, "out_width": teacher.out_width}
 
     def _student_flops(self, medium: Media) -> ClipFlops:
-        size = vit_size(self._config.student.preset)
+        size = size_of(self._config.student)
         return student_flops_per_clip(size, visible=self.visible(medium), **self._aligned)
 
     def _text(self, medium: Media) -> TextFlops:
@@ -120,7 +119,7 @@ class Stage2Cost:
             "fusion_layers": text.fusion_layers,
             "tokens": text.max_tokens,
             "video_tokens": self.visible(medium),
-            "video_width": vit_size(self._config.student.preset).width,
+            "video_width": size_of(self._config.student).width,
             "texts": 1 + mlm,
             "fused_texts": fused_texts,
             "videos": (1 + vtm) if fused_texts else 0,
@@ -167,7 +166,7 @@ def stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float])
 
     def of(medium: Media) -> str:
         frames, side = cost.frames(medium), student.image_size
-        tokens = frames * (side // vit_size(student.preset).patch) ** 2
+        tokens = frames * (side // size_of(student).patch) ** 2
         return f"{shares[medium]:.0%} {medium}s, {frames} frame(s), {cost.visible(medium)} of {tokens} tokens visible"
 
     return TaskCost(

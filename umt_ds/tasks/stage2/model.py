@@ -17,11 +17,11 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.errors import ConfigError, of_setting
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.masking import MaskPlan
-from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher, TextTeacher, build_text_teacher
 from umt_ds.models.video_text import VideoEncoder
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.bert import build_bert
+from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.teacher import common_grid
@@ -53,7 +53,7 @@ def build_module(
     Raises ConfigError or WeightsError where student, teacher, BERT and tokenizer do not belong together.
     """
     student, settings = config.student, config.teacher
-    size = vit_size(student.preset)
+    size = size_of(student)
     if teacher is not None:
         common_grid(student.image_size, size.patch, teacher)
     if teacher is not None and config.align_projections != "none" and teacher.out_width != config.embed_width:

@@ -27,10 +27,10 @@ from umt_ds.keyed import digest64
 from umt_ds.losses.masked_lm import MaskedTokens, Vocabulary, mask_tokens
 from umt_ds.masking import MaskPlan, keep_digest
 from umt_ds.models.alignment import unit_length
-from umt_ds.models.presets import vit_size
 from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher
 from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
+from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.stage2.cost import Stage2Cost
 from umt_ds.tasks.stage2.model import build_module, load_initial, load_text_teacher, media_masks
@@ -171,7 +171,7 @@ class Stage2Task:
         return mask_tokens(batch.text.ids, noise, vocabulary=self._vocabulary, ratio=self._config.mlm.ratio)
 
     def _keep(self, plan: MaskPlan, look: TeacherPass | None, batch: Batch, step: int) -> Tensor:
-        side = self._config.student.image_size // vit_size(self._config.student.preset).patch
+        side = self._config.student.image_size // size_of(self._config.student).patch
         return plan.keep(
             None if look is None else look.attention,
             seed=self._seed,

@@ -57,7 +57,6 @@ def test_hmdb51_takes_one_part_of_one_split_and_numbers_in_alphabetical_order(tm
     splits.mkdir()
     written(splits / "wave_test_split1.txt", "x_wave_u.avi 1 \ny_wave_u.avi 2 \nw_wave_u.avi 0 \n")
     written(splits / "cartwheel_test_split1.txt", "z_cartwheel_f.avi 1 \n")
-    written(splits / "wave_test_split2.txt", "x_wave_u.avi 2 \n")
     train = list_hmdb51(tmp_path / "hmdb", splits=splits, split=1, part="train")
     assert {clip.source: clip.label for clip in train.clips} == {
         "cartwheel/z_cartwheel_f.avi": 0,
@@ -71,6 +70,23 @@ def test_hmdb51_takes_one_part_of_one_split_and_numbers_in_alphabetical_order(tm
     written(splits / "wave_test_split1.txt", "x_wave_u.avi\n")
     with pytest.raises(DataError, match="line 1 does not end in 0, 1 or 2"):
         list_hmdb51(tmp_path / "hmdb", splits=splits, split=1, part="test")
+
+
+def test_classes_of_hmdb51_without_a_split_file_are_counted_and_named(tmp_path: Path) -> None:
+    touch(tmp_path / "hmdb", "wave/x.avi", "walk/y.avi", "walk/z.avi", "run/u.avi")
+    splits = tmp_path / "splits"
+    splits.mkdir()
+    written(splits / "wave_test_split1.txt", "x.avi 1 \n")
+    (said,) = [
+        note for note in list_hmdb51(tmp_path / "hmdb", splits=splits, split=1, part="train").notes if "classes" in note
+    ]
+    assert said.startswith("2 folders with 3 videos have no NAME_test_split1.txt")
+    assert said.endswith(": run, walk")
+    written(splits / "walk_test_split2.txt", "y.avi 1 \n")
+    with pytest.raises(
+        DataError, match=r"1 of 2 classes have files of other splits and no NAME_test_split1\.txt: walk"
+    ):
+        list_hmdb51(tmp_path / "hmdb", splits=splits, split=1, part="train")
 
 
 def test_moments_in_time_takes_the_class_of_the_folder(tmp_path: Path) -> None:

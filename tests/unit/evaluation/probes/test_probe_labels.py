@@ -33,6 +33,16 @@ def test_classes_are_matched_by_their_names() -> None:
     assert found.val.tolist() == [2, 0]
 
 
+@pytest.mark.parametrize("unnamed", [(), ("0", "1")])
+def test_where_one_set_has_no_names_labels_are_matched_by_number_with_a_warning(unnamed: tuple[str, ...]) -> None:
+    for names in (("run", "jump"), unnamed), (unnamed, ("run", "jump")):
+        found = matched([0, 1], [1, 0], *names)
+        assert (found.val.tolist(), found.way) == ([1, 0], "by number")
+        assert found.warning is not None
+        assert "do not name their classes" in found.warning
+    assert matched([0, 1], [1, 0]).warning is None, "neither says what its numbers mean"
+
+
 def test_a_class_without_training_clips_has_no_row_and_is_counted() -> None:
     found = matched([0, 2], [1, 2], ("run", "jump", "sit"), ("run", "jump", "sit"))
     assert found.classes == ("run", "sit")
@@ -52,7 +62,7 @@ def test_chance_is_the_share_of_the_most_common_training_class() -> None:
         ([4, 4, -1], [4], ((), ()), r"all clips of TRAIN are of one class \(label 4\)"),
         ([0, 0], [0], (("run",), ()), r"all clips of TRAIN are of one class \(label 'run'\)"),
         ([0, 1], [1, 9, 9], ((), ()), "VAL: 2 clips are of a label that TRAIN does not know: 9"),
-        ([0, 1], [0, 1], (("a", "b"), ("a", "new")), "VAL: 1 clips are of a label that TRAIN does not know: 'new'"),
+        ([0, 1], [0, 1], (("a", "b"), ("a", "new")), r"VAL: 1 of its 2 classes \(label\) are not in .* TRAIN: 'new'"),
         ([0, 5], [0], (("a", "b"), ()), "TRAIN: a clip has label 5, and the class list has 2 names"),
     ],
 )

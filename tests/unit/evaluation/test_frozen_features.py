@@ -14,8 +14,8 @@ from tests.support.shards import picture, write_shards
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.errors import DataError
 from umt_ds.evaluation.encode import encode_set
+from umt_ds.evaluation.frozen_features import features_of, label_fields, pooled_student, pooled_teacher, probe_all
 from umt_ds.evaluation.metrics.knn import Features, chance_accuracy, knn_accuracy
-from umt_ds.evaluation.probe import features_of, label_fields, pooled_student, pooled_teacher, probe_all
 from umt_ds.models.presets import VitSize
 from umt_ds.models.teachers import build_teacher
 from umt_ds.models.vit import VideoViT
