@@ -32,6 +32,18 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(autouse=True)
+def own_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Indexes that a test has made on this node are no other test's: their sets can be the same."""
+    made: list[Path] = []
+
+    def node_folder() -> Path:
+        made[:] = made or [tmp_path_factory.mktemp("node")]
+        return made[0]
+
+    monkeypatch.setattr("umt_ds.data.shards.node_index.node_folder", node_folder)
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Retries without waiting; the pauses that would have been made."""

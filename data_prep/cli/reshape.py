@@ -42,6 +42,29 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
     click.echo(f"{manifest.name}: {manifest.num_samples:,} samples ({manifest.media}) in {len(manifest.shards)} shards")
 
 
+@click.command(short_help="Bring a set of an earlier version up to date.")
+@click.argument("set_", metavar="SET", type=FOLDER)
+@dry_run
+def upgrade(set_: Path, dry_run: bool) -> None:
+    """Write index.arrow into SET, where an earlier version did not: the index of all shards, mapped by training.
+
+    Nothing else changes: shards, fingerprint and the order of training stay. Without it every node makes one for itself
+    when a run starts.
+
+    \b
+    Example:
+      umt-data upgrade ~/shards/k710
+    """
+    from data_prep.making.foreign import upgrade as bring_up_to_date
+    from umt_ds.data.shards.records import load_manifest
+
+    if dry_run:
+        is_old = load_manifest(set_).index is None
+        click.echo(f"would write index.arrow into {set_}" if is_old else f"{set_} is up to date")
+    else:
+        click.echo(f"{set_}: index.arrow written" if bring_up_to_date(set_) else f"{set_} is up to date")
+
+
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say which samples stay, given to `command` as one Filter, `keep`."""
 
@@ -130,4 +153,4 @@ def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
     making.make(list_sets(sets, verb="merge"), out)
 
 
-COMMANDS = (index, filter_, split, merge)
+COMMANDS = (index, upgrade, filter_, split, merge)

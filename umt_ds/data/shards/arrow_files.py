@@ -18,6 +18,9 @@ from pyarrow import ipc
 from umt_ds.errors import DataError
 from umt_ds.whole_file import appearing
 
+# what pyarrow raises on a stranger's bytes; UnicodeDecodeError is a ValueError
+_DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError)
+
 
 class Page(NamedTuple):
     """A record batch and what was written beside it."""
@@ -39,7 +42,7 @@ class ArrowFile:
             found = self._reader.schema
             missing = [field.name for field in schema if found.get_field_index(field.name) < 0]
             wrong = [field.name for field in schema if not missing and found.field(field.name).type != field.type]
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGED as error:
             raise self._damaged(str(error)) from error
         if missing or wrong:
             raise self._damaged(f"its columns are not those of such a table ({', '.join(missing or wrong)})")
@@ -57,9 +60,9 @@ class ArrowFile:
         try:
             batch, notes = self._reader.get_batch_with_custom_metadata(number)
             batch.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
+            return Page(batch, {key.decode(): value.decode() for key, value in (notes or {}).items()})
+        except _DAMAGED as error:
             raise self._damaged(f"page {number}: {error}") from error
-        return Page(batch, {key.decode(): value.decode() for key, value in (notes or {}).items()})
 
     def _damaged(self, what: str) -> DataError:
         return DataError(f"{self._path} is damaged: {what}", hint=self._hint)

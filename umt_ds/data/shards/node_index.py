@@ -16,15 +16,23 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
 from umt_ds.data.shards.fetch import local_copy, read_whole
-from umt_ds.data.shards.records import Manifest, ShardEntry, ShardIndex, index_path, parse_index, sha256_of
+from umt_ds.data.shards.records import (
+    Manifest,
+    SetFile,
+    ShardEntry,
+    ShardIndex,
+    index_path,
+    parse_index,
+    sha256_of,
+)
 from umt_ds.data.shards.set_index import INDEX, SetIndex, write_index
-from umt_ds.data.shards.storage import is_local, patiently
+from umt_ds.data.shards.storage import is_local, patiently, publish, scratch_for
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import DataError, MachineError
 
@@ -32,6 +40,19 @@ log = logging.getLogger(__name__)
 
 _UNUSED_S = 30 * 24 * 3600
 _WORTH_SAYING = 1000  # shards, whose indexes take seconds to read
+
+
+def publish_index(folder: Path, entries: Sequence[ShardEntry]) -> SetFile:
+    """Make `folder/index.arrow` of the indexes beside these shards, and what the manifest says of it.
+
+    Raises DataError where one of them is missing or is not the one of its entry.
+    """
+    with scratch_for(folder) as scratch:
+        made = scratch / INDEX
+        write_index(made, (_shard_index(folder, entry) for entry in entries))
+        told = SetFile(made.stat().st_size, sha256_of(made))
+        publish(made, folder / INDEX)
+    return told
 
 
 def node_folder() -> Path:
@@ -127,17 +148,17 @@ def _make(at: Path, folder: Path, manifest: Manifest) -> None:
 
 
 def _shard_index(folder: Path, entry: ShardEntry) -> ShardIndex:
-    """The index beside one tar, checked against the manifest."""
+    """The index beside one tar, checked against the manifest; from a store once more where it came damaged."""
     path = index_path(folder / entry.file)
     again = f"`umt-data index {folder}`"
-    try:
-        data = read_whole(path, root=folder)
-    except FileNotFoundError as error:
-        raise DataError(f"shard {entry.file} has no index {path}", hint=f"run {again}") from error
-    if sha256(data).hexdigest() != entry.index_sha256:
-        raise DataError(
-            f"shard {folder / entry.file} does not match its manifest: {path.name} is not the file that the manifest "
-            "names",
-            hint=f"restore it, or take it as it is now: {again[:-1]} --force`",
-        )
-    return parse_index(data, path)
+    for _ in range(1 if is_local(folder) else 2):
+        try:
+            data = read_whole(path, root=folder)
+        except FileNotFoundError as error:
+            raise DataError(f"shard {entry.file} has no index {path}", hint=f"run {again}") from error
+        if sha256(data).hexdigest() == entry.index_sha256:
+            return parse_index(data, path)
+    raise DataError(
+        f"shard {folder / entry.file} does not match its manifest: {path.name} is not the file that the manifest names",
+        hint=f"restore it, or take it as it is now: {again[:-1]} --force`",
+    )

@@ -10,7 +10,6 @@ there, once a node.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable
 from itertools import pairwise
@@ -94,8 +93,8 @@ class SetIndex:
             raise self._other(f"it has empty rows for {entry.file}")
         columns = tuple(members.values.field(number).to_numpy() for number in range(_MEMBER.num_fields))
         starts = members.offsets.to_numpy()
-        suffixes = tuple(json.loads(notes.get("suffixes", "[]")))
-        if _crc(keys.to_pylist(), suffixes, starts, columns) != int(notes.get("crc", "-1")):
+        suffixes = tuple(notes.get("suffixes", "").split("\0"))
+        if str(_crc(keys.to_pylist(), suffixes, starts, columns)) != notes.get("crc"):
             raise self._other(f"its bytes for {entry.file} have changed since it was written")
         if (columns[1] + columns[2] > entry.bytes).any():
             raise self._other(f"it names bytes that {entry.file} does not have")
@@ -117,7 +116,7 @@ def write_index(path: Path, indexes: Iterable[ShardIndex]) -> None:
             members = pa.ListArray.from_arrays(
                 starts, pa.StructArray.from_arrays([pa.array(c) for c in columns], fields=list(_MEMBER))
             )
-            notes = {"suffixes": json.dumps(suffixes), "crc": str(_crc(keys, suffixes, starts, columns))}
+            notes = {"suffixes": "\0".join(suffixes), "crc": str(_crc(keys, suffixes, starts, columns))}
             writer.add({"key": pa.array(keys, pa.string()), "members": members}, notes)
 
 
