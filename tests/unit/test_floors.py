@@ -79,7 +79,10 @@ NEIGHBOURS = {
         "umt_ds.data.shards.fetch",  # files of a disk or a store; whose fault it is where one cannot be read
         "umt_ds.data.clips",  # a sample's members to frames, as training reads them
         "umt_ds.data.pixels.decode",  # the types of those frames, and the size of an array
-        "umt_ds.data.shards.records",  # the shard contract
+        "umt_ds.data.shards.records",
+        "umt_ds.data.shards.arrow_files",
+        "umt_ds.data.shards.set_index",
+        "umt_ds.data.shards.node_index",  # the shard contract
         "umt_ds.data.shards.tars",  # what lies in a tar
         "umt_ds.data.shards.left_out",  # and what of it is not read
         "umt_ds.data.shards.sample_record",  # what a sample says of itself
@@ -138,7 +141,6 @@ DOORS = {
         "umt_ds.jobs.score_files",
         "umt_ds.data.shards.arrow_files",
         "umt_ds.data.shards.set_index",
-        "umt_ds.data.shards.items",
     ),
     "wandb": ("umt_ds.engine.report",),
     "upath": ("umt_ds.data.shards.storage",),
