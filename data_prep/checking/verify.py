@@ -38,7 +38,7 @@ from umt_ds.data.shards.records import (
     ShardIndex,
     index_path,
     load_index,
-    load_manifest,
+    load_shards,
     sha256_of,
 )
 from umt_ds.data.shards.sample_record import has_label, record_of, stored_frames
@@ -103,7 +103,7 @@ def verify(
     Samples are counted over the whole set. `timeout_s` is granted to the decoding of one sample.
     Raises DataError where the manifest itself is missing or damaged, MachineError where a store or the machine fails.
     """
-    manifest = load_manifest(folder)
+    manifest = load_shards(folder)
     report = VerifyReport()
     _check_folder(folder, manifest, report)
     _check_index(folder, manifest, report)

@@ -69,21 +69,26 @@ def open_index(folder: Path, manifest: Manifest) -> SetIndex:
     if manifest.index is None:
         name = hashlib.sha256("".join(entry.index_sha256 for entry in manifest.shards).encode()).hexdigest()
         path = _once_a_node(f"made-{name}.arrow", lambda at: _make(at, folder, manifest))
-    elif is_local(folder):
-        path = folder / INDEX
-        _check_size(path, manifest.index.bytes, hint)
     else:
-        path = _once_a_node(f"{manifest.index.sha256}.arrow", lambda at: _fetch(at, folder, manifest))
+        path = set_file(folder, INDEX, manifest.index)
     return SetIndex(path, manifest.shards, hint=hint)
 
 
-def _check_size(path: Path, wanted: int, hint: str) -> None:
+def set_file(folder: Path, name: str, told: SetFile) -> Path:
+    """A file of the whole set where this machine can map it: itself, or once a node a copy of what lies in a store.
+
+    Raises DataError where it is missing or not what the manifest says, MachineError where this machine has no room.
+    """
+    if not is_local(folder):
+        return _once_a_node(f"{told.sha256}{Path(name).suffix}", lambda at: _fetch(at, folder / name, told))
+    path, hint = folder / name, f"restore it, or take the set as it is now: `umt-data index {folder} --force`"
     try:
         size = patiently(lambda: path.stat().st_size)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
-    if size != wanted:
-        raise DataError(f"{path} has {size} bytes, its manifest says {wanted}", hint=hint)
+    if size != told.bytes:
+        raise DataError(f"{path} has {size} bytes, its manifest says {told.bytes}", hint=hint)
+    return path
 
 
 def _once_a_node(name: str, make: Callable[[Path], None]) -> Path:
@@ -117,23 +122,22 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _remove_unused(folder: Path) -> None:
-    for path in folder.glob("*.arrow"):
+    for path in (*folder.glob("*.arrow"), *folder.glob("*.npy")):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _UNUSED_S:
                 path.unlink()
 
 
-def _fetch(at: Path, folder: Path, manifest: Manifest) -> None:
+def _fetch(at: Path, path: Path, told: SetFile) -> None:
     """From a store, once more where it came damaged."""
-    assert manifest.index is not None
     for _ in range(2):
-        with local_copy(folder / INDEX) as copy:
-            if sha256_of(copy) == manifest.index.sha256:
+        with local_copy(path) as copy:
+            if sha256_of(copy) == told.sha256:
                 shutil.move(copy, at)
                 return
     raise DataError(
-        f"{folder / INDEX} is not the file that the manifest names",
-        hint=f"restore it, or take the set as it is now: `umt-data index {folder} --force`",
+        f"{path} is not the file that the manifest names",
+        hint=f"restore it, or take the set as it is now: `umt-data index {path.parent} --force`",
     )
 
 

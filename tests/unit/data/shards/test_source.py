@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.shards import flip_byte, key_of_sample, noisy_frames, png_frames, shift_index, write_shards
+from umt_ds.data.shards.frame_set import LocalFiles
 from umt_ds.data.shards.records import SampleRef, index_path
-from umt_ds.data.shards.source import LocalFiles, ShardSource
+from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError, DecodeError
 
 
