@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from data_prep.cli.making import BuildJob, set_options
-from data_prep.cli.options import FOLDER, NEW_FOLDER, Number, dry_run
+from data_prep.cli.options import FILE, FOLDER, NEW_FOLDER, Number, dry_run
 from umt_ds.errors import ConfigError
 
 
@@ -153,4 +153,33 @@ def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
     making.make(list_sets(sets, verb="merge"), out)
 
 
-COMMANDS = (index, upgrade, filter_, split, merge)
+@click.command(short_help="Another table over the frames of a set.")
+@click.argument("set_", metavar="SET", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--annotations", type=FILE, required=True, help="csv, tsv, json, jsonl, parquet or arrow: a row an item.")
+@click.option("--classes", type=FILE, help="Names of the classes that `label` numbers, if they are not those of SET.")
+@click.option("--explode", metavar="FIELD", help="A list in this field makes an item of each of its members.")
+@click.option("--name", default="", help="Name of the table.  [default: the folder's]")
+def items(set_: Path, out: Path, annotations: Path, classes: Path | None, explode: str | None, name: str) -> None:
+    """Write a table of items over the frames of SET in OUT: no frame is copied, and OUT is used as a set.
+
+    A row names its clip by `key`, or by `video`, `image`, `file`, … with the path of its file, and has any fields:
+    `caption`, `label`, `question`, `answer`, …; `start` and `end` (seconds) make the item a part of its clip. Fields
+    stand in the place of those that the clip had. OUT finds SET by where it lies: move both together.
+
+    \b
+    Example:
+      umt-data items ~/shards/msrvtt ~/shards/msrvtt-qa --annotations train_qa.json
+      umt-data items ~/shards/mine ~/shards/mine-captions --annotations captions.csv --explode caption
+    """
+    from data_prep.making.item_table import make_items
+    from data_prep.tables.class_list import read_class_list
+
+    labels = read_class_list(classes) if classes else ()
+    made = make_items(set_, out, annotations=annotations, labels=labels, explode=explode, name=name)
+    click.echo(made.text())
+    if made.left_out:
+        click.echo(f"see {out}/bad.csv")
+
+
+COMMANDS = (index, upgrade, items, filter_, split, merge)

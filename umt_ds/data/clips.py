@@ -40,6 +40,7 @@ class Clip:
     crcs: tuple[int, ...]  # of the members read, in the order read
     record: Mapping[str, Any]  # the sample's json; empty where it was not asked for
     jpegs: Jpegs | None = None  # the frames, not yet decoded: where that was asked for, and can be had
+    group: str | None = None  # what other clips that count as the same have too; None: its key
 
     @property
     def size(self) -> tuple[int, int]:
@@ -128,7 +129,7 @@ def read_clip(
         frames, numbers = read_frames(read.members, read, among, leave_jpegs=leave_jpegs, memory=memory)
         record = _read_record(read) if with_record else {}
     decoded, jpegs = (_NO_FRAMES, frames) if isinstance(frames, Jpegs) else (frames, None)
-    return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
+    return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs, read.question.group)
 
 
 def read_record(source: ClipSource[Ref], ref: Ref) -> Mapping[str, Any]:

@@ -112,7 +112,8 @@ class Draws:
             sample, faults = self._first_good(source, refs, draw, number)
         clip = sample.clip
         name = self._specs[number].name
-        shown = SampleMeta(draw, name, clip.key, clip.digest(draw), bool(faults), sample.label, sample.caption)
+        digest = clip.digest(draw)
+        shown = SampleMeta(draw, name, clip.key, digest, bool(faults), sample.label, sample.caption, clip.group)
         return clip, shown, faults
 
     def take_traffic(self) -> Traffic:

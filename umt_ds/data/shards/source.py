@@ -22,7 +22,7 @@ from umt_ds.data.shards.items import ITEMS, AllSamples, ArrowItems, Item, ItemTa
 from umt_ds.data.shards.node_index import set_file
 from umt_ds.data.shards.records import Manifest, Member, Part, SampleRef, load_manifest
 from umt_ds.data.shards.remote import Traffic
-from umt_ds.data.shards.sample_record import Question
+from umt_ds.data.shards.sample_record import NO_QUESTION, Question
 from umt_ds.data.shards.storage import as_path, is_url
 from umt_ds.errors import DataError
 
@@ -96,7 +96,11 @@ class ShardSource:
     def question(self, ref: SampleRef) -> Question:
         """What is asked of the item's sample, in a set that is a table."""
         item = self._item(ref)
-        return Question(item.fields, item.frames)
+        if item.key is None:
+            return NO_QUESTION
+        frames, shard = self._place(item.shard)
+        group = item.fields.get("group", frames.key(shard, item.row))
+        return Question(item.fields, item.frames, str(group))
 
     def read(self, ref: SampleRef, member: Member) -> bytes:
         """The bytes of one member. Raises DecodeError where they do not match their CRC, DataError on I/O."""
