@@ -92,8 +92,8 @@ def number_in(record: Mapping[str, Any], field: str) -> float | None:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a sample. fields: in the place of its json's; frames: first and last stored frame, or all; group:
-    what it has in common with other items that count as the same, or None."""
+    """What is asked of a sample. fields: in the place of its json's. frames: first and last stored frame, or all.
+    group: what it has in common with other items that count as the same, or None."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     frames: tuple[int, int] | None = None
