@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,8 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Indexes that a test has made on this node are no other test's: their sets can be the same."""
+def own_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Where indexes lie that a test makes on this node: no other test sees them, as their sets can be the same."""
     made: list[Path] = []
 
     def node_folder() -> Path:
@@ -42,6 +43,7 @@ def own_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
         return made[0]
 
     monkeypatch.setattr("umt_ds.data.shards.node_index.node_folder", node_folder)
+    return node_folder
 
 
 @pytest.fixture

@@ -61,17 +61,26 @@ def node_folder() -> Path:
 
 
 def open_index(folder: Path, manifest: Manifest) -> SetIndex:
-    """The index of a set, mapped.
+    """The index of a set, mapped. A damaged copy of this node's is dropped and made anew once.
 
     Raises DataError where it is missing, damaged or of another set, MachineError where this machine has no room for it.
     """
     hint = f"restore the set, or take it as it is now: `umt-data index {folder} --force`"
-    if manifest.index is None:
-        name = hashlib.sha256("".join(entry.index_sha256 for entry in manifest.shards).encode()).hexdigest()
-        path = _once_a_node(f"made-{name}.arrow", lambda at: _make(at, folder, manifest))
-    else:
-        path = set_file(folder, INDEX, manifest.index)
-    return SetIndex(path, manifest.shards, hint=hint)
+    path = _index_file(folder, manifest)
+    try:
+        return SetIndex(path, manifest.shards, hint=hint)
+    except DataError:
+        if path.parent != node_folder():
+            raise
+    path.unlink(missing_ok=True)
+    return SetIndex(_index_file(folder, manifest), manifest.shards, hint=hint)
+
+
+def _index_file(folder: Path, manifest: Manifest) -> Path:
+    if manifest.index is not None:
+        return set_file(folder, INDEX, manifest.index)
+    name = hashlib.sha256("".join(entry.index_sha256 for entry in manifest.shards).encode()).hexdigest()
+    return _once_a_node(f"made-{name}.arrow", lambda at: _make(at, folder, manifest))
 
 
 def set_file(folder: Path, name: str, told: SetFile) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def test_a_set_of_an_earlier_version_gets_one_on_the_node_once(tmp_path: Path, m
         index_path(folder / f"tiny-{shard:06d}.tar").unlink()
     again = ShardSource(folder)
     assert [again.members(ref) for ref in again.refs()] == [first.members(ref) for ref in first.refs()]
+
+
+def test_a_damaged_one_of_the_node_is_made_anew(tmp_path: Path, own_indexes: Callable[[], Path]) -> None:
+    folder = write_shards(tmp_path / "shards")
+    wanted = [ShardSource(folder).members(ref) for ref in ShardSource(folder).refs()]
+    (made,) = own_indexes().glob("made-*.arrow")
+    made.write_bytes(b"of another version")
+    assert [ShardSource(folder).members(ref) for ref in ShardSource(folder).refs()] == wanted
 
 
 def test_the_same_indexes_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
