@@ -160,7 +160,10 @@ def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
 @click.option("--classes", type=FILE, help="Names of the classes that `label` numbers, if they are not those of SET.")
 @click.option("--explode", metavar="FIELD", help="A list in this field makes an item of each of its members.")
 @click.option("--name", default="", help="Name of the table.  [default: the folder's]")
-def items(set_: Path, out: Path, annotations: Path, classes: Path | None, explode: str | None, name: str) -> None:
+@dry_run
+def items(
+    set_: Path, out: Path, annotations: Path, classes: Path | None, explode: str | None, name: str, dry_run: bool
+) -> None:
     """Write a table of items over the frames of SET in OUT: no frame is copied, and OUT is used as a set.
 
     A row names its clip by `key`, or by `video`, `image`, `file`, … with the path of its file, and has any fields:
@@ -172,13 +175,17 @@ def items(set_: Path, out: Path, annotations: Path, classes: Path | None, explod
       umt-data items ~/shards/msrvtt ~/shards/msrvtt-qa --annotations train_qa.json
       umt-data items ~/shards/mine ~/shards/mine-captions --annotations captions.csv --explode caption
     """
-    from data_prep.making.item_table import make_items
+    from data_prep.making.item_table import read_items, write_table
     from data_prep.tables.class_list import read_class_list
 
     labels = read_class_list(classes) if classes else ()
-    made = make_items(set_, out, annotations=annotations, labels=labels, explode=explode, name=name)
-    click.echo(made.text())
-    if made.left_out:
+    read = read_items(set_, annotations=annotations, explode=explode)
+    click.echo(read.text())
+    if dry_run:
+        click.echo(f"would write them to {out}")
+        return
+    write_table(read, out, labels=labels, name=name)
+    if read.left_out:
         click.echo(f"see {out}/bad.csv")
 
 

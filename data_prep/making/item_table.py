@@ -30,72 +30,75 @@ _START, _END = ("start", "time_start"), ("end", "time_end")
 
 
 @dataclass(frozen=True)
-class TableMade:
-    """What became of the rows of an annotation file, and of the clips of the set."""
+class ItemsRead:
+    """The items of an annotation file over a set, and what became of its rows and of the clips of the set."""
 
-    items: int
-    clips: int  # that have an item
+    folder: Path
+    annotations: str
+    items: tuple[Item, ...]
     clips_without: int
     left_out: tuple[Refusal, ...]
-    fields: tuple[str, ...]
 
     def text(self) -> str:
+        """How many items, clips and rows, and the most frequent reasons."""
+        fields = dict.fromkeys(name for item in self.items for name in item.fields)
+        clips = len({(item.shard, item.row) for item in self.items})
         reasons = Counter(one.reason for one in self.left_out).most_common(8)
         return "\n".join(
             [
-                f"{self.items:,} items over {self.clips:,} clips, with {', '.join(self.fields)}; "
+                f"{len(self.items):,} items over {clips:,} clips, with {', '.join(fields)}; "
                 f"{self.clips_without:,} clips have none; {len(self.left_out):,} rows left out",
                 *(f"{count:>8,}  {reason}" for reason, count in reasons),
             ]
         )
 
 
-def make_items(
-    folder: Path,
-    out: Path,
-    *,
-    annotations: Path,
-    labels: Sequence[str] = (),
-    explode: str | None = None,
-    name: str = "",
-) -> TableMade:
-    """Write a table in `out` over the shards of the set in `folder`: an item for each row of `annotations`.
+def read_items(folder: Path, *, annotations: Path, explode: str | None = None) -> ItemsRead:
+    """An item over the set in `folder` for each row of `annotations`.
 
     A row names its clip (`key`, or the path of its file) and has fields, which stand in the place of those of the json
     (`caption`, `label`, `question`, …). `start` and `end` (seconds of the file) make the item a part of the stored
-    frames. explode: a field whose list makes an item of each of its members. labels: names of the classes, if they are
-    others than those of the set. Rows whose clip is not there are left out, with their reason in bad.csv.
-    Raises DataError where the file cannot be read, no row has a clip, or `out` holds a set already.
+    frames. explode: a field whose list makes an item of each of its members.
+    Raises DataError where the file cannot be read, or no row has a clip.
     """
-    if kind_of(out / MANIFEST):
-        raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
     base = load_shards(folder)
     left_out: list[Refusal] = []
     with closing(ShardSource(folder)) as source:
         rows = read_annotations(annotations)
-        items = list(_items(source, rows, explode=explode, left_out=left_out))
+        items = tuple(_items(source, rows, explode=explode, left_out=left_out))
     if not items:
-        raise DataError(f"no row of {annotations} has a clip in {folder}: {left_out[0].source}: {left_out[0].reason}")
+        first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
+        raise DataError(f"no row of {annotations} has a clip in {folder}{first}")
+    without = base.num_samples - len({(item.shard, item.row) for item in items})
+    return ItemsRead(folder, annotations.name, items, without, tuple(left_out))
+
+
+def write_table(read: ItemsRead, out: Path, *, labels: Sequence[str] = (), name: str = "") -> None:
+    """Write a set in `out` that is these items over the shards of their set. labels: names of the classes, if they are
+    others than those of the set.
+
+    Raises DataError where `out` holds a set already.
+    """
+    if kind_of(out / MANIFEST):
+        raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
+    base = load_shards(read.folder)
     out.mkdir(parents=True, exist_ok=True)
     with scratch_for(out) as scratch:
-        write_items(scratch / ITEMS, items, num_shards=len(base.shards))
+        write_items(scratch / ITEMS, read.items, num_shards=len(base.shards))
         told = SetFile((scratch / ITEMS).stat().st_size, sha256_of(scratch / ITEMS))
         publish(scratch / ITEMS, out / ITEMS)
-    write_whole(out / BAD_CSV, csv_of_refusals(left_out))
+    write_whole(out / BAD_CSV, csv_of_refusals(read.left_out))
     Manifest(
         name=name or absolute(out).name,
         media=base.media,
         shards=(),
         labels=tuple(labels) or base.labels,
-        options={"source": "items", "annotations": annotations.name, "made_with": base.options},
+        options={"source": "items", "annotations": read.annotations, "made_with": base.options},
         tool=tool(),
         items=told,
-        num_items=len(items),
-        parts=(Part(_from(out, folder), base.fingerprint, base.num_samples),),
+        num_items=len(read.items),
+        parts=(Part(_from(out, read.folder), base.fingerprint, base.num_samples),),
     ).save(out)
-    with_items = len({(item.shard, item.row) for item in items})
-    fields = tuple(dict.fromkeys(name for item in items for name in item.fields))
-    return TableMade(len(items), with_items, base.num_samples - with_items, tuple(left_out), fields)
 
 
 def _from(out: Path, folder: Path) -> str:
