@@ -97,11 +97,11 @@ def write_table(read: ItemsRead, out: Path, *, labels: Sequence[str] = (), name:
         tool=tool(),
         items=told,
         num_items=len(read.items),
-        parts=(Part(_from(out, read.folder), base.fingerprint, base.num_samples),),
+        parts=(Part(path_from(out, read.folder), base.fingerprint, base.num_samples),),
     ).save(out)
 
 
-def _from(out: Path, folder: Path) -> str:
+def path_from(out: Path, folder: Path) -> str:
     """The place of a set as the manifest in `out` names it: from there, so that both can be moved together."""
     if is_local(out) and is_local(folder):
         return os.path.relpath(absolute(folder), absolute(out))
