@@ -170,7 +170,9 @@ def merge(out: Path, sets: tuple[Path, ...], copy: bool, making: BuildJob) -> No
 @click.command(short_help="Another table over the frames of a set.")
 @click.argument("set_", metavar="SET", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
-@click.option("--annotations", type=FILE, required=True, help="csv, tsv, json, jsonl, parquet or arrow: a row an item.")
+@click.option(
+    "--annotations", type=FILE, required=True, help="csv, tsv, json, jsonl, parquet, arrow, sqlite: a row an item."
+)
 @click.option("--classes", type=FILE, help="Names of the classes that `label` numbers, if they are not those of SET.")
 @click.option("--explode", metavar="FIELD", help="A list in this field makes an item of each of its members.")
 @click.option("--name", default="", help="Name of the table.  [default: the folder's]")

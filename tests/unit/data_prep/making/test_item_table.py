@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ def test_training_draws_items_with_what_they_say(tmp_path: Path) -> None:
         assert same["clip-0003"] == same["clip-0003#1"] != same["clip-0012"]
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl", "sqlite.db"])
 def test_annotations_of_any_form_give_the_same_items(tmp_path: Path, form: str) -> None:
     rows = [
         {"video": f"clip-{number:04d}.mp4", "label": number + 20, "caption": f"number {number}"} for number in (1, 9)
@@ -91,6 +93,10 @@ def test_annotations_of_any_form_give_the_same_items(tmp_path: Path, form: str) 
             )
         case "parquet":
             parquet.write_table(pa.Table.from_pylist(rows), file)
+        case "sqlite.db":
+            with closing(sqlite3.connect(file)) as database, database:
+                database.execute("CREATE TABLE annos (id INTEGER, filename TEXT, label INTEGER, caption TEXT)")
+                database.executemany("INSERT INTO annos VALUES (0, ?, ?, ?)", [tuple(row.values()) for row in rows])
         case _:
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = write_shards(tmp_path / "base")
@@ -145,6 +151,7 @@ def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> No
         ("rows.txt", "a b", "is of no form that is known"),
         ("rows.parquet", "x", "cannot be read"),
         ("rows.csv", "", "cannot be read"),
+        ("rows.db", "SQLite format 3\0 and no more", "cannot be read as an SQLite database"),
     ],
 )
 def test_a_file_that_is_none_is_one_error(tmp_path: Path, name: str, content: str, said: str) -> None:
