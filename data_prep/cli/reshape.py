@@ -195,12 +195,12 @@ def items(
     from data_prep.tables.class_list import read_class_list
 
     labels = read_class_list(classes) if classes else ()
-    read = read_items(set_, annotations=annotations, explode=explode)
+    read = read_items(set_, annotations=annotations, labels=labels, explode=explode)
     click.echo(read.text())
     if dry_run:
         click.echo(f"would write them to {out}")
         return
-    write_table(read, out, labels=labels, name=name)
+    write_table(read, out, name=name)
     if read.left_out:
         click.echo(f"see {out}/bad.csv")
 

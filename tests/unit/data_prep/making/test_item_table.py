@@ -137,6 +137,17 @@ def test_seconds_are_a_part_of_the_stored_frames(tmp_path: Path) -> None:
     assert "'soon' is no number of seconds" in said
 
 
+def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None:
+    rows = [{"key": "clip-0001", "label": "dive"}, {"key": "clip-0002", "label": "0"}]
+    (tmp_path / "classes.txt").write_text("walk\ndive\n")
+    out, _ = items(tmp_path, rows, "--classes", str(tmp_path / "classes.txt"))
+    assert labels(out) == [("clip-0001", 1), ("clip-0002", 0)]
+    assert load_manifest(out).labels == ("walk", "dive")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(DataError, match=r"rows\.json entry 1: the label 'dive' is no class: the set names no classes"):
+        items(tmp_path / "again", rows)
+
+
 def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no row of .*rows\.json has a clip in .*base: x\.mp4: no clip of the set"):
         items(tmp_path, [{"video": "x.mp4", "label": 1}])
