@@ -21,7 +21,7 @@ from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.records import MANIFEST, Manifest, Part, SampleRef, SetFile, load_shards, sample_key, sha256_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
-from umt_ds.errors import DataError, DecodeError, shown
+from umt_ds.errors import DataError, DecodeError, shown, some
 
 # How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
 KEY_FIELDS = ("key",)
