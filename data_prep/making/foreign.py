@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.checking.samples import records_of
-from data_prep.progress import progress
+from umt_ds.terminal import progress
 from data_prep.state.manifest import tool
 from data_prep.state.plan import STATE_FOLDER
 from umt_ds.data.shards.fetch import read_part, read_whole

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from data_prep.checking.samples import records_of, samples_of
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.progress import progress
 from umt_ds.data.order.views import as_options, views_of
 from umt_ds.data.shards.records import Manifest, load_manifest
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, number_in
 from umt_ds.data.shards.storage import absolute, common_folder
 from umt_ds.errors import ConfigError, DataError, DecodeError, quoted, some
+from umt_ds.terminal import progress
 
 
 @dataclass(frozen=True)

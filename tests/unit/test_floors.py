@@ -49,7 +49,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"loader"}),  # the trainer's side
     ),
     "data_prep": (
-        frozenset({"clip", "progress", "engines", "decode"}),  # what a clip is; processes that decode one
+        frozenset({"clip", "engines", "decode"}),  # what a clip is; processes that decode one
         frozenset({"tables", "state"}),  # tables of users; what a set in the making leaves on disk
         frozenset({"checking"}),  # what can be said of a finished set
         frozenset({"leaks"}),  # what two sets share
@@ -90,6 +90,7 @@ NEIGHBOURS = {
         "umt_ds.environment",
         "umt_ds.errors",
         "umt_ds.refused",
+        "umt_ds.terminal",  # progress bars
         "umt_ds.whole_file",  # files that appear whole
         "umt_ds.classes",  # class lists of the corpora, in the order of published heads
         "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
@@ -136,6 +137,7 @@ DOORS = {
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
     "pyarrow": ("umt_ds.jobs.score_files",),
     "wandb": ("umt_ds.engine.report",),
+    "tqdm": ("umt_ds.terminal",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),
     "imagehash": ("data_prep.leaks.near_duplicates",),
