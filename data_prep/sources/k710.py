@@ -18,8 +18,8 @@ from typing import Literal
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.leaks.id_overlap import Leak, OverlapReport, Span, SpanList, Videos, by_video, find_leaks, read_spans
 from data_prep.leaks.near_duplicates import is_same_place, set_names
-from data_prep.sources.folder import FoundFiles, no_file_of, scan_videos
 from data_prep.sources.kinetics import copies_note, file_of, files_by_name
+from data_prep.sources.scan import FoundFiles, no_file_of, scan_videos
 from data_prep.tables.kinetics import KineticsRow, read_kinetics
 from umt_ds.classes import classes, k710_number
 from umt_ds.data.shards.storage import common_folder, is_local

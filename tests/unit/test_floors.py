@@ -84,6 +84,7 @@ NEIGHBOURS = {
         "umt_ds.data.shards.left_out",  # and what of it is not read
         "umt_ds.data.shards.sample_record",  # what a sample says of itself
         "umt_ds.data.pixels.video",  # the door to PyAV
+        "umt_ds.data.pixels.video_scan",  # and what it says of a video that is not stored
         "umt_ds.data.order.views",  # the frames that evaluation shows, so that a set can hold exactly those
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
@@ -140,6 +141,8 @@ DOORS = {
     "tqdm": ("umt_ds.terminal",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),
+    "scenedetect": ("data_prep.sources.scenes",),
+    "py3langid": ("data_prep.sources.before",),
     "imagehash": ("data_prep.leaks.near_duplicates",),
 }
 
