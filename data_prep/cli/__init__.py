@@ -46,7 +46,7 @@ def umt_data() -> None:
     """
 
 
-for module in (scenes, corpora, check, reshape, tasks):
+for module in (corpora, scenes, check, reshape, tasks):
     for command in module.COMMANDS:
         umt_data.add_command(command)
 

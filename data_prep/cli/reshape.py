@@ -44,7 +44,7 @@ def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], w
     meant = suffixes_meant(suffixes) or None
     if dry_run:
         for folder in folders_of_tars(out) if subfolders else [out]:
-            tars, notes = tars_in(folder)
+            tars, notes = tars_in(folder, alone=not subfolders)
             for note in notes:
                 click.echo(note, err=True)
             click.echo(f"would index {len(tars)} tars in {folder}")

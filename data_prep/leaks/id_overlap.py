@@ -154,7 +154,7 @@ class OverlapReport:
             lines.append(f"{ids:,} videos have several clips in {self.train.name}; {same:,} of these overlap")
         lines += [
             f"not compared: {spans.skipped:,} entries of {spans.name} without YouTube id and times"
-            for spans in (self.train, *self.against)
+            for spans in (self.train, *(other for other in self.against if other.spans is not self.train.spans))
             if spans.skipped
         ]
         return "\n".join(lines)

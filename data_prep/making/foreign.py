@@ -40,17 +40,24 @@ class Adopted:
     notes: tuple[str, ...]
 
 
-def adopt(folder: Path, *, force: bool = False, suffixes: Mapping[str, str] | None = None, workers: int = 1) -> Adopted:
+def adopt(
+    folder: Path,
+    *,
+    force: bool = False,
+    suffixes: Mapping[str, str] | None = None,
+    workers: int = 1,
+    alone: bool = True,
+) -> Adopted:
     """Index every `*.tar` in `folder`, by `workers` processes, and write its manifest. An interrupted run continues
     where it stopped.
 
     Samples without media (video2dataset leaves them where a download failed) are not indexed, but counted by their
     reasons. `suffixes` says what files are that the tars call otherwise, as `suffixes_meant` gives it. With `force`,
     indexes and manifest are made anew from the tars as they are now; name, labels and options of a manifest that is
-    there and can be read are kept, `suffixes` too.
+    there and can be read are kept, `suffixes` too. alone: as `tars_in` means it.
     Raises DataError where a manifest is there already, or a tar cannot be read.
     """
-    tars, beside = tars_in(folder)
+    tars, beside = tars_in(folder, alone=alone)
     if not force and kind_of(folder / MANIFEST):
         raise DataError(f"{folder} is indexed already", hint="--force indexes again what is there now")
     if not force and kind_of(folder / STATE_FOLDER):
@@ -87,7 +94,7 @@ def adopt_below(folder: Path, *, force: bool, suffixes: Mapping[str, str] | None
     shard of another folder for an attempt to leave the set's. Those that are indexed already are left alone."""
     for each in folders_of_tars(folder):
         if force or not kind_of(each / MANIFEST):
-            yield adopt(each, force=force, suffixes=suffixes, workers=workers)
+            yield adopt(each, force=force, suffixes=suffixes, workers=workers, alone=False)
 
 
 def folders_of_tars(folder: Path) -> list[Path]:
@@ -100,8 +107,9 @@ def folders_of_tars(folder: Path) -> list[Path]:
     return folders
 
 
-def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The tars that lie in `folder`, by name, and sentences on what else lies there. Raises DataError without one."""
+def tars_in(folder: Path, *, alone: bool = True) -> tuple[list[Path], tuple[str, ...]]:
+    """The tars that lie in `folder`, by name, and sentences on what else lies there. alone: folders below are
+    left out, which is said. Raises DataError without a tar."""
     with _readable(folder):
         names = sorted(path.name for path in folder.iterdir())
     hidden = [name for name in names if name.startswith(".") and name.endswith(".tar")]
@@ -111,7 +119,9 @@ def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     others = [name for name in names if not name.startswith(".") and not name.endswith(".tar")]
     packed = [name for name in others if _PACKED.search(name)]
     begun = [name for name in others if _BEGUN.search(name)]
-    below = sorted(str(tar.relative_to(folder)) for tar in folder.glob("[!.]*/*.tar")) if is_local(folder) else []
+    below = (
+        sorted(str(tar.relative_to(folder)) for tar in folder.glob("[!.]*/*.tar")) if alone and is_local(folder) else []
+    )
     notes = [
         f"ignored {len(found)} {what} ({found[0]})"
         for found, what in (

@@ -44,10 +44,12 @@ class Before:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for limits between which nothing lies."""
-        pairs = (("words", self.min_words, self.max_words), ("seconds", self.min_seconds, self.max_seconds))
-        for name, least, most in pairs:
-            if most is not None and most < least:
-                raise ConfigError(f"--min-{name} {least:g} is above --max-{name} {most:g}", hint="nothing lies between")
+        if self.max_words is not None and self.max_words < self.min_words:
+            what = f"--min-words {self.min_words} is above --max-words {self.max_words}"
+            raise ConfigError(what, hint="nothing lies between")
+        if self.max_seconds < self.min_seconds:
+            what = f"--min-seconds {self.min_seconds:g} is above --max-seconds {self.max_seconds:g}"
+            raise ConfigError(what, hint="nothing lies between")
 
     @property
     def reads_captions(self) -> bool:
