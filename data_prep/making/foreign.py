@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from data_prep.state.plan import STATE_FOLDER
 from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.left_out import LeftOut
+from umt_ds.data.shards.node_index import publish_index
 from umt_ds.data.shards.records import MANIFEST, Manifest, ShardEntry, load_manifest
 from umt_ds.data.shards.storage import absolute, is_local, kind_of
 from umt_ds.data.shards.store_answers import hint_of
@@ -79,6 +80,7 @@ def adopt(
         labels=before.labels if before else (),
         options=before.options if before and is_ours else options,
         tool=tool(),
+        index=publish_index(folder, entries),
     )
     manifest.save(folder)
     return Adopted(folder, manifest, (*beside, *held.notes(), *downloads.notes(folder)))
@@ -105,6 +107,19 @@ def folders_of_tars(folder: Path) -> list[Path]:
     if not folders:
         raise DataError(f"no *.tar below {folder}", hint="give the folder below which the tars lie")
     return folders
+
+
+def upgrade(folder: Path) -> bool:
+    """Give a set that an earlier version wrote the files of the whole set that it lacks; False: it lacks none.
+
+    Its shards, and with them its fingerprint, stay as they are. Raises DataError where an index beside a shard is
+    missing, or is not the one of the manifest.
+    """
+    manifest = load_manifest(folder)
+    if manifest.index:
+        return False
+    replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
+    return True
 
 
 def tars_in(folder: Path, *, alone: bool = True) -> tuple[list[Path], tuple[str, ...]]:
