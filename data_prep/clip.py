@@ -34,6 +34,7 @@ class Clip:
     label_name: str | None = None
     span_s: tuple[float, float] | None = None  # where the clip lies, if the file is the whole video
     extra: Extra = field(default_factory=dict)  # more fields of the sample's json
+    is_of_whole: bool = False  # the file is the whole video for sure; else one as long as `span_s` is the cut clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ class Listing:
             )
         return DataError(
             f"{len(keys):,} sample keys belong to several files; '{shown(keys[0])}' to {where}",
-            hint="the key is the path without its extension: rename or remove one of them",
+            hint="the key is the path without its suffix: rename or remove one of them, or keep them apart by "
+            "`--keys path` (the key is the whole path), where the command has it",
         )
 
 

@@ -11,8 +11,9 @@ import multiprocessing
 import resource
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -69,7 +70,8 @@ def map_ordered(
 
     def begin(item: Item) -> ProcessFuture[Result]:
         try:
-            return pool.schedule(_work_in_time, args=(work, item, timeout_s))
+            with _interrupts_held_back():
+                return pool.schedule(_work_in_time, args=(work, item, timeout_s))
         except BrokenProcessPool as error:
             raise _broken(error) from error
 
@@ -89,6 +91,17 @@ def map_ordered(
     finally:
         pool.stop()  # type: ignore[no-untyped-call]  # (pebble 5.2)
         pool.join()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C signals all processes of a terminal. Those that are started in here never see it, for a process inherits
+    what its starter blocks: the command alone ends them, and no traceback of theirs is written over its last words."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(memory_gb: float | None) -> None:

@@ -127,7 +127,11 @@ class BuildJob:
         click.echo(f"watch: squeue -j {array},{last}; tail -F {shlex.quote(str(job.folder))}/*.log")
         click.echo(f"stop:  scancel {array} {last}   (the same command continues)")
         if self.where.wait:
-            wait_for(plan, (array, last))
+            try:
+                wait_for(plan, (array, last))
+            except KeyboardInterrupt:
+                click.echo("\nthe jobs go on without this command", err=True)
+                raise
             print_summary(summary_of(plan), self.run.max_bad)
 
     def _with_ray(self, listing: Listing, out: Path, name: str) -> None:

@@ -12,14 +12,24 @@ import click
 
 from data_prep.cli.making import BuildJob, set_options
 from data_prep.cli.options import FILE, FOLDER, NEW_FOLDER, Number, dry_run
+from data_prep.cli.options import workers as workers_option
 from umt_ds.errors import ConfigError
 
 
 @click.command(short_help="Index tars that another tool wrote.")
 @click.argument("out", type=FOLDER)
 @click.option("--force", is_flag=True, help="Index again what is there now.")
+@click.option("--subfolders", is_flag=True, help="Each folder below OUT that holds tars, too, as a set of its own.")
+@click.option(
+    "--suffix",
+    "suffixes",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="What the tars call a file, and what it is: caption=txt, frame_*.jpg=*.jpg (* is a number); repeat.",
+)
+@workers_option
 @dry_run
-def index(out: Path, force: bool, dry_run: bool) -> None:
+def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], workers: int, dry_run: bool) -> None:
     """Index the tars in OUT that img2dataset, video2dataset or another tool wrote, and write their manifest.
 
     Nothing is copied. What the tools say of failed downloads is summed up.
@@ -27,20 +37,30 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
     \b
     Example:
       umt-data index ~/cc3m-by-img2dataset
+      umt-data index ~/mine --subfolders --suffix caption=txt --suffix class=cls
     """
-    from data_prep.making.foreign import adopt, tars_in
+    from data_prep.making.foreign import adopt_alone, adopt_below, folders_of_tars, tars_in
+    from data_prep.making.foreign_tar import suffixes_meant
 
+    meant = suffixes_meant(suffixes) or None
     if dry_run:
-        tars, notes = tars_in(out)
-        for note in notes:
-            click.echo(note, err=True)
-        click.echo(f"would index {len(tars)} tars in {out}")
+        for folder in folders_of_tars(out) if subfolders else [out]:
+            tars, notes = tars_in(folder, alone=not subfolders)
+            for note in notes:
+                click.echo(note, err=True)
+            click.echo(f"would index {len(tars)} tars in {folder}")
         return
-    adopted = adopt(out, force=force)
-    for note in adopted.notes:
-        click.echo(note, err=True)
-    manifest = adopted.manifest
-    click.echo(f"{manifest.name}: {manifest.num_samples:,} samples ({manifest.media}) in {len(manifest.shards)} shards")
+    take = adopt_below if subfolders else adopt_alone
+    count = 0
+    for adopted in take(out, force=force, suffixes=meant, workers=workers):
+        count += 1
+        for note in adopted.notes:
+            click.echo(note, err=True)
+        made = adopted.manifest
+        where = f", {adopted.folder}" if subfolders else ""
+        click.echo(f"{made.name}: {made.num_samples:,} samples ({made.media}) in {len(made.shards)} shards{where}")
+    if not count:
+        click.echo(f"all folders of tars below {out} are indexed already (--force indexes again what is there now)")
 
 
 @click.command(short_help="Bring a set of an earlier version up to date.")

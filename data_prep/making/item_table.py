@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
-from data_prep.progress import progress
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
@@ -22,6 +21,7 @@ from umt_ds.data.shards.records import MANIFEST, Manifest, Part, SampleRef, SetF
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
 from umt_ds.errors import DataError, DecodeError, shown, some
+from umt_ds.terminal import progress
 
 # How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
 KEY_FIELDS = ("key",)

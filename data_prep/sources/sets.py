@@ -17,7 +17,6 @@ from typing import Literal
 
 from data_prep.checking.samples import records_of, samples_of
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.progress import progress
 from umt_ds.data.clips import read_record
 from umt_ds.data.order.views import as_options, views_of
 from umt_ds.data.shards.records import Manifest, SampleRef, load_manifest, load_shards
@@ -25,6 +24,7 @@ from umt_ds.data.shards.sample_record import Record, captions_of, has_label, num
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, common_folder
 from umt_ds.errors import ConfigError, DataError, DecodeError, quoted, some
+from umt_ds.terminal import progress
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tests.support.videos import write_video, write_videos
 from umt_ds.data.shards.records import load_manifest
 
 COMMANDS = (
+    "scenes",
     *("folder", "list", "kinetics", "k710", "classes", "something", "ucf101", "hmdb51"),
     *("moments", "webvid", "pairs", "demo"),
     *(
@@ -157,6 +158,15 @@ WRONG = {
     ("folder", "videos", "set", "--frames", "0"): (2, "not in the range"),
     ("folder", "videos", "set", "--name", "a/b"): (2, "no file name"),
     ("folder", "videos", "videos/v00.mp4"): (2, "is a file"),
+    ("folder", "videos", "set", "--spans", "columns.csv", "--kind", "image"): (2, "and so does --kind image"),
+    ("folder", "videos", "set", "--spans", "columns.csv"): (1, "no column start and end"),
+    ("folder", "videos", "set", "--min-words", "5", "--max-words", "4"): (2, "is above --max-words 4"),
+    ("folder", "videos", "set", "--min-words", "1"): (1, "not one of the 2 clips is left: 2 no caption"),
+    ("scenes", "videos", "columns.csv"): (2, "is there already"),
+    ("scenes", "videos", "gone/scenes.csv"): (2, "there is no folder 'gone'"),
+    ("index", "videos", "--suffix", "caption"): (2, "does not say what a suffix means"),
+    ("index", "videos", "--subfolders"): (1, "no *.tar below videos"),
+    ("leaks", "videos", "--against", "empty", "--against", "empty"): (2, "is named twice"),
     ("kinetics", "videos", "set"): (2, "Missing option '--csv'"),
     ("demo", "set", "--clips", "3"): (2, "at least 10 clips"),
     ("verify", "videos"): (1, "holds no manifest.json"),
