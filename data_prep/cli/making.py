@@ -55,12 +55,17 @@ class BuildJob:
         Ends the program with exit code 1 if more than --max-bad of the clips were refused.
         """
         check_store(listing.media, self.store)
+        if listing.media == "item":
+            self._refuse_what_copies()
         listing = self.without_excluded(listing).first_in_order(self.limit)
         for note in listing.notes:
             click.echo(printable(note), err=True)
         say_unused([*unused_options(listing.media, self.store), *self.where.unused()])
         name = self.name or out.name or out.resolve().name
         habits = self._habits()  # refused before anything is written
+        if listing.media == "item":
+            self._as_table(listing, out, name)
+            return
         if self.dry_run:
             click.echo("\n".join([*self._dry(listing, out, name), *habits]))
             return
@@ -71,6 +76,22 @@ class BuildJob:
                 self._with_slurm(listing, out, name)
             case "ray":
                 self._with_ray(listing, out, name)
+
+    def _refuse_what_copies(self) -> None:
+        """Raises ConfigError for options of making tars."""
+        asked = ["--retry-failed"] if self.retry_failed else []
+        asked += [] if self.where == ExecutionOptions() else [f"--engine {self.where.engine}"]
+        if asked:
+            raise ConfigError(f"{', '.join(asked)}: a table is written in a moment", hint="--copy makes tars")
+
+    def _as_table(self, listing: Listing, out: Path, name: str) -> None:
+        from data_prep.making.selection import write_selection
+
+        if self.dry_run:
+            click.echo(f"would write a table of {len(listing.clips):,} items to {out}; nothing is copied")
+            click.echo(f"  {len(listing.left_out):,} items left out")
+            return
+        click.echo(write_selection(listing, out, name=name).text())
 
     def _locally(self, listing: Listing, out: Path, name: str) -> None:
         from data_prep.making.prepare import prepare
@@ -185,6 +206,8 @@ def unused_options(media: str, store: StoreOptions) -> list[str]:
     match media, store.store:
         case "sample", _:  # copied as they are
             unused = {"frames", "short_side", "quality", "store", "fps", "views"}
+        case "item", _:  # not even copied
+            unused = set(vars(store))
         case "image", stored:
             unused = {"frames", "fps", "views"} | ({"quality"} if stored == "npy" else set())
         case _, "mp4":

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -85,6 +86,13 @@ def upgrade(set_: Path, dry_run: bool) -> None:
         click.echo(f"{set_}: index.arrow written" if bring_up_to_date(set_) else f"{set_} is up to date")
 
 
+_copy = click.option("--copy", is_flag=True, help="Copy the samples to tars of their own.  [default: a table over SET]")
+
+
+def _kind(copy: bool) -> Literal["tars", "table"]:
+    return "tars" if copy else "table"
+
+
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say which samples stay, given to `command` as one Filter, `keep`."""
 
@@ -109,12 +117,14 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("set_", metavar="SET", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
 @_filter_options
+@_copy
 @set_options
-def filter_(set_: Path, out: Path, keep: object, making: BuildJob) -> None:
-    """Copy the samples of SET to OUT that no --exclude list names and no option leaves out.
+def filter_(set_: Path, out: Path, keep: object, copy: bool, making: BuildJob) -> None:
+    """Make a set OUT of the items of SET that no --exclude list names and no option leaves out.
 
-    Samples are copied byte for byte and dealt to new shards. The lists are part of the new set's fingerprint. A sample
-    that does not say its seconds or size is left out where they are asked about.
+    OUT is a table over SET: nothing is copied, and SET must stay where it is, seen from OUT. With --copy, samples are
+    copied byte for byte and dealt to new shards. The lists are part of the new set's fingerprint. A sample that does
+    not say its seconds or size is left out where they are asked about.
 
     \b
     Example:
@@ -126,7 +136,7 @@ def filter_(set_: Path, out: Path, keep: object, making: BuildJob) -> None:
     assert isinstance(keep, Filter)
     if keep == Filter() and not making.exclude and not making.limit:
         raise ConfigError("nothing says what to leave out", hint="give --exclude FILE, --min-seconds, --captioned, …")
-    making.make(list_sets([set_], keep=keep, verb="filter"), out)
+    making.make(list_sets([set_], keep=keep, verb="filter", to=_kind(copy)), out)
 
 
 @click.command(short_help="Two sets without a video in common.")
@@ -136,11 +146,13 @@ def filter_(set_: Path, out: Path, keep: object, making: BuildJob) -> None:
     "--share", default=0.05, type=Number(0, 1, min_open=True, max_open=True), help="Of the samples that go to OUT/val."
 )
 @click.option("--seed", default=0, help="Another seed, another split.")
+@_copy
 @set_options
-def split(set_: Path, out: Path, share: float, seed: int, making: BuildJob) -> None:
-    """Copy the samples of SET to OUT/train and OUT/val. Clips of one video stay on one side.
+def split(set_: Path, out: Path, share: float, seed: int, copy: bool, making: BuildJob) -> None:
+    """Make sets OUT/train and OUT/val of the items of SET. Clips of one video stay on one side.
 
-    The side is a hash of the video's id: it stays the same when the set grows.
+    They are tables over SET, or with --copy sets with tars of their own. The side is a hash of the video's id: it stays
+    the same when the set grows.
 
     \b
     Example:
@@ -150,7 +162,7 @@ def split(set_: Path, out: Path, share: float, seed: int, making: BuildJob) -> N
     from data_prep.sources.sets import split as two_sides
 
     name = making.name or set_.resolve().name
-    whole = making.without_excluded(list_sets([set_], verb="split"))
+    whole = making.without_excluded(list_sets([set_], verb="split", to=_kind(copy)))
     for side, listing in zip(("train", "val"), two_sides(whole, share=share, seed=seed), strict=True):
         replace(making, name=f"{name}-{side}", exclude=()).make(listing, out / side)
 
@@ -158,11 +170,13 @@ def split(set_: Path, out: Path, share: float, seed: int, making: BuildJob) -> N
 @click.command(short_help="One set of several.")
 @click.argument("out", type=NEW_FOLDER)
 @click.argument("sets", metavar="SET...", nargs=-1, required=True, type=FOLDER)
+@_copy
 @set_options
-def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
-    """Copy the samples of all SETs to OUT, mixed. They must hold the same media and have the same classes.
+def merge(out: Path, sets: tuple[Path, ...], copy: bool, making: BuildJob) -> None:
+    """Make one set OUT of all SETs. They must hold the same media and have the same classes.
 
-    A training run can also read several sets side by side, each with a weight of its own: then nothing is copied.
+    OUT is a table over them: nothing is copied. With --copy, their samples are copied to new shards, mixed. A training
+    run can also read several sets side by side, each with a weight of its own.
 
     \b
     Example:
@@ -170,13 +184,15 @@ def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
     """
     from data_prep.sources.sets import list_sets
 
-    making.make(list_sets(sets, verb="merge"), out)
+    making.make(list_sets(sets, verb="merge", to=_kind(copy)), out)
 
 
 @click.command(short_help="Another table over the frames of a set.")
 @click.argument("set_", metavar="SET", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
-@click.option("--annotations", type=FILE, required=True, help="csv, tsv, json, jsonl, parquet or arrow: a row an item.")
+@click.option(
+    "--annotations", type=FILE, required=True, help="csv, tsv, json, jsonl, parquet, arrow, sqlite: a row an item."
+)
 @click.option("--classes", type=FILE, help="Names of the classes that `label` numbers, if they are not those of SET.")
 @click.option("--explode", metavar="FIELD", help="A list in this field makes an item of each of its members.")
 @click.option("--name", default="", help="Name of the table.  [default: the folder's]")
@@ -199,12 +215,12 @@ def items(
     from data_prep.tables.class_list import read_class_list
 
     labels = read_class_list(classes) if classes else ()
-    read = read_items(set_, annotations=annotations, explode=explode)
+    read = read_items(set_, annotations=annotations, labels=labels, explode=explode)
     click.echo(read.text())
     if dry_run:
         click.echo(f"would write them to {out}")
         return
-    write_table(read, out, labels=labels, name=name)
+    write_table(read, out, name=name)
     if read.left_out:
         click.echo(f"see {out}/bad.csv")
 
