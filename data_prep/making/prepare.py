@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
 
 from data_prep.checking.samples import StoredSample, samples_of
 from data_prep.checking.stats import write_stats
@@ -13,16 +17,33 @@ from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, 
 from data_prep.decode import check_readable, make_sample
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.progress import progress
+from data_prep.spool import bytes_on_disk, spool_file, spool_folder
 from data_prep.state.claim import forget_jobs, one_at_a_time
 from data_prep.state.done import Done, replace_shard, with_index
 from data_prep.state.manifest import Summary, finish
 from data_prep.state.plan import Plan, begin
 from data_prep.state.writer import new_shard
 from umt_ds.data.shards.fetch import why_not
-from umt_ds.data.shards.records import read_members
+from umt_ds.data.shards.records import ShardEntry, read_members
 from umt_ds.errors import DataError
 
-Work = Callable[..., Outcome]  # (clip, *, root, media, store): make_sample, or a test's stand-in
+Work = Callable[..., Outcome]  # (clip, *, root, media, store, spool): make_sample, or a test's stand-in
+
+
+class ShardNotes(Protocol):
+    """Is told of each sample of one shard as it is written, so that nobody needs to read the shard for that."""
+
+    def add(self, sample: Sample) -> None:
+        """The next sample. Of its members the json is at hand; others are read where they are asked for."""
+
+    def keep(self, entry: ShardEntry | None) -> None:
+        """The shard is written, and will be put in its place: with that entry, or without a sample none.
+
+        A kill can come before it is there. So what is kept says of which tar it is (`entry.sha256`).
+        """
+
+
+NotesOf = Callable[[int], ShardNotes]  # shard → its notes
 
 
 def prepare(
@@ -59,7 +80,9 @@ def close_set(plan: Plan, *, workers: int = 1) -> Summary:
     return summary
 
 
-def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample) -> None:
+def build_shards(
+    plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample, notes_of: NotesOf | None = None
+) -> None:
     """Make some shards of a plan with the cores of this machine: each is whole, and recorded, before the next begins.
 
     Of a shard that is done only the clips it refused are worked on; the rest of it is copied. This is the unit that
@@ -69,20 +92,52 @@ def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Wo
     if not shards:
         return
     clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun.get(shard)))
-    work_on = partial(work, root=plan.root, media=plan.media, store=plan.store)
-    results = map_ordered(work_on, clips, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
     total = sum(plan.num_clips_of(shard) for shard in shards)
-    with closing(results), progress(total=total, unit="clip", desc=plan.name) as bar:
-        bad = 0
+    with spool_folder() as spool:
+        work_on = partial(work, root=plan.root, media=plan.media, store=plan.store, spool=spool)
+        results = map_ordered(
+            work_on,
+            clips,
+            workers=run.workers,
+            timeout_s=run.timeout_s,
+            memory_gb=run.memory_gb,
+            disk_use=_disk_use,
+        )
+        with closing(results), progress(total=total, unit="clip", desc=plan.name) as bar:
+            made = _Results(plan, results, spool, bar)
+            for shard in shards:
+                _build_shard(plan, shard, begun.get(shard), made, notes_of)
 
-        def count(outcome: Outcome) -> None:
-            nonlocal bad
-            bad += isinstance(outcome, Refusal)
-            bar.set_postfix(bad=bad, refresh=False)
-            bar.update()
 
-        for shard in shards:
-            _build_shard(plan, shard, begun.get(shard), results, count)
+def _disk_use(outcome: Outcome) -> int:
+    return bytes_on_disk(outcome.members) if isinstance(outcome, Sample) else 0
+
+
+@dataclass
+class _Results:
+    """What becomes of clips, in the order in which they were given to the workers. The bar counts them."""
+
+    plan: Plan
+    results: Iterator[Outcome | WorkerFailure]
+    spool: Path
+    bar: tqdm[Any]
+    bad: int = 0
+
+    def of(self, clip: Clip) -> Outcome:
+        """That of the next clip, which is `clip`. What it has on disk stays until `forget`."""
+        outcome = _outcome(self.plan, clip, next(self.results))
+        self.count(outcome)
+        return outcome
+
+    def count(self, outcome: Outcome) -> None:
+        """A clip is done."""
+        self.bad += isinstance(outcome, Refusal)
+        self.bar.set_postfix(bad=self.bad, refresh=False)
+        self.bar.update()
+
+    def forget(self, clip: Clip) -> None:
+        """Remove what there is on disk of a clip: of a sample that was written, or half of one, where a worker died."""
+        spool_file(self.spool, clip.key).unlink(missing_ok=True)
 
 
 def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, ...]:
@@ -93,56 +148,54 @@ def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, .
     return tuple(clip for clip in clips if clip.key in refused)
 
 
-def _build_shard(
-    plan: Plan,
-    shard: int,
-    before: Done | None,
-    results: Iterator[Outcome | WorkerFailure],
-    count: Callable[[Outcome], None],
-) -> None:
+def _build_shard(plan: Plan, shard: int, before: Done | None, results: _Results, notes_of: NotesOf | None) -> None:
     with one_at_a_time(plan.state, shard):
         if plan.done_now(shard) == before:
-            _write(plan, shard, _made(plan, shard, before, results, count))
+            _write(plan, shard, _made(plan, shard, before, results), notes_of)
             return
     for clip in _clips_to_make(plan, shard, before):  # another process was given the same shard, and was quicker
-        count(_outcome(plan, clip, next(results)))
+        results.of(clip)
+        results.forget(clip)
 
 
-def _write(plan: Plan, shard: int, outcomes: Iterator[Outcome]) -> None:
+def _write(plan: Plan, shard: int, outcomes: Iterator[Outcome], notes_of: NotesOf | None) -> None:
     """A shard of its clips' outcomes, in order."""
     refused: list[Refusal] = []
+    notes = notes_of(shard) if notes_of else None
 
     def good() -> Iterator[Sample]:
         for outcome in outcomes:
-            if isinstance(outcome, Sample):
-                yield outcome
-            else:
+            if isinstance(outcome, Refusal):
                 refused.append(outcome)
+                continue
+            if notes:
+                notes.add(outcome)
+            yield outcome
 
     with new_shard(plan.tar(shard), good(), scratch=plan.state) as new:
         made, entry = new or (None, None)
+        if notes:
+            notes.keep(entry)
         replace_shard(plan.files(shard), made, Done(entry, tuple(refused)))
 
 
-def _made(
-    plan: Plan,
-    shard: int,
-    before: Done | None,
-    results: Iterator[Outcome | WorkerFailure],
-    count: Callable[[Outcome], None],
-) -> Iterator[Outcome]:
+def _made(plan: Plan, shard: int, before: Done | None, results: _Results) -> Iterator[Outcome]:
     """What becomes of each clip of a shard: just made, or copied from the shard that there is."""
     to_make = {clip.key for clip in _clips_to_make(plan, shard, before)}
     stored = _stored_samples(plan, shard, before) if before and before.entry else {}
     for clip in plan.clips_of(shard):
-        if clip.key not in to_make and clip.key not in stored:
+        if clip.key in to_make:
+            yield results.of(clip)
+            results.forget(clip)  # it is written
+            continue
+        if clip.key not in stored:
             raise DataError(
                 f"{clip.key!r} is neither in {plan.tar(shard)} nor refused in {plan.files(shard).record}",
                 hint="delete that record and give the same command again: the shard is made anew",
             )
-        outcome = _outcome(plan, clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
-        count(outcome)
-        yield outcome
+        copied = _copy(stored[clip.key])
+        results.count(copied)
+        yield copied
 
 
 def _outcome(plan: Plan, clip: Clip, result: Outcome | WorkerFailure) -> Outcome:
