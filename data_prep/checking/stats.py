@@ -17,7 +17,7 @@ from data_prep.checking.samples import StoredSample, each_shard, records_of
 from data_prep.engines import WorkerFailure
 from umt_ds.data.order.views import ALL, views_of
 from umt_ds.data.shards.fetch import read_whole
-from umt_ds.data.shards.records import load_manifest, write_json
+from umt_ds.data.shards.records import load_shards, write_json
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, label_of, number_in
 from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import DataError, DecodeError, shown
@@ -79,7 +79,7 @@ def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
 
     What training cannot use of a sample is counted as `unusable`. Raises DataError where a shard is missing or damaged.
     """
-    manifest = load_manifest(folder)
+    manifest = load_shards(folder)
     numbers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in NUMBERS}
     kinds: dict[str, Counter[str]] = {name: Counter() for name in KINDS}
     for shard, result in each_shard(_count_shard, folder, desc="stats", workers=workers):

@@ -38,10 +38,11 @@ from umt_ds.data.shards.records import (
     ShardIndex,
     index_path,
     load_index,
-    load_manifest,
+    load_shards,
     sha256_of,
 )
 from umt_ds.data.shards.sample_record import has_label, record_of, stored_frames
+from umt_ds.data.shards.set_index import INDEX
 from umt_ds.data.shards.storage import kind_of, sizes_in
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
@@ -102,9 +103,10 @@ def verify(
     Samples are counted over the whole set. `timeout_s` is granted to the decoding of one sample.
     Raises DataError where the manifest itself is missing or damaged, MachineError where a store or the machine fails.
     """
-    manifest = load_manifest(folder)
+    manifest = load_shards(folder)
     report = VerifyReport()
     _check_folder(folder, manifest, report)
+    _check_index(folder, manifest, report)
     readable = _check_shards(folder, manifest, report, workers=workers)
     _check_frames(folder, manifest, readable, report, every=every, frames=frames, workers=workers, timeout_s=timeout_s)
     return report
@@ -129,6 +131,19 @@ def _check_folder(folder: Path, manifest: Manifest, report: VerifyReport) -> Non
     if not 0 <= refused <= bad:  # bad.csv also lists what was left out before decoding
         what = f"{begun:,} clips, {manifest.num_samples:,} samples, {bad:,} rows in {BAD_CSV}"
         report.add("clips unaccounted for", what)
+
+
+def _check_index(folder: Path, manifest: Manifest, report: VerifyReport) -> None:
+    """The index of the whole set, which training maps."""
+    if manifest.index is None:
+        return
+    try:
+        whole = sha256_of(folder / INDEX) == manifest.index.sha256
+    except FileNotFoundError:
+        report.add("index of the set missing or damaged", f"{INDEX} is not there")
+        return
+    if not whole:
+        report.add("index of the set missing or damaged", f"{INDEX} is not the file that the manifest names")
 
 
 def _rows(path: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from data_prep.cli.making import BuildJob, set_options
-from data_prep.cli.options import FOLDER, NEW_FOLDER, Number, dry_run
+from data_prep.cli.options import FILE, FOLDER, NEW_FOLDER, Number, dry_run
 from umt_ds.errors import ConfigError
 
 
@@ -40,6 +40,29 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
         click.echo(note, err=True)
     manifest = adopted.manifest
     click.echo(f"{manifest.name}: {manifest.num_samples:,} samples ({manifest.media}) in {len(manifest.shards)} shards")
+
+
+@click.command(short_help="Bring a set of an earlier version up to date.")
+@click.argument("set_", metavar="SET", type=FOLDER)
+@dry_run
+def upgrade(set_: Path, dry_run: bool) -> None:
+    """Write index.arrow into SET, where an earlier version did not: the index of all shards, mapped by training.
+
+    Nothing else changes: shards, fingerprint and the order of training stay. Without it every node makes one for itself
+    when a run starts.
+
+    \b
+    Example:
+      umt-data upgrade ~/shards/k710
+    """
+    from data_prep.making.foreign import upgrade as bring_up_to_date
+    from umt_ds.data.shards.records import load_manifest
+
+    if dry_run:
+        is_old = load_manifest(set_).index is None
+        click.echo(f"would write index.arrow into {set_}" if is_old else f"{set_} is up to date")
+    else:
+        click.echo(f"{set_}: index.arrow written" if bring_up_to_date(set_) else f"{set_} is up to date")
 
 
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -130,4 +153,40 @@ def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
     making.make(list_sets(sets, verb="merge"), out)
 
 
-COMMANDS = (index, filter_, split, merge)
+@click.command(short_help="Another table over the frames of a set.")
+@click.argument("set_", metavar="SET", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option("--annotations", type=FILE, required=True, help="csv, tsv, json, jsonl, parquet or arrow: a row an item.")
+@click.option("--classes", type=FILE, help="Names of the classes that `label` numbers, if they are not those of SET.")
+@click.option("--explode", metavar="FIELD", help="A list in this field makes an item of each of its members.")
+@click.option("--name", default="", help="Name of the table.  [default: the folder's]")
+@dry_run
+def items(
+    set_: Path, out: Path, annotations: Path, classes: Path | None, explode: str | None, name: str, dry_run: bool
+) -> None:
+    """Write a table of items over the frames of SET in OUT: no frame is copied, and OUT is used as a set.
+
+    A row names its clip by `key`, or by `video`, `image`, `file`, … with the path of its file, and has any fields:
+    `caption`, `label`, `question`, `answer`, …; `start` and `end` (seconds) make the item a part of its clip. Fields
+    stand in the place of those that the clip had. OUT finds SET by where it lies: move both together.
+
+    \b
+    Example:
+      umt-data items ~/shards/msrvtt ~/shards/msrvtt-qa --annotations train_qa.json
+      umt-data items ~/shards/mine ~/shards/mine-captions --annotations captions.csv --explode caption
+    """
+    from data_prep.making.item_table import read_items, write_table
+    from data_prep.tables.class_list import read_class_list
+
+    labels = read_class_list(classes) if classes else ()
+    read = read_items(set_, annotations=annotations, explode=explode)
+    click.echo(read.text())
+    if dry_run:
+        click.echo(f"would write them to {out}")
+        return
+    write_table(read, out, labels=labels, name=name)
+    if read.left_out:
+        click.echo(f"see {out}/bad.csv")
+
+
+COMMANDS = (index, upgrade, items, filter_, split, merge)

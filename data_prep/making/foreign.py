@@ -23,6 +23,7 @@ from data_prep.state.manifest import tool
 from data_prep.state.plan import STATE_FOLDER
 from umt_ds.data.shards.fetch import read_part, read_whole
 from umt_ds.data.shards.left_out import LeftOut
+from umt_ds.data.shards.node_index import publish_index
 from umt_ds.data.shards.records import (
     MANIFEST,
     Manifest,
@@ -71,16 +72,31 @@ def adopt(folder: Path, *, force: bool = False) -> Adopted:
         samples = held.add(tar)
         downloads.add(tar, samples)
     is_ours = before is not None and before.options.get("source") != "foreign"
+    entries = shard_entries(tars)
     manifest = Manifest(
         name=before.name if before else absolute(folder).name,
         media=_media(held, folder),
-        shards=shard_entries(tars),
+        shards=entries,
         labels=before.labels if before else (),
         options=before.options if before and is_ours else {"source": "foreign", **downloads.totals},
         tool=tool(),
+        index=publish_index(folder, entries),
     )
     manifest.save(folder)
     return Adopted(manifest, (*beside, *held.notes(), *downloads.notes(folder)))
+
+
+def upgrade(folder: Path) -> bool:
+    """Give a set that an earlier version wrote the files of the whole set that it lacks; False: it lacks none.
+
+    Its shards, and with them its fingerprint, stay as they are. Raises DataError where an index beside a shard is
+    missing, or is not the one of the manifest.
+    """
+    manifest = load_manifest(folder)
+    if manifest.index:
+        return False
+    replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
+    return True
 
 
 def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:

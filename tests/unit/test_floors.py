@@ -80,6 +80,10 @@ NEIGHBOURS = {
         "umt_ds.data.clips",  # a sample's members to frames, as training reads them
         "umt_ds.data.pixels.decode",  # the types of those frames, and the size of an array
         "umt_ds.data.shards.records",  # the shard contract
+        "umt_ds.data.shards.node_index",  # the index of a whole set
+        "umt_ds.data.shards.set_index",
+        "umt_ds.data.shards.items",  # tables over the frames of a set
+        "umt_ds.data.shards.source",  # a set as training reads it
         "umt_ds.data.shards.tars",  # what lies in a tar
         "umt_ds.data.shards.left_out",  # and what of it is not read
         "umt_ds.data.shards.sample_record",  # what a sample says of itself
@@ -135,7 +139,13 @@ DOORS = {
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
-    "pyarrow": ("umt_ds.jobs.score_files",),
+    "pyarrow": (
+        "umt_ds.jobs.score_files",
+        "umt_ds.data.shards.arrow_files",
+        "umt_ds.data.shards.set_index",
+        "umt_ds.data.shards.items",
+        "data_prep.tables.annotations",
+    ),
     "wandb": ("umt_ds.engine.report",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),

@@ -24,6 +24,7 @@ from tests.support.videos import numbered, shown_number, write_numbered_video
 from umt_ds.data.clips import Clip, read_clip
 from umt_ds.data.order.views import FrameRule, Views, frames_of, views_text
 from umt_ds.data.shards.records import Member
+from umt_ds.data.shards.sample_record import NO_QUESTION, Question
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError, DecodeError
 
@@ -44,6 +45,9 @@ class InMemory:
 
     def members(self, ref: int) -> list[Member]:
         return [Member(suffix, 0, len(data), zlib.crc32(data)) for suffix, data in self.content.items()]
+
+    def question(self, ref: int) -> Question:
+        return NO_QUESTION
 
     def read(self, ref: int, member: Member) -> bytes:
         return self.content[member.suffix]

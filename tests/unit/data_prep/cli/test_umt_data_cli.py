@@ -23,7 +23,21 @@ from umt_ds.data.shards.records import load_manifest
 COMMANDS = (
     *("folder", "list", "kinetics", "k710", "classes", "something", "ucf101", "hmdb51"),
     *("moments", "webvid", "pairs", "demo"),
-    *("verify", "stats", "sheet", "show", "leaks", "index", "filter", "split", "merge", "work", "finish"),
+    *(
+        "verify",
+        "stats",
+        "sheet",
+        "show",
+        "leaks",
+        "index",
+        "upgrade",
+        "items",
+        "filter",
+        "split",
+        "merge",
+        "work",
+        "finish",
+    ),
 )
 ONLY_TELL = ("classes", "verify", "stats", "show")  # write at most a picture that was asked for
 TASKS = ("work", "finish")  # are not for people
