@@ -10,21 +10,24 @@ import ctypes
 import multiprocessing
 import resource
 import signal
+import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from umt_ds.distributed.parent import die_with_the_parent
-from umt_ds.errors import MachineError
+from umt_ds.errors import MachineError, UmtError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Told = TypeVar("Told")
 
 # Whatever a decoder leaks is gone when its process is: a worker is replaced now and then.
 _ITEMS_PER_PROCESS = 1000
@@ -146,6 +149,55 @@ class _Queue(Generic[Item, Result]):
     def take_first(self) -> tuple[Item, ProcessFuture[Result]]:
         """The first item and its future, out of the queue."""
         return self.under_way.popleft()
+
+
+def side_by_side(jobs: Sequence[Callable[[Callable[[Told], None]], None]], *, told: Callable[[Told], None]) -> None:
+    """Each of `jobs` in a process that may start others. What a job tells the function that it is given, `told` is told
+    here. What a job raises is raised here, and ends the others. Raises MachineError where one is killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes, readers = [], dict[Any, Any]()
+    try:
+        for job in jobs:
+            reader, writer = context.Pipe(duplex=False)
+            processes.append(context.Process(target=_do_job, args=(job, writer)))
+            processes[-1].start()
+            writer.close()
+            readers[reader] = processes[-1]
+        while readers:
+            for ready in connection.wait(list(readers)):
+                try:
+                    message = ready.recv()  # type: ignore[union-attr]  # (typeshed: or a socket)
+                except EOFError:
+                    _check_ended(readers.pop(ready))
+                    continue
+                if isinstance(message, Exception):
+                    raise message
+                told(message)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _do_job(job: Callable[[Callable[[Told], None]], None], to_parent: connection.Connection[Any, Any]) -> None:
+    die_with_the_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which then ends this
+    try:
+        job(to_parent.send)
+    except Exception as error:
+        if not isinstance(error, UmtError):
+            error.add_note("".join(traceback.format_exception(error)))
+        to_parent.send(error)
+
+
+def _check_ended(process: multiprocessing.process.BaseProcess) -> None:
+    process.join()
+    if process.exitcode:
+        raise MachineError(
+            f"a process that writes shards ended ({_cause(process.exitcode)})",
+            hint="perhaps the machine is out of memory; the same command goes on where this one ended",
+        )
 
 
 def _start_worker(memory_gb: float | None) -> None:

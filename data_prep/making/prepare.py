@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-from tqdm import tqdm
+from typing import Protocol
 
 from data_prep.checking.samples import StoredSample, samples_of
 from data_prep.checking.stats import write_stats
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.decode import check_readable, make_sample
-from data_prep.engines import WorkerFailure, map_ordered
+from data_prep.engines import WorkerFailure, map_ordered, side_by_side
 from data_prep.progress import progress
 from data_prep.spool import bytes_on_disk, spool_file, spool_folder
 from data_prep.state.claim import forget_jobs, one_at_a_time
@@ -28,6 +26,11 @@ from umt_ds.data.shards.records import ShardEntry, read_members
 from umt_ds.errors import DataError
 
 Work = Callable[..., Outcome]  # (clip, *, root, media, store, spool): make_sample, or a test's stand-in
+
+
+# A writer takes what 100 workers make of videos, but of pictures (and of arrays) no more than 13 do: `umt bench prep
+# --writer`.
+WORKERS_A_WRITER = 8
 
 
 class ShardNotes(Protocol):
@@ -83,16 +86,44 @@ def close_set(plan: Plan, *, workers: int = 1) -> Summary:
 def build_shards(
     plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample, notes_of: NotesOf | None = None
 ) -> None:
-    """Make some shards of a plan with the cores of this machine: each is whole, and recorded, before the next begins.
+    """Make some shards of a plan with the cores of this machine: each is whole, and recorded, when it is there.
 
     Of a shard that is done only the clips it refused are worked on; the rest of it is copied. This is the unit that
-    a Slurm or Ray task takes.
+    a Slurm or Ray task takes. Where there are many workers, several processes write shards: writer i of n has the
+    shards i, i + n, … and its part of the workers.
     """
-    begun = plan.done(shards)
     if not shards:
         return
+    writers = min(-(-run.workers // WORKERS_A_WRITER), len(shards))
+    parts = [shards[number::writers] for number in range(writers)]
+    runs = [replace(run, workers=(run.workers + number) // writers) for number in range(writers)]
+    jobs = [partial(_build_with_one_writer, plan, *each, work, notes_of) for each in zip(parts, runs, strict=True)]
+    with progress(total=sum(map(plan.num_clips_of, shards)), unit="clip", desc=plan.name) as bar:
+        bad = 0
+
+        def count(is_bad: bool) -> None:
+            nonlocal bad
+            bad += is_bad
+            bar.set_postfix(bad=bad, refresh=False)
+            bar.update()
+
+        if writers == 1:
+            jobs[0](count)
+        else:
+            side_by_side(jobs, told=count)
+
+
+def _build_with_one_writer(
+    plan: Plan,
+    shards: Sequence[int],
+    run: RunOptions,
+    work: Work,
+    notes_of: NotesOf | None,
+    count: Callable[[bool], None],
+) -> None:
+    """One shard after another. `count` is told of each clip whether it is refused."""
+    begun = plan.done(shards)
     clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun.get(shard)))
-    total = sum(plan.num_clips_of(shard) for shard in shards)
     with spool_folder() as spool:
         work_on = partial(work, root=plan.root, media=plan.media, store=plan.store, spool=spool)
         results = map_ordered(
@@ -103,8 +134,8 @@ def build_shards(
             memory_gb=run.memory_gb,
             disk_use=_disk_use,
         )
-        with closing(results), progress(total=total, unit="clip", desc=plan.name) as bar:
-            made = _Results(plan, results, spool, bar)
+        with closing(results):
+            made = _Results(plan, results, spool, count)
             for shard in shards:
                 _build_shard(plan, shard, begun.get(shard), made, notes_of)
 
@@ -113,15 +144,14 @@ def _disk_use(outcome: Outcome) -> int:
     return bytes_on_disk(outcome.members) if isinstance(outcome, Sample) else 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Results:
-    """What becomes of clips, in the order in which they were given to the workers. The bar counts them."""
+    """What becomes of clips, in the order in which they were given to the workers."""
 
     plan: Plan
     results: Iterator[Outcome | WorkerFailure]
     spool: Path
-    bar: tqdm[Any]
-    bad: int = 0
+    told: Callable[[bool], None]
 
     def of(self, clip: Clip) -> Outcome:
         """That of the next clip, which is `clip`. What it has on disk stays until `forget`."""
@@ -131,9 +161,7 @@ class _Results:
 
     def count(self, outcome: Outcome) -> None:
         """A clip is done."""
-        self.bad += isinstance(outcome, Refusal)
-        self.bar.set_postfix(bad=self.bad, refresh=False)
-        self.bar.update()
+        self.told(isinstance(outcome, Refusal))
 
     def forget(self, clip: Clip) -> None:
         """Remove what there is on disk of a clip: of a sample that was written, or half of one, where a worker died."""

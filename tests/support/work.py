@@ -1,4 +1,4 @@
-"""Stand-ins for make_sample that misbehave, in a module of its own so that spawned workers can import it."""
+"""Stand-ins for make_sample and other work, which misbehave; in a module of its own so that workers can import it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from data_prep.clip import Clip, Outcome, Refusal
 from data_prep.decode import make_sample
+from data_prep.engines import take_longer
 
 
 def troubled(clip: Clip, **options: Any) -> Outcome:
@@ -44,3 +46,31 @@ def modules(clip: Clip, **options: Any) -> Outcome:
     """Decodes, then reports as a refusal whether the worker has torch loaded."""
     make_sample(clip, **options)
     return Refusal(clip.source, f"torch loaded: {'torch' in sys.modules}")
+
+
+def long_item(times: int) -> str:
+    """Asks for so many times its seconds, and takes one."""
+    take_longer(times=times)
+    time.sleep(1.0)
+    return "done"
+
+
+def tells(number: int, tell: Callable[[int], None]) -> None:
+    """A job beside others, that says a number so many times."""
+    for _ in range(number):
+        tell(number)
+
+
+def fails(error: Exception, tell: Callable[[int], None]) -> None:
+    """A job that raises an error."""
+    raise error
+
+
+def is_killed(tell: Callable[[int], None]) -> None:
+    """A job whose process is killed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def never_ends(tell: Callable[[int], None]) -> None:
+    """A job that hangs."""
+    time.sleep(600)

@@ -6,8 +6,8 @@ import io
 import json
 import subprocess
 import sys
-import time
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,21 @@ from PIL import Image
 from data_prep.cli import umt_data as umt_data_command
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, SourceMedia, StoreOptions
 from data_prep.decode import jpeg, make_sample
-from data_prep.engines import _Queue, map_ordered, take_longer
+from data_prep.engines import _Queue, map_ordered, side_by_side
 from data_prep.making.cluster import Part
-from data_prep.making.prepare import build_shards
+from data_prep.making.prepare import build_shards, prepare
+from data_prep.sources.folder import list_folder
 from data_prep.spool import SpooledMembers
 from data_prep.state.plan import load_plan, open_plan
+from tests.support import work
+from tests.support.files import hashes_in
 from tests.support.paths import REPO
 from tests.support.shards import write_shards
 from tests.support.umt_data import Umt, umt_data
 from tests.support.videos import write_video, write_videos
 from umt_ds.data.pixels.video import decode, transcode
 from umt_ds.data.shards.records import ShardEntry, load_manifest
+from umt_ds.errors import MachineError
 
 STORE = StoreOptions(frames=4, short_side=32)
 
@@ -160,26 +164,46 @@ def test_items_are_begun_ahead_as_far_as_their_results_have_room_on_disk(monkeyp
     assert begin() == 1, "three are under way, and two a worker may be"
 
 
-def _item(number: int) -> int:
-    time.sleep(0.3 if number == 0 else 0)
-    return number
-
-
-def test_results_come_in_order_whoever_ends_first() -> None:
-    assert list(map_ordered(_item, range(40), workers=2, timeout_s=30)) == list(range(40))
-
-
-def _long_item(times: int) -> str:
-    take_longer(times=times)
-    time.sleep(1.0)
-    return "done"
-
-
 def test_what_is_longer_may_take_longer() -> None:
-    first, second = map_ordered(_long_item, [9, 1], workers=2, timeout_s=0.5)
+    first, second = map_ordered(work.long_item, [9, 1], workers=2, timeout_s=0.5)
     assert first == "done"
     assert not isinstance(second, str)
     assert second.reason == "decoding took longer than 0.5 s and was stopped"
+
+
+# ---------------------------------------------------------------- several writers
+
+
+def test_several_writers_make_the_set_that_one_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = write_videos(tmp_path / "videos", 5, frames=3)
+    (videos / "zero.mp4").touch()
+    store = StoreOptions(frames=2, short_side=16, per_shard=2)
+
+    def made(name: str, workers: int) -> dict[str, str]:
+        out = tmp_path / name / "set"
+        listing = list_folder(videos).first_in_order()
+        prepare(listing, out, name="set", store=store, run=RunOptions(workers=workers))
+        return hashes_in(out)
+
+    one = made("one", 1)
+    capsys.readouterr()
+    monkeypatch.setattr("data_prep.making.prepare.WORKERS_A_WRITER", 1)
+    assert made("two", 2) == one
+    said = capsys.readouterr().err
+    assert "6/6" in said
+    assert "bad=1" in said, "the bar counts what all of them make"
+
+
+def test_jobs_side_by_side_tell_what_they_do_and_the_error_of_one_ends_all() -> None:
+    told: list[int] = []
+    side_by_side([partial(work.tells, number) for number in (1, 3)], told=told.append)
+    assert sorted(told) == [1, 3, 3, 3]
+    with pytest.raises(TypeError, match="a bug"):
+        side_by_side([work.never_ends, partial(work.fails, TypeError("a bug"))], told=told.append)
+    with pytest.raises(MachineError, match="SIGKILL, perhaps out of memory"):
+        side_by_side([work.is_killed], told=told.append)
 
 
 # ---------------------------------------------------------------- what is noted while a shard is written
@@ -208,7 +232,7 @@ def test_each_sample_is_told_while_its_shard_is_written_also_where_it_is_kept_fr
     for good in (("v0", "v1", "v2"), ("v0", "v1", "v2", "v3", "v4")):
         noted: list[Noted] = []
 
-        def work(clip: Clip, *, good: tuple[str, ...] = good, **_: object) -> Outcome:
+        def make(clip: Clip, *, good: tuple[str, ...] = good, **_: object) -> Outcome:
             made = Sample(clip.key, {"json": b'{"source": "%s"}' % clip.source.encode(), "000.jpg": b"x"})
             return made if clip.key in good else Refusal(clip.source, "refused")
 
@@ -217,7 +241,7 @@ def test_each_sample_is_told_while_its_shard_is_written_also_where_it_is_kept_fr
             return noted[-1]
 
         shards = load_plan(plan.out).pending(retry_failed=True)
-        build_shards(plan, shards, run=RunOptions(workers=1), work=work, notes_of=notes_of)
+        build_shards(plan, shards, run=RunOptions(workers=1), work=make, notes_of=notes_of)
         done = plan.done(shards)
         assert [one.shard for one in noted] == shards
         assert {one.shard: one.entry for one in noted} == {shard: [done[shard].entry] for shard in shards}
