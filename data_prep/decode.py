@@ -244,6 +244,8 @@ def _span_within(clip: Clip, timeline: Timeline) -> Span | None:
     """The part of the file that is the clip; None for all of it, also where the file is the cut clip already."""
     if clip.span_s is None:
         return None
+    if clip.is_of_whole:
+        return timeline.clipped(clip.span_s)
     if timeline.rate == 0:
         raise DecodeError("says nothing about the times of its frames: the row's seconds cannot be found in it")
     start_s, end_s = clip.span_s

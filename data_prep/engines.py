@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from queue import SimpleQueue
@@ -76,7 +77,8 @@ def map_ordered(
 
     def begin(item: Item) -> ProcessFuture[Result]:
         try:
-            return pool.schedule(_work_in_time, args=(work, item, timeout_s))
+            with _interrupts_held_back():
+                return pool.schedule(_work_in_time, args=(work, item, timeout_s))
         except BrokenProcessPool as error:
             raise _broken(error) from error
 
@@ -161,13 +163,14 @@ def side_by_side(jobs: Sequence[Callable[[Callable[[Told], None]], None]], *, to
         for job in jobs:
             reader, writer = context.Pipe(duplex=False)
             processes.append(context.Process(target=_do_job, args=(job, writer)))
-            processes[-1].start()
+            with _interrupts_held_back():
+                processes[-1].start()
             writer.close()
             readers[reader] = processes[-1]
         while readers:
             for ready in connection.wait(list(readers)):
                 try:
-                    message = ready.recv()  # type: ignore[union-attr]  # (typeshed: or a socket)
+                    message: Any = ready.recv()  # type: ignore[union-attr,call-arg]  # (typeshed: or a socket)
                 except EOFError:
                     _check_ended(readers.pop(ready))
                     continue
@@ -182,7 +185,6 @@ def side_by_side(jobs: Sequence[Callable[[Callable[[Told], None]], None]], *, to
 
 def _do_job(job: Callable[[Callable[[Told], None]], None], to_parent: connection.Connection[Any, Any]) -> None:
     die_with_the_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which then ends this
     try:
         job(to_parent.send)
     except Exception as error:
@@ -198,6 +200,17 @@ def _check_ended(process: multiprocessing.process.BaseProcess) -> None:
             f"a process that writes shards ended ({_cause(process.exitcode)})",
             hint="perhaps the machine is out of memory; the same command goes on where this one ended",
         )
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C signals all processes of a terminal. Those that are started in here never see it, for a process inherits
+    what its starter blocks: the command alone ends them, and no traceback of theirs is written over its last words."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(memory_gb: float | None) -> None:

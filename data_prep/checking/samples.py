@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from data_prep.engines import WorkerFailure, map_ordered
-from data_prep.progress import progress
 from umt_ds.data.clips import ChooseFrames, pixel_members, read_frames
 from umt_ds.data.pixels.decode import Frames, Jpegs, array_shape
 from umt_ds.data.shards.fetch import read_part
@@ -19,6 +18,7 @@ from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, load_inde
 from umt_ds.data.shards.sample_record import Record, is_of_record, record_of
 from umt_ds.data.shards.suffixes import Media
 from umt_ds.errors import DecodeError, shown
+from umt_ds.terminal import progress
 
 Result = TypeVar("Result")
 _HEADER = 4096  # bytes that hold the header of an array: NumPy writes 128

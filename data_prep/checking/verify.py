@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from data_prep.checking.samples import StoredSample, each_shard, sample_at
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure, map_ordered
-from data_prep.progress import progress
 from data_prep.state.manifest import BAD_CSV
 from data_prep.state.plan import STATE_FOLDER, load_plan
 from umt_ds.data.order.views import ALL, frames_of, views_of
@@ -46,6 +45,7 @@ from umt_ds.data.shards.set_index import INDEX
 from umt_ds.data.shards.storage import kind_of, sizes_in
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
+from umt_ds.terminal import progress
 
 Fault = tuple[str, str]  # kind; where and what
 

@@ -60,12 +60,17 @@ class BuildJob:
         Ends the program with exit code 1 if more than --max-bad of the clips were refused.
         """
         check_store(listing.media, self.store)
+        if listing.media == "item":
+            self._refuse_what_copies()
         listing = self.without_excluded(listing).first_in_order(self.limit)
         for note in listing.notes:
             click.echo(printable(note), err=True)
         say_unused([*unused_options(listing.media, self.store), *self.where.unused()])
         name = self.name or out.name or out.resolve().name
         habits = self._habits()  # refused before anything is written
+        if listing.media == "item":
+            self._as_table(listing, out, name)
+            return
         if self.dry_run:
             click.echo("\n".join([*self._dry(listing, out, name), *habits]))
             return
@@ -96,6 +101,23 @@ class BuildJob:
         click.echo(f"{plan.name}: {plan.num_clips:,} clips in {plan.num_shards:,} shards, {len(shards):,} to be made")
         click.echo(f"umt-data work {place} --part 0/{parts}{retry}   … to {parts - 1}/{parts}, of any number, anywhere")
         click.echo(f"umt-data finish {place}   when all of them have ended")
+
+    def _refuse_what_copies(self) -> None:
+        """Raises ConfigError for options of making tars."""
+        asked = ["--retry-failed"] if self.retry_failed else []
+        asked += ["--plan-only"] if self.plan_only else []
+        asked += [] if self.where == ExecutionOptions() else [f"--engine {self.where.engine}"]
+        if asked:
+            raise ConfigError(f"{', '.join(asked)}: a table is written in a moment", hint="--copy makes tars")
+
+    def _as_table(self, listing: Listing, out: Path, name: str) -> None:
+        from data_prep.making.selection import write_selection
+
+        if self.dry_run:
+            click.echo(f"would write a table of {len(listing.clips):,} items to {out}; nothing is copied")
+            click.echo(f"  {len(listing.left_out):,} items left out")
+            return
+        click.echo(write_selection(listing, out, name=name).text())
 
     def _locally(self, listing: Listing, out: Path, name: str) -> None:
         from data_prep.making.prepare import prepare
@@ -131,7 +153,11 @@ class BuildJob:
         click.echo(f"watch: squeue -j {array},{last}; tail -F {shlex.quote(str(job.folder))}/*.log")
         click.echo(f"stop:  scancel {array} {last}   (the same command continues)")
         if self.where.wait:
-            wait_for(plan, (array, last))
+            try:
+                wait_for(plan, (array, last))
+            except KeyboardInterrupt:
+                click.echo("\nthe jobs go on without this command", err=True)
+                raise
             print_summary(summary_of(plan), self.run.max_bad)
 
     def _with_ray(self, listing: Listing, out: Path, name: str) -> None:
@@ -207,6 +233,8 @@ def unused_options(media: str, store: StoreOptions) -> list[str]:
     match media, store.store:
         case "sample", _:  # copied as they are
             unused = {"frames", "short_side", "quality", "store", "fps", "views"}
+        case "item", _:  # not even copied
+            unused = set(vars(store))
         case "image", stored:
             unused = {"frames", "fps", "views"} | ({"quality"} if stored == "npy" else set())
         case _, "mp4":

@@ -18,13 +18,13 @@ from typing import Any
 
 from data_prep.clip import RunOptions
 from data_prep.making.prepare import build_shards
-from data_prep.progress import progress
 from data_prep.state.claim import note_jobs, refuse_beside_jobs
 from data_prep.state.plan import Plan
 from launchers.slurm import PrepArray, directives_of_array, is_active, submit_array
 from umt_ds.config.cluster import load_cluster
 from umt_ds.data.shards.storage import absolute, is_local
 from umt_ds.errors import ConfigError, MachineError, UmtError
+from umt_ds.terminal import progress
 
 # Tasks of Ray that wait or run, a core: 20,000 at once are a load for its head
 _TASKS_A_CORE = 2

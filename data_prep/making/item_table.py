@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
-from data_prep.progress import progress
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
@@ -21,7 +20,8 @@ from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.records import MANIFEST, Manifest, Part, SampleRef, SetFile, load_shards, sample_key, sha256_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
-from umt_ds.errors import DataError, DecodeError, shown
+from umt_ds.errors import DataError, DecodeError, shown, some
+from umt_ds.terminal import progress
 
 # How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
 KEY_FIELDS = ("key",)
@@ -35,6 +35,7 @@ class ItemsRead:
 
     folder: Path
     annotations: str
+    labels: tuple[str, ...]  # names of the classes
     items: tuple[Item, ...]
     clips_without: int
     left_out: tuple[Refusal, ...]
@@ -53,29 +54,30 @@ class ItemsRead:
         )
 
 
-def read_items(folder: Path, *, annotations: Path, explode: str | None = None) -> ItemsRead:
+def read_items(folder: Path, *, annotations: Path, labels: Sequence[str] = (), explode: str | None = None) -> ItemsRead:
     """An item over the set in `folder` for each row of `annotations`.
 
     A row names its clip (`key`, or the path of its file) and has fields, which stand in the place of those of the json
     (`caption`, `label`, `question`, …). `start` and `end` (seconds of the file) make the item a part of the stored
-    frames. explode: a field whose list makes an item of each of its members.
-    Raises DataError where the file cannot be read, or no row has a clip.
+    frames. labels: names of the classes, if they are others than those of the set; a label that is a name becomes its
+    number. explode: a field whose list makes an item of each of its members.
+    Raises DataError where the file cannot be read, no row has a clip, or a label is no class.
     """
     base = load_shards(folder)
+    names = tuple(labels) or base.labels
     left_out: list[Refusal] = []
     with closing(ShardSource(folder)) as source:
         rows = read_annotations(annotations)
-        items = tuple(_items(source, rows, explode=explode, left_out=left_out))
+        items = tuple(_items(source, rows, names=names, explode=explode, left_out=left_out))
     if not items:
         first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
         raise DataError(f"no row of {annotations} has a clip in {folder}{first}")
     without = base.num_samples - len({(item.shard, item.row) for item in items})
-    return ItemsRead(folder, annotations.name, items, without, tuple(left_out))
+    return ItemsRead(folder, annotations.name, names, items, without, tuple(left_out))
 
 
-def write_table(read: ItemsRead, out: Path, *, labels: Sequence[str] = (), name: str = "") -> None:
-    """Write a set in `out` that is these items over the shards of their set. labels: names of the classes, if they are
-    others than those of the set.
+def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
+    """Write a set in `out` that is these items over the shards of their set.
 
     Raises DataError where `out` holds a set already.
     """
@@ -92,16 +94,16 @@ def write_table(read: ItemsRead, out: Path, *, labels: Sequence[str] = (), name:
         name=name or absolute(out).name,
         media=base.media,
         shards=(),
-        labels=tuple(labels) or base.labels,
+        labels=read.labels,
         options={"source": "items", "annotations": read.annotations, "made_with": base.options},
         tool=tool(),
         items=told,
         num_items=len(read.items),
-        parts=(Part(_from(out, read.folder), base.fingerprint, base.num_samples),),
+        parts=(Part(path_from(out, read.folder), base.fingerprint, base.num_samples),),
     ).save(out)
 
 
-def _from(out: Path, folder: Path) -> str:
+def path_from(out: Path, folder: Path) -> str:
     """The place of a set as the manifest in `out` names it: from there, so that both can be moved together."""
     if is_local(out) and is_local(folder):
         return os.path.relpath(absolute(folder), absolute(out))
@@ -109,10 +111,16 @@ def _from(out: Path, folder: Path) -> str:
 
 
 def _items(
-    source: ShardSource, rows: Iterator[tuple[str, dict[str, Any]]], *, explode: str | None, left_out: list[Refusal]
+    source: ShardSource,
+    rows: Iterator[tuple[str, dict[str, Any]]],
+    *,
+    names: Sequence[str],
+    explode: str | None,
+    left_out: list[Refusal],
 ) -> Iterator[Item]:
     """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
     places = _places(source)
+    numbers = {name: number for number, name in enumerate(names)}
     used: Counter[str] = Counter()
     for where, row in progress(rows, unit="row", desc="items"):
         named, key = _key_of(row, places)
@@ -124,6 +132,8 @@ def _items(
         fields = {
             field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)
         }
+        if isinstance(fields.get("label"), str):
+            fields["label"] = _number_of(fields["label"], numbers, where)
         try:
             frames = _part(source, places[key], row)
         except DecodeError as error:
@@ -154,6 +164,16 @@ def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[st
     named = next((str(row[field]) for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
     spellings = (sample_key(named), sample_key(f"{named}.mp4"), sample_key(named.rpartition("/")[2]))
     return named, next((key for key in spellings if named and key in places), None)
+
+
+def _number_of(label: str, numbers: Mapping[str, int], where: str) -> int:
+    """The number of the class with this name, or that a text says."""
+    if label in numbers:
+        return numbers[label]
+    if label.isdecimal():
+        return int(label)
+    known = f"its classes are {some(numbers)}" if numbers else "the set names no classes"
+    raise DataError(f"{where}: the label {shown(repr(label))} is no class: {known}", hint="--classes FILE names them")
 
 
 def _exploded(fields: dict[str, Any], explode: str | None, where: str) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from data_prep.checking.stats import write_stats
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.decode import check_readable, make_sample
 from data_prep.engines import WorkerFailure, map_ordered, side_by_side
-from data_prep.progress import progress
 from data_prep.spool import bytes_on_disk, spool_file, spool_folder
 from data_prep.state.claim import forget_jobs, one_at_a_time
 from data_prep.state.done import Done, replace_shard, with_index
@@ -24,6 +23,7 @@ from data_prep.state.writer import new_shard
 from umt_ds.data.shards.fetch import why_not
 from umt_ds.data.shards.records import ShardEntry, read_members
 from umt_ds.errors import DataError
+from umt_ds.terminal import progress
 
 Work = Callable[..., Outcome]  # (clip, *, root, media, store, spool): make_sample, or a test's stand-in
 

@@ -96,7 +96,7 @@ def _media_of(plan: Plan) -> str:
     match plan.media:
         case "image":
             return "image"
-        case "sample":
+        case "sample" | "item":
             return str(plan.about["media"])
         case "video":
             return "video" if plan.store.store == "mp4" else plan.store.store

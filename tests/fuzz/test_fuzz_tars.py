@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.making.foreign import _with_clip
+from data_prep.making.foreign_tar import with_clip
 from umt_ds.data.shards import stream
 from umt_ds.data.shards.left_out import LeftOut
 from umt_ds.data.shards.records import read_members
@@ -71,7 +71,7 @@ def by_index(tar: Path, left: LeftOut) -> Samples | None:
     """The samples that the index keeps; None: the tar is refused."""
     try:
         everything = index_tar(tar, left)
-        index = _with_clip(tar, everything, left)
+        index = with_clip(tar, everything, left)
     except UmtError as error:
         str(error).encode()
         return None

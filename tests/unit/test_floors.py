@@ -49,7 +49,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"loader"}),  # the trainer's side
     ),
     "data_prep": (
-        frozenset({"clip", "progress", "engines", "spool", "decode"}),  # what a clip is; processes that decode one
+        frozenset({"clip", "engines", "spool", "decode"}),  # what a clip is; processes that decode one
         frozenset({"tables", "state"}),  # tables of users; what a set in the making leaves on disk
         frozenset({"checking"}),  # what can be said of a finished set
         frozenset({"leaks"}),  # what two sets share
@@ -88,6 +88,7 @@ NEIGHBOURS = {
         "umt_ds.data.shards.left_out",  # and what of it is not read
         "umt_ds.data.shards.sample_record",  # what a sample says of itself
         "umt_ds.data.pixels.video",  # the door to PyAV
+        "umt_ds.data.pixels.video_scan",  # and what it says of a video that is not stored
         "umt_ds.data.order.views",  # the frames that evaluation shows, so that a set can hold exactly those
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
         "umt_ds.distributed.leftovers",  # temporary files go with their process
@@ -95,6 +96,7 @@ NEIGHBOURS = {
         "umt_ds.environment",
         "umt_ds.errors",
         "umt_ds.refused",
+        "umt_ds.terminal",  # progress bars
         "umt_ds.whole_file",  # files that appear whole
         "umt_ds.classes",  # class lists of the corpora, in the order of published heads
         "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
@@ -147,8 +149,11 @@ DOORS = {
         "data_prep.tables.annotations",
     ),
     "wandb": ("umt_ds.engine.report",),
+    "tqdm": ("umt_ds.terminal",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),
+    "scenedetect": ("data_prep.sources.scenes",),
+    "py3langid": ("data_prep.sources.before",),
     "imagehash": ("data_prep.leaks.near_duplicates",),
 }
 

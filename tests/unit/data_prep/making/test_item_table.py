@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ def test_training_draws_items_with_what_they_say(tmp_path: Path) -> None:
         assert same["clip-0003"] == same["clip-0003#1"] != same["clip-0012"]
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl", "sqlite.db"])
 def test_annotations_of_any_form_give_the_same_items(tmp_path: Path, form: str) -> None:
     rows = [
         {"video": f"clip-{number:04d}.mp4", "label": number + 20, "caption": f"number {number}"} for number in (1, 9)
@@ -91,6 +93,10 @@ def test_annotations_of_any_form_give_the_same_items(tmp_path: Path, form: str) 
             )
         case "parquet":
             parquet.write_table(pa.Table.from_pylist(rows), file)
+        case "sqlite.db":
+            with closing(sqlite3.connect(file)) as database, database:
+                database.execute("CREATE TABLE annos (id INTEGER, filename TEXT, label INTEGER, caption TEXT)")
+                database.executemany("INSERT INTO annos VALUES (0, ?, ?, ?)", [tuple(row.values()) for row in rows])
         case _:
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = write_shards(tmp_path / "base")
@@ -131,6 +137,17 @@ def test_seconds_are_a_part_of_the_stored_frames(tmp_path: Path) -> None:
     assert "'soon' is no number of seconds" in said
 
 
+def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None:
+    rows = [{"key": "clip-0001", "label": "dive"}, {"key": "clip-0002", "label": "0"}]
+    (tmp_path / "classes.txt").write_text("walk\ndive\n")
+    out, _ = items(tmp_path, rows, "--classes", str(tmp_path / "classes.txt"))
+    assert labels(out) == [("clip-0001", 1), ("clip-0002", 0)]
+    assert load_manifest(out).labels == ("walk", "dive")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(DataError, match=r"rows\.json entry 1: the label 'dive' is no class: the set names no classes"):
+        items(tmp_path / "again", rows)
+
+
 def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no row of .*rows\.json has a clip in .*base: x\.mp4: no clip of the set"):
         items(tmp_path, [{"video": "x.mp4", "label": 1}])
@@ -145,6 +162,7 @@ def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> No
         ("rows.txt", "a b", "is of no form that is known"),
         ("rows.parquet", "x", "cannot be read"),
         ("rows.csv", "", "cannot be read"),
+        ("rows.db", "SQLite format 3\0 and no more", "cannot be read as an SQLite database"),
     ],
 )
 def test_a_file_that_is_none_is_one_error(tmp_path: Path, name: str, content: str, said: str) -> None:
