@@ -13,8 +13,9 @@ from typing import Any, Literal
 from umt_ds.errors import DataError, shown
 
 Extra = Mapping[str, str | int | float]
-# What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set.
-SourceMedia = Literal["video", "image", "sample"]
+# What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set; `item`:
+# it is not made, but an item of another set, whose folder is its source.
+SourceMedia = Literal["video", "image", "sample", "item"]
 Store = Literal["frames", "npy", "mp4"]
 
 
@@ -33,6 +34,7 @@ class Clip:
     label_name: str | None = None
     span_s: tuple[float, float] | None = None  # where the clip lies, if the file is the whole video
     extra: Extra = field(default_factory=dict)  # more fields of the sample's json
+    is_of_whole: bool = False  # the file is the whole video for sure; else one as long as `span_s` is the cut clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +100,15 @@ class Listing:
         files = [clip.source for clip in self.clips if clip.key == keys[0]]
         more = f" and {len(files) - 2:,} more" if len(files) > 2 else ""
         where = " and ".join(shown(file, 120) for file in files[:2]) + more
-        if self.media == "sample":
+        if self.media in ("sample", "item"):
             return DataError(
                 f"{len(keys):,} keys belong to several samples; '{shown(keys[0])}' in {where}",
                 hint="a set has each key once: leave out one of them, by `umt-data filter SET OUT --exclude LIST`",
             )
         return DataError(
             f"{len(keys):,} sample keys belong to several files; '{shown(keys[0])}' to {where}",
-            hint="the key is the path without its extension: rename or remove one of them",
+            hint="the key is the path without its suffix: rename or remove one of them, or keep them apart by "
+            "`--keys path` (the key is the whole path), where the command has it",
         )
 
 
@@ -132,7 +135,7 @@ class RunOptions:
     """How the work is done; nothing here changes a byte of the shards."""
 
     workers: int
-    timeout_s: float = 60.0  # per clip
+    timeout_s: float = 60.0  # per clip, or per 1,000 frames of a longer one
     max_bad: float = 0.01  # share of refused clips above which the command fails
     memory_gb: float = 8.0  # that one decoding process may use
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no folder of real inputs at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def own_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Where indexes lie that a test makes on this node: no other test sees them, as their sets can be the same."""
+    made: list[Path] = []
+
+    def node_folder() -> Path:
+        made[:] = made or [tmp_path_factory.mktemp("node")]
+        return made[0]
+
+    monkeypatch.setattr("umt_ds.data.shards.node_index.node_folder", node_folder)
+    return node_folder
 
 
 @pytest.fixture

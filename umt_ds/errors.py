@@ -1,7 +1,7 @@
 """What can go wrong for a user, a data set or a machine, in the user's words and with the next step.
 
 `assert` is for our own bugs; these types are for everything else. The exit code of a command says
-which kind it was: 0 done, 1 anything else, 2 bad configuration, 75 stopped and resumable.
+which kind it was: 0 done, 1 anything else, 2 bad configuration, 75 stopped and resumable, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL: a scheduler may start the same command again
+EXIT_INTERRUPTED = 130  # Ctrl-C, as shells say it: 128 and the number of SIGINT
 
 
 class UmtError(Exception):

@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from data_prep.engines import WorkerFailure, map_ordered
-from data_prep.progress import progress
 from umt_ds.data.clips import ChooseFrames, pixel_members, read_frames
 from umt_ds.data.pixels.decode import Frames, Jpegs, array_shape
 from umt_ds.data.shards.fetch import read_part
-from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, load_index, load_manifest, read_members
+from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, load_index, load_shards, read_members
 from umt_ds.data.shards.sample_record import Record, is_of_record, record_of
 from umt_ds.data.shards.suffixes import Media
 from umt_ds.data.shards.tars import ScannedTar
 from umt_ds.errors import DecodeError, shown
+from umt_ds.terminal import progress
 
 Result = TypeVar("Result")
 _HEADER = 4096  # bytes that hold the header of an array: NumPy writes 128
@@ -130,7 +130,7 @@ def find_samples(folder: Path, keys: Iterable[str]) -> dict[str, StoredSample]:
     """The samples of a set that have these keys, as far as there are any. Reads every index, and no tar."""
     wanted = np.array([key.encode() for key in keys], dtype=np.bytes_)
     found: dict[str, StoredSample] = {}
-    for shard in load_manifest(folder).shards:
+    for shard in load_shards(folder).shards:
         tar = folder / shard.file
         index = load_index(tar)
         for row in np.flatnonzero(np.isin(index.keys, wanted)).tolist():
@@ -146,7 +146,7 @@ def each_shard(
 
     A single worker is this process, unless the work `decodes`: that can kill its process. A bar counts samples.
     """
-    manifest = load_manifest(folder)
+    manifest = load_shards(folder)
     tars = [folder / shard.file for shard in manifest.shards]
     results: Generator[Result | WorkerFailure, None, None] = (
         map_ordered(work, tars, workers=workers, timeout_s=SHARD_TIMEOUT_S)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data_prep.checking.samples import StoredSample, sample_at
 from data_prep.decode import evenly_spread
 from umt_ds.data.pixels.picture import Pixels
-from umt_ds.data.shards.records import load_index, load_manifest
+from umt_ds.data.shards.records import load_index, load_shards
 from umt_ds.data.shards.sample_record import captions_of, has_label, number_in
 from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import DataError, DecodeError, printable, shown
@@ -49,7 +49,7 @@ def save_png(picture: Image.Image, png: Path) -> None:
 
 
 def _choose(folder: Path, wanted: int) -> list[StoredSample]:
-    manifest = load_manifest(folder)
+    manifest = load_shards(folder)
     numbers = set(evenly_spread(manifest.num_samples, wanted))
     chosen: list[StoredSample] = []
     first = 0

@@ -17,7 +17,7 @@ from data_prep.checking.sheet import CELL, draw_frame, draw_grid, save_png
 from data_prep.decode import evenly_spread
 from umt_ds.data.order.views import views_of
 from umt_ds.data.pixels.picture import Pixels
-from umt_ds.data.shards.records import Manifest, ShardIndex, load_index, load_manifest, sample_key
+from umt_ds.data.shards.records import Manifest, ShardIndex, load_index, load_shards, sample_key
 from umt_ds.data.shards.sample_record import Record, stored_frames
 from umt_ds.errors import DataError, DecodeError, printable, shown, some
 
@@ -84,7 +84,7 @@ def _times_of(sample: StoredSample, frames: int) -> list[float]:
 
 
 def _find(folder: Path, key: str) -> _Found:
-    manifest = load_manifest(folder)
+    manifest = load_shards(folder)
     # as it stands, or before the suffix of its file; the path of a video; a path without suffix, its name with a dot
     names = key, os.path.splitext(key)[0], sample_key(printable(key)), sample_key(printable(key) + ".mp4")
     wanted = {name.encode(errors="surrogateescape") for name in names}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,13 @@ from data_prep.checking.samples import StoredSample, each_shard, records_of
 from data_prep.engines import WorkerFailure
 from umt_ds.data.order.views import ALL, views_of
 from umt_ds.data.shards.fetch import read_whole
-from umt_ds.data.shards.records import load_manifest, write_json
+from umt_ds.data.shards.records import load_shards, write_json
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, label_of, number_in
 from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import DataError, DecodeError, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STATS = "stats.json"
 
@@ -79,7 +82,7 @@ def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
 
     What training cannot use of a sample is counted as `unusable`. Raises DataError where a shard is missing or damaged.
     """
-    manifest = load_manifest(folder)
+    manifest = load_shards(folder)
     numbers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in NUMBERS}
     kinds: dict[str, Counter[str]] = {name: Counter() for name in KINDS}
     for shard, result in each_shard(_count_shard, folder, desc="stats", workers=workers):
@@ -160,18 +163,28 @@ def _counted(name: str, counts: Mapping[str, int], longest: int) -> str:
 
 def write_plots(stats: Mapping[str, Any], png: Path) -> None:
     """Draw what `collect_stats` found: a histogram of each number, and how the samples spread over the labels."""
+    file = io.BytesIO()
+    draw_plots(stats).savefig(file, format="png", dpi=100, metadata={"Software": None})
+    write_whole(png, file.getvalue())
+
+
+def draw_plots(stats: Mapping[str, Any]) -> Figure:
+    """The figure that `write_plots` writes. It is as high as the names of the labels need it."""
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    axes = figure.subplots(2, 3).ravel()
+    labels = {label: count for label, count in stats["label"].items() if label != _OTHERS}
+    named = _named(labels)
+    figure = Figure(figsize=(18, max(8.0, 1.5 + _INCHES_A_NAME * len(named))), layout="constrained")
+    columns = figure.add_gridspec(1, 2, width_ratios=(3, 1.2))
+    left, right = (figure.add_subfigure(columns[number]) for number in range(2))
+    axes = left.subplots(2, 3).ravel()
     for axis, (name, title) in zip(axes, _HISTOGRAMS.items(), strict=False):
         axis.set_title(title)
         _draw_histogram(axis, stats[name])
-    _draw_labels(axes[-1], stats["label"])
-    figure.suptitle(f"{stats['samples']:,} samples, {stats['bytes'] / 1e9:,.2f} GB{_hours(stats)}")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
-    write_whole(png, file.getvalue())
+    _draw_frequencies(axes[-1], list(labels.values()))
+    _draw_names(right.subplots(), named, len(labels))
+    left.suptitle(f"{stats['samples']:,} samples, {stats['bytes'] / 1e9:,.2f} GB{_hours(stats)}")
+    return figure
 
 
 _HISTOGRAMS = {
@@ -181,7 +194,9 @@ _HISTOGRAMS = {
     "frames_stored": "frames stored",
     "caption_words": "words of the (first) caption",
 }
-_MOST_BARS = 30  # labels that can be named on the plot
+_MOST_NAMED = 60  # labels that are all named on the plot
+_FIRST_NAMED = 25  # else so many of the most frequent, and of the rarest
+_INCHES_A_NAME, _POINTS_A_NAME = 0.16, 8
 
 
 # --- one sample
@@ -260,24 +275,35 @@ def _draw_histogram(axis: Any, distribution: Mapping[str, Any]) -> None:
     axis.set_ylabel("samples")
 
 
-def _draw_labels(axis: Any, labels: Mapping[str, int]) -> None:
-    """Few labels by name, many as a curve from the most to the least frequent."""
-    labels = {label: count for label, count in labels.items() if label != _OTHERS}
-    axis.set_title(f"{len(labels):,} labels")
-    counts = list(labels.values())
-    if not labels:
+def _named(labels: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The labels to name, the most frequent first: all where they are few, else both ends and what is between them."""
+    rows = list(labels.items())
+    if len(rows) <= _MOST_NAMED:
+        return rows
+    between = len(rows) - 2 * _FIRST_NAMED
+    return [*rows[:_FIRST_NAMED], (f"… {between:,} labels more …", 0), *rows[-_FIRST_NAMED:]]
+
+
+def _draw_frequencies(axis: Any, counts: Sequence[int]) -> None:
+    """A curve from the most to the least frequent label."""
+    axis.set_title(f"{len(counts):,} labels")
+    if not counts:
         axis.text(0.5, 0.5, "none", ha="center", va="center", transform=axis.transAxes)
-    elif len(labels) <= _MOST_BARS:
-        axis.barh(range(len(labels)), counts)  # by place: two long labels can begin alike
-        axis.set_yticks(range(len(labels)), labels=[_plain(label, 30) for label in labels])
-        axis.invert_yaxis()
-        axis.set_xlabel("samples")
-    else:
-        axis.stairs(counts, fill=True)
-        axis.set_ylim(bottom=0)
-        first = _plain(next(iter(labels)), 24)
-        axis.set_xlabel(f"labels by frequency: '{first}' {counts[0]:,} … {counts[-1]:,}")
-        axis.set_ylabel("samples")
+        return
+    axis.stairs(counts, fill=True)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel(f"labels by frequency: {counts[0]:,} … {counts[-1]:,} samples")
+    axis.set_ylabel("samples")
+
+
+def _draw_names(axis: Any, named: Sequence[tuple[str, int]], count: int) -> None:
+    """A bar for each label with its name."""
+    axis.set_title("labels" if count <= _MOST_NAMED else f"the {_FIRST_NAMED} most frequent and rarest labels")
+    axis.barh(range(len(named)), [samples for _, samples in named])  # by place: two long labels can begin alike
+    names = [_plain(label, 30) for label, _ in named]
+    axis.set_yticks(range(len(named)), labels=names, fontsize=_POINTS_A_NAME)
+    axis.set_ylim(len(named) - 0.4, -0.6)  # the most frequent on top, no empty rows
+    axis.set_xlabel("samples")
 
 
 def _plain(label: str, most: int) -> str:

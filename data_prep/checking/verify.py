@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from data_prep.checking.samples import StoredSample, each_shard, sample_at
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure, map_ordered
-from data_prep.progress import progress
 from data_prep.state.manifest import BAD_CSV
 from data_prep.state.plan import STATE_FOLDER, load_plan
 from umt_ds.data.order.views import ALL, frames_of, views_of
@@ -37,13 +36,15 @@ from umt_ds.data.shards.records import (
     ShardEntry,
     index_path,
     load_index,
-    load_manifest,
+    load_shards,
     sha256_of,
 )
 from umt_ds.data.shards.sample_record import has_label, record_of, stored_frames
+from umt_ds.data.shards.set_index import INDEX
 from umt_ds.data.shards.storage import kind_of, sizes_in
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
+from umt_ds.terminal import progress
 
 Fault = tuple[str, str]  # kind; where and what
 
@@ -101,9 +102,10 @@ def verify(
     Samples are counted over the whole set. `timeout_s` is granted to the decoding of one sample.
     Raises DataError where the manifest itself is missing or damaged, MachineError where a store or the machine fails.
     """
-    manifest = load_manifest(folder)
+    manifest = load_shards(folder)
     report = VerifyReport()
     _check_folder(folder, manifest, report)
+    _check_index(folder, manifest, report)
     readable = _check_shards(folder, manifest, report, workers=workers)
     _check_frames(folder, manifest, readable, report, every=every, frames=frames, workers=workers, timeout_s=timeout_s)
     return report
@@ -128,6 +130,19 @@ def _check_folder(folder: Path, manifest: Manifest, report: VerifyReport) -> Non
     if not 0 <= refused <= bad:  # bad.csv also lists what was left out before decoding
         what = f"{begun:,} clips, {manifest.num_samples:,} samples, {bad:,} rows in {BAD_CSV}"
         report.add("clips unaccounted for", what)
+
+
+def _check_index(folder: Path, manifest: Manifest, report: VerifyReport) -> None:
+    """The index of the whole set, which training maps."""
+    if manifest.index is None:
+        return
+    try:
+        whole = sha256_of(folder / INDEX) == manifest.index.sha256
+    except FileNotFoundError:
+        report.add("index of the set missing or damaged", f"{INDEX} is not there")
+        return
+    if not whole:
+        report.add("index of the set missing or damaged", f"{INDEX} is not the file that the manifest names")
 
 
 def _rows(path: Path) -> int:

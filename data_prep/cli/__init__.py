@@ -9,11 +9,13 @@ import sys
 
 import click
 
-from data_prep.cli import check, corpora, reshape, tasks
+from data_prep.cli import check, corpora, reshape, scenes, tasks
 from umt_ds.data.shards.store_answers import told_of_store
 from umt_ds.environment import print_anything
-from umt_ds.errors import EXIT_FAILED, UmtError, shown
+from umt_ds.errors import EXIT_FAILED, EXIT_INTERRUPTED, UmtError, shown
 from umt_ds.refused import told_of_machine
+
+_BEGIN_ANEW = ("classes", *(str(command.name) for command in check.COMMANDS))  # they leave nothing half done
 
 
 class _Grouped(click.Group):
@@ -21,6 +23,15 @@ class _Grouped(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            anew = ctx.invoked_subcommand in _BEGIN_ANEW
+            told = "the same command begins anew" if anew else "what is finished is kept, and the same command goes on"
+            click.echo(f"\nstopped: {told}", err=True)
+            sys.exit(EXIT_INTERRUPTED)
 
 
 @click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -35,7 +46,7 @@ def umt_data() -> None:
     """
 
 
-for module in (corpora, check, reshape, tasks):
+for module in (corpora, scenes, check, reshape, tasks):
     for command in module.COMMANDS:
         umt_data.add_command(command)
 
@@ -50,7 +61,8 @@ def _told(error: UmtError) -> str:
 
 
 def main() -> None:
-    """The program. Exit code 0: done; 1: something is wrong with data or machine; 2: wrong command or options."""
+    """The program. Exit code 0: done; 1: something is wrong with data or machine; 2: wrong command or options; 130:
+    ended by Ctrl-C."""
     print_anything()
     try:
         umt_data()

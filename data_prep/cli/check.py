@@ -141,10 +141,14 @@ def leaks(
     TRAIN and the lists are official Kinetics csv files or finished sets. Give exclude.txt to --exclude of the
     commands that make sets. What only looks alike is in exclude_near.txt: look at pairs.png first.
 
+    TRAIN itself may be among the lists: then clips are found that are in it twice, and exclude.txt leaves one of each
+    (of each video; with --same-seconds also its other parts).
+
     \b
     Example:
       umt-data leaks k700/train.csv --against k400/val.csv --against k600/val.csv -o ~/leaks
       umt-data leaks ~/shards/web --against ~/shards/k400-val --near -o ~/leaks
+      umt-data leaks ~/shards/web --against ~/shards/web --near -o ~/twice
     """
     from data_prep.leaks.report import find_leaks, write_found
 

@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from data_prep.cli.making import BuildJob, set_options
-from data_prep.cli.options import FILE, FOLDER, LIST, NEW_FOLDER, classes, dry_run, run_options
+from data_prep.cli.options import (
+    FILE,
+    FOLDER,
+    LIST,
+    NEW_FOLDER,
+    before_options,
+    classes,
+    dry_run,
+    given,
+    keys,
+    run_options,
+)
 from data_prep.clip import RunOptions, StoreOptions
+from umt_ds.errors import ConfigError
 
 if TYPE_CHECKING:
-    from data_prep.sources.folder import Kind
+    from data_prep.sources.before import Before
     from data_prep.sources.named_classes import Part
     from data_prep.sources.path_label import Split
+    from data_prep.sources.scan import Keys, Kind
 
 LOCAL_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -25,7 +38,10 @@ LOCAL_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--kind", default="video", type=click.Choice(["video", "image", "frames"]), help="What to look for.")
 @click.option("--captions", type=FILE, help="csv with the columns file,caption[,label]; others are not used.")
 @click.option("--labels", type=FILE, help="csv with the columns file,label: class names, or whole numbers.")
+@click.option("--spans", type=FILE, help="csv with file,start,end[,caption][,label] (seconds): a clip for each row.")
 @classes
+@keys
+@before_options
 @set_options
 def folder(
     videos: Path,
@@ -33,12 +49,16 @@ def folder(
     kind: Kind,
     captions: Path | None,
     labels: Path | None,
+    spans: Path | None,
     classes: Path | None,
+    keys: Keys,
+    before: Before,
     making: BuildJob,
 ) -> None:
     """Make shards in OUT of every video below VIDEOS. Both may be URLs, such as s3://bucket/videos.
 
-    --kind image takes pictures instead, --kind frames folders of numbered pictures (img_00001.jpg).
+    --kind image takes pictures instead, --kind frames folders of numbered pictures (img_00001.jpg). --spans takes
+    parts of videos, such as the scenes that `umt-data scenes` finds.
 
     Give the same command again to continue after an interruption. OUT/bad.csv says which files became no
     sample, and why.
@@ -49,10 +69,22 @@ def folder(
       umt-data folder s3://raw/videos s3://shards/mine --engine slurm --tasks 64 --workers 8 --logs ~/logs
       umt-data folder ~/clips/val ~/shards/mine/val --labels val.csv
       umt-data folder ~/test ~/shards/test --captions test.csv --views retrieval:12
+      umt-data folder ~/films ~/shards/films --spans scenes.csv --min-side 256
     """
+    from data_prep.sources.before import leave_out
     from data_prep.sources.folder import list_folder
+    from data_prep.sources.spans import list_spans
 
-    making.make(list_folder(videos, captions=captions, labels=labels, classes=classes, kind=kind), out)
+    if spans and (others := given("kind", "captions", "labels")):
+        raise ConfigError(
+            f"--spans says what the clips are, and so does {' and '.join(others)}",
+            hint="its columns hold captions and labels, too",
+        )
+    if spans:
+        listing = list_spans(videos, spans=spans, classes=classes, keys=keys)
+    else:
+        listing = list_folder(videos, captions=captions, labels=labels, classes=classes, kind=kind, keys=keys)
+    making.make(leave_out(listing, before, workers=making.run.workers), out)
 
 
 @click.command("list", short_help="Any list of `path label`.")
@@ -63,8 +95,19 @@ def folder(
     "--split", type=click.Choice(["comma", "space", "tab"]), help="What stands between them. [default: guessed]"
 )
 @classes
+@keys
+@before_options
 @set_options
-def list_(videos: Path, out: Path, rows: Path, split: Split | None, classes: Path | None, making: BuildJob) -> None:
+def list_(
+    videos: Path,
+    out: Path,
+    rows: Path,
+    split: Split | None,
+    classes: Path | None,
+    keys: Keys,
+    before: Before,
+    making: BuildJob,
+) -> None:
     """Make shards in OUT of the videos (or folders of frames) below VIDEOS that a list names, with its labels.
 
     Such lists are published for K400, UCF101, HMDB51, Something-Something and Moments in Time. --classes gives
@@ -75,9 +118,11 @@ def list_(videos: Path, out: Path, rows: Path, split: Split | None, classes: Pat
       umt-data list ~/hmdb51 ~/shards/hmdb51-val --rows hmdb51_split1_val.txt --classes hmdb51_label_map.txt \\
         --views recognition:8x4
     """
+    from data_prep.sources.before import leave_out
     from data_prep.sources.path_label import list_path_label
 
-    making.make(list_path_label(videos, rows=rows, split=split, classes=classes), out)
+    listing = list_path_label(videos, rows=rows, split=split, classes=classes, keys=keys)
+    making.make(leave_out(listing, before, workers=making.run.workers), out)
 
 
 @click.command(short_help="Kinetics-400, -600 or -700 by an official csv.")
@@ -85,8 +130,9 @@ def list_(videos: Path, out: Path, rows: Path, split: Split | None, classes: Pat
 @click.argument("out", type=NEW_FOLDER)
 @click.option("--csv", type=FILE, required=True, help="Official csv: label,youtube_id,time_start,time_end,split.")
 @classes
+@before_options
 @set_options
-def kinetics(videos: Path, out: Path, csv: Path, classes: Path | None, making: BuildJob) -> None:
+def kinetics(videos: Path, out: Path, csv: Path, classes: Path | None, before: Before, making: BuildJob) -> None:
     """Make shards in OUT of the Kinetics clips below VIDEOS that an official csv names.
 
     Rows without a file are listed in OUT/bad.csv as missing; they do not count against --max-bad.
@@ -95,9 +141,11 @@ def kinetics(videos: Path, out: Path, csv: Path, classes: Path | None, making: B
     Example:
       umt-data kinetics ~/k400/val ~/shards/k400-val --csv kinetics400_validate.csv --views recognition:8x4
     """
+    from data_prep.sources.before import leave_out
     from data_prep.sources.kinetics import list_kinetics
 
-    making.make(list_kinetics(videos, csv=csv, classes=classes), out)
+    listing = list_kinetics(videos, csv=csv, classes=classes)
+    making.make(leave_out(listing, before, workers=making.run.workers), out)
 
 
 @click.command(short_help="Kinetics-710: the three merged, without leaks.")
@@ -228,17 +276,21 @@ def moments(videos: Path, out: Path, csv: Path, classes: Path, making: BuildJob)
 @click.argument("videos", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
 @click.option("--csv", type=LIST, required=True, help="csv with videoid,name[,page_dir], or a folder of such files.")
+@keys
+@before_options
 @set_options
-def webvid(videos: Path, out: Path, csv: Path, making: BuildJob) -> None:
+def webvid(videos: Path, out: Path, csv: Path, keys: Keys, before: Before, making: BuildJob) -> None:
     """Make shards in OUT of the WebVid clips below VIDEOS (page_dir/videoid.mp4) with their captions.
 
     \b
     Example:
       umt-data webvid ~/webvid ~/shards/webvid2m --csv results_2M_train.csv --engine slurm --tasks 64 --workers 8
+      umt-data webvid ~/webvid ~/shards/webvid2m --csv results_2M_train.csv --min-words 3 --language en
     """
+    from data_prep.sources.before import leave_out
     from data_prep.sources.webvid import list_webvid
 
-    making.make(list_webvid(videos, csv=csv), out)
+    making.make(leave_out(list_webvid(videos, csv=csv, keys=keys), before, workers=making.run.workers), out)
 
 
 @click.command(short_help="Pairs of images (or videos) and captions: CC3M, COCO, UMT.")
@@ -247,6 +299,8 @@ def webvid(videos: Path, out: Path, csv: Path, making: BuildJob) -> None:
 @click.option("--annotations", type=FILE, required=True, help="json, jsonl, tsv or SQLite file: see above.")
 @click.option("--media", type=click.Choice(["image", "video"]), help="What names without a suffix mean.")
 @click.option("--split", help="Of a file that has several, such as train and val.")
+@keys
+@before_options
 @set_options
 def pairs(
     folder: Path,
@@ -254,6 +308,8 @@ def pairs(
     annotations: Path,
     media: Literal["image", "video"] | None,
     split: str | None,
+    keys: Keys,
+    before: Before,
     making: BuildJob,
 ) -> None:
     """Make shards in OUT of the images (or videos) below FOLDER that an annotation file gives captions to.
@@ -270,9 +326,11 @@ def pairs(
     Example:
       umt-data pairs ~/coco ~/shards/coco --annotations captions_train2014.json
     """
+    from data_prep.sources.before import leave_out
     from data_prep.sources.pairs import list_pairs
 
-    making.make(list_pairs(folder, annotations=annotations, media=media, split=split), out)
+    listing = list_pairs(folder, annotations=annotations, media=media, split=split, keys=keys)
+    making.make(leave_out(listing, before, workers=making.run.workers), out)
 
 
 @click.command("classes", short_help="Print the classes of Kinetics.")

@@ -80,6 +80,12 @@ def cores() -> int:
 
 workers = click.option("--workers", default=cores(), type=POSITIVE, help="Processes.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+keys = click.option(
+    "--keys",
+    default="stem",
+    type=click.Choice(["stem", "path"]),
+    help="What samples are called by: the path without its suffix, or all of it, which no two files share.",
+)
 classes = click.option("--classes", type=FILE, help="Class names, one a line, in the order of their numbers.")
 
 
@@ -87,12 +93,41 @@ def run_options(command: Command) -> Command:
     """Options of how the work is done on a machine, given to `command` as one RunOptions, `run`."""
 
     @workers
-    @click.option("--timeout", default=RunOptions.timeout_s, type=Number(0.1), help="Seconds for a clip.")
+    @click.option(
+        "--timeout", default=RunOptions.timeout_s, type=Number(0.1), help="Seconds for a clip, or 1,000 frames of it."
+    )
     @click.option("--memory", default=RunOptions.memory_gb, type=Number(0.5), help="GB for a process.")
     @click.option("--max-bad", default=RunOptions.max_bad, type=Number(0, 1), help="Share that may be bad.")
     @wraps(command)
     def wrapped(workers: int, timeout: float, memory: float, max_bad: float, **others: object) -> None:
         command(run=RunOptions(workers, timeout, max_bad, memory), **others)
+
+    return wrapped
+
+
+def before_options(command: Command) -> Command:
+    """Options of what is left out before anything is decoded, given to `command` as one Before, `before`."""
+
+    @click.option("--min-words", default=0, type=click.IntRange(0), help="Leave out captions of fewer words.")
+    @click.option("--max-words", type=POSITIVE, help="Leave out captions of more words.")
+    @click.option("--language", help="Leave out captions that are surely in another one than this, such as en.")
+    @click.option("--min-seconds", default=0.0, type=Number(0), help="Leave out videos that say they are shorter.")
+    @click.option("--max-seconds", type=Number(0, min_open=True), help="Leave out videos that say they are longer.")
+    @click.option("--min-side", default=0, type=click.IntRange(0), help="Leave out files of a smaller short side.")
+    @wraps(command)
+    def wrapped(
+        min_words: int,
+        max_words: int | None,
+        language: str | None,
+        min_seconds: float,
+        max_seconds: float | None,
+        min_side: int,
+        **others: object,
+    ) -> None:
+        from data_prep.sources.before import Before
+
+        longest = Before.max_seconds if max_seconds is None else max_seconds
+        command(before=Before(min_words, max_words, language, min_seconds, longest, min_side), **others)
 
     return wrapped
 

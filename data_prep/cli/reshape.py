@@ -6,19 +6,30 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from data_prep.cli.making import BuildJob, set_options
-from data_prep.cli.options import FOLDER, NEW_FOLDER, Number, dry_run
+from data_prep.cli.options import FILE, FOLDER, NEW_FOLDER, Number, dry_run
+from data_prep.cli.options import workers as workers_option
 from umt_ds.errors import ConfigError
 
 
 @click.command(short_help="Index tars that another tool wrote.")
 @click.argument("out", type=FOLDER)
 @click.option("--force", is_flag=True, help="Index again what is there now.")
+@click.option("--subfolders", is_flag=True, help="Each folder below OUT that holds tars, too, as a set of its own.")
+@click.option(
+    "--suffix",
+    "suffixes",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="What the tars call a file, and what it is: caption=txt, frame_*.jpg=*.jpg (* is a number); repeat.",
+)
+@workers_option
 @dry_run
-def index(out: Path, force: bool, dry_run: bool) -> None:
+def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], workers: int, dry_run: bool) -> None:
     """Index the tars in OUT that img2dataset, video2dataset or another tool wrote, and write their manifest.
 
     Nothing is copied. What the tools say of failed downloads is summed up.
@@ -26,20 +37,60 @@ def index(out: Path, force: bool, dry_run: bool) -> None:
     \b
     Example:
       umt-data index ~/cc3m-by-img2dataset
+      umt-data index ~/mine --subfolders --suffix caption=txt --suffix class=cls
     """
-    from data_prep.making.foreign import adopt, tars_in
+    from data_prep.making.foreign import adopt_alone, adopt_below, folders_of_tars, tars_in
+    from data_prep.making.foreign_tar import suffixes_meant
+
+    meant = suffixes_meant(suffixes) or None
+    if dry_run:
+        for folder in folders_of_tars(out) if subfolders else [out]:
+            tars, notes = tars_in(folder, alone=not subfolders)
+            for note in notes:
+                click.echo(note, err=True)
+            click.echo(f"would index {len(tars)} tars in {folder}")
+        return
+    take = adopt_below if subfolders else adopt_alone
+    count = 0
+    for adopted in take(out, force=force, suffixes=meant, workers=workers):
+        count += 1
+        for note in adopted.notes:
+            click.echo(note, err=True)
+        made = adopted.manifest
+        where = f", {adopted.folder}" if subfolders else ""
+        click.echo(f"{made.name}: {made.num_samples:,} samples ({made.media}) in {len(made.shards)} shards{where}")
+    if not count:
+        click.echo(f"all folders of tars below {out} are indexed already (--force indexes again what is there now)")
+
+
+@click.command(short_help="Bring a set of an earlier version up to date.")
+@click.argument("set_", metavar="SET", type=FOLDER)
+@dry_run
+def upgrade(set_: Path, dry_run: bool) -> None:
+    """Write index.arrow into SET, where an earlier version did not: the index of all shards, mapped by training.
+
+    Nothing else changes: shards, fingerprint and the order of training stay. Without it every node makes one for itself
+    when a run starts.
+
+    \b
+    Example:
+      umt-data upgrade ~/shards/k710
+    """
+    from data_prep.making.foreign import upgrade as bring_up_to_date
+    from umt_ds.data.shards.records import load_manifest
 
     if dry_run:
-        tars, notes = tars_in(out)
-        for note in notes:
-            click.echo(note, err=True)
-        click.echo(f"would index {len(tars)} tars in {out}")
-        return
-    adopted = adopt(out, force=force)
-    for note in adopted.notes:
-        click.echo(note, err=True)
-    manifest = adopted.manifest
-    click.echo(f"{manifest.name}: {manifest.num_samples:,} samples ({manifest.media}) in {len(manifest.shards)} shards")
+        is_old = load_manifest(set_).index is None
+        click.echo(f"would write index.arrow into {set_}" if is_old else f"{set_} is up to date")
+    else:
+        click.echo(f"{set_}: index.arrow written" if bring_up_to_date(set_) else f"{set_} is up to date")
+
+
+_copy = click.option("--copy", is_flag=True, help="Copy the samples to tars of their own.  [default: a table over SET]")
+
+
+def _kind(copy: bool) -> Literal["tars", "table"]:
+    return "tars" if copy else "table"
 
 
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -66,12 +117,14 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("set_", metavar="SET", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
 @_filter_options
+@_copy
 @set_options
-def filter_(set_: Path, out: Path, keep: object, making: BuildJob) -> None:
-    """Copy the samples of SET to OUT that no --exclude list names and no option leaves out.
+def filter_(set_: Path, out: Path, keep: object, copy: bool, making: BuildJob) -> None:
+    """Make a set OUT of the items of SET that no --exclude list names and no option leaves out.
 
-    Samples are copied byte for byte and dealt to new shards. The lists are part of the new set's fingerprint. A sample
-    that does not say its seconds or size is left out where they are asked about.
+    OUT is a table over SET: nothing is copied, and SET must stay where it is, seen from OUT. With --copy, samples are
+    copied byte for byte and dealt to new shards. The lists are part of the new set's fingerprint. A sample that does
+    not say its seconds or size is left out where they are asked about.
 
     \b
     Example:
@@ -83,7 +136,7 @@ def filter_(set_: Path, out: Path, keep: object, making: BuildJob) -> None:
     assert isinstance(keep, Filter)
     if keep == Filter() and not making.exclude and not making.limit:
         raise ConfigError("nothing says what to leave out", hint="give --exclude FILE, --min-seconds, --captioned, …")
-    making.make(list_sets([set_], keep=keep, verb="filter"), out)
+    making.make(list_sets([set_], keep=keep, verb="filter", to=_kind(copy)), out)
 
 
 @click.command(short_help="Two sets without a video in common.")
@@ -93,11 +146,13 @@ def filter_(set_: Path, out: Path, keep: object, making: BuildJob) -> None:
     "--share", default=0.05, type=Number(0, 1, min_open=True, max_open=True), help="Of the samples that go to OUT/val."
 )
 @click.option("--seed", default=0, help="Another seed, another split.")
+@_copy
 @set_options
-def split(set_: Path, out: Path, share: float, seed: int, making: BuildJob) -> None:
-    """Copy the samples of SET to OUT/train and OUT/val. Clips of one video stay on one side.
+def split(set_: Path, out: Path, share: float, seed: int, copy: bool, making: BuildJob) -> None:
+    """Make sets OUT/train and OUT/val of the items of SET. Clips of one video stay on one side.
 
-    The side is a hash of the video's id: it stays the same when the set grows.
+    They are tables over SET, or with --copy sets with tars of their own. The side is a hash of the video's id: it stays
+    the same when the set grows.
 
     \b
     Example:
@@ -107,7 +162,7 @@ def split(set_: Path, out: Path, share: float, seed: int, making: BuildJob) -> N
     from data_prep.sources.sets import split as two_sides
 
     name = making.name or set_.resolve().name
-    whole = making.without_excluded(list_sets([set_], verb="split"))
+    whole = making.without_excluded(list_sets([set_], verb="split", to=_kind(copy)))
     for side, listing in zip(("train", "val"), two_sides(whole, share=share, seed=seed), strict=True):
         replace(making, name=f"{name}-{side}", exclude=()).make(listing, out / side)
 
@@ -115,11 +170,13 @@ def split(set_: Path, out: Path, share: float, seed: int, making: BuildJob) -> N
 @click.command(short_help="One set of several.")
 @click.argument("out", type=NEW_FOLDER)
 @click.argument("sets", metavar="SET...", nargs=-1, required=True, type=FOLDER)
+@_copy
 @set_options
-def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
-    """Copy the samples of all SETs to OUT, mixed. They must hold the same media and have the same classes.
+def merge(out: Path, sets: tuple[Path, ...], copy: bool, making: BuildJob) -> None:
+    """Make one set OUT of all SETs. They must hold the same media and have the same classes.
 
-    A training run can also read several sets side by side, each with a weight of its own: then nothing is copied.
+    OUT is a table over them: nothing is copied. With --copy, their samples are copied to new shards, mixed. A training
+    run can also read several sets side by side, each with a weight of its own.
 
     \b
     Example:
@@ -127,7 +184,45 @@ def merge(out: Path, sets: tuple[Path, ...], making: BuildJob) -> None:
     """
     from data_prep.sources.sets import list_sets
 
-    making.make(list_sets(sets, verb="merge"), out)
+    making.make(list_sets(sets, verb="merge", to=_kind(copy)), out)
 
 
-COMMANDS = (index, filter_, split, merge)
+@click.command(short_help="Another table over the frames of a set.")
+@click.argument("set_", metavar="SET", type=FOLDER)
+@click.argument("out", type=NEW_FOLDER)
+@click.option(
+    "--annotations", type=FILE, required=True, help="csv, tsv, json, jsonl, parquet, arrow, sqlite: a row an item."
+)
+@click.option("--classes", type=FILE, help="Names of the classes that `label` numbers, if they are not those of SET.")
+@click.option("--explode", metavar="FIELD", help="A list in this field makes an item of each of its members.")
+@click.option("--name", default="", help="Name of the table.  [default: the folder's]")
+@dry_run
+def items(
+    set_: Path, out: Path, annotations: Path, classes: Path | None, explode: str | None, name: str, dry_run: bool
+) -> None:
+    """Write a table of items over the frames of SET in OUT: no frame is copied, and OUT is used as a set.
+
+    A row names its clip by `key`, or by `video`, `image`, `file`, … with the path of its file, and has any fields:
+    `caption`, `label`, `question`, `answer`, …; `start` and `end` (seconds) make the item a part of its clip. Fields
+    stand in the place of those that the clip had. OUT finds SET by where it lies: move both together.
+
+    \b
+    Example:
+      umt-data items ~/shards/msrvtt ~/shards/msrvtt-qa --annotations train_qa.json
+      umt-data items ~/shards/mine ~/shards/mine-captions --annotations captions.csv --explode caption
+    """
+    from data_prep.making.item_table import read_items, write_table
+    from data_prep.tables.class_list import read_class_list
+
+    labels = read_class_list(classes) if classes else ()
+    read = read_items(set_, annotations=annotations, labels=labels, explode=explode)
+    click.echo(read.text())
+    if dry_run:
+        click.echo(f"would write them to {out}")
+        return
+    write_table(read, out, name=name)
+    if read.left_out:
+        click.echo(f"see {out}/bad.csv")
+
+
+COMMANDS = (index, upgrade, items, filter_, split, merge)

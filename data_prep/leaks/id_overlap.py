@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.checking.samples import each_shard, records_of
-from data_prep.leaks.near_duplicates import set_names
+from data_prep.leaks.near_duplicates import is_same_place, set_names
 from data_prep.tables.kinetics import LONGEST_S, YOUTUBE_ID, read_kinetics
 from umt_ds.data.shards.storage import absolute, kind_of
 from umt_ds.errors import DataError, DecodeError
@@ -89,6 +90,21 @@ def find_leaks(train: Iterable[Span], against: Videos) -> list[Leak]:
     return sorted(leaks, key=lambda leak: (leak.train.key, leak.list_name, leak.against.key))
 
 
+def find_leaks_within(spans: Sequence[Span], name: str) -> list[Leak]:
+    """Each pair of two clips of one list that show one video, once, sorted. The one of the later key is `train`: to
+    exclude those leaves one clip of each video."""
+    videos: dict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        videos[span.youtube_id].append(span)
+    pairs = (
+        (later, earlier)
+        for same in videos.values()
+        for earlier, later in combinations(sorted(same, key=lambda span: span.key), 2)
+    )
+    leaks = [Leak(later, earlier, name) for later, earlier in pairs]
+    return sorted(leaks, key=lambda leak: (leak.train.key, leak.against.key))
+
+
 def find_repeats(spans: Iterable[Span], name: str) -> list[Leak]:
     """The clips of one list whose video has been there before, each with the earlier one that ends last; sorted."""
     videos: dict[str, list[Span]] = defaultdict(list)
@@ -138,26 +154,33 @@ class OverlapReport:
             lines.append(f"{ids:,} videos have several clips in {self.train.name}; {same:,} of these overlap")
         lines += [
             f"not compared: {spans.skipped:,} entries of {spans.name} without YouTube id and times"
-            for spans in (self.train, *self.against)
+            for spans in (self.train, *(other for other in self.against if other.spans is not self.train.spans))
             if spans.skipped
         ]
         return "\n".join(lines)
 
 
 def compare(train: SpanList, against: Sequence[SpanList]) -> OverlapReport:
-    """What `train` has in common with each list of `against`, and with itself. The lists' names must differ."""
-    leaks = find_leaks(train.spans, by_video(against))
+    """What `train` has in common with each list of `against`, which may be itself, and how it repeats itself. The
+    names of the lists of `against` must differ."""
+    leaks = find_leaks(train.spans, by_video(other for other in against if other.spans is not train.spans))
+    for itself in (other for other in against if other.spans is train.spans):
+        leaks += find_leaks_within(itself.spans, itself.name)
     return OverlapReport(train, tuple(against), tuple(leaks), tuple(find_repeats(train.spans, train.name)))
 
 
 def check_leaks(train: Path, against: Sequence[Path], *, workers: int = 0) -> OverlapReport:
     """`compare` for files: each path is an official csv or the folder of a finished set.
 
-    Raises DataError where one cannot be read, ConfigError where a list is compared with itself.
+    Raises DataError where one cannot be read, ConfigError where one of `against` is named twice.
     """
     names = set_names(train, against)
-    others = [read_spans(path, name, workers=workers) for path, name in zip(against, names, strict=True)]
-    return compare(read_spans(train, absolute(train).name, workers=workers), others)
+    own = read_spans(train, absolute(train).name, workers=workers)
+    others = [
+        replace(own, name=name) if is_same_place(train, path) else read_spans(path, name, workers=workers)
+        for path, name in zip(against, names, strict=True)
+    ]
+    return compare(own, others)
 
 
 # --- reading

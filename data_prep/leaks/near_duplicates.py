@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,6 +51,11 @@ class Near:
     mirrored: bool  # left and right are exchanged
 
     @property
+    def likeness(self) -> tuple[float, float]:
+        """The larger, the surer it is that both show the same."""
+        return self.matching / self.usable, -self.mean_distance
+
+    @property
     def detail(self) -> str:
         mirrored = ", mirrored" if self.mirrored else ""
         return f"{self.matching} of {self.usable} frames, mean distance {self.mean_distance:.1f}{mirrored}"
@@ -84,8 +89,9 @@ def near_duplicates(
 
     Of each clip `frames` evenly spread frames are hashed; nearly uniform ones do not count. Two clips match if a
     `share` of the against clip's frames, or of their mirror images, each have a frame of the train clip within
-    `distance` of 64 bits. Pairs are sorted by set and keys.
-    Raises DataError where a set or shard is missing or damaged, ConfigError where a set is compared with itself.
+    `distance` of 64 bits. Pairs are sorted by set and keys. Where `train` is among `against`, too, its pairs are those
+    of `once`.
+    Raises DataError where a set or shard is missing or damaged, ConfigError where one of `against` is named twice.
     """
     names = set_names(train, against)
     tables = [
@@ -96,7 +102,8 @@ def near_duplicates(
     set_of = [name for name, table in zip(names, tables, strict=True) for _ in table.keys]
     pairs: list[Near] = []
     unread = list(others.unread)
-    clips, blank = 0, others.blank
+    itself = {name for name, folder in zip(names, against, strict=True) if is_same_place(train, folder)}
+    clips, blank = 0, sum(table.blank for name, table in zip(names, tables, strict=True) if name not in itself)
     with TemporaryDirectory(prefix="umt-", dir=temporary_folder()) as scratch:
         file = Path(scratch, "against.npz")  # in a file, so that it is not sent along with each shard
         np.savez(file, starts=others.starts, hashes=others.hashes, mirrored=others.mirrored)
@@ -111,21 +118,40 @@ def near_duplicates(
                 Near(key, others.keys[clip], set_of[clip], matching, int(others.usable[clip]), mean, mirrored)
                 for key, clip, matching, mean, mirrored in compared.matches
             ]
+    pairs = [*(p for p in pairs if p.against not in itself), *once(p for p in pairs if p.against in itself)]
     pairs.sort(key=lambda pair: (pair.against, pair.against_key, pair.train_key))
-    return NearReport(tuple(pairs), clips, len(others.keys), blank, tuple(unread))
+    return NearReport(tuple(pairs), clips, len(others.keys), blank, tuple(dict.fromkeys(unread)))
+
+
+def once(pairs: Iterable[Near]) -> list[Near]:
+    """The pairs of a set that was compared with itself, each once and no clip with itself: of the two directions the
+    better one. `train_key` is the later key, so that to exclude those leaves one clip of each."""
+    best: dict[tuple[str, str], Near] = {}
+    for pair in pairs:
+        later, earlier = sorted((pair.train_key, pair.against_key), reverse=True)
+        known = best.get((later, earlier))
+        if later != earlier and (known is None or pair.likeness > known.likeness):
+            best[later, earlier] = replace(pair, train_key=later, against_key=earlier)
+    return list(best.values())
+
+
+def is_same_place(one: Path, other: Path) -> bool:
+    """Whether two paths name one list or set."""
+    return absolute(one) == absolute(other)
 
 
 def set_names(train: Path, against: Sequence[Path]) -> list[str]:
     """A short name for each set of `against`: its folder's, with as many folders above as keep them apart.
 
-    Raises ConfigError where a set is named twice.
+    `train` may be among them. Raises ConfigError where one of them is named twice.
     """
-    parts = [absolute(folder).parts for folder in (train, *against)]
-    repeated = [folder for folder, own in zip((train, *against), parts, strict=True) if parts.count(own) > 1]
+    parts = [absolute(folder).parts for folder in against]
+    repeated = [folder for folder, own in zip(against, parts, strict=True) if parts.count(own) > 1]
     if repeated:
-        raise ConfigError(f"{repeated[0]} would be compared with itself", hint="name each set once")
-    depth = next(n for n in range(1, max(map(len, parts)) + 1) if len({own[-n:] for own in parts}) == len(parts))
-    return ["/".join(own[-depth:]) for own in parts[1:]]
+        raise ConfigError(f"{repeated[0]} is named twice", hint="name each set once")
+    places = {absolute(train).parts, *parts}
+    depth = next(n for n in range(1, max(map(len, places)) + 1) if len({own[-n:] for own in places}) == len(places))
+    return ["/".join(own[-depth:]) for own in parts]
 
 
 # --- hashing
@@ -300,7 +326,7 @@ def write_pairs(png: Path, pairs: Sequence[Near], *, train: Path, against: Seque
 
     Returns how many were drawn.
     """
-    chosen = sorted(pairs, key=lambda pair: (pair.matching / pair.usable, -pair.mean_distance))[:most]
+    chosen = sorted(pairs, key=lambda pair: pair.likeness)[:most]
     if not chosen:
         raise DataError("there is no pair to draw")
     folders = dict(zip(set_names(train, against), against, strict=True))

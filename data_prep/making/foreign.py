@@ -9,93 +9,124 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data_prep.checking.samples import StoredSample, records_in, records_of
-from data_prep.progress import progress
+from data_prep.checking.samples import SHARD_TIMEOUT_S
+from data_prep.engines import WorkerFailure, map_ordered
+from data_prep.making.foreign_tar import Edges, ForeignTar, read_tar
 from data_prep.state.manifest import tool
 from data_prep.state.plan import STATE_FOLDER
 from umt_ds.data.shards.fetch import read_whole
+from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.left_out import LeftOut
-from umt_ds.data.shards.records import (
-    MANIFEST,
-    Manifest,
-    Member,
-    ShardEntry,
-    ShardIndex,
-    index_path,
-    load_index,
-    load_manifest,
-    sha256_of,
-    shard_entries,
-)
-from umt_ds.data.shards.sample_record import Record, captions_of, has_label
+from umt_ds.data.shards.node_index import publish_index
+from umt_ds.data.shards.records import MANIFEST, Manifest, ShardEntry, load_manifest
 from umt_ds.data.shards.storage import absolute, is_local, kind_of
 from umt_ds.data.shards.store_answers import hint_of
-from umt_ds.data.shards.tars import ScannedTar, scan_tar
-from umt_ds.errors import DataError, DecodeError, quoted, shown
+from umt_ds.errors import DataError, quoted, shown
+from umt_ds.terminal import progress
 
 
 @dataclass(frozen=True)
 class Adopted:
     """The manifest of tars that were indexed, and sentences on what they hold and lack."""
 
+    folder: Path
     manifest: Manifest
     notes: tuple[str, ...]
 
 
-def adopt(folder: Path, *, force: bool = False) -> Adopted:
-    """Index every `*.tar` in `folder` and write its manifest. An interrupted run continues where it stopped.
+def adopt(
+    folder: Path,
+    *,
+    force: bool = False,
+    suffixes: Mapping[str, str] | None = None,
+    workers: int = 1,
+    alone: bool = True,
+) -> Adopted:
+    """Index every `*.tar` in `folder`, by `workers` processes, and write its manifest. An interrupted run continues
+    where it stopped.
 
     Samples without media (video2dataset leaves them where a download failed) are not indexed, but counted by their
-    reasons. With `force`, indexes and manifest are made anew from the tars as they are now; name, labels and options
-    of a manifest that is there and can be read are kept.
+    reasons. `suffixes` says what files are that the tars call otherwise, as `suffixes_meant` gives it. With `force`,
+    indexes and manifest are made anew from the tars as they are now; name, labels and options of a manifest that is
+    there and can be read are kept, `suffixes` too. alone: as `tars_in` means it.
     Raises DataError where a manifest is there already, or a tar cannot be read.
     """
-    tars, beside = tars_in(folder)
+    tars, beside = tars_in(folder, alone=alone)
     if not force and kind_of(folder / MANIFEST):
         raise DataError(f"{folder} is indexed already", hint="--force indexes again what is there now")
     if not force and kind_of(folder / STATE_FOLDER):
         raise DataError(f"{folder} is a set that umt-data has not finished", hint="give its command again")
     before = _manifest_before(folder)
-    held, downloads = _Held(), _Downloads()
-    entries: list[ShardEntry] = []
-    for tar in progress(tars, unit="tar", desc="index"):
-        if force or not _has_samples(tar):
-            scanned = held.scan(tar)
-            scanned.index.save(index_path(tar))
-            entries.append(_entry(tar, scanned))
-            records = records_in(tar, scanned)
-        else:
-            held.indexed_before += 1
-            entries += shard_entries([tar])
-            records = records_of(tar)
-        downloads.add(tar, held.add(records))
+    if suffixes is None and before:
+        suffixes = before.options.get("suffixes")
+    held, downloads, entries = _Held(), _Downloads(), list[ShardEntry]()
+    for tar, found in _each(tars, anew=force or bool(suffixes), suffixes=suffixes or {}, workers=workers):
+        held.add_all_of(found, tar)
+        downloads.add(tar, found.samples)
+        entries.append(found.entry)
     is_ours = before is not None and before.options.get("source") != "foreign"
+    options = {"source": "foreign", **({"suffixes": dict(suffixes)} if suffixes else {}), **downloads.totals}
     manifest = Manifest(
         name=before.name if before else absolute(folder).name,
         media=_media(held, folder),
         shards=tuple(entries),
         labels=before.labels if before else (),
-        options=before.options if before and is_ours else {"source": "foreign", **downloads.totals},
+        options=before.options if before and is_ours else options,
         tool=tool(),
+        index=publish_index(folder, entries),
     )
     manifest.save(folder)
-    return Adopted(manifest, (*beside, *held.notes(), *downloads.notes(folder)))
+    return Adopted(folder, manifest, (*beside, *held.notes(), *downloads.notes(folder)))
 
 
-def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The tars that lie in `folder`, by name, and sentences on what else lies there. Raises DataError without one."""
-    try:
+def adopt_alone(folder: Path, *, force: bool, suffixes: Mapping[str, str] | None, workers: int) -> Iterator[Adopted]:
+    """`adopt` one folder."""
+    yield adopt(folder, force=force, suffixes=suffixes, workers=workers)
+
+
+def adopt_below(folder: Path, *, force: bool, suffixes: Mapping[str, str] | None, workers: int) -> Iterator[Adopted]:
+    """`adopt` each folder that holds tars, `folder` itself and those below it, as a set of its own: the reader takes a
+    shard of another folder for an attempt to leave the set's. Those that are indexed already are left alone."""
+    for each in folders_of_tars(folder):
+        if force or not kind_of(each / MANIFEST):
+            yield adopt(each, force=force, suffixes=suffixes, workers=workers, alone=False)
+
+
+def folders_of_tars(folder: Path) -> list[Path]:
+    """`folder` and those below it that hold tars. Raises DataError where none does, or it cannot be read."""
+    with _readable(folder):
+        below = [one.folder for one in files_below(folder) if any(_TAR.fullmatch(name) for name in one.files)]
+    folders = [folder / one for one in sorted(below) if not any(part.startswith(".") for part in one.split("/"))]
+    if not folders:
+        raise DataError(f"no *.tar below {folder}", hint="give the folder below which the tars lie")
+    return folders
+
+
+def upgrade(folder: Path) -> bool:
+    """Give a set that an earlier version wrote the files of the whole set that it lacks; False: it lacks none.
+
+    Its shards, and with them its fingerprint, stay as they are. Raises DataError where an index beside a shard is
+    missing, or is not the one of the manifest.
+    """
+    manifest = load_manifest(folder)
+    if manifest.index:
+        return False
+    replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
+    return True
+
+
+def tars_in(folder: Path, *, alone: bool = True) -> tuple[list[Path], tuple[str, ...]]:
+    """The tars that lie in `folder`, by name, and sentences on what else lies there. alone: folders below are
+    left out, which is said. Raises DataError without a tar."""
+    with _readable(folder):
         names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        what = hint_of(error) or "check its permissions, and the disk or mount"
-        raise DataError(f"{folder} cannot be read: {error.strerror or error}", hint=what) from error
     hidden = [name for name in names if name.startswith(".") and name.endswith(".tar")]
     tars = [folder / name for name in names if name.endswith(".tar") and name not in hidden]
     if unspeakable := [tar.name for tar in tars if not tar.name.isprintable()]:  # stray bytes among them
@@ -103,14 +134,16 @@ def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     others = [name for name in names if not name.startswith(".") and not name.endswith(".tar")]
     packed = [name for name in others if _PACKED.search(name)]
     begun = [name for name in others if _BEGUN.search(name)]
-    below = sorted(str(tar.relative_to(folder)) for tar in folder.glob("[!.]*/*.tar")) if is_local(folder) else []
+    below = (
+        sorted(str(tar.relative_to(folder)) for tar in folder.glob("[!.]*/*.tar")) if alone and is_local(folder) else []
+    )
     notes = [
         f"ignored {len(found)} {what} ({found[0]})"
         for found, what in (
             (hidden, "hidden files that end in .tar, as macOS leaves them"),
             (packed, "archives that do not end in .tar: unpack or rename them"),
             (begun, "tars that are not whole, as a download leaves them"),
-            (below, "tars in folders below: index each folder by itself"),
+            (below, "tars in folders below: --subfolders indexes each folder by itself"),
         )
         if found
     ]
@@ -120,13 +153,41 @@ def tars_in(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     return tars, tuple(notes)
 
 
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = hint_of(error) or "check its permissions, and the disk or mount"
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}", hint=what) from error
+
+
+_TAR = re.compile(r"[^.].*\.tar")
 _PACKED = re.compile(r"\.(?:tar\.(?:gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst|zip|7z|rar|tar)$", re.IGNORECASE)
 _BEGUN = re.compile(r"\.tar.*\.(?:part|partial|tmp|crdownload|aria2|filepart|incomplete)$", re.IGNORECASE)
 
 
+def _each(
+    tars: Sequence[Path], *, anew: bool, suffixes: Mapping[str, str], workers: int
+) -> Iterator[tuple[Path, ForeignTar]]:
+    """What each tar holds, in their order; a single worker is this process. Raises DataError where one is damaged."""
+    work, workers = partial(read_tar, anew=anew, suffixes=suffixes), min(workers, len(tars))
+    results: Generator[ForeignTar | WorkerFailure, None, None] = (
+        map_ordered(work, tars, workers=workers, timeout_s=SHARD_TIMEOUT_S)
+        if workers > 1
+        else (work(tar) for tar in tars)
+    )
+    with closing(results), progress(total=len(tars), unit="tar", desc="index") as bar:
+        for tar, found in zip(tars, results, strict=True):
+            if isinstance(found, WorkerFailure):
+                raise DataError(f"{tar} cannot be read as a tar: {found.reason}", hint="copy or write it again")
+            yield tar, found
+            bar.update()
+
+
 @dataclass
 class _Held:
-    """What the tars hold."""
+    """What the tars hold together."""
 
     samples: int = 0
     indexed_before: int = 0  # tars: what they hold besides is not known
@@ -137,41 +198,30 @@ class _Held:
     text_label: str = ""  # the first that is no number
     unreadable: int = 0
     media: Counter[str] = field(default_factory=Counter)
+    _before: tuple[str, Edges] | None = None  # the tar before, by its name
 
-    _last: tuple[str, str, list[Member]] = ("", "", [])  # tar, key, members of the sample before
+    def add_all_of(self, found: ForeignTar, tar: Path) -> None:
+        """Count what a tar holds; they come in their order."""
+        self.samples += found.samples
+        self.captions += found.captions
+        self.labels += found.labels
+        self.text_label = self.text_label or found.text_label
+        self.unreadable += found.unreadable
+        self.media.update(found.media)
+        if found.left is None:
+            self.indexed_before += 1
+        else:
+            self.left.add_all_of(found.left)
+        if found.edges:
+            self._look_for_split(tar.name, found.edges)
+            self._before = tar.name, found.edges
 
-    def scan(self, tar: Path) -> ScannedTar:
-        """A tar with its samples that hold a clip; what else is in it is counted."""
-        scanned = scan_tar(tar, self.left)
-        self._look_for_split(tar, scanned.index)
-        return _with_clip(scanned, self.left)
-
-    def _look_for_split(self, tar: Path, index: ShardIndex) -> None:
-        if not len(index):
+    def _look_for_split(self, name: str, edges: Edges) -> None:
+        if self._before is None:
             return
-        before, key, members = self._last
-        if key == index.key(0) and not {m.suffix for m in members} & {m.suffix for m in index.members(0)}:
-            self.split.append(f"{key} in {before} and {tar.name}")
-        self._last = tar.name, index.key(len(index) - 1), index.members(len(index) - 1)
-
-    def add(self, records: Sequence[tuple[StoredSample, Record | DecodeError]]) -> int:
-        """Count the samples of a tar, and return how many they are."""
-        for sample, record in records:
-            self.samples += 1
-            self.media[sample.media] += 1
-            try:
-                self._count(record)
-            except DecodeError:
-                self.unreadable += 1
-        return len(records)
-
-    def _count(self, record: Record | DecodeError) -> None:
-        if isinstance(record, DecodeError):
-            raise record
-        self.labels += has_label(record)
-        label = record.get("label")
-        self.text_label = self.text_label or (label if isinstance(label, str) else "")
-        self.captions += bool(captions_of(record))
+        before, (key, suffixes) = self._before[0], self._before[1].last
+        if key == edges.first[0] and not suffixes & edges.first[1]:
+            self.split.append(f"{key} in {before} and {name}")
 
     def notes(self) -> Iterator[str]:
         yield f"{self.captions:,} of {self.samples:,} samples have a caption, {self.labels:,} a label"
@@ -248,34 +298,6 @@ def _tar_of(stats: Path) -> Path:
     return stats.with_name(f"{stats.name.removesuffix('_stats.json')}.tar")
 
 
-def _entry(tar: Path, scanned: ScannedTar) -> ShardEntry:
-    """What the manifest says of a tar whose index is written."""
-    index = scanned.index
-    return ShardEntry(tar.name, len(index), index.tar_size, scanned.sha256, sha256_of(index_path(tar)))
-
-
-def _with_clip(scanned: ScannedTar, left: LeftOut) -> ScannedTar:
-    """Without the samples that hold nothing to see; those are counted."""
-    index = scanned.index
-    keep = np.ones(len(index), dtype=bool)
-    for row in range(len(index)):
-        sizes = {member.suffix: member.size for member in index.members(row)}
-        keep[row] = left.holds_clip(index.key(row), sizes, scanned.texts[row].__getitem__)
-    sizes_kept = np.diff(index.starts)
-    members_kept = np.repeat(keep, sizes_kept)
-    kept = replace(
-        index,
-        keys=index.keys[keep],
-        starts=np.concatenate([[0], np.cumsum(sizes_kept[keep])]).astype(np.int64),
-        suffixes=index.suffixes[members_kept],
-        offsets=index.offsets[members_kept],
-        sizes=index.sizes[members_kept],
-        crcs=index.crcs[members_kept],
-    )
-    texts = tuple(text for text, stays in zip(scanned.texts, keep, strict=True) if stays)
-    return replace(scanned, index=kept, texts=texts)
-
-
 def _manifest_before(folder: Path) -> Manifest | None:
     try:
         return load_manifest(folder)
@@ -283,14 +305,6 @@ def _manifest_before(folder: Path) -> Manifest | None:
         if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
             raise  # it is there: without it the set would lose its name and labels
         return None
-
-
-def _has_samples(tar: Path) -> bool:
-    """Whether it has an index that names some. One without is made again: it is quick, and says why there are none."""
-    try:
-        return len(load_index(tar)) > 0
-    except DataError:
-        return False
 
 
 def _media(held: _Held, folder: Path) -> str:

@@ -27,13 +27,13 @@ from PIL import Image
 from data_prep.checking.sheet import save_png
 from data_prep.clip import Clip, Listing, RunOptions
 from data_prep.engines import WorkerFailure, map_ordered
-from data_prep.progress import progress
 from data_prep.tables.table import Table
 from umt_ds.data.pixels.video import write_mp4
 from umt_ds.data.shards.records import sample_key, write_json
 from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.keyed import Stream, permutation
+from umt_ds.terminal import progress
 from umt_ds.whole_file import appearing
 
 Split = Literal["train", "val"]

@@ -17,9 +17,9 @@ from typing import Literal
 
 from data_prep.clip import Clip, Listing, Refusal
 from data_prep.leaks.id_overlap import Leak, OverlapReport, Span, SpanList, Videos, by_video, find_leaks, read_spans
-from data_prep.leaks.near_duplicates import set_names
-from data_prep.sources.folder import FoundFiles, no_file_of, scan_videos
+from data_prep.leaks.near_duplicates import is_same_place, set_names
 from data_prep.sources.kinetics import copies_note, file_of, files_by_name
+from data_prep.sources.scan import FoundFiles, no_file_of, scan_videos
 from data_prep.tables.kinetics import KineticsRow, read_kinetics
 from umt_ds.classes import classes, k710_number
 from umt_ds.data.shards.storage import common_folder, is_local
@@ -186,6 +186,8 @@ def _names_of(sets: Sequence[KineticsSet], against: Sequence[Path]) -> list[str]
         what = f"two sets are called {repeated[0]!r}" if repeated else "there is no set to merge"
         raise ConfigError(what, hint="give each list once, with a name of its own, such as k400")
     first, *rest = (kinetics.csv for kinetics in sets)
+    if any(is_same_place(first, other) for other in (*rest, *against)):
+        raise ConfigError(f"{first} would be compared with itself", hint="name each list once")
     return set_names(first, [*rest, *against])[len(rest) :]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.sources.folder import no_file_of, scan_videos
+from data_prep.sources.scan import no_file_of, scan_videos
 from data_prep.tables.kinetics import YOUTUBE_ID, KineticsRow, Place, read_kinetics
 from data_prep.tables.labels import Numbering, number_labels
 

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.sources.folder import FoundFiles, no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
+from data_prep.sources.scan import FoundFiles, no_file_of, scan
 from data_prep.tables.class_list import read_class_list
 from data_prep.tables.labels import Labels, flip_notes
 from data_prep.tables.table import split_lines, text_lines, whole_number

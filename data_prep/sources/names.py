@@ -19,7 +19,7 @@ from umt_ds.data.shards.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from umt_ds.environment import at_home
 
 if TYPE_CHECKING:
-    from data_prep.sources.folder import FoundFiles
+    from data_prep.sources.scan import FoundFiles
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _PLAIN = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)  # can be spelled so only

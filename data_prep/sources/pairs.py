@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data_prep.clip import Clip, Extra, Listing, Refusal
-from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
+from data_prep.sources.scan import Keys, about_keys, no_file_of, scan
 from data_prep.tables.table import (
     ColumnsError,
     Table,
@@ -46,7 +46,12 @@ _NO_EXTRA: Extra = {}  # one for ten million clips
 
 
 def list_pairs(
-    folder: Path, *, annotations: Path, media: Literal["image", "video"] | None = None, split: str | None = None
+    folder: Path,
+    *,
+    annotations: Path,
+    media: Literal["image", "video"] | None = None,
+    split: str | None = None,
+    keys: Keys = "stem",
 ) -> Listing:
     """The images (or videos) that an annotation file names, and their captions: all rows of a file are one sample.
 
@@ -60,7 +65,7 @@ def list_pairs(
     if first is None:
         raise DataError(f"{annotations} has no rows")
     media = media or _media_of(str(first.name))
-    found = scan(folder, media)
+    found = scan(folder, media, keys=keys)
     names = FileFinder(found, folder, what="file")
     captions: dict[str, tuple[str, ...]] = {}
     left_out: list[Refusal] = []
@@ -86,7 +91,7 @@ def list_pairs(
         clips=tuple(Clip(found.key(path), path, texts, extra=_NO_EXTRA) for path, texts in captions.items()),
         media=media,
         left_out=(*found.unusable, *left_out),
-        about={"source": "pairs"},
+        about={"source": "pairs", **about_keys(keys)},
         notes=(*found.notes, *found.unnamed(len(captions)), *said.notes(annotations), *same, told),
     )
 

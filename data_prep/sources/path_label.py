@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
+from data_prep.sources.scan import Keys, about_keys, no_file_of, scan
 from data_prep.tables.class_list import read_class_list
 from data_prep.tables.labels import class_number, flip_notes, names_of_numbers, two_labels
 from data_prep.tables.table import text_lines, whole_number
@@ -22,7 +22,9 @@ SPLITS: Mapping[Split, str] = {"tab": "\t", "comma": ",", "space": " "}  # guess
 _K710_ORDER = "the published K400 lists number the classes in K710 order (abseiling is 341)"
 
 
-def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, classes: Path | None = None) -> Listing:
+def list_path_label(
+    videos: Path, *, rows: Path, split: Split | None = None, classes: Path | None = None, keys: Keys = "stem"
+) -> Listing:
     """The rows of a list without header, and their files: videos, or folders of frames, below `videos`.
 
     A path may lack the suffix or have another one, and may lack its leading folders. Fields are taken from the
@@ -31,7 +33,7 @@ def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, cla
     one row has a file.
     """
     form = _form_of(rows, split)
-    found = scan(videos, "video", "frames")
+    found = scan(videos, "video", "frames", keys=keys)
     files = FileFinder(found, videos, missing="missing: no file for it")
     parsed = [_parse(rows, number, line, form) for number, (line,) in text_lines(rows)]
     names = read_class_list(classes) if classes else names_of_numbers(row.label for row in parsed)
@@ -65,7 +67,7 @@ def list_path_label(videos: Path, *, rows: Path, split: Split | None = None, cla
         clips=tuple(clips.values()),
         left_out=(*found.unusable, *left_out),
         labels=names,
-        about={"source": "list"},
+        about={"source": "list", **about_keys(keys)},
         notes=(
             *found.notes,
             *found.unnamed(len(clips)),

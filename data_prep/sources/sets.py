@@ -9,18 +9,22 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from data_prep.checking.samples import records_of, samples_of
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.progress import progress
+from umt_ds.data.clips import read_record
 from umt_ds.data.order.views import as_options, views_of
-from umt_ds.data.shards.records import Manifest, load_manifest
+from umt_ds.data.shards.records import Manifest, SampleRef, load_manifest, load_shards
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, number_in
+from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, common_folder
 from umt_ds.errors import ConfigError, DataError, DecodeError, quoted, some
+from umt_ds.terminal import progress
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,11 @@ class Filter:
             return error.what
 
 
-def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) -> Listing:
-    """The samples of finished sets that `keep` lets through.
+def list_sets(
+    sets: Sequence[Path], *, keep: Filter | None = None, verb: str, to: Literal["tars", "table"] = "tars"
+) -> Listing:
+    """The samples of finished sets that `keep` lets through, to be copied to `tars`; or the items, for a `table` over
+    the sets.
 
     Raises ConfigError where the sets do not go together: one of them twice, other media, other class lists.
     """
@@ -92,14 +99,17 @@ def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) ->
     twice = next((folder for number, folder in enumerate(sets) if folder in sets[:number]), None)
     if twice:
         raise ConfigError(f"{twice} is named twice", hint="name each set once")
-    manifests = [load_manifest(folder) for folder in sets]
+    manifests = [load_shards(folder) if to == "tars" else load_manifest(folder) for folder in sets]
     first = manifests[0]
     for folder, manifest in zip(sets, manifests, strict=True):
         _check_goes_with(first, manifest, sets[0], folder)
     root = common_folder(sets)
     clips: list[Clip] = []
     left_out: list[Refusal] = []
-    for source, row, key, record in _samples(sets, manifests, root, with_records=keep.reads_json):
+    found = _samples(sets, manifests, root, with_records=keep.reads_json)
+    if to == "table":
+        found = _all_items(sets, root, with_records=keep.reads_json)
+    for source, row, key, record in found:
         why = f"damaged: {record.what}" if isinstance(record, DecodeError) else keep.why_not(record)
         if why:
             left_out.append(Refusal(source, why, key))
@@ -111,7 +121,7 @@ def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) ->
     return Listing(
         root=root,
         clips=tuple(clips),
-        media="sample",
+        media="sample" if to == "tars" else "item",
         left_out=tuple(left_out),
         labels=first.labels,
         about={
@@ -180,10 +190,35 @@ def _with_records(listing: Listing) -> Iterator[tuple[Clip, Record | DecodeError
     """The clips of a listing of sets with their records; each tar is opened once, as its clips follow each other."""
     with progress(total=len(listing.clips), unit="sample", desc="split") as bar:
         for source, clips in groupby(listing.clips, key=lambda clip: clip.source):
-            records = records_of(listing.root / source)
-            for clip in clips:
-                yield clip, records[int(clip.extra["row"])][1]
-                bar.update()
+            rows = ((clip, int(clip.extra["row"])) for clip in clips)
+            if listing.media == "item":
+                with closing(ShardSource(listing.root / source, look=False)) as items:
+                    for clip, row in rows:
+                        yield clip, _record_of(items, items.ref(row))
+                        bar.update()
+            else:
+                records = records_of(listing.root / source)
+                for clip, row in rows:
+                    yield clip, records[row][1]
+                    bar.update()
+
+
+def _all_items(
+    sets: Sequence[Path], root: Path, *, with_records: bool
+) -> Iterator[tuple[str, int, str, Record | DecodeError]]:
+    """(set below root, number, key, record) of every item of the sets; the record is empty unless it is asked for."""
+    for folder in sets:
+        with closing(ShardSource(folder, max_open=2)) as items:
+            for number, ref in enumerate(progress(items.refs(), total=len(items), unit="item", desc="list")):
+                record = _record_of(items, ref) if with_records else Record()
+                yield folder.relative_to(root).as_posix(), number, items.key(ref), record
+
+
+def _record_of(items: ShardSource, ref: SampleRef) -> Record | DecodeError:
+    try:
+        return dict(read_record(items, ref))
+    except DecodeError as error:
+        return error
 
 
 def _samples(

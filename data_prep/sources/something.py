@@ -7,8 +7,8 @@ from types import NoneType
 from typing import NamedTuple
 
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.sources.folder import no_file_of, scan
 from data_prep.sources.names import FileFinder, Missing
+from data_prep.sources.scan import no_file_of, scan
 from data_prep.tables.class_list import class_name, read_class_list
 from data_prep.tables.labels import Labels, flip_notes
 from data_prep.tables.table import clean, read_json, unused_note

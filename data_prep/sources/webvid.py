@@ -7,22 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.clip import Clip, Extra, Listing, Refusal
-from data_prep.sources.folder import no_file_of, scan_videos
 from data_prep.sources.names import FileFinder, Missing
+from data_prep.sources.scan import Keys, about_keys, no_file_of, scan
 from data_prep.tables.table import Table, unused_note
 from umt_ds.errors import DataError
 
 _NO_EXTRA: Extra = {}  # one for ten million clips
 
 
-def list_webvid(videos: Path, *, csv: Path) -> Listing:
+def list_webvid(videos: Path, *, csv: Path, keys: Keys = "stem") -> Listing:
     """The rows of a csv with the columns videoid, name (the caption) and page_dir, or of all the csv files in a folder.
 
     A row's file is page_dir/videoid.mp4 or videoid.mp4 below `videos`. Rows that name a video again give it another
     caption; rows without a file, or with nothing new, are left out and reported.
     Raises DataError where a csv is malformed or not one row has a file.
     """
-    found = scan_videos(videos)
+    found = scan(videos, "video", keys=keys)
     names = FileFinder(found, videos, anywhere=False)
     notes: list[str] = []
     clips: dict[str, Clip] = {}
@@ -50,7 +50,7 @@ def list_webvid(videos: Path, *, csv: Path) -> Listing:
         root=videos,
         clips=tuple(clips.values()),
         left_out=(*found.unusable, *left_out),
-        about={"source": "webvid"},
+        about={"source": "webvid", **about_keys(keys)},
         notes=(*found.notes, *notes, *found.unnamed(len(clips))),
     )
 

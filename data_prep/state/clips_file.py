@@ -1,6 +1,6 @@
 """The clips of a plan on disk, in the order of the shards, of which each is read without the others; and refusals.
 
-OUT/.umt-data/clips.jsonl        [key, source, captions, label, label_name, span_s, extra]
+OUT/.umt-data/clips.jsonl        [key, source, captions, label, label_name, span_s, extra], then true if is_of_whole
 OUT/.umt-data/clips.starts.npy   [num_shards + 1] where the clips of each shard begin, in bytes
 OUT/bad.csv, and left_out.csv    file, key, reason
 """
@@ -96,13 +96,17 @@ def _line_of(clip: Clip) -> bytes:
     fields = [
         *(clip.key, clip.source, clip.captions, clip.label, clip.label_name),
         *(clip.span_s, dict(clip.extra) if clip.extra else None),
+        *([True] if clip.is_of_whole else []),  # others keep the line that earlier versions wrote
     ]
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _clip_of(line: bytes) -> Clip:
-    key, source, captions, label, label_name, span_s, extra = json.loads(line)
-    clip = Clip(key, source, tuple(captions), label, label_name, tuple(span_s) if span_s else None, extra or {})
+    key, source, captions, label, label_name, span_s, extra, *is_of_whole = json.loads(line)
+    span = tuple(span_s) if span_s else None
+    clip = Clip(key, source, tuple(captions), label, label_name, span, extra or {}, is_of_whole == [True])
+    if is_of_whole not in ([], [True]):
+        raise ValueError("a clip has more fields than it can have")
     _check_types(clip)
     return clip
 

@@ -13,6 +13,7 @@ from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.plan import Plan
 from umt_ds import __version__
 from umt_ds.data.pixels.video import versions
+from umt_ds.data.shards.node_index import publish_index
 from umt_ds.data.shards.records import Manifest, ShardEntry
 from umt_ds.data.shards.storage import is_local, write_whole
 from umt_ds.errors import DataError
@@ -50,6 +51,7 @@ def finish(plan: Plan) -> Summary:
         labels=plan.labels,
         options=plan.options(),
         tool=tool(),
+        index=publish_index(plan.out, entries),
     ).save(plan.out)
     if is_local(plan.out):
         remove_half_made(plan.state)
@@ -59,7 +61,7 @@ def finish(plan: Plan) -> Summary:
 
 def _remove_partial(plan: Plan) -> None:
     """Remove what processes left that were killed while they wrote a small file; a user's own files stay."""
-    ours = re.compile(r"(manifest\.json|bad\.csv|stats\.json|.+\.index\.npz)\..+-\d+\.partial")
+    ours = re.compile(r"(manifest\.json|index\.arrow|bad\.csv|stats\.json|.+\.index\.npz)\..+-\d+\.partial")
     left = [path for path in plan.out.glob("*.partial") if ours.fullmatch(path.name)]
     for path in (*left, *plan.state.rglob("*.partial")):
         if path.parent.name.startswith(".making-"):
@@ -94,7 +96,7 @@ def _media_of(plan: Plan) -> str:
     match plan.media:
         case "image":
             return "image"
-        case "sample":
+        case "sample" | "item":
             return str(plan.about["media"])
         case "video":
             return "video" if plan.store.store == "mp4" else plan.store.store

@@ -21,7 +21,15 @@ from data_prep.sources.sets import Filter
 from tests.support.shards import frame, picture, write_shards
 from umt_ds.data.clips import read_record
 from umt_ds.data.shards.records import Member
-from umt_ds.data.shards.sample_record import captions_of, has_label, label_of, number_in, stored_frames
+from umt_ds.data.shards.sample_record import (
+    NO_QUESTION,
+    Question,
+    captions_of,
+    has_label,
+    label_of,
+    number_in,
+    stored_frames,
+)
 from umt_ds.errors import DecodeError
 
 PNG = picture(frame(0, 0))
@@ -61,6 +69,9 @@ class OneSample:
 
     def members(self, ref: int) -> list[Member]:
         return [Member(suffix, 0, len(data), 0) for suffix, data in self.files.items()]
+
+    def question(self, ref: int) -> Question:
+        return NO_QUESTION
 
     def read(self, ref: int, member: Member) -> bytes:
         return self.files[member.suffix]

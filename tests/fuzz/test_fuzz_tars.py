@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.making.foreign import _with_clip
+from data_prep.making.foreign_tar import with_clip
 from umt_ds.data.shards import stream
 from umt_ds.data.shards.left_out import LeftOut
 from umt_ds.data.shards.records import read_members
+from umt_ds.data.shards.sample_record import is_of_record
 from umt_ds.data.shards.suffixes import media_of
 from umt_ds.data.shards.tars import index_tar, scan_tar
 from umt_ds.errors import UmtError
@@ -71,8 +72,8 @@ def written(entries: list[Entry], format: int) -> bytes:
 def by_index(tar: Path, left: LeftOut) -> Samples | None:
     """The samples that the index keeps; None: the tar is refused."""
     try:
-        scanned = scan_tar(tar, left)
-        index = _with_clip(scanned, left).index
+        scanned = scan_tar(tar, left, is_text=lambda suffix: is_of_record(suffix.rpartition(".")[2]))
+        index = with_clip(scanned, left).index
     except UmtError as error:
         str(error).encode()
         return None

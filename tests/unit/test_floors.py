@@ -49,7 +49,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"loader"}),  # the trainer's side
     ),
     "data_prep": (
-        frozenset({"clip", "progress", "engines", "decode"}),  # what a clip is; processes that decode one
+        frozenset({"clip", "engines", "spool", "decode"}),  # what a clip is; processes that decode one
         frozenset({"tables", "state"}),  # tables of users; what a set in the making leaves on disk
         frozenset({"checking"}),  # what can be said of a finished set
         frozenset({"leaks"}),  # what two sets share
@@ -64,7 +64,7 @@ SIBLINGS = {
     "umt_ds.environment": {"errors"},
     "umt_ds.refused": {"errors"},
     "umt_ds.classes": {"errors"},
-    "data_prep.decode": {"clip"},
+    "data_prep.decode": {"clip", "engines", "spool"},  # a long clip may take longer; members go to a file
 }
 VERSION = "umt_ds"  # `from umt_ds import __version__`: anybody may
 
@@ -80,16 +80,23 @@ NEIGHBOURS = {
         "umt_ds.data.clips",  # a sample's members to frames, as training reads them
         "umt_ds.data.pixels.decode",  # the types of those frames, and the size of an array
         "umt_ds.data.shards.records",  # the shard contract
+        "umt_ds.data.shards.node_index",  # the index of a whole set
+        "umt_ds.data.shards.set_index",
+        "umt_ds.data.shards.items",  # tables over the frames of a set
+        "umt_ds.data.shards.source",  # a set as training reads it
         "umt_ds.data.shards.tars",  # what lies in a tar
         "umt_ds.data.shards.left_out",  # and what of it is not read
         "umt_ds.data.shards.sample_record",  # what a sample says of itself
         "umt_ds.data.pixels.video",  # the door to PyAV
+        "umt_ds.data.pixels.video_scan",  # and what it says of a video that is not stored
         "umt_ds.data.order.views",  # the frames that evaluation shows, so that a set can hold exactly those
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
+        "umt_ds.distributed.leftovers",  # temporary files go with their process
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
         "umt_ds.environment",
         "umt_ds.errors",
         "umt_ds.refused",
+        "umt_ds.terminal",  # progress bars
         "umt_ds.whole_file",  # files that appear whole
         "umt_ds.classes",  # class lists of the corpora, in the order of published heads
         "umt_ds.keyed",  # the demo's clips are drawn by key, so that they are the same everywhere
@@ -130,14 +137,23 @@ DOORS = {
     "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text.task"),
     # image towers; rates that fall from layer to layer; blocks of the attentive probe
     "timm": ("umt_ds.models.teachers", "umt_ds.engine.optim", "umt_ds.evaluation.probes.heads"),
-    "webdataset": ("data_prep.state.writer", "umt_ds.data.shards.stream"),
+    "webdataset": ("umt_ds.data.shards.stream",),
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
-    "pyarrow": ("umt_ds.jobs.score_files",),
+    "pyarrow": (
+        "umt_ds.jobs.score_files",
+        "umt_ds.data.shards.arrow_files",
+        "umt_ds.data.shards.set_index",
+        "umt_ds.data.shards.items",
+        "data_prep.tables.annotations",
+    ),
     "wandb": ("umt_ds.engine.report",),
+    "tqdm": ("umt_ds.terminal",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),
+    "scenedetect": ("data_prep.sources.scenes",),
+    "py3langid": ("data_prep.sources.before",),
     "imagehash": ("data_prep.leaks.near_duplicates",),
 }
 

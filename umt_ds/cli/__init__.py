@@ -9,8 +9,8 @@ import sys
 import click
 
 from umt_ds import __version__
-from umt_ds.environment import print_anything
-from umt_ds.errors import EXIT_BAD_CONFIG, UmtError
+from umt_ds.environment import Environment, print_anything
+from umt_ds.errors import EXIT_BAD_CONFIG, EXIT_INTERRUPTED, UmtError
 from umt_ds.refused import refused_by_machine
 
 # subcommand → (module, one line of help); the module's `command` is a click command of that name
@@ -27,6 +27,11 @@ _COMMANDS = {
 }
 
 
+# What the same command does after Ctrl-C. A run that trains catches it: it saves, and leaves with 75
+_BEGINNING_ANEW = "the same command begins anew"
+_GOING_ON = {"train": "the same command goes on from the run's last checkpoint, if there is one"}
+
+
 class _Lazy(click.Group):
     """Knows its commands by name and imports one when it is called."""
 
@@ -38,6 +43,14 @@ class _Lazy(click.Group):
             return None
         command: click.Command = importlib.import_module(_COMMANDS[cmd_name][0]).command
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if Environment().number("RANK", 0) == 0:
+                click.echo(f"\nstopped: {_GOING_ON.get(str(ctx.invoked_subcommand), _BEGINNING_ANEW)}", err=True)
+            sys.exit(EXIT_INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -72,7 +85,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except UmtError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -6,6 +6,8 @@ same `read_frames`.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,7 +17,15 @@ import numpy as np
 from umt_ds.data.order.views import FrameRule
 from umt_ds.data.pixels.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.shards.records import Member
-from umt_ds.data.shards.sample_record import Clean, Record, captions_of, is_of_record, record_of, stored_frames
+from umt_ds.data.shards.sample_record import (
+    Clean,
+    Question,
+    Record,
+    captions_of,
+    is_of_record,
+    record_of,
+    stored_frames,
+)
 from umt_ds.data.shards.suffixes import Media, pixels_of
 from umt_ds.errors import DataError, DecodeError, some
 from umt_ds.keyed import Stream, digest64
@@ -38,6 +48,7 @@ class Clip:
     crcs: tuple[int, ...]  # of the members read, in the order read
     record: Mapping[str, Any]  # the sample's json; empty where it was not asked for
     jpegs: Jpegs | None = None  # the frames, not yet decoded: where that was asked for, and can be had
+    group: str | None = None  # what other clips that count as the same have too; None: its key
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,6 +76,9 @@ class ClipSource(Protocol[Ref]):
     def members(self, ref: Ref, /) -> list[Member]:
         """Its files, in tar order."""
 
+    def question(self, ref: Ref, /) -> Question:
+        """What is asked of it beside what its json says."""
+
     def read(self, ref: Ref, member: Member, /) -> bytes:
         """The bytes of one of them. Raises DecodeError or DataError."""
 
@@ -76,6 +90,7 @@ class _Reading(Generic[Ref]):
         self._source = source
         self._ref = ref
         self.members = source.members(ref)
+        self.question = source.question(ref)
         self.crcs: list[int] = []
 
     def key(self) -> str:
@@ -106,15 +121,23 @@ def read_clip(
     the frames of the rule.
     """
     read = _Reading(source, ref)
+    part = read.question.frames
     if isinstance(choose, FrameRule):
+        if part is not None:
+            raise DataError(
+                f"{read.set_name()} has items that are a part of their sample ({read.key()}), and {choose.views} "
+                "chooses among all frames of the video",
+                hint="evaluate it on stored frames: evaluation.NAME.frames=stored",
+            )
         record = _read_record(read)
         among = _among_stored(read, record, choose)
         frames, numbers = read_frames(read.members, read, among, leave_jpegs=leave_jpegs, memory=memory)
     else:
-        frames, numbers = read_frames(read.members, read, choose, leave_jpegs=leave_jpegs, memory=memory)
+        among = choose if part is None else _within(part, choose)
+        frames, numbers = read_frames(read.members, read, among, leave_jpegs=leave_jpegs, memory=memory)
         record = _read_record(read) if with_record else {}
     decoded, jpegs = (_NO_FRAMES, frames) if isinstance(frames, Jpegs) else (frames, None)
-    return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs)
+    return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs, read.question.group)
 
 
 def read_record(source: ClipSource[Ref], ref: Ref) -> Mapping[str, Any]:
@@ -128,13 +151,21 @@ def pixel_members(members: Sequence[Member]) -> tuple[Media, list[Member]]:
     return media, [members[place] for place in places]
 
 
-def members_shown(members: Sequence[Member], choose: ChooseFrames | FrameRule, *, with_record: bool) -> list[Member]:
-    """The members that `read_clip` reads of a sample which has these; for a `FrameRule`, which first reads the record,
-    those that it may read. Raises DecodeError as `choose` does."""
+def members_shown(
+    source: ClipSource[Ref], ref: Ref, *, choose: ChooseFrames | FrameRule, with_record: bool
+) -> list[Member]:
+    """The members that `read_clip` reads with the same arguments; for a `FrameRule`, which first reads the record,
+    those that it may read; none of a sample that it will find bad."""
+    members, part = source.members(ref), source.question(ref).frames
     media, files = pixel_members(members)
-    if media == "frames" and not isinstance(choose, FrameRule):
-        files = [files[number] for number in sorted(set(choose(len(files))))]
-    with_record = with_record or isinstance(choose, FrameRule)
+    if isinstance(choose, FrameRule):
+        with_record = True
+    elif media == "frames":
+        among = choose if part is None else _within(part, choose)
+        try:
+            files = [files[number] for number in sorted(set(among(len(files))))]
+        except DecodeError:
+            return []
     return [*files, *(member for member in members if with_record and is_of_record(member.suffix))]
 
 
@@ -194,6 +225,18 @@ def _among_stored(read: _Reading[Any], record: Record, rule: FrameRule) -> Choos
     return choose
 
 
+def _within(part: tuple[int, int], choose: ChooseFrames) -> ChooseFrames:
+    """The choice among the stored frames from the first to the last of `part`."""
+    first, last = part
+
+    def chosen(num_stored: int) -> list[int]:
+        if not 0 <= first <= last < num_stored:
+            raise DecodeError(f"the item is frames {first} to {last}, and its sample stores {num_stored}")
+        return [first + number for number in choose(last + 1 - first)]
+
+    return chosen
+
+
 def _lacks(read: _Reading[Any], rule: FrameRule, what: str) -> DataError:
     """Of the whole set: no other sample of it holds the frames of the rule."""
     return DataError(
@@ -215,7 +258,11 @@ def _pictures(
 
 def _read_record(read: _Reading[Any]) -> Record:
     members = {member.suffix: member for member in read.members}
-    return record_of(members, lambda suffix: read([members[suffix]])[0])
+    record = record_of(members, lambda suffix: read([members[suffix]])[0])
+    if fields := read.question.fields:
+        read.crcs.append(zlib.crc32(json.dumps(fields, sort_keys=True).encode()))
+        record |= fields
+    return record
 
 
 def caption_of(record: Mapping[str, Any], stream: Stream, *, field: str = "caption", clean: Clean = str.strip) -> str:

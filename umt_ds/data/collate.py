@@ -34,6 +34,7 @@ class SampleMeta:
     is_substitute: bool
     label: int | None = None  # None where the run wants no labels
     caption: str | None = None  # None where the run wants no text
+    group: str | None = None  # what other items that count as the same have too; None: its key
 
 
 def collate(
@@ -57,7 +58,9 @@ def collate(
         text=None if tokenize is None else _text(shown, tokenize).repeated(views),
         targets=_targets(shown).repeated(views),
         # 63 bits: torch has no unsigned words of 64
-        ids=torch.tensor([digest64(item.source, item.key) >> 1 for item in shown]).repeat_interleave(views),
+        ids=torch.tensor([digest64(item.source, item.group or item.key) >> 1 for item in shown]).repeat_interleave(
+            views
+        ),
     )
 
 

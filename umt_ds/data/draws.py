@@ -68,7 +68,7 @@ class Draws:
         self.sources = [
             TarStream(spec.shards, name=spec.name)
             if isinstance(spec.shards, Tars)
-            else ShardSource(spec.shards, max_open=plan.window + 4, cache=cache)
+            else ShardSource(spec.shards, max_open=plan.window + 4, cache=cache, look=plan.rank == 0)
             for spec in specs
         ]
         # a source keeps its order when others come or go: its seed holds its name
@@ -113,7 +113,8 @@ class Draws:
             sample, faults = self._first_good(source, refs, draw, number)
         clip = sample.clip
         name = self._specs[number].name
-        shown = SampleMeta(draw, name, clip.key, clip.digest(draw), bool(faults), sample.label, sample.caption)
+        digest = clip.digest(draw)
+        shown = SampleMeta(draw, name, clip.key, digest, bool(faults), sample.label, sample.caption, clip.group)
         return clip, shown, faults
 
     def take_traffic(self) -> Traffic:
@@ -129,7 +130,7 @@ class Draws:
         """The sample of a draw, and which of its members the draw reads."""
         ref = self._orders[number](k)
         choose = self._choice(draw, self._specs[number])
-        return ref, members_shown(source.members(ref), choose, with_record=self._reads_record)
+        return ref, members_shown(source, ref, choose=choose, with_record=self._reads_record)
 
     def _choice(self, draw: int, spec: SourceSpec) -> ChooseFrames:
         """Which frames a draw shows: the same whoever asks, and whenever."""

@@ -11,7 +11,7 @@ So a model sees the same batches whatever the number of ranks, and on a CPU ever
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +29,9 @@ from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.data.pixels.decode import Frames
 from umt_ds.data.pixels.testing import testing_views, validation_view
 from umt_ds.data.shards.block_cache import BlockCache
-from umt_ds.data.shards.records import Manifest, Member, SampleRef, load_index, load_manifest
+from umt_ds.data.shards.records import Manifest, Member, SampleRef
 from umt_ds.data.shards.sample_record import Clean, captions_of, label_of
 from umt_ds.data.shards.source import ShardSource
-from umt_ds.data.shards.storage import is_local
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
 
@@ -193,23 +192,23 @@ class EvaluationSet:
     def shared_with(self, shards: Path) -> int:
         """Items that lie in another set, too: same key, same bytes. Raises DataError where one cannot be read.
 
-        A set in a store has an index to fetch for each shard, so there only shards that are the same as a whole count.
+        Shards that are the same as a whole need no look at their samples.
         """
-        others = load_manifest(shards).shards
-        whole = {entry.sha256 for entry in others}
-        start = shared = 0
-        own: set[tuple[bytes, bytes]] = set()
-        for number, entry in enumerate(self.manifest.shards):
-            count = max(0, min(entry.samples, len(self) - start))
-            start += entry.samples
-            if entry.sha256 in whole:
-                shared += count
-            elif count:
-                own.update(self._source.contents(number)[:count])
-        self._source.close()
-        found: set[tuple[bytes, bytes]] = set()
-        for entry in others if own and is_local(shards) else ():
-            found |= own.intersection(load_index(shards / entry.file).contents())
+        with closing(ShardSource(shards, max_open=1, look=False)) as others:
+            hashes = set(others.whole_shards()) - {None}
+            start = shared = 0
+            own: set[tuple[bytes, bytes]] = set()
+            for number, (size, whole) in enumerate(zip(self._source.counts, self._source.whole_shards(), strict=True)):
+                count = max(0, min(size, len(self) - start))
+                start += size
+                if whole in hashes:
+                    shared += count
+                elif count:
+                    own.update(self._source.contents(number)[:count])
+            self._source.close()
+            found: set[tuple[bytes, bytes]] = set()
+            for number in range(len(others.counts)) if own else ():
+                found |= own.intersection(others.contents(number))
         return shared + len(found)
 
     def turns(self, world: int) -> int:
@@ -321,8 +320,8 @@ class EvaluationSet:
 
     def _shown(self, ref: SampleRef) -> list[Member]:
         """The members of an item that `_read` reads."""
-        choose, with_record = self.request.frames.choose, self.request.reads_record
-        return members_shown(self._source.members(ref), choose, with_record=with_record)
+        request = self.request
+        return members_shown(self._source, ref, choose=request.frames.choose, with_record=request.reads_record)
 
     def _read(self, place: int, ref: SampleRef) -> tuple[ItemInfo, Frames]:
         """An item and its views [V,T,side,side,3]. Raises DecodeError where it is bad or lacks what is asked for."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
 from umt_ds.config.show import numbers_of
@@ -30,6 +28,7 @@ from umt_ds.jobs.train import evaluated_by, judged_by_average, refuse_mixed_expe
 from umt_ds.models.full_value import is_kept_full, keep_full
 from umt_ds.tasks.initial import read_initial, state_fingerprint
 from umt_ds.tasks.kinds import build_task, evaluators_of
+from umt_ds.terminal import progress, write_beside_bars
 from umt_ds.weights.load import load_strict
 
 log = logging.getLogger("umt_ds")
@@ -154,7 +153,7 @@ def _bar(run: EvalRun, evaluator: Evaluator, world: World) -> Iterator[Beat]:
         yield lambda: None
         return
     total = _batches_of_a_rank(run, evaluator, world)
-    with tqdm(total=total, unit="batch", desc=f"{run.name} {evaluator.name}") as bar:
+    with progress(total=total, unit="batch", desc=f"{run.name} {evaluator.name}") as bar:
 
         def beat() -> None:
             bar.update(total is None or bar.n < total)  # an evaluator may beat in other work, too
@@ -179,7 +178,7 @@ class _BesideBar(logging.Handler):
     """Lines on stderr that a bar makes room for."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        write_beside_bars(self.format(record))
 
 
 def log_to_stderr(world: World) -> None:

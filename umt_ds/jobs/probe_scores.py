@@ -9,7 +9,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from umt_ds.config.probes import HeadGrid, ProbeKind, ProbeSettings
 from umt_ds.evaluation.evaluator import Beat
@@ -22,6 +21,7 @@ from umt_ds.evaluation.probes.labels import SetLabels, match_labels
 from umt_ds.evaluation.probes.selection import Selected, beats_of, select_and_score
 from umt_ds.evaluation.probes.training import LabelledClips
 from umt_ds.jobs.probe_table import FieldScores, ProbeScore, SeedScore
+from umt_ds.terminal import progress
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _as_score(found: Selected, *, has_top5: bool) -> SeedScore:
 @contextmanager
 def _bar(total: int, name: str) -> Iterator[Beat]:
     """On stderr, over the steps of a training."""
-    with tqdm(total=total, unit="step", desc=name) as bar:
+    with progress(total=total, unit="step", desc=name) as bar:
 
         def beat() -> None:
             bar.update(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import io
 import json
 import math
@@ -28,8 +26,8 @@ FORMAT = 1  # of the JSON file; umt_ds/README.md describes it
 
 @dataclass(frozen=True)
 class ScoreFiles:
-    """Where scores go besides the terminal. out: a JSON file. predictions: a folder, of a file for each run and
-    evaluation: parquet where pyarrow is installed, else CSV."""
+    """Where scores go besides the terminal. out: a JSON file. predictions: a folder, of a parquet
+    file for each run and evaluation."""
 
     out: Path | None = None
     predictions: Path | None = None
@@ -61,7 +59,7 @@ class ScoreFiles:
                     said.append(f"no answers of {one.run.name} in {scores.name}: it answers for no single item")
                     continue
                 path = self._place(one.run, scores)
-                _write(path, (_as_parquet if path.suffix == ".parquet" else _as_csv)(scores.predictions))
+                _write(path, _as_parquet(scores.predictions))
                 places[one.run.name, scores.name] = str(path)
                 said.append(f"the answers of {one.run.name} in {scores.name}: {path}")
         if self.out is not None:
@@ -72,8 +70,7 @@ class ScoreFiles:
 
     def _place(self, run: EvalRun, scores: Scores) -> Path:
         assert self.predictions is not None
-        suffix = "parquet" if importlib.util.find_spec("pyarrow") else "csv"
-        return self.predictions / f"{_slug(run.name)}.{scores.name}.{suffix}"
+        return self.predictions / f"{_slug(run.name)}.{scores.name}.parquet"
 
 
 def _slug(name: str) -> str:
@@ -131,16 +128,6 @@ def _finite(value: Any) -> Any:
 
 
 # ---------------------------------------------------------------- predictions
-
-
-def _as_csv(table: Mapping[str, list[Any]]) -> bytes:
-    """A line an item under a line of names; a list in a cell is JSON."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(table)
-    for row in zip(*table.values(), strict=True):
-        writer.writerow([json.dumps(_finite(cell)) if isinstance(cell, (list, dict)) else cell for cell in row])
-    return file.getvalue().encode()
 
 
 def _as_parquet(table: Mapping[str, list[Any]]) -> bytes:

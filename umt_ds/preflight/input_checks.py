@@ -31,7 +31,7 @@ def shards(where: str | Path, *, trains: bool = False) -> Finding:
 
     folder = as_path(str(where))
     with closing(ShardSource(folder, max_open=1)) as source:
-        size = sum(entry.bytes for entry in source.manifest.shards)
+        size = source.num_bytes
         begin = time.perf_counter()
         clip = read_clip(source, source.ref(0), choose=lambda stored: list(range(stored)), with_record=True)
         seconds = time.perf_counter() - begin

@@ -19,8 +19,8 @@ def size_of(student: StudentConfig) -> VitSize:
 
 
 def _size(student: StudentConfig) -> VitSize:
-    if student.preset == "custom":
-        sizes = student.sizes
-        assert sizes is not None
+    sizes = student.sizes
+    if sizes is not None:
         return VitSize(sizes.width, sizes.depth, sizes.heads, sizes.patch)
+    assert student.preset != "custom", "it has sizes"
     return vit_size(student.preset)

@@ -30,7 +30,7 @@ from tests.support.shards import flip_byte, key_of_sample, png_frames, undecodab
 from umt_ds.batch import Batch, Tokens
 from umt_ds.data import pipeline
 from umt_ds.data.loader import Loader
-from umt_ds.data.shards import source as source_module
+from umt_ds.data.shards import frame_set as source_module
 from umt_ds.errors import DataError, MachineError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import re
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from pyarrow import parquet
 
 from tests.support.evaluators import Features, features_of
 from tests.support.shards import write_shards
@@ -291,25 +291,16 @@ def test_in_what_the_scores_of_a_table_are_not_alike_is_said(tmp_path: Path, mon
 
 
 def test_predictions_are_saved_for_each_run_and_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # as without pyarrow
     monkeypatch.chdir(tmp_path)
     tiny_run(Path("runs/one"), *KNN)
     text = umt_eval("runs/one/run", "--save-predictions", "answers", "-o", "scores.json").stdout
-    file = Path("answers/runs-one-run.val.csv")
+    file = Path("answers/runs-one-run.val.parquet")
     assert f"the answers of runs/one/run in val: {file}" in text
     assert scores_in(Path("scores.json"))[0]["evaluations"][0]["predictions"] == str(file)
-    rows = list(csv.DictReader(file.open()))
+    rows = parquet.read_table(file).to_pylist()
     assert [row["key"] for row in rows] == [f"clip-{n}" for n in range(6)]
-    assert sum(float(row["mean"]) for row in rows) / 6 == pytest.approx(by_hand(make_config(tmp_path))["mean"])
-    assert json.loads(rows[0]["pair"])[0] == float(rows[0]["mean"])
-
-
-def test_predictions_are_parquet_where_pyarrow_is_installed(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    run = tiny_run(tmp_path, *KNN)
-    umt_eval(run, "--save-predictions", tmp_path / "answers")
-    (file,) = (tmp_path / "answers").iterdir()
-    assert parquet.read_table(file).to_pydict()["key"] == [f"clip-{n}" for n in range(6)]
+    assert sum(row["mean"] for row in rows) / 6 == pytest.approx(by_hand(make_config(tmp_path))["mean"])
+    assert rows[0]["pair"][0] == rows[0]["mean"]
 
 
 def test_a_dry_run_says_what_would_be_evaluated(tmp_path: Path) -> None:

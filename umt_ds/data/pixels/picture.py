@@ -79,6 +79,12 @@ def read_image(data: bytes) -> Pixels:
         return np.ascontiguousarray(_turn_of(image).upright(rgb))  # asked last: Pillow turns TIFFs while it loads them
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a picture file as it is stored; its pixels are not decoded. Raises DecodeError."""
+    with _opened(data) as image:
+        return image.size
+
+
 def is_upright_jpeg(data: bytes) -> bool:
     """Is it a JPEG whose pixels are shown as they are stored? Raises DecodeError where its header is damaged.
 

@@ -43,9 +43,9 @@ from umt_ds.refused import refused_by_machine
 T = TypeVar("T")
 
 PIECE = 4 << 20  # bytes of a request, at most: what is tried again, and what STALL_S is for
-# Bytes: ranges that lie nearer to each other come in one request, with what is between them. A GET by s3fs takes 2 ms of
-# a core, as much as three more megabytes in one; and S3 serves 5,500 a second below one prefix, which clips in eight
-# requests each would reach with 700 clips a second.
+# Bytes: ranges that lie nearer to each other come in one request, with what is between them. A GET by s3fs takes 2 ms
+# of a core, as much as three more megabytes in one; and S3 serves 5,500 a second below one prefix: with eight requests
+# a clip these are 700 clips a second.
 REQUEST_COSTS = 256 << 10
 STALL_S = 120.0  # for one answer: the stores' own libraries try again for less long
 _REQUESTS = 8  # at a time

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from umt_ds.data.shards.suffixes import media_of, pixels_of
 from umt_ds.errors import shown
 
-_TEXTS = ("json", "txt", "cls")  # what is read beside a clip
+TEXTS = ("json", "txt", "cls")  # what is read beside a clip
 # Why a sample holds no clip. {done}: what is not done with it
 _REASONS = {
     "failed": "{count:,} samples without media are not {done} (downloads that failed), such as {example}",
@@ -50,10 +50,12 @@ class LeftOut:
         self._examples.setdefault("again", key)
 
     def add_all_of(self, other: LeftOut) -> None:
-        """Count what `other` has counted while it read a tar: files of no sample, and keys that come back."""
-        self.files.update(other.files)
-        self.num_files += other.files.total()
+        """Count what `other` has counted, of another tar."""
+        for name in ("files", "samples", "unknown", "beside", "several"):
+            getattr(self, name).update(getattr(other, name))
+        self.gaps += other.gaps
         self.again += other.again
+        self.num_files += other.num_files
         self._examples = {**other._examples, **self._examples}
 
     def holds_clip(self, key: str, sizes: Mapping[str, int], read: Callable[[str], bytes]) -> bool:
@@ -89,7 +91,7 @@ class LeftOut:
         stems = self._add_dotted(key, dotted)
         others = [suffix for suffix in sizes if not _is_of(stems, suffix)]
         failed = [suffix for suffix in others if _last(suffix) == "json" and _has_failed(read(suffix))]
-        unknown = sorted({_last(suffix) for suffix in others if _last(suffix) not in _TEXTS})
+        unknown = sorted({_last(suffix) for suffix in others if _last(suffix) not in TEXTS})
         if failed:
             self._add("failed", key, len(failed))
         elif empty:
@@ -111,7 +113,7 @@ class LeftOut:
         return stems
 
     def _add_beside(self, key: str, sizes: Mapping[str, int], used: Sequence[str]) -> None:
-        others = [suffix for suffix in sizes if suffix not in used and suffix not in _TEXTS]
+        others = [suffix for suffix in sizes if suffix not in used and suffix not in TEXTS]
         stems = self._add_dotted(key, [s for s in others if _is_of_dotted_key(s) and s[0].isdigit()])
         others = [suffix for suffix in others if not _is_of(stems, suffix)]
         clips = [suffix for suffix in others if media_of([suffix]) != "none"]
@@ -185,10 +187,10 @@ def _is_of_dotted_key(suffix: str) -> bool:
 def _are_keys(suffixes: Mapping[str, int]) -> bool:
     """Whether `5.jpg` is no frame but the end of `v_1.5.jpg`: `5.txt` is beside it, and the sample `v_1` has no text,
     or a picture of its own. Numbers that count up (`000`, `001`, …) are frames, with a text for each."""
-    numbered = any(_last(suffix) in _TEXTS and suffix.partition(".")[0].isdigit() for suffix in suffixes)
+    numbered = any(_last(suffix) in TEXTS and suffix.partition(".")[0].isdigit() for suffix in suffixes)
     if not numbered or _count_up([s.partition(".")[0] for s in suffixes if media_of([s]) == "frames"]):
         return False
-    has_text = any(text in suffixes for text in _TEXTS)
+    has_text = any(text in suffixes for text in TEXTS)
     return not has_text or any(media_of([suffix]) in ("image", "video") for suffix in suffixes)
 
 

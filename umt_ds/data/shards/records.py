@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from umt_ds.data.shards.fetch import opened, read_ranges, read_whole, reading, size_of
 from umt_ds.data.shards.storage import is_local, is_unmounted, patiently, read_file, write_whole
 from umt_ds.data.shards.store_answers import hint_of
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, some
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMATS = (1, 2)  # 2: with files of the whole set, `index` and `items`
 
 
 def sample_key(relative_path: str) -> str:
@@ -249,8 +249,30 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class SetFile:
+    """A file beside the manifest that tells of all shards: `index.arrow`, `items.arrow`."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Items of another set, in a set that has no shards of its own. rows: which of them, in a file; None: all."""
+
+    set: str  # its folder, from that of the manifest, or a URL
+    fingerprint: str
+    num_items: int
+    rows: SetFile | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a folder of shards holds. `fingerprint` changes whenever what a run would read changes."""
+    """What a folder of shards holds. `fingerprint` changes whenever what a run would read changes.
+
+    index: None in a set that was written before there was such a file. A table over other sets has no shards but parts,
+    and items where it asks something of its own.
+    """
 
     name: str
     media: str
@@ -258,11 +280,17 @@ class Manifest:
     labels: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     tool: str = ""
-    format: int = FORMAT
+    index: SetFile | None = None
+    items: SetFile | None = None
+    num_items: int | None = None  # of `items`
+    parts: tuple[Part, ...] = ()
 
     @property
     def num_samples(self) -> int:
-        return sum(shard.samples for shard in self.shards)
+        """What a run counts: samples, or items where there is a table."""
+        if self.num_items is not None:
+            return self.num_items
+        return sum(part.num_items for part in self.parts) or sum(shard.samples for shard in self.shards)
 
     @property
     def class_lists(self) -> dict[str, tuple[str, ...]]:
@@ -282,12 +310,24 @@ class Manifest:
         """sha256 over shard names, counts and content hashes, the label list (order matters) and what was excluded."""
         content: list[object] = [[s.file, s.samples, s.bytes, s.sha256] for s in self.shards]
         excluded = self.options.get("excluded")
-        text = json.dumps([content, list(self.labels), *([excluded] if excluded else [])], separators=(",", ":"))
+        over = [[part.fingerprint, part.rows and part.rows.sha256] for part in self.parts]
+        table = [over, self.items and self.items.sha256] if over or self.items else None
+        more = [one for one in (excluded, table) if one]
+        text = json.dumps([content, list(self.labels), *more], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write `folder/manifest.json`."""
-        record = {**asdict(self), "num_samples": self.num_samples, "fingerprint": self.fingerprint}
+        newer = ("index", "items", "num_items", "parts")
+        record = asdict(self)
+        there = {name: value for name in newer if (value := record.pop(name))}
+        record = {
+            **record,
+            **there,
+            "format": 2 if there else 1,
+            "num_samples": self.num_samples,
+            "fingerprint": self.fingerprint,
+        }
         write_json(folder / MANIFEST, record)
 
 
@@ -310,6 +350,18 @@ def load_manifest(folder: Path, *, wait: bool = False) -> Manifest:
         if is_local(folder):
             raise
     return _parse_manifest(_manifest_bytes(folder, wait=wait), folder)  # it may have come damaged
+
+
+def load_shards(folder: Path) -> Manifest:
+    """The manifest of a set that has shards of its own. Raises DataError for a table over others, too."""
+    manifest = load_manifest(folder)
+    if manifest.parts:
+        others = some(part.set for part in manifest.parts)
+        raise DataError(
+            f"{folder} is a table over {others}: it has no tars of its own",
+            hint=f"give the set itself; or make tars of the table with `umt-data merge OUT {folder} --copy`",
+        )
+    return manifest
 
 
 def _manifest_bytes(folder: Path, *, wait: bool) -> bytes:
@@ -340,12 +392,15 @@ def _parse_manifest(data: bytes, folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         record = json.loads(data)
-        if record.get("format", FORMAT) != FORMAT:
-            raise DataError(f"{path} has format {record['format']}; this version reads {FORMAT}")
+        if (number := record.pop("format", FORMATS[0])) not in FORMATS:
+            raise DataError(f"{path} has format {number}; this version reads {some(FORMATS)}")
         stated = record.pop("fingerprint")
         record.pop("num_samples")
         shards = tuple(ShardEntry(**entry) for entry in record.pop("shards"))
-        manifest = Manifest(shards=shards, labels=tuple(record.pop("labels")), **record)
+        index, items = (_set_file(record.pop(name, None)) for name in ("index", "items"))
+        parts = tuple(Part(**{**part, "rows": _set_file(part.get("rows"))}) for part in record.pop("parts", ()))
+        labels = tuple(record.pop("labels"))
+        manifest = Manifest(shards=shards, labels=labels, index=index, items=items, parts=parts, **record)
         _check_types(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
         raise DataError(f"{path} is damaged: {error}", hint=f"run `umt-data index {folder} --force`") from error
@@ -360,6 +415,10 @@ def _parse_manifest(data: bytes, folder: Path) -> Manifest:
     return manifest
 
 
+def _set_file(record: Any) -> SetFile | None:
+    return None if record is None else SetFile(**record)
+
+
 def _check_types(manifest: Manifest) -> None:
     """Raises TypeError: JSON has them as its writer pleased."""
     texts: list[object] = [manifest.name, manifest.media, manifest.tool, *manifest.labels]
@@ -367,6 +426,15 @@ def _check_types(manifest: Manifest) -> None:
     for shard in manifest.shards:
         texts += [shard.file, shard.sha256, shard.index_sha256]
         numbers += [shard.samples, shard.bytes]
+    for file in (manifest.index, manifest.items, *(part.rows for part in manifest.parts)):
+        if file is not None:
+            texts.append(file.sha256)
+            numbers.append(file.bytes)
+    for part in manifest.parts:
+        texts += [part.set, part.fingerprint]
+        numbers.append(part.num_items)
+    if manifest.num_items is not None:
+        numbers.append(manifest.num_items)
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise TypeError(f"{wrong[0]!r:.50} stands where a text belongs")
     if wrong := [number for number in numbers if type(number) is not int or number < 0]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from umt_ds.errors import DecodeError, quoted, shown
@@ -88,6 +88,19 @@ def number_in(record: Mapping[str, Any], field: str) -> float | None:
     if isinstance(said, bool) or not isinstance(said, int | float):
         return None
     return float(said) if 0 < said < _TOO_LARGE else None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a sample. fields: in the place of its json's. frames: first and last stored frame, or all.
+    group: what it has in common with other items that count as the same, or None."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    frames: tuple[int, int] | None = None
+    group: str | None = None
+
+
+NO_QUESTION = Question()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import IO, Any, cast
 
 from umt_ds.data.shards.left_out import LeftOut
 from umt_ds.data.shards.records import Member
+from umt_ds.data.shards.sample_record import NO_QUESTION, Question
 from umt_ds.data.shards.storage import RETRY_PAUSES_S, as_path, is_url
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.data.shards.tars import TarMember, holds_more, members_of, refuse_compressed
@@ -87,6 +88,10 @@ class TarStream:
     def members(self, sample: StreamedSample) -> list[Member]:
         """Its files, in tar order."""
         return [Member(suffix, 0, len(data), zlib.crc32(data)) for suffix, data in sample.content.items()]
+
+    def question(self, sample: StreamedSample) -> Question:
+        """Its json says all."""
+        return NO_QUESTION
 
     def read(self, sample: StreamedSample, member: Member) -> bytes:
         """The bytes of one of them."""

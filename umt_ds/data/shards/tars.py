@@ -12,7 +12,7 @@ import hashlib
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -137,7 +137,7 @@ def _comes_back(tar: Path, key: str, suffix: str) -> DataError:
 
 @dataclass(frozen=True)
 class ScannedTar:
-    """What one pass over a tar gives. texts: of each sample its json, txt and cls, by suffix."""
+    """What one pass over a tar gives. texts: of each sample, by suffix."""
 
     index: ShardIndex
     sha256: str
@@ -149,9 +149,9 @@ def index_tar(tar: Path, left: LeftOut | None = None) -> ShardIndex:
     return scan_tar(tar, left).index
 
 
-def scan_tar(tar: Path, left: LeftOut | None = None) -> ScannedTar:
-    """Read a tar once: where each member lies, and what a manifest says of it; files that belong to no sample are
-    counted in `left`.
+def scan_tar(tar: Path, left: LeftOut | None = None, *, is_text: Callable[[str], bool] = is_of_record) -> ScannedTar:
+    """Read a tar once: where each member lies, what a manifest says of it, and the members whose suffix `is_text`;
+    files that belong to no sample are counted in `left`.
 
     Raises DataError where a tar is truncated or unreadable, and as `_addressable` does.
     """
@@ -160,19 +160,19 @@ def scan_tar(tar: Path, left: LeftOut | None = None) -> ScannedTar:
         raise DataError(f"{tar} cannot be read as a tar: it is {what}", hint="restore it, or remove it")
     try:
         with opened(tar) as raw:
-            return _scanned(_Hashed(raw), tar, LeftOut() if left is None else left)
+            return _scanned(_Hashed(raw), tar, LeftOut() if left is None else left, is_text)
     except UNREADABLE as error:
         of_system = getattr(error, "strerror", None)
         hint = "check its permissions, and the disk or mount" if of_system else "copy or write it again, then index it"
         raise DataError(f"{tar} cannot be read as a tar: {of_system or error}", hint=hint) from error
 
 
-def _scanned(file: _Hashed, tar: Path, left: LeftOut) -> ScannedTar:
+def _scanned(file: _Hashed, tar: Path, left: LeftOut, is_text: Callable[[str], bool]) -> ScannedTar:
     keys: list[str] = []
     starts: list[int] = []
     members: list[Member] = []
     texts: list[dict[str, bytes]] = []
-    for key, member, text in _scan(file, tar, left):
+    for key, member, text in _scan(file, tar, left, is_text):
         if not keys or keys[-1] != key:
             keys.append(key)
             starts.append(len(members))
@@ -181,26 +181,35 @@ def _scanned(file: _Hashed, tar: Path, left: LeftOut) -> ScannedTar:
         if text is not None:
             texts[-1][member.suffix] = text
     sha256 = file.sha256()  # to its end
-    index = ShardIndex(
-        tar_size=file.tell(),
+    index = index_of_members(file.tell(), keys, [*starts, len(members)], members)
+    return ScannedTar(index, sha256, tuple(texts))
+
+
+def index_of_members(
+    tar_size: int, keys: Sequence[str], starts: Sequence[int], members: Sequence[Member]
+) -> ShardIndex:
+    """The index of a tar of `tar_size` bytes whose sample i has the members `starts[i] : starts[i+1]`, in tar order."""
+    return ShardIndex(
+        tar_size=tar_size,
         keys=np.array([k.encode() for k in keys], dtype=np.bytes_),
-        starts=np.array([*starts, len(members)], dtype=np.int64),
+        starts=np.array(starts, dtype=np.int64),
         suffixes=np.array([m.suffix.encode() for m in members], dtype=np.bytes_),
         offsets=np.array([m.offset for m in members], dtype=np.int64),
         sizes=np.array([m.size for m in members], dtype=np.int64),
         crcs=np.array([m.crc for m in members], dtype=np.uint32),
     )
-    return ScannedTar(index, sha256, tuple(texts))
 
 
-def _scan(file: _Hashed, tar: Path, left: LeftOut) -> Iterator[tuple[str, Member, bytes | None]]:
-    """Key and place of each file of a sample, with its CRC; the bytes of those that say something of the sample."""
+def _scan(
+    file: _Hashed, tar: Path, left: LeftOut, is_text: Callable[[str], bool]
+) -> Iterator[tuple[str, Member, bytes | None]]:
+    """Key and place of each file of a sample, with its CRC; and the bytes of texts."""
     refuse_compressed(tar, file.read(16))
     file.seek(0)
     with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as archive:
         for key, suffix, info in _addressable(members_of(archive, left), tar, left):
             file.seek(info.offset_data)
-            chunks: list[bytes] | None = [] if is_of_record(suffix.rpartition(".")[2]) else None
+            chunks: list[bytes] | None = [] if is_text(suffix) else None
             crc = _crc(file, info, tar, chunks)
             text = None if chunks is None else b"".join(chunks)
             yield key, Member(suffix, info.offset_data, info.size, crc), text

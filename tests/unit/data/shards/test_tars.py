@@ -382,7 +382,7 @@ def test_what_lies_beside_the_tars_is_said(tmp_path: Path) -> None:
     assert "ignored 1 hidden files that end in .tar, as macOS leaves them (._00000.tar)" in told
     assert "ignored 3 archives that do not end in .tar: unpack or rename them (00002.tar.gz)" in told
     assert "ignored 1 tars that are not whole, as a download leaves them (00005.tar.part)" in told
-    assert "ignored 1 tars in folders below: index each folder by itself (more/00001.tar)" in told
+    assert "ignored 1 tars in folders below: --subfolders indexes each folder by itself (more/00001.tar)" in told
 
 
 def test_a_tar_whose_name_is_no_text_is_named(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_verify_finds_a_sample_that_claims_more_frames_than_memory_holds(tmp_pat
 def test_copies_keep_the_views_and_sets_of_different_views_do_not_mix(
     umt: Umt, videos: Path, made: Path, tmp_path: Path
 ) -> None:
-    one = ("--workers", "1")
+    one = ("--workers", "1", "--copy")
     assert umt("filter", made, tmp_path / "long", "--min-seconds", "0.5", *one).code == 0
     assert views_of(load_manifest(tmp_path / "long").options) == VIEWS
     assert verify(tmp_path / "long", every=1).faults == []

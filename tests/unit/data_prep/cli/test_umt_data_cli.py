@@ -21,9 +21,24 @@ from tests.support.videos import write_video, write_videos
 from umt_ds.data.shards.records import load_manifest
 
 COMMANDS = (
+    "scenes",
     *("folder", "list", "kinetics", "k710", "classes", "something", "ucf101", "hmdb51"),
     *("moments", "webvid", "pairs", "demo"),
-    *("verify", "stats", "sheet", "show", "leaks", "index", "filter", "split", "merge", "work", "finish"),
+    *(
+        "verify",
+        "stats",
+        "sheet",
+        "show",
+        "leaks",
+        "index",
+        "upgrade",
+        "items",
+        "filter",
+        "split",
+        "merge",
+        "work",
+        "finish",
+    ),
 )
 ONLY_TELL = ("classes", "verify", "stats", "show")  # write at most a picture that was asked for
 TASKS = ("work", "finish")  # are not for people
@@ -143,6 +158,15 @@ WRONG = {
     ("folder", "videos", "set", "--frames", "0"): (2, "not in the range"),
     ("folder", "videos", "set", "--name", "a/b"): (2, "no file name"),
     ("folder", "videos", "videos/v00.mp4"): (2, "is a file"),
+    ("folder", "videos", "set", "--spans", "columns.csv", "--kind", "image"): (2, "and so does --kind image"),
+    ("folder", "videos", "set", "--spans", "columns.csv"): (1, "no column start and end"),
+    ("folder", "videos", "set", "--min-words", "5", "--max-words", "4"): (2, "is above --max-words 4"),
+    ("folder", "videos", "set", "--min-words", "1"): (1, "not one of the 2 clips is left: 2 no caption"),
+    ("scenes", "videos", "columns.csv"): (2, "is there already"),
+    ("scenes", "videos", "gone/scenes.csv"): (2, "there is no folder 'gone'"),
+    ("index", "videos", "--suffix", "caption"): (2, "does not say what a suffix means"),
+    ("index", "videos", "--subfolders"): (1, "no *.tar below videos"),
+    ("leaks", "videos", "--against", "empty", "--against", "empty"): (2, "is named twice"),
     ("kinetics", "videos", "set"): (2, "Missing option '--csv'"),
     ("demo", "set", "--clips", "3"): (2, "at least 10 clips"),
     ("verify", "videos"): (1, "holds no manifest.json"),
@@ -264,7 +288,7 @@ def test_leaks_says_which_options_have_no_effect(umt: Umt, tmp_path: Path) -> No
 
 
 def test_a_dry_run_says_nothing_of_what_it_does_not_read(umt: Umt, tmp_path: Path) -> None:
-    done = umt("merge", tmp_path / "set", write_shards(tmp_path / "a", [2]), "--dry-run")
+    done = umt("merge", tmp_path / "set", write_shards(tmp_path / "a", [2]), "--dry-run", "--copy")
     assert "would make 1 shards" in done.out
     assert "caption" not in done.out  # every sample has one, and merge looks at none
 
@@ -286,7 +310,8 @@ def test_finished_sets_are_filtered_split_and_merged_by_their_commands(umt: Umt,
     for number in range(2, 8):
         write_video(videos / f"v{number:02d}.mp4", frames=2 + number)
     assert umt("folder", videos, tmp_path / "set", *SMALL).code == 0
-    copy = ("--workers", "1")
+    one = ("--workers", "1")
+    copy = (*one, "--copy")
     done = umt("filter", tmp_path / "set", tmp_path / "long", "--min-seconds", "0.6", *copy)
     assert "left out before decoding = 8 in all" in done.out
     assert umt("filter", tmp_path / "set", tmp_path / "same", *copy).code == 2  # nothing to leave out
@@ -296,5 +321,5 @@ def test_finished_sets_are_filtered_split_and_merged_by_their_commands(umt: Umt,
     assert "whole: 8 samples + 0 refused = 8 in all" in done.out
     shown = umt("show", tmp_path / "whole", "v02.mp4", "--png", tmp_path / "v02.png")
     assert (shown.code, (tmp_path / "v02.png").exists()) == (0, True)
-    assert umt("stats", tmp_path / "whole", "--plot", tmp_path / "plot.png", *copy).code == 0
+    assert umt("stats", tmp_path / "whole", "--plot", tmp_path / "plot.png", *one).code == 0
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

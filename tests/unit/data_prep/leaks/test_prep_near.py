@@ -180,8 +180,20 @@ def test_sets_are_named_by_as_much_of_their_path_as_keeps_them_apart(tmp_path: P
     train, k400, k600 = tmp_path / "k400" / "train", tmp_path / "k400" / "val", tmp_path / "k600" / "val"
     assert set_names(train, [k400]) == ["val"]
     assert set_names(train, [k400, k600]) == ["k400/val", "k600/val"]
-    with pytest.raises(ConfigError, match="compared with itself"):
-        set_names(train, [k400, train])
+    assert set_names(train, [k400, train]) == ["val", "train"]
+    with pytest.raises(ConfigError, match="named twice"):
+        set_names(train, [k400, k400])
+
+
+def test_a_set_against_itself_gives_each_pair_once_and_no_clip_with_itself(sets: tuple[Path, Path]) -> None:
+    train, _ = sets
+    report = near_duplicates(train, [train])
+    pairs = [(pair.against_key, pair.train_key) for pair in report.pairs]
+    copies = {f"copies/{name}" for name in CHANGES}
+    assert len(pairs) == len(set(pairs)) >= len(copies) - 1
+    assert all(earlier < later for earlier, later in pairs), "to exclude the later one of each leaves one"
+    assert {key for pair in pairs for key in pair} == copies
+    assert report.blank == 1
 
 
 def die(tar: Path, **options: object) -> None:

@@ -201,8 +201,20 @@ def test_lists_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> No
     train, vals = tmp_path / "k400" / "train.csv", [tmp_path / name / "val.csv" for name in ("k400", "k600")]
     report = check_leaks(train, vals)
     assert [leak.list_name for leak in report.leaks] == ["k400/val.csv", "k600/val.csv"]
-    with pytest.raises(ConfigError, match="compared with itself"):
-        check_leaks(train, [*vals, train])
+    with pytest.raises(ConfigError, match="named twice"):
+        check_leaks(train, [*vals, vals[0]])
+
+
+def test_a_list_against_itself_gives_each_pair_once_and_leaves_one_clip_of_each_video(tmp_path: Path) -> None:
+    rows = ("aaaaaaaaaaa,0,10", "aaaaaaaaaaa,5,15", "aaaaaaaaaaa,40,50", "bbbbbbbbbbb,0,10")
+    train = tmp_path / "train.csv"
+    train.write_text("youtube_id,time_start,time_end\n" + "\n".join(rows) + "\n")
+    found = find_leaks(train, [train], near=None, workers=1)
+    keys = ["aaaaaaaaaaa_000000_000010", "aaaaaaaaaaa_000005_000015", "aaaaaaaaaaa_000040_000050"]
+    pairs = [(leak.train.key, leak.against.key, leak.kind) for leak in found.overlap.leaks]
+    assert pairs == [(keys[1], keys[0], "time"), (keys[2], keys[0], "id"), (keys[2], keys[1], "id")]
+    assert found.overlap.keys() == keys[1:]
+    assert found.overlap.keys("time") == keys[1:2]
 
 
 def test_what_cannot_be_read_is_an_error_and_not_a_clean_report(tmp_path: Path) -> None:

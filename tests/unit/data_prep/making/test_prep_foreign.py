@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ from PIL import Image
 
 from data_prep.checking.samples import samples_of
 from data_prep.checking.verify import verify
-from data_prep.making.foreign import Adopted, adopt
+from data_prep.making.foreign import Adopted, adopt, adopt_below
+from data_prep.making.foreign_tar import suffixes_meant
 from tests.support.videos import write_video
 from umt_ds.data.shards.records import load_index, load_manifest
 from umt_ds.data.shards.sample_record import captions_of
-from umt_ds.errors import DataError
+from umt_ds.errors import ConfigError, DataError
 
 Row = tuple[bytes | None, str | None, Mapping[str, Any]]  # media (None: failed), caption, more columns
 
@@ -138,3 +140,81 @@ def test_a_tar_whose_members_leave_the_folder_is_refused(tmp_path: Path, name: s
         archive.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(DataError, match="points outside its folder"):
         adopt(tmp_path / "x")
+
+
+def write_plain(tar: Path, files: Mapping[str, bytes]) -> Path:
+    """A tar of these files, in this order."""
+    tar.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(tar, "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return tar
+
+
+def test_several_processes_index_what_one_does(tmp_path: Path) -> None:
+    rows: list[Row] = [(jpeg(), "a bus", {"label": 1}), (None, "gone", {})]
+    for number in range(3):
+        write_shard(tmp_path / "one", number, rows)
+    write_plain(tmp_path / "one" / "00003.tar", {"x.heic": b"x", "y.jpg": jpeg(), "._y.jpg": b"z"})
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    alone, together = adopt(tmp_path / "one"), adopt(tmp_path / "two", workers=2)
+    assert together.notes == alone.notes
+    assert together.manifest.shards == alone.manifest.shards
+    assert "ignored 1 files that belong to no sample: hidden files 1 (._y.jpg)" in told(together)
+
+
+def test_a_sample_that_goes_on_in_the_next_tar_is_seen_between_processes(tmp_path: Path) -> None:
+    write_plain(tmp_path / "a.tar", {"x.jpg": jpeg(), "y.jpg": jpeg()})
+    write_plain(tmp_path / "b.tar", {"y.txt": b"a bus", "z.jpg": jpeg()})
+    assert "1 samples are split over two tars, and each part stands alone: y in a.tar and b.tar" in told(
+        adopt(tmp_path, workers=2)
+    )
+
+
+def test_suffixes_of_others_are_read_as_what_they_are_and_stay_so(tmp_path: Path) -> None:
+    files = {f"clip.frame_{n}.JPG": jpeg() for n in range(12)}
+    tar = write_plain(tmp_path / "a.tar", {**files, "clip.caption": b"a bus", "clip.class": b"3"})
+    meant = suffixes_meant(["frame_*.jpg=*.jpg", ".caption=txt", "class=cls"])
+    adopted = adopt(tmp_path, suffixes=meant)
+    assert (adopted.manifest.media, adopted.manifest.num_samples) == ("frames", 1)
+    (sample,) = samples_of(tar)
+    assert captions_of(sample.record()) == ["a bus"]
+    assert sample.record()["label"] == 3
+    assert [member.suffix for member in sample.media_members] == [f"{n}.jpg" for n in range(12)]
+    assert not verify(tmp_path, every=1).faults
+    assert adopt(tmp_path, force=True).manifest == adopted.manifest, "the manifest remembers what they mean"
+    with pytest.raises(DataError, match=r"no frames, array, video or image"):
+        adopt(tmp_path, force=True, suffixes={})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["caption"], "does not say what a suffix means"),
+        (["frame_*.jpg=jpg"], "does not say what a suffix means"),
+        (["caption=heic"], r"\.heic is not read"),
+        (["x=txt", "x=cls"], r"two things of \.x: txt and cls"),
+    ],
+)
+def test_a_suffix_that_says_nothing_is_refused(given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        suffixes_meant(given)
+
+
+def test_two_files_of_a_sample_do_not_become_one(tmp_path: Path) -> None:
+    write_plain(tmp_path / "a.tar", {"x.jpg": jpeg(), "y.jpg": jpeg(), "y.caption": b"a", "y.txt": b"b"})
+    with pytest.raises(DataError, match=r"by --suffix, sample 'y' has two files \.txt"):
+        adopt(tmp_path, suffixes=suffixes_meant(["caption=txt"]))
+
+
+def test_each_folder_below_becomes_a_set_of_its_own_and_is_left_alone_when_it_is_one(tmp_path: Path) -> None:
+    for folder in ("a", "b/c", ".hidden"):
+        write_plain(tmp_path / folder / "0.tar", {"x.jpg": jpeg()})
+    adopt(tmp_path / "b" / "c")
+    made = list(adopt_below(tmp_path, force=False, suffixes=None, workers=1))
+    assert [one.folder for one in made] == [tmp_path / "a"]
+    assert load_manifest(tmp_path / "a").num_samples == load_manifest(tmp_path / "b" / "c").num_samples == 1
+    again = adopt_below(tmp_path, force=True, suffixes=None, workers=1)
+    assert [one.folder for one in again] == [tmp_path / "a", tmp_path / "b" / "c"]

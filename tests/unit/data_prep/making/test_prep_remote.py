@@ -87,7 +87,7 @@ def test_the_other_commands_read_sets_in_an_object_store(
         assert said.code == 0, said.text
         assert words in said.out
     assert (as_path(out) / "sheet.png").read_bytes().startswith(b"\x89PNG")
-    done = umt_data(store, "merge", "s3://sets/c/set", out, *SMALL)
+    done = umt_data(store, "merge", "s3://sets/c/set", out, *SMALL, "--copy")
     assert done.returncode == 0, done.stderr
     assert load_manifest(as_path("s3://sets/c/set")).num_samples == 3
     before = hashes_in(as_path(out))

@@ -13,7 +13,8 @@ from PIL import Image
 
 from data_prep.clip import Clip, Refusal, Sample, StoreOptions
 from data_prep.decode import make_sample
-from data_prep.sources.folder import list_folder, scan
+from data_prep.sources.folder import list_folder
+from data_prep.sources.scan import scan
 from tests.support.files import as_nobody, touch
 from tests.support.videos import write_video
 from umt_ds.data.pixels.video import decode

@@ -10,9 +10,10 @@ import pytest
 
 from data_prep.clip import Clip, RunOptions, StoreOptions
 from data_prep.making.prepare import prepare
-from data_prep.sources.folder import list_folder, scan
+from data_prep.sources.folder import list_folder
 from data_prep.sources.names import FileFinder
 from data_prep.sources.path_label import Split, list_path_label
+from data_prep.sources.scan import scan
 from data_prep.sources.something import list_something
 from data_prep.sources.webvid import list_webvid
 from data_prep.tables.labels import flip_notes

@@ -23,8 +23,9 @@ from data_prep.sources.demo import (
     render_demo,
     scenes,
 )
-from data_prep.sources.folder import list_folder, scan_videos
+from data_prep.sources.folder import list_folder
 from data_prep.sources.kinetics import list_kinetics
+from data_prep.sources.scan import scan_videos
 from data_prep.tables.class_list import read_class_list
 from data_prep.tables.kinetics import read_kinetics
 from data_prep.tables.labels import Labels

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.clip import Listing
-from data_prep.sources.folder import list_folder, scan
+from data_prep.sources.folder import list_folder
 from data_prep.sources.names import FileFinder, Missing
 from data_prep.sources.path_label import list_path_label
+from data_prep.sources.scan import scan
 from data_prep.tables.class_list import read_class_list
 from tests.support.files import touch, written
 from tests.support.paths import SHARED

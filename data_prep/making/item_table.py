@@ -1,0 +1,209 @@
+"""`umt-data items`: another table over the frames of a set, of an annotation file. No frame is copied."""
+
+from __future__ import annotations
+
+import math
+import os.path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.clip import Refusal
+from data_prep.state.clips_file import csv_of_refusals
+from data_prep.state.manifest import BAD_CSV, tool
+from data_prep.tables.annotations import read_annotations
+from umt_ds.data.clips import read_record
+from umt_ds.data.shards.items import ITEMS, Item, write_items
+from umt_ds.data.shards.records import MANIFEST, Manifest, Part, SampleRef, SetFile, load_shards, sample_key, sha256_of
+from umt_ds.data.shards.source import ShardSource
+from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
+from umt_ds.errors import DataError, DecodeError, shown, some
+from umt_ds.terminal import progress
+
+# How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
+KEY_FIELDS = ("key",)
+FILE_FIELDS = ("video", "image", "file", "filename", "file_name", "filepath", "path", "video_name", "video_id")
+_START, _END = ("start", "time_start"), ("end", "time_end")
+
+
+@dataclass(frozen=True)
+class ItemsRead:
+    """The items of an annotation file over a set, and what became of its rows and of the clips of the set."""
+
+    folder: Path
+    annotations: str
+    labels: tuple[str, ...]  # names of the classes
+    items: tuple[Item, ...]
+    clips_without: int
+    left_out: tuple[Refusal, ...]
+
+    def text(self) -> str:
+        """How many items, clips and rows, and the most frequent reasons."""
+        fields = dict.fromkeys(name for item in self.items for name in item.fields)
+        clips = len({(item.shard, item.row) for item in self.items})
+        reasons = Counter(one.reason for one in self.left_out).most_common(8)
+        return "\n".join(
+            [
+                f"{len(self.items):,} items over {clips:,} clips, with {', '.join(fields)}; "
+                f"{self.clips_without:,} clips have none; {len(self.left_out):,} rows left out",
+                *(f"{count:>8,}  {reason}" for reason, count in reasons),
+            ]
+        )
+
+
+def read_items(folder: Path, *, annotations: Path, labels: Sequence[str] = (), explode: str | None = None) -> ItemsRead:
+    """An item over the set in `folder` for each row of `annotations`.
+
+    A row names its clip (`key`, or the path of its file) and has fields, which stand in the place of those of the json
+    (`caption`, `label`, `question`, …). `start` and `end` (seconds of the file) make the item a part of the stored
+    frames. labels: names of the classes, if they are others than those of the set; a label that is a name becomes its
+    number. explode: a field whose list makes an item of each of its members.
+    Raises DataError where the file cannot be read, no row has a clip, or a label is no class.
+    """
+    base = load_shards(folder)
+    names = tuple(labels) or base.labels
+    left_out: list[Refusal] = []
+    with closing(ShardSource(folder)) as source:
+        rows = read_annotations(annotations)
+        items = tuple(_items(source, rows, names=names, explode=explode, left_out=left_out))
+    if not items:
+        first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
+        raise DataError(f"no row of {annotations} has a clip in {folder}{first}")
+    without = base.num_samples - len({(item.shard, item.row) for item in items})
+    return ItemsRead(folder, annotations.name, names, items, without, tuple(left_out))
+
+
+def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
+    """Write a set in `out` that is these items over the shards of their set.
+
+    Raises DataError where `out` holds a set already.
+    """
+    if kind_of(out / MANIFEST):
+        raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
+    base = load_shards(read.folder)
+    out.mkdir(parents=True, exist_ok=True)
+    with scratch_for(out) as scratch:
+        write_items(scratch / ITEMS, read.items, num_shards=len(base.shards))
+        told = SetFile((scratch / ITEMS).stat().st_size, sha256_of(scratch / ITEMS))
+        publish(scratch / ITEMS, out / ITEMS)
+    write_whole(out / BAD_CSV, csv_of_refusals(read.left_out))
+    Manifest(
+        name=name or absolute(out).name,
+        media=base.media,
+        shards=(),
+        labels=read.labels,
+        options={"source": "items", "annotations": read.annotations, "made_with": base.options},
+        tool=tool(),
+        items=told,
+        num_items=len(read.items),
+        parts=(Part(path_from(out, read.folder), base.fingerprint, base.num_samples),),
+    ).save(out)
+
+
+def path_from(out: Path, folder: Path) -> str:
+    """The place of a set as the manifest in `out` names it: from there, so that both can be moved together."""
+    if is_local(out) and is_local(folder):
+        return os.path.relpath(absolute(folder), absolute(out))
+    return str(absolute(folder))
+
+
+def _items(
+    source: ShardSource,
+    rows: Iterator[tuple[str, dict[str, Any]]],
+    *,
+    names: Sequence[str],
+    explode: str | None,
+    left_out: list[Refusal],
+) -> Iterator[Item]:
+    """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
+    places = _places(source)
+    numbers = {name: number for number, name in enumerate(names)}
+    used: Counter[str] = Counter()
+    for where, row in progress(rows, unit="row", desc="items"):
+        named, key = _key_of(row, places)
+        if key is None:
+            left_out.append(
+                Refusal(shown(named, 200) or where, "no clip of the set has this name" if named else "names no clip")
+            )
+            continue
+        fields = {
+            field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)
+        }
+        if isinstance(fields.get("label"), str):
+            fields["label"] = _number_of(fields["label"], numbers, where)
+        try:
+            frames = _part(source, places[key], row)
+        except DecodeError as error:
+            left_out.append(Refusal(shown(named, 200), error.what, key))
+            continue
+        for one in _exploded(fields, explode, where):
+            number = used[key]
+            used[key] += 1
+            ref = places[key]
+            yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, one)
+
+
+def _places(source: ShardSource) -> dict[str, SampleRef]:
+    """Where each key lies. Keys whose last part is theirs alone are found by that, too."""
+    places: dict[str, SampleRef] = {}
+    for ref in source.refs():
+        places[source.key(ref)] = ref
+    last = Counter(key.rpartition("/")[2] for key in places)
+    short = {key.rpartition("/")[2]: ref for key, ref in places.items()}
+    return {**{name: ref for name, ref in short.items() if last[name] == 1}, **places}
+
+
+def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[str, str | None]:
+    """What a row calls its clip, and the key that this is; None: there is no such clip."""
+    for field in KEY_FIELDS:
+        if row.get(field) is not None:
+            return (named := str(row[field])), named if named in places else None
+    named = next((str(row[field]) for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
+    spellings = (sample_key(named), sample_key(f"{named}.mp4"), sample_key(named.rpartition("/")[2]))
+    return named, next((key for key in spellings if named and key in places), None)
+
+
+def _number_of(label: str, numbers: Mapping[str, int], where: str) -> int:
+    """The number of the class with this name, or that a text says."""
+    if label in numbers:
+        return numbers[label]
+    if label.isdecimal():
+        return int(label)
+    known = f"its classes are {some(numbers)}" if numbers else "the set names no classes"
+    raise DataError(f"{where}: the label {shown(repr(label))} is no class: {known}", hint="--classes FILE names them")
+
+
+def _exploded(fields: dict[str, Any], explode: str | None, where: str) -> list[dict[str, Any]]:
+    if explode is None or not isinstance(fields.get(explode), list):
+        return [fields]
+    members = fields[explode]
+    if not members:
+        raise DataError(f"{where}: {explode} is an empty list", hint="leave the row out")
+    return [{**fields, explode: member} for member in members]
+
+
+def _part(source: ShardSource, ref: SampleRef, row: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The first and last stored frame between `start` and `end` of a row, in seconds of the file; the nearest one where
+    there is none. Raises DecodeError where the sample does not say when its frames are, or has none there."""
+    start, end = (next((row[name] for name in names if row.get(name) is not None), None) for names in (_START, _END))
+    if start is None and end is None:
+        return None
+    first, last = _seconds(start, 0.0), _seconds(end, math.inf)
+    times = read_record(source, ref).get("times_s")
+    if not isinstance(times, list) or not times:
+        raise DecodeError("the sample does not say when its frames are (times_s): make the set with umt-data")
+    if first > last or first > float(times[-1]) + 1:
+        raise DecodeError(f"no stored frame lies between {first:g} and {last:g} s")
+    inside = [number for number, time in enumerate(times) if first <= float(time) <= last]
+    nearest = min(range(len(times)), key=lambda number: abs(float(times[number]) - first))
+    return (inside[0], inside[-1]) if inside else (nearest, nearest)
+
+
+def _seconds(value: Any, default: float) -> float:
+    try:
+        return default if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise DecodeError(f"{shown(repr(value))} is no number of seconds") from error

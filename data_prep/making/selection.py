@@ -1,0 +1,81 @@
+"""Sets without tars of their own: some items of other sets, or all of several. Nothing is copied."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.clip import Listing, Refusal
+from data_prep.making.item_table import path_from
+from data_prep.state.clips_file import csv_of_refusals
+from data_prep.state.manifest import BAD_CSV, tool
+from umt_ds.data.shards.items import ranges_of
+from umt_ds.data.shards.records import MANIFEST, Manifest, Part, SetFile, load_manifest, sha256_of
+from umt_ds.data.shards.source import rows_name
+from umt_ds.data.shards.storage import kind_of, publish, scratch_for, write_whole
+from umt_ds.errors import DataError
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What came of a listing of items."""
+
+    out: Path
+    name: str
+    items: int
+    sets: int
+    bytes: int
+    left_out: tuple[Refusal, ...]
+
+    def text(self) -> str:
+        """One line, and where the reasons stand."""
+        of = f"of {self.sets} sets" if self.sets > 1 else "of a set"
+        line = f"{self.name}: {self.items:,} items {of}, nothing copied; {self.bytes / 1e3:,.1f} kB, {self.out}"
+        if not self.left_out:
+            return line
+        return f"{line}\n{len(self.left_out):,} items left out, see {self.out}/{BAD_CSV}"
+
+
+def write_selection(listing: Listing, out: Path, *, name: str) -> Selection:
+    """Write a set in `out` that is the items of a listing of media `item`, in the order of their sets.
+
+    Raises DataError where `out` holds a set already, or a set of the listing cannot be read.
+    """
+    if kind_of(out / MANIFEST):
+        raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
+    chosen: dict[str, list[int]] = defaultdict(list)
+    for clip in listing.clips:
+        chosen[clip.source].append(int(clip.extra["row"]))
+    out.mkdir(parents=True, exist_ok=True)
+    sets = sorted(chosen)
+    parts = tuple(_part(out, number, listing.root / place, sorted(chosen[place])) for number, place in enumerate(sets))
+    options = dict(listing.about)
+    Manifest(
+        name=name,
+        media=str(options.pop("media")),
+        shards=(),
+        labels=listing.labels,
+        options=options,
+        tool=tool(),
+        parts=parts,
+    ).save(out)
+    write_whole(out / BAD_CSV, csv_of_refusals(listing.left_out))
+    size = sum(part.rows.bytes for part in parts if part.rows)
+    return Selection(out, name, len(listing.clips), len(parts), size, listing.left_out)
+
+
+def _part(out: Path, number: int, folder: Path, chosen: list[int]) -> Part:
+    """What the manifest says of the items of one set; which they are, in a file, unless they are all."""
+    manifest = load_manifest(folder)
+    part = Part(path_from(out, folder), manifest.fingerprint, len(chosen))
+    if len(chosen) == manifest.num_samples:
+        return part
+    with scratch_for(out) as scratch:
+        made = scratch / rows_name(number)
+        np.save(made, ranges_of(chosen))
+        told = SetFile(made.stat().st_size, sha256_of(made))
+        publish(made, out / made.name)
+    return replace(part, rows=told)

@@ -1,0 +1,100 @@
+"""Annotation files as rows of fields: csv, tsv, parquet, Arrow, JSON, JSON lines and SQLite. A door to pyarrow."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from data_prep.tables.table import read_json, read_json_lines
+from umt_ds.errors import DataError, shown
+
+_FORMS = (
+    "csv, tsv, parquet, arrow (feather), json (a list of objects), jsonl (an object a line) or an SQLite database with "
+    "a table annos, as UMT and VindLU write it"
+)
+_SQLITE = b"SQLite format 3\0"
+
+
+def read_annotations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, fields) of each row; a field without a value is not there.
+
+    Raises DataError where the file cannot be read, or a row of it is none.
+    """
+    try:
+        with path.open("rb") as file:
+            is_sqlite = file.read(len(_SQLITE)) == _SQLITE
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    match "sqlite" if is_sqlite else path.suffix.lower():
+        case "sqlite":
+            return _of_sqlite(path)
+        case ".csv" | ".tsv" | ".parquet" | ".arrow" | ".feather":
+            return _of_table(path)
+        case ".jsonl":
+            return _of_objects(path, read_json_lines(path), "line")
+        case ".json":
+            content = read_json(path)
+            if not isinstance(content, list):
+                raise DataError(f"{path} is no list of objects", hint=f"known forms: {_FORMS}")
+            return _of_objects(path, enumerate(content, start=1), "entry")
+        case suffix:
+            raise DataError(f"{path} is of no form that is known ({suffix or 'no suffix'})", hint=f"known: {_FORMS}")
+
+
+def _of_objects(path: Path, entries: Any, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, entry in entries:
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: {what} {number} is no object but {shown(repr(entry))}")
+        yield f"{path.name} {what} {number}", {name: value for name, value in entry.items() if value is not None}
+
+
+def _of_sqlite(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of its table annos, in the order of `id` or of the file. `id` is no field of an item."""
+    try:
+        # immutable: SQLite would write files beside it, and the folder may be read-only
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            columns = [row[1] for row in database.execute("PRAGMA table_info(annos)")]
+            if not columns:
+                raise DataError(f"{path} has no table annos", hint=f"known forms: {_FORMS}")
+            order = "id" if "id" in columns else "rowid"
+            for number, values in enumerate(database.execute(f"SELECT * FROM annos ORDER BY {order}"), start=1):
+                fields = {name: value for name, value in zip(columns, values, strict=True) if value is not None}
+                fields.pop("id", None)
+                yield f"{path.name} row {number}", fields
+    except sqlite3.Error as error:
+        raise DataError(f"{path} cannot be read as an SQLite database: {error}") from error
+
+
+def _of_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+    from pyarrow import csv, feather, parquet
+
+    try:
+        match path.suffix.lower():
+            case ".parquet":
+                table = parquet.read_table(path)
+            case ".csv" | ".tsv":
+                delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+                # a name of a clip can look like a number or a time
+                names = csv.open_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter)).schema.names
+                kinds = {name: pa.string() for name in names if name not in _NUMBERS}
+                table = csv.read_csv(
+                    path,
+                    parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                    convert_options=csv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""]),
+                )
+            case _:
+                table = feather.read_table(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", hint="its first line names the columns") from error
+    number = 0
+    for batch in table.to_batches():
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path.name} row {number}", {name: value for name, value in row.items() if value is not None}
+
+
+_NUMBERS = ("label", "start", "end", "time_start", "time_end", "weight")  # columns of a csv that hold numbers

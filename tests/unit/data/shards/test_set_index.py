@@ -1,0 +1,118 @@
+"""One mapped index of a whole set: it says what the shards' own indexes say, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.feather
+import pytest
+
+from tests.support.shards import write_shards
+from umt_ds.data.shards.node_index import open_index, publish_index
+from umt_ds.data.shards.records import Manifest, index_path, load_index, load_manifest
+from umt_ds.data.shards.set_index import INDEX, SetIndex
+from umt_ds.data.shards.source import ShardSource
+from umt_ds.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A set with an index of its own."""
+    folder = write_shards(tmp_path / "shards")
+    manifest = load_manifest(folder)
+    replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
+    return folder
+
+
+def test_it_says_what_the_indexes_of_the_shards_say(folder: Path) -> None:
+    index = open_index(folder, load_manifest(folder))
+    for number, entry in enumerate(load_manifest(folder).shards):
+        own = load_index(folder / entry.file)
+        assert [index.key(number, row) for row in range(len(own))] == [own.key(row) for row in range(len(own))]
+        assert [index.members(number, row) for row in range(len(own))] == [own.members(row) for row in range(len(own))]
+        assert index.contents(number) == own.contents()
+
+
+def test_any_tool_that_reads_arrow_reads_it(folder: Path) -> None:
+    table = pyarrow.feather.read_table(folder / INDEX)
+    assert table.num_rows == 15
+    assert [len(members) for members in table.column("members").to_pylist()] == [7] * 15
+
+
+def test_a_set_of_an_earlier_version_gets_one_on_the_node_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_shards(tmp_path / "shards")
+    assert load_manifest(folder).index is None
+    first = ShardSource(folder)
+    for shard in range(3):
+        index_path(folder / f"tiny-{shard:06d}.tar").unlink()
+    again = ShardSource(folder)
+    assert [again.members(ref) for ref in again.refs()] == [first.members(ref) for ref in first.refs()]
+
+
+def test_a_damaged_one_of_the_node_is_made_anew(tmp_path: Path, own_indexes: Callable[[], Path]) -> None:
+    folder = write_shards(tmp_path / "shards")
+    wanted = [ShardSource(folder).members(ref) for ref in ShardSource(folder).refs()]
+    (made,) = own_indexes().glob("made-*.arrow")
+    made.write_bytes(b"of another version")
+    assert [ShardSource(folder).members(ref) for ref in ShardSource(folder).refs()] == wanted
+
+
+def test_the_same_indexes_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(folder)
+    before = (folder / INDEX).read_bytes()
+    assert publish_index(folder, manifest.shards) == manifest.index
+    assert (folder / INDEX).read_bytes() == before
+
+
+def test_it_is_no_part_of_the_fingerprint_and_says_its_format(folder: Path) -> None:
+    manifest = load_manifest(folder)
+    assert replace(manifest, index=None).fingerprint == manifest.fingerprint
+    assert '"format": 2' in (folder / "manifest.json").read_text()
+
+
+def opened(folder: Path, manifest: Manifest) -> SetIndex:
+    return SetIndex(folder / INDEX, manifest.shards, hint="do this")
+
+
+def test_a_byte_that_changed_is_found_before_it_is_used(folder: Path) -> None:
+    """Wherever it lies: in the tables, in their frame, or in the list of pages."""
+    manifest, whole = load_manifest(folder), (folder / INDEX).read_bytes()
+    good = [opened(folder, manifest).members(0, row) for row in range(5)]
+    unseen = 0
+    for place in range(0, len(whole), 37):
+        (folder / INDEX).write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            index = opened(folder, manifest)
+            found = [index.members(0, row) for row in range(5)]
+        except DataError:
+            continue
+        assert found == good, place  # padding, and what belongs to other shards
+        unseen += 1
+    assert unseen < len(whole) / 37 * 0.9
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+def test_a_file_that_was_cut_is_refused(folder: Path, kept: float) -> None:
+    whole = (folder / INDEX).read_bytes()
+    (folder / INDEX).write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
+    with pytest.raises(DataError, match=r"index\.arrow has \d+ bytes, its manifest says") as raised:
+        ShardSource(folder)
+    assert "umt-data index" in str(raised.value.hint)
+    with pytest.raises(DataError, match="is damaged"):
+        opened(folder, load_manifest(folder))
+
+
+def test_the_index_of_another_set_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = write_shards(tmp_path / "other", (5, 4, 5))
+    with pytest.raises(DataError, match="has 6 samples in it, 5 in the manifest"):
+        opened(folder, load_manifest(other)).key(2, 0)
+    with pytest.raises(DataError, match="it has 3 shards, the manifest 2"):
+        opened(folder, replace(load_manifest(other), shards=load_manifest(other).shards[:2]))
+
+
+def test_a_file_that_is_no_index_is_refused(folder: Path) -> None:
+    pyarrow.feather.write_feather(pyarrow.table({"key": ["a"]}), folder / INDEX, compression="uncompressed")
+    with pytest.raises(DataError, match=r"its columns are not those of such a table \(members, check\)"):
+        opened(folder, load_manifest(folder))

@@ -1,0 +1,73 @@
+"""Ctrl-C: exit code 130, how to go on, no traceback of anybody, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import REPO
+from tests.support.umt_data import Umt
+from tests.support.videos import write_videos
+from umt_ds.cli import umt as umt_command
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.errors import EXIT_INTERRUPTED
+
+
+def interrupted(*args: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_command_that_makes_a_set_says_that_it_goes_on(
+    umt: Umt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.sources.folder.list_folder", interrupted)
+    done = umt("folder", tmp_path, tmp_path / "set")
+    assert done.code == EXIT_INTERRUPTED
+    assert done.err == "\nstopped: what is finished is kept, and the same command goes on\n"
+
+
+def test_a_command_that_looks_says_that_it_begins_anew(
+    umt: Umt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.checking.verify.verify", interrupted)
+    done = umt("verify", tmp_path)
+    assert (done.code, done.err) == (EXIT_INTERRUPTED, "\nstopped: the same command begins anew\n")
+
+
+def test_umt_says_so_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("umt_ds.cli.config.load_run", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        umt_command(["config", "stage1/b16_k710"], standalone_mode=False)
+    assert caught.value.code == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "\nstopped: the same command begins anew\n"
+
+
+def test_ctrl_c_ends_all_processes_without_a_word_of_theirs_and_the_same_command_ends_the_set(tmp_path: Path) -> None:
+    write_videos(tmp_path / "videos", 60, frames=3)
+    out = tmp_path / "set"
+    options = ("--frames", "2", "--short-side", "16", "--per-shard", "4", "--workers", "2")
+    command = [sys.executable, "-m", "data_prep", "folder", str(tmp_path / "videos"), str(out), *options]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    going = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    while not list(out.glob("*.tar")) and going.poll() is None:
+        time.sleep(0.002)
+    os.killpg(going.pid, signal.SIGINT)  # as a terminal does: all of its processes
+    _, said = going.communicate(timeout=60)
+    if going.returncode == 0:
+        pytest.skip("the machine was quicker than Ctrl-C")
+    assert going.returncode == EXIT_INTERRUPTED
+    assert "Traceback" not in said
+    assert said.endswith("\nstopped: what is finished is kept, and the same command goes on\n")
+    assert not (out / "manifest.json").exists()
+    assert not list((out / ".umt-data").glob(".making-*"))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "set: 60 samples + 0 refused = 60 in all" in done.stdout
+    assert load_manifest(out).num_samples == 60

@@ -1,0 +1,182 @@
+"""`umt-data items`: an annotation file becomes a table over the frames of a set, and training and testing read it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+from pyarrow import parquet
+
+from data_prep.cli import umt_data as command
+from tests.support.shards import frame as one_colour
+from tests.support.shards import picture, write_shards
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.order.frames import FramePolicy
+from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.source import ShardSource
+from umt_ds.errors import DataError
+
+ROWS: list[dict[str, Any]] = [
+    {"video": "clip-0003.mp4", "label": 7, "caption": ["a", "b"]},
+    {"video": "some/where/clip-0012.avi", "label": 8},
+    {"key": "clip-0003", "label": 9},
+    {"video": "nowhere.mp4", "label": 1},
+    {"label": 1},
+]
+
+
+def umt_data(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def items(folder: Path, rows: list[dict[str, Any]], *options: str) -> tuple[Path, str]:
+    """A table of these rows over a set of 15 samples, and what the command says."""
+    write_shards(folder / "base")
+    (folder / "rows.json").write_text(json.dumps(rows))
+    out = folder / "table"
+    return out, umt_data("items", folder / "base", out, "--annotations", folder / "rows.json", *options).output
+
+
+def labels(out: Path) -> list[tuple[str, int]]:
+    """Key and label of each item, as evaluation sees them."""
+    request = ClipRequest(middle_frames(2), side=16, label_fields=("label",))
+    batches = EvaluationSet(out, request, batch_size=4).batches()
+    return [(item.key, item.labels[0]) for batch in batches for item in batch.items]
+
+
+def test_rows_become_items_and_what_does_not_is_counted(tmp_path: Path) -> None:
+    out, said = items(tmp_path, ROWS)
+    assert "3 items over 2 clips, with label, caption; 13 clips have none; 2 rows left out" in said
+    bad = list(csv.reader((out / "bad.csv").open()))
+    assert bad[1:] == [
+        ["nowhere.mp4", "", "no clip of the set has this name"],
+        ["rows.json entry 5", "", "names no clip"],
+    ]
+    assert labels(out) == [("clip-0003", 7), ("clip-0003#1", 9), ("clip-0012", 8)]
+    assert not list(out.glob("*.tar"))
+    assert load_manifest(out).num_samples == 3
+
+
+def test_training_draws_items_with_what_they_say(tmp_path: Path) -> None:
+    out, _ = items(tmp_path, ROWS)
+    plan = LoaderPlan(seed=1, global_draws=3, image_side=16, micro=3)
+    loader = Loader([SourceSpec("tiny", out, FramePolicy("sparse", 2, 4))], plan, label_field="label")
+    for step in range(4):
+        (batch,) = loader.micro_batches(step)
+        assert batch.targets.labels is not None
+        assert batch.ids is not None
+        colours = batch.pixels[:, 0, 0, 0, 0].tolist()
+        shown = dict(zip(batch.keys, zip(batch.targets.labels.tolist(), colours, strict=True), strict=True))
+        assert shown == {"clip-0003": (7, 3), "clip-0003#1": (9, 3), "clip-0012": (8, 12)}
+        same = dict(zip(batch.keys, batch.ids.tolist(), strict=True))
+        assert same["clip-0003"] == same["clip-0003#1"] != same["clip-0012"]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl", "sqlite.db"])
+def test_annotations_of_any_form_give_the_same_items(tmp_path: Path, form: str) -> None:
+    rows = [
+        {"video": f"clip-{number:04d}.mp4", "label": number + 20, "caption": f"number {number}"} for number in (1, 9)
+    ]
+    file = tmp_path / f"rows.{form}"
+    match form:
+        case "csv":
+            file.write_text(
+                "video,label,caption\n" + "".join(f"{r['video']},{r['label']},{r['caption']}\n" for r in rows)
+            )
+        case "parquet":
+            parquet.write_table(pa.Table.from_pylist(rows), file)
+        case "sqlite.db":
+            with closing(sqlite3.connect(file)) as database, database:
+                database.execute("CREATE TABLE annos (id INTEGER, filename TEXT, label INTEGER, caption TEXT)")
+                database.executemany("INSERT INTO annos VALUES (0, ?, ?, ?)", [tuple(row.values()) for row in rows])
+        case _:
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = write_shards(tmp_path / "base")
+    umt_data("items", base, tmp_path / "table", "--annotations", file)
+    assert labels(tmp_path / "table") == [("clip-0001", 21), ("clip-0009", 29)]
+    source = ShardSource(tmp_path / "table")
+    assert [source.question(ref).fields["caption"] for ref in source.refs()] == ["number 1", "number 9"]
+
+
+def test_a_list_can_be_an_item_each(tmp_path: Path) -> None:
+    out, _ = items(tmp_path, [{"key": "clip-0002", "caption": ["x", "y", "z"]}], "--explode", "caption")
+    source = ShardSource(out)
+    found = {source.key(ref): source.question(ref).fields["caption"] for ref in source.refs()}
+    assert found == {"clip-0002": "x", "clip-0002#1": "y", "clip-0002#2": "z"}
+
+
+def timed(number: int) -> dict[str, bytes]:
+    """Six frames at 0, 2, … 10 s."""
+    record = {"label": number, "times_s": [2.0 * frame for frame in range(6)]}
+    frames = {f"{index:03d}.png": picture(one_colour(number, index)) for index in range(6)}
+    return {"json": json.dumps(record).encode(), **frames}
+
+
+def test_seconds_are_a_part_of_the_stored_frames(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (2,), members=timed)
+    rows = [
+        {"key": "clip-0000", "start": 3.0, "end": 8.5},
+        {"key": "clip-0000", "start": 4.5, "end": 5},
+        {"key": "clip-0001", "end": "3"},
+        {"key": "clip-0001", "start": 60},
+        {"key": "clip-0001", "start": "soon"},
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    said = umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / "rows.json").output
+    source = ShardSource(tmp_path / "table")
+    assert [source.question(ref).frames for ref in source.refs()] == [(2, 4), (2, 2), (0, 1)]
+    assert "no stored frame lies between 60 and inf s" in said
+    assert "'soon' is no number of seconds" in said
+
+
+def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None:
+    rows = [{"key": "clip-0001", "label": "dive"}, {"key": "clip-0002", "label": "0"}]
+    (tmp_path / "classes.txt").write_text("walk\ndive\n")
+    out, _ = items(tmp_path, rows, "--classes", str(tmp_path / "classes.txt"))
+    assert labels(out) == [("clip-0001", 1), ("clip-0002", 0)]
+    assert load_manifest(out).labels == ("walk", "dive")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(DataError, match=r"rows\.json entry 1: the label 'dive' is no class: the set names no classes"):
+        items(tmp_path / "again", rows)
+
+
+def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no row of .*rows\.json has a clip in .*base: x\.mp4: no clip of the set"):
+        items(tmp_path, [{"video": "x.mp4", "label": 1}])
+    assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.json", "{}", "is no list of objects"),
+        ("rows.json", "[3]", "entry 1 is no object but 3"),
+        ("rows.txt", "a b", "is of no form that is known"),
+        ("rows.parquet", "x", "cannot be read"),
+        ("rows.csv", "", "cannot be read"),
+        ("rows.db", "SQLite format 3\0 and no more", "cannot be read as an SQLite database"),
+    ],
+)
+def test_a_file_that_is_none_is_one_error(tmp_path: Path, name: str, content: str, said: str) -> None:
+    base = write_shards(tmp_path / "base")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=said):
+        umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / name)
+
+
+def test_a_table_moves_with_its_set_and_is_missed_without(tmp_path: Path, impatient: list[float]) -> None:
+    out, _ = items(tmp_path / "here", ROWS)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert len(ShardSource(tmp_path / "there" / "table")) == 3
+    (tmp_path / "there" / "table").rename(tmp_path / "alone")
+    with pytest.raises(DataError, match=r"base holds no manifest\.json"):
+        ShardSource(tmp_path / "alone")
+    assert out.name == "table"

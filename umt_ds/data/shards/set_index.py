@@ -1,0 +1,152 @@
+"""Where each member of each sample of a set lies: one memory-mapped file, the same pages for all processes of a node.
+
+    OUT/index.arrow    an Arrow file; a page a shard, in the order of the manifest; a row a sample: its key, and of each
+                       of its members the suffix (by number: the page names the suffixes), offset, size and CRC-32
+
+It is made of the shards' own indexes (`NAME-000123.index.npz`) when the set is finished. Of a set that was written
+before there was such a file one is made on the node, in a folder for temporary files; what lies in a store is copied
+there, once a node.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from umt_ds.data.lru_cache import LruCache
+from umt_ds.data.shards.arrow_files import ArrowFile, writing
+from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex
+from umt_ds.errors import DataError
+
+INDEX = "index.arrow"
+_MEMBER = pa.struct([("suffix", pa.uint16()), ("offset", pa.int64()), ("size", pa.int64()), ("crc", pa.uint32())])
+# check: CRC-32 of the row, so that what a disk has changed is found where it is used, and nothing else need be read
+_SCHEMA = pa.schema([("key", pa.string()), ("members", pa.list_(_MEMBER)), ("check", pa.uint32())])
+_PAGES = 64  # kept at hand: to find one costs 0.05 ms and no memory
+
+_Columns = tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint32]]
+
+
+class _ShardPage(NamedTuple):
+    """The page of one shard: n samples, m members; views into the mapped file."""
+
+    key_starts: NDArray[np.int32]  # [n+1]
+    keys: memoryview  # u8, all keys one after the other
+    starts: NDArray[np.int32]  # [n+1]
+    columns: _Columns  # [m] each: suffix, offset, size, CRC
+    checks: NDArray[np.uint32]  # [n]
+    suffixes: tuple[str, ...]
+
+    def row(self, number: int) -> tuple[bytes, list[NDArray[np.generic]]] | None:
+        """The key of a sample and its part of each column; None where they are not what was written."""
+        spans = [starts[number : number + 2].tolist() for starts in (self.key_starts, self.starts)]
+        if not all(
+            0 <= a <= b <= end for (a, b), end in zip(spans, (len(self.keys), len(self.columns[0])), strict=True)
+        ):
+            return None
+        key = bytes(self.keys[slice(*spans[0])])
+        columns: list[NDArray[np.generic]] = [column[slice(*spans[1])] for column in self.columns]
+        return (key, columns) if _check(self.suffixes, key, columns) == self.checks[number] else None
+
+
+class SetIndex:
+    """Keys and members of all samples of a set, by shard (its place in the manifest) and row.
+
+    path: a finished index.arrow on a disk of this machine. entries: of the manifest, which it must fit.
+    Raises DataError where the file is damaged, or of another set: at once, or a row when it is asked for.
+    """
+
+    def __init__(self, path: Path, entries: tuple[ShardEntry, ...], *, hint: str) -> None:
+        self._path, self._entries, self._hint = path, entries, hint
+        self._file = ArrowFile(path, _SCHEMA, hint=hint)
+        if len(self._file) != len(entries):
+            raise self._other(f"it has {len(self._file)} shards, the manifest {len(entries)}")
+        self._pages: LruCache[int, _ShardPage] = LruCache(self._load, size=_PAGES)
+
+    def key(self, shard: int, row: int) -> str:
+        """The key of a sample."""
+        key, _ = self._row(shard, row)
+        return key.decode()
+
+    def members(self, shard: int, row: int) -> list[Member]:
+        """The members of a sample, in tar order."""
+        _, columns = self._row(shard, row)
+        suffixes = self._pages(shard).suffixes
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [Member(suffixes[suffix], offset, size, crc) for suffix, offset, size, crc in rows]
+
+    def contents(self, shard: int) -> list[tuple[bytes, bytes]]:
+        """Of each sample its key and the CRCs of its members: the same where the same sample lies in another shard."""
+        rows = (self._row(shard, row) for row in range(self._entries[shard].samples))
+        return [(key, columns[3].tobytes()) for key, columns in rows]
+
+    def close(self) -> None:
+        """Let go of the pages at hand; the file stays mapped."""
+        self._pages.clear()
+
+    def _row(self, shard: int, row: int) -> tuple[bytes, list[NDArray[np.generic]]]:
+        found = self._pages(shard).row(row)
+        if found is None:
+            raise self._other(f"row {row} of {self._entries[shard].file} has changed since it was written")
+        return found
+
+    def _load(self, shard: int) -> _ShardPage:
+        batch, notes = self._file.page(shard)
+        entry = self._entries[shard]
+        if batch.num_rows != entry.samples:
+            raise self._other(f"{entry.file} has {batch.num_rows} samples in it, {entry.samples} in the manifest")
+        key, members, check = (batch.column(name) for name in _SCHEMA.names)
+        columns = tuple(members.values.field(number) for number in range(_MEMBER.num_fields))
+        if any(column.null_count for column in (key, members, members.values, check, *columns)):
+            raise self._other(f"it has empty rows for {entry.file}")
+        _, key_starts, keys = key.buffers()
+        return _ShardPage(
+            key_starts=np.frombuffer(key_starts, np.int32)[: entry.samples + 1],
+            keys=memoryview(keys or b""),
+            starts=members.offsets.to_numpy(),
+            columns=cast(_Columns, tuple(column.to_numpy() for column in columns)),
+            checks=check.to_numpy(),
+            suffixes=tuple(notes.get("suffixes", "").split("\0")),
+        )
+
+    def _other(self, what: str) -> DataError:
+        return DataError(f"{self._path} does not fit its set: {what}", hint=self._hint)
+
+
+def write_index(path: Path, indexes: Iterable[ShardIndex]) -> None:
+    """Write the file of a set with these shards, a page at a time; the same indexes give the same bytes."""
+    with writing(path, _SCHEMA) as writer:
+        for index in indexes:
+            names, numbers = np.unique(index.suffixes, return_inverse=True)
+            suffixes = tuple(name.decode() for name in names.tolist())
+            columns = (numbers.astype(np.uint16), index.offsets, index.sizes, index.crcs)
+            keys = index.keys.tolist()
+            spans = pairwise(index.starts.tolist())
+            checks = [
+                _check(suffixes, key, [column[start:end] for column in columns])
+                for key, (start, end) in zip(keys, spans, strict=True)
+            ]
+            members = pa.StructArray.from_arrays([pa.array(column) for column in columns], fields=list(_MEMBER))
+            writer.add(
+                {
+                    "key": pa.array([key.decode() for key in keys], pa.string()),
+                    "members": pa.ListArray.from_arrays(index.starts.astype(np.int32), members),
+                    "check": pa.array(checks, pa.uint32()),
+                },
+                {"suffixes": "\0".join(suffixes)},
+            )
+
+
+def _check(suffixes: tuple[str, ...], key: bytes, columns: Iterable[NDArray[np.generic]]) -> int:
+    """CRC-32 of a row, with the names of the page's suffixes."""
+    crc = zlib.crc32(key, zlib.crc32("\0".join(suffixes).encode()))
+    for column in columns:
+        crc = zlib.crc32(column.tobytes(), crc)
+    return crc
