@@ -135,7 +135,7 @@ class RunOptions:
     """How the work is done; nothing here changes a byte of the shards."""
 
     workers: int
-    timeout_s: float = 60.0  # per clip
+    timeout_s: float = 60.0  # per clip, or per 1,000 frames of a longer one
     max_bad: float = 0.01  # share of refused clips above which the command fails
     memory_gb: float = 8.0  # that one decoding process may use
 

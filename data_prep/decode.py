@@ -6,8 +6,10 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ import numpy as np
 from PIL import Image
 
 from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
+from data_prep.engines import take_longer
+from data_prep.spool import Members, kept, room_for, spool_file, whole_file, with_member
 from umt_ds.data.order.views import frames_of
 from umt_ds.data.pixels.picture import read_image
-from umt_ds.data.pixels.video import Decoded, Pixels, Span, Timeline, Transcoded, decode_by_time, shrink, transcode
+from umt_ds.data.pixels.video import FramesOfVideo, Pixels, Span, Timeline, encode_by_time, shrink, shrunk, transcode
 from umt_ds.data.shards.fetch import local_copy, names_in, read_through, read_whole, reading, why_not
-from umt_ds.data.shards.records import ShardIndex, load_index, read_members
+from umt_ds.data.shards.records import Member, ShardIndex, load_index, read_members
 from umt_ds.data.shards.storage import is_local
 from umt_ds.data.shards.suffixes import IMAGE_SUFFIXES, USUAL_IMAGES
 from umt_ds.errors import DataError, DecodeError, some
@@ -28,32 +32,47 @@ from umt_ds.errors import DataError, DecodeError, some
 NUMBERED_PICTURE = re.compile(rf"([a-z_-]*)\d+\.(?:{'|'.join(IMAGE_SUFFIXES)})", re.IGNORECASE)
 # A file may be this much longer than its row says and still be the cut clip (cuts fall on key frames).
 CUT_TOLERANCE_S = 2.0
-# A sample of frames or npy is in memory as a whole, for training too.
-MAX_FRAMES_STORED = 4096
+# Training reads an array as a whole.
+MOST_FRAMES_OF_AN_ARRAY = 4096
+# A clip has --timeout for each so many of its frames: a core decodes 50 to 500 a second.
+_FRAMES_IN_TIME = 1000
+# Members of other sets that are read in one go.
+_COPIED_AT_ONCE = 64
 
 
-def make_sample(clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions) -> Outcome:
-    """The sample that `clip` becomes, or why it becomes none.
+def make_sample(
+    clip: Clip, *, root: Path, media: SourceMedia, store: StoreOptions, spool: Path | None = None
+) -> Outcome:
+    """The sample that `clip` becomes, or why it becomes none. Its members lie in a file of the folder `spool`, where
+    there is one; then a frame or two are in memory at a time.
 
     Raises MachineError where that is the fault of a store, disk or machine and not of the clip
     (`umt_ds.data.shards.fetch`).
     """
     place = root / clip.source
+    file = None if spool is None else spool_file(spool, clip.key)
+    keep = partial(kept, file=file)
     try:
         match media:
             case "video":
-                record, members = _of_video(clip, place, root, store)
+                record, members = _of_video(clip, place, root, store, keep, file)
             case "image":
                 record, members = _of_image(place, root, store)
             case "sample":
-                return _copied(clip, place)
+                return _copied(clip, place, keep)
     except DecodeError as error:
-        return Refusal(clip.source, error.what)
+        return _refusal(clip, error.what, file)
     except OSError as error:  # the file's own: what was not became a MachineError where it was read
-        return Refusal(clip.source, why_not(error))
+        return _refusal(clip, why_not(error), file)
     except MemoryError:
-        return Refusal(clip.source, "needs more memory than --memory grants a process")
-    return Sample(clip.key, {"json": _json({**_described(clip), **record}), **members})
+        return _refusal(clip, "needs more memory than --memory grants a process", file)
+    return Sample(clip.key, with_member(members, "json", _json({**_described(clip), **record})))
+
+
+def _refusal(clip: Clip, reason: str, file: Path | None) -> Refusal:
+    if file is not None:
+        file.unlink(missing_ok=True)  # what came before the fault was found
+    return Refusal(clip.source, reason)
 
 
 def check_readable(place: Path, *, root: Path) -> None:
@@ -68,37 +87,47 @@ def check_readable(place: Path, *, root: Path) -> None:
         reading(file, partial(read_through, file), root=root)
 
 
-Made = tuple[dict[str, Any], dict[str, bytes]]  # fields of the json, members by suffix
+Made = tuple[dict[str, Any], Members]  # fields of the json, members by suffix
+Keep = Callable[[Iterable[tuple[str, Iterable[bytes]]]], Members]  # `kept`, which knows where
 
 
-def _of_video(clip: Clip, place: Path, root: Path, store: StoreOptions) -> Made:
+def _of_video(clip: Clip, place: Path, root: Path, store: StoreOptions, keep: Keep, file: Path | None) -> Made:
     with local_copy(place, root=root) as path:
         if not is_local(path) or path.is_dir():
-            return _of_frames(path, root, store)
+            return _of_frames(path, root, store, keep)
         own_root = root if path == place else path.parent
+        make = partial(_as_mp4, file=file) if store.store == "mp4" else partial(_as_frames, keep=keep)
         try:
-            return reading(path, partial(_of_file, clip, path, store), root=own_root)
+            return reading(path, partial(make, clip, path, store), root=own_root)
         except DecodeError:
             check_readable(path, root=own_root)  # before it is believed
             raise
 
 
-def _of_file(clip: Clip, path: Path, store: StoreOptions) -> Made:
-    span_of = partial(_span_within, clip)
-    if store.store == "mp4":
+def _as_mp4(clip: Clip, path: Path, store: StoreOptions, *, file: Path | None) -> Made:
+    span_of = partial(_span_to_decode, clip)
+    with nullcontext() if file is None else room_for(file):
         whole = transcode(
-            path, short_side=store.short_side, fps=store.fps, span_s=span_of, each_once=store.views is not None
+            path,
+            short_side=store.short_side,
+            fps=store.fps,
+            span_s=span_of,
+            each_once=store.views is not None,
+            file=file,
         )
-        stored = {"stored_fps": round(whole.stored_fps, 3)}
-        span_s = span_of(whole.timeline)
-        record = _record(whole, span_s) | _clip_frames(store, whole.timeline.within(span_s))
-        return record | stored, {"mp4": whole.data}
-    decoded = decode_by_time(
-        path, lambda timeline: _choose(store, timeline, span_of(timeline)), short_side=store.short_side
-    )
-    span_s = span_of(decoded.timeline)
-    record = _record(decoded, span_s) | _clip_frames(store, decoded.timeline.within(span_s))
-    return record, _encoded(decoded.frames, store)
+    members = {"mp4": whole.data} if file is None else whole_file("mp4", file)
+    return _record(whole, clip, store) | {"stored_fps": round(whole.stored_fps, 3)}, members
+
+
+def _as_frames(clip: Clip, path: Path, store: StoreOptions, *, keep: Keep) -> Made:
+    def choose(timeline: Timeline) -> list[int]:
+        return _choose(store, timeline, _span_to_decode(clip, timeline))
+
+    def encode(count: int, frames: Iterator[Pixels]) -> Members:
+        return keep(_encoded(count, frames, store))
+
+    encoded = encode_by_time(path, choose, encode, short_side=store.short_side)
+    return _record(encoded, clip, store), encoded.content
 
 
 def _of_image(place: Path, root: Path, store: StoreOptions) -> Made:
@@ -107,10 +136,12 @@ def _of_image(place: Path, root: Path, store: StoreOptions) -> Made:
     height, width = picture.shape[:2]
     small = shrink(picture, store.short_side)
     record = {"width": small.shape[1], "height": small.shape[0], "source_width": width, "source_height": height}
-    return record, {"npy": npy(small[None])} if store.store == "npy" else {"jpg": jpeg(small, store.quality)}
+    if store.store == "npy":
+        return record, {"npy": b"".join(npy(1, iter([small])))}
+    return record, {"jpg": jpeg(small, store.quality)}
 
 
-def _of_frames(folder: Path, root: Path, store: StoreOptions) -> Made:
+def _of_frames(folder: Path, root: Path, store: StoreOptions, keep: Keep) -> Made:
     """A folder of numbered pictures, as the raw frames of Something-Something are given."""
     kinds: dict[str, list[Path]] = defaultdict(list)
     for name in names_in(folder):
@@ -123,30 +154,31 @@ def _of_frames(folder: Path, root: Path, store: StoreOptions) -> Made:
     files = sorted(pictures.popitem()[1], key=lambda file: (len(file.name), file.name))
     if store.store == "mp4" or store.fps:
         raise DecodeError("a folder of frames says no rate: --store mp4 and --fps need one")
-    numbers = evenly_spread(len(files), store.frames)
-    if store.views:
-        numbers = frames_of(store.views, len(files))
-        _check_count(numbers)
-    sizes = set()
-    frames = []
-    for number in numbers:
-        frame = _read_frame(files[number], root)
-        sizes.add(frame.shape)
-        frames.append(shrink(frame, store.short_side))
+    numbers = frames_of(store.views, len(files)) if store.views else evenly_spread(len(files), store.frames)
+    _check_count(numbers, store)
+    sizes: set[tuple[int, int]] = set()  # width and height of the pictures
+
+    def frames() -> Iterator[Pixels]:
+        for number in numbers:
+            frame = _read_frame(files[number], root)
+            sizes.add((frame.shape[1], frame.shape[0]))
+            yield shrink(frame, store.short_side)
+
+    members = keep(_encoded(len(numbers), frames(), store))
     if len(sizes) > 1:
         raise DecodeError(f"its frames have {len(sizes)} different sizes")
-    height, width = frames[0].shape[:2]
-    source_height, source_width = sizes.pop()[:2]
+    width, height = sizes.pop()
+    stored_width, stored_height = shrunk(width, height, store.short_side)
     record = {
-        "width": width,
-        "height": height,
-        "source_width": source_width,
-        "source_height": source_height,
+        "width": stored_width,
+        "height": stored_height,
+        "source_width": width,
+        "source_height": height,
         "num_frames_total": len(files),
         "source_frames": numbers,
         **_clip_frames(store, range(len(files))),
     }
-    return record, _encoded(np.stack(frames), store)
+    return record, members
 
 
 def _usual(kinds: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
@@ -167,14 +199,20 @@ def _read_frame(file: Path, root: Path) -> Pixels:
         raise DecodeError(f"{file.name} {why_not(error)}") from error
 
 
-def _copied(clip: Clip, tar: Path) -> Outcome:
+def _copied(clip: Clip, tar: Path, keep: Keep) -> Outcome:
     """A finished sample of another set, byte for byte. `clip.extra` holds its row."""
     row = int(clip.extra["row"])
     index = index_of(tar)
     try:
-        return Sample(index.key(row), read_members(tar, index.members(row)))
+        return Sample(index.key(row), keep(_read_in_parts(tar, index.members(row))))
     except DataError as error:
         raise DecodeError(f"damaged: {error.what}") from error
+
+
+def _read_in_parts(tar: Path, members: Sequence[Member]) -> Iterator[tuple[str, list[bytes]]]:
+    for start in range(0, len(members), _COPIED_AT_ONCE):
+        for suffix, content in read_members(tar, members[start : start + _COPIED_AT_ONCE]).items():
+            yield suffix, [content]
 
 
 @lru_cache(maxsize=64)
@@ -223,6 +261,13 @@ def _span_within(clip: Clip, timeline: Timeline) -> Span | None:
     return timeline.clipped(clip.span_s)
 
 
+def _span_to_decode(clip: Clip, timeline: Timeline) -> Span | None:
+    """The same, when its frames are about to be decoded: a long clip may take longer."""
+    span_s = _span_within(clip, timeline)
+    take_longer(times=-(-len(timeline.within(span_s)) // _FRAMES_IN_TIME))
+    return span_s
+
+
 def _choose(store: StoreOptions, timeline: Timeline, span_s: Span | None) -> list[int]:
     """Which frames to take of a video, or of a span of it: those of the views, else the middles of equal parts of its
     time."""
@@ -241,13 +286,13 @@ def _choose(store: StoreOptions, timeline: Timeline, span_s: Span | None) -> lis
         count = len(here)
         offsets = at_rate(count, timeline.rate, store.fps) if store.fps else evenly_spread(count, store.frames)
         numbers = [here.start + offset for offset in offsets]
-    _check_count(numbers)
+    _check_count(numbers, store)
     return numbers
 
 
-def _check_count(numbers: Sequence[int]) -> None:
-    if len(numbers) > MAX_FRAMES_STORED:
-        raise DecodeError(f"{len(numbers):,} frames to store, above the limit of {MAX_FRAMES_STORED:,}")
+def _check_count(numbers: Sequence[int], store: StoreOptions) -> None:
+    if store.store == "npy" and len(numbers) > MOST_FRAMES_OF_AN_ARRAY:
+        raise DecodeError(f"{len(numbers):,} frames in one array, above the limit of {MOST_FRAMES_OF_AN_ARRAY:,}")
 
 
 def _clip_frames(store: StoreOptions, here: range) -> dict[str, Any]:
@@ -265,37 +310,45 @@ def _described(clip: Clip) -> dict[str, Any]:
     return {**record, **clip.extra}
 
 
-def _record(decoded: Decoded | Transcoded, span_s: Span | None) -> dict[str, Any]:
+def _record(stored: FramesOfVideo, clip: Clip, store: StoreOptions) -> dict[str, Any]:
     """What is said of the stored frames, and of the file that they are from (fps, num_frames_total)."""
+    span_s = _span_within(clip, stored.timeline)
     return {
-        "width": decoded.stored_width,
-        "height": decoded.stored_height,
-        "source_width": decoded.width,
-        "source_height": decoded.height,
-        "duration_s": round(float(span_s[1] - span_s[0] if span_s else decoded.duration_s), 3),
-        "fps": round(decoded.fps, 3),
-        "num_frames_total": decoded.num_frames,
-        "source_frames": list(decoded.numbers),
-        "times_s": [round(time, 3) for time in decoded.times_s],
-        "codec": decoded.codec,
-        "decoder": decoded.decoder,
-        **({"interlaced": True} if decoded.interlaced else {}),
-        **({"transfer": decoded.transfer} if decoded.transfer else {}),
+        "width": stored.stored_width,
+        "height": stored.stored_height,
+        "source_width": stored.width,
+        "source_height": stored.height,
+        "duration_s": round(float(span_s[1] - span_s[0] if span_s else stored.duration_s), 3),
+        "fps": round(stored.fps, 3),
+        "num_frames_total": stored.num_frames,
+        "source_frames": list(stored.numbers),
+        "times_s": [round(time, 3) for time in stored.times_s],
+        "codec": stored.codec,
+        "decoder": stored.decoder,
+        **({"interlaced": True} if stored.interlaced else {}),
+        **({"transfer": stored.transfer} if stored.transfer else {}),
+        **_clip_frames(store, stored.timeline.within(span_s)),
     }
 
 
-def _encoded(frames: Pixels, store: StoreOptions) -> dict[str, bytes]:
-    """The members of a sample of frames u8 [T,H,W,3]."""
+def _encoded(count: int, frames: Iterator[Pixels], store: StoreOptions) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """The members of a sample of `count` frames u8 [H,W,3], as they come."""
     if store.store == "npy":
-        return {"npy": npy(frames)}
-    return {f"{number:03d}.jpg": jpeg(frame, store.quality) for number, frame in enumerate(frames)}
+        yield "npy", npy(count, frames)
+        return
+    for number, frame in enumerate(frames):
+        yield f"{number:03d}.jpg", [jpeg(frame, store.quality)]
 
 
-def npy(frames: Pixels) -> bytes:
-    """u8 [T,H,W,3] as NumPy writes it."""
-    file = io.BytesIO()
-    np.save(file, np.ascontiguousarray(frames))
-    return file.getvalue()
+def npy(count: int, frames: Iterator[Pixels]) -> Iterator[bytes]:
+    """`count` frames u8 [H,W,3] as the file, in pieces, that NumPy writes of them as one array."""
+    first = next(frames)
+    header = io.BytesIO()
+    described = {"descr": first.dtype.str, "fortran_order": False, "shape": (count, *first.shape)}
+    np.lib.format.write_array_header_1_0(header, described)
+    yield header.getvalue()
+    for frame in chain([first], frames):
+        yield frame.tobytes()
 
 
 def jpeg(frame: Pixels, quality: int) -> bytes:

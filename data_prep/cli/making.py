@@ -17,6 +17,7 @@ from data_prep.cli.options import (
     POSITIVE,
     Command,
     dry_run,
+    given,
     run_options,
     say_unused,
     store_options,
@@ -28,6 +29,9 @@ from umt_ds.errors import EXIT_FAILED, ConfigError, printable, shown
 if TYPE_CHECKING:
     from data_prep.state.manifest import Summary
     from data_prep.state.plan import Plan
+
+
+_OF_THE_WORK = ("workers", "timeout", "memory", "max_bad")  # options that a plan does not hold
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class BuildJob:
     where: ExecutionOptions
     run: RunOptions
     store: StoreOptions = field(default_factory=StoreOptions)
+    plan_only: bool = False
 
     def without_excluded(self, listing: Listing) -> Listing:
         """The listing without the keys of the --exclude lists."""
@@ -69,6 +74,9 @@ class BuildJob:
         if self.dry_run:
             click.echo("\n".join([*self._dry(listing, out, name), *habits]))
             return
+        if self.plan_only:
+            self._plan(listing, out, name)
+            return
         match self.where.engine:
             case "local":
                 self._locally(listing, out, name)
@@ -77,9 +85,27 @@ class BuildJob:
             case "ray":
                 self._with_ray(listing, out, name)
 
+    def _plan(self, listing: Listing, out: Path, name: str) -> None:
+        from data_prep.state.plan import begin
+
+        if unused := given(*_OF_THE_WORK):
+            click.echo(
+                f"not in the plan: {', '.join(unused)}; give that to `umt-data work` (--max-bad to both)", err=True
+            )
+        begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
+        with begun as (plan, _):
+            shards = plan.pending(retry_failed=self.retry_failed)
+        retry = " --retry-failed" if self.retry_failed else ""
+        place = shlex.quote(str(out))
+        parts = min(max(1, len(shards)), ExecutionOptions.tasks)
+        click.echo(f"{plan.name}: {plan.num_clips:,} clips in {plan.num_shards:,} shards, {len(shards):,} to be made")
+        click.echo(f"umt-data work {place} --part 0/{parts}{retry}   … to {parts - 1}/{parts}, of any number, anywhere")
+        click.echo(f"umt-data finish {place}   when all of them have ended")
+
     def _refuse_what_copies(self) -> None:
         """Raises ConfigError for options of making tars."""
         asked = ["--retry-failed"] if self.retry_failed else []
+        asked += ["--plan-only"] if self.plan_only else []
         asked += [] if self.where == ExecutionOptions() else [f"--engine {self.where.engine}"]
         if asked:
             raise ConfigError(f"{', '.join(asked)}: a table is written in a moment", hint="--copy makes tars")
@@ -135,15 +161,16 @@ class BuildJob:
             print_summary(summary_of(plan), self.run.max_bad)
 
     def _with_ray(self, listing: Listing, out: Path, name: str) -> None:
-        from data_prep.making.cluster import build_on_ray
+        from data_prep.making.cluster import ray_cluster
         from data_prep.making.prepare import close_set
         from data_prep.state.plan import begin
 
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
         with begun as (plan, _):
-            shards = plan.pending(retry_failed=self.retry_failed)
-            _say_estimate(plan, shards, self.run, processes=self.run.workers)
-            build_on_ray(plan, shards, run=self.run, address=self.where.ray_address)
+            if shards := plan.pending(retry_failed=self.retry_failed):
+                with ray_cluster(self.where.ray_address, workers=self.run.workers) as cluster:
+                    _say_estimate(plan, shards, self.run, processes=cluster.cores)
+                    cluster.build(plan, shards, run=self.run)
             print_summary(close_set(plan), self.run.max_bad)
 
     def _habits(self) -> list[str]:
@@ -264,6 +291,7 @@ def set_options(command: Command) -> Command:
     @click.option("--limit", type=POSITIVE, help="Only this many clips, a fair sample of them.")
     @click.option("--exclude", multiple=True, type=FILE, help="Leave out the sample keys of this list; repeat.")
     @click.option("--retry-failed", is_flag=True, help="Try again the clips, and only they, that bad.csv lists.")
+    @click.option("--plan-only", is_flag=True, help="Start no work: `umt-data work OUT --part 0/64` does it, anywhere.")
     @dry_run
     @where_options
     @run_options
@@ -275,11 +303,15 @@ def set_options(command: Command) -> Command:
         exclude: tuple[Path, ...],
         retry_failed: bool,
         dry_run: bool,
+        plan_only: bool,
         where: ExecutionOptions,
         run: RunOptions,
         store: StoreOptions,
         **others: object,
     ) -> None:
-        command(making=BuildJob(name, limit, exclude, retry_failed, dry_run, where, run, store), **others)
+        if plan_only and where.engine != "local":
+            raise ConfigError(f"--plan-only starts no work, and --engine {where.engine} does", hint="give one of them")
+        making = BuildJob(name, limit, exclude, retry_failed, dry_run, where, run, store, plan_only)
+        command(making=making, **others)
 
     return wrapped

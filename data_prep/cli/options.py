@@ -93,7 +93,9 @@ def run_options(command: Command) -> Command:
     """Options of how the work is done on a machine, given to `command` as one RunOptions, `run`."""
 
     @workers
-    @click.option("--timeout", default=RunOptions.timeout_s, type=Number(0.1), help="Seconds for a clip.")
+    @click.option(
+        "--timeout", default=RunOptions.timeout_s, type=Number(0.1), help="Seconds for a clip, or 1,000 frames of it."
+    )
     @click.option("--memory", default=RunOptions.memory_gb, type=Number(0.5), help="GB for a process.")
     @click.option("--max-bad", default=RunOptions.max_bad, type=Number(0, 1), help="Share that may be bad.")
     @wraps(command)

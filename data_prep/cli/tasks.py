@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -16,13 +17,17 @@ from data_prep.clip import RunOptions
 @click.option("--retry-failed", is_flag=True, help="Also of finished shards: the clips that were refused.")
 @run_options
 def work(out: Path, part: str, retry_failed: bool, run: RunOptions) -> None:
-    """Make the shards of one part of the set in OUT. Parts need nothing of each other and may run anywhere.
-
-    `--engine slurm` starts this in each task of its array.
+    """Make the shards of one part of the set in OUT. Parts need nothing of each other, and run anywhere that sees the
+    videos and OUT by the names that the set was begun with.
 
     \b
     Example:
-      umt-data work ~/shards/mine --part 3/64
+      umt-data folder /data/videos /data/shards/mine --plan-only
+      umt-data work /data/shards/mine --part 0/64      (… 63/64, on any machines)
+      umt-data finish /data/shards/mine
+
+    `--engine slurm` starts this in each task of its array. An indexed Job of Kubernetes gives it
+    `--part $(JOB_COMPLETION_INDEX)/64`.
     """
     from data_prep.making.cluster import Part
     from data_prep.making.prepare import build_shards
@@ -32,7 +37,10 @@ def work(out: Path, part: str, retry_failed: bool, run: RunOptions) -> None:
     with go_on(out, alone=False) as plan:
         mine = plan.pending(own.of_shards(range(plan.num_shards)), retry_failed=retry_failed)
         build_shards(plan, mine, run=run)
+        done = plan.num_done()
     click.echo(f"part {part} of {plan.name}: {len(mine)} shards made, none is left")
+    then = f"`umt-data finish {shlex.quote(str(out))}` ends the set" if done == plan.num_shards else "other parts go on"
+    click.echo(f"{done:,} of {plan.num_shards:,} shards of the set are made: {then}")
 
 
 @click.command(short_help="Write the manifest of a set whose parts are all made.")

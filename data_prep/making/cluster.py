@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from data_prep.clip import RunOptions
 from data_prep.making.prepare import build_shards
@@ -23,6 +26,8 @@ from umt_ds.data.shards.storage import absolute, is_local
 from umt_ds.errors import ConfigError, MachineError, UmtError
 from umt_ds.terminal import progress
 
+# Tasks of Ray that wait or run, a core: 20,000 at once are a load for its head
+_TASKS_A_CORE = 2
 _FOR_TRAINING = ("gpus_per_node", "gpus", "cpus_per_task", "interface", "container", "container_runtime", "mounts")
 
 
@@ -104,10 +109,38 @@ def wait_for(plan: Plan, jobs: Sequence[str], *, pause_s: float = 5.0) -> None:
         bar.update(plan.num_done() - bar.n)
 
 
-def build_on_ray(plan: Plan, shards: Sequence[int], *, run: RunOptions, address: str | None) -> None:
-    """Make shards as tasks of the Ray cluster at `address`, or of one started here; a task is a shard and a core.
+@dataclass(frozen=True)
+class RayCluster:
+    """A cluster that was reached. cores: of all its machines together."""
 
-    Raises what a task raises; MachineError where the cluster cannot be reached.
+    cores: int
+
+    def build(self, plan: Plan, shards: Sequence[int], *, run: RunOptions) -> None:
+        """Make shards; a task is a shard and a core. Raises what a task raises."""
+        import ray
+
+        plan_there = ray.put(plan)
+        task = ray.remote(num_cpus=1, max_retries=3)(_build_shard)
+        to_begin = iter(shards)
+        under_way: dict[Any, int] = {}
+        total, bad = sum(plan.num_clips_of(shard) for shard in shards), 0
+        with progress(total=total, unit="clip", desc=plan.name) as bar, _errors_of_tasks():
+            while True:
+                for shard in islice(to_begin, _TASKS_A_CORE * self.cores - len(under_way)):
+                    under_way[task.remote(plan_there, shard, replace(run, workers=1))] = shard
+                if not under_way:
+                    return
+                (ended,), _ = ray.wait(list(under_way), num_returns=1)
+                bad += ray.get(ended)
+                bar.set_postfix(bad=bad, refresh=False)
+                bar.update(plan.num_clips_of(under_way.pop(ended)))
+
+
+@contextmanager
+def ray_cluster(address: str | None, *, workers: int) -> Iterator[RayCluster]:
+    """The Ray cluster at `address`, or one of `workers` cores that is started here and stopped afterwards.
+
+    Raises MachineError where it cannot be reached.
     """
     import ray
 
@@ -115,24 +148,28 @@ def build_on_ray(plan: Plan, shards: Sequence[int], *, run: RunOptions, address:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
-            ray.init(num_cpus=run.workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise MachineError(f"Ray at {address or 'this machine'} does not answer: {error}") from error
     try:
-        plan_there = ray.put(plan)
-        task = ray.remote(num_cpus=1, max_retries=3)(_build_shard)
-        waiting = {task.remote(plan_there, shard, replace(run, workers=1)): shard for shard in shards}
-        total = sum(plan.num_clips_of(shard) for shard in shards)
-        with progress(total=total, unit="clip", desc=plan.name) as bar:
-            while waiting:
-                (ready,), _ = ray.wait(list(waiting), num_returns=1)
-                ray.get(ready)
-                bar.update(plan.num_clips_of(waiting.pop(ready)))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, UmtError) else error from None
+        yield RayCluster(max(1, int(ray.cluster_resources().get("CPU", 1))))
     finally:
         ray.shutdown()
 
 
-def _build_shard(plan: Plan, shard: int, run: RunOptions) -> None:
+@contextmanager
+def _errors_of_tasks() -> Iterator[None]:
+    """An error that a task raised, as it was there."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UmtError) else error from None
+
+
+def _build_shard(plan: Plan, shard: int, run: RunOptions) -> int:
+    """How many clips of the shard are refused."""
     build_shards(plan, [shard], run=run)
+    done = plan.done_now(shard)
+    return len(done.refused) if done else 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from data_prep.clip import Clip, Outcome, RunOptions, Sample
 from data_prep.decode import make_sample
 from data_prep.engines import map_ordered
+from data_prep.spool import each_member, spool_file, spool_folder
 from data_prep.state.plan import Plan
 
 CLIPS_WORTH_AN_ESTIMATE = 1000
@@ -48,9 +51,18 @@ def estimate(plan: Plan, shards: list[int], *, run: RunOptions) -> Estimate | No
     clips = sum(plan.num_clips_of(shard) for shard in shards)
     if clips < CLIPS_WORTH_AN_ESTIMATE:
         return None
-    work = partial(_measure, plan=plan)
-    sample = plan.clips_of(shards[0])[:_SAMPLE]
-    results = map_ordered(work, sample, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
+    with spool_folder() as spool:
+        measured = _measured(plan, plan.clips_of(shards[0])[:_SAMPLE], run, spool)
+    if not measured:
+        return None
+    seconds, core_seconds, size = (sum(column) / len(measured) for column in zip(*measured, strict=True))
+    return Estimate(clips, len(measured), seconds, core_seconds, size)
+
+
+def _measured(plan: Plan, clips: Sequence[Clip], run: RunOptions, spool: Path) -> list[tuple[float, float, int]]:
+    """What `_measure` gives of the first of these clips, in the time there is."""
+    work = partial(_measure, plan=plan, spool=spool)
+    results = map_ordered(work, clips, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
     started = time.perf_counter()
     measured: list[tuple[float, float, int]] = []
     with closing(results):
@@ -59,19 +71,18 @@ def estimate(plan: Plan, shards: list[int], *, run: RunOptions) -> Estimate | No
                 measured.append(result)
             if time.perf_counter() - started > _SAMPLE_SECONDS:
                 break
-    if not measured:
-        return None
-    seconds, core_seconds, size = (sum(column) / len(measured) for column in zip(*measured, strict=True))
-    return Estimate(clips, len(measured), seconds, core_seconds, size)
+    return measured
 
 
-def _measure(clip: Clip, *, plan: Plan) -> tuple[float, float, int]:
+def _measure(clip: Clip, *, plan: Plan, spool: Path) -> tuple[float, float, int]:
     """Seconds, core-seconds, and bytes in the tar: each member has a header and is padded to whole blocks."""
     started, worked = time.perf_counter(), time.process_time()
-    outcome: Outcome = make_sample(clip, root=plan.root, media=plan.media, store=plan.store)
+    outcome: Outcome = make_sample(clip, root=plan.root, media=plan.media, store=plan.store, spool=spool)
     seconds, core_seconds = time.perf_counter() - started, time.process_time() - worked
-    members = outcome.members.values() if isinstance(outcome, Sample) else ()
-    return seconds, core_seconds, sum(_TAR_BLOCK + -(-len(member) // _TAR_BLOCK) * _TAR_BLOCK for member in members)
+    members = outcome.members if isinstance(outcome, Sample) else {}
+    sizes = [size for _, size, _ in each_member(members)]
+    spool_file(spool, clip.key).unlink(missing_ok=True)
+    return seconds, core_seconds, sum(_TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK for size in sizes)
 
 
 def _duration(seconds: float) -> str:

@@ -4,25 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from data_prep.checking.samples import StoredSample, samples_of
 from data_prep.checking.stats import write_stats
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.decode import check_readable, make_sample
-from data_prep.engines import WorkerFailure, map_ordered
+from data_prep.engines import WorkerFailure, map_ordered, side_by_side
+from data_prep.spool import bytes_on_disk, spool_file, spool_folder
 from data_prep.state.claim import forget_jobs, one_at_a_time
 from data_prep.state.done import Done, replace_shard, with_index
 from data_prep.state.manifest import Summary, finish
 from data_prep.state.plan import Plan, begin
 from data_prep.state.writer import new_shard
 from umt_ds.data.shards.fetch import why_not
-from umt_ds.data.shards.records import read_members
+from umt_ds.data.shards.records import ShardEntry, read_members
 from umt_ds.errors import DataError
 from umt_ds.terminal import progress
 
-Work = Callable[..., Outcome]  # (clip, *, root, media, store): make_sample, or a test's stand-in
+Work = Callable[..., Outcome]  # (clip, *, root, media, store, spool): make_sample, or a test's stand-in
+
+
+# A writer takes what 100 workers make of videos, but of pictures (and of arrays) no more than 13 do: `umt bench prep
+# --writer`.
+WORKERS_A_WRITER = 8
+
+
+class ShardNotes(Protocol):
+    """Is told of each sample of one shard as it is written, so that nobody needs to read the shard for that."""
+
+    def add(self, sample: Sample) -> None:
+        """The next sample. Of its members the json is at hand; others are read where they are asked for."""
+
+    def keep(self, entry: ShardEntry | None) -> None:
+        """The shard is written, and will be put in its place: with that entry, or without a sample none.
+
+        A kill can come before it is there. So what is kept says of which tar it is (`entry.sha256`).
+        """
+
+
+NotesOf = Callable[[int], ShardNotes]  # shard → its notes
 
 
 def prepare(
@@ -59,30 +83,89 @@ def close_set(plan: Plan, *, workers: int = 1) -> Summary:
     return summary
 
 
-def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample) -> None:
-    """Make some shards of a plan with the cores of this machine: each is whole, and recorded, before the next begins.
+def build_shards(
+    plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample, notes_of: NotesOf | None = None
+) -> None:
+    """Make some shards of a plan with the cores of this machine: each is whole, and recorded, when it is there.
 
     Of a shard that is done only the clips it refused are worked on; the rest of it is copied. This is the unit that
-    a Slurm or Ray task takes.
+    a Slurm or Ray task takes. Where there are many workers, several processes write shards: writer i of n has the
+    shards i, i + n, … and its part of the workers.
     """
-    begun = plan.done(shards)
     if not shards:
         return
-    clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun.get(shard)))
-    work_on = partial(work, root=plan.root, media=plan.media, store=plan.store)
-    results = map_ordered(work_on, clips, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
-    total = sum(plan.num_clips_of(shard) for shard in shards)
-    with closing(results), progress(total=total, unit="clip", desc=plan.name) as bar:
+    writers = min(-(-run.workers // WORKERS_A_WRITER), len(shards))
+    parts = [shards[number::writers] for number in range(writers)]
+    runs = [replace(run, workers=(run.workers + number) // writers) for number in range(writers)]
+    jobs = [partial(_build_with_one_writer, plan, *each, work, notes_of) for each in zip(parts, runs, strict=True)]
+    with progress(total=sum(map(plan.num_clips_of, shards)), unit="clip", desc=plan.name) as bar:
         bad = 0
 
-        def count(outcome: Outcome) -> None:
+        def count(is_bad: bool) -> None:
             nonlocal bad
-            bad += isinstance(outcome, Refusal)
+            bad += is_bad
             bar.set_postfix(bad=bad, refresh=False)
             bar.update()
 
-        for shard in shards:
-            _build_shard(plan, shard, begun.get(shard), results, count)
+        if writers == 1:
+            jobs[0](count)
+        else:
+            side_by_side(jobs, told=count)
+
+
+def _build_with_one_writer(
+    plan: Plan,
+    shards: Sequence[int],
+    run: RunOptions,
+    work: Work,
+    notes_of: NotesOf | None,
+    count: Callable[[bool], None],
+) -> None:
+    """One shard after another. `count` is told of each clip whether it is refused."""
+    begun = plan.done(shards)
+    clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun.get(shard)))
+    with spool_folder() as spool:
+        work_on = partial(work, root=plan.root, media=plan.media, store=plan.store, spool=spool)
+        results = map_ordered(
+            work_on,
+            clips,
+            workers=run.workers,
+            timeout_s=run.timeout_s,
+            memory_gb=run.memory_gb,
+            disk_use=_disk_use,
+        )
+        with closing(results):
+            made = _Results(plan, results, spool, count)
+            for shard in shards:
+                _build_shard(plan, shard, begun.get(shard), made, notes_of)
+
+
+def _disk_use(outcome: Outcome) -> int:
+    return bytes_on_disk(outcome.members) if isinstance(outcome, Sample) else 0
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What becomes of clips, in the order in which they were given to the workers."""
+
+    plan: Plan
+    results: Iterator[Outcome | WorkerFailure]
+    spool: Path
+    told: Callable[[bool], None]
+
+    def of(self, clip: Clip) -> Outcome:
+        """That of the next clip, which is `clip`. What it has on disk stays until `forget`."""
+        outcome = _outcome(self.plan, clip, next(self.results))
+        self.count(outcome)
+        return outcome
+
+    def count(self, outcome: Outcome) -> None:
+        """A clip is done."""
+        self.told(isinstance(outcome, Refusal))
+
+    def forget(self, clip: Clip) -> None:
+        """Remove what there is on disk of a clip: of a sample that was written, or half of one, where a worker died."""
+        spool_file(self.spool, clip.key).unlink(missing_ok=True)
 
 
 def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, ...]:
@@ -93,56 +176,54 @@ def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, .
     return tuple(clip for clip in clips if clip.key in refused)
 
 
-def _build_shard(
-    plan: Plan,
-    shard: int,
-    before: Done | None,
-    results: Iterator[Outcome | WorkerFailure],
-    count: Callable[[Outcome], None],
-) -> None:
+def _build_shard(plan: Plan, shard: int, before: Done | None, results: _Results, notes_of: NotesOf | None) -> None:
     with one_at_a_time(plan.state, shard):
         if plan.done_now(shard) == before:
-            _write(plan, shard, _made(plan, shard, before, results, count))
+            _write(plan, shard, _made(plan, shard, before, results), notes_of)
             return
     for clip in _clips_to_make(plan, shard, before):  # another process was given the same shard, and was quicker
-        count(_outcome(plan, clip, next(results)))
+        results.of(clip)
+        results.forget(clip)
 
 
-def _write(plan: Plan, shard: int, outcomes: Iterator[Outcome]) -> None:
+def _write(plan: Plan, shard: int, outcomes: Iterator[Outcome], notes_of: NotesOf | None) -> None:
     """A shard of its clips' outcomes, in order."""
     refused: list[Refusal] = []
+    notes = notes_of(shard) if notes_of else None
 
     def good() -> Iterator[Sample]:
         for outcome in outcomes:
-            if isinstance(outcome, Sample):
-                yield outcome
-            else:
+            if isinstance(outcome, Refusal):
                 refused.append(outcome)
+                continue
+            if notes:
+                notes.add(outcome)
+            yield outcome
 
     with new_shard(plan.tar(shard), good(), scratch=plan.state) as new:
         made, entry = new or (None, None)
+        if notes:
+            notes.keep(entry)
         replace_shard(plan.files(shard), made, Done(entry, tuple(refused)))
 
 
-def _made(
-    plan: Plan,
-    shard: int,
-    before: Done | None,
-    results: Iterator[Outcome | WorkerFailure],
-    count: Callable[[Outcome], None],
-) -> Iterator[Outcome]:
+def _made(plan: Plan, shard: int, before: Done | None, results: _Results) -> Iterator[Outcome]:
     """What becomes of each clip of a shard: just made, or copied from the shard that there is."""
     to_make = {clip.key for clip in _clips_to_make(plan, shard, before)}
     stored = _stored_samples(plan, shard, before) if before and before.entry else {}
     for clip in plan.clips_of(shard):
-        if clip.key not in to_make and clip.key not in stored:
+        if clip.key in to_make:
+            yield results.of(clip)
+            results.forget(clip)  # it is written
+            continue
+        if clip.key not in stored:
             raise DataError(
                 f"{clip.key!r} is neither in {plan.tar(shard)} nor refused in {plan.files(shard).record}",
                 hint="delete that record and give the same command again: the shard is made anew",
             )
-        outcome = _outcome(plan, clip, next(results)) if clip.key in to_make else _copy(stored[clip.key])
-        count(outcome)
-        yield outcome
+        copied = _copy(stored[clip.key])
+        results.count(copied)
+        yield copied
 
 
 def _outcome(plan: Plan, clip: Clip, result: Outcome | WorkerFailure) -> Outcome:

@@ -1,18 +1,23 @@
-"""The files of one shard: a plain WebDataset tar and its index. The door to webdataset."""
+"""The files of one shard: a plain WebDataset tar and its index."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
+import tarfile
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from data_prep.clip import Sample
-from umt_ds.data.shards.records import ShardEntry, index_path, shard_entries
+from data_prep.spool import each_member
+from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, index_path, sha256_of
 from umt_ds.data.shards.storage import scratch_for
-from umt_ds.data.shards.tars import index_tar
+from umt_ds.data.shards.tars import index_of_members
 from umt_ds.errors import ConfigError, MachineError
 
 _MAX_NAME = 200  # bytes: a file's name has at most 255, with number, suffix and what is added while it is written
@@ -49,27 +54,60 @@ def new_shard(tar: Path, samples: Iterable[Sample], *, scratch: Path) -> Iterato
     """
     with disk_full_is_an_error(tar), scratch_for(scratch) as folder:
         made = folder / tar.name
-        if not _write_tar(made, samples):
+        index, sha256 = _write_tar(made, samples)
+        if not len(index):
             yield None
             return
-        index_tar(made).save(index_path(made))
-        yield made, shard_entries([made])[0]
+        index.save(index_path(made))
+        yield made, ShardEntry(tar.name, len(index), index.tar_size, sha256, sha256_of(index_path(made)))
 
 
-def _write_tar(path: Path, samples: Iterable[Sample]) -> int:
-    """The number of samples written."""
-    import webdataset  # loads torch: only this process, and only when it writes
-
-    count = 0
-    # mtime 0: the writer's clock would make the bytes differ. PAX: keys of any length (USTAR stops at 255).
-    with (
-        path.open("wb") as file,
-        webdataset.TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar,
-    ):
+def _write_tar(path: Path, samples: Iterable[Sample]) -> tuple[ShardIndex, str]:
+    """The index and the sha256 of a tar with `samples`: nothing is read again for them."""
+    keys, starts, members = list[str](), [0], list[Member]()
+    with path.open("wb") as file:
+        tar = _Tar(file)
         for sample in samples:
-            tar.write({"__key__": sample.key, **sample.members})
-            count += 1
-    return count
+            members += [tar.add(sample.key, *member) for member in each_member(sample.members)]
+            keys.append(sample.key)
+            starts.append(len(members))
+        tar.end()
+    return index_of_members(tar.size, keys, starts, members), tar.sha256.hexdigest()
+
+
+class _Tar:
+    """A tar as WebDataset writes it, with its hash. No clock, user or folder decides a byte of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size, self.sha256 = 0, hashlib.sha256()
+
+    def add(self, key: str, suffix: str, size: int, content: Iterable[bytes]) -> Member:
+        """One member of a sample; where it lies."""
+        info = tarfile.TarInfo(f"{key}.{suffix}")
+        info.size, info.mode = size, 0o444
+        info.uname = info.gname = "bigdata"  # WebDataset's own
+        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8"))  # PAX: keys of any length (USTAR stops at 255)
+        offset, crc = self.size, 0
+        for piece in content:
+            self._write(piece)
+            crc = zlib.crc32(piece, crc)
+        assert self.size == offset + size, f"{info.name} has another size than it said"
+        self._fill(tarfile.BLOCKSIZE)
+        return Member(suffix, offset, size, crc)
+
+    def end(self) -> None:
+        """Two empty blocks, and the rest of a record."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._fill(tarfile.RECORDSIZE)
+
+    def _fill(self, unit: int) -> None:
+        self._write(bytes(-self.size % unit))
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"loader"}),  # the trainer's side
     ),
     "data_prep": (
-        frozenset({"clip", "engines", "decode"}),  # what a clip is; processes that decode one
+        frozenset({"clip", "engines", "spool", "decode"}),  # what a clip is; processes that decode one
         frozenset({"tables", "state"}),  # tables of users; what a set in the making leaves on disk
         frozenset({"checking"}),  # what can be said of a finished set
         frozenset({"leaks"}),  # what two sets share
@@ -64,7 +64,7 @@ SIBLINGS = {
     "umt_ds.environment": {"errors"},
     "umt_ds.refused": {"errors"},
     "umt_ds.classes": {"errors"},
-    "data_prep.decode": {"clip"},
+    "data_prep.decode": {"clip", "engines", "spool"},  # a long clip may take longer; members go to a file
 }
 VERSION = "umt_ds"  # `from umt_ds import __version__`: anybody may
 
@@ -91,6 +91,7 @@ NEIGHBOURS = {
         "umt_ds.data.pixels.video_scan",  # and what it says of a video that is not stored
         "umt_ds.data.order.views",  # the frames that evaluation shows, so that a set can hold exactly those
         "umt_ds.distributed.parent",  # decode processes end with the one that started them
+        "umt_ds.distributed.leftovers",  # temporary files go with their process
         "umt_ds.config.cluster",  # the habits of the cluster, for a job array
         "umt_ds.environment",
         "umt_ds.errors",
@@ -136,7 +137,7 @@ DOORS = {
     "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text.task"),
     # image towers; rates that fall from layer to layer; blocks of the attentive probe
     "timm": ("umt_ds.models.teachers", "umt_ds.engine.optim", "umt_ds.evaluation.probes.heads"),
-    "webdataset": ("data_prep.state.writer", "umt_ds.data.shards.stream"),
+    "webdataset": ("umt_ds.data.shards.stream",),
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),

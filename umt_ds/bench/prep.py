@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -32,8 +33,10 @@ from PIL import Image
 from data_prep.clip import Clip, Listing, Outcome, RunOptions, Sample, StoreOptions
 from data_prep.decode import evenly_spread, make_sample
 from data_prep.engines import map_ordered
-from data_prep.making.prepare import prepare
+from data_prep.making.prepare import build_shards, prepare
 from data_prep.sources.folder import list_folder
+from data_prep.spool import bytes_on_disk, kept, spool_file, with_member
+from data_prep.state.plan import open_plan
 from umt_ds.bench.machine import Clock, aligned, spread
 from umt_ds.data.pixels.video import Pixels, write_mp4
 from umt_ds.environment import temporary_folder
@@ -42,6 +45,7 @@ from umt_ds.errors import ConfigError
 PACKAGES = ("av", "decord", "pillow", "numpy")  # for the header
 SHORT_SIDE, FRAMES, QUALITY = StoreOptions.short_side, StoreOptions.frames, StoreOptions.quality
 CORPORA = {"ten million such clips": 10_000_000, "K710's 658,000, if they were such clips": 658_000}
+_SIZE, _FPS = (596, 336), 25  # of most of WebVid
 # a textured clip costs a second or two to make: more than these are copies
 _DIFFERENT_CLIPS = 12
 
@@ -186,6 +190,80 @@ def _by_umt_data(listing: Listing, scratch: Path, workers: int) -> Run:
         return Run(len(listing.clips), clock.wall_s, clock.core_s, summary.bytes)
 
 
+@dataclass(frozen=True)
+class WriterRate:
+    """How fast one process takes what workers have made, and makes shards of it."""
+
+    what: str
+    clips: int
+    bytes: int  # of the shards
+    wall_s: float
+    core_s: float  # of the writing process alone
+
+    def text(self) -> str:
+        each_s = self.core_s / self.clips
+        return (
+            f"  {self.what}: {1 / each_s:,.0f} clips/s, {self.bytes / self.core_s / 1e6:,.0f} MB/s "
+            f"({each_s * 1e3:.2f} ms of a core each; here, beside its workers, {self.clips / self.wall_s:,.0f} clips/s)"
+        )
+
+
+def measure_writer(clips: int, *, workers: int) -> str:
+    """What the one process of `umt-data` that writes shards can take: its workers have the members ready."""
+    cases = {"video, 32 JPEG of 22 kB": (32, 22_000), "picture, 1 JPEG of 30 kB": (1, 30_000)}
+    rates = [_write_ready(what, clips, *case, workers=workers) for what, case in cases.items()]
+    return "\n".join(["what the writer of one umt-data takes, by its own core time:", *(rate.text() for rate in rates)])
+
+
+def _write_ready(what: str, clips: int, frames: int, size: int, *, workers: int) -> WriterRate:
+    listing = Listing(Path("/"), tuple(Clip(f"clip-{n:07d}", f"{n}.mp4") for n in range(clips)))
+    with TemporaryDirectory(dir=temporary_folder()) as name:
+        plan = open_plan(Path(name), name="bench", listing=listing.first_in_order(), store=StoreOptions())
+        work = partial(_ready, frames=frames, size=size)
+        wall_s, core_s = time.perf_counter(), time.process_time()
+        build_shards(plan, plan.pending(), run=RunOptions(workers), work=work)
+        wall_s, core_s = time.perf_counter() - wall_s, time.process_time() - core_s
+        written = sum(tar.stat().st_size for tar in plan.out.glob("*.tar"))
+        return WriterRate(what, clips, written, wall_s, core_s)
+
+
+def _ready(clip: Clip, *, frames: int, size: int, spool: Path, **_: object) -> Sample:
+    """A sample of so many frames that takes no time to make."""
+    content = np.random.default_rng(0).bytes(size)
+    members = kept(((f"{number:03d}.jpg", [content]) for number in range(frames)), spool_file(spool, clip.key))
+    return Sample(clip.key, with_member(members, "json", b'{"key":"%s"}' % clip.key.encode()))
+
+
+def measure_long(minutes: float) -> str:
+    """What one worker holds of a video of 15 s, and of one of so many minutes, of which it stores every frame."""
+    lines = ["memory of one worker, MB resident at most, every frame stored as JPEG:"]
+    with TemporaryDirectory(dir=temporary_folder()) as name:
+        for seconds in (15.0, 60 * minutes):
+            video = Path(name, f"{seconds:g}.mp4")
+            again = cycle(list(_moving_textures(0, _SIZE, 2 * _FPS)))
+            write_mp4(video, islice(again, int(seconds * _FPS)), fps=_FPS, gop=250, crf=23)
+            work = partial(_peak, spool=Path(name))
+            started = time.perf_counter()
+            (peak,) = map_ordered(work, [video], workers=1, timeout_s=600)
+            assert isinstance(peak, tuple), peak
+            frames, size, most = peak
+            lines.append(
+                f"  {seconds:,.0f} s: {most / 1e6:.0f} MB; {frames:,} frames, {size / 1e6:,.0f} MB of JPEG, made in "
+                f"{time.perf_counter() - started:.0f} s"
+            )
+    return "\n".join(lines)
+
+
+def _peak(video: Path, *, spool: Path) -> tuple[int, int, int]:
+    """Make a sample, as a worker of umt-data does: its frames, its bytes, and the most that the process held."""
+    clip, store = Clip(video.stem, video.name), StoreOptions(fps=_FPS)
+    outcome = make_sample(clip, root=video.parent, media="video", store=store, spool=spool)
+    assert isinstance(outcome, Sample), outcome
+    status = Path("/proc/self/status").read_text()
+    most = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return len(outcome.members) - 1, bytes_on_disk(outcome.members), most * 1024
+
+
 def measure_memory(videos: Path | None, *, clips: int) -> str:
     """Prepares `clips` clips (again and again the same files) in one worker; says what its processes hold."""
     with TemporaryDirectory(dir=temporary_folder()) as name:
@@ -209,13 +287,13 @@ def _weigh(clip: Clip, *, root: Path) -> tuple[int, int]:
     return os.getpid(), pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def make_clips(folder: Path, count: int, *, size: tuple[int, int] = (596, 336), frames: int = 375) -> Path:
+def make_clips(folder: Path, count: int, *, size: tuple[int, int] = _SIZE, frames: int = 15 * _FPS) -> Path:
     """`count` clips such as WebVid has: 596x336, 15 s at 25 frames a second, a key frame each ten seconds."""
     folder.mkdir()
     for number in range(count):
         path = folder / f"clip-{number:04d}.mp4"
         if number < _DIFFERENT_CLIPS:
-            write_mp4(path, _moving_textures(number, size, frames), fps=25, gop=250, crf=23)
+            write_mp4(path, _moving_textures(number, size, frames), fps=_FPS, gop=250, crf=23)
         else:
             shutil.copyfile(folder / f"clip-{number % _DIFFERENT_CLIPS:04d}.mp4", path)
     return folder

@@ -53,8 +53,12 @@ def _workers(context: click.Context, parameter: click.Parameter, text: str) -> l
 @click.option("--rounds", type=_POSITIVE, default=3, show_default=True, help="Measure each way so often, in turns.")
 @click.option("--workers", default=f"1,{os.cpu_count()}", show_default=True, callback=_workers, help="As for umt-data.")
 @click.option("--memory", type=click.IntRange(0), default=0, help="Also watch a worker's memory over so many clips.")
+@click.option("--long", type=click.FloatRange(0), default=0, help="Also watch it over a video of so many minutes.")
+@click.option("--writer", type=click.IntRange(0), default=0, help="Also measure what writes shards, by so many clips.")
 @click.option("--record", "keep", is_flag=True, help="Append the table to umt_ds/bench/RESULTS.md.")
-def prep(videos: Path | None, clips: int, rounds: int, workers: list[int], memory: int, keep: bool) -> None:
+def prep(
+    videos: Path | None, clips: int, rounds: int, workers: list[int], memory: int, long: float, writer: int, keep: bool
+) -> None:
     """Compare umt-data with plain ffmpeg and with the usual decord script, on the same videos, in turns; and say
     what corpora would cost at the measured rate.
 
@@ -62,14 +66,19 @@ def prep(videos: Path | None, clips: int, rounds: int, workers: list[int], memor
     For example:
       umt bench prep
       umt bench prep --videos ~/webvid/part-00 --clips 200 --memory 2000
+      umt bench prep --clips 12 --rounds 1 --long 15 --writer 5000
     """
-    from umt_ds.bench.prep import PACKAGES, measure_memory, measure_prep
+    from umt_ds.bench.prep import PACKAGES, measure_long, measure_memory, measure_prep, measure_writer
 
     table = measure_prep(videos, clips=clips, rounds=rounds, workers=workers)
     what = "the videos given" if videos else "made clips of 596x336, 15 s, 25 fps"
     lines = [f"what:    {table.files} videos ({what}), {rounds} rounds: median (min-max)", "", table.text()]
     if memory:
         lines += ["", measure_memory(videos, clips=memory)]
+    if long:
+        lines += ["", measure_long(long)]
+    if writer:
+        lines += ["", measure_writer(writer, workers=max(workers))]
     _tell("prep", PACKAGES, lines, keep=keep)
 
 

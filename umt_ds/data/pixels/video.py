@@ -11,11 +11,12 @@ die (`data_prep.engines`).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import av
 import numpy as np
@@ -28,11 +29,13 @@ from umt_ds.data.pixels.video_picture import Picture, Pixels, degrees, shown_siz
 from umt_ds.data.pixels.video_timeline import Span, Timeline
 from umt_ds.errors import DecodeError
 
-__all__ = ["LIMITS", "Choose", "ChooseByTime", "Decoded", "Limits", "Pixels", "Span", "Timeline", "Transcoded"]
-__all__ += ["VideoInfo", "decode", "decode_by_time", "probe", "shrink", "transcode", "versions", "write_mp4"]
+__all__ = ["LIMITS", "Choose", "ChooseByTime", "Decoded", "Encoded", "FramesOfVideo", "Limits", "Pixels", "Span"]
+__all__ += ["Timeline", "Transcoded", "VideoInfo", "decode", "decode_by_time", "encode_by_time", "probe", "shrink"]
+__all__ += ["shrunk", "transcode", "versions", "write_mp4"]
 
 Choose = Callable[[int], Sequence[int]]
 ChooseByTime = Callable[[Timeline], Sequence[int]]
+Content = TypeVar("Content")
 
 
 def versions() -> str:
@@ -53,53 +56,47 @@ class VideoInfo:
     num_frames: int
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """Chosen frames of a video. T frames."""
+@dataclass(frozen=True, kw_only=True)
+class FramesOfVideo:
+    """Which frames were taken of a video, and what is said of it. T frames. What is not `stored_…` is of the source."""
 
-    frames: Pixels  # u8 [T,H,W,3], RGB, as shown
     numbers: tuple[int, ...]  # T frame numbers in the video, as chosen
     times_s: tuple[float, ...]  # T times as a player counts them, from the start of the file
+    stored_width: int
+    stored_height: int
     num_frames: int  # in the whole video, as the decoder counts
     fps: float
     duration_s: float  # of the whole video
     timeline: Timeline  # the same
-    width: int  # of the source, as shown
+    width: int  # as shown
     height: int
     codec: str
     interlaced: bool = False  # some of these frames hold two moments, in every other line
     transfer: str = ""  # of HDR videos: smpte2084 (PQ) or arib-std-b67 (HLG)
     decoder: str = "pyav"  # two decoders could count frames differently
 
-    @property
-    def stored_width(self) -> int:
-        return int(self.frames.shape[2])
 
-    @property
-    def stored_height(self) -> int:
-        return int(self.frames.shape[1])
+@dataclass(frozen=True, kw_only=True)
+class Encoded(FramesOfVideo, Generic[Content]):
+    """Chosen frames of a video, each once and in order, as what `encode_by_time` was told to make of them."""
+
+    content: Content
 
 
-@dataclass(frozen=True)
-class Transcoded:
-    """A video as a small mp4. T frames, at a constant rate. What is not `stored_…` is said of the source."""
+@dataclass(frozen=True, kw_only=True)
+class Decoded(FramesOfVideo):
+    """Chosen frames of a video."""
 
-    data: bytes  # H.264, yuv420p, no sound, upright, square pixels; its index lies in front (faststart)
-    numbers: tuple[int, ...]  # T frame numbers in the source; some twice, some left out, where its rate varies
-    times_s: tuple[float, ...]  # T times of those in the source, as a player counts them
+    frames: Pixels  # u8 [T,H,W,3], RGB, as shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcoded(FramesOfVideo):
+    """A video as a small mp4, at a constant rate. Of `numbers` some are there twice, and some left out, where the rate
+    of the source varies."""
+
+    data: bytes  # H.264, yuv420p, no sound, upright, square pixels; its index lies in front (faststart); b"" in a file
     stored_fps: float
-    stored_width: int
-    stored_height: int
-    num_frames: int
-    fps: float
-    duration_s: float
-    timeline: Timeline
-    width: int
-    height: int
-    codec: str
-    interlaced: bool = False
-    transfer: str = ""
-    decoder: str = "pyav"
 
 
 def probe(source: Path | bytes, *, limits: Limits = LIMITS) -> VideoInfo:
@@ -140,42 +137,69 @@ def decode_by_time(
     short_side: int | None = None,
     limits: Limits = LIMITS,
 ) -> Decoded:
-    """Chosen frames of a video, RGB uint8 [T,H,W,3].
+    """Chosen frames of a video, RGB uint8 [T,H,W,3], in any order, some perhaps twice. The rest is as in
+    `encode_by_time`; where the picture size changes on the way, all frames get the size of the first one.
+    """
+    encoded = encode_by_time(source, choose, _gathered, short_side=short_side, limits=limits)
+    facts = {field.name: getattr(encoded, field.name) for field in fields(FramesOfVideo)}
+    rows = np.searchsorted(sorted(set(encoded.numbers)), encoded.numbers)
+    in_order = len(rows) == len(encoded.content) and bool((np.diff(rows) == 1).all())
+    return Decoded(frames=encoded.content if in_order else encoded.content[rows], **facts)
 
-    `choose` is a function from the times of the video's frames to a list of their numbers; it can be asked twice.
-    With `short_side`, larger frames are shrunk to it (bicubic, antialiased) as they arrive, so that one full-size
-    frame is in memory at a time; smaller ones are never enlarged. Where the picture size changes on the way, all
-    frames get the size of the first chosen one.
+
+def _gathered(count: int, frames: Iterator[Pixels]) -> Pixels:
+    first = next(frames)
+    gathered = np.empty((count, *first.shape), np.uint8)
+    for row, frame in enumerate(chain([first], frames)):
+        gathered[row] = frame
+    return gathered
+
+
+def encode_by_time(
+    source: Path | bytes,
+    choose: ChooseByTime,
+    encode: Callable[[int, Iterator[Pixels]], Content],
+    *,
+    short_side: int | None = None,
+    limits: Limits = LIMITS,
+) -> Encoded[Content]:
+    """What `encode` makes of chosen frames of a video: however many they are, one is in memory at a time.
+
+    `choose` is a function from the times of the video's frames to a list of their numbers. `encode` is told how many
+    frames come, and gets each of those chosen once, in the order of the video, RGB uint8 [H,W,3]. Both can be asked
+    twice: what the first time gave then counts for nothing.
+    With `short_side`, larger frames are shrunk to it (bicubic, antialiased); smaller ones are never enlarged.
 
     Raises DecodeError, with a reason a person understands, for what is no video, damaged, or above `limits`.
     """
 
-    def gather(video: Video, index: Index) -> Decoded:
+    def use(video: Video, index: Index) -> Encoded[Content]:
         numbers = _chosen(choose(index.timeline), index.count)
         wanted = sorted(set(numbers))
         picture = Picture(video, short_side, step=1, limits=limits)
-        frames = np.empty((0,), np.uint8)
-        for row, (_, frame) in enumerate(walk(video, index, wanted)):
-            pixels = picture.rgb(frame)
-            if row == 0:
-                frames = np.empty((len(wanted), *pixels.shape), np.uint8)
-            frames[row] = pixels
-        return Decoded(
-            frames=frames if list(numbers) == wanted else frames[np.searchsorted(wanted, numbers)],
-            numbers=numbers,
-            times_s=tuple(index.timeline.seconds[n] for n in numbers),
-            num_frames=index.count,
-            fps=video.fps,
-            duration_s=video.shown_s(index.timeline),
-            timeline=index.timeline,
-            width=picture.source_size[0],
-            height=picture.source_size[1],
-            codec=video.stream.codec_context.name,
-            interlaced=picture.interlaced,
-            transfer=picture.transfer,
-        )
+        content = encode(len(wanted), (picture.rgb(frame) for _, frame in walk(video, index, wanted)))
+        return Encoded(content=content, **_facts(video, index, numbers, picture))
 
-    return with_index(source, limits, gather)
+    return with_index(source, limits, use)
+
+
+def _facts(video: Video, index: Index, numbers: Sequence[int], picture: Picture) -> dict[str, Any]:
+    """The fields of FramesOfVideo, once all frames have come."""
+    return {
+        "numbers": tuple(numbers),
+        "times_s": tuple(index.timeline.seconds[n] for n in numbers),
+        "stored_width": picture.size[0],
+        "stored_height": picture.size[1],
+        "num_frames": index.count,
+        "fps": video.fps,
+        "duration_s": video.shown_s(index.timeline),
+        "timeline": index.timeline,
+        "width": picture.source_size[0],
+        "height": picture.source_size[1],
+        "codec": video.stream.codec_context.name,
+        "interlaced": picture.interlaced,
+        "transfer": picture.transfer,
+    }
 
 
 def transcode(
@@ -185,6 +209,7 @@ def transcode(
     fps: float | None = None,
     span_s: Span | Callable[[Timeline], Span | None] | None = None,
     each_once: bool = False,
+    file: Path | None = None,
     gop: int = 12,
     crf: int = 23,
     limits: Limits = LIMITS,
@@ -194,8 +219,9 @@ def transcode(
     `span_s` can be a function from the times of the video's frames to the span (None: all); it can be asked twice.
     The output has a constant rate: the source's average, or `fps` where that is less. Each output frame is the
     source frame nearest in time; with `each_once` the output is every source frame in order, once, whatever its time
-    (and `fps` counts for nothing). One frame at a time is in memory; the same source gives the same bytes.
-    Raises DecodeError as `decode` does.
+    (and `fps` counts for nothing). One frame at a time is in memory, and the mp4, unless it is written to `file`. The
+    same source gives the same bytes.
+    Raises DecodeError as `decode` does, and OSError where `file` cannot be written.
     """
 
     def encode(video: Video, index: Index) -> Transcoded:
@@ -207,25 +233,8 @@ def transcode(
         wanted, repeats = np.unique(numbers, return_counts=True)
         shown = zip(walk(video, index, wanted.tolist()), repeats.tolist(), strict=True)
         frames = (frame for (_, full), times in shown for frame in [picture.yuv(full)] * times)
-        data = _mp4(frames, rate=rate, gop=gop, crf=crf)
-        width, height = picture.size
-        return Transcoded(
-            data=data,
-            numbers=tuple(numbers),
-            times_s=tuple(index.timeline.seconds[n] for n in numbers),
-            stored_fps=float(rate),
-            stored_width=width,
-            stored_height=height,
-            num_frames=index.count,
-            fps=video.fps,
-            duration_s=video.shown_s(index.timeline),
-            timeline=index.timeline,
-            width=picture.source_size[0],
-            height=picture.source_size[1],
-            codec=video.stream.codec_context.name,
-            interlaced=picture.interlaced,
-            transfer=picture.transfer,
-        )
+        data = _mp4(frames, rate=rate, gop=gop, crf=crf, file=file)
+        return Transcoded(data=data, stored_fps=float(rate), **_facts(video, index, numbers, picture))
 
     return with_index(source, limits, encode)
 
@@ -258,18 +267,17 @@ def write_mp4(path: Path, frames: Iterable[Pixels], *, fps: int, gop: int = 12, 
     path.write_bytes(_mp4(pictures, rate=Fraction(fps), gop=gop, crf=crf))
 
 
-def _mp4(frames: Iterable[VideoFrame], *, rate: Fraction, gop: int, crf: int) -> bytes:
-    """Encode frames of one size, at least one, at a constant rate."""
-    file = io.BytesIO()
+def _mp4(frames: Iterable[VideoFrame], *, rate: Fraction, gop: int, crf: int, file: Path | None = None) -> bytes:
+    """Encode frames of one size, at least one, at a constant rate; into `file`, and then the bytes are none."""
+    memory = io.BytesIO()
     muxing = {"movflags": "+faststart", "fflags": "+bitexact"}
     coding = {"crf": str(crf), "g": str(gop), "preset": "veryfast"}
     # what would change the bytes: threads, version strings, and x264's macroblock tree, which gave other
     # bytes in one run out of three (seen in PyAV 18.1 at 96x96)
     coding |= {"threads": "1", "flags": "+bitexact", "mbtree": "0"}
     # to move the index to the front, the muxer opens what it wrote once more, for reading
-    with av.open(
-        file, "w", format="mp4", container_options=muxing, io_open=lambda *_: io.BytesIO(file.getvalue())
-    ) as container:
+    reopened: Any = None if file else lambda *_: io.BytesIO(memory.getvalue())
+    with av.open(str(file or "") or memory, "w", format="mp4", container_options=muxing, io_open=reopened) as container:
         stream = container.add_stream("libx264", rate=rate, options=coding)
         frames = iter(frames)
         first = next(frames)
@@ -281,7 +289,7 @@ def _mp4(frames: Iterable[VideoFrame], *, rate: Fraction, gop: int, crf: int) ->
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return file.getvalue()
+    return memory.getvalue()
 
 
 def _chosen(wanted: Sequence[int], count: int) -> tuple[int, ...]:

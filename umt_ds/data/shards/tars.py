@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -149,10 +149,17 @@ def index_tar(tar: Path, left: LeftOut | None = None) -> ShardIndex:
             keys.append(key)
             starts.append(len(members))
         members.append(member)
+    return index_of_members(size, keys, [*starts, len(members)], members)
+
+
+def index_of_members(
+    tar_size: int, keys: Sequence[str], starts: Sequence[int], members: Sequence[Member]
+) -> ShardIndex:
+    """The index of a tar of `tar_size` bytes whose sample i has the members `starts[i] : starts[i+1]`, in tar order."""
     return ShardIndex(
-        tar_size=size,
+        tar_size=tar_size,
         keys=np.array([k.encode() for k in keys], dtype=np.bytes_),
-        starts=np.array([*starts, len(members)], dtype=np.int64),
+        starts=np.array(starts, dtype=np.int64),
         suffixes=np.array([m.suffix.encode() for m in members], dtype=np.bytes_),
         offsets=np.array([m.offset for m in members], dtype=np.int64),
         sizes=np.array([m.size for m in members], dtype=np.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.checking.samples import samples_of
@@ -19,7 +21,7 @@ from data_prep.checking.show import show
 from data_prep.checking.stats import collect_stats, table, write_plots
 from data_prep.checking.verify import verify
 from data_prep.clip import Clip, Sample, StoreOptions
-from data_prep.decode import make_sample, npy
+from data_prep.decode import make_sample
 from data_prep.leaks.report import find_leaks
 from data_prep.sources.sets import Filter, list_sets, split
 from tests.support.shards import frame, key_of_sample, picture, write_shards
@@ -30,6 +32,12 @@ from umt_ds.errors import ConfigError, DataError
 
 PNG = picture(frame(0, 0))
 ESCAPE = "\x1b[2J\x9b31m"  # clears a terminal, colours it
+
+
+def npy(array: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def with_records(folder: Path, *records: Any) -> Path:

@@ -18,8 +18,8 @@ import pytest
 from click.testing import CliRunner
 
 from data_prep.cli import umt_data
-from data_prep.clip import RunOptions, StoreOptions
-from data_prep.making.cluster import Part, SlurmOptions, array_of, build_on_ray, habits_not_used, start_array
+from data_prep.clip import Clip, Listing, RunOptions, StoreOptions
+from data_prep.making.cluster import Part, SlurmOptions, array_of, habits_not_used, ray_cluster, start_array
 from data_prep.making.prepare import build_shards, close_set, prepare
 from data_prep.sources.folder import list_folder
 from data_prep.state.manifest import finish
@@ -98,7 +98,9 @@ def test_parts_made_in_any_order_by_a_plan_read_from_the_folder_make_the_set(
 
 def made_on_ray(videos: Path, out: Path) -> dict[str, str]:
     plan = open_plan(out, name="set", listing=list_folder(videos).first_in_order(), store=STORE)
-    build_on_ray(plan, plan.pending(), run=RunOptions(workers=2), address=None)
+    run = RunOptions(workers=2)
+    with ray_cluster(None, workers=run.workers) as cluster:
+        cluster.build(plan, plan.pending(), run=run)
     close_set(plan)
     return hashes_in(out)
 
@@ -116,24 +118,31 @@ class RayOfOneThread:
 
     def __init__(self) -> None:
         self.running: dict[str, Any] = {}
+        self.results: dict[object, Any] = {}
         self.done: list[object] = []
+        self.most_at_once = 0
 
     def init(self, **options: Any) -> None:
         self.running = options
 
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(self.running["num_cpus"]), "memory": 1e9}
+
     def put(self, value: Any) -> Any:
         return value
 
-    get = put
+    def get(self, task: object) -> Any:
+        return self.results[task]
 
-    def remote(self, **options: Any) -> Callable[[Callable[..., None]], Any]:
-        def submit(work: Callable[..., None], *arguments: Any) -> object:
-            work(*arguments)
-            return object()
+    def remote(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        def submit(work: Callable[..., Any], *arguments: Any) -> object:
+            self.results[task := object()] = work(*arguments)
+            return task
 
         return lambda work: SimpleNamespace(remote=partial(submit, work))
 
     def wait(self, tasks: list[object], *, num_returns: int) -> tuple[list[object], list[object]]:
+        self.most_at_once = max(self.most_at_once, len(tasks))
         self.done += tasks[-num_returns:]
         return tasks[-num_returns:], tasks[:-num_returns]
 
@@ -150,6 +159,23 @@ def test_each_shard_is_a_task_of_ray(
     assert made_on_ray(videos, tmp_path / "set") == hashes_in(whole)
     assert len(ray.done) == len(list(whole.glob("*.tar")))
     assert ray.running == {}, "it was shut down"
+
+
+def test_ray_is_given_two_tasks_a_core_at_a_time_and_the_bar_counts_what_they_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = RayOfOneThread()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("data_prep.making.prepare.map_ordered", lambda work, clips, **_: (work(clip) for clip in clips))
+    listing = Listing(tmp_path, tuple(Clip(f"v{n}", f"v{n}.mp4") for n in range(9))).first_in_order()
+    (tmp_path / "other.mp4").touch()  # the clips are missing, and their folder is there
+    plan = open_plan(tmp_path / "set", name="set", listing=listing, store=StoreOptions(per_shard=1))
+    with ray_cluster(None, workers=2) as cluster:
+        assert cluster.cores == 2
+        cluster.build(plan, plan.pending(), run=ONE)
+    assert (ray.most_at_once, len(ray.done), plan.num_done()) == (4, 9, 9)
+    assert "9/9" in (said := capsys.readouterr().err)
+    assert "bad=9" in said
 
 
 def test_videos_that_moved_continue_and_others_are_refused(videos: Path, tmp_path: Path) -> None:

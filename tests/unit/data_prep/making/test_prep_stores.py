@@ -74,15 +74,16 @@ def test_frames_a_second_instead_of_a_count(tmp_path: Path) -> None:
     assert at_rate(30, 30, 0.01) == [15]
 
 
-def test_a_rate_that_gives_too_many_frames_is_refused_before_they_are_decoded(
+def test_too_many_frames_for_one_array_are_refused_before_they_are_decoded_and_any_number_of_jpegs_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_video(tmp_path / "v.mp4", frames=40, fps=10)
-    monkeypatch.setattr("data_prep.decode.MAX_FRAMES_STORED", 7)
-    refusal = made(tmp_path, "v.mp4", fps=2)
+    monkeypatch.setattr("data_prep.decode.MOST_FRAMES_OF_AN_ARRAY", 7)
+    refusal = made(tmp_path, "v.mp4", fps=2, store="npy")
     assert isinstance(refusal, Refusal)
-    assert refusal.reason == "8 frames to store, above the limit of 7"
-    sample(made(tmp_path, "v.mp4", fps=1))
+    assert refusal.reason == "8 frames in one array, above the limit of 7"
+    sample(made(tmp_path, "v.mp4", fps=1, store="npy"))
+    assert len(sample(made(tmp_path, "v.mp4", fps=2))[1]) == 8
 
 
 def test_a_picture_is_a_clip_of_one_frame_upright_and_on_white(tmp_path: Path) -> None:

@@ -197,9 +197,9 @@ def test_a_damaged_video_in_a_store_is_a_bad_clip_and_not_a_refusal(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for error in (OSError("what a library says of content"), OSError(errno.EINVAL, "Invalid argument")):
-        monkeypatch.setattr("data_prep.decode.decode_by_time", raising(error))
+        monkeypatch.setattr("data_prep.decode.encode_by_time", raising(error))
         assert refusal(made(in_store(videos))) == refusal(made(videos)) == f"cannot be read: {error.strerror or error}"
-    monkeypatch.setattr("data_prep.decode.decode_by_time", raising(OSError(errno.EMFILE, "Too many open files")))
+    monkeypatch.setattr("data_prep.decode.encode_by_time", raising(OSError(errno.EMFILE, "Too many open files")))
     with pytest.raises(MachineError, match="Too many open files"):
         made(in_store(videos))
 
@@ -211,7 +211,7 @@ def test_a_damaged_video_in_a_store_is_a_bad_clip_and_not_a_refusal(
 def test_a_disk_or_machine_that_fails_ends_the_command(
     videos: Path, number: int, monkeypatch: pytest.MonkeyPatch, impatient: list[float]
 ) -> None:
-    monkeypatch.setattr("data_prep.decode.decode_by_time", raising(OSError(number, os.strerror(number))))
+    monkeypatch.setattr("data_prep.decode.encode_by_time", raising(OSError(number, os.strerror(number))))
     with pytest.raises(MachineError, match=os.strerror(number)):
         made(videos)
     assert len(impatient) == TRIES - 1
@@ -221,7 +221,7 @@ def test_a_disk_or_machine_that_fails_ends_the_command(
 def test_what_is_wrong_with_one_file_is_a_bad_clip(
     videos: Path, number: int, monkeypatch: pytest.MonkeyPatch, impatient: list[float]
 ) -> None:
-    monkeypatch.setattr("data_prep.decode.decode_by_time", raising(OSError(number, os.strerror(number))))
+    monkeypatch.setattr("data_prep.decode.encode_by_time", raising(OSError(number, os.strerror(number))))
     assert refusal(made(videos)) == f"cannot be read: {os.strerror(number)}"
     assert impatient == []
 
@@ -230,7 +230,7 @@ def test_a_decoder_that_calls_a_failing_disk_a_damaged_file_is_not_believed(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ffmpeg makes one error of both, so the file is read once more before its clip is given up."""
-    monkeypatch.setattr("data_prep.decode.decode_by_time", raising(DecodeError("damaged: frame 3 is incomplete")))
+    monkeypatch.setattr("data_prep.decode.encode_by_time", raising(DecodeError("damaged: frame 3 is incomplete")))
     assert refusal(made(videos)) == "damaged: frame 3 is incomplete"
     monkeypatch.setattr("data_prep.decode.read_through", raising(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(MachineError, match="Input/output error"):
