@@ -22,6 +22,7 @@ from data_prep.sources.kinetics import list_kinetics
 from data_prep.sources.pairs import list_pairs
 from data_prep.sources.path_label import list_path_label
 from data_prep.sources.something import list_something
+from data_prep.sources.spans import list_spans
 from data_prep.sources.webvid import list_webvid
 from data_prep.tables.class_list import read_class_list
 from data_prep.tables.labels import number_labels
@@ -169,6 +170,7 @@ def test_every_source_lists_clips_or_refuses(folder: Path, data: st.DataObject, 
     sources: list[Callable[[], Listing]] = [
         lambda: list_folder(folder, captions=table("csv")),
         lambda: list_folder(folder, labels=table("csv"), classes=classes),
+        lambda: list_spans(folder, spans=table("csv")),
         lambda: list_path_label(folder, rows=table("txt")),
         lambda: list_kinetics(folder, csv=table("csv")),
         lambda: list_webvid(folder, csv=table("csv")),

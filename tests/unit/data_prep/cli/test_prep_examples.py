@@ -11,7 +11,10 @@ import click
 import pytest
 
 from data_prep.cli import umt_data
+from tests.support.files import touch
 from tests.support.paths import REPO
+from tests.support.shards import write_shards
+from tests.support.umt_data import Umt
 
 PAGES = ("data_prep/README.md", "README.md")
 
@@ -34,8 +37,8 @@ def of_pages() -> list[str]:
     return [line for line in lines if "…" not in line]
 
 
-def parsed(example: str) -> click.Context:
-    """The context of a command, of which all files and folders are there that its parameters want to find."""
+def words_of(example: str) -> list[str]:
+    """Its words, of which all files and folders are there that the parameters of the command want to find."""
     name, *words = shlex.split(example.replace("~/", "home/"))[1:]
     command = umt_data.commands[name]
     assert isinstance(command, click.Command)
@@ -45,23 +48,58 @@ def parsed(example: str) -> click.Context:
         values = given.get(str(parameter.name))
         several = isinstance(values, list) or parameter.nargs == -1
         for value in values if several else [values]:
-            make(parameter.type, value)
-    return command.make_context(name, list(words))
+            make(parameter.type, value, name, str(parameter.name))
+    return [name, *words]
 
 
-def make(kind: click.ParamType, value: object) -> None:
+def make(kind: click.ParamType, value: object, command: str, parameter: str) -> None:
     """What a parameter of this type has to find."""
     if isinstance(kind, click.Tuple) and isinstance(value, (tuple, list)):
         for each, one in zip(kind.types, value, strict=True):
-            make(each, one)
+            make(each, one, command, parameter)
     if not isinstance(value, str) or kind.name not in ("file", "folder", "path", "directory"):
         return
     path = Path(value)
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind.name == "file" or path.suffix:
-        path.touch()
+        path.write_text(FILES.get((command, parameter), ""))
+    elif parameter in ("set_", "sets", "train", "against") or (parameter == "out" and command == "sheet"):
+        write_shards(path, [40], first=100 * (ord(value[-1]) % 50))
+    elif parameter in ("videos", "folder") or command == "index":
+        touch(path, "a.mp4", "1.mp4", "a.jpg", "abcdefghijk_000001_000002.mp4", "0.tar")
     else:
         path.mkdir(parents=True, exist_ok=True)
+
+
+# What the files of examples hold, where the command reads them in a dry run
+FILES = {
+    ("folder", "captions"): "file,caption\na.mp4,one\n",
+    ("folder", "labels"): "file,label\na.mp4,walk\n",
+    ("folder", "spans"): "file,start,end\na.mp4,0,1\n",
+    ("list", "rows"): "a.mp4,0\n",
+    ("list", "classes"): "walk\n",
+    ("kinetics", "csv"): "label,youtube_id,time_start,time_end,split\nwalk,abcdefghijk,1,2,val\n",
+    ("kinetics", "classes"): "walk\n",
+    ("webvid", "csv"): "videoid,name,page_dir\n1,a young woman drinks a coffee in a small cafe,x\n",
+    ("pairs", "annotations"): '[{"image": "a.jpg", "caption": "one"}]',
+    ("filter", "exclude"): "gone\n",
+}
+READ = ("folder", "list", "kinetics", "webvid", "pairs", "scenes", "index", "demo", "sheet", "filter", "split", "merge")
+DRY = [example for example in of_help() if example.split()[1] in READ and "s3://" not in example]
+
+
+@pytest.mark.parametrize("example", dict.fromkeys(DRY))
+def test_an_example_of_a_help_text_has_a_dry_run_that_writes_nothing(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umt: Umt
+) -> None:
+    if "--language" in example:
+        pytest.importorskip("py3langid")
+    monkeypatch.chdir(tmp_path)
+    words = words_of(example)
+    before = sorted(tmp_path.rglob("*"))
+    done = umt(*words, "--dry-run")
+    assert (done.code, "would" in done.out) == (0, True), done.text
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("example", [*dict.fromkeys([*of_help(), *of_pages()])])
@@ -69,12 +107,12 @@ def test_an_example_is_understood(example: str, tmp_path: Path, monkeypatch: pyt
     if "s3://" in example:
         pytest.skip("the address would be looked up")
     monkeypatch.chdir(tmp_path)
-    assert parsed(example).params
+    name, *words = words_of(example)
+    assert umt_data.commands[name].make_context(name, words).params
 
 
-def test_the_search_finds_examples_and_a_wrong_one_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_finds_examples_and_a_wrong_one_is_seen(tmp_path: Path) -> None:
     assert {example.split()[1] for example in of_help()} == set(umt_data.commands)
     assert len(of_pages()) > 15
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(click.NoSuchOption):
-        parsed("umt-data index tars --no-such-thing")
+        umt_data.commands["index"].make_context("index", [str(tmp_path), "--no-such-thing"])

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from data_prep.cli import umt_data
@@ -114,6 +115,23 @@ def test_exit_code_says_whether_refusals_are_within_max_bad(
     assert "2 samples + 1 refused = 3 in all" in done.out
     assert "1  file is empty (0 bytes)" in done.out
     assert ("failed: 33.3%" in done.err) == bool(code)
+
+
+def test_scenes_of_a_film_become_clips_and_a_film_that_cannot_be_read_counts(umt: Umt, tmp_path: Path) -> None:
+    pytest.importorskip("scenedetect")
+    pictures = [np.full((48, 64, 3), grey, np.uint8) for grey in (20, 230) for _ in range(20)]
+    write_video(tmp_path / "films" / "a.mp4", pictures=pictures, fps=10)
+    (tmp_path / "films" / "b.mp4").touch()
+    out = tmp_path / "scenes.csv"
+    done = umt("scenes", tmp_path / "films", out, "--max-seconds", "9", "--workers", "1")
+    assert done.code == 1
+    assert done.out.splitlines() == [
+        f"{out}: 2 scenes of 1 videos",
+        f"1 videos cannot be read, see {tmp_path / 'scenes.bad.csv'}: b.mp4, file is empty (0 bytes)",
+    ]
+    assert "failed: 50.0% of the videos cannot be read, more than --max-bad" in done.err
+    clips = umt("folder", tmp_path / "films", tmp_path / "set", "--spans", out, *SMALL)
+    assert "set: 2 samples + 0 refused = 2 in all" in clips.out
 
 
 def test_missing_kinetics_rows_are_counted_apart(umt: Umt, videos: Path, tmp_path: Path) -> None:

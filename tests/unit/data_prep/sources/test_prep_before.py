@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from data_prep.sources.before import Before, leave_out
 from data_prep.sources.folder import list_folder
 from tests.support.videos import write_video
 from umt_ds.data.shards.storage import as_path
-from umt_ds.errors import ConfigError, DataError
+from umt_ds.errors import ConfigError, DataError, MachineError
 
 
 def listing(*captions: tuple[str, ...], root: Path = Path("/nowhere")) -> Listing:
@@ -48,6 +49,12 @@ def test_captions_that_are_surely_in_another_language_are_left_out_and_doubtful_
     assert set(left(found).values()) == {"caption in another language than en"}
     with pytest.raises(ConfigError, match=r"'english' is none of the \d+ languages"):
         leave_out(listing(("a",)), Before(language="english"), workers=1)
+
+
+def test_without_py3langid_a_language_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    with pytest.raises(MachineError, match="--language needs py3langid"):
+        leave_out(listing(("a",)), Before(language="en"), workers=1)
 
 
 def test_headers_say_seconds_and_sides_and_what_they_cannot_say_is_left_to_decoding(tmp_path: Path) -> None:

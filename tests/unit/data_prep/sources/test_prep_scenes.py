@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from data_prep.sources import scenes
 from data_prep.sources.scenes import SceneOptions, scenes_of, write_scenes
 from data_prep.sources.spans import list_spans
 from tests.support.videos import write_video
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, MachineError
 
 COLOURS = ((20, 20, 20), (230, 230, 230), (200, 30, 30))
 
@@ -51,6 +52,14 @@ def test_long_scenes_are_cut_into_equal_parts_and_short_ones_left_out(tmp_path: 
     assert [clip.span_s for clip in list_spans(tmp_path / "v", spans=out).clips] == [(0, 2.5), (2.5, 5)]
     with pytest.raises(ConfigError, match="is there already"):
         write_scenes(tmp_path / "v", out, options=options, run=RunOptions(workers=1))
+
+
+def test_without_pyscenedetect_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    with pytest.raises(MachineError, match="PySceneDetect cannot be loaded") as missing:
+        write_scenes(tmp_path, tmp_path / "s.csv", options=SceneOptions(), run=RunOptions(workers=1))
+    assert "umt_ds[scenes]" in str(missing.value.hint)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_command_goes_on_after_the_videos_that_are_done(
