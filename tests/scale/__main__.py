@@ -1,6 +1,7 @@
 """What things cost at scale, in tables: `python -m tests.scale [PART …]`, or `make scale`. Minutes on two cores.
 
-A part is a function that makes its input in a folder, measures, and gives the lines of its table.
+A part is a function that makes its input in a folder, measures, and gives the lines of its table. The one on the index
+has options of its own: `python -m tests.scale.index_of_ten_million --help`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.scale import index_of_ten_million
 from tests.scale.stores import preparing_from_a_store, training_from_a_store
 
+
+def index_mapped(folder: Path) -> Iterator[str]:
+    """Two ranks of a run over ten million clips."""
+    index_of_ten_million.main(["--set", str(folder / "set")])
+    yield ""
+
+
 PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "index": index_mapped,
     "training": training_from_a_store,
     "preparing": preparing_from_a_store,
 }
