@@ -7,7 +7,7 @@ JOBS ?= 2
 
 SEEDS := 0 1 2
 
-.PHONY: setup demo demo-full test test-slow test-slurm fuzz drills check format clean
+.PHONY: setup demo demo-full test test-slow test-slurm fuzz drills scale check format clean
 
 setup: .venv/.ready
 
@@ -68,6 +68,11 @@ test-slurm: setup
 # an unbroken run: about seven minutes on two cores. For CI: make drills DRILLS=--short
 drills: setup
 	$(BIN)/python -m tests.drills $(DRILLS)
+
+# What things cost at scale (bytes, requests and clips/s from a store, …), as tables: minutes on two cores. One part:
+# make scale SCALE=training
+scale: setup
+	$(BIN)/python -m tests.scale $(SCALE)
 
 check: setup
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from umt_ds.data.shards.fetch import read_part
 from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, load_index, load_shards, read_members
 from umt_ds.data.shards.sample_record import Record, is_of_record, record_of
 from umt_ds.data.shards.suffixes import Media
+from umt_ds.data.shards.tars import ScannedTar
 from umt_ds.errors import DecodeError, shown
 from umt_ds.terminal import progress
 
@@ -105,6 +106,12 @@ def records_of(tar: Path) -> list[tuple[StoredSample, Record | DecodeError]]:
         row, _, suffix = name.partition("/")
         texts[int(row)][suffix] = data
     return [(sample, _record_or_why_not(own)) for sample, own in zip(samples, texts, strict=True)]
+
+
+def records_in(tar: Path, scanned: ScannedTar) -> list[tuple[StoredSample, Record | DecodeError]]:
+    """The same of a tar that was just scanned: nothing is read again."""
+    samples = samples_of(tar, scanned.index)
+    return [(sample, _record_or_why_not(texts)) for sample, texts in zip(samples, scanned.texts, strict=True)]
 
 
 def _record_or_why_not(texts: Mapping[str, bytes]) -> Record | DecodeError:

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +34,6 @@ from umt_ds.data.shards.records import (
     Manifest,
     Member,
     ShardEntry,
-    ShardIndex,
     index_path,
     load_index,
     load_shards,
@@ -355,9 +354,9 @@ def _check_frames(
     results = map_ordered(partial(_decode_some, frames=frames), items, workers=workers, timeout_s=timeout_s)
     total = -(-manifest.num_samples // every)
     with closing(results), progress(total=total, unit="sample", desc="frames") as bar:
-        for (tar, row), result in zip(asked, results, strict=True):
+        for sample, result in zip(asked, results, strict=True):
             if isinstance(result, WorkerFailure):
-                report.add("decoder crashed or hung", f"{tar.name} {load_index(tar).key(row)}: {result.reason}")
+                report.add("decoder crashed or hung", f"{_where(sample)}: {result.reason}")
             elif result:
                 report.add(*result)
             else:
@@ -365,23 +364,22 @@ def _check_frames(
             bar.update()
 
 
-def _every_nth(
-    folder: Path, manifest: Manifest, readable: Mapping[str, _Shard], every: int
-) -> Iterator[tuple[Path, int]]:
-    """Tar and row of each `every`-th sample of the whole set, as far as it can be read."""
+def _every_nth(folder: Path, manifest: Manifest, readable: Mapping[str, _Shard], every: int) -> Iterator[StoredSample]:
+    """Each `every`-th sample of the whole set, as far as it can be read. They travel with the places of their members,
+    so that no worker reads an index."""
     first = 0
     for entry in manifest.shards:
         shard = readable.get(entry.file)
-        if shard:
-            rows = range(-first % every, min(entry.samples, len(shard.key_hashes)), every)
-            yield from ((folder / entry.file, row) for row in rows if row not in shard.unreadable)
+        rows = range(-first % every, min(entry.samples, len(shard.key_hashes) if shard else 0), every)
+        if shard and (good := [row for row in rows if row not in shard.unreadable]):
+            tar = folder / entry.file
+            index = load_index(tar)
+            yield from (sample_at(tar, index, row) for row in good)
         first += entry.samples
 
 
-def _decode_some(tar_and_row: tuple[Path, int], *, frames: int) -> Fault | None:
+def _decode_some(sample: StoredSample, *, frames: int) -> Fault | None:
     """What is wrong with some frames of one sample."""
-    tar, row = tar_and_row
-    sample = sample_at(tar, _index(tar), row)
     counted: list[int] = []
 
     def choose(count: int) -> list[int]:
@@ -406,9 +404,3 @@ def _of_decoded(sample: StoredSample, frames: int) -> Iterator[Fault]:
         return
     if sample.media == "npy" or "stored_fps" in record:  # a video of others says nothing of what is stored
         yield from _of_count(frames, record)
-
-
-@lru_cache(maxsize=1)
-def _index(tar: Path) -> ShardIndex:
-    """Items come in the order of the shards, so that a process reads an index about once."""
-    return load_index(tar)

@@ -6,25 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.checking.samples import records_of
-from umt_ds.data.shards.fetch import read_part
+from data_prep.checking.samples import records_in, records_of
 from umt_ds.data.shards.left_out import TEXTS, LeftOut
 from umt_ds.data.shards.records import (
-    Member,
     ShardEntry,
     ShardIndex,
     index_path,
     load_index,
+    sha256_of,
     shard_entries,
 )
-from umt_ds.data.shards.sample_record import Record, captions_of, has_label
+from umt_ds.data.shards.sample_record import Record, captions_of, has_label, is_of_record
 from umt_ds.data.shards.suffixes import media_of
-from umt_ds.data.shards.tars import index_tar
+from umt_ds.data.shards.tars import ScannedTar, scan_tar
 from umt_ds.errors import ConfigError, DataError, DecodeError
 
 
@@ -65,18 +63,36 @@ class ForeignTar:
 
 def read_tar(tar: Path, *, anew: bool, suffixes: Mapping[str, str]) -> ForeignTar:
     """Index a tar, if it has no index yet or `anew`, and count what it holds. Raises DataError where it is damaged."""
-    left, edges = None, None
     if anew or not _has_samples(tar):
         left = LeftOut()
-        index = _renamed(index_tar(tar, left), suffixes, tar)
-        edges = _edges(index)
-        with_clip(tar, index, left).save(index_path(tar))
-    found = ForeignTar(shard_entries([tar])[0], edges, left)
-    for sample, record in records_of(tar):
+        scanned = _scanned(tar, left, suffixes)
+        edges, scanned = _edges(scanned.index), with_clip(scanned, left)
+        scanned.index.save(index_path(tar))
+        found, records = ForeignTar(_entry(tar, scanned), edges, left), records_in(tar, scanned)
+    else:
+        found, records = ForeignTar(shard_entries([tar])[0], None, None), records_of(tar)
+    for sample, record in records:
         found.samples += 1
         found.media[sample.media] += 1
         found.count(record)
     return found
+
+
+def _scanned(tar: Path, left: LeftOut, suffixes: Mapping[str, str]) -> ScannedTar:
+    """A tar read once, with the suffixes that are read."""
+
+    def is_text(suffix: str) -> bool:  # also those of samples that are called `5` in `v_1.5.json`
+        return is_of_record(_meaning(suffix, suffixes).rpartition(".")[2])
+
+    scanned = scan_tar(tar, left, is_text=is_text)
+    texts = ({_meaning(suffix, suffixes): data for suffix, data in text.items()} for text in scanned.texts)
+    return replace(scanned, index=_renamed(scanned.index, suffixes, tar), texts=tuple(texts))
+
+
+def _entry(tar: Path, scanned: ScannedTar) -> ShardEntry:
+    """What the manifest says of a tar whose index is written."""
+    index = scanned.index
+    return ShardEntry(tar.name, len(index), index.tar_size, scanned.sha256, sha256_of(index_path(tar)))
 
 
 def _has_samples(tar: Path) -> bool:
@@ -94,16 +110,16 @@ def _edges(index: ShardIndex) -> Edges | None:
     return Edges(first, last)
 
 
-def with_clip(tar: Path, index: ShardIndex, left: LeftOut) -> ShardIndex:
-    """The index without the samples that hold nothing to see; those are counted in `left`."""
+def with_clip(scanned: ScannedTar, left: LeftOut) -> ScannedTar:
+    """Without the samples that hold nothing to see; those are counted in `left`."""
+    index = scanned.index
     keep = np.ones(len(index), dtype=bool)
     for row in range(len(index)):
-        members = {member.suffix: member for member in index.members(row)}
-        sizes = {suffix: member.size for suffix, member in members.items()}
-        keep[row] = left.holds_clip(index.key(row), sizes, partial(_bytes_of, tar, members))
+        sizes = {member.suffix: member.size for member in index.members(row)}
+        keep[row] = left.holds_clip(index.key(row), sizes, scanned.texts[row].__getitem__)
     sizes_kept = np.diff(index.starts)
     members_kept = np.repeat(keep, sizes_kept)
-    return replace(
+    kept = replace(
         index,
         keys=index.keys[keep],
         starts=np.concatenate([[0], np.cumsum(sizes_kept[keep])]).astype(np.int64),
@@ -112,10 +128,8 @@ def with_clip(tar: Path, index: ShardIndex, left: LeftOut) -> ShardIndex:
         sizes=index.sizes[members_kept],
         crcs=index.crcs[members_kept],
     )
-
-
-def _bytes_of(tar: Path, members: Mapping[str, Member], suffix: str) -> bytes:
-    return read_part(tar, members[suffix].offset, members[suffix].size)
+    texts = tuple(text for text, stays in zip(scanned.texts, keep, strict=True) if stays)
+    return replace(scanned, index=kept, texts=texts)
 
 
 # --- what suffixes mean

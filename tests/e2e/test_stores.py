@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -29,12 +30,16 @@ def digests_from_disk(run: Path, shards: Path) -> list[str]:
     return [f"{add_digests(*(b.digest for b in loader.micro_batches(step))):016x}" for step in range(STEPS)]
 
 
-def test_two_ranks_train_from_an_object_store_and_from_a_command(tmp_path: Path) -> None:
+def test_two_ranks_train_from_an_object_store_that_keeps_failing_and_from_a_command(tmp_path: Path) -> None:
+    """Each request is throttled, reset, cut or left without an answer twice."""
     shards = write_clips(tmp_path / "shards")
-    with s3_server("sets"):
+    with s3_server("sets", module="tests.support.faulty_s3") as server:
         there = upload(shards, "s3://sets/clips")
         job = start_job(tmp_path / "stored", there, f"data.cache.folder={tmp_path / 'cache'}")
         job.wait(code=0, says="the loader fetched")
+        with urlopen(f"{server['AWS_ENDPOINT_URL']}/faults") as answer:
+            faults = set(answer.read().decode().split())
+        assert faults & {"503", "429", "reset", "cut", "stall"}, "nothing failed"
     metrics = read_metrics(job.run)
     assert [metrics[step]["digest"] for step in range(1, STEPS + 1)] == digests_from_disk(job.run, shards)
     assert any(path.is_file() for path in (tmp_path / "cache").rglob("*"))

@@ -3,6 +3,7 @@ shows or counts each file of what an index refuses for its names."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -18,8 +19,9 @@ from data_prep.making.foreign_tar import with_clip
 from umt_ds.data.shards import stream
 from umt_ds.data.shards.left_out import LeftOut
 from umt_ds.data.shards.records import read_members
+from umt_ds.data.shards.sample_record import is_of_record
 from umt_ds.data.shards.suffixes import media_of
-from umt_ds.data.shards.tars import index_tar
+from umt_ds.data.shards.tars import index_tar, scan_tar
 from umt_ds.errors import UmtError
 
 Samples = list[tuple[str, dict[str, bytes]]]
@@ -70,14 +72,15 @@ def written(entries: list[Entry], format: int) -> bytes:
 def by_index(tar: Path, left: LeftOut) -> Samples | None:
     """The samples that the index keeps; None: the tar is refused."""
     try:
-        everything = index_tar(tar, left)
-        index = with_clip(tar, everything, left)
+        scanned = scan_tar(tar, left, is_text=lambda suffix: is_of_record(suffix.rpartition(".")[2]))
+        index = with_clip(scanned, left).index
     except UmtError as error:
         str(error).encode()
         return None
+    assert scanned.sha256 == hashlib.sha256(tar.read_bytes()).hexdigest()
     inside = [member for row in range(len(index)) for member in index.members(row)]
     assert all(0 <= m.offset <= m.offset + m.size <= tar.stat().st_size for m in inside)
-    assert len(everything.suffixes) + left.files.total() == len(inside) + left.num_files
+    assert len(scanned.index.suffixes) + left.files.total() == len(inside) + left.num_files
     return [(index.key(row), read_members(tar, index.members(row))) for row in range(len(index))]
 
 

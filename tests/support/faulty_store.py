@@ -100,7 +100,9 @@ class FaultyStore(AbstractFileSystem):  # type: ignore[misc]  # (fsspec has no t
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         local = self._local(path)
         how = self._ask("GET", local, 0)
-        data = local.read_bytes()[start:end]
+        with local.open("rb") as file:
+            file.seek(start or 0)
+            data = file.read(-1 if end is None else end - (start or 0))
         data = data[: len(data) // 2] if how.startswith("short") else data
         self._note("GOT", local, len(data))
         return data

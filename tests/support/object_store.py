@@ -12,29 +12,31 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import REPO
 from umt_ds.data.shards.storage import as_path
 
 
 @contextmanager
-def s3_server(*buckets: str) -> Iterator[dict[str, str]]:
+def s3_server(*buckets: str, module: str = "moto.server") -> Iterator[dict[str, str]]:
     """Start a server with these buckets; gives the environment by which clients of this and other processes find it.
 
-    Skips the test where moto or s3fs is not installed.
+    module: what serves; `tests.support.faulty_s3` fails now and then. Skips the test where moto or s3fs is not
+    installed.
     """
-    with s3_process(*buckets) as (environment, _):
+    with s3_process(*buckets, module=module) as (environment, _):
         yield environment
 
 
 @contextmanager
-def s3_process(*buckets: str) -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
+def s3_process(*buckets: str, module: str = "moto.server") -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
     """The same, with the server's process, for tests that kill it."""
     pytest.importorskip("moto", reason="the S3 server needs moto")
     s3fs = pytest.importorskip("s3fs", reason="s3:// needs s3fs")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", module, "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test",

@@ -17,7 +17,15 @@ import numpy as np
 from umt_ds.data.order.views import FrameRule
 from umt_ds.data.pixels.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.shards.records import Member
-from umt_ds.data.shards.sample_record import Clean, Question, Record, captions_of, record_of, stored_frames
+from umt_ds.data.shards.sample_record import (
+    Clean,
+    Question,
+    Record,
+    captions_of,
+    is_of_record,
+    record_of,
+    stored_frames,
+)
 from umt_ds.data.shards.suffixes import Media, pixels_of
 from umt_ds.errors import DataError, DecodeError, some
 from umt_ds.keyed import Stream, digest64
@@ -141,6 +149,24 @@ def pixel_members(members: Sequence[Member]) -> tuple[Media, list[Member]]:
     """What kind of clip a sample with these members is, and those that hold its pixels: frames by their number."""
     media, places = pixels_of(tuple(member.suffix for member in members))
     return media, [members[place] for place in places]
+
+
+def members_shown(
+    source: ClipSource[Ref], ref: Ref, *, choose: ChooseFrames | FrameRule, with_record: bool
+) -> list[Member]:
+    """The members that `read_clip` reads with the same arguments; for a `FrameRule`, which first reads the record,
+    those that it may read; none of a sample that it will find bad."""
+    members, part = source.members(ref), source.question(ref).frames
+    media, files = pixel_members(members)
+    if isinstance(choose, FrameRule):
+        with_record = True
+    elif media == "frames":
+        among = choose if part is None else _within(part, choose)
+        try:
+            files = [files[number] for number in sorted(set(among(len(files))))]
+        except DecodeError:
+            return []
+    return [*files, *(member for member in members if with_record and is_of_record(member.suffix))]
 
 
 def read_frames(

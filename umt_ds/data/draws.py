@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from umt_ds.data.clips import Clip, ClipSource, caption_of, read_clip, read_record
+from umt_ds.data.clips import ChooseFrames, Clip, ClipSource, caption_of, members_shown, read_clip, read_record
 from umt_ds.data.collate import SampleMeta, Tokenize
 from umt_ds.data.faults import MAX_SUBSTITUTES, Fault, candidates, first_good
 from umt_ds.data.loader_plan import LoaderPlan, SourceSpec
@@ -23,6 +23,7 @@ from umt_ds.data.order.mixture import MOST
 from umt_ds.data.order.order import Order
 from umt_ds.data.pixels.decode import Frames, new_memory
 from umt_ds.data.shards.block_cache import BlockCache
+from umt_ds.data.shards.records import Member, SampleRef
 from umt_ds.data.shards.remote import Traffic
 from umt_ds.data.shards.sample_record import captions_of, label_of
 from umt_ds.data.shards.source import ShardSource
@@ -94,10 +95,10 @@ class Draws:
 
     def expect(self, draws: range) -> None:
         """Tell each source what the draws will read, so that a remote one fetches it at once."""
-        drawn = [self.schedule(draw) for draw in draws]
+        drawn = [(draw, *self.schedule(draw)) for draw in draws]
         for number, source in enumerate(self.sources):
             if isinstance(source, ShardSource):
-                source.prefetch(self._orders[number](k) for which, k in drawn if which == number)
+                source.prefetch(self._shown(source, number, draw, k) for draw, which, k in drawn if which == number)
 
     def show(self, draw: int) -> tuple[Clip, SampleMeta, list[Fault]]:
         """Draw `draw`: its sample or the first good substitute, and what was wrong with those before."""
@@ -125,6 +126,20 @@ class Draws:
         for source in self.sources:
             source.close()
 
+    def _shown(self, source: ShardSource, number: int, draw: int, k: int) -> tuple[SampleRef, list[Member]]:
+        """The sample of a draw, and which of its members the draw reads."""
+        ref = self._orders[number](k)
+        choose = self._choice(draw, self._specs[number])
+        return ref, members_shown(source, ref, choose=choose, with_record=self._reads_record)
+
+    def _choice(self, draw: int, spec: SourceSpec) -> ChooseFrames:
+        """Which frames a draw shows: the same whoever asks, and whenever."""
+        return lambda num_frames: spec.frames.choose(num_frames, Stream(self._plan.seed, "frames", draw))
+
+    @property
+    def _reads_record(self) -> bool:
+        return self._tokenize is not None or self._label_field is not None
+
     def _first_good(
         self, source: ClipSource[Ref], refs: Iterable[Ref], draw: int, number: int
     ) -> tuple[_Sample, list[Fault]]:
@@ -134,19 +149,18 @@ class Draws:
 
     def _read(self, source: ClipSource[Ref], draw: int, spec: SourceSpec, ref: Ref) -> _Sample:
         """One sample under draw `draw`: pixels, label and caption of the same clip."""
-        seed = self._plan.seed
         clip = read_clip(
             source,
             ref,
-            choose=lambda num_frames: spec.frames.choose(num_frames, Stream(seed, "frames", draw)),
-            with_record=self._tokenize is not None or self._label_field is not None,
+            choose=self._choice(draw, spec),
+            with_record=self._reads_record,
             leave_jpegs=self._plan.on_device == "decode",
             memory=self._frame_memory,
         )
         label = None if self._label_field is None else self._label(clip, spec, self._label_field)
         caption = None
         if self._tokenize is not None:
-            stream = Stream(seed, "caption", draw)
+            stream = Stream(self._plan.seed, "caption", draw)
             caption = caption_of(clip.record, stream, field=spec.caption, clean=self._tokenize.clean)
         return _Sample(clip, label, caption)
 

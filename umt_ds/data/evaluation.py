@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from umt_ds.batch import Movable
-from umt_ds.data.clips import ChooseFrames, read_clip, read_record
+from umt_ds.data.clips import ChooseFrames, members_shown, read_clip, read_record
 from umt_ds.data.order.frames import middle
 from umt_ds.data.order.views import FrameRule, Views
 from umt_ds.data.pipeline import WorkerPool
@@ -29,7 +29,7 @@ from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.data.pixels.decode import Frames
 from umt_ds.data.pixels.testing import testing_views, validation_view
 from umt_ds.data.shards.block_cache import BlockCache
-from umt_ds.data.shards.records import Manifest, SampleRef
+from umt_ds.data.shards.records import Manifest, Member, SampleRef
 from umt_ds.data.shards.sample_record import Clean, captions_of, label_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError, DecodeError, shown
@@ -240,7 +240,7 @@ class EvaluationSet:
         """Batch `number` of the set; without items behind its end."""
         start = number * self.batch_size
         refs = [(place, self._source.ref(place)) for place in range(start, min(start + self.batch_size, len(self)))]
-        self._source.prefetch(ref for _, ref in refs)
+        self._source.prefetch((ref, self._shown(ref)) for _, ref in refs)
         items: list[ItemInfo] = []
         views: list[Frames] = []
         left_out: list[LeftOut] = []
@@ -317,6 +317,11 @@ class EvaluationSet:
         request = self.request
         shape = (request.num_views, request.frames.count, request.side, request.side, 3)
         return torch.zeros(shape, dtype=torch.uint8)
+
+    def _shown(self, ref: SampleRef) -> list[Member]:
+        """The members of an item that `_read` reads."""
+        request = self.request
+        return members_shown(self._source, ref, choose=request.frames.choose, with_record=request.reads_record)
 
     def _read(self, place: int, ref: SampleRef) -> tuple[ItemInfo, Frames]:
         """An item and its views [V,T,side,side,3]. Raises DecodeError where it is bad or lacks what is asked for."""

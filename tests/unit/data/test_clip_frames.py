@@ -21,7 +21,7 @@ from data_prep.clip import Sample, StoreOptions
 from data_prep.decode import make_sample
 from tests.support.shards import noisy_frames, write_shards
 from tests.support.videos import numbered, shown_number, write_numbered_video
-from umt_ds.data.clips import Clip, read_clip
+from umt_ds.data.clips import Clip, members_shown, read_clip
 from umt_ds.data.order.views import FrameRule, Views, frames_of, views_text
 from umt_ds.data.shards.records import Member
 from umt_ds.data.shards.sample_record import NO_QUESTION, Question
@@ -227,6 +227,44 @@ def test_mp4_made_with_views_holds_each_frame_once_where_the_rate_varies(tmp_pat
     with pytest.raises(DataError, match="does not say which of its file are the clip"):
         read(made(tmp_path, store="mp4"), RULES[0])
     check_all_rules(made(tmp_path, store="mp4", views="recognition:8x4"), first=0, length=60)
+
+
+class Noting(InMemory):
+    """Notes what is read."""
+
+    def read(self, ref: int, member: Member) -> bytes:
+        noted.append(member.suffix)
+        return super().read(ref, member)
+
+
+noted: list[str] = []
+
+
+@pytest.mark.parametrize("with_record", [True, False])
+@pytest.mark.parametrize(
+    "sample",
+    [
+        noisy_frames(3),
+        {"jpg": noisy_frames(3)["000.png"], "txt": b"a caption", "cls": b"3"},
+        array_sample([0, 1, 2, 3], {"label": 1}).content,
+    ],
+)
+def test_the_members_that_a_clip_reads_are_known_before(sample: Mapping[str, bytes], with_record: bool) -> None:
+    noted.clear()
+    source = Noting(sample)
+
+    def choose(num_frames: int) -> list[int]:
+        return [0, num_frames // 2, num_frames // 2]
+
+    read_clip(source, 0, choose=choose, with_record=with_record)
+    expected = members_shown(source, 0, choose=choose, with_record=with_record)
+    assert sorted(noted) == sorted(member.suffix for member in expected)
+
+
+def test_the_members_that_a_rule_may_read_are_those_of_the_whole_clip() -> None:
+    for source in (array_sample([0, 1, 2, 3], {"label": 1}), InMemory({"txt": b"no clip"})):
+        shown = members_shown(source, 0, choose=RULES[0], with_record=False)
+        assert sorted(shown) == sorted(source.members(0))
 
 
 def test_real_clips_show_the_frames_that_decoding_the_video_gives(shared: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,8 +25,6 @@ from umt_ds.data.shards.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.data.shards.storage import RETRY_PAUSES_S, is_away, is_local, patiently, sizes_of
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, DecodeError
-
-_LONG_BYTES = 8 << 20  # a sample that long has so many frames that fetching only those shown costs less
 
 
 class RangeReader(Protocol):
@@ -164,12 +162,13 @@ class FrameSet:
             raise DecodeError(f"the bytes of {member.suffix} do not match their CRC")
         return data
 
-    def prefetch(self, samples: Iterable[tuple[int, int]]) -> None:
-        """These samples (shard, row) will be read next. From a store they are fetched now, many at a time."""
-        if self.is_local:
-            return
-        extents = (self._extent(shard, row) for shard, row in samples)
-        self._reader.prefetch(extent for extent in extents if extent[2] <= _LONG_BYTES)
+    def prefetch(self, shown: Iterable[tuple[int, Sequence[Member]]]) -> None:
+        """These members of these shards will be read next. From a store they are fetched now, many at a time."""
+        self._reader.prefetch(
+            (self.manifest.shards[shard].file, member.offset, member.size)
+            for shard, members in shown
+            for member in members
+        )
 
     def take_traffic(self) -> Traffic:
         """What was moved over the network in this process since the last call."""
@@ -211,12 +210,6 @@ class FrameSet:
     def _remote_files(self) -> dict[str, RemoteFile]:
         """The shards by name."""
         return {entry.file: RemoteFile(entry.bytes, entry.sha256) for entry in self.manifest.shards}
-
-    def _extent(self, shard: int, row: int) -> tuple[str, int, int]:
-        """Where the members of a sample lie: file, offset, size."""
-        members = self.members(shard, row)
-        first, last = members[0], members[-1]
-        return self.manifest.shards[shard].file, first.offset, last.offset + last.size - first.offset
 
     def _read(self, file: str, offset: int, size: int, *, fits: Callable[[bytes], bool]) -> bytes | None:
         """Bytes that fit their checksum. A damaged copy is dropped and read anew once; None: they do not fit."""

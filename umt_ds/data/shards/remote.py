@@ -1,30 +1,41 @@
-"""Ranges of files in a store (s3://, hf://, http://, …), by blocks that are kept in memory and on a local disk.
+"""Ranges of files in a store (s3://, hf://, http://, …); what was fetched is kept in memory and on a local disk.
 
-A clip's members lie together in its tar, so its few pictures cost one request for the blocks that they lie in, and
-parts of neighbouring clips come with them. `prefetch` fetches what a whole batch needs, many requests at a time.
+`prefetch` is told what a whole batch will read: the members of its clips that it shows. These come many requests at a
+time, exactly, but that ranges nearer to each other than REQUEST_COSTS come in one request with what lies between them,
+which is kept as well: the next pass shows other frames of the clip. A file is kept by blocks, a block as the parts of
+it that are known (`parts.py`).
+
+A store that throttles or does not answer slows a run down, for ten minutes at most (`back_off.py`).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from umt_ds.data.lru_cache import LruCache
+from umt_ds.data.shards.back_off import PATIENCE_S, request_slot
 from umt_ds.data.shards.block_cache import BlockCache
-from umt_ds.data.shards.storage import RETRY_PAUSES_S, as_path, patiently, read_range, sizes_of
+from umt_ds.data.shards.fetch import in_time, together
+from umt_ds.data.shards.parts import Parts
+from umt_ds.data.shards.storage import RETRY_PAUSES_S, as_path, patiently, read_range, sizes_of, without_own_tries
 from umt_ds.data.shards.store_answers import hint_of
+from umt_ds.environment import set_default
 from umt_ds.errors import DataError
 
-BLOCK = 1 << 18  # bytes: half a clip of 32 stored frames
-_BLOCKS_A_REQUEST = 32  # larger ranges are cut, and their parts fetched together
+BLOCK = 1 << 18  # bytes: what is kept under one name
+STALL_S = 60.0  # for one answer, of PIECE bytes at most
 _REQUESTS = 16  # at a time, of one worker
-_BLOCKS_IN_MEMORY = 256  # what a batch of 64 clips needs: without room on disk, too, each block is fetched once
+_BLOCKS_IN_MEMORY = 256  # what a batch of 64 clips needs: without room on disk, too, each range is fetched once
 
 Block = tuple[str, int]  # file, number
+Span = tuple[Block, int, int]  # a block, and the bytes [start, end) of it
 
 
 @dataclass(frozen=True)
@@ -74,23 +85,22 @@ class RemoteFiles:
         self._files = files
         self._cache = cache
         self._process = 0  # where `_folder` was opened: the thread behind its connections does not survive a fork
-        self._at_hand: LruCache[Block, bytes] = LruCache(self._load, size=_BLOCKS_IN_MEMORY)
+        self._at_hand: LruCache[Block, Parts] = LruCache(lambda block: Parts(), size=_BLOCKS_IN_MEMORY)
         self._traffic = Traffic()
 
     def read(self, file: str, offset: int, size: int) -> bytes:
         """Exactly `size` bytes, or DataError."""
-        blocks = _blocks(file, offset, size)
-        fetched = self._fetch(self._missing(blocks))
-        data = b"".join(fetched.get(block) or self._at_hand(block) for block in blocks)
-        return data[offset % BLOCK : offset % BLOCK + size]
+        spans = list(_spans(file, offset, size))
+        known = self._have(spans)
+        return b"".join(known[block].read(start, end) for block, start, end in spans)
 
     def prefetch(self, ranges: Iterable[tuple[str, int, int]]) -> None:
         """These (file, offset, size) will be read next: fetch what is not here, many at a time."""
-        self._fetch(self._missing({block for one in ranges for block in _blocks(*one)}))
+        self._have([span for one in self._as_many_as_stay(ranges) for span in _spans(*one)])
 
     def forget(self, file: str, offset: int, size: int) -> bool:
         """Drop what is kept of a range, because it is damaged. True: reading it again may give something else."""
-        for block in _blocks(file, offset, size):
+        for block, _, _ in _spans(file, offset, size):
             self._drop(block)
         return True
 
@@ -103,65 +113,84 @@ class RemoteFiles:
         """Let go of the blocks in memory."""
         self._at_hand.clear()
 
+    def _as_many_as_stay(self, ranges: Iterable[tuple[str, int, int]]) -> Iterator[tuple[str, int, int]]:
+        """Without a cache on disk, the first that memory holds: what it let go again would be fetched twice."""
+        room = _BLOCKS_IN_MEMORY * BLOCK // 2  # half of a block may be its neighbour's
+        for one in ranges:
+            room -= one[2]
+            if room >= 0 or self._cache is not None:
+                yield one
+
     # ---------------------------------------------------------------- blocks
+
+    def _have(self, spans: list[Span]) -> dict[Block, Parts]:
+        """The blocks of these spans, each known there: from memory, from the cache on disk, or fetched now."""
+        known = {block: self._at_hand(block) for block, _, _ in spans}
+        if missing := _missing(known, spans):
+            known |= {block: self._looked_up(block) for block in dict.fromkeys(block for block, _, _ in missing)}
+            far = _missing(known, missing)
+            self._traffic += Traffic(cached=_num_bytes(missing) - _num_bytes(far))
+            known |= self._fetch(far, known)
+        return known
+
+    def _looked_up(self, block: Block) -> Parts:
+        """A block as memory and the cache on disk have it. What is there, other processes may have put there."""
+        parts = self._at_hand(block)
+        packed = None if self._cache is None else self._cache.get(self._name(block))
+        if packed is not None:
+            kept = Parts.unpacked(packed, size=BLOCK)
+            if kept is None:
+                self._drop(block)
+            else:
+                parts = parts.put(kept.known)
+            self._at_hand.keep(block, parts)
+        return parts
 
     def _name(self, block: Block) -> str:
         file, number = block
         return f"{self._files[file].sha256}-{number}"
-
-    def _size(self, block: Block) -> int:
-        file, number = block
-        return min(BLOCK, self._files[file].size - number * BLOCK)
-
-    def _missing(self, blocks: Iterable[Block]) -> list[Block]:
-        """Those that are neither in memory nor on disk."""
-        far = (block for block in blocks if block not in self._at_hand)
-        return [block for block in far if self._cache is None or not self._cache.has(self._name(block))]
 
     def _drop(self, block: Block) -> None:
         self._at_hand.forget(block)
         if self._cache is not None:
             self._cache.drop(self._name(block))
 
-    def _load(self, block: Block) -> bytes:
-        """From the cache on disk; from the store where another process has dropped it a moment ago, or cut it."""
-        data = None if self._cache is None else self._cache.get(self._name(block))
-        if data is None or len(data) != self._size(block):
-            self._drop(block)
-            return self._fetch([block])[block]
-        self._traffic += Traffic(cached=len(data))
-        return data
-
-    def _fetch(self, blocks: Iterable[Block]) -> dict[Block, bytes]:
-        """Get blocks from the store and keep them: neighbours in one request, several requests at a time."""
-        runs = list(_runs(blocks))
-        fetched: dict[Block, bytes] = {}
-        if not runs:
-            return fetched
+    def _fetch(self, far: list[Span], known: Mapping[Block, Parts]) -> dict[Block, Parts]:
+        """Get spans from the store, several requests at a time, and keep their blocks with what was known of them."""
+        requests = list(_requests(far))
+        if not requests:
+            return {}
         self._connect()
-        with ThreadPoolExecutor(min(_REQUESTS, len(runs))) as pool:
-            for run, data in zip(runs, pool.map(self._get, runs), strict=True):
-                self._traffic += Traffic(fetched=len(data), requests=1)
-                for number, block in enumerate(run):
-                    fetched[block] = data[number * BLOCK : (number + 1) * BLOCK]
-                    self._at_hand.keep(block, fetched[block])
-                    if self._cache and (problem := self._cache.put(self._name(block), fetched[block])):
-                        self._traffic += Traffic(unkept=1, problem=problem)
-        return fetched
+        came: defaultdict[Block, list[tuple[int, bytes]]] = defaultdict(list)
+        with ThreadPoolExecutor(min(_REQUESTS, len(requests))) as pool:
+            for (file, first, size), data in zip(requests, pool.map(self._get, requests), strict=True):
+                self._traffic += Traffic(fetched=size, requests=1)
+                for block, start, end in _spans(file, first, size):
+                    at = block[1] * BLOCK + start - first
+                    came[block].append((start, data[at : at + end - start]))
+        before = {block: known.get(block) or self._looked_up(block) for block in came}
+        return {block: self._keep(block, before[block].put(parts)) for block, parts in came.items()}
 
-    def _get(self, run: list[Block]) -> bytes:
-        """The bytes of neighbouring blocks from the store. Tries again after a pause, then gives up with DataError."""
-        file, first = run[0]
-        path, offset, size = self._folder / file, first * BLOCK, sum(map(self._size, run))
+    def _keep(self, block: Block, parts: Parts) -> Parts:
+        self._at_hand.keep(block, parts)
+        if self._cache and (problem := self._cache.put(self._name(block), parts.packed())):
+            self._traffic += Traffic(unkept=1, problem=problem)
+        return parts
+
+    def _get(self, request: tuple[str, int, int]) -> bytes:
+        """A range from the store. Waits while that is overloaded or away; what it refuses is a DataError."""
+        file, offset, size = request
+        path = self._folder / file
 
         def read() -> bytes:
-            data = read_range(path, offset, size)
+            data = in_time(partial(read_range, path, offset, size), stall_s=STALL_S)
             if len(data) != size:  # no error for HTTP, if only its headers agree
                 raise _WrongLengthError(len(data), size)
             return data
 
         try:
-            return patiently(read, RETRY_PAUSES_S)
+            with request_slot():
+                return patiently(read, RETRY_PAUSES_S, passes=_passes)
         except FileNotFoundError as error:
             raise DataError(f"{path} is gone: {error}", hint="restore it; then the same command resumes") from error
         except OSError as error:
@@ -182,8 +211,9 @@ class RemoteFiles:
                 f"{path} ends at byte {size}, its manifest or index says {wanted}",
                 hint="the file was truncated or replaced while the run read it: restore it",
             )
+        tried = f"{PATIENCE_S / 60:.0f} minutes" if _passes(error) else f"{len(RETRY_PAUSES_S) + 1} tries"
         return DataError(
-            f"{path} cannot be read ({len(RETRY_PAUSES_S) + 1} tries): {error}",
+            f"{path} cannot be read ({tried}): {error}",
             hint=hint_of(error)
             or "check the store, its proxies and the network, then start the same command again: it resumes",
         )
@@ -196,7 +226,8 @@ class RemoteFiles:
 
     def _connect(self) -> None:
         if self._process != os.getpid():
-            self._folder, self._process = as_path(str(self._folder)), os.getpid()
+            set_default("AWS_MAX_ATTEMPTS", "1")  # botocore's own tries, as `without_own_tries`
+            self._folder, self._process = without_own_tries(as_path(str(self._folder))), os.getpid()
 
 
 class _WrongLengthError(OSError):
@@ -207,18 +238,35 @@ class _WrongLengthError(OSError):
         self.got, self.asked = got, asked
 
 
-def _blocks(file: str, offset: int, size: int) -> list[Block]:
-    """The blocks that a range lies in."""
-    return [(file, number) for number in range(offset // BLOCK, -(-(offset + size) // BLOCK))] if size else []
+def _passes(error: OSError) -> bool:
+    """Whether a store may recover from it; a refusal, a wrong answer and what is not there are told soon."""
+    told = isinstance(error, (_WrongLengthError, FileNotFoundError)) or error.errno == errno.EINVAL  # HTTP 416
+    return not told and hint_of(error) is None
 
 
-def _runs(blocks: Iterable[Block]) -> Iterator[list[Block]]:
-    """Blocks sorted and cut where they are no neighbours, or too many."""
-    run: list[Block] = []
-    for file, number in sorted(blocks):
-        if run and ((file, number - 1) != run[-1] or len(run) == _BLOCKS_A_REQUEST):
-            yield run
-            run = []
-        run.append((file, number))
-    if run:
-        yield run
+def _spans(file: str, offset: int, size: int) -> Iterator[Span]:
+    """A range of a file, block by block."""
+    end = offset + size
+    for number in range(offset // BLOCK, -(-end // BLOCK)) if size else ():
+        first = number * BLOCK
+        yield (file, number), max(offset, first) - first, min(end, first + BLOCK) - first
+
+
+def _missing(known: Mapping[Block, Parts], spans: Iterable[Span]) -> list[Span]:
+    """What of these spans is unknown, once."""
+    gaps = {(block, *gap) for block, start, end in spans for gap in known[block].missing(start, end)}
+    return sorted(gaps)
+
+
+def _num_bytes(spans: Iterable[Span]) -> int:
+    return sum(end - start for _, start, end in spans)
+
+
+def _requests(spans: Iterable[Span]) -> Iterator[tuple[str, int, int]]:
+    """(file, offset, size) of the requests that fetch these spans."""
+    ranges: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for (file, number), start, end in spans:
+        ranges[file].append((number * BLOCK + start, end - start))
+    for file, own in ranges.items():
+        for start, end, _ in together(own):
+            yield file, start, end - start

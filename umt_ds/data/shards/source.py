@@ -8,7 +8,7 @@ only: see `faults.py`.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -107,15 +107,16 @@ class ShardSource:
         frames, shard = self._place(ref.shard)
         return frames.read(shard, member)
 
-    def prefetch(self, refs: Iterable[SampleRef]) -> None:
-        """These items will be read next. From a store they are fetched now, many at a time."""
-        wanted: dict[int, list[tuple[int, int]]] = {}
-        for ref in refs:
+    def prefetch(self, shown: Iterable[tuple[SampleRef, Sequence[Member]]]) -> None:
+        """These members of these items will be read next. From a store they are fetched now, many at a time."""
+        if all(frames.is_local for frames in self._frames):
+            return
+        wanted: dict[int, list[tuple[int, Sequence[Member]]]] = {}
+        for ref, members in shown:
             which, shard = self._which(ref.shard)
-            if not self._frames[which].is_local:
-                wanted.setdefault(which, []).append((shard, self._item(ref).row))
-        for which, samples in wanted.items():
-            self._frames[which].prefetch(samples)
+            wanted.setdefault(which, []).append((shard, members))
+        for which, own in wanted.items():
+            self._frames[which].prefetch(own)
 
     def contents(self, shard: int) -> list[tuple[bytes, bytes]]:
         """Of each item of a shard the key of its sample and the CRCs of its members."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from upath import UPath
 
 from umt_ds import whole_file
-from umt_ds.data.shards.store_answers import advice_on, said
+from umt_ds.data.shards.back_off import PATIENCE_S, Outage
+from umt_ds.data.shards.store_answers import advice_on, is_throttling, said
 from umt_ds.distributed.leftovers import own_folder
 from umt_ds.errors import ConfigError, MachineError
 
@@ -38,20 +39,30 @@ def patiently(
     pauses_s: Sequence[float] | None = None,
     *,
     lasts: Callable[[OSError], bool] = lambda error: False,
+    passes: Callable[[OSError], bool] = is_throttling,
 ) -> T:
     """What `read` gives. Where it raises OSError it is asked again after each pause; then the last one is raised.
 
     Mounts go away for seconds and stores answer wrongly now and then: what lasts longer is for the user. `lasts`: of an
-    error that no waiting helps.
+    error that no waiting helps. `passes`: of one that is waited out, for minutes (`back_off`).
     """
-    for pause_s in RETRY_PAUSES_S if pauses_s is None else pauses_s:
+    pauses = iter(RETRY_PAUSES_S if pauses_s is None else pauses_s)
+    outage = Outage()
+    while True:
         try:
             return read()
         except OSError as error:
             if lasts(error):
                 raise
+            pause_s = outage.next_pause_s(error) if passes(error) else next(pauses, None)
+            if pause_s is None:
+                raise
             time.sleep(pause_s)
-    return read()
+
+
+def tries(error: OSError) -> str:
+    """How long `patiently` has tried before it gave up with this error, for messages."""
+    return f"{PATIENCE_S / 60:.0f} minutes" if is_throttling(error) else f"{len(RETRY_PAUSES_S) + 1} tries"
 
 
 def is_away(folder: Path) -> bool:
@@ -94,6 +105,13 @@ def as_path(text: str) -> Path:
             f"{text}: {error}", hint=f"pip install the fsspec library for {scheme}:// (s3: `pip install s3fs`)"
         ) from error
     return cast(Path, found)
+
+
+def without_own_tries(path: Path) -> Path:
+    """A store that asks once: `patiently` tries again with longer pauses, and with other ones in each process."""
+    if hasattr(cast("UPath", path).fs, "retries"):  # s3fs: five times, the pauses are the same everywhere
+        cast("UPath", path).fs.retries = 1
+    return path
 
 
 def is_local(path: Path) -> bool:
@@ -285,7 +303,7 @@ def _patiently_in_store(path: Path, doing: str, ask: Callable[[], T]) -> T:
     except OSError as error:
         if is_absent(error):
             raise
-        what = f"{path} cannot be {doing} ({len(RETRY_PAUSES_S) + 1} tries): {said(error)}"
+        what = f"{path} cannot be {doing} ({tries(error)}): {said(error)}"
         raise MachineError(what, hint=advice_on(error)) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 AGAIN = "give the same command again: it goes on where this one ended"
 
@@ -25,6 +26,25 @@ def hint_of(error: BaseException) -> str | None:
     return None
 
 
+def is_throttling(error: BaseException) -> bool:
+    """Whether the store asks for fewer requests (503 SlowDown, 429): it is there, and waiting helps."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return False
+    return re.search(_THROTTLED, re.sub(r"\S*/\S*", " ", _answers(error))) is not None
+
+
+def retry_after_s(error: BaseException) -> float:
+    """The seconds that the store asks to wait (Retry-After); 0 where it does not say, or gives a date."""
+    for one in _chain(error):
+        response = getattr(one, "response", None)  # botocore's has a mapping, that of `requests` an object
+        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+        headers = metadata.get("HTTPHeaders") or getattr(response, "headers", None) or getattr(one, "headers", None)
+        for name in ("retry-after", "Retry-After"):
+            if headers and re.fullmatch(r"\s*\d{1,5}\s*", str(headers.get(name))):
+                return float(headers[name])
+    return 0.0
+
+
 def said(error: BaseException) -> str:
     """What an error says, in one line: some stores' libraries quote whole answers."""
     return " ".join(str(error).split())[:300] or type(error).__name__
@@ -42,17 +62,28 @@ _REFUSED = (
     r"AuthenticationFailed|AuthenticationError|AuthorizationFailure|AuthorizationPermissionMismatch|GatedRepo|"
     r"40[13] Client Error|HTTP (401|403)|\((401|403)\)|status=40[13]\b|HeadObject operation: Bad Request"
 )
+_THROTTLED = (
+    r"SlowDown|reduce your request rate|Throttl|TooManyRequests|RequestLimitExceeded|ServerBusy|"
+    r"(?:429|503) (?:Client|Server) Error|HTTP (?:429|503)|\((?:429|503)\)|status=(?:429|503)\b"
+)
 
 
 def _answers(error: BaseException) -> str:
     """Types, texts and HTTP statuses of an error and of those that it comes from."""
     parts: list[str] = []
-    chain: BaseException | None = error
-    while chain is not None and len(parts) < 30:
-        status = getattr(chain, "status", None) or getattr(chain, "code", None)
-        parts += [type(chain).__name__, str(chain), f"status={status}"]
-        chain = chain.__cause__ or chain.__context__
+    for one in _chain(error):
+        status = getattr(one, "status", None) or getattr(one, "code", None)
+        parts += [type(one).__name__, str(one), f"status={status}"]
     return "\n".join(parts)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it comes from, ten at most."""
+    one: BaseException | None = error
+    for _ in range(10):
+        if one is not None:
+            yield one
+            one = one.__cause__ or one.__context__
 
 
 # What talks to stores. Much of what these raise is no OSError, and none of it is a bug of ours.
@@ -63,9 +94,7 @@ _LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs", "gcsfs", "
 
 def told_of_store(error: BaseException) -> str | None:
     """What a command says at its end of an error that comes from a store's library; None for all else."""
-    chain: BaseException | None = error
-    while chain is not None:
-        if {kind.__module__.partition(".")[0] for kind in type(chain).__mro__} & _LIBRARIES:
+    for one in _chain(error):
+        if {kind.__module__.partition(".")[0] for kind in type(one).__mro__} & _LIBRARIES:
             return f"the store refuses or fails: {type(error).__name__}: {said(error)}\n  hint: {advice_on(error)}"
-        chain = chain.__cause__ or chain.__context__
     return None

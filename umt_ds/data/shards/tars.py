@@ -8,18 +8,21 @@ Windows' `a\\b.jpg` is `a/b.jpg`), suffixes are in small letters. An index refus
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
-from umt_ds.data.shards.fetch import opened, size_of
+from umt_ds.data.shards.fetch import opened
 from umt_ds.data.shards.left_out import LeftOut
 from umt_ds.data.shards.records import Member, ShardIndex
+from umt_ds.data.shards.sample_record import is_of_record
 from umt_ds.data.shards.storage import is_local, kind_of
 from umt_ds.errors import DataError
 
@@ -132,24 +135,54 @@ def _comes_back(tar: Path, key: str, suffix: str) -> DataError:
     return DataError(f"{tar}: sample key {key!r} occurs twice", hint=hint)
 
 
+@dataclass(frozen=True)
+class ScannedTar:
+    """What one pass over a tar gives. texts: of each sample, by suffix."""
+
+    index: ShardIndex
+    sha256: str
+    texts: tuple[dict[str, bytes], ...]
+
+
 def index_tar(tar: Path, left: LeftOut | None = None) -> ShardIndex:
-    """Scan a tar once and say where each member lies; files that belong to no sample are counted in `left`.
+    """Say where each member of a tar lies, as `scan_tar` does."""
+    return scan_tar(tar, left).index
+
+
+def scan_tar(tar: Path, left: LeftOut | None = None, *, is_text: Callable[[str], bool] = is_of_record) -> ScannedTar:
+    """Read a tar once: where each member lies, what a manifest says of it, and the members whose suffix `is_text`;
+    files that belong to no sample are counted in `left`.
 
     Raises DataError where a tar is truncated or unreadable, and as `_addressable` does.
     """
     if not (tar.is_file() if is_local(tar) else kind_of(tar) == "file"):
         what = "a link that leads nowhere" if tar.is_symlink() else "no file"
         raise DataError(f"{tar} cannot be read as a tar: it is {what}", hint="restore it, or remove it")
-    size = size_of(tar)
+    try:
+        with opened(tar) as raw:
+            return _scanned(_Hashed(raw), tar, LeftOut() if left is None else left, is_text)
+    except UNREADABLE as error:
+        of_system = getattr(error, "strerror", None)
+        hint = "check its permissions, and the disk or mount" if of_system else "copy or write it again, then index it"
+        raise DataError(f"{tar} cannot be read as a tar: {of_system or error}", hint=hint) from error
+
+
+def _scanned(file: _Hashed, tar: Path, left: LeftOut, is_text: Callable[[str], bool]) -> ScannedTar:
     keys: list[str] = []
     starts: list[int] = []
     members: list[Member] = []
-    for key, member in _scan(tar, LeftOut() if left is None else left):
+    texts: list[dict[str, bytes]] = []
+    for key, member, text in _scan(file, tar, left, is_text):
         if not keys or keys[-1] != key:
             keys.append(key)
             starts.append(len(members))
+            texts.append({})
         members.append(member)
-    return index_of_members(size, keys, [*starts, len(members)], members)
+        if text is not None:
+            texts[-1][member.suffix] = text
+    sha256 = file.sha256()  # to its end
+    index = index_of_members(file.tell(), keys, [*starts, len(members)], members)
+    return ScannedTar(index, sha256, tuple(texts))
 
 
 def index_of_members(
@@ -167,33 +200,67 @@ def index_of_members(
     )
 
 
-def _scan(tar: Path, left: LeftOut) -> Iterator[tuple[str, Member]]:
-    """Key and place of each file of a sample, with its CRC."""
-    try:
-        with opened(tar) as listed, opened(tar) as raw:
-            refuse_compressed(tar, raw.read(16))
-            with tarfile.open(fileobj=listed, mode="r:") as archive:
-                for key, suffix, info in _addressable(members_of(archive, left), tar, left):
-                    raw.seek(info.offset_data)
-                    yield key, Member(suffix, info.offset_data, info.size, _crc(raw, info, tar))
-                raw.seek(archive.offset)
-                if holds_more(iter(lambda: raw.read(_CHUNK), b"")):
-                    raise _more(tar)
-    except UNREADABLE as error:
-        of_system = getattr(error, "strerror", None)
-        hint = "check its permissions, and the disk or mount" if of_system else "copy or write it again, then index it"
-        raise DataError(f"{tar} cannot be read as a tar: {of_system or error}", hint=hint) from error
+def _scan(
+    file: _Hashed, tar: Path, left: LeftOut, is_text: Callable[[str], bool]
+) -> Iterator[tuple[str, Member, bytes | None]]:
+    """Key and place of each file of a sample, with its CRC; and the bytes of texts."""
+    refuse_compressed(tar, file.read(16))
+    file.seek(0)
+    with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as archive:
+        for key, suffix, info in _addressable(members_of(archive, left), tar, left):
+            file.seek(info.offset_data)
+            chunks: list[bytes] | None = [] if is_text(suffix) else None
+            crc = _crc(file, info, tar, chunks)
+            text = None if chunks is None else b"".join(chunks)
+            yield key, Member(suffix, info.offset_data, info.size, crc), text
+        file.seek(archive.offset)
+        if holds_more(iter(lambda: file.read(_CHUNK), b"")):
+            raise _more(tar)
 
 
-def _crc(raw: IO[bytes], info: tarfile.TarInfo, tar: Path) -> int:
-    """The CRC-32 of the next bytes of `raw`, the content of `info`."""
+def _crc(file: _Hashed, info: tarfile.TarInfo, tar: Path, chunks: list[bytes] | None) -> int:
+    """The CRC-32 of the next bytes of `file`, the content of `info`, which is put into `chunks`."""
     crc, left = 0, info.size
     while left:
-        chunk = raw.read(min(left, _CHUNK))
+        chunk = file.read(min(left, _CHUNK))
         if not chunk:
             raise DataError(f"{tar} is truncated inside {info.name}", hint="copy or write it again")
         crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+        if chunks is not None:
+            chunks.append(chunk)
     return crc
+
+
+class _Hashed:
+    """A file to read forward; each byte is hashed, and fetched from a store, once: what a seek leaves out is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._at = self._hashed = 0
+        self._sha256 = hashlib.sha256()
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._sha256.update(memoryview(data)[max(0, self._hashed - self._at) :])
+        self._at += len(data)
+        self._hashed = max(self._hashed, self._at)
+        return data
+
+    def seek(self, offset: int) -> int:
+        if offset < self._at:
+            self._at = self._file.seek(offset)
+        while self._at < offset and self.read(min(offset - self._at, _CHUNK)):
+            pass
+        return self._at
+
+    def sha256(self) -> str:
+        """Of the whole file."""
+        while self.read(_CHUNK):
+            pass
+        return self._sha256.hexdigest()
 
 
 def refuse_compressed(tar: object, start: bytes) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.checking.samples import samples_of
+from data_prep.checking.samples import StoredSample, samples_of
 from data_prep.checking.sheet import write_sheet
 from data_prep.checking.stats import collect_stats, table, write_plots
 from data_prep.checking.verify import VerifyReport, verify
@@ -25,7 +25,7 @@ from data_prep.making.foreign import adopt
 from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
 from tests.support.videos import frame_number, write_video, write_videos
-from umt_ds.data.shards.records import MANIFEST, index_path, load_manifest, shard_entries
+from umt_ds.data.shards.records import MANIFEST, index_path, load_index, load_manifest, shard_entries
 from umt_ds.data.shards.tars import index_tar
 from umt_ds.errors import DataError
 
@@ -164,9 +164,9 @@ def test_a_sample_that_kills_its_decoder_is_one_fault(out: Path, monkeypatch: py
     assert "SIGSEGV" in report.faults[0][1]
 
 
-def die_on_row_1(place: tuple[Path, int], *, frames: int) -> None:
+def die_on_row_1(sample: StoredSample, *, frames: int) -> None:
     """A stand-in for decoding; in the worker process."""
-    if place[1] == 1:
+    if sample.key == load_index(sample.tar).key(1):
         os.kill(os.getpid(), signal.SIGSEGV)
 
 

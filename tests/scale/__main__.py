@@ -1,0 +1,32 @@
+"""What things cost at scale, in tables: `python -m tests.scale [PART …]`, or `make scale`. Minutes on two cores.
+
+A part is a function that makes its input in a folder, measures, and gives the lines of its table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.scale.stores import preparing_from_a_store, training_from_a_store
+
+PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
+    "training": training_from_a_store,
+    "preparing": preparing_from_a_store,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.scale", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="default: all")
+    for name in parser.parse_args().parts or PARTS:
+        with TemporaryDirectory() as folder:
+            print(f"\n{name}\n")
+            for line in PARTS[name](Path(folder)):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
