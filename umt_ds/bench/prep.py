@@ -216,7 +216,7 @@ def measure_writer(clips: int, *, workers: int) -> str:
         "videos, an array of 11 MB": (max(1, clips // 20), 1, 32 * 256 * 455 * 3),
     }
     rates = [_write_ready(what, *case, workers=workers) for what, case in cases.items()]
-    return "\n".join(["what the writer of one umt-data takes, by its own core time:", *(rate.text() for rate in rates)])
+    return "\n".join(["what one writer of a set takes, by its own core time:", *(rate.text() for rate in rates)])
 
 
 def _write_ready(what: str, clips: int, frames: int, size: int, *, workers: int) -> WriterRate:
