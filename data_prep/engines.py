@@ -35,7 +35,7 @@ _ITEMS_PER_PROCESS = 1000
 # Items under way or waiting to be collected, per worker: enough that one slow item does not stop the other workers, and
 # as many as find room on disk, by the mean of those before; but always so many that a worker finds its next one.
 _AHEAD, _LEAST_AHEAD = 16, 2
-_ROOM = 8 << 30  # bytes
+_ROOM_A_WORKER = 256 << 20  # bytes
 
 
 _GIVE_BACK = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
@@ -62,7 +62,7 @@ def map_ordered(
 
     An item has `timeout_s` (more if it asks for it: `take_longer`), in which waiting for a store does not count
     (`fetch.clock_stopped`). A process that asks for more than `memory_gb` gets a MemoryError. Results wait for the
-    slowest item before them: at most 16 a worker; of a large `disk_use` as many as make 8 GB, or two a worker.
+    slowest item before them: at most 16 a worker; of a large `disk_use` as many as make 256 MB, or two.
     What `work` raises is raised here: a bug, or the MachineError that ends the command. Processes are spawned,
     not forked: a fork would inherit torch and open readers.
     """
@@ -128,7 +128,9 @@ class _Queue(Generic[Item, Result]):
 
     def _most(self) -> int:
         least, most = _LEAST_AHEAD * self.workers, _AHEAD * self.workers
-        with_room = _ROOM * self.num_ended // max(1, self.bytes_ended)  # 0 as long as nothing is known
+        with_room = (
+            self.workers * _ROOM_A_WORKER * self.num_ended // max(1, self.bytes_ended)
+        )  # 0 as long as nothing is known
         return min(max(least, with_room), most)
 
     def add(self, item: Item, future: ProcessFuture[Result]) -> None:

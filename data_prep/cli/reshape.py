@@ -32,7 +32,8 @@ from umt_ds.errors import ConfigError
 def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], workers: int, dry_run: bool) -> None:
     """Index the tars in OUT that img2dataset, video2dataset or another tool wrote, and write their manifest.
 
-    Nothing is copied. What the tools say of failed downloads is summed up.
+    Nothing is copied. What the tools say of failed downloads is summed up. What --subfolders makes, `umt-data merge`
+    joins to one set.
 
     \b
     Example:

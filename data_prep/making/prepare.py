@@ -28,7 +28,7 @@ from umt_ds.terminal import progress
 Work = Callable[..., Outcome]  # (clip, *, root, media, store, spool): make_sample, or a test's stand-in
 
 
-# A writer takes what 100 workers make of videos, but of pictures (and of arrays) no more than 13 do: `umt bench prep
+# A writer takes what 110 workers make of videos, but no more pictures than 14 make, or arrays than 16: `umt bench prep
 # --writer`.
 WORKERS_A_WRITER = 8
 

@@ -210,9 +210,13 @@ class WriterRate:
 
 def measure_writer(clips: int, *, workers: int) -> str:
     """What the one process of `umt-data` that writes shards can take: its workers have the members ready."""
-    cases = {"video, 32 JPEG of 22 kB": (32, 22_000), "picture, 1 JPEG of 30 kB": (1, 30_000)}
-    rates = [_write_ready(what, clips, *case, workers=workers) for what, case in cases.items()]
-    return "\n".join(["what the writer of one umt-data takes, by its own core time:", *(rate.text() for rate in rates)])
+    cases = {
+        "videos, 32 JPEG of 22 kB": (clips, 32, 22_000),
+        "pictures, 1 JPEG of 30 kB": (clips, 1, 30_000),
+        "videos, an array of 11 MB": (max(1, clips // 20), 1, 32 * 256 * 455 * 3),
+    }
+    rates = [_write_ready(what, *case, workers=workers) for what, case in cases.items()]
+    return "\n".join(["what one writer of a set takes, by its own core time:", *(rate.text() for rate in rates)])
 
 
 def _write_ready(what: str, clips: int, frames: int, size: int, *, workers: int) -> WriterRate:

@@ -329,7 +329,11 @@ def scratch_for(folder: Path) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+        except KeyboardInterrupt:  # in the middle of it
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
 
 
 def objects_below(folder: Path) -> list[str]:

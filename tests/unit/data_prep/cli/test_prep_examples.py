@@ -24,7 +24,7 @@ def examples_in(text: str) -> Iterator[str]:
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
         for command in line.split(";"):
             if command.strip().startswith("umt-data "):
-                yield re.sub(r"\s+(#|>) .*", "", command.strip())
+                yield re.sub(r"\s+((#|>) |\().*", "", command.strip())
 
 
 def of_help() -> list[str]:

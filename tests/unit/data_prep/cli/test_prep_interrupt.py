@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.support.umt_data import Umt
 from tests.support.videos import write_videos
 from umt_ds.cli import umt as umt_command
 from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.storage import scratch_for
 from umt_ds.errors import EXIT_INTERRUPTED
 
 
@@ -48,10 +50,26 @@ def test_umt_says_so_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert capsys.readouterr().err == "\nstopped: the same command begins anew\n"
 
 
+def test_what_was_being_made_goes_though_ctrl_c_comes_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, interrupts = shutil.rmtree, iter([KeyboardInterrupt])
+
+    def interrupted_once(folder: Path, **options: bool) -> None:
+        for interrupt in interrupts:
+            raise interrupt
+        remove(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted_once)
+    with pytest.raises(KeyboardInterrupt), scratch_for(tmp_path) as scratch:
+        (scratch / "half.tar").touch()
+    assert not list(tmp_path.iterdir())
+
+
 def test_ctrl_c_ends_all_processes_without_a_word_of_theirs_and_the_same_command_ends_the_set(tmp_path: Path) -> None:
-    write_videos(tmp_path / "videos", 60, frames=3)
+    write_videos(tmp_path / "videos", 24, frames=3)
     out = tmp_path / "set"
-    options = ("--frames", "2", "--short-side", "16", "--per-shard", "4", "--workers", "2")
+    options = ("--frames", "2", "--short-side", "16", "--per-shard", "2", "--workers", "2")
     command = [sys.executable, "-m", "data_prep", "folder", str(tmp_path / "videos"), str(out), *options]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     going = subprocess.Popen(
@@ -67,7 +85,7 @@ def test_ctrl_c_ends_all_processes_without_a_word_of_theirs_and_the_same_command
     assert "Traceback" not in said
     assert said.endswith("\nstopped: what is finished is kept, and the same command goes on\n")
     assert not (out / "manifest.json").exists()
-    assert not list((out / ".umt-data").glob(".making-*"))
+    assert not list((out / ".umt-data").glob(".making-*/*")), "nothing half done is left"
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert "set: 60 samples + 0 refused = 60 in all" in done.stdout
-    assert load_manifest(out).num_samples == 60
+    assert "set: 24 samples + 0 refused = 24 in all" in done.stdout
+    assert load_manifest(out).num_samples == 24

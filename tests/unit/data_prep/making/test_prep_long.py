@@ -134,7 +134,7 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path: Path, stor
 
 
 def test_items_are_begun_ahead_as_far_as_their_results_have_room_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.engines._ROOM", 100)
+    monkeypatch.setattr("data_prep.engines._ROOM_A_WORKER", 50)
     queue = _Queue[int, int](2, disk_use=lambda size: size)
     items = iter(range(100))
     futures: list[Future[int]] = []

@@ -145,7 +145,7 @@ def test_the_class_file_gives_the_numbers_and_names_the_nearest(tmp_path: Path) 
     with pytest.raises(DataError, match="nearest: 'jump'"):
         labels.number("jumps")
     path.write_text("walk\nwalk\n")
-    with pytest.raises(DataError, match="twice"):
+    with pytest.raises(DataError, match="line 2 names 'walk', as line 1 does"):
         read_class_list(path)
 
 
