@@ -172,6 +172,7 @@ class RemoteFiles:
         return {block: self._keep(block, before[block].put(parts)) for block, parts in came.items()}
 
     def _keep(self, block: Block, parts: Parts) -> Parts:
+        """Without a lock: where another process keeps the block in the same moment, its parts are fetched again."""
         self._at_hand.keep(block, parts)
         if self._cache and (problem := self._cache.put(self._name(block), parts.packed())):
             self._traffic += Traffic(unkept=1, problem=problem)
