@@ -41,7 +41,7 @@ VARIABLES = {  # by name: what is there in the folder
 FIRST = (  # others start from them
     "demo/teacher", "demo/stage1", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m",
     "recognition/b16_k710", "recognition/l16_k710", "recognition/b16_k400", "recognition/l16_k400",
-    "recognition/b16_mit", "recognition/l16_mit",
+    "recognition/b16_mit", "recognition/l16_mit", "stage1/one_camera",
 )  # fmt: skip
 
 
@@ -83,13 +83,19 @@ def smaller(name: str) -> list[str]:
     if name.startswith("demo/"):
         return [*few, "cadence.evaluate=1"] if "evaluation" in load_tree(name)[0] else few
     few += [f"run_dir=runs/{name}"]
+    task = load_tree(name)[0]["task"]
+    is_tiny = (task.get("encoder") or task["student"]).get("preset") == "custom"
     if name.startswith("recognition/"):
         # its classes and the frames of its held-out set are the demo's
         few += ["task.label=motion_label", "task.classes=8", "task.mixing.group=4"]
         few += ["evaluation.val.frames=stored", "cadence.evaluate=1"]
+        if is_tiny:
+            return [*few, f"init.weights=runs/stage1/{Path(name).name}"]
         return [*few, "task.encoder.preset=pocket", "task.encoder.image_size=32"]
+    if is_tiny:
+        return few
     few += ["task.student.preset=pocket", "task.student.image_size=32"]
-    few += ["task.teacher.preset=tiny_clip"] if load_tree(name)[0]["task"]["teacher"] is not None else []
+    few += ["task.teacher.preset=tiny_clip"] if task["teacher"] is not None else []
     return [*few, "task.text.preset=folder"] if name.startswith("stage2/") else few
 
 
