@@ -1,7 +1,7 @@
 """Finished sets as a source: filter, split and merge make tables over their items, or copy samples to new shards.
 
-Nothing is decoded. Copies are byte for byte and dealt to shards anew, so that a merged set is mixed and a filtered one has
-full shards.
+Nothing is decoded. Copies are byte for byte and dealt to shards anew: a merged set is mixed, a filtered one has full
+shards.
 """
 
 from __future__ import annotations
