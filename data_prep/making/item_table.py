@@ -123,8 +123,8 @@ def _items(
     numbers = {name: number for number, name in enumerate(names)}
     used: Counter[str] = Counter()
     for where, row in progress(rows, unit="row", desc="items"):
-        named, key = _key_of(row, places)
-        if key is None:
+        named, found = _key_of(row, places)
+        if found is None:
             left_out.append(
                 Refusal(shown(named, 200) or where, "no clip of the set has this name" if named else "names no clip")
             )
@@ -132,17 +132,18 @@ def _items(
         fields = {
             field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)
         }
+        ref = places[found]
+        key = source.key(ref)
         if isinstance(fields.get("label"), str):
             fields["label"] = _number_of(fields["label"], numbers, where)
         try:
-            frames = _part(source, places[key], row)
+            frames = _part(source, ref, row)
         except DecodeError as error:
             left_out.append(Refusal(shown(named, 200), error.what, key))
             continue
         for one in _exploded(fields, explode, where):
             number = used[key]
             used[key] += 1
-            ref = places[key]
             yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, one)
 
 
@@ -157,7 +158,7 @@ def _places(source: ShardSource) -> dict[str, SampleRef]:
 
 
 def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[str, str | None]:
-    """What a row calls its clip, and the key that this is; None: there is no such clip."""
+    """What a row calls its clip, and how that stands in `places`; None: there is no such clip."""
     for field in KEY_FIELDS:
         if row.get(field) is not None:
             return (named := str(row[field])), named if named in places else None

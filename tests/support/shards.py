@@ -30,18 +30,19 @@ def write_shards(
     *,
     members: Callable[[int], Members] | None = None,
     first: int = 0,
+    key: Callable[[int], str] | None = None,
 ) -> Path:
     """Shards with `counts` samples each, numbered from `first`; `members(n)` are the files of sample n
     (default: six PNG frames)."""
     folder.mkdir(parents=True, exist_ok=True)
-    members = members or png_frames
+    members, key = members or png_frames, key or key_of_sample
     tars, number = [], first
     for shard, count in enumerate(counts):
         tar = folder / f"tiny-{shard:06d}.tar"
         with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as archive:
             for _ in range(count):
                 for suffix, data in members(number).items():
-                    info = tarfile.TarInfo(f"{key_of_sample(number)}.{suffix}")
+                    info = tarfile.TarInfo(f"{key(number)}.{suffix}")
                     info.size, info.mtime = len(data), 0
                     archive.addfile(info, io.BytesIO(data))
                 number += 1

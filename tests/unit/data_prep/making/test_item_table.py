@@ -137,6 +137,15 @@ def test_seconds_are_a_part_of_the_stored_frames(tmp_path: Path) -> None:
     assert "'soon' is no number of seconds" in said
 
 
+def test_a_clip_is_found_by_its_name_alone_and_keeps_its_own_key(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (4,), key=lambda number: f"{'ab'[number // 2]}/v{number % 2 * number}")
+    rows = [{"video": "v1.mp4", "label": 5}, {"video": "a/v1.mp4", "label": 6}, {"video": "v0.mp4", "label": 7}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    said = umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / "rows.json").output
+    assert labels(tmp_path / "table") == [("a/v1", 5), ("a/v1#1", 6)]
+    assert "1  no clip of the set has this name" in said, "a/v0 and b/v0 are two"
+
+
 def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None:
     rows = [{"key": "clip-0001", "label": "dive"}, {"key": "clip-0002", "label": "0"}]
     (tmp_path / "classes.txt").write_text("walk\ndive\n")
