@@ -20,7 +20,7 @@ from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.records import MANIFEST, Manifest, Part, SampleRef, SetFile, load_shards, sample_key, sha256_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
-from umt_ds.errors import DataError, DecodeError, shown, some
+from umt_ds.errors import ConfigError, DataError, DecodeError, shown, some
 from umt_ds.terminal import progress
 
 # How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
@@ -72,6 +72,14 @@ def read_items(folder: Path, *, annotations: Path, labels: Sequence[str] = (), e
     if not items:
         first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
         raise DataError(f"no row of {annotations} has a clip in {folder}{first}")
+    if explode is not None and not any(explode in item.fields for item in items):
+        raise ConfigError(f"--explode {explode}: no row of {annotations} has this field")
+    if labels and (without_label := next((item.key for item in items if "label" not in item.fields), None)):
+        raise ConfigError(
+            f"--classes names other classes, and the row of {without_label} has no label: that of its clip is a number "
+            "of the set's own classes",
+            hint="give every row a label, or leave --classes out",
+        )
     without = base.num_samples - len({(item.shard, item.row) for item in items})
     return ItemsRead(folder, annotations.name, names, items, without, tuple(left_out))
 
@@ -134,7 +142,7 @@ def _items(
         }
         ref = places[found]
         key = source.key(ref)
-        if isinstance(fields.get("label"), str):
+        if "label" in fields:
             fields["label"] = _number_of(fields["label"], numbers, where)
         try:
             frames = _part(source, ref, row)
@@ -167,12 +175,13 @@ def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[st
     return named, next((key for key in spellings if named and key in places), None)
 
 
-def _number_of(label: str, numbers: Mapping[str, int], where: str) -> int:
-    """The number of the class with this name, or that a text says."""
-    if label in numbers:
+def _number_of(label: object, numbers: Mapping[str, int], where: str) -> int:
+    """The number of the class with this name, or the number itself, which may stand as text."""
+    if isinstance(label, str) and label in numbers:
         return numbers[label]
-    if label.isdecimal():
-        return int(label)
+    number = int(label) if isinstance(label, str) and label.isascii() and label.isdecimal() else label
+    if type(number) is int and number >= 0 and (not numbers or number < len(numbers)):
+        return number
     known = f"its classes are {some(numbers)}" if numbers else "the set names no classes"
     raise DataError(f"{where}: the label {shown(repr(label))} is no class: {known}", hint="--classes FILE names them")
 

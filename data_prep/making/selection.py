@@ -52,6 +52,7 @@ def write_selection(listing: Listing, out: Path, *, name: str) -> Selection:
     out.mkdir(parents=True, exist_ok=True)
     sets = sorted(chosen)
     parts = tuple(_part(out, number, listing.root / place, sorted(chosen[place])) for number, place in enumerate(sets))
+    write_whole(out / BAD_CSV, csv_of_refusals(listing.left_out))
     options = dict(listing.about)
     Manifest(
         name=name,
@@ -62,7 +63,6 @@ def write_selection(listing: Listing, out: Path, *, name: str) -> Selection:
         tool=tool(),
         parts=parts,
     ).save(out)
-    write_whole(out / BAD_CSV, csv_of_refusals(listing.left_out))
     size = sum(part.rows.bytes for part in parts if part.rows)
     return Selection(out, name, len(listing.clips), len(parts), size, listing.left_out)
 

@@ -17,11 +17,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from umt_ds.data.shards.fetch import local_copy, read_whole
+from umt_ds.data.shards.fetch import local_copy, read_whole, why_not
 from umt_ds.data.shards.records import (
     Manifest,
     SetFile,
@@ -65,7 +65,7 @@ def open_index(folder: Path, manifest: Manifest) -> SetIndex:
 
     Raises DataError where it is missing, damaged or of another set, MachineError where this machine has no room for it.
     """
-    hint = f"restore the set, or take it as it is now: `umt-data index {folder} --force`"
+    hint = _again(folder)
     path = _index_file(folder, manifest)
     try:
         return SetIndex(path, manifest.shards, hint=hint)
@@ -78,25 +78,32 @@ def open_index(folder: Path, manifest: Manifest) -> SetIndex:
 
 def _index_file(folder: Path, manifest: Manifest) -> Path:
     if manifest.index is not None:
-        return set_file(folder, INDEX, manifest.index)
+        return set_file(folder, INDEX, manifest.index, hint=_again(folder))
     name = hashlib.sha256("".join(entry.index_sha256 for entry in manifest.shards).encode()).hexdigest()
     return _once_a_node(f"made-{name}.arrow", lambda at: _make(at, folder, manifest))
 
 
-def set_file(folder: Path, name: str, told: SetFile) -> Path:
+def _again(folder: Path) -> str:
+    return f"restore the set, or take it as it is now: `umt-data index {folder} --force`"
+
+
+def set_file(folder: Path, name: str, told: SetFile, *, hint: str, whole: bool = False) -> Path:
     """A file of the whole set where this machine can map it: itself, or once a node a copy of what lies in a store.
+    whole: every byte of it is looked at, as of a copy.
 
     Raises DataError where it is missing or not what the manifest says, MachineError where this machine has no room.
     """
+    path = folder / name
     if not is_local(folder):
-        return _once_a_node(f"{told.sha256}{Path(name).suffix}", lambda at: _fetch(at, folder / name, told))
-    path, hint = folder / name, f"restore it, or take the set as it is now: `umt-data index {folder} --force`"
+        return _once_a_node(f"{told.sha256}{path.suffix}", lambda at: _fetch(at, path, told, hint=hint))
     try:
         size = patiently(lambda: path.stat().st_size)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     if size != told.bytes:
         raise DataError(f"{path} has {size} bytes, its manifest says {told.bytes}", hint=hint)
+    if whole and sha256_of(path) != told.sha256:
+        raise DataError(f"{path} is not the file that the manifest names", hint=hint)
     return path
 
 
@@ -111,6 +118,8 @@ def _once_a_node(name: str, make: Callable[[Path], None]) -> Path:
                 os.utime(path)
             else:
                 _remove_unused(folder)
+                for partial in folder.glob(f"{name}.*.partial"):  # of a process that was killed
+                    partial.unlink(missing_ok=True)
                 make(path)
     except OSError as error:
         raise MachineError(
@@ -137,17 +146,24 @@ def _remove_unused(folder: Path) -> None:
                 path.unlink()
 
 
-def _fetch(at: Path, path: Path, told: SetFile) -> None:
+def _fetch(at: Path, path: Path, told: SetFile, *, hint: str) -> None:
     """From a store, once more where it came damaged."""
     for _ in range(2):
-        with local_copy(path) as copy:
+        with _copied(path, hint=hint) as copy:
             if sha256_of(copy) == told.sha256:
                 shutil.move(copy, at)
                 return
-    raise DataError(
-        f"{path} is not the file that the manifest names",
-        hint=f"restore it, or take the set as it is now: `umt-data index {path.parent} --force`",
-    )
+    raise DataError(f"{path} is not the file that the manifest names", hint=hint)
+
+
+@contextmanager
+def _copied(path: Path, *, hint: str) -> Iterator[Path]:
+    with ExitStack() as stack:
+        try:
+            copy = stack.enter_context(local_copy(path))
+        except OSError as error:  # of this file: what the store or this machine refuses is a MachineError
+            raise DataError(f"{path} {why_not(error)}", hint=hint) from error
+        yield copy
 
 
 def _make(at: Path, folder: Path, manifest: Manifest) -> None:
@@ -169,6 +185,8 @@ def _shard_index(folder: Path, entry: ShardEntry) -> ShardIndex:
             data = read_whole(path, root=folder)
         except FileNotFoundError as error:
             raise DataError(f"shard {entry.file} has no index {path}", hint=f"run {again}") from error
+        except OSError as error:
+            raise DataError(f"{path} {why_not(error)}", hint="look at its permissions and its disk") from error
         if sha256(data).hexdigest() == entry.index_sha256:
             return parse_index(data, path)
     raise DataError(

@@ -89,14 +89,6 @@ class ShardIndex:
         columns = (column[span].tolist() for column in (self.suffixes, self.offsets, self.sizes, self.crcs))
         return [Member(suffix.decode(), offset, size, crc) for suffix, offset, size, crc in zip(*columns, strict=True)]
 
-    def contents(self) -> list[tuple[bytes, bytes]]:
-        """Of each sample its key and the CRCs of its members: the same where the same sample lies in another shard."""
-        ends = self.starts.tolist()
-        return [
-            (bytes(key), self.crcs[start:end].tobytes())
-            for key, start, end in zip(self.keys, ends, ends[1:], strict=False)
-        ]
-
     def save(self, path: Path) -> None:
         """Write as .npz beside the tar; the same index gives the same bytes."""
         out = io.BytesIO()
@@ -359,7 +351,7 @@ def load_shards(folder: Path) -> Manifest:
         others = some(part.set for part in manifest.parts)
         raise DataError(
             f"{folder} is a table over {others}: it has no tars of its own",
-            hint=f"give the set itself; or make tars of the table with `umt-data merge OUT {folder} --copy`",
+            hint="give the set that it is over",
         )
     return manifest
 

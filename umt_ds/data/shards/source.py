@@ -42,6 +42,7 @@ class ShardSource:
     def __init__(self, folder: Path, *, max_open: int = 32, cache: BlockCache | None = None, look: bool = True) -> None:
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder, wait=True)
+        self._look = look
         opened = partial(FrameSet, max_open=max_open, cache=cache, look=look)
         self._frames: list[FrameSet] = []
         self._items: ItemTable = self._open(folder, self.manifest, opened, level=0)
@@ -166,7 +167,9 @@ class ShardSource:
         if manifest.items is None:
             return table
         samples = [entry.samples for frames in self._frames[begun:] for entry in frames.manifest.shards]
-        return ArrowItems(set_file(folder, ITEMS, manifest.items), samples, hint=f"make {folder} again")
+        return ArrowItems(
+            set_file(folder, ITEMS, manifest.items, hint=_again(folder), whole=self._look), samples, hint=_again(folder)
+        )
 
     def _open_part(self, folder: Path, number: int, part: Part, frame_set: _OpenFrames, level: int) -> ItemTable:
         place = as_path(part.set) if is_url(part.set) else folder / part.set
@@ -179,8 +182,14 @@ class ShardSource:
         table = self._open(place, manifest, frame_set, level + 1)
         if part.rows is None:
             return table
-        ranges = _ranges(set_file(folder, rows_name(number), part.rows), table, hint=f"make {folder} again")
+        hint = _again(folder)
+        file = set_file(folder, rows_name(number), part.rows, hint=hint, whole=self._look)
+        ranges = _ranges(file, table, hint=hint)
         return SelectedItems(table, ranges)
+
+
+def _again(folder: Path) -> str:
+    return f"restore {folder}, or make it again"
 
 
 def rows_name(part: int) -> str:

@@ -100,8 +100,6 @@ def test_a_set_is_read_through_its_table(tmp_path: Path) -> None:
     assert [clip.frames[0, 0, 0, 0] for clip in clips] == [1, 1, 9]  # sample 1 of shard 0, sample 0 of shard 2
     assert [clip.frame_numbers for clip in clips] == [(0, 5), (0, 5), (1, 4)]
     assert len({clip.digest(0) for clip in clips}) == 3
-    other = tmp_path / "other"
-    other.mkdir()
     with pytest.raises(DataError, match=r"is a table over \.\./base: it has no tars of its own"):
         load_shards(out)
 
@@ -175,4 +173,18 @@ def test_rows_that_are_none_are_refused(tmp_path: Path, ranges: np.ndarray, said
     record["parts"][0]["rows"]["bytes"] = size
     (some / "manifest.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match=said):
-        ShardSource(some)
+        ShardSource(some, look=False)
+
+
+def test_a_byte_of_a_table_that_changed_is_found_when_it_is_opened(tmp_path: Path) -> None:
+    out = table_in(tmp_path)
+    some = selection(tmp_path / "some", out, [0, 2])
+    for file, opened in ((some / rows_name(0), some), (out / "items.arrow", out)):
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        with pytest.raises(DataError, match=f"{file.name} is not the file that the manifest names") as raised:
+            ShardSource(opened)
+        assert raised.value.hint == f"restore {opened}, or make it again"
+        file.write_bytes(whole)
+    assert len(ShardSource(some)) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.feather
@@ -14,6 +15,7 @@ from umt_ds.data.shards.node_index import open_index, publish_index
 from umt_ds.data.shards.records import Manifest, index_path, load_index, load_manifest
 from umt_ds.data.shards.set_index import INDEX, SetIndex
 from umt_ds.data.shards.source import ShardSource
+from umt_ds.data.shards.storage import as_path
 from umt_ds.errors import DataError
 
 
@@ -32,7 +34,8 @@ def test_it_says_what_the_indexes_of_the_shards_say(folder: Path) -> None:
         own = load_index(folder / entry.file)
         assert [index.key(number, row) for row in range(len(own))] == [own.key(row) for row in range(len(own))]
         assert [index.members(number, row) for row in range(len(own))] == [own.members(row) for row in range(len(own))]
-        assert index.contents(number) == own.contents()
+        crcs = [own.crcs[start:end].tobytes() for start, end in pairwise(own.starts.tolist())]
+        assert index.contents(number) == list(zip(own.keys.tolist(), crcs, strict=True))
 
 
 def test_any_tool_that_reads_arrow_reads_it(folder: Path) -> None:
@@ -57,6 +60,24 @@ def test_a_damaged_one_of_the_node_is_made_anew(tmp_path: Path, own_indexes: Cal
     (made,) = own_indexes().glob("made-*.arrow")
     made.write_bytes(b"of another version")
     assert [ShardSource(folder).members(ref) for ref in ShardSource(folder).refs()] == wanted
+
+
+def test_one_that_is_missing_in_a_store_is_told_so_and_half_a_copy_is_removed(
+    folder: Path, own_indexes: Callable[[], Path]
+) -> None:
+    there = as_path(f"memory://sets/{folder.parent.name}")
+    for path in folder.iterdir():
+        (there / path.name).write_bytes(path.read_bytes())
+    manifest = load_manifest(there)
+    assert manifest.index is not None
+    half = own_indexes() / f"{manifest.index.sha256}.arrow.other-1.partial"
+    half.write_bytes(b"half")
+    assert open_index(there, manifest).key(0, 0) == "clip-0000"
+    assert not half.exists()
+    (own_indexes() / f"{manifest.index.sha256}.arrow").unlink()
+    (there / INDEX).unlink()
+    with pytest.raises(DataError, match=r"index\.arrow cannot be read: No such file"):
+        open_index(there, manifest)
 
 
 def test_the_same_indexes_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.shards.records import load_manifest
 from umt_ds.data.shards.source import ShardSource
-from umt_ds.errors import DataError
+from umt_ds.errors import ConfigError, DataError
 
 ROWS: list[dict[str, Any]] = [
     {"video": "clip-0003.mp4", "label": 7, "caption": ["a", "b"]},
@@ -155,6 +155,33 @@ def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None
     (tmp_path / "again").mkdir()
     with pytest.raises(DataError, match=r"rows\.json entry 1: the label 'dive' is no class: the set names no classes"):
         items(tmp_path / "again", rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        (
+            [{"key": "clip-0001", "caption": ["a"]}],
+            ("--explode", "captoin"),
+            "--explode captoin: no row of .* has this field",
+        ),
+        ([{"key": "clip-0001", "caption": "a"}], ("--classes", "classes.txt"), "the row of clip-0001 has no label"),
+        (
+            [{"key": "clip-0001", "label": 2}],
+            ("--classes", "classes.txt"),
+            "the label 2 is no class: its classes are walk, dive",
+        ),
+        ([{"key": "clip-0001", "label": 1.5}], (), "the label 1.5 is no class"),
+    ],
+)
+def test_what_would_have_no_effect_or_another_meaning_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]], options: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("classes.txt").write_text("walk\ndive\n")
+    with pytest.raises((ConfigError, DataError), match=said):
+        items(tmp_path, rows, *options)
+    assert not (tmp_path / "table").exists()
 
 
 def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
