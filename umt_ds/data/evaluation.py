@@ -163,7 +163,7 @@ class EvaluationSet:
 
     An item that cannot be decoded, or lacks what is asked for, is left out and named: nothing is put in its place, it
     would be scored under a wrong name. What is wrong with the folder, its disk or its store is a DataError.
-    max_left_out: share of the items that may be left out, see `check`.
+    max_left_out: share of the items that may be left out, see `check`. look: see `ShardSource`.
     """
 
     def __init__(
@@ -175,10 +175,11 @@ class EvaluationSet:
         limit: int | None = None,
         max_left_out: float = 0.01,
         cache: BlockCache | None = None,
+        look: bool = True,
     ) -> None:
         self.shards, self.request, self.batch_size = shards, request, batch_size
         self.limit, self._max_left_out = limit, max_left_out
-        self._source = ShardSource(shards, max_open=2, cache=cache)
+        self._source = ShardSource(shards, max_open=2, cache=cache, look=look)
         self._size = len(self._source) if limit is None else min(limit, len(self._source))
 
     def __len__(self) -> int:

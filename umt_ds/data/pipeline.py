@@ -124,7 +124,8 @@ def _death(how: str) -> MachineError:
     return MachineError(
         f"a loader worker died: {how}",
         hint="usually out of memory, or /dev/shm too small (docker: --shm-size): "
-        "fewer data.workers or a smaller batch.micro need less of both",
+        "fewer data.workers or a smaller batch.micro need less of both; SIGBUS: /dev/shm, or the index.arrow of a set "
+        "was cut while the run had it mapped",
     )
 
 

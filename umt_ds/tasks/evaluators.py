@@ -85,6 +85,7 @@ def evaluation_set(
         limit=settings.limit,
         max_left_out=settings.max_left_out,
         cache=None if is_local(shards) else build_cache(run.data.cache),
+        look=is_first_rank(),
     )
     if isinstance(request.frames.choose, FrameRule):
         try:
