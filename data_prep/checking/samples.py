@@ -14,7 +14,8 @@ from data_prep.engines import WorkerFailure, map_ordered
 from umt_ds.data.clips import ChooseFrames, pixel_members, read_frames
 from umt_ds.data.pixels.decode import Frames, Jpegs, array_shape
 from umt_ds.data.shards.fetch import read_part
-from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, load_index, load_shards, read_members
+from umt_ds.data.shards.manifest import ShardEntry, load_shards
+from umt_ds.data.shards.records import Member, ShardIndex, load_index, read_members
 from umt_ds.data.shards.sample_record import Record, is_of_record, record_of
 from umt_ds.data.shards.suffixes import Media
 from umt_ds.data.shards.tars import ScannedTar

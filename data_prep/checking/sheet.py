@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from data_prep.checking.samples import StoredSample, sample_at
 from data_prep.decode import evenly_spread
 from umt_ds.data.pixels.picture import Pixels
-from umt_ds.data.shards.records import load_index, load_shards
+from umt_ds.data.shards.manifest import load_shards
+from umt_ds.data.shards.records import load_index
 from umt_ds.data.shards.sample_record import captions_of, has_label, number_in
 from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import DataError, DecodeError, printable, shown

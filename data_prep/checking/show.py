@@ -17,7 +17,8 @@ from data_prep.checking.sheet import CELL, draw_frame, draw_grid, save_png
 from data_prep.decode import evenly_spread
 from umt_ds.data.order.views import views_of
 from umt_ds.data.pixels.picture import Pixels
-from umt_ds.data.shards.records import Manifest, ShardIndex, load_index, load_shards, sample_key
+from umt_ds.data.shards.manifest import Manifest, load_shards
+from umt_ds.data.shards.records import ShardIndex, load_index, sample_key
 from umt_ds.data.shards.sample_record import Record, stored_frames
 from umt_ds.errors import DataError, DecodeError, printable, shown, some
 

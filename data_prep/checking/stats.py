@@ -17,7 +17,8 @@ from data_prep.checking.samples import StoredSample, each_shard, records_of
 from data_prep.engines import WorkerFailure
 from umt_ds.data.order.views import ALL, views_of
 from umt_ds.data.shards.fetch import read_whole
-from umt_ds.data.shards.records import load_shards, write_json
+from umt_ds.data.shards.manifest import load_shards
+from umt_ds.data.shards.records import write_json
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, label_of, number_in
 from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import DataError, DecodeError, shown

@@ -30,15 +30,8 @@ from data_prep.state.manifest import BAD_CSV
 from data_prep.state.plan import STATE_FOLDER, load_plan
 from umt_ds.data.order.views import ALL, frames_of, views_of
 from umt_ds.data.shards.fetch import is_its_own, not_its_own, opened, read_whole
-from umt_ds.data.shards.records import (
-    Manifest,
-    Member,
-    ShardEntry,
-    index_path,
-    load_index,
-    load_shards,
-    sha256_of,
-)
+from umt_ds.data.shards.manifest import Manifest, ShardEntry, load_shards
+from umt_ds.data.shards.records import Member, index_path, load_index, sha256_of
 from umt_ds.data.shards.sample_record import has_label, record_of, stored_frames
 from umt_ds.data.shards.set_index import INDEX
 from umt_ds.data.shards.storage import kind_of, sizes_in

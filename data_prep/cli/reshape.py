@@ -78,7 +78,7 @@ def upgrade(set_: Path, dry_run: bool) -> None:
       umt-data upgrade ~/shards/k710
     """
     from data_prep.making.foreign import upgrade as bring_up_to_date
-    from umt_ds.data.shards.records import load_manifest
+    from umt_ds.data.shards.manifest import load_manifest
 
     if dry_run:
         is_old = load_manifest(set_).index is None

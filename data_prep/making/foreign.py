@@ -24,8 +24,8 @@ from data_prep.state.plan import STATE_FOLDER
 from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.left_out import LeftOut
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, ShardEntry, load_manifest
 from umt_ds.data.shards.node_index import publish_index
-from umt_ds.data.shards.records import MANIFEST, Manifest, ShardEntry, load_manifest
 from umt_ds.data.shards.storage import absolute, is_local, kind_of
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, quoted, shown

@@ -12,14 +12,8 @@ import numpy as np
 
 from data_prep.checking.samples import records_in, records_of
 from umt_ds.data.shards.left_out import TEXTS, LeftOut
-from umt_ds.data.shards.records import (
-    ShardEntry,
-    ShardIndex,
-    index_path,
-    load_index,
-    sha256_of,
-    shard_entries,
-)
+from umt_ds.data.shards.manifest import ShardEntry, shard_entries
+from umt_ds.data.shards.records import ShardIndex, index_path, load_index, sha256_of
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, is_of_record
 from umt_ds.data.shards.suffixes import media_of
 from umt_ds.data.shards.tars import ScannedTar, scan_tar

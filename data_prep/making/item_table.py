@@ -17,7 +17,8 @@ from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
 from umt_ds.data.clips import read_record
 from umt_ds.data.shards.items import ITEMS, Item, write_items
-from umt_ds.data.shards.records import MANIFEST, Manifest, Part, SampleRef, SetFile, load_shards, sample_key, sha256_of
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_shards
+from umt_ds.data.shards.records import SampleRef, sample_key, sha256_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
 from umt_ds.errors import ConfigError, DataError, DecodeError, shown, some

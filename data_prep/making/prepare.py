@@ -21,7 +21,8 @@ from data_prep.state.manifest import Summary, finish
 from data_prep.state.plan import Plan, begin
 from data_prep.state.writer import new_shard
 from umt_ds.data.shards.fetch import why_not
-from umt_ds.data.shards.records import ShardEntry, read_members
+from umt_ds.data.shards.manifest import ShardEntry
+from umt_ds.data.shards.records import read_members
 from umt_ds.errors import DataError
 from umt_ds.terminal import progress
 

@@ -13,7 +13,8 @@ from data_prep.making.item_table import path_from
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from umt_ds.data.shards.items import ranges_of
-from umt_ds.data.shards.records import MANIFEST, Manifest, Part, SetFile, load_manifest, sha256_of
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_manifest
+from umt_ds.data.shards.records import sha256_of
 from umt_ds.data.shards.source import rows_name
 from umt_ds.data.shards.storage import kind_of, publish, scratch_for, write_whole
 from umt_ds.errors import DataError

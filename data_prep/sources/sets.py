@@ -20,7 +20,8 @@ from data_prep.checking.samples import records_of, samples_of
 from data_prep.clip import Clip, Listing, Refusal
 from umt_ds.data.clips import read_record
 from umt_ds.data.order.views import as_options, views_of
-from umt_ds.data.shards.records import Manifest, SampleRef, load_manifest, load_shards
+from umt_ds.data.shards.manifest import Manifest, load_manifest, load_shards
+from umt_ds.data.shards.records import SampleRef
 from umt_ds.data.shards.sample_record import Record, captions_of, has_label, number_in
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, common_folder

@@ -17,7 +17,8 @@ from typing import Any
 
 from data_prep.clip import Refusal
 from umt_ds.data.shards.fetch import read_whole, size_of
-from umt_ds.data.shards.records import ShardEntry, index_path, sha256_of, write_json
+from umt_ds.data.shards.manifest import ShardEntry
+from umt_ds.data.shards.records import index_path, sha256_of, write_json
 from umt_ds.data.shards.storage import has_file, publish
 from umt_ds.data.shards.tars import index_tar
 from umt_ds.errors import DataError

@@ -13,8 +13,8 @@ from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.plan import Plan
 from umt_ds import __version__
 from umt_ds.data.pixels.video import versions
+from umt_ds.data.shards.manifest import Manifest, ShardEntry
 from umt_ds.data.shards.node_index import publish_index
-from umt_ds.data.shards.records import Manifest, ShardEntry
 from umt_ds.data.shards.storage import is_local, write_whole
 from umt_ds.errors import DataError
 

@@ -15,7 +15,8 @@ from typing import IO
 
 from data_prep.clip import Sample
 from data_prep.spool import each_member
-from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex, index_path, sha256_of
+from umt_ds.data.shards.manifest import ShardEntry
+from umt_ds.data.shards.records import Member, ShardIndex, index_path, sha256_of
 from umt_ds.data.shards.storage import scratch_for
 from umt_ds.data.shards.tars import index_of_members
 from umt_ds.errors import ConfigError, MachineError

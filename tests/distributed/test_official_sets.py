@@ -18,7 +18,7 @@ from tests.support.paths import SHARED
 from tests.support.ranks import call, run_ranks
 from tests.support.umt_data import Umt, umt_data
 from umt_ds.classes import classes
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 
 DATA = SHARED / "data"
 MAPS, KINETICS = DATA / "annotations" / "label_maps", DATA / "annotations" / "kinetics"

@@ -18,7 +18,7 @@ from data_prep.state.done import Done
 from data_prep.state.manifest import summary_of
 from data_prep.state.plan import load_plan, open_plan
 from umt_ds.data.order.views import is_views_text
-from umt_ds.data.shards.records import ShardEntry
+from umt_ds.data.shards.manifest import ShardEntry
 from umt_ds.errors import UmtError
 
 CLIPS = (

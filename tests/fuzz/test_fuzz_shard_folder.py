@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.shards import write_shards
-from umt_ds.data.shards.records import MANIFEST, Manifest, load_manifest
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, load_manifest
 from umt_ds.errors import UmtError
 
 ANYTHING = st.recursive(

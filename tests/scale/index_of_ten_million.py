@@ -25,7 +25,8 @@ from PIL import Image
 
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
-from umt_ds.data.shards.records import Manifest, index_path, load_manifest, shard_entries
+from umt_ds.data.shards.manifest import Manifest, load_manifest, shard_entries
+from umt_ds.data.shards.records import index_path
 from umt_ds.data.shards.tars import index_tar
 
 FRAMES = 8

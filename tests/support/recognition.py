@@ -14,7 +14,7 @@ import torch
 from tests.support.shards import picture, write_shards
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.tasks.kinds import build_task
 from umt_ds.tasks.recognition.task import RecognitionModule
 

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from umt_ds.data.shards.records import Manifest, index_path, load_index, shard_entries
+from umt_ds.data.shards.manifest import Manifest, shard_entries
+from umt_ds.data.shards.records import index_path, load_index
 from umt_ds.data.shards.tars import index_tar
 
 Members = Mapping[str, bytes]  # suffix → bytes

@@ -80,6 +80,7 @@ NEIGHBOURS = {
         "umt_ds.data.clips",  # a sample's members to frames, as training reads them
         "umt_ds.data.pixels.decode",  # the types of those frames, and the size of an array
         "umt_ds.data.shards.records",  # the shard contract
+        "umt_ds.data.shards.manifest",  # and what a set says of itself
         "umt_ds.data.shards.node_index",  # the index of a whole set
         "umt_ds.data.shards.set_index",
         "umt_ds.data.shards.items",  # tables over the frames of a set
@@ -167,7 +168,8 @@ TORCH_FREE = (
     "umt_ds.distributed.leftovers", "umt_ds.engine.manifest", "umt_ds.engine.readback", "umt_ds.engine.tidy",
     "umt_ds.engine.metrics_file", "umt_ds.engine.best", "umt_ds.data.shards.storage", "umt_ds.data.shards.folders",
     "umt_ds.data.clips", "umt_ds.data.shards.suffixes", "umt_ds.data.shards.store_answers", "umt_ds.data.shards.fetch",
-    "umt_ds.data.shards.records", "umt_ds.data.shards.tars", "umt_ds.data.shards.left_out",
+    "umt_ds.data.shards.records", "umt_ds.data.shards.manifest", "umt_ds.data.shards.tars",
+    "umt_ds.data.shards.left_out",
     "umt_ds.data.pixels.picture", "umt_ds.data.shards.sample_record", "umt_ds.data.pixels.video*", "umt_ds.bench",
     "umt_ds.bench.machine", "umt_ds.bench.prep", "umt_ds.bench.step_report", "umt_ds.bench.step_sweep",
     "umt_ds.cli.bench", "umt_ds.cli.verify_run", "umt_ds.cli.doctor", "umt_ds.preflight.run_checks",

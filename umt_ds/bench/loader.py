@@ -45,7 +45,7 @@ from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.on_device import OnDevice
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.pixels.augment import draw_view, render
-from umt_ds.data.shards.records import MANIFEST
+from umt_ds.data.shards.manifest import MANIFEST
 from umt_ds.engine.gpus import GPUS
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import ConfigError

@@ -29,7 +29,8 @@ from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.data.pixels.decode import Frames
 from umt_ds.data.pixels.testing import testing_views, validation_view
 from umt_ds.data.shards.block_cache import BlockCache
-from umt_ds.data.shards.records import Manifest, Member, SampleRef
+from umt_ds.data.shards.manifest import Manifest
+from umt_ds.data.shards.records import Member, SampleRef
 from umt_ds.data.shards.sample_record import Clean, captions_of, label_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError, DecodeError, shown

@@ -9,7 +9,7 @@ from math import ceil
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.evaluation import EvaluationConfig
 from umt_ds.config.run import RunConfig
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import as_path
 from umt_ds.jobs.eval_runs import EvalRun, first_source
 

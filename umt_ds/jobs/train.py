@@ -20,7 +20,7 @@ from umt_ds.config.key_paths import flatten
 from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree, as_yaml, numbers_of
 from umt_ds.data.loader import Loader
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import as_path
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.collectives import barrier, broadcast_object

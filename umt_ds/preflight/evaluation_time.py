@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from umt_ds.config.evaluation import EvaluationConfig
 from umt_ds.config.run import RunConfig
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import as_path
 from umt_ds.errors import UmtError
 

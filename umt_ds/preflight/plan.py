@@ -11,7 +11,7 @@ from umt_ds.bench.rate import LoaderRate, measure_loader
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.run import RunConfig
-from umt_ds.data.shards.records import MANIFEST
+from umt_ds.data.shards.manifest import MANIFEST
 from umt_ds.data.shards.storage import has_file
 from umt_ds.data.shards.stream import Tars
 from umt_ds.engine.gpus import GPUS

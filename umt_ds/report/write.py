@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.engine.best import read_best
 from umt_ds.errors import CheckpointError, MachineError
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NamedClips, NotMade, Remark, Retrieved

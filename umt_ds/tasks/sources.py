@@ -11,7 +11,7 @@ from umt_ds.config.data import CacheConfig, SourceConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.data.order.media import shares_of
 from umt_ds.data.shards.block_cache import BlockCache
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.stream import Tars
 from umt_ds.environment import temporary_folder

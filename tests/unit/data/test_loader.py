@@ -21,7 +21,7 @@ from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.pixels.rand_augment import RandAugment, parse_rand_augment
 from umt_ds.data.shards import source as source_module
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import ConfigError
 from umt_ds.keyed import Stream, add_digests
 

@@ -19,7 +19,7 @@ from tests.support.stage2 import SIDE, tiny_module
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.probe import command
 from umt_ds.config.load import load_run
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import CheckpointError, ConfigError, DataError, UmtError
 from umt_ds.jobs.probe_table import standard_error
 from umt_ds.models.vit import VideoViT

@@ -23,7 +23,7 @@ from umt_ds.cli.doctor import command
 from umt_ds.config.data import CacheConfig
 from umt_ds.config.load import load_run
 from umt_ds.config.tasks.stage1 import Stage1Config
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.distributed.device import has_code
 from umt_ds.errors import DataError, MachineError, WeightsError
 from umt_ds.kernels import backend

@@ -11,7 +11,7 @@ import torch
 from tests.support.shards import write_shards
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import ConfigError, DataError, WeightsError
 from umt_ds.models.classifier import VideoClassifier
 from umt_ds.models.presets import vit_size

@@ -10,7 +10,7 @@ import pytest
 from tests.support.shards import write_shards
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.tasks.recognition.classes import HeadClasses, check_class_list, head_classes
 

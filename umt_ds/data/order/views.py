@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any, Literal, assert_never, get_args
 
 from umt_ds.data.order.frames import middle
-from umt_ds.data.shards.records import Manifest
+from umt_ds.data.shards.manifest import Manifest
 from umt_ds.errors import ConfigError, DecodeError, quoted, some
 
 Rule = Literal["recognition", "ssv2", "retrieval"]

@@ -15,12 +15,9 @@ from typing import Protocol
 
 from umt_ds.data.lru_cache import LruCache
 from umt_ds.data.shards.block_cache import BlockCache
+from umt_ds.data.shards.manifest import Manifest, ShardEntry
 from umt_ds.data.shards.node_index import open_index
-from umt_ds.data.shards.records import (
-    Manifest,
-    Member,
-    ShardEntry,
-)
+from umt_ds.data.shards.records import Member
 from umt_ds.data.shards.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.data.shards.storage import RETRY_PAUSES_S, is_away, is_local, patiently, sizes_of
 from umt_ds.data.shards.store_answers import hint_of

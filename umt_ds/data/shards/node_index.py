@@ -22,15 +22,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from umt_ds.data.shards.fetch import local_copy, read_whole, why_not
-from umt_ds.data.shards.records import (
-    Manifest,
-    SetFile,
-    ShardEntry,
-    ShardIndex,
-    index_path,
-    parse_index,
-    sha256_of,
-)
+from umt_ds.data.shards.manifest import Manifest, SetFile, ShardEntry
+from umt_ds.data.shards.records import ShardIndex, index_path, parse_index, sha256_of
 from umt_ds.data.shards.set_index import INDEX, SetIndex, write_index
 from umt_ds.data.shards.storage import is_local, patiently, publish, scratch_for
 from umt_ds.environment import temporary_folder

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from umt_ds.data.lru_cache import LruCache
 from umt_ds.data.shards.arrow_files import ArrowFile, writing
-from umt_ds.data.shards.records import Member, ShardEntry, ShardIndex
+from umt_ds.data.shards.manifest import ShardEntry
+from umt_ds.data.shards.records import Member, ShardIndex
 from umt_ds.errors import DataError
 
 INDEX = "index.arrow"

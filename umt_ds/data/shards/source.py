@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.frame_set import FrameSet
 from umt_ds.data.shards.items import ITEMS, AllSamples, ArrowItems, Item, ItemTable, JoinedItems, SelectedItems
+from umt_ds.data.shards.manifest import Manifest, Part, load_manifest
 from umt_ds.data.shards.node_index import set_file
-from umt_ds.data.shards.records import Manifest, Member, Part, SampleRef, load_manifest
+from umt_ds.data.shards.records import Member, SampleRef
 from umt_ds.data.shards.remote import Traffic
 from umt_ds.data.shards.sample_record import NO_QUESTION, Question
 from umt_ds.data.shards.storage import as_path, is_url

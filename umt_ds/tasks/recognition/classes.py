@@ -11,7 +11,7 @@ from umt_ds.classes import are_names, first_difference, k710_spelling
 from umt_ds.classes.matching import ClassList, matched_by_number, numbers_in
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.collectives import is_first_rank

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.support.shards import key_of_sample, write_shards
 from umt_ds.data.clips import read_clip
 from umt_ds.data.shards.items import AllSamples, ArrowItems, Item, JoinedItems, SelectedItems, ranges_of, write_items
-from umt_ds.data.shards.records import Manifest, Part, SetFile, load_manifest, load_shards, sha256_of
+from umt_ds.data.shards.manifest import Manifest, Part, SetFile, load_manifest, load_shards
+from umt_ds.data.shards.records import sha256_of
 from umt_ds.data.shards.source import ShardSource, rows_name
 from umt_ds.errors import DataError, DecodeError
 

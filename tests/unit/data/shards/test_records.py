@@ -15,16 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from umt_ds.data.shards.records import (
-    MANIFEST,
-    Manifest,
-    index_path,
-    load_index,
-    load_manifest,
-    read_members,
-    sample_key,
-    shard_entries,
-)
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, load_manifest, shard_entries
+from umt_ds.data.shards.records import index_path, load_index, read_members, sample_key
 from umt_ds.data.shards.suffixes import IMAGE_SUFFIXES, media_of, pixels_of
 from umt_ds.data.shards.tars import index_tar, split_member_name
 from umt_ds.errors import DataError

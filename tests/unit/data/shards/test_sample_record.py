@@ -18,7 +18,7 @@ from data_prep.sources.sets import Filter, list_sets
 from tests.support.shards import frame, picture, write_shards
 from tests.support.videos import write_video
 from umt_ds.data.clips import read_clip
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DecodeError
 

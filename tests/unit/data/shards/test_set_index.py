@@ -11,8 +11,9 @@ import pyarrow.feather
 import pytest
 
 from tests.support.shards import write_shards
+from umt_ds.data.shards.manifest import Manifest, load_manifest
 from umt_ds.data.shards.node_index import open_index, publish_index
-from umt_ds.data.shards.records import Manifest, index_path, load_index, load_manifest
+from umt_ds.data.shards.records import index_path, load_index
 from umt_ds.data.shards.set_index import INDEX, SetIndex
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import as_path

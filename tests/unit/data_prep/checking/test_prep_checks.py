@@ -25,7 +25,8 @@ from data_prep.making.foreign import adopt
 from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
 from tests.support.videos import frame_number, write_video, write_videos
-from umt_ds.data.shards.records import MANIFEST, index_path, load_index, load_manifest, shard_entries
+from umt_ds.data.shards.manifest import MANIFEST, load_manifest, shard_entries
+from umt_ds.data.shards.records import index_path, load_index
 from umt_ds.data.shards.tars import index_tar
 from umt_ds.errors import DataError
 

@@ -26,7 +26,7 @@ from data_prep.leaks.report import find_leaks
 from data_prep.sources.sets import Filter, list_sets, split
 from tests.support.shards import frame, key_of_sample, picture, write_shards
 from tests.support.videos import write_video
-from umt_ds.data.shards.records import Manifest, load_manifest
+from umt_ds.data.shards.manifest import Manifest, load_manifest
 from umt_ds.data.shards.sample_record import record_of
 from umt_ds.errors import ConfigError, DataError
 

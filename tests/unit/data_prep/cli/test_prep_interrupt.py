@@ -16,7 +16,7 @@ from tests.support.paths import REPO
 from tests.support.umt_data import Umt
 from tests.support.videos import write_videos
 from umt_ds.cli import umt as umt_command
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import scratch_for
 from umt_ds.errors import EXIT_INTERRUPTED
 

@@ -21,7 +21,7 @@ from tests.support.umt_data import Umt
 from tests.support.videos import shown_number, write_numbered_video
 from umt_ds.data.clips import read_clip
 from umt_ds.data.order.views import Views, as_options, frames_of, views_of
-from umt_ds.data.shards.records import MANIFEST, load_manifest
+from umt_ds.data.shards.manifest import MANIFEST, load_manifest
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError
 

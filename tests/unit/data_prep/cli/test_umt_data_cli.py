@@ -19,7 +19,7 @@ from tests.support.paths import REPO
 from tests.support.shards import write_shards
 from tests.support.umt_data import Said, Umt
 from tests.support.videos import write_video, write_videos
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 
 COMMANDS = (
     "scenes",

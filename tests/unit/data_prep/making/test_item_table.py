@@ -20,7 +20,7 @@ from tests.support.shards import picture, write_shards
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import ConfigError, DataError
 

@@ -18,7 +18,8 @@ from data_prep.checking.verify import verify
 from data_prep.making.foreign import Adopted, adopt, adopt_below
 from data_prep.making.foreign_tar import suffixes_meant
 from tests.support.videos import write_video
-from umt_ds.data.shards.records import load_index, load_manifest
+from umt_ds.data.shards.manifest import load_manifest
+from umt_ds.data.shards.records import load_index
 from umt_ds.data.shards.sample_record import captions_of
 from umt_ds.errors import ConfigError, DataError
 

@@ -32,7 +32,7 @@ from tests.support.shards import write_shards
 from tests.support.umt_data import Umt, umt_data
 from tests.support.videos import write_video, write_videos
 from umt_ds.data.pixels.video import decode, transcode
-from umt_ds.data.shards.records import ShardEntry, load_manifest
+from umt_ds.data.shards.manifest import ShardEntry, load_manifest
 from umt_ds.errors import MachineError
 
 STORE = StoreOptions(frames=4, short_side=32)

@@ -15,7 +15,7 @@ from tests.support.object_store import s3_server
 from tests.support.paths import REPO
 from tests.support.umt_data import umt_data as in_this_process
 from tests.support.videos import write_videos
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import as_path, is_local
 from umt_ds.errors import ConfigError
 

@@ -33,7 +33,8 @@ from data_prep.state.manifest import Summary
 from tests.support import work
 from tests.support.paths import REPO
 from tests.support.videos import frame_number, write_audio_only, write_video, write_videos
-from umt_ds.data.shards.records import load_index, load_manifest, sample_key
+from umt_ds.data.shards.manifest import load_manifest
+from umt_ds.data.shards.records import load_index, sample_key
 from umt_ds.errors import ConfigError, DataError, MachineError
 
 STORE = StoreOptions(frames=4, short_side=32, per_shard=3)

@@ -13,7 +13,7 @@ from tests.support.shards import key_of_sample, png_frames, write_shards
 from umt_ds.data.clips import read_clip
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import ConfigError, DataError
 

@@ -11,7 +11,7 @@ from data_prep.cli import umt_data as command
 from tests.support.shards import write_shards
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
-from umt_ds.data.shards.records import load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.set_index import INDEX
 
 

@@ -16,7 +16,8 @@ from data_prep.sources.folder import list_folder
 from data_prep.sources.sets import Filter, list_sets, split
 from tests.support.shards import write_shards
 from tests.support.videos import write_video
-from umt_ds.data.shards.records import Manifest, load_manifest, read_members
+from umt_ds.data.shards.manifest import Manifest, load_manifest
+from umt_ds.data.shards.records import read_members
 from umt_ds.errors import ConfigError, DataError
 
 STORE = StoreOptions(frames=2, short_side=16, per_shard=3)

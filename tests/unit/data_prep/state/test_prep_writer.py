@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from data_prep.clip import Sample
 from data_prep.spool import kept, with_member
 from data_prep.state.writer import new_shard
-from umt_ds.data.shards.records import ShardEntry, index_path, load_index, sha256_of
+from umt_ds.data.shards.manifest import ShardEntry
+from umt_ds.data.shards.records import index_path, load_index, sha256_of
 from umt_ds.data.shards.tars import index_tar
 
 _KEY = st.text("abcXYZ019_-%é日/", min_size=1, max_size=300).filter(
