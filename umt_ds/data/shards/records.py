@@ -3,7 +3,7 @@
     k710-train-000123.tar            plain WebDataset tar: KEY.000.jpg … KEY.031.jpg, KEY.json, KEY2.000.jpg, …
     k710-train-000123.index.npz      where each member lies in the tar: offset, size, CRC-32
     index.arrow                      the indexes of all shards in one, which training maps (`set_index.py`)
-    manifest.json                    the set: shards with counts and hashes, labels, options, fingerprint (`manifest.py`)
+    manifest.json                    the set: shards with counts and hashes, options, fingerprint (`manifest.py`)
 
 A sample is one clip. Its media are frames (`000.jpg` …), one array (`npy`, uint8 [T,H,W,3]), one whole
 video (`mp4`, `webm`, …) or one image (`jpg`, `png`, …: a clip of one frame). Any WebDataset tool reads
