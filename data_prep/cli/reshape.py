@@ -192,14 +192,28 @@ def merge(out: Path, sets: tuple[Path, ...], copy: bool, making: BuildJob) -> No
 @click.argument("set_", metavar="SET", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
 @click.option(
-    "--annotations", type=FILE, required=True, help="csv, tsv, json, jsonl, parquet, arrow, sqlite: a row an item."
+    "--annotations",
+    type=FILE,
+    required=True,
+    multiple=True,
+    help="csv, tsv, json, jsonl, parquet, arrow, sqlite: a row an item; repeat.",
+)
+@click.option(
+    "--protocol", metavar="NAME", help="FILE is of a published task, and in its form: `umt-data protocols` lists them."
 )
 @click.option("--classes", type=FILE, help="Names of the classes that `label` numbers, if they are not those of SET.")
 @click.option("--explode", metavar="FIELD", help="A list in this field makes an item of each of its members.")
 @click.option("--name", default="", help="Name of the table.  [default: the folder's]")
 @dry_run
 def items(
-    set_: Path, out: Path, annotations: Path, classes: Path | None, explode: str | None, name: str, dry_run: bool
+    set_: Path,
+    out: Path,
+    annotations: tuple[Path, ...],
+    protocol: str | None,
+    classes: Path | None,
+    explode: str | None,
+    name: str,
+    dry_run: bool,
 ) -> None:
     """Write a table of items over the frames of SET in OUT: no frame is copied, and OUT is used as a set.
 
@@ -209,14 +223,18 @@ def items(
 
     \b
     Example:
-      umt-data items ~/shards/msrvtt ~/shards/msrvtt-qa --annotations train_qa.json
+      umt-data items ~/shards/msrvtt ~/shards/msrvtt-1ka --annotations msrvtt_test1k.json --protocol msrvtt-1ka
       umt-data items ~/shards/mine ~/shards/mine-captions --annotations captions.csv --explode caption
     """
     from data_prep.making.item_table import read_items, write_table
+    from data_prep.protocols import known
     from data_prep.tables.class_list import read_class_list
 
+    asked = known.protocol(protocol) if protocol else None
+    if asked and explode:
+        raise ConfigError("--protocol says what an item is, and so does --explode", hint="leave --explode out")
     labels = read_class_list(classes) if classes else ()
-    read = read_items(set_, annotations=annotations, labels=labels, explode=explode)
+    read = read_items(set_, annotations=annotations, protocol=asked, labels=labels, explode=explode)
     click.echo(read.text())
     if dry_run:
         click.echo(f"would write them to {out}")
@@ -226,4 +244,17 @@ def items(
         click.echo(f"see {out}/bad.csv")
 
 
-COMMANDS = (index, upgrade, items, filter_, split, merge)
+@click.command(short_help="List the published tasks whose files `items` reads.")
+def protocols() -> None:
+    """Print the names that `umt-data items --protocol NAME` takes, with the videos and texts that their files have.
+
+    \b
+    Example:
+      umt-data protocols
+    """
+    from data_prep.protocols import known
+
+    click.echo(known.table())
+
+
+COMMANDS = (index, upgrade, items, protocols, filter_, split, merge)

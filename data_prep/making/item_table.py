@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
+from data_prep.making.coverage import Coverage
+from data_prep.protocols.protocol import Protocol, Row
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
@@ -35,11 +37,12 @@ class ItemsRead:
     """The items of an annotation file over a set, and what became of its rows and of the clips of the set."""
 
     folder: Path
-    annotations: str
+    annotations: tuple[str, ...]
     labels: tuple[str, ...]  # names of the classes
     items: tuple[Item, ...]
     clips_without: int
     left_out: tuple[Refusal, ...]
+    coverage: Coverage | None = None  # of a protocol
 
     def text(self) -> str:
         """How many items, clips and rows, and the most frequent reasons."""
@@ -51,12 +54,20 @@ class ItemsRead:
                 f"{len(self.items):,} items over {clips:,} clips, with {', '.join(fields)}; "
                 f"{self.clips_without:,} clips have none; {len(self.left_out):,} rows left out",
                 *(f"{count:>8,}  {reason}" for reason, count in reasons),
+                *([self.coverage.text()] if self.coverage else []),
             ]
         )
 
 
-def read_items(folder: Path, *, annotations: Path, labels: Sequence[str] = (), explode: str | None = None) -> ItemsRead:
-    """An item over the set in `folder` for each row of `annotations`.
+def read_items(
+    folder: Path,
+    *,
+    annotations: Sequence[Path],
+    protocol: Protocol | None = None,
+    labels: Sequence[str] = (),
+    explode: str | None = None,
+) -> ItemsRead:
+    """An item over the set in `folder` for each row of `annotations`, which `protocol` reads if there is one.
 
     A row names its clip (`key`, or the path of its file) and has fields, which stand in the place of those of the json
     (`caption`, `label`, `question`, …). `start` and `end` (seconds of the file) make the item a part of the stored
@@ -67,14 +78,16 @@ def read_items(folder: Path, *, annotations: Path, labels: Sequence[str] = (), e
     base = load_shards(folder)
     names = tuple(labels) or base.labels
     left_out: list[Refusal] = []
+    coverage = Coverage(protocol) if protocol else None
+    files = " and ".join(map(str, annotations))
     with closing(ShardSource(folder)) as source:
-        rows = read_annotations(annotations)
-        items = tuple(_items(source, rows, names=names, explode=explode, left_out=left_out))
+        rows = protocol.read(annotations) if protocol else _rows_of(annotations)
+        items = tuple(_items(source, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
     if not items:
         first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
-        raise DataError(f"no row of {annotations} has a clip in {folder}{first}")
+        raise DataError(f"no row of {files} has a clip in {folder}{first}")
     if explode is not None and not any(explode in item.fields for item in items):
-        raise ConfigError(f"--explode {explode}: no row of {annotations} has this field")
+        raise ConfigError(f"--explode {explode}: no row of {files} has this field")
     if labels and (without_label := next((item.key for item in items if "label" not in item.fields), None)):
         raise ConfigError(
             f"--classes names other classes, and the row of {without_label} has no label: that of its clip is a number "
@@ -82,7 +95,12 @@ def read_items(folder: Path, *, annotations: Path, labels: Sequence[str] = (), e
             hint="give every row a label, or leave --classes out",
         )
     without = base.num_samples - len({(item.shard, item.row) for item in items})
-    return ItemsRead(folder, annotations.name, names, items, without, tuple(left_out))
+    return ItemsRead(folder, tuple(path.name for path in annotations), names, items, without, tuple(left_out), coverage)
+
+
+def _rows_of(annotations: Sequence[Path]) -> Iterator[Row]:
+    for path in annotations:
+        yield from read_annotations(path)
 
 
 def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
@@ -104,7 +122,12 @@ def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
         media=base.media,
         shards=(),
         labels=read.labels,
-        options={"source": "items", "annotations": read.annotations, "made_with": base.options},
+        options={
+            "source": "items",
+            "annotations": list(read.annotations),
+            **({"protocol": read.coverage.described()} if read.coverage else {}),
+            "made_with": base.options,
+        },
         tool=tool(),
         items=told,
         num_items=len(read.items),
@@ -121,11 +144,12 @@ def path_from(out: Path, folder: Path) -> str:
 
 def _items(
     source: ShardSource,
-    rows: Iterator[tuple[str, dict[str, Any]]],
+    rows: Iterator[Row],
     *,
     names: Sequence[str],
     explode: str | None,
     left_out: list[Refusal],
+    coverage: Coverage | None,
 ) -> Iterator[Item]:
     """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
     places = _places(source)
@@ -133,6 +157,8 @@ def _items(
     used: Counter[str] = Counter()
     for where, row in progress(rows, unit="row", desc="items"):
         named, found = _key_of(row, places)
+        if coverage:
+            coverage.count(named, row, found=found is not None)
         if found is None:
             left_out.append(
                 Refusal(shown(named, 200) or where, "no clip of the set has this name" if named else "names no clip")

@@ -53,7 +53,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"tables", "state"}),  # tables of users; what a set in the making leaves on disk
         frozenset({"checking"}),  # what can be said of a finished set
         frozenset({"leaks"}),  # what two sets share
-        frozenset({"sources"}),  # corpora as listings of clips
+        frozenset({"sources", "protocols"}),  # corpora as listings of clips; what is asked of them
         frozenset({"making"}),  # listings to shards
         frozenset({"cli"}),
     ),

@@ -1,0 +1,7 @@
+"""ActivityNet Captions: all sentences of a video are one paragraph."""
+
+from __future__ import annotations
+
+from data_prep.protocols.protocol import Protocol
+
+PROTOCOLS: tuple[Protocol, ...] = ()

@@ -1,0 +1,68 @@
+"""`umt-data items --protocol NAME`: what its files have, what papers had, and what the set lacks is said and kept."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from data_prep.making.item_table import read_items, write_table
+from data_prep.protocols import known
+from data_prep.protocols.protocol import Counts, Protocol
+from data_prep.tables.annotations import read_annotations
+from tests.support.shards import write_shards
+from umt_ds.data.shards.manifest import load_manifest
+from umt_ds.errors import ConfigError
+
+ROWS = [{"video": f"clip-{number:04d}.mp4", "caption": ["a", "b"]} for number in (3, 12, 77)]
+
+
+def of(*expected: Counts) -> Protocol:
+    return Protocol(
+        "p", "retrieval", "", lambda files: (row for path in files for row in read_annotations(path)), expected
+    )
+
+
+def test_a_gallery_says_what_it_lacks_and_its_manifest_keeps_it(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base")
+    (tmp_path / "rows.json").write_text(json.dumps(ROWS))
+    read = read_items(base, annotations=[tmp_path / "rows.json"], protocol=of(Counts(3, 6)))
+    assert "p: 3 videos and 6 texts in the files\n1 videos are MISSING" in read.text()
+    assert "clip-0077.mp4" in read.text()
+    write_table(read, tmp_path / "table")
+    assert load_manifest(tmp_path / "table").options["protocol"] == {
+        "name": "p",
+        "task": "retrieval",
+        "videos": 3,
+        "texts": 6,
+        "as_published": True,
+        "missing": ["clip-0077.mp4"],
+        "num_missing": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("expected", "as_published"),
+    [((), True), ((Counts(3),), True), ((Counts(3, 5),), False), ((Counts(4), Counts(3, 6)), True)],
+)
+def test_files_of_other_counts_are_not_those_of_the_protocol(
+    tmp_path: Path, expected: tuple[Counts, ...], as_published: bool
+) -> None:
+    base = write_shards(tmp_path / "base")
+    (tmp_path / "rows.json").write_text(json.dumps(ROWS))
+    text = read_items(base, annotations=[tmp_path / "rows.json"], protocol=of(*expected)).text()
+    assert ("these are NOT the files of the protocol" in text) != as_published
+
+
+def test_a_protocol_that_nobody_knows_is_answered_with_those_alike() -> None:
+    with pytest.raises(ConfigError, match=r"--protocol msrvtt-1k: there is no protocol") as caught:
+        known.protocol("msrvtt-1k")
+    assert "perhaps msrvtt-1ka" in str(caught.value.hint)
+
+
+def test_names_are_listed_once_with_their_counts() -> None:
+    assert len(known.PROTOCOLS) == sum(len(module.PROTOCOLS) for module in known.MODULES)
+    line = next(line for line in known.table().splitlines() if line.startswith("msrvtt-1ka "))
+    assert line.split()[:4] == ["msrvtt-1ka", "retrieval", "1,000", "1,000"]
