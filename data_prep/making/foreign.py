@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.checking.samples import SHARD_TIMEOUT_S
+from data_prep.checking.set_statistics import add_statistics, publish_statistics
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.making.foreign_tar import Edges, ForeignTar, read_tar
 from data_prep.state.manifest import tool
 from data_prep.state.plan import STATE_FOLDER
+from data_prep.state.statistics import STATISTICS, Page
 from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.left_out import LeftOut
-from umt_ds.data.shards.manifest import MANIFEST, Manifest, ShardEntry, load_manifest
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, SetFile, ShardEntry, load_manifest, load_shards
 from umt_ds.data.shards.node_index import publish_index
-from umt_ds.data.shards.storage import absolute, is_local, kind_of
+from umt_ds.data.shards.records import sha256_of
+from umt_ds.data.shards.set_index import INDEX
+from umt_ds.data.shards.storage import absolute, has_file, is_local, kind_of
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, quoted, shown
 from umt_ds.terminal import progress
@@ -67,10 +71,15 @@ def adopt(
     if suffixes is None and before:
         suffixes = before.options.get("suffixes")
     held, downloads, entries = _Held(), _Downloads(), list[ShardEntry]()
-    for tar, found in _each(tars, anew=force or bool(suffixes), suffixes=suffixes or {}, workers=workers):
-        held.add_all_of(found, tar)
-        downloads.add(tar, found.samples)
-        entries.append(found.entry)
+
+    def pages() -> Iterator[Page]:
+        for tar, found in _each(tars, anew=force or bool(suffixes), suffixes=suffixes or {}, workers=workers):
+            held.add_all_of(found, tar)
+            downloads.add(tar, found.samples)
+            entries.append(found.entry)
+            yield found.page
+
+    statistics = publish_statistics(folder, pages())
     is_ours = before is not None and before.options.get("source") != "foreign"
     options = {"source": "foreign", **({"suffixes": dict(suffixes)} if suffixes else {}), **downloads.totals}
     manifest = Manifest(
@@ -81,6 +90,7 @@ def adopt(
         options=before.options if before and is_ours else options,
         tool=tool(),
         index=publish_index(folder, entries),
+        statistics=statistics,
     )
     manifest.save(folder)
     return Adopted(folder, manifest, (*beside, *held.notes(), *downloads.notes(folder)))
@@ -109,17 +119,32 @@ def folders_of_tars(folder: Path) -> list[Path]:
     return folders
 
 
-def upgrade(folder: Path) -> bool:
-    """Give a set that an earlier version wrote the files of the whole set that it lacks; False: it lacks none.
+def missing_files(folder: Path) -> tuple[str, ...]:
+    """The files of the whole set that a set lacks: an earlier version did not write them, or they are not those that
+    its manifest names. Raises DataError for a table, which has none."""
+    manifest = load_shards(folder)
+    told = {INDEX: manifest.index, STATISTICS: manifest.statistics}
+    return tuple(name for name, file in told.items() if file is None or not _is_there(folder / name, file))
 
-    Its shards, and with them its fingerprint, stay as they are. Raises DataError where an index beside a shard is
-    missing, or is not the one of the manifest.
+
+def _is_there(path: Path, told: SetFile) -> bool:
+    return has_file(path) and sha256_of(path) == told.sha256
+
+
+def upgrade(folder: Path, *, workers: int = 1) -> tuple[str, ...]:
+    """Give a set the files of the whole set that it lacks; their names.
+
+    For its statistics each tar is read once, by `workers` processes. Its shards, and with them its fingerprint, stay as
+    they are. Raises DataError where an index beside a shard is missing, or is not the one of the manifest.
     """
-    manifest = load_manifest(folder)
-    if manifest.index:
-        return False
-    replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
-    return True
+    missing = missing_files(folder)
+    if INDEX in missing:
+        manifest = load_shards(folder)
+        replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
+    if STATISTICS in missing:
+        statistics = add_statistics(folder, workers=workers)
+        replace(load_shards(folder), statistics=statistics).save(folder)
+    return missing
 
 
 def tars_in(folder: Path, *, alone: bool = True) -> tuple[list[Path], tuple[str, ...]]:
