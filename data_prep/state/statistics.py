@@ -95,12 +95,14 @@ class Columns:
         """Those of some samples, in the order of `chosen`."""
         return Columns(self._table.take(pa.array(chosen, pa.int64())))
 
-    def with_rows(self, changed: Mapping[str, Sequence[Any]]) -> Columns:
-        """The same samples with other values in some columns."""
+    def changed(self, rows: Sequence[Mapping[str, Any]]) -> Columns:
+        """The same samples, where `rows` has other values for some columns of each."""
         table = self._table
-        for name, values in changed.items():
-            place = table.schema.get_field_index(name)
-            table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+        for name in dict.fromkeys(name for row in rows for name in row):
+            before = table.column(name).to_pylist()
+            values = [row.get(name, old) for row, old in zip(rows, before, strict=True)]
+            column = table.schema.field(name)
+            table = table.set_column(table.schema.get_field_index(name), column, pa.array(values, column.type))
         return Columns(table)
 
 
@@ -147,6 +149,16 @@ def of_record(record: Record | DecodeError) -> dict[str, Any]:
         **of_captions(record),
         **of_label(record),
     }
+
+
+def of_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that the fields of an item decide, in the place of those of its sample; None: not known."""
+    said: dict[str, Any] = {name: number_in(fields, name) for name in _MEASURED if name in fields}
+    if "caption" in fields:
+        said |= {"captions": None, "caption_words": None, "caption_error": None, **of_captions(fields)}
+    if "label" in fields:
+        said |= {"label": None, "label_name": None, "label_error": None, **of_label(fields)}
+    return said
 
 
 def of_captions(record: Mapping[str, Any]) -> dict[str, Any]:
