@@ -2,8 +2,8 @@
 
 Published: `MSRVTT_data.json` (all videos) or `train_val_videodatainfo.json` and `test_videodatainfo.json`, with
 `videos` that have a `split`, and `sentences`; `MSR_VTT.json` of Frozen in Time, without splits; lists of the videos of
-a split (`MSRVTT_train.9k.csv`, `train_list_jsfusion.txt`); the test pairs of JSFusion (`MSRVTT_JSFUSION_test.csv`);
-texts to choose from (`msrvtt_mc_test.jsonl`); and each as rows of UMT and VindLU.
+a split (`MSRVTT_train.9k.csv`, `train_list_jsfusion.txt`); the test pairs of JSFusion (`MSRVTT_JSFUSION_test.csv`) and
+its texts to choose from (`MSR_MC_test.csv`, or `msrvtt_mc_test.jsonl`); and each as rows of UMT and VindLU.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from data_prep.clip import Refusal
 from data_prep.protocols.captions import (
     UNSAID,
     Caption,
+    choice,
     is_object,
     pairs,
     questions,
@@ -25,12 +26,13 @@ from data_prep.protocols.captions import (
     texts_of,
     video_name,
 )
-from data_prep.protocols.protocol import Counts, Protocol
-from data_prep.tables.table import read_json
+from data_prep.protocols.protocol import Counts, Protocol, Row
+from data_prep.tables.table import ColumnsError, Table, read_json
 from umt_ds.errors import DataError
 
 _SENTENCES = (("sentences", "video_id"), ("annotations", "image_id"))  # of the corpus, of Frozen in Time
 
+_CHOICES = ("vid_key", "a1", "a2", "a3", "a4", "a5", "answer")  # columns of MSR_MC_test.csv
 _TRAIN_7K = ("train", "validate")
 
 
@@ -65,6 +67,21 @@ def _sentences(path: Path) -> Iterator[Caption]:
         name = video_name(entry[video])
         for text in texts_of(entry.get("caption"), where):
             yield Caption(where, name, text, splits.get(name, UNSAID))
+
+
+def _questions(path: Path) -> Iterator[Row]:
+    try:
+        table = Table(path, columns=_CHOICES) if path.suffix.lower() in (".csv", ".tsv") else None
+    except ColumnsError:
+        table = None
+    return questions(path) if table is None else _of_jsfusion(path, table)
+
+
+def _of_jsfusion(path: Path, table: Table) -> Iterator[Row]:
+    """Its rows say `msr7010` for video7010, and count the right text from 0."""
+    for line, (video, *options, answer) in table:
+        fields = {"video": f"video{video.removeprefix('msr')}", "options": options, "answer": answer}
+        yield choice(f"{path.name} line {line}", fields)
 
 
 def _splits(path: Path, videos: Any) -> dict[str, str]:
@@ -106,7 +123,7 @@ PROTOCOLS = (
         "msrvtt-mc",
         "multiple choice",
         "five captions a test video, of which one is right",
-        partial(read_choices, said=questions),
+        partial(read_choices, said=_questions),
         expected=(Counts(2990, 14_950),),
     ),
 )

@@ -123,6 +123,12 @@ def test_multiple_choice_has_texts_and_the_place_of_the_right_one(tmp_path: Path
         for n, (name, options) in enumerate(texts.items())
     ]
     assert rows("msrvtt-mc", as_lines(tmp_path / "msrvtt_mc_test.jsonl", *others)) == expected
+    tabbed = [
+        "\t".join((f"qa{n}", f"msr{name.removeprefix('video')}", *options, "3"))
+        for n, (name, options) in enumerate(texts.items())
+    ]
+    header = "key\tvid_key\ta1\ta2\ta3\ta4\ta5\tanswer"
+    assert rows("msrvtt-mc", as_lines(tmp_path / "MSR_MC_test.csv", header, *tabbed)) == expected
 
 
 @pytest.mark.parametrize(
