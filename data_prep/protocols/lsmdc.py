@@ -51,8 +51,10 @@ def _is_official(path: Path) -> bool:
 
 
 def _lines(path: Path, *, columns: int, what: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Raises DataError where a line has another number of columns."""
+    """Raises DataError where a line has another number of columns; tabs at its end are none."""
     for line, cells in split_lines(path, delimiter="\t"):
+        while len(cells) > columns and not cells[-1]:
+            cells = cells[:-1]
         if len(cells) != columns:
             raise DataError(
                 f"{path} line {line} has {len(cells)} columns, and should have {columns}: {what}",

@@ -18,7 +18,7 @@ from data_prep.protocols.protocol import Counts, Protocol
 from data_prep.tables.table import ColumnsError, Table, clean, text_lines
 from umt_ds.errors import DataError, shown
 
-_LINE = re.compile(r"(?P<video>\S+_\d+_\d+)\s+(?P<text>\S.*)")  # names end with the seconds of the film
+_LINE = re.compile(r"(?P<video>\S+_\d+_\d+)(?:\s+(?P<text>.*))?")  # names end with the seconds of the film
 _COLUMNS = ("videoid", "start", "end", "language", "description")
 
 
@@ -47,7 +47,7 @@ def _described(path: Path) -> Iterator[Caption]:
             )
         if found is not None:
             begun = True
-            yield Caption(f"{path.name} line {line}", found["video"], found["text"], UNSAID)
+            yield Caption(f"{path.name} line {line}", found["video"], found["text"] or "", UNSAID)
     if not begun:
         raise DataError(f"{path} has neither names of videos nor videos with captions, a line each")
 

@@ -30,6 +30,8 @@ def test_both_forms_of_training_give_the_same_rows(tmp_path: Path) -> None:
     said = ((HEAT, 'SOMEONE says "stop'), (JUNO, "SOMEONE runs."), (HEAT, "She's gone."))
     expected = [{"video": clip, "caption": text} for clip, text in (said[1], said[0], said[2])]
     assert rows("lsmdc-train", official(tmp_path / "LSMDC16_annos_training.csv", *said)) == expected
+    as_lines(tmp_path / "tabs.csv", *(f"{clip}\t{TIMES}\t{text}\t" for clip, text in said))
+    assert rows("lsmdc-train", tmp_path / "tabs.csv") == expected
     assert rows("lsmdc-train", as_json(tmp_path / "lsmdc_ret_train.json", of_umt(*said))) == expected
     assert rows("lsmdc-train", as_sqlite(tmp_path / "lsmdc_ret_train.db", of_umt(*said))) == expected
 

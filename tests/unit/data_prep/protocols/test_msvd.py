@@ -78,6 +78,13 @@ def test_the_files_of_all_videos_need_a_list(tmp_path: Path, form: Any) -> None:
     assert "--annotations test_list.txt" in str(caught.value.hint)
 
 
+def test_a_line_without_text_is_counted(tmp_path: Path) -> None:
+    path = as_lines(tmp_path / "all.txt", f"{DOG} a dog", DOG, f"{DOG} it runs")
+    files = path, listed(tmp_path / "val_list.txt", DOG)
+    assert rows("msvd-val", *files) == [{"video": DOG, "caption": ["a dog", "it runs"]}]
+    assert reasons("msvd-val", *files) == {"a caption without text": 1}
+
+
 def test_a_line_that_is_no_caption_is_named(tmp_path: Path) -> None:
     path = as_lines(tmp_path / "all.txt", "# above", f"{DOG} a dog", "a cat without a video")
     with pytest.raises(DataError, match=r"all.txt line 3 has no video and caption: 'a cat"):
