@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os.path
 from collections import Counter
@@ -157,7 +158,7 @@ def _items(
     places = _places(source)
     numbers = {name: number for number, name in enumerate(names)}
     used: Counter[str] = Counter()
-    for where, row in progress(rows, unit="row", desc="items"):
+    for where, row in ((where, _encodable(row)) for where, row in progress(rows, unit="row", desc="items")):
         named, found = _key_of(row, places)
         if coverage:
             coverage.count(named, row, found=found is not None)
@@ -184,6 +185,17 @@ def _items(
             number = used[key]
             used[key] += 1
             yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, one)
+
+
+def _encodable(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row, with ? for each half of a character: JSON can hold one, of an emoji that was cut, and no table can."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        replaced: Mapping[str, Any] = json.loads(text.encode(errors="replace"))
+        return replaced
+    return row
 
 
 def _places(source: ShardSource) -> dict[str, SampleRef]:

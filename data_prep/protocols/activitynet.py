@@ -16,7 +16,7 @@ from data_prep.protocols.paragraph import paragraphs
 from data_prep.protocols.protocol import Counts, Protocol, Row
 from data_prep.tables.annotations import read_annotations
 from data_prep.tables.table import read_json
-from umt_ds.errors import DataError
+from umt_ds.errors import DataError, shown
 
 _FORMS = (
     'known: {"v_ID": {"sentences": […]}} of ActivityNet Captions, [{"video", "caption"}] and SQLite of UMT and VindLU'
@@ -34,8 +34,8 @@ def _rows(path: Path) -> Iterator[Row]:
         return
     for video, said in content.items():
         if not isinstance(said, dict):
-            raise DataError(f"{path}: {video} has no sentences", hint=_FORMS)
-        yield f"{path.name} {video}", {"video": video, "sentences": said.get("sentences")}
+            raise DataError(f"{path}: {shown(video)} has no sentences", hint=_FORMS)
+        yield f"{path.name} {shown(video)}", {"video": video, "sentences": said.get("sentences")}
 
 
 PROTOCOLS = (
