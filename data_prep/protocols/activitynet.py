@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from data_prep.clip import Refusal
 from data_prep.protocols.paragraph import paragraphs
 from data_prep.protocols.protocol import Counts, Protocol, Row
 from data_prep.tables.annotations import read_annotations
@@ -23,7 +24,7 @@ _FORMS = (
 )
 
 
-def _read(annotations: Sequence[Path]) -> Iterator[Row]:
+def _read(annotations: Sequence[Path]) -> Iterator[Row | Refusal]:
     return paragraphs(chain.from_iterable(map(_rows, annotations)), forms=_FORMS, texts=("sentences", "caption"))
 
 

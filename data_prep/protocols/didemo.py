@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from data_prep.clip import Refusal
 from data_prep.protocols.paragraph import paragraphs
 from data_prep.protocols.protocol import Counts, Protocol, Row
 from data_prep.tables.annotations import read_annotations
@@ -20,7 +21,7 @@ _FORMS = 'known: DiDeMo\'s [{"video", "description"}], [{"video", "caption"}] an
 _VINDLU = "VindLU's files"
 
 
-def _read(annotations: Sequence[Path]) -> Iterator[Row]:
+def _read(annotations: Sequence[Path]) -> Iterator[Row | Refusal]:
     rows = chain.from_iterable(map(read_annotations, annotations))
     return paragraphs(rows, forms=_FORMS, texts=("description", "caption"))
 

@@ -14,27 +14,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.clip import Refusal
 from data_prep.protocols.protocol import Counts, Protocol, Row
 from data_prep.tables.annotations import read_annotations
+from data_prep.tables.table import clean
 from umt_ds.errors import DataError, shown
 
 Text = Literal["label", "template"]
 _FORMS = 'known: SSv2\'s [{"id", "label", "template"}], [{"video", "caption"}] and SQLite of UMT and VindLU'
 
 
-def _reader(text: Text) -> Callable[[Sequence[Path]], Iterator[Row]]:
+def _reader(text: Text) -> Callable[[Sequence[Path]], Iterator[Row | Refusal]]:
     return partial(_read, text=text)
 
 
-def _read(annotations: Sequence[Path], *, text: Text) -> Iterator[Row]:
+def _read(annotations: Sequence[Path], *, text: Text) -> Iterator[Row | Refusal]:
     """A row a video. Its group is its text: videos that show the same count as the same."""
     for path in annotations:
         for where, fields in read_annotations(path):
             said = fields.get("caption", fields.get(text))
-            if not isinstance(said, str) or not said.strip():
+            if not isinstance(said, str):
                 raise DataError(f"{where} has no caption or {text}: {shown(repr(said))}", hint=_FORMS)
+            caption = clean(said)
             for video in _videos(where, fields):
-                yield where, {"video": video, "caption": said.strip(), "group": said.strip()}
+                row = where, {"video": video, "caption": caption, "group": caption}
+                yield row if caption else Refusal(where, "a caption without text")
 
 
 def _videos(where: str, fields: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<i8', 'fortran_order': False, 'shape': \((\d{1,18}),\), \} *\n", re.S
 )
-_FIELDS = 7  # that each line has
 CLIPS_FILES = _CLIPS, _STARTS = "clips.jsonl", "clips.starts.npy"
 
 
@@ -99,8 +98,9 @@ def _line_of(clip: Clip) -> bytes:
         *(clip.key, clip.source, clip.captions, clip.label, clip.label_name),
         *(clip.span_s, dict(clip.extra) if clip.extra else None),
     ]
+    least = len(fields)
     fields += [clip.is_of_whole, clip.first_s]
-    while not fields[-1] and len(fields) > _FIELDS:  # most clips keep the line that earlier versions wrote
+    while not fields[-1] and len(fields) > least:  # most clips keep the line that earlier versions wrote
         fields.pop()
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 

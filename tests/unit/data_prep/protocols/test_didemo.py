@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from data_prep.clip import Refusal
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import PROTOCOLS, protocol
 from tests.support.shards import frame, picture, write_shards
@@ -41,10 +42,14 @@ def as_sqlite(path: Path) -> Path:
     return path
 
 
+def rows_of(name: str, file: Path) -> list[dict[str, Any]]:
+    return [said[1] for said in protocol(name).read([file]) if not isinstance(said, Refusal)]
+
+
 def test_all_published_forms_give_the_same_rows_in_the_same_order(tmp_path: Path) -> None:
     files = [as_json(tmp_path / "train_data.json", OFFICIAL), as_json(tmp_path / "didemo_ret_train.json", PUBLISHED)]
     for file in (*files, as_sqlite(tmp_path / "didemo.sqlite.db")):
-        rows = [fields for _, fields in protocol("didemo-train").read([file])]
+        rows = rows_of("didemo-train", file)
         assert [(row["video"], row["caption"]) for row in rows] == PARAGRAPHS
         assert all(set(row) == {"video", "caption"} for row in rows)
 
@@ -52,8 +57,7 @@ def test_all_published_forms_give_the_same_rows_in_the_same_order(tmp_path: Path
 def test_parts_of_a_video_that_a_file_names_have_paragraphs_of_their_own(tmp_path: Path) -> None:
     rows = [{"video": "a.mp4", "caption": ["x", "y"], "start": start, "end": start + 5} for start in (0, 5)]
     file = as_json(tmp_path / "rows.json", rows)
-    read = [fields for _, fields in protocol("didemo-val").read([file])]
-    assert read == [{**row, "caption": "x y"} for row in rows]
+    assert rows_of("didemo-val", file) == [{**row, "caption": "x y"} for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -63,13 +67,21 @@ def test_parts_of_a_video_that_a_file_names_have_paragraphs_of_their_own(tmp_pat
         ({"video": 3, "description": "a"}, "rows.json entry 1 names no video"),
         ({"video": "a.mp4"}, "rows.json entry 1 has no text: description or caption is None"),
         ({"video": "a.mp4", "caption": [1]}, r"rows.json entry 1 has no text: description or caption is \[1\]"),
-        ({"video": "a.mp4", "caption": [" "]}, "rows.json entry 1 says nothing of its video"),
     ],
 )
 def test_a_file_of_another_form_is_one_error(tmp_path: Path, row: dict[str, Any], said: str) -> None:
     file = as_json(tmp_path / "rows.json", [row])
     with pytest.raises(DataError, match=said):
         list(protocol("didemo-test").read([file]))
+
+
+def test_a_video_of_which_nothing_is_said_is_left_out_and_counted(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (2,), key=KEYS.__getitem__)
+    file = as_json(tmp_path / "test_data.json", [*OFFICIAL[:2], {"video": "silent.mp4", "caption": [" ", ""]}])
+    read = read_items(base, annotations=[file], protocol=protocol("didemo-test"))
+    assert [(one.source, one.reason) for one in read.left_out] == [
+        ("test_data.json entry 3", "the files say nothing of it")
+    ]
 
 
 def timed(number: int) -> dict[str, bytes]:
@@ -95,7 +107,7 @@ def test_a_video_that_is_stored_beyond_30_s_is_said_and_kept(tmp_path: Path) -> 
 
 def test_the_official_validation_file_is_that_of_the_paper(shared: Path) -> None:
     annotations = shared / "data" / "annotations"
-    rows = [fields for _, fields in protocol("didemo-val").read([annotations / "didemo" / "val_data.json"])]
+    rows = rows_of("didemo-val", annotations / "didemo" / "val_data.json")
     assert len(rows) == PROTOCOLS["didemo-val"].expected[0].videos == 1094
     assert rows[0]["caption"].startswith("the man in the hat briefly bends over the machine the man is waving his arm")
     listed = (annotations / "splits" / "didemo_val_list.txt").read_text().split()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from data_prep.clip import Refusal
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import protocol
 from tests.support.annotations import SSV2_ROWS, SSV2_TEST_ROWS
@@ -40,7 +41,7 @@ TEMPLATES = [
 
 def rows_of(path: Path, name: str, content: object) -> list[dict[str, Any]]:
     path.write_text(json.dumps(content))
-    return [fields for _, fields in protocol(name).read([path])]
+    return [said[1] for said in protocol(name).read([path]) if not isinstance(said, Refusal)]
 
 
 @pytest.mark.parametrize(("text", "published"), [("label", LABELS), ("template", TEMPLATES)])
@@ -56,6 +57,13 @@ def test_a_text_of_several_videos_is_one_text_of_the_protocol(tmp_path: Path) ->
     said = read_items(base, annotations=[tmp_path / "val.json"], protocol=protocol("ssv2-template-test")).text()
     assert "ssv2-template-test: 4 videos and 2 texts in the files" in said
     assert "which have 2,088 videos and 174 texts" in said
+
+
+def test_a_video_without_a_text_is_left_out_and_counted(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (4,), key=lambda number: str(OFFICIAL[number]["id"]))
+    (tmp_path / "val.json").write_text(json.dumps([*LABELS, {"video": "5.webm", "caption": " "}]))
+    read = read_items(base, annotations=[tmp_path / "val.json"], protocol=protocol("ssv2-label-test"))
+    assert [(one.source, one.reason) for one in read.left_out] == [("val.json entry 4", "a caption without text")]
 
 
 def test_videos_of_one_text_count_as_the_same_in_a_batch_and_a_missing_one_is_said(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Annotation files of published tasks, of any content: rows that a table can hold, or one error in words."""
+"""Files of retrieval by paragraph and by template, of any content: rows that a table can hold, or one error in words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.clip import Refusal
 from data_prep.protocols.known import PROTOCOLS
 from data_prep.protocols.protocol import Row
 from umt_ds.errors import DataError
@@ -31,7 +32,7 @@ def read(name: str, content: Any) -> list[Row]:
         file = Path(folder) / "rows.json"
         file.write_text(json.dumps(content))
         try:
-            return list(PROTOCOLS[name].read([file]))
+            return [said for said in PROTOCOLS[name].read([file]) if not isinstance(said, Refusal)]
         except DataError as error:
             refusal = str(error)
     refusal.encode()
