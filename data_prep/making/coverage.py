@@ -11,6 +11,8 @@ from umt_ds.errors import some
 
 _MOST_MISSING = 1000  # are named in a manifest; bad.csv has all
 
+_AS_LONG_S = 1.0  # a video that was cut on key frames is so much longer at most
+
 
 @dataclass
 class Coverage:
@@ -19,11 +21,23 @@ class Coverage:
     protocol: Protocol
     videos: dict[str, bool] = field(default_factory=dict)  # as the files name it → whether the set has it
     texts: int = 0
+    too_long: list[str] = field(default_factory=list)  # videos that are stored beyond the seconds that count
+    _shared: set[str] = field(default_factory=set)  # texts that several videos show
 
     def count(self, named: str, fields: Mapping[str, Any], *, found: bool) -> None:
-        """A row of the files."""
+        """A row of the files. A caption that is its own group is one text, however many videos show it."""
         self.videos[named] = found
+        caption = fields.get("caption")
+        if isinstance(caption, str) and caption == fields.get("group"):
+            if caption in self._shared:
+                return
+            self._shared.add(caption)
         self.texts += num_texts(fields)
+
+    def check_length(self, named: str, stored_s: float) -> None:
+        """Note a video of which so many seconds are stored, if that is more than count."""
+        if self.protocol.first_s and stored_s > self.protocol.first_s + _AS_LONG_S:
+            self.too_long.append(named)
 
     @property
     def missing(self) -> list[str]:
@@ -47,6 +61,12 @@ class Coverage:
                 f"{len(self.missing):,} videos are MISSING in the set, so a score is of the others: "
                 f"{some(self.missing)}"
             )
+        if self.too_long:
+            seconds = f"{self.protocol.first_s:g}"
+            lines.append(
+                f"{len(self.too_long):,} videos are stored BEYOND the first {seconds} s, and only those count; "
+                f"make the set with `umt-data folder … --first-seconds {seconds}`: {some(self.too_long)}"
+            )
         return "\n".join(lines)
 
     def described(self) -> dict[str, Any]:
@@ -59,6 +79,7 @@ class Coverage:
             "as_published": self.as_published(),
             "missing": self.missing[:_MOST_MISSING],
             "num_missing": len(self.missing),
+            **({"num_too_long": len(self.too_long)} if self.protocol.first_s else {}),
         }
 
 
