@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 from data_prep.clip import Refusal
 from data_prep.state.claim import remove_half_made
 from data_prep.state.clips_file import csv_of_refusals
+from data_prep.state.done import Done
 from data_prep.state.plan import Plan
 from umt_ds import __version__
 from umt_ds.data.pixels.video import versions
@@ -41,7 +44,8 @@ class Summary:
 
 def finish(plan: Plan) -> Summary:
     """Write bad.csv and the manifest of a set whose shards are all done. Raises DataError where some are not."""
-    entries, refused = _all_done(plan)
+    done, refused = _all_done(plan)
+    entries = _entries(done)
     left_out = plan.left_out()
     write_whole(plan.out / BAD_CSV, csv_of_refusals([*refused, *left_out]))
     Manifest(
@@ -52,6 +56,7 @@ def finish(plan: Plan) -> Summary:
         options=plan.options(),
         tool=tool(),
         index=publish_index(plan.out, entries),
+        earlier=_earlier(plan, done),
     ).save(plan.out)
     if is_local(plan.out):
         remove_half_made(plan.state)
@@ -71,12 +76,13 @@ def _remove_partial(plan: Plan) -> None:
 
 def summary_of(plan: Plan) -> Summary:
     """What became of the clips of a plan. Raises DataError where shards are missing."""
-    entries, refused = _all_done(plan)
+    done, refused = _all_done(plan)
+    entries = _entries(done)
     samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
     return Summary(plan.out, plan.name, samples, len(entries), size, refused, len(plan.left_out()))
 
 
-def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
+def _all_done(plan: Plan) -> tuple[list[Done], tuple[Refusal, ...]]:
     records = plan.done(range(plan.num_shards))
     if len(records) < plan.num_shards:
         missing = [shard for shard in range(plan.num_shards) if shard not in records]
@@ -86,9 +92,18 @@ def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
             hint="give the command that began the set again: it makes what is missing",
         )
     done = [records[shard] for shard in range(plan.num_shards)]
-    entries = tuple(record.entry for record in done if record.entry)
-    refused = tuple(refusal for record in done for refusal in record.refused)
-    return entries, refused
+    return done, tuple(refusal for record in done for refusal in record.refused)
+
+
+def _entries(done: Sequence[Done]) -> tuple[ShardEntry, ...]:
+    """Those of the shards that have a sample."""
+    return tuple(record.entry for record in done if record.entry)
+
+
+def _earlier(plan: Plan, done: Sequence[Done]) -> tuple[int, ...]:
+    """How many shards with a sample the set had each time before clips were added."""
+    counts = [len(_entries(done[:end])) for end in plan.partition.ends]
+    return tuple(count for count, after in pairwise(counts) if 0 < count < after)
 
 
 def _media_of(plan: Plan) -> str:
