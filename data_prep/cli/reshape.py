@@ -71,25 +71,29 @@ def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], w
 
 @click.command(short_help="Bring a set of an earlier version up to date.")
 @click.argument("set_", metavar="SET", type=FOLDER)
+@workers_option
 @dry_run
-def upgrade(set_: Path, dry_run: bool) -> None:
-    """Write index.arrow into SET, where an earlier version did not: the index of all shards, mapped by training.
+def upgrade(set_: Path, workers: int, dry_run: bool) -> None:
+    """Write index.arrow and statistics.arrow into SET, where an earlier version did not, or they are damaged.
 
-    Nothing else changes: shards, fingerprint and the order of training stay. Without it every node makes one for itself
-    when a run starts.
+    index.arrow is the index of all shards, which training maps; without it every node makes one for itself when a run
+    starts. statistics.arrow holds what `stats` and `filter` ask of samples, so that they read no tar; to make it, what
+    each sample says of itself is read once. Shards, fingerprint and the order of training stay.
 
     \b
     Example:
       umt-data upgrade ~/shards/k710
     """
+    from data_prep.making.foreign import missing_files
     from data_prep.making.foreign import upgrade as bring_up_to_date
-    from umt_ds.data.shards.manifest import load_manifest
 
-    if dry_run:
-        is_old = load_manifest(set_).index is None
-        click.echo(f"would write index.arrow into {set_}" if is_old else f"{set_} is up to date")
+    missing = missing_files(set_) if dry_run else bring_up_to_date(set_, workers=workers)
+    if not missing:
+        click.echo(f"{set_} is up to date")
+    elif dry_run:
+        click.echo(f"would write {' and '.join(missing)} into {set_}")
     else:
-        click.echo(f"{set_}: index.arrow written" if bring_up_to_date(set_) else f"{set_} is up to date")
+        click.echo(f"{set_}: {' and '.join(missing)} written")
 
 
 _copy = click.option("--copy", is_flag=True, help="Copy the samples to tars of their own.  [default: a table over SET]")

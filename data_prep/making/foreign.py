@@ -6,7 +6,6 @@ with the row it came from), 00000_stats.json (how many downloads succeeded, and 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,18 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.checking.samples import SHARD_TIMEOUT_S
+from data_prep.checking.set_statistics import add_statistics, pages_of, publish_statistics
 from data_prep.engines import WorkerFailure, map_ordered
+from data_prep.making.downloads import COUNTS, Downloads
 from data_prep.making.foreign_tar import Edges, ForeignTar, read_tar
 from data_prep.state.manifest import tool
 from data_prep.state.plan import STATE_FOLDER
-from umt_ds.data.shards.fetch import read_whole
+from data_prep.state.statistics import STATISTICS, Page
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.left_out import LeftOut
-from umt_ds.data.shards.manifest import MANIFEST, Manifest, load_manifest
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, SetFile, load_manifest, load_shards
 from umt_ds.data.shards.node_index import publish_index
-from umt_ds.data.shards.storage import absolute, is_local, kind_of, sizes_in
+from umt_ds.data.shards.records import sha256_of
+from umt_ds.data.shards.set_index import INDEX
+from umt_ds.data.shards.storage import absolute, has_file, is_local, kind_of, sizes_in
 from umt_ds.data.shards.store_answers import hint_of
-from umt_ds.errors import DataError, quoted, shown, some
+from umt_ds.errors import DataError, quoted, some
 from umt_ds.terminal import progress
 
 _FOREIGN = "foreign"  # the source in the options of such a set
@@ -70,11 +73,18 @@ def adopt(
     if before is None and not force and kind_of(folder / STATE_FOLDER):
         raise DataError(f"{folder} is a set that umt-data has not finished", hint="give its command again")
     suffixes = _suffixes(suffixes, before, folder, is_added=bool(there))
-    held, downloads, entries = _Held(), _Downloads(), list(there)
-    for tar, found in _each(order, anew=force or bool(suffixes), suffixes=suffixes, workers=workers):
-        held.add_all_of(found, tar)
-        downloads.add(tar, found.samples)
-        entries.append(found.entry)
+    held, downloads, entries = _Held(), Downloads(), list(there)
+
+    def pages() -> Iterator[Page]:
+        if before and there:
+            yield from (page for _, page in pages_of(folder, before, workers=workers))
+        for tar, found in _each(order, anew=force or bool(suffixes), suffixes=suffixes, workers=workers):
+            held.add_all_of(found, tar)
+            downloads.add(tar, found.samples)
+            entries.append(found.entry)
+            yield found.page
+
+    statistics = publish_statistics(folder, pages())
     manifest = Manifest(
         name=before.name if before else absolute(folder).name,
         media=_media(held, folder, before=before.media if before and there else None),
@@ -83,6 +93,7 @@ def adopt(
         options=_options(before, suffixes, downloads, is_added=bool(there)),
         tool=tool(),
         index=publish_index(folder, entries),
+        statistics=statistics,
         earlier=_earlier(before, len(there), len(entries)),
     )
     manifest.save(folder)
@@ -138,14 +149,14 @@ def _suffixes(
 
 
 def _options(
-    before: Manifest | None, suffixes: Mapping[str, str], downloads: _Downloads, *, is_added: bool
+    before: Manifest | None, suffixes: Mapping[str, str], downloads: Downloads, *, is_added: bool
 ) -> dict[str, Any]:
     """What the manifest says of how the set was made."""
     if before and before.options.get("source") != _FOREIGN:
         return before.options
     totals = Counter(downloads.totals)
     if before and is_added:
-        totals.update({name: n for name, n in before.options.items() if name in _STATS and type(n) is int})
+        totals.update({name: n for name, n in before.options.items() if name in COUNTS and type(n) is int})
     return {"source": _FOREIGN, **({"suffixes": dict(suffixes)} if suffixes else {}), **totals}
 
 
@@ -172,17 +183,32 @@ def folders_of_tars(folder: Path) -> list[Path]:
     return folders
 
 
-def upgrade(folder: Path) -> bool:
-    """Give a set that an earlier version wrote the files of the whole set that it lacks; False: it lacks none.
+def missing_files(folder: Path) -> tuple[str, ...]:
+    """The files of the whole set that a set lacks: an earlier version did not write them, or they are not those that
+    its manifest names. Raises DataError for a table, which has none."""
+    manifest = load_shards(folder)
+    told = {INDEX: manifest.index, STATISTICS: manifest.statistics}
+    return tuple(name for name, file in told.items() if file is None or not _is_there(folder / name, file))
 
-    Its shards, and with them its fingerprint, stay as they are. Raises DataError where an index beside a shard is
-    missing, or is not the one of the manifest.
+
+def _is_there(path: Path, told: SetFile) -> bool:
+    return has_file(path) and sha256_of(path) == told.sha256
+
+
+def upgrade(folder: Path, *, workers: int = 1) -> tuple[str, ...]:
+    """Give a set the files of the whole set that it lacks; their names.
+
+    For its statistics each tar is read once, by `workers` processes. Its shards, and with them its fingerprint, stay as
+    they are. Raises DataError where an index beside a shard is missing, or is not the one of the manifest.
     """
-    manifest = load_manifest(folder)
-    if manifest.index:
-        return False
-    replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
-    return True
+    missing = missing_files(folder)
+    if INDEX in missing:
+        manifest = load_shards(folder)
+        replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
+    if STATISTICS in missing:
+        statistics = add_statistics(folder, workers=workers)
+        replace(load_shards(folder), statistics=statistics).save(folder)
+    return missing
 
 
 def tars_in(folder: Path, *, alone: bool = True) -> tuple[list[Path], tuple[str, ...]]:
@@ -297,68 +323,6 @@ class _Held:
             yield f"{len(self.split):,} samples are split over two tars, and each part stands alone: {self.split[0]}"
         if self.indexed_before:
             yield f"{self.indexed_before:,} tars had an index: what they hold besides is not said (--force says it)"
-
-
-@dataclass
-class _Downloads:
-    """What img2dataset or video2dataset say of the downloads that the tars came from."""
-
-    totals: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    without_stats: list[str] = field(default_factory=list)
-    short: list[str] = field(default_factory=list)
-
-    def add(self, tar: Path, samples: int) -> None:
-        stats = _read_stats(tar.with_name(f"{tar.name.removesuffix('.tar')}_stats.json"))
-        if stats is None:
-            self.without_stats.append(tar.name)
-            return
-        numbers = {name: n for name, n in stats.items() if name in _STATS and type(n) is int}
-        self.totals.update(numbers)
-        reasons = stats.get("status_dict")
-        if isinstance(reasons, dict):
-            self.reasons.update({str(reason): n for reason, n in reasons.items() if type(n) is int})
-        if samples < numbers.get("successes", 0):  # there may be more: a video can be cut into several clips
-            self.short.append(f"{tar.name} holds {samples:,} samples of {numbers['successes']:,} that were downloaded")
-
-    def notes(self, folder: Path) -> Iterator[str]:
-        if not self.totals:
-            return
-        kinds = [f"{self.totals[name]:,} {name}" for name in _STATS[2:] if self.totals[name]]
-        yield (
-            f"{self.totals['successes']:,} of {self.totals['count']:,} downloads succeeded"
-            f"{'; ' if kinds else ''}{', '.join(kinds)}"
-        )
-        del self.reasons["success"]
-        for reason, count in self.reasons.most_common(5):
-            yield f"{count:>8,}  {shown(reason, 100)}"
-        if self.without_stats:
-            yield (
-                f"{len(self.without_stats)} tars have no _stats.json ({self.without_stats[0]}): "
-                "their download may have been cut off"
-            )
-        tarless = [s.name for s in folder.glob("*_stats.json") if not _tar_of(s).is_file()]
-        if tarless:
-            yield f"{len(tarless)} shards have a _stats.json and no tar ({min(tarless)})"
-        yield from self.short[:5]
-        if len(self.short) > 5:
-            yield f"… and {len(self.short) - 5} more tars hold less than was downloaded"
-
-
-_STATS = ("count", "successes", "failed_to_download", "failed_to_resize", "failed_to_subsample")
-
-
-def _read_stats(path: Path) -> dict[str, Any] | None:
-    """A _stats.json, None where there is none that can be read: it is only told of, nothing depends on it."""
-    try:
-        stats = json.loads(read_whole(path))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return stats if isinstance(stats, dict) else None
-
-
-def _tar_of(stats: Path) -> Path:
-    return stats.with_name(f"{stats.name.removesuffix('_stats.json')}.tar")
 
 
 def _manifest_before(folder: Path, *, force: bool) -> Manifest | None:

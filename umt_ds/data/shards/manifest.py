@@ -19,7 +19,7 @@ from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, some
 
 MANIFEST = "manifest.json"
-FORMATS = (1, 2)  # 2: with files of the whole set, `index` and `items`
+FORMATS = (1, 2)  # 2: with files of the whole set: `index`, `items`, `statistics`
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class SetFile:
-    """A file beside the manifest that tells of all shards: `index.arrow`, `items.arrow`."""
+    """A file beside the manifest that tells of all shards: `index.arrow`, `items.arrow`, `statistics.arrow`."""
 
     bytes: int
     sha256: str
@@ -55,9 +55,9 @@ class Part:
 class Manifest:
     """What a folder of shards holds. `fingerprint` changes whenever what a run would read changes.
 
-    index: None in a set that was written before there was such a file. A table over other sets has no shards but parts,
-    and items where it asks something of its own. earlier: how many of the shards the set had before shards were added,
-    each time.
+    index, statistics: None in a set that was written before there were such files. A table over other sets has no
+    shards but parts, and items where it asks something of its own. earlier: how many of the shards the set had before
+    shards were added, each time.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Manifest:
     items: SetFile | None = None
     num_items: int | None = None  # of `items`
     parts: tuple[Part, ...] = ()
+    statistics: SetFile | None = None  # of the samples in `shards`: no run reads them
     earlier: tuple[int, ...] = ()
 
     @property
@@ -110,7 +111,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write `folder/manifest.json`."""
-        newer = ("index", "items", "num_items", "parts", "earlier")
+        newer = ("index", "items", "num_items", "parts", "statistics", "earlier")
         record = asdict(self)
         there = {name: value for name in newer if (value := record.pop(name))}
         record = {
@@ -189,12 +190,10 @@ def _parse_manifest(data: bytes, folder: Path) -> Manifest:
         stated = record.pop("fingerprint")
         record.pop("num_samples")
         shards = tuple(ShardEntry(**entry) for entry in record.pop("shards"))
-        index, items = (_set_file(record.pop(name, None)) for name in ("index", "items"))
         parts = tuple(Part(**{**part, "rows": _set_file(part.get("rows"))}) for part in record.pop("parts", ()))
-        labels, earlier = tuple(record.pop("labels")), tuple(record.pop("earlier", ()))
-        manifest = Manifest(
-            shards=shards, labels=labels, index=index, items=items, parts=parts, earlier=earlier, **record
-        )
+        record |= {name: _set_file(record.get(name)) for name in ("index", "items", "statistics")}
+        record |= {"labels": tuple(record["labels"]), "earlier": tuple(record.get("earlier", ()))}
+        manifest = Manifest(shards=shards, parts=parts, **record)
         _check_types(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
         raise DataError(f"{path} is damaged: {error}", hint=f"run `umt-data index {folder} --force`") from error
@@ -220,7 +219,7 @@ def _check_types(manifest: Manifest) -> None:
     for shard in manifest.shards:
         texts += [shard.file, shard.sha256, shard.index_sha256]
         numbers += [shard.samples, shard.bytes]
-    for file in (manifest.index, manifest.items, *(part.rows for part in manifest.parts)):
+    for file in (manifest.index, manifest.items, manifest.statistics, *(part.rows for part in manifest.parts)):
         if file is not None:
             texts.append(file.sha256)
             numbers.append(file.bytes)

@@ -84,21 +84,40 @@ class ShardSource:
         shard = bisect_right(self._ends, number)
         return SampleRef(shard, number - (self._ends[shard] - self.counts[shard]))
 
+    @property
+    def sets(self) -> list[tuple[Path, Manifest]]:
+        """The sets that its shards are of, one after the other; one may be there twice."""
+        return [(frames.folder, frames.manifest) for frames in self._frames]
+
+    def tar(self, shard: int) -> Path:
+        """The file of one of its shards."""
+        frames, own = self._place(shard)
+        return frames.folder / frames.manifest.shards[own].file
+
+    def item(self, ref: SampleRef) -> Item:
+        """An item as its table has it; its `shard` is that of `ref`."""
+        return self._items.item(ref.shard, ref.row)
+
+    def sample_key(self, ref: SampleRef) -> str:
+        """The key of an item's sample."""
+        frames, shard = self._place(ref.shard)
+        return frames.key(shard, self.item(ref).row)
+
     def key(self, ref: SampleRef) -> str:
         """The key of an item: its name in log and digest, where it has none that of its sample."""
-        item = self._item(ref)
+        item = self.item(ref)
         frames, shard = self._place(item.shard)
         return frames.key(shard, item.row) if item.key is None else item.key
 
     def members(self, ref: SampleRef) -> list[Member]:
         """The files of an item's sample, in tar order."""
-        item = self._item(ref)
+        item = self.item(ref)
         frames, shard = self._place(item.shard)
         return frames.members(shard, item.row)
 
     def question(self, ref: SampleRef) -> Question:
         """What is asked of the item's sample, in a set that is a table."""
-        item = self._item(ref)
+        item = self.item(ref)
         if item.key is None:
             return NO_QUESTION
         frames, shard = self._place(item.shard)
@@ -141,9 +160,6 @@ class ShardSource:
         """Close files; the source opens them again when it is used."""
         for frames in self._frames:
             frames.close()
-
-    def _item(self, ref: SampleRef) -> Item:
-        return self._items.item(ref.shard, ref.row)
 
     def _which(self, shard: int) -> tuple[int, int]:
         """The frame set of a shard, and the place of the shard there."""

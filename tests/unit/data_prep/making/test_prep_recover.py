@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from data_prep.checking.set_statistics import join_statistics
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.making import prepare as module
 from data_prep.making.prepare import build_shards, prepare
@@ -193,5 +194,5 @@ def test_two_that_make_the_same_part_both_end_right(
 
         monkeypatch.setattr(module, "one_at_a_time", waiting)
         build_shards(plan, shards, run=RUN, work=work_with(GOOD))
-        finish(plan)
+        finish(plan, statistics_of=join_statistics)
     assert hashes_in(out) == hashes_in(whole)
