@@ -52,7 +52,7 @@ def open_statistics(folder: Path, manifest: Manifest) -> Statistics | None:
     hint = f"`umt-data upgrade {folder}` makes it again"
     path = set_file(folder, STATISTICS, manifest.statistics, hint=hint, whole=True)
     stored = Statistics(path, hint=hint)
-    if len(stored) != len(manifest.shards):
+    if len(stored) < len(manifest.shards):  # there are more where the manifest is that of an earlier version
         what = f"it has {len(stored)} shards, the manifest {len(manifest.shards)}"
         raise DataError(f"{path} does not fit its set: {what}", hint=hint)
     for shard, entry in enumerate(manifest.shards):
@@ -64,7 +64,7 @@ def open_statistics(folder: Path, manifest: Manifest) -> Statistics | None:
 def whole_statistics(folder: Path, manifest: Manifest) -> Columns | None:
     """All rows of a set that has the file, in the order of its samples; else None. Raises as `open_statistics` does."""
     stored = open_statistics(folder, manifest)
-    return None if stored is None else stored.whole()
+    return None if stored is None else stored.whole(len(manifest.shards))
 
 
 def count_tar(tar: Path) -> ShardStatistics:

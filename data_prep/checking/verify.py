@@ -89,13 +89,16 @@ def _check_folder(folder: Path, manifest: Manifest, report: VerifyReport) -> Non
             report.add("shard not in the manifest", name)
     try:
         bad = _rows(folder / BAD_CSV)
-        begun = load_plan(folder).num_clips if kind_of(folder / STATE_FOLDER) else manifest.num_samples
+        batches = load_plan(folder).batches if kind_of(folder / STATE_FOLDER) else (manifest.num_samples,)
     except (DataError, UnicodeDecodeError, csv.Error) as error:
         report.add("bad.csv or plan damaged", error)
         return
+    begun = sum(batches)
     refused = begun - manifest.num_samples
     if not 0 <= refused <= bad:  # bad.csv also lists what was left out before decoding
         what = f"{begun:,} clips, {manifest.num_samples:,} samples, {bad:,} rows in {BAD_CSV}"
+        if len(batches) > 1:
+            what += f"; {batches[-1]:,} of the clips were added last: is the command that adds them still to end?"
         report.add("clips unaccounted for", what)
 
 

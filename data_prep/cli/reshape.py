@@ -32,16 +32,18 @@ from umt_ds.errors import ConfigError
 def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], workers: int, dry_run: bool) -> None:
     """Index the tars in OUT that img2dataset, video2dataset or another tool wrote, and write their manifest.
 
-    Nothing is copied. What the tools say of failed downloads is summed up. What --subfolders makes, `umt-data merge`
-    joins to one set.
+    Nothing is copied. What the tools say of failed downloads is summed up. The same command adds tars that have arrived
+    since. What --subfolders makes, `umt-data merge` joins to one set.
 
     \b
     Example:
       umt-data index ~/cc3m-by-img2dataset
       umt-data index ~/mine --subfolders --suffix caption=txt --suffix class=cls
     """
-    from data_prep.making.foreign import adopt_alone, adopt_below, folders_of_tars, tars_in
+    from data_prep.making.foreign import adopt_alone, adopt_below, folders_of_tars, new_tars, tars_in
     from data_prep.making.foreign_tar import suffixes_meant
+    from umt_ds.data.shards.manifest import MANIFEST, load_manifest
+    from umt_ds.data.shards.storage import kind_of
 
     meant = suffixes_meant(suffixes) or None
     if dry_run:
@@ -49,7 +51,10 @@ def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], w
             tars, notes = tars_in(folder, alone=not subfolders)
             for note in notes:
                 click.echo(note, err=True)
-            click.echo(f"would index {len(tars)} tars in {folder}")
+            is_there = kind_of(folder / MANIFEST) and not force
+            added = new_tars(folder, load_manifest(folder), tars) if is_there else tars
+            of = f" of {len(tars)}" if is_there else ""
+            click.echo(f"would index {len(added)}{of} tars in {folder}")
         return
     take = adopt_below if subfolders else adopt_alone
     count = 0

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 from data_prep.clip import Refusal
@@ -59,6 +60,7 @@ def finish(plan: Plan, *, statistics_of: StatisticsOf) -> Summary:
         tool=tool(),
         index=publish_index(plan.out, entries),
         statistics=statistics_of(plan, by_shard),
+        earlier=_earlier(plan, by_shard),
     ).save(plan.out)
     if is_local(plan.out):
         remove_half_made(plan.state)
@@ -98,6 +100,12 @@ def _all_done(plan: Plan) -> tuple[dict[int, ShardEntry], tuple[Refusal, ...]]:
     done = {shard: records[shard] for shard in range(plan.num_shards)}
     entries = {shard: record.entry for shard, record in done.items() if record.entry}
     return entries, tuple(refusal for record in done.values() for refusal in record.refused)
+
+
+def _earlier(plan: Plan, entries: Mapping[int, ShardEntry]) -> tuple[int, ...]:
+    """How many shards with a sample the set had each time before clips were added."""
+    counts = [sum(shard < end for shard in entries) for end in plan.partition.ends]
+    return tuple(count for count, after in pairwise(counts) if 0 < count < after)
 
 
 def _media_of(plan: Plan) -> str:

@@ -35,7 +35,8 @@ _MOST_LEVELS = 20  # tables over tables: more is a circle
 class ShardSource:
     """A set as numbered items: counts, keys, members, verified bytes, and what is asked of them.
 
-    Opening it reads manifests and maps indexes; see `FrameSet` for `max_open`, `cache` and `look`.
+    Opening it reads manifests and maps indexes; see `FrameSet` for `max_open`, `cache` and `look`. A table is over its
+    sets as they were when it was made: samples that were added to them since are not among its items.
 
     counts: items by the shard that their samples lie in; the shards of all sets that it reads, one after the other.
     """
@@ -190,10 +191,10 @@ class ShardSource:
 
     def _open_part(self, folder: Path, number: int, part: Part, frame_set: _OpenFrames, level: int) -> ItemTable:
         place = as_path(part.set) if is_url(part.set) else folder / part.set
-        manifest = load_manifest(place, wait=True)
-        if manifest.fingerprint != part.fingerprint:
+        manifest = load_manifest(place, wait=True).version(part.fingerprint)
+        if manifest is None:
             raise DataError(
-                f"{place} has changed since {folder} was made as a table over it",
+                f"{place} has changed since {folder} was made as a table over it, and not by samples that were added",
                 hint=f"make {folder} again, or restore {place}",
             )
         table = self._open(place, manifest, frame_set, level + 1)
