@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.protocols.protocol import Protocol, num_texts
+from data_prep.protocols.protocol import Counts, Protocol, num_texts
 from umt_ds.errors import some
 
 _MOST_MISSING = 1000  # are named in a manifest; bad.csv has all
@@ -46,16 +46,15 @@ class Coverage:
     def as_published(self) -> bool:
         """Whether the files have the videos and texts that a paper used; true where no paper counts them."""
         said = self.protocol.expected
-        return not said or any(len(self.videos) == one.videos and one.texts in (None, self.texts) for one in said)
+        return not said or any(
+            one.videos in (None, len(self.videos)) and one.texts in (None, self.texts) for one in said
+        )
 
     def text(self) -> str:
         """What a reader of a score has to know of it."""
         lines = [f"{self.protocol.name}: {len(self.videos):,} videos and {self.texts:,} texts in the files"]
         if not self.as_published():
-            known = " or ".join(
-                f"{one.videos:,} videos" + (f" and {one.texts:,} texts" if one.texts else "") + f" ({one.by})"
-                for one in self.protocol.expected
-            )
+            known = " or ".join(f"{_said(one)} ({one.by})" for one in self.protocol.expected)
             lines.append(f"these are NOT the files of the protocol, which have {known}")
         if self.missing:
             lines.append(
@@ -82,3 +81,9 @@ class Coverage:
             "num_missing": len(self.missing),
             **({"num_too_long": len(self.too_long)} if self.protocol.first_s else {}),
         }
+
+
+def _said(counts: Counts) -> str:
+    """`670 videos and 27,763 texts`."""
+    both = ((counts.videos, "videos"), (counts.texts, "texts"))
+    return " and ".join(f"{count:,} {what}" for count, what in both if count is not None)

@@ -14,7 +14,8 @@ from data_prep.clip import Refusal
 #
 #     retrieval           caption: a text (training: a row a pair) or a list of texts (testing: a row a video)
 #     multiple choice     options: texts; answer: the place of the right one, from 0
-#     question answering  question, question_id; answers: texts; answer_weights: a number for each, 1 in all
+#     question answering  question, question_id, question_type; answers: texts; answer_weights: a number for each, 1 in
+#                         all; none of a question has an answer, or all have
 #     detection           second; boxes: [x0, y0, x1, y1] in shares of the frame; for each box actions: the published
 #                         numbers, and box_scores, where a detector found it
 Row = tuple[str, dict[str, Any]]
@@ -25,9 +26,9 @@ TEXTS = ("caption", "options", "question", "boxes")  # the field that holds what
 
 @dataclass(frozen=True)
 class Counts:
-    """How many videos and texts a published file has. by: who says so."""
+    """How many videos and texts a published file has; None: nobody says it. by: who says so."""
 
-    videos: int
+    videos: int | None
     texts: int | None = None
     by: str = "UMT, table 28"
 
