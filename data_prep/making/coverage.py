@@ -19,11 +19,13 @@ class Coverage:
     protocol: Protocol
     videos: dict[str, bool] = field(default_factory=dict)  # as the files name it → whether the set has it
     texts: int = 0
+    unanswered: int = 0  # questions
 
     def count(self, named: str, fields: Mapping[str, Any], *, found: bool) -> None:
         """A row of the files."""
         self.videos[named] = found
         self.texts += num_texts(fields)
+        self.unanswered += "question" in fields and "answers" not in fields
 
     @property
     def missing(self) -> list[str]:
@@ -43,6 +45,8 @@ class Coverage:
                 for one in self.protocol.expected
             )
             lines.append(f"these are NOT the files of the protocol, which have {known}")
+        if self.unanswered:
+            lines.append(f"{self.unanswered:,} questions have NO ANSWER in the files")
         if self.missing:
             lines.append(
                 f"{len(self.missing):,} videos are MISSING in the set, so a score is of the others: "

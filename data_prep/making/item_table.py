@@ -17,6 +17,7 @@ from data_prep.protocols.protocol import Protocol, Row
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
+from data_prep.tables.table import clean
 from umt_ds.data.clips import read_record
 from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_shards
@@ -85,7 +86,8 @@ def read_items(
         items = tuple(_items(source, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
     if not items:
         first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
-        raise DataError(f"no row of {files} has a clip in {folder}{first}")
+        hint = f"{protocol.name} is {protocol.about}" if protocol else None
+        raise DataError(f"no row of {files} has a clip in {folder}{first}", hint=hint)
     if explode is not None and not any(explode in item.fields for item in items):
         raise ConfigError(f"--explode {explode}: no row of {files} has this field")
     if labels and (without_label := next((item.key for item in items if "label" not in item.fields), None)):
@@ -144,7 +146,7 @@ def path_from(out: Path, folder: Path) -> str:
 
 def _items(
     source: ShardSource,
-    rows: Iterator[Row],
+    rows: Iterator[Row | Refusal],
     *,
     names: Sequence[str],
     explode: str | None,
@@ -155,7 +157,11 @@ def _items(
     places = _places(source)
     numbers = {name: number for number, name in enumerate(names)}
     used: Counter[str] = Counter()
-    for where, row in progress(rows, unit="row", desc="items"):
+    for said in progress(rows, unit="row", desc="items"):
+        if isinstance(said, Refusal):
+            left_out.append(said)
+            continue
+        where, row = said
         named, found = _key_of(row, places)
         if coverage:
             coverage.count(named, row, found=found is not None)
@@ -197,9 +203,15 @@ def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[st
     for field in KEY_FIELDS:
         if row.get(field) is not None:
             return (named := str(row[field])), named if named in places else None
-    named = next((str(row[field]) for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
-    spellings = (sample_key(named), sample_key(f"{named}.mp4"), sample_key(named.rpartition("/")[2]))
-    return named, next((key for key in spellings if named and key in places), None)
+    said = next((row[field] for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
+    names = [clean(str(name)) for name in (said if isinstance(said, tuple) else [said])]
+    keys = (key for name in names if name for key in _keys_of_file(name))
+    return names[0], next((key for key in keys if key in places), None)
+
+
+def _keys_of_file(name: str) -> tuple[str, ...]:
+    """What its sample may be called: with or without a suffix in `name`, and without its folders."""
+    return sample_key(name), sample_key(f"{name}.mp4"), sample_key(name.rpartition("/")[2])
 
 
 def _number_of(label: object, numbers: Mapping[str, int], where: str) -> int:
