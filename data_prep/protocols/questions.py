@@ -20,7 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.clip import Refusal
@@ -167,12 +167,13 @@ def _of_msrvtt(files: Sequence[Path]) -> Iterator[Row | Refusal]:
 
 
 def _of_msvd(files: Sequence[Path]) -> Iterator[Row | Refusal]:
-    """Clips may be called vid1, or as YouTube calls them if `youtube_mapping.txt` is among the files."""
-    mapped = {number: name for path in files if path.suffix == ".txt" for name, number in _mapping(path)}
+    """Clips are called vid1, or as YouTube calls them: `youtube_mapping.txt` if there, says which are the same."""
+    pairs = [pair for path in files if path.suffix == ".txt" for pair in _mapping(path)]
+    other_name = {**dict(pairs), **{number: name for name, number in pairs}}
 
     def names_of(named: str) -> tuple[str, ...]:
-        vid = _numbered(named, "vid")
-        return (vid, mapped[vid]) if vid in mapped else (vid,)
+        name = _numbered(PurePosixPath(named).stem, "vid")
+        return (name, other_name[name]) if name in other_name else (_numbered(named, "vid"),)
 
     return _read([path for path in files if path.suffix != ".txt"], names_of=names_of, type_of=_first_word)
 

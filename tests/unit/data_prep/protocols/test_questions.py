@@ -157,6 +157,13 @@ def test_each_form_of_numbered_videos_gives_the_same_items(tmp_path: Path, name:
     assert items(base, name, as_csv(tmp_path / "just_ask.csv", just_ask), *also) == expected
 
 
+def test_a_clip_of_msvd_that_is_called_by_its_number_is_found_by_the_name_of_youtube(tmp_path: Path) -> None:
+    base = clips(tmp_path / "base", "vid7")
+    (tmp_path / "youtube_mapping.txt").write_text("-4ws_5_15 vid7\n")
+    rows = as_json(tmp_path / "umt.json", [{"video": "-4ws_5_15.avi", "question": "who?", "answer": "man"}])
+    assert [key for key, _ in items(base, "msvd-qa-test", rows, tmp_path / "youtube_mapping.txt")] == ["vid7"]
+
+
 @pytest.mark.parametrize(
     ("said", "answers", "weights"),
     [
