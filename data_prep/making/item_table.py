@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os.path
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 from data_prep.clip import Refusal
 from data_prep.making.coverage import Coverage
 from data_prep.protocols.protocol import Protocol, Row
+from data_prep.sources.folder import FIRST_SECONDS
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
@@ -154,6 +156,7 @@ def _items(
     coverage: Coverage | None,
 ) -> Iterator[Item]:
     """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
+    is_cut = coverage is not None and source.manifest.options.get(FIRST_SECONDS) == coverage.protocol.first_s
     places = _places(source)
     numbers = {name: number for number, name in enumerate(names)}
     used: Counter[str] = Counter()
@@ -170,9 +173,9 @@ def _items(
                 Refusal(shown(named, 200) or where, "no clip of the set has this name" if named else "names no clip")
             )
             continue
-        fields = {
-            field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)
-        }
+        fields = _encodable(
+            {field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)}
+        )
         ref = places[found]
         key = source.key(ref)
         if "label" in fields:
@@ -182,10 +185,23 @@ def _items(
         except DecodeError as error:
             left_out.append(Refusal(shown(named, 200), error.what, key))
             continue
+        if coverage and coverage.protocol.first_s and not is_cut and frames is None:
+            coverage.check_length(named, _stored_s(source, ref))
         for one in _exploded(fields, explode, where):
             number = used[key]
             used[key] += 1
             yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, one)
+
+
+def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
+    """With ? for each half of a character: JSON can hold one, of an emoji that was cut, and no table can."""
+    text = json.dumps(fields, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        replaced: dict[str, Any] = json.loads(text.encode(errors="replace"))
+        return replaced
+    return fields
 
 
 def _places(source: ShardSource) -> dict[str, SampleRef]:
@@ -249,6 +265,12 @@ def _part(source: ShardSource, ref: SampleRef, row: Mapping[str, Any]) -> tuple[
     inside = [number for number, time in enumerate(times) if first <= float(time) <= last]
     nearest = min(range(len(times)), key=lambda number: abs(float(times[number]) - first))
     return (inside[0], inside[-1]) if inside else (nearest, nearest)
+
+
+def _stored_s(source: ShardSource, ref: SampleRef) -> float:
+    """How many seconds of a video a sample holds; 0 where it does not say."""
+    stored_s = read_record(source, ref).get("duration_s")
+    return float(stored_s) if isinstance(stored_s, (int, float)) else 0.0
 
 
 def _seconds(value: Any, default: float) -> float:

@@ -26,9 +26,9 @@ TEXTS = ("caption", "options", "question", "boxes")  # the field that holds what
 
 @dataclass(frozen=True)
 class Counts:
-    """How many videos and texts a published file has. by: who says so."""
+    """How many videos and texts a published file has; None: nobody says it. by: who says so."""
 
-    videos: int
+    videos: int | None
     texts: int | None = None
     by: str = "UMT, table 28"
 
@@ -40,6 +40,7 @@ class Protocol:
     read: the rows of the files, of which each form that is published is known; a Refusal of what is none, such as an
     answer without its question. Raises DataError for files of any other form.
     expected: the counts that papers used; a file with one of them is whole. None: there is no such number.
+    first_s: only so many seconds from the start of a video are shown.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Protocol:
     about: str  # a line for `umt-data protocols`
     read: Callable[[Sequence[Path]], Iterator[Row | Refusal]]
     expected: tuple[Counts, ...] = ()
+    first_s: float | None = None
 
 
 def num_texts(fields: Mapping[str, Any]) -> int:

@@ -221,7 +221,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         _of_msvd,
         files="*_qa.json, and youtube_mapping.txt where clips have the names of YouTube",
         # UMT counts fewer questions than the publisher, and no videos
-        train=(Counts(1200, 30_933, "Xu et al. 2017, table 1"), Counts(1200, 29_883)),
+        train=(Counts(1200, 30_933, "Xu et al. 2017, table 1"), Counts(None, 29_883)),
         val=(Counts(250, 6415, _XU),),
         test=(Counts(520, 13_157, _XU),),
     ),

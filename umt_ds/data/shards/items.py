@@ -201,9 +201,4 @@ def _schema(items: Sequence[Item]) -> pa.Schema:
                 f"the values of {name!r} are of different kinds: {error}",
                 hint="give every item text, or every one a number, or every one a list of the same",
             ) from error
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{name!r} or a value of it holds half a character (a lone surrogate)",
-                hint="another program has cut a character in two, such as an emoji: leave it out of the file",
-            ) from error
     return pa.schema([*_PLACE, *columns])
