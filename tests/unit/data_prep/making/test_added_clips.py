@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data_prep.checking.verify import verify
@@ -17,7 +18,7 @@ from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, 
 from data_prep.making import prepare as module
 from data_prep.making.prepare import build_shards, close_set, prepare
 from data_prep.making.selection import write_selection
-from data_prep.sources.sets import list_sets
+from data_prep.sources.set_items import list_items
 from data_prep.state.plan import load_plan, open_plan
 from tests.support.files import hashes_in
 from tests.support.shards import frame, picture
@@ -198,8 +199,8 @@ def test_parts_make_what_is_new_by_the_plan_in_the_folder(tmp_path: Path) -> Non
 def test_a_table_over_the_set_before_reads_what_it_read(tmp_path: Path) -> None:
     out, table = tmp_path / "set", tmp_path / "table"
     make(out, FIRST)
-    whole = list_sets([out], verb="merge", to="table")
-    write_selection(replace(whole, clips=whole.clips[2:6]), table, name="table")
+    whole = list_items([out], verb="merge")
+    write_selection(replace(whole, stays=(np.array([n in (2, 3, 4, 5) for n in range(7)]),)), table, name="table")
     write_selection(whole, tmp_path / "whole", name="whole")
     before = [keys(folder) for folder in (table, tmp_path / "whole")]
     fingerprint = ShardSource(table).fingerprint
