@@ -1,6 +1,7 @@
 """The clips of a plan on disk, in the order of the shards, of which each is read without the others; and refusals.
 
-OUT/.umt-data/clips.jsonl        [key, source, captions, label, label_name, span_s, extra], then true if is_of_whole
+OUT/.umt-data/clips.jsonl        [key, source, captions, label, label_name, span_s, extra], then is_of_whole and
+                                 first_s, without those at the end that say nothing
 OUT/.umt-data/clips.starts.npy   [num_shards + 1] where the clips of each shard begin, in bytes
 OUT/.umt-data/clips-1.jsonl, …   the same of the clips that were added, which are in shards of their own
 OUT/bad.csv, and left_out.csv    file, key, reason
@@ -131,20 +132,24 @@ class PlannedClips:
 
 
 def _line_of(clip: Clip) -> bytes:
-    fields = [
+    fields: list[Any] = [
         *(clip.key, clip.source, clip.captions, clip.label, clip.label_name),
         *(clip.span_s, dict(clip.extra) if clip.extra else None),
-        *([True] if clip.is_of_whole else []),  # others keep the line that earlier versions wrote
     ]
+    least = len(fields)
+    fields += [clip.is_of_whole, clip.first_s]
+    while not fields[-1] and len(fields) > least:  # most clips keep the line that earlier versions wrote
+        fields.pop()
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _clip_of(line: bytes) -> Clip:
-    key, source, captions, label, label_name, span_s, extra, *is_of_whole = json.loads(line)
-    span = tuple(span_s) if span_s else None
-    clip = Clip(key, source, tuple(captions), label, label_name, span, extra or {}, is_of_whole == [True])
-    if is_of_whole not in ([], [True]):
+    key, source, captions, label, label_name, span_s, extra, *more = json.loads(line)
+    is_of_whole, first_s = more[0] if more else False, more[1] if len(more) > 1 else None
+    if len(more) > 2:
         raise ValueError("a clip has more fields than it can have")
+    span = tuple(span_s) if span_s else None
+    clip = Clip(key, source, tuple(captions), label, label_name, span, extra or {}, is_of_whole, first_s)
     _check_types(clip)
     return clip
 
@@ -157,8 +162,14 @@ def _check_types(clip: Clip) -> None:
     span_s: list[Any] = list(clip.span_s or (0, 0))
     if len(span_s) != 2 or not all(type(number) in (int, float) and math.isfinite(number) for number in span_s):
         raise ValueError("the span of a clip is none")
+    if type(clip.is_of_whole) is not bool or not _is_seconds(clip.first_s):
+        raise ValueError("the part of a clip is none")
     if not isinstance(clip.extra, dict):
         raise ValueError("the further fields of a clip are none")
+
+
+def _is_seconds(first_s: Any) -> bool:
+    return first_s is None or (type(first_s) in (int, float) and 0 < first_s < math.inf)
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
