@@ -25,6 +25,8 @@ from tests.support.shards import frame, picture
 from tests.support.stopping import Killed, stopped_at
 from tests.support.umt_data import umt_data
 from tests.support.videos import write_videos
+from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.shards.manifest import Manifest, load_manifest
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import as_path
@@ -212,6 +214,20 @@ def test_a_table_over_the_set_before_reads_what_it_read(tmp_path: Path) -> None:
     make(out, range(1, 12))
     with pytest.raises(DataError, match=r"has changed since .* and not by samples that were added"):
         ShardSource(table)
+
+
+@here
+def test_a_loader_knows_what_its_sets_were_before(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    before = [make(out, numbers).fingerprint for numbers in (FIRST, MORE)]
+    make(out, range(14))
+    loader = Loader(
+        [SourceSpec("demo", out, FramePolicy("sparse", 1, 1))],
+        LoaderPlan(seed=0, global_draws=1, image_side=16, micro=1),
+    )
+    assert loader.earlier == {
+        "demo": dict(zip(before, [f"the set before {n} samples were added" for n in (7, 2)], strict=True))
+    }
 
 
 def test_the_commands_say_what_is_new(
