@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.tables.parquet_files import Column, ParquetFile
+from umt_ds.data.shards.storage import kind_of
 from umt_ds.errors import ConfigError, DataError, shown, some
 
 # What columns are called where nobody says which one is meant, the likeliest first.
@@ -98,6 +99,10 @@ def _no_media(file: ParquetFile, there: Mapping[str, Column]) -> DataError:
     """The error for files without pictures; most often they hold addresses."""
     urls = [name for name, column in there.items() if column.kind == "text" and re.search(r"\bur[li]", name.lower())]
     what = f"{file.path} has no column with pictures, videos or their paths: {some(there.values(), 12)}"
+    if kind_of(file.path.with_suffix(".tar")):  # img2dataset and video2dataset write their notes beside
+        return DataError(what, hint=f"the tar of this name beside it has them: `umt-data index {file.path.parent}`")
+    if "key" in there and kind_of(file.path.with_suffix("")):
+        return DataError(what, hint="the folder of this name beside it has them: --media key")
     if urls:
         return DataError(what, hint=f"{urls[0]} has addresses, and nothing is downloaded here: {DOWNLOADS}")
     return DataError(what, hint="choose one with --media")

@@ -266,6 +266,52 @@ def test_parts_and_a_second_try_give_the_bytes_of_one_run(tmp_path: Path) -> Non
     assert load_manifest(tmp_path / "parts").num_samples == 8
 
 
+# ---------------------------------------------------------------- what img2dataset writes
+
+
+def img2dataset_notes(files: list[Path | None]) -> dict[str, list[Any]]:
+    """The columns of its parquet files; None is a download that failed."""
+    return {
+        "url": [f"https://a.org/{number}.jpg" for number in range(len(files))],
+        "caption": [f"caption {number}" for number in range(len(files))],
+        "key": [f"{number:09d}" for number in range(len(files))],
+        "status": ["failed_to_download" if file is None else "success" for file in files],
+        "error_message": ["HTTP Error 404" if file is None else None for file in files],
+        "width": [None if file is None else 256 for file in files],
+    }
+
+
+def test_img2dataset_s_parquet_files_have_bytes_where_the_download_succeeded(tmp_path: Path) -> None:
+    first, second = pictures(tmp_path / "f", 2)
+    files = [first, None, second]
+    columns = {**img2dataset_notes(files), "jpg": [file.read_bytes() if file else None for file in files]}
+    write_parquet(tmp_path / "cc12m" / "00000.parquet", columns)
+    listing = list_parquet(tmp_path / "cc12m", choice=Choice(key="key"))
+    assert [(clip.key, clip.captions) for clip in listing.clips] == [
+        ("000000000", ("caption 0",)),
+        ("000000002", ("caption 2",)),
+    ]
+    assert [left.reason for left in listing.left_out] == ["neither bytes nor a path"]
+
+
+def test_img2dataset_s_files_are_found_by_their_keys(tmp_path: Path) -> None:
+    columns = img2dataset_notes([tmp_path, None])
+    write_parquet(tmp_path / "cc12m" / "00000.parquet", columns)
+    write_picture(tmp_path / "cc12m" / "00000" / "000000000.jpg", 40)
+    with pytest.raises(DataError, match="the folder of this name beside it has them: --media key"):
+        list_parquet(tmp_path / "cc12m")
+    listing = list_parquet(tmp_path / "cc12m", choice=Choice(media="key"))
+    assert captions(listing) == {"00000/000000000.jpg": ("caption 0",)}
+    assert [left.reason for left in listing.left_out] == ["no bytes, and its file is missing"]
+
+
+def test_the_notes_beside_tars_send_to_the_command_for_tars(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "00000.parquet", img2dataset_notes([tmp_path]))
+    (tmp_path / "00000.tar").touch()
+    with pytest.raises(DataError, match=r"the tar of this name beside it has them: `umt-data index"):
+        list_parquet(tmp_path)
+
+
 # ---------------------------------------------------------------- splits
 
 
