@@ -24,7 +24,7 @@ from umt_ds.data.shards.manifest import load_manifest
 COMMANDS = (
     "scenes",
     *("folder", "list", "kinetics", "k710", "classes", "something", "ucf101", "hmdb51"),
-    *("moments", "webvid", "pairs", "demo"),
+    *("moments", "webvid", "pairs", "parquet", "demo"),
     *(
         "verify",
         "stats",
