@@ -70,7 +70,7 @@ class _Counts:
             "with_caption": int(np.count_nonzero(measured["captions"])),
             "with_label": self.kinds["label"].total(),
             **{name: _distribution(values) for name, values in measured.items()},
-            **{name: dict(sorted(counter.items(), key=_most_first)) for name, counter in self.kinds.items()},
+            **{name: dict(sorted(_named(counter).items(), key=_most_first)) for name, counter in self.kinds.items()},
         }
 
 
@@ -270,14 +270,12 @@ def _measured(samples: Columns) -> dict[str, NDArray[np.float64]]:
 
 def _kinds(samples: Columns) -> dict[str, Counter[str]]:
     """How often each kind occurs among some samples."""
-    names, numbers = samples.texts("label_name"), samples.texts("label")
-    labels = (number if name is None else name for name, number in zip(names, numbers, strict=True))
     unusable = {kind: int(np.count_nonzero(samples.is_known(name))) for name, kind in _UNUSABLE.items()}
     return {
         "source_size": _sizes(samples, "source_"),
         "stored_size": _sizes(samples, ""),
-        **{name: _named(samples.counts(name)) for name in WORDS},
-        "label": _named(Counter(label for label in labels if label is not None)),
+        **{name: samples.counts(name) for name in WORDS},
+        "label": samples.counts("label_name", "label"),
         "unusable": Counter({kind: count for kind, count in unusable.items() if count}),
     }
 
