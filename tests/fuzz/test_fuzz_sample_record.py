@@ -17,7 +17,9 @@ from data_prep.checking.sheet import draw_tile
 from data_prep.checking.show import show
 from data_prep.checking.stats import collect_stats, table
 from data_prep.leaks.id_overlap import spans_of_set
+from data_prep.making.foreign import upgrade
 from data_prep.sources.sets import Filter
+from data_prep.state.statistics import ShardStatistics
 from tests.support.shards import frame, picture, write_shards
 from umt_ds.data.clips import read_record
 from umt_ds.data.shards.records import Member
@@ -116,7 +118,10 @@ def test_what_a_record_says_is_a_text_a_number_or_nothing(record: dict[str, Any]
         assert has_label(record) is (label != -1)
     except DecodeError:
         assert has_label(record)
-    kept = Filter(min_seconds=1, max_seconds=9, min_side=2, captioned=True, labelled=True).why_not(record)
+    counted = ShardStatistics()
+    counted.add("clip", {"png": 1, "json": 1}, record, bytes)
+    keep = Filter(min_seconds=1, max_seconds=9, min_side=2, captioned=True, labelled=True)
+    (kept,) = keep.why_not(counted.page("of no tar"))
     assert kept or (1 <= float(record["duration_s"]) <= 9 and record["caption"])
 
 
@@ -144,6 +149,8 @@ def test_any_record_is_counted_shown_drawn_and_compared(record: dict[str, Any]) 
         files = {"png": PNG, "json": json.dumps(record).encode()}
         out = write_shards(Path(folder) / "set", [1], members=lambda _: files)
         stats = collect_stats(out)
+        upgrade(out)
+        assert collect_stats(out) == stats  # by its columns in a file
         for text in (table(stats), show(out, "clip-0000", Path(folder) / "one.png")):
             assert all(letter.isprintable() or letter == "\n" for letter in text)
         json.dumps(stats, ensure_ascii=False).encode()
