@@ -13,9 +13,8 @@ from typing import Any, Literal, NamedTuple
 from umt_ds.errors import DataError, shown
 
 Extra = Mapping[str, str | int | float]
-# What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set; `item`:
-# it is not made, but an item of another set, whose folder is its source.
-SourceMedia = Literal["video", "image", "sample", "item"]
+# What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set
+SourceMedia = Literal["video", "image", "sample"]
 Store = Literal["frames", "npy", "mp4"]
 
 
@@ -129,7 +128,7 @@ class Listing:
         files = [clip.source for clip in self.clips if clip.key == keys[0]]
         more = f" and {len(files) - 2:,} more" if len(files) > 2 else ""
         where = " and ".join(shown(file, 120) for file in files[:2]) + more
-        if self.media in ("sample", "item"):
+        if self.media == "sample":
             return DataError(
                 f"{len(keys):,} keys belong to several samples; '{shown(keys[0])}' in {where}",
                 hint="a set has each key once: leave out one of them, by `umt-data filter SET OUT --exclude LIST`",

@@ -31,9 +31,11 @@ COMMANDS = (
         "sheet",
         "show",
         "leaks",
+        "answers",
         "index",
         "upgrade",
         "items",
+        "protocols",
         "filter",
         "split",
         "merge",
@@ -41,7 +43,7 @@ COMMANDS = (
         "finish",
     ),
 )
-ONLY_TELL = ("classes", "verify", "stats", "show")  # write at most a picture that was asked for
+ONLY_TELL = ("classes", "verify", "stats", "show", "answers", "protocols")  # write at most what was asked for
 TASKS = ("work", "finish")  # are not for people
 
 SMALL = ("--frames", "2", "--short-side", "16", "--workers", "1")
