@@ -366,8 +366,19 @@ def test_a_split_is_told_by_names_as_the_hub_tells_it(tmp_path: Path, file: str,
     write_pictures(tmp_path / "hub" / "data" / "other-00000-of-00001.parquet", [picture])
     listing = list_parquet(tmp_path / "hub", split=split)
     assert [clip.source for clip in listing.clips] == [f"{file}#image[0]"]
-    with pytest.raises(DataError, match=r"has the splits .*other \(1 files\)"):
+    with pytest.raises(DataError, match=r"has several splits: .*other \(1 files\)"):
         list_parquet(tmp_path / "hub")
+
+
+def test_files_of_no_split_beside_one_are_not_mixed_in(tmp_path: Path) -> None:
+    [picture] = pictures(tmp_path / "f", 1)
+    for file in ("train-0.parquet", "more.parquet", ".cache/huggingface/old.parquet"):
+        write_pictures(tmp_path / "hub" / file, [picture])
+    with pytest.raises(DataError, match=r"several splits: none by their names \(1 files\), train \(1 files\)"):
+        list_parquet(tmp_path / "hub")
+    assert list(captions(list_parquet(tmp_path / "hub", split="train"))) == ["train-0.parquet#image[0]"]
+    with pytest.raises(DataError, match=r"has no split 'dev': none by their names"):
+        list_parquet(tmp_path / "hub", split="dev")
 
 
 # ---------------------------------------------------------------- what goes wrong
