@@ -53,6 +53,11 @@ class Column:
         """The leaf of the file that has the bytes."""
         return f"{self.name}.bytes" if self.kind == "media" else self.name
 
+    @property
+    def path_leaf(self) -> str | None:
+        """The leaf that has the path of a file; None where the bytes have none beside them."""
+        return f"{self.name}.path" if self.kind == "media" and "path: string" in self.type else None
+
     def __str__(self) -> str:
         """For people, as part of an error."""
         return f"{self.name} ({self.feature or shown(self.type, 40)})"
