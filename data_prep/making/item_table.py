@@ -90,7 +90,8 @@ def read_items(
         rows = protocol.read(annotations) if protocol else _rows_of(annotations)
         items = tuple(_items(clips, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
     if not items:
-        first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
+        of_rows = [one for one in left_out if coverage and one.source in coverage.videos] or left_out
+        first = f": {of_rows[0].source}: {of_rows[0].reason}" if of_rows else ": it has no rows"
         hint = f"{protocol.name} is {protocol.about}" if protocol else None
         raise DataError(f"no row of {files} has a clip in {folder}{first}", hint=hint)
     if explode is not None and not any(explode in item.fields for item in items):
