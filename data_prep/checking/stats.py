@@ -106,7 +106,7 @@ def _of_table(folder: Path, manifest: Manifest, workers: int) -> dict[str, Any]:
         counts.add(of.columns(manifest.labels), _OF_ITEMS)
         new = of.samples.rows(clips.new(of))
         counts.add(new, [name for name in (*NUMBERS, *KINDS) if name not in _OF_ITEMS])
-        size += int(new.numbers("bytes").sum())
+        size += int(np.nansum(new.numbers("bytes")))
         spans += sum(item.frames is not None for item in of.items)
         fields.update(name for item in of.items for name in item.fields)
     return {
