@@ -11,7 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import protocol
@@ -109,6 +111,8 @@ def test_each_form_of_activitynet_qa_gives_the_same_items(tmp_path: Path) -> Non
     assert read(as_json(tmp_path / "umt.json", umt)) == activitynet_items(question_type=False)
     assert read(as_sqlite(tmp_path / "umt.sqlite.db", umt)) == activitynet_items(question_type=False)
     assert read(as_csv(tmp_path / "just_ask.csv", just_ask)) == activitynet_items(question_id=False)
+    parquet.write_table(pa.Table.from_pylist(joined), tmp_path / "test.parquet")
+    assert read(tmp_path / "test.parquet") == activitynet_items()
 
 
 @pytest.mark.parametrize("called", ["{}", "v_{}"])
