@@ -188,6 +188,13 @@ def test_the_weight_of_an_answer_is_how_often_it_was_given(
     assert (fields["answers"], fields["answer_weights"]) == (answers, weights)
 
 
+def test_a_question_about_a_part_of_a_video_keeps_its_seconds(tmp_path: Path) -> None:
+    entry = {"video": "video1.mp4", "question": "who?", "answer": "man", "start": 1.5, "end": 4}
+    (row,) = protocol("msrvtt-qa-train").read([as_json(tmp_path / "qa.json", [entry])])
+    assert isinstance(row, tuple)
+    assert (row[1]["start"], row[1]["end"]) == (1.5, 4)
+
+
 def test_questions_and_answers_without_each_other_are_counted_and_named(tmp_path: Path) -> None:
     base = clips(tmp_path / "base", f"v_{ONE}", f"v_{TWO}")
     stray = {"answer": "yes", "type": 3, "question_id": "v_xxxxxxxxxxx_9"}
