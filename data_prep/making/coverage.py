@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.protocols.protocol import Protocol, num_texts
+from data_prep.protocols.protocol import ClassNames, Protocol, num_texts
 from umt_ds.errors import some
 
 _MOST_MISSING = 1000  # are named in a manifest; bad.csv has all
@@ -19,6 +19,7 @@ class Coverage:
     protocol: Protocol
     videos: dict[str, bool] = field(default_factory=dict)  # as the files name it → whether the set has it
     texts: int = 0
+    classes: ClassNames | None = None
 
     def count(self, named: str, fields: Mapping[str, Any], *, found: bool) -> None:
         """A row of the files."""
@@ -60,4 +61,5 @@ class Coverage:
             "as_published": self.as_published(),
             "missing": self.missing[:_MOST_MISSING],
             "num_missing": len(self.missing),
+            **({"scored": list(self.classes.scored)} if self.classes and self.classes.scored else {}),
         }

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os.path
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
 from data_prep.making.coverage import Coverage
+from data_prep.making.seconds import SECONDS, StoredSeconds
 from data_prep.protocols.protocol import Protocol, Row
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
-from umt_ds.data.clips import read_record
 from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_shards
 from umt_ds.data.shards.records import SampleRef, sample_key, sha256_of
@@ -29,7 +29,10 @@ from umt_ds.terminal import progress
 # How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
 KEY_FIELDS = ("key",)
 FILE_FIELDS = ("video", "image", "file", "filename", "file_name", "filepath", "path", "video_name", "video_id")
-_START, _END = ("start", "time_start"), ("end", "time_end")
+# What cuts of a video add to its name: the ms of a span (`sources/spans.py`), or what public copies are called
+_CUT = re.compile(r"(?P<video>.+?)(?:_\d{8,}_\d{8,}|_trim)")
+
+_NO_FIELDS = (*KEY_FIELDS, *FILE_FIELDS, *SECONDS)  # of an item: they say where it lies
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class ItemsRead:
     clips_without: int
     left_out: tuple[Refusal, ...]
     coverage: Coverage | None = None  # of a protocol
+    num_cut: int = 0  # items of which the file has a part of their seconds
 
     def text(self) -> str:
         """How many items, clips and rows, and the most frequent reasons."""
@@ -54,6 +58,7 @@ class ItemsRead:
                 f"{len(self.items):,} items over {clips:,} clips, with {', '.join(fields)}; "
                 f"{self.clips_without:,} clips have none; {len(self.left_out):,} rows left out",
                 *(f"{count:>8,}  {reason}" for reason, count in reasons),
+                *([f"{self.num_cut:,} items are shorter than asked for: their file has less"] if self.num_cut else []),
                 *([self.coverage.text()] if self.coverage else []),
             ]
         )
@@ -76,13 +81,15 @@ def read_items(
     Raises DataError where the file cannot be read, no row has a clip, or a label is no class.
     """
     base = load_shards(folder)
-    names = tuple(labels) or base.labels
-    left_out: list[Refusal] = []
-    coverage = Coverage(protocol) if protocol else None
+    classes = protocol.class_names(annotations) if protocol and protocol.class_names else None
+    names = tuple(labels) or (classes.names if classes else base.labels)
+    coverage = Coverage(protocol, classes=classes) if protocol else None
+    made = _Making(numbers={name: number for number, name in enumerate(names)}, explode=explode, coverage=coverage)
     files = " and ".join(map(str, annotations))
     with closing(ShardSource(folder)) as source:
         rows = protocol.read(annotations) if protocol else _rows_of(annotations)
-        items = tuple(_items(source, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
+        items = tuple(made.items(source, rows))
+    left_out = made.left_out
     if not items:
         first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
         raise DataError(f"no row of {files} has a clip in {folder}{first}")
@@ -95,7 +102,16 @@ def read_items(
             hint="give every row a label, or leave --classes out",
         )
     without = base.num_samples - len({(item.shard, item.row) for item in items})
-    return ItemsRead(folder, tuple(path.name for path in annotations), names, items, without, tuple(left_out), coverage)
+    return ItemsRead(
+        folder,
+        tuple(path.name for path in annotations),
+        names,
+        items,
+        without,
+        tuple(left_out),
+        coverage,
+        made.num_cut,
+    )
 
 
 def _rows_of(annotations: Sequence[Path]) -> Iterator[Row]:
@@ -142,62 +158,79 @@ def path_from(out: Path, folder: Path) -> str:
     return str(absolute(folder))
 
 
-def _items(
-    source: ShardSource,
-    rows: Iterator[Row],
-    *,
-    names: Sequence[str],
-    explode: str | None,
-    left_out: list[Refusal],
-    coverage: Coverage | None,
-) -> Iterator[Item]:
-    """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
-    places = _places(source)
-    numbers = {name: number for number, name in enumerate(names)}
-    used: Counter[str] = Counter()
-    for where, row in progress(rows, unit="row", desc="items"):
+@dataclass
+class _Making:
+    """Rows becoming items, and what became of the others. numbers: of the classes, by name."""
+
+    numbers: Mapping[str, int]
+    explode: str | None
+    coverage: Coverage | None
+    left_out: list[Refusal] = field(default_factory=list)
+    num_cut: int = 0
+
+    def items(self, source: ShardSource, rows: Iterator[Row]) -> Iterator[Item]:
+        """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
+        places = _places(source)
+        seconds = StoredSeconds(source, protocol=self.coverage.protocol if self.coverage else None)
+        used: Counter[str] = Counter()
+        for where, row in progress(rows, unit="row", desc="items"):
+            ref = self._place(places, where, row)
+            if ref is None:
+                continue
+            key = source.key(ref)
+            try:
+                part = seconds.part(ref, row)
+            except DecodeError as error:
+                named = where if self.coverage else shown(_key_of(row, places)[0], 200)
+                self.left_out.append(Refusal(named, error.what, key))
+                continue
+            fields = {name: value for name, value in row.items() if name not in _NO_FIELDS}
+            if part:
+                fields |= part.moment
+                self.num_cut += part.is_cut
+            if "label" in fields:
+                fields["label"] = _number_of(fields["label"], self.numbers, where)
+            for one in _exploded(fields, self.explode, where):
+                number = used[key]
+                used[key] += 1
+                yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, part.frames if part else None, one)
+
+    def _place(self, places: Mapping[str, SampleRef], where: str, row: Mapping[str, Any]) -> SampleRef | None:
+        """Where the clip of a row lies; None where it is left out, which is noted."""
+        if "left_out" in row:
+            self.left_out.append(Refusal(where, str(row["left_out"])))
+            return None
         named, found = _key_of(row, places)
-        if coverage:
-            coverage.count(named, row, found=found is not None)
+        if self.coverage:
+            self.coverage.count(named, row, found=found is not None)
         if found is None:
-            left_out.append(
-                Refusal(shown(named, 200) or where, "no clip of the set has this name" if named else "names no clip")
-            )
-            continue
-        fields = {
-            field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)
-        }
-        ref = places[found]
-        key = source.key(ref)
-        if "label" in fields:
-            fields["label"] = _number_of(fields["label"], numbers, where)
-        try:
-            frames = _part(source, ref, row)
-        except DecodeError as error:
-            left_out.append(Refusal(shown(named, 200), error.what, key))
-            continue
-        for one in _exploded(fields, explode, where):
-            number = used[key]
-            used[key] += 1
-            yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, one)
+            why = "no clip of the set has this name" if named else "names no clip"
+            self.left_out.append(Refusal(shown(named, 200) or where, why))
+            return None
+        return places[found]
 
 
 def _places(source: ShardSource) -> dict[str, SampleRef]:
-    """Where each key lies. Keys whose last part is theirs alone are found by that, too."""
-    places: dict[str, SampleRef] = {}
-    for ref in source.refs():
-        places[source.key(ref)] = ref
-    last = Counter(key.rpartition("/")[2] for key in places)
-    short = {key.rpartition("/")[2]: ref for key, ref in places.items()}
-    return {**{name: ref for name, ref in short.items() if last[name] == 1}, **places}
+    """Where each key lies. Keys whose last part is theirs alone are found by that, too, and the only cut of a video by
+    the name of the video."""
+    places = {source.key(ref): ref for ref in source.refs()}
+    last = [(key.rpartition("/")[2], ref) for key, ref in places.items()]
+    cuts = [(cut["video"], ref) for name, ref in last if (cut := _CUT.fullmatch(name))]
+    return {**_alone(cuts), **_alone(last), **places}
+
+
+def _alone(named: Sequence[tuple[str, SampleRef]]) -> dict[str, SampleRef]:
+    """Those whose name no other has."""
+    count = Counter(name for name, _ in named)
+    return {name: ref for name, ref in named if count[name] == 1}
 
 
 def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[str, str | None]:
     """What a row calls its clip, and how that stands in `places`; None: there is no such clip."""
-    for field in KEY_FIELDS:
-        if row.get(field) is not None:
-            return (named := str(row[field])), named if named in places else None
-    named = next((str(row[field]) for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
+    for name in KEY_FIELDS:
+        if row.get(name) is not None:
+            return (named := str(row[name])), named if named in places else None
+    named = next((str(row[name]) for name in FILE_FIELDS if row.get(name) not in (None, "")), "")
     spellings = (sample_key(named), sample_key(f"{named}.mp4"), sample_key(named.rpartition("/")[2]))
     return named, next((key for key in spellings if named and key in places), None)
 
@@ -220,27 +253,3 @@ def _exploded(fields: dict[str, Any], explode: str | None, where: str) -> list[d
     if not members:
         raise DataError(f"{where}: {explode} is an empty list", hint="leave the row out")
     return [{**fields, explode: member} for member in members]
-
-
-def _part(source: ShardSource, ref: SampleRef, row: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The first and last stored frame between `start` and `end` of a row, in seconds of the file; the nearest one where
-    there is none. Raises DecodeError where the sample does not say when its frames are, or has none there."""
-    start, end = (next((row[name] for name in names if row.get(name) is not None), None) for names in (_START, _END))
-    if start is None and end is None:
-        return None
-    first, last = _seconds(start, 0.0), _seconds(end, math.inf)
-    times = read_record(source, ref).get("times_s")
-    if not isinstance(times, list) or not times:
-        raise DecodeError("the sample does not say when its frames are (times_s): make the set with umt-data")
-    if first > last or first > float(times[-1]) + 1:
-        raise DecodeError(f"no stored frame lies between {first:g} and {last:g} s")
-    inside = [number for number, time in enumerate(times) if first <= float(time) <= last]
-    nearest = min(range(len(times)), key=lambda number: abs(float(times[number]) - first))
-    return (inside[0], inside[-1]) if inside else (nearest, nearest)
-
-
-def _seconds(value: Any, default: float) -> float:
-    try:
-        return default if value is None else float(value)
-    except (TypeError, ValueError) as error:
-        raise DecodeError(f"{shown(repr(value))} is no number of seconds") from error
