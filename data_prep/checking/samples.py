@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ class StoredSample:
         return pixel_members(self.members)[0]
 
     @property
-    def media_members(self) -> list[Member]:
+    def media_members(self) -> Sequence[Member]:
         """The members that hold pixels: those that training shows, in its order."""
         return pixel_members(self.members)[1]
 

@@ -143,7 +143,7 @@ class FrameSet:
         """The key of a sample: its name in the tar."""
         return self._index.key(shard, row)
 
-    def members(self, shard: int, row: int) -> list[Member]:
+    def members(self, shard: int, row: int) -> Sequence[Member]:
         """The files of a sample, in tar order."""
         return self._index.members(shard, row)
 

@@ -89,7 +89,7 @@ class ShardSource:
         frames, shard = self._place(item.shard)
         return frames.key(shard, item.row) if item.key is None else item.key
 
-    def members(self, ref: SampleRef) -> list[Member]:
+    def members(self, ref: SampleRef) -> Sequence[Member]:
         """The files of an item's sample, in tar order."""
         item = self._item(ref)
         frames, shard = self._place(item.shard)
