@@ -1,6 +1,19 @@
-"""`python -m data_prep …`: umt-data as the tasks of a job array start it."""
+"""`umt-data …`, and `python -m data_prep …` as the tasks of a job array start it."""
 
-from data_prep.cli import main
+import sys
+
+from umt_ds.errors import EXIT_INTERRUPTED
+
+
+def main() -> None:
+    """The program. Its modules are imported in here, so that Ctrl-C meanwhile prints no traceback."""
+    try:
+        from data_prep.cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
 
 if __name__ == "__main__":
     main()

@@ -67,7 +67,7 @@ def map_ordered(
     not forked: a fork would inherit torch and open readers.
     """
     # max_tasks counts per process; pebble starts the next one by itself
-    pool = ProcessPool(
+    pool = _Pool(
         workers,
         max_tasks=_ITEMS_PER_PROCESS,
         initializer=_start_worker,
@@ -102,6 +102,17 @@ def map_ordered(
     finally:
         pool.stop()  # type: ignore[no-untyped-call]  # (pebble 5.2)
         pool.join()
+
+
+class _Pool(ProcessPool):
+    """pebble's (5.2), but the workers end before the semaphores that they share with it: one that is still starting
+    would print a traceback about those."""
+
+    def _stop_pool(self) -> None:
+        if self._pool_manager_loop is not None:
+            self._pool_manager_loop.join()  # it starts no others
+        self._pool_manager.worker_manager.force_stop_workers()  # type: ignore[no-untyped-call]
+        super()._stop_pool()  # type: ignore[no-untyped-call]
 
 
 @dataclass

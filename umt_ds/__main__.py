@@ -1,6 +1,19 @@
-"""`python -m umt_ds …`: what torchrun, deepspeed and srun start."""
+"""`umt …`, and `python -m umt_ds …` as torchrun, deepspeed and srun start it."""
 
-from umt_ds.cli import main
+import sys
+
+from umt_ds.errors import EXIT_INTERRUPTED
+
+
+def main() -> None:
+    """The program. Its modules are imported in here, so that Ctrl-C meanwhile prints no traceback."""
+    try:
+        from umt_ds.cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os.path
 import re
 from collections import Counter
@@ -13,11 +14,13 @@ from typing import Any
 
 from data_prep.clip import Refusal
 from data_prep.making.coverage import Coverage
-from data_prep.making.seconds import SECONDS, StoredSeconds
+from data_prep.making.seconds import SECONDS, StoredPart, StoredSeconds
 from data_prep.protocols.protocol import Protocol, Row
+from data_prep.sources.folder import FIRST_SECONDS
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
+from data_prep.tables.table import clean
 from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_shards
 from umt_ds.data.shards.records import SampleRef, sample_key, sha256_of
@@ -29,8 +32,8 @@ from umt_ds.terminal import progress
 # How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
 KEY_FIELDS = ("key",)
 FILE_FIELDS = ("video", "image", "file", "filename", "file_name", "filepath", "path", "video_name", "video_id")
-# What cuts of a video add to its name: the ms of a span (`sources/spans.py`), or what public copies are called
-_CUT = re.compile(r"(?P<video>.+?)(?:_\d{8,}_\d{8,}|_trim)")
+# The key of a span of a video (`sources/spans.py`): from which ms to which
+_SPAN = re.compile(r"(?P<video>.+)_\d{8,}_\d{8,}")
 
 _NO_FIELDS = (*KEY_FIELDS, *FILE_FIELDS, *SECONDS)  # of an item: they say where it lies
 
@@ -92,7 +95,8 @@ def read_items(
     left_out = made.left_out
     if not items:
         first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
-        raise DataError(f"no row of {files} has a clip in {folder}{first}")
+        hint = f"{protocol.name} is {protocol.about}" if protocol else None
+        raise DataError(f"no row of {files} has a clip in {folder}{first}", hint=hint)
     if explode is not None and not any(explode in item.fields for item in items):
         raise ConfigError(f"--explode {explode}: no row of {files} has this field")
     if labels and (without_label := next((item.key for item in items if "label" not in item.fields), None)):
@@ -168,55 +172,68 @@ class _Making:
     left_out: list[Refusal] = field(default_factory=list)
     num_cut: int = 0
 
-    def items(self, source: ShardSource, rows: Iterator[Row]) -> Iterator[Item]:
+    def items(self, source: ShardSource, rows: Iterator[Row | Refusal]) -> Iterator[Item]:
         """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
-        places = _places(source)
-        seconds = StoredSeconds(source, protocol=self.coverage.protocol if self.coverage else None)
+        protocol = self.coverage.protocol if self.coverage else None
+        is_cut = protocol is not None and source.manifest.options.get(FIRST_SECONDS) == protocol.first_s
+        places, seconds = _places(source), StoredSeconds(source, protocol=protocol)
         used: Counter[str] = Counter()
-        for where, row in progress(rows, unit="row", desc="items"):
-            ref = self._place(places, where, row)
-            if ref is None:
+        for said in progress(rows, unit="row", desc="items"):
+            if isinstance(said, Refusal):
+                self.left_out.append(said)
                 continue
+            where, row = said
+            named, found = _key_of(row, places)
+            if self.coverage:
+                self.coverage.count(named, row, found=found is not None)
+            if found is None:
+                why = "no clip of the set has this name" if named else "names no clip"
+                self.left_out.append(Refusal(shown(named, 200) or where, why))
+                continue
+            ref = places[found]
             key = source.key(ref)
             try:
                 part = seconds.part(ref, row)
             except DecodeError as error:
-                named = where if self.coverage else shown(_key_of(row, places)[0], 200)
-                self.left_out.append(Refusal(named, error.what, key))
+                self.left_out.append(Refusal(where if "second" in row else shown(named, 200), error.what, key))
                 continue
-            fields = {name: value for name, value in row.items() if name not in _NO_FIELDS}
-            if part:
-                fields |= part.moment
-                self.num_cut += part.is_cut
-            if "label" in fields:
-                fields["label"] = _number_of(fields["label"], self.numbers, where)
-            for one in _exploded(fields, self.explode, where):
+            if self.coverage and self.coverage.protocol.first_s and not is_cut and part is None:
+                self.coverage.check_length(named, seconds.stored_s(ref))
+            for fields in self._fields(where, row, part):
                 number = used[key]
                 used[key] += 1
-                yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, part.frames if part else None, one)
+                frames = part.frames if part else None
+                yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, fields)
 
-    def _place(self, places: Mapping[str, SampleRef], where: str, row: Mapping[str, Any]) -> SampleRef | None:
-        """Where the clip of a row lies; None where it is left out, which is noted."""
-        if "left_out" in row:
-            self.left_out.append(Refusal(where, str(row["left_out"])))
-            return None
-        named, found = _key_of(row, places)
-        if self.coverage:
-            self.coverage.count(named, row, found=found is not None)
-        if found is None:
-            why = "no clip of the set has this name" if named else "names no clip"
-            self.left_out.append(Refusal(shown(named, 200) or where, why))
-            return None
-        return places[found]
+    def _fields(self, where: str, row: Mapping[str, Any], part: StoredPart | None) -> list[dict[str, Any]]:
+        """What is asked by a row: of each of its items."""
+        fields = _encodable({name: value for name, value in row.items() if name not in _NO_FIELDS})
+        if part:
+            fields |= part.moment
+            self.num_cut += part.is_cut
+        if "label" in fields:
+            fields["label"] = _number_of(fields["label"], self.numbers, where)
+        return _exploded(fields, self.explode, where)
+
+
+def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
+    """With ? for each half of a character: JSON can hold one, of an emoji that was cut, and no table can."""
+    text = json.dumps(fields, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        replaced: dict[str, Any] = json.loads(text.encode(errors="replace"))
+        return replaced
+    return fields
 
 
 def _places(source: ShardSource) -> dict[str, SampleRef]:
-    """Where each key lies. Keys whose last part is theirs alone are found by that, too, and the only cut of a video by
+    """Where each key lies. Keys whose last part is theirs alone are found by that, too, and the only span of a video by
     the name of the video."""
     places = {source.key(ref): ref for ref in source.refs()}
     last = [(key.rpartition("/")[2], ref) for key, ref in places.items()]
-    cuts = [(cut["video"], ref) for name, ref in last if (cut := _CUT.fullmatch(name))]
-    return {**_alone(cuts), **_alone(last), **places}
+    spans = [(span["video"], ref) for name, ref in last if (span := _SPAN.fullmatch(name))]
+    return {**_alone(spans), **_alone(last), **places}
 
 
 def _alone(named: Sequence[tuple[str, SampleRef]]) -> dict[str, SampleRef]:
@@ -230,9 +247,15 @@ def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[st
     for name in KEY_FIELDS:
         if row.get(name) is not None:
             return (named := str(row[name])), named if named in places else None
-    named = next((str(row[name]) for name in FILE_FIELDS if row.get(name) not in (None, "")), "")
-    spellings = (sample_key(named), sample_key(f"{named}.mp4"), sample_key(named.rpartition("/")[2]))
-    return named, next((key for key in spellings if named and key in places), None)
+    said = next((row[name] for name in FILE_FIELDS if row.get(name) not in (None, "")), "")
+    names = [clean(str(name)) for name in (said if isinstance(said, tuple) else [said])]
+    keys = (key for name in names if name for key in _keys_of_file(name))
+    return names[0], next((key for key in keys if key in places), None)
+
+
+def _keys_of_file(name: str) -> tuple[str, ...]:
+    """What its sample may be called: with or without a suffix in `name`, and without its folders."""
+    return sample_key(name), sample_key(f"{name}.mp4"), sample_key(name.rpartition("/")[2])
 
 
 def _number_of(label: object, numbers: Mapping[str, int], where: str) -> int:

@@ -68,6 +68,11 @@ class StoredSeconds:
         is_cut = bool(times[0] - first > near or last - times[-1] > near)
         return StoredPart(frames, _moment(times, frames, row["second"]), is_cut)
 
+    def stored_s(self, ref: SampleRef) -> float:
+        """How many seconds of a video a sample holds; 0 where it does not say."""
+        stored_s = read_record(self._source, ref).get("duration_s")
+        return float(stored_s) if isinstance(stored_s, (int, float)) else 0.0
+
     def _times(self, ref: SampleRef) -> NDArray[np.float64]:
         """Of the stored frames of a sample, in seconds of the whole video."""
         if self._last is None or self._last[0] != ref:

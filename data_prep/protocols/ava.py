@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from data_prep.clip import Refusal
 from data_prep.protocols.ava_files import NUM_ACTIONS, AvaFiles, Second, read_ava_files, read_names
 from data_prep.protocols.protocol import ClassNames, Counts, Protocol, Row
 
@@ -13,7 +14,7 @@ _CUT_S = (900.0, 1801.0)
 _BEFORE_S, _AFTER_S = 5, 4.999  # stored times are in ms: the frame at t + 5 s is not one of the 300
 
 
-def _rows(files: Sequence[Path]) -> Iterator[Row]:
+def _rows(files: Sequence[Path]) -> Iterator[Row | Refusal]:
     """A row a second: of each that has people or detected boxes."""
     said = read_ava_files(files)
     videos = {video: number for number, (video, _) in enumerate(said.people)} or {
@@ -21,18 +22,19 @@ def _rows(files: Sequence[Path]) -> Iterator[Row]:
     }
     seconds = {at for at in (*said.people, *said.detected) if at[0] in videos}
     for at in sorted(seconds, key=lambda at: (videos[at[0]], at[1])):
-        yield _where(at), _row(said, at)
+        if at in said.excluded:
+            yield Refusal(_where(at), "an excluded time stamp")
+        else:
+            yield _where(at), _row(said, at)
     for video in sorted({video for video, _ in said.detected} - videos.keys()):
-        yield video, {"video": video, "left_out": "a detector's boxes of a video that nobody annotated"}
+        yield Refusal(video, "a detector's boxes of a video that nobody annotated")
 
 
 def _row(said: AvaFiles, at: Second) -> dict[str, object]:
     video, second = at
-    if at in said.excluded:
-        return {"video": video, "left_out": "an excluded time stamp"}
     people = said.people.get(at, {})
     row: dict[str, object] = {
-        "video": video,
+        "video": (video, f"{video}_trim"),  # as public copies are called that are cut
         "second": second,
         "start": second - _BEFORE_S,
         "end": second + _AFTER_S,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -48,6 +50,18 @@ def test_umt_says_so_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         umt_command(["config", "stage1/b16_k710"], standalone_mode=False)
     assert caught.value.code == EXIT_INTERRUPTED
     assert capsys.readouterr().err == "\nstopped: the same command begins anew\n"
+
+
+@pytest.mark.parametrize("package", ["data_prep", "umt_ds", "launchers"])
+def test_a_program_that_is_still_being_loaded_prints_no_traceback(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading = ModuleType(f"{package}.cli")
+    loading.__getattr__ = interrupted  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, loading.__name__, loading)
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(f"{package}.__main__").main()
+    assert caught.value.code == EXIT_INTERRUPTED
 
 
 def test_what_was_being_made_goes_though_ctrl_c_comes_while_it_is_removed(

@@ -1,4 +1,4 @@
-"""Decode processes end with the one that started them, even in the middle of a file that never ends."""
+"""Decode processes end with the one that started them, at whatever moment, and without a word of theirs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from data_prep.engines import map_ordered
 from tests.support.paths import REPO
 
 LOOPING = """
@@ -26,6 +28,13 @@ def work(number):
 if __name__ == "__main__":
     list(map_ordered(work, range(4), workers=2, timeout_s=300))
 """
+
+
+def test_workers_that_are_still_starting_when_the_pool_ends_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        with closing(map_ordered(abs, range(99), workers=5, timeout_s=60)) as results:
+            assert next(results) == 0  # of one worker: the others are on their way
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from data_prep.cli import umt_data as command
+from data_prep.clip import Refusal
 from data_prep.making.item_table import ItemsRead, read_items, write_table
 from data_prep.protocols.known import protocol
 from tests.support.shards import frame as one_colour
@@ -58,34 +59,35 @@ def coco(*, seconds: Sequence[int] = range(902, 908)) -> dict[str, Any]:
     return {"images": images, "annotations": list(annotations.values())}
 
 
-def rows(folder: Path, **files: str) -> list[tuple[str, dict[str, Any]]]:
-    """The rows of files by their names, in which `_` before the suffix stands for the dot."""
+def said(paths: Sequence[Path]) -> tuple[dict[str, dict[str, Any]], list[tuple[str, str]]]:
+    """The rows of files by where they stand, and what is left out of them, with the reason."""
+    both = list(protocol("ava-val").read(paths))
+    refused = [(one.source, one.reason) for one in both if isinstance(one, Refusal)]
+    return dict(one for one in both if not isinstance(one, Refusal)), refused
+
+
+def rows(folder: Path, **files: str) -> dict[str, dict[str, Any]]:
+    """The rows of files by their names, in which two `_` stand for the dot."""
     paths = [folder / name.replace("__", ".") for name in files]
     for path, content in zip(paths, files.values(), strict=True):
         path.write_text(content)
-    return list(protocol("ava-val").read(paths))
+    return said(paths)[0]
 
 
 def test_rows_of_one_box_are_one_box_with_its_actions(tmp_path: Path) -> None:
-    first, second, third = rows(tmp_path, val__csv=CSV)
-    assert first == (
-        "0f39OWEqJ24,0904",
-        {
-            "video": "0f39OWEqJ24",
-            "second": 904,
-            "start": 899,
-            "end": 908.999,
-            "boxes": [[0.031, 0.162, 0.67, 0.995]],
-            "actions": [[12, 17, 80]],
-            "person_ids": [7],
-        },
-    )
-    assert (second[1]["boxes"], second[1]["actions"], second[1]["person_ids"]) == (
-        [PERSON, OTHER],
-        [[12], [11]],
-        [7, 8],
-    )
-    assert third[1]["video"] == "_-Z6wFjXtGQ"
+    found = rows(tmp_path, val__csv=CSV)
+    assert list(found) == ["0f39OWEqJ24,0904", "0f39OWEqJ24,0906", "_-Z6wFjXtGQ,0902"]
+    first, second, _ = found.values()
+    assert first == {
+        "video": ("0f39OWEqJ24", "0f39OWEqJ24_trim"),
+        "second": 904,
+        "start": 899,
+        "end": 908.999,
+        "boxes": [[0.031, 0.162, 0.67, 0.995]],
+        "actions": [[12, 17, 80]],
+        "person_ids": [7],
+    }
+    assert (second["boxes"], second["actions"], second["person_ids"]) == ([PERSON, OTHER], [[12], [11]], [7, 8])
 
 
 def test_both_forms_of_a_split_give_the_same_rows(tmp_path: Path) -> None:
@@ -97,10 +99,10 @@ def test_both_forms_of_a_split_give_the_same_rows(tmp_path: Path) -> None:
 def test_the_official_sample_is_read_with_its_excluded_seconds(shared: Path) -> None:
     folder = shared / "data" / "annotations" / "ava"
     files = [folder / name for name in ("ava_sample.csv", "ava_excluded_timestamps_sample.csv")]
-    found = dict(protocol("ava-train").read(files))
-    assert found["0f39OWEqJ24,0902"]["actions"] == [[12, 17, 79]]
+    found, refused = said(files)
+    assert {where: row["actions"] for where, row in found.items()} == {"0f39OWEqJ24,0902": [[12, 17, 79]]}
     why = "an excluded time stamp"
-    assert [row.get("left_out") for row in found.values()] == [None, why, why]
+    assert refused == [("0f39OWEqJ24,0903", why), ("_-Z6wFjXtGQ,0902", why)]
 
 
 # ---------------------------------------------------------------- what a detector found
@@ -117,7 +119,7 @@ FOUND = {
 }
 
 
-def detected(folder: Path, form: str) -> list[tuple[str, dict[str, Any]]]:
+def detected(folder: Path, form: str) -> dict[str, dict[str, Any]]:
     """Rows of the annotations beside the detector's boxes in one of their forms."""
     match form:
         case "slowfast":
@@ -143,7 +145,7 @@ def detected(folder: Path, form: str) -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("form", ["slowfast", "mmaction csv", "mmaction json", "alphaction"])
 def test_boxes_of_a_detector_stand_beside_the_truth(tmp_path: Path, form: str) -> None:
-    found = {where: row for where, row in detected(tmp_path, form)}
+    found = detected(tmp_path, form)
     of_detector = {where: (row["detected_boxes"], row["box_scores"]) for where, row in found.items()}
     assert of_detector == {
         "0f39OWEqJ24,0904": ([], []),
@@ -156,15 +158,17 @@ def test_boxes_of_a_detector_stand_beside_the_truth(tmp_path: Path, form: str) -
 
 
 def test_boxes_of_a_video_that_nobody_annotated_are_said(tmp_path: Path) -> None:
-    found = dict(rows(tmp_path, val__csv=CSV, det__csv="elsewhere00,0905,0.1,0.2,0.3,0.4,,0.9\n"))
-    assert found["elsewhere00"]["left_out"] == "a detector's boxes of a video that nobody annotated"
+    rows(tmp_path, val__csv=CSV, det__csv="elsewhere00,0905,0.1,0.2,0.3,0.4,,0.9\n")
+    found, refused = said([tmp_path / "det.csv", tmp_path / "val.csv"])
+    assert len(found) == 3
+    assert refused == [("elsewhere00", "a detector's boxes of a video that nobody annotated")]
 
 
 # ---------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "why"),
     [
         ("a.csv", "", "is empty"),
         ("a.csv", "v,0902,1\n", "its first line has 3 columns"),
@@ -182,9 +186,9 @@ def test_boxes_of_a_video_that_nobody_annotated_are_said(tmp_path: Path) -> None
         ("a.pbtxt", "nothing", "it names no actions from 1 to 80"),
     ],
 )
-def test_what_is_of_no_known_form_is_refused_with_its_place(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_what_is_of_no_known_form_is_refused_with_its_place(tmp_path: Path, name: str, content: str, why: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=why):
         list(protocol("ava-val").read([tmp_path / name]))
 
 
@@ -284,8 +288,8 @@ def test_the_command_makes_the_table_and_its_items_are_the_seconds(tmp_path: Pat
     base = film(tmp_path / "film")
     (tmp_path / "val.csv").write_text(CSV)
     arguments = ["items", base, tmp_path / "table", "--protocol", "ava-val", "--annotations", tmp_path / "val.csv"]
-    said = CliRunner().invoke(command, [str(one) for one in arguments], catch_exceptions=False).output
-    assert "2 items over 1 clips, with second, boxes, actions, person_ids, key_frame, stored_fps" in said
+    output = CliRunner().invoke(command, [str(one) for one in arguments], catch_exceptions=False).output
+    assert "2 items over 1 clips, with second, boxes, actions, person_ids, key_frame, stored_fps" in output
     source = ShardSource(tmp_path / "table")
     fields = source.question(source.ref(1)).fields
     assert (fields["second"], fields["boxes"], fields["actions"]) == (906, [PERSON, OTHER], [[12], [11]])
