@@ -53,7 +53,8 @@ class Coverage:
 
     def text(self) -> str:
         """What a reader of a score has to know of it."""
-        lines = [f"{self.protocol.name}: {len(self.videos):,} videos and {self.texts:,} texts in the files"]
+        what = "boxes" if self.protocol.task == "detection" else "texts"
+        lines = [f"{self.protocol.name}: {len(self.videos):,} videos and {self.texts:,} {what} in the files"]
         if not self.as_published():
             known = " or ".join(f"{_said(one)} ({one.by})" for one in self.protocol.expected)
             lines.append(f"these are NOT the files of the protocol, which have {known}")

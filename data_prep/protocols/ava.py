@@ -35,6 +35,7 @@ def _row(said: AvaFiles, at: Second) -> dict[str, object]:
     people = said.people.get(at, {})
     row: dict[str, object] = {
         "video": (video, f"{video}_trim"),  # as public copies are called that are cut
+        "movie": video,
         "second": second,
         "start": second - _BEFORE_S,
         "end": second + _AFTER_S,

@@ -16,12 +16,12 @@ from data_prep.clip import Refusal
 #     multiple choice     options: texts; answer: the place of the right one, from 0
 #     question answering  question, question_id, question_type; answers: texts; answer_weights: a number for each, 1 in
 #                         all; none of a question has an answer, or all have
-#     detection           second; what is true there: boxes: [x0, y0, x1, y1] in shares of the frame, and for each box
-#                         actions: the published numbers, and person_ids. What a detector found, where there is a file
-#                         of that: detected_boxes, and box_scores for each
+#     detection           movie, second; what is true there: boxes: [x0, y0, x1, y1] in shares of the frame, and for
+#                         each box actions: the published numbers, and person_ids. What a detector found, where there is
+#                         a file of that: detected_boxes, and box_scores for each
 #
-# With a `second`, the item says by key_frame which of its frames is the one there, and by stored_fps how many frames
-# a second it has.
+# With a `second`, the item says by key_frame which of its frames, from 0, is the one there, and by stored_fps how many
+# frames a second it has.
 Row = tuple[str, dict[str, Any]]
 
 Task = Literal["pretraining", "retrieval", "multiple choice", "question answering", "detection"]

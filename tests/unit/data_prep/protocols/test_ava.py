@@ -80,6 +80,7 @@ def test_rows_of_one_box_are_one_box_with_its_actions(tmp_path: Path) -> None:
     first, second, _ = found.values()
     assert first == {
         "video": ("0f39OWEqJ24", "0f39OWEqJ24_trim"),
+        "movie": "0f39OWEqJ24",
         "second": 904,
         "start": 899,
         "end": 908.999,
@@ -250,6 +251,7 @@ def test_seconds_that_a_film_lacks_and_films_that_a_set_lacks_are_said(tmp_path:
     }
     assert "1 videos are MISSING in the set" in read.text()
     assert "these are NOT the files of the protocol, which have 64 videos" in read.text()
+    assert "ava-val: 2 videos and 4 boxes in the files" in read.text()
 
 
 # ---------------------------------------------------------------- names of the actions
@@ -289,7 +291,7 @@ def test_the_command_makes_the_table_and_its_items_are_the_seconds(tmp_path: Pat
     (tmp_path / "val.csv").write_text(CSV)
     arguments = ["items", base, tmp_path / "table", "--protocol", "ava-val", "--annotations", tmp_path / "val.csv"]
     output = CliRunner().invoke(command, [str(one) for one in arguments], catch_exceptions=False).output
-    assert "2 items over 1 clips, with second, boxes, actions, person_ids, key_frame, stored_fps" in output
+    assert "2 items over 1 clips, with movie, second, boxes, actions, person_ids, key_frame, stored_fps" in output
     source = ShardSource(tmp_path / "table")
     fields = source.question(source.ref(1)).fields
     assert (fields["second"], fields["boxes"], fields["actions"]) == (906, [PERSON, OTHER], [[12], [11]])
