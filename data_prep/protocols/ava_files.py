@@ -28,6 +28,7 @@ from umt_ds.errors import DataError, shown
 
 NUM_ACTIONS = 80
 _DECIMALS = 3  # of official corners: pixels of another form, rounded to this, give the same numbers
+_LARGEST = 10**6  # pixels
 _ITEM = re.compile(
     r'(?:item|label)\s*\{[^{}]*?name:\s*(["\'])(?P<name>.*?)\1[^{}]*?\b(?:label_)?id:\s*(?P<id>\d+)', re.DOTALL
 )
@@ -190,18 +191,17 @@ def _add_annotation(said: AvaFiles, where: str, annotation: Mapping[str, Any]) -
     actions = annotation.get("action_ids")
     if not isinstance(actions, list) or not actions:
         raise DataError(f"{where} says no actions (action_ids)")
-    corners = tuple(min(max(round(one, _DECIMALS), 0.0), 1.0) for one in _of_pixels(annotation, image, where))
-    person = Person(
-        _four(corners), None if annotation.get("person_id") is None else _whole(annotation, "person_id", where)
-    )
+    corners = [round(corner, _DECIMALS) for corner in _of_pixels(annotation, image, where)]
+    number = None if annotation.get("person_id") is None else _whole(annotation, "person_id", where)
+    person = Person(_corners(corners, where, within=True), number)
     for action in actions:
         said.add_action(image.at, person, _action(action, where))
 
 
 def _add_of_image(said: AvaFiles, where: str, box: Mapping[str, Any]) -> None:
     image = _image_of(said, where, box)
-    corners = tuple(round(one, 6) for one in _of_pixels(box, image, where))
-    said.add_detected(image.at, _four(corners), _score(box.get("score"), where))
+    corners = [round(corner, 6) for corner in _of_pixels(box, image, where)]
+    said.add_detected(image.at, _corners(corners, where), _score(box.get("score"), where))
 
 
 def _image_of(said: AvaFiles, where: str, box: Mapping[str, Any]) -> _Image:
@@ -217,7 +217,10 @@ def _image_of(said: AvaFiles, where: str, box: Mapping[str, Any]) -> _Image:
 def _of_pixels(box: Mapping[str, Any], image: _Image, where: str) -> Corners:
     """x, y, w, h in pixels as corners in shares of the frame."""
     match box.get("bbox"):
-        case [int() | float() as x, int() | float() as y, int() | float() as w, int() | float() as h] if w >= 0 <= h:
+        case [int() | float() as x, int() | float() as y, int() | float() as w, int() | float() as h] if all(
+            abs(pixel) < _LARGEST
+            for pixel in (x, y, w, h)  # not a NaN
+        ):
             return x / image.width, y / image.height, (x + w) / image.width, (y + h) / image.height
         case other:
             raise DataError(f"{where}: bbox {shown(repr(other))} is no x, y, w, h in pixels")
@@ -276,11 +279,6 @@ def _corners(cells: Sequence[Any], where: str, *, within: bool = False) -> Corne
             f"{where}: {x0:g}, {y0:g}, {x1:g}, {y1:g} are no x0, y0, x1, y1 in shares of the frame",
             hint="corners are numbers from 0 to 1, and the first is the upper left one",
         )
-    return x0, y0, x1, y1
-
-
-def _four(corners: Sequence[float]) -> Corners:
-    x0, y0, x1, y1 = corners
     return x0, y0, x1, y1
 
 

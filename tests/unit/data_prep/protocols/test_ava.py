@@ -13,11 +13,14 @@ import pytest
 from click.testing import CliRunner
 
 from data_prep.cli import umt_data as command
-from data_prep.clip import Refusal
+from data_prep.clip import Refusal, RunOptions, StoreOptions
 from data_prep.making.item_table import ItemsRead, read_items, write_table
+from data_prep.making.prepare import prepare
 from data_prep.protocols.known import protocol
+from data_prep.sources.folder import list_folder
 from tests.support.shards import frame as one_colour
 from tests.support.shards import picture, write_shards
+from tests.support.videos import shown_number, write_numbered_video
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ShownFrames
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.source import ShardSource
@@ -184,6 +187,16 @@ def test_boxes_of_a_video_that_nobody_annotated_are_said(tmp_path: Path) -> None
         ("a.json", '[{"image_id": 902, "bbox": [1,2,3,4], "score": 1}]', "entry 1 is of image 902, and no file says"),
         ("a.json", '{"v,0902": [[0, 0, 1, 1]]}', r"v,0902: \[0, 0, 1, 1\] is no \[x0, y0, x1, y1, score\]"),
         ("a.json", '{"images": [3], "annotations": []}', "image 1 is no object but 3"),
+        (
+            "a.json",
+            json.dumps({**coco(), "annotations": [{"image_id": 902, "action_ids": [1], "bbox": [0, 0, 700, 9]}]}),
+            "annotation 1: 0, 0, 2.053, 0.035 are no x0, y0, x1, y1 in shares",
+        ),
+        (
+            "a.json",
+            json.dumps({**coco(), "annotations": [{"image_id": 902, "action_ids": [1], "bbox": [1e400, 0, 7, 9]}]}),
+            r"bbox \[inf, 0, 7, 9\] is no x, y, w, h in pixels",
+        ),
         ("a.pbtxt", "nothing", "it names no actions from 1 to 80"),
     ],
 )
@@ -237,6 +250,22 @@ def test_an_item_is_the_frames_around_its_second_in_a_whole_film_and_in_a_cut_on
     assert numbers == [[0, (90 + late) // 2, 89 + late], [10 + late, 60 + late, 109 + late]]
     assert [source.question(ref).fields["stored_fps"] for ref in source.refs()] == [FPS, FPS]
     assert ("1 items are shorter than asked for" in read.text()) == (not begins)
+
+
+def test_a_video_stored_at_a_steady_rate_shows_its_seconds(tmp_path: Path) -> None:
+    """Of 25 frames a second, ten are stored; frame n of the video shows n."""
+    write_numbered_video(tmp_path / "videos" / "0f39OWEqJ24_trim.mp4", range(300), fps=25)
+    listing = list_folder(tmp_path / "videos").first_in_order()
+    prepare(listing, tmp_path / "film", name="film", store=StoreOptions(fps=10, per_shard=1), run=RunOptions(workers=1))
+    write_table(items(tmp_path, tmp_path / "film"), tmp_path / "table")
+    source = ShardSource(tmp_path / "table")
+    fields = source.question(source.ref(1)).fields
+    assert (fields["second"], fields["stored_fps"]) == (906, pytest.approx(10, abs=0.05))
+    shown = ShownFrames("first, key and last", 3, lambda count: [0, fields["key_frame"], count - 1])
+    evaluation = EvaluationSet(tmp_path / "table", ClipRequest(shown, side=48), batch_size=2)
+    numbers = [shown_number(frame.numpy()) for frame in evaluation.views_of([1])[1][0]]
+    seconds = [number / 25 for number in numbers]
+    assert seconds == pytest.approx([906 - 5 - 900, 906 - 900, 906 + 5 - 900], abs=0.1)
 
 
 def test_seconds_that_a_film_lacks_and_films_that_a_set_lacks_are_said(tmp_path: Path) -> None:
