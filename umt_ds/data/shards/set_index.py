@@ -34,7 +34,7 @@ _MEMBER = pa.struct([("suffix", pa.uint16()), ("offset", pa.int64()), ("size", p
 _SCHEMA = pa.schema([("key", pa.string()), ("members", pa.list_(_MEMBER)), ("check", pa.uint32())])
 _PAGES = 64  # kept at hand: to find one costs 0.05 ms and no memory
 
-# A sample of so many members is kept at hand, checked and sorted: 15 minutes of frames take 30 ms
+# A sample of so many members is kept at hand, checked and sorted: 15 minutes of frames take 30 ms, and 0.33 MB
 _LONG, _LONG_SAMPLES = 1000, 64
 
 
@@ -87,6 +87,20 @@ class SetIndex:
         """The key of a sample."""
         return self._row(shard, row).key.decode()
 
+    def keys(self, shard: int) -> list[str]:
+        """The keys of all samples of a shard. Rows are not checked against their CRCs, which takes a hundred times as
+        long: `key` and `members` do, and `umt-data verify`."""
+        batch, _ = self._file.page(shard)
+        keys = batch.column("key")
+        try:
+            keys.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise self._other(f"{self._entries[shard].file}: {error}") from error
+        if len(keys) != self._entries[shard].samples or keys.null_count:
+            raise self._other(f"{self._entries[shard].file} has {len(keys) - keys.null_count} keys in it")
+        found: list[str] = keys.to_numpy(zero_copy_only=False).tolist()
+        return found
+
     def members(self, shard: int, row: int) -> Sequence[Member]:
         """The members of a sample, in tar order; of a long video each is made when it is asked for."""
         _, columns, many = self._row(shard, row)
@@ -107,8 +121,8 @@ class SetIndex:
         self._long.clear()
 
     def _row(self, shard: int, row: int) -> _Row:
-        starts = self._pages(shard).starts
-        if starts[row + 1] - starts[row] > _LONG:
+        start, end = self._pages(shard).starts[row : row + 2].tolist()
+        if end - start > _LONG:
             return self._long((shard, row))
         return _Row(*self._read(shard, row), None)
 
