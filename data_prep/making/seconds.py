@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ _START, _END = ("start", "time_start"), ("end", "time_end")
 SECONDS = (*_START, *_END)  # fields of a row that say where in its file an item lies
 # A cut file may be longer than its seconds by this: cuts fall on key frames
 _LONGER_S = 5.0
-_ROUNDED_S = 0.002  # stored times are in ms
+_NEAR_S = 0.5  # a frame shows the second that it is so near to
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StoredPart:
     is_cut: the file begins after the seconds of the row, or ends before them."""
 
     frames: tuple[int, int]
-    moment: Mapping[str, Any]
+    moment: Mapping[str, Any] = field(default_factory=dict)
     is_cut: bool = False
 
 
@@ -57,16 +57,11 @@ class StoredSeconds:
             return None
         times = self._times(ref)
         first, last = _seconds(start, 0.0), _seconds(end, math.inf)
+        if self._has_moments:
+            return _around(times, row["second"], first, last)
         if first > last or first > times[-1] + 1:
             raise DecodeError(f"no stored frame lies between {first:g} and {last:g} s")
-        inside = np.flatnonzero((first <= times) & (times <= last))
-        nearest = int(np.abs(times - first).argmin())
-        frames = (int(inside[0]), int(inside[-1])) if len(inside) else (nearest, nearest)
-        if not self._has_moments:
-            return StoredPart(frames, {})
-        near = 1.5 * float(times[-1] - times[0]) / max(len(times) - 1, 1)
-        is_cut = bool(times[0] - first > near or last - times[-1] > near)
-        return StoredPart(frames, _moment(times, frames, row["second"]), is_cut)
+        return StoredPart(_between(times, first, last) or (nearest := _nearest(times, first), nearest))
 
     def stored_s(self, ref: SampleRef) -> float:
         """How many seconds of a video a sample holds; 0 where it does not say."""
@@ -92,18 +87,27 @@ class StoredSeconds:
         return times
 
 
-def _moment(times: NDArray[np.float64], frames: tuple[int, int], second: float) -> dict[str, Any]:
-    """Which frame of the part, counted from its first, is shown at a second, and at which rate its frames come.
+def _between(times: NDArray[np.float64], first: float, last: float) -> tuple[int, int] | None:
+    inside = np.flatnonzero((first <= times) & (times <= last))
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
 
-    Raises DecodeError where none is: the video was cut off, or begins later.
-    """
-    first, last = frames
-    if second < times[0] - 1 or second > times[-1] + 1:
+
+def _nearest(times: NDArray[np.float64], second: float) -> int:
+    return int(np.abs(times - second).argmin())
+
+
+def _around(times: NDArray[np.float64], second: float, first: float, last: float) -> StoredPart:
+    """The frames around a second. Raises DecodeError where none is near it."""
+    key_frame = _nearest(times, second)
+    if abs(times[key_frame] - second) > _NEAR_S:
+        if times[0] < second < times[-1]:
+            raise DecodeError(f"its {len(times):,} frames are stored too far apart: make the set with --fps")
         raise DecodeError(f"this second is not in its file, which has {times[0]:.1f} to {times[-1]:.1f} s")
-    of_part = times[first : last + 1]
-    key_frame = int(np.abs(of_part - second).argmin())
-    lasts = float(of_part[-1] - of_part[0])
-    return {"key_frame": key_frame, **({"stored_fps": round((last - first) / lasts, 3)} if lasts > _ROUNDED_S else {})}
+    start, end = _between(times, first, last) or (key_frame, key_frame)
+    lasts = float(times[end] - times[start])
+    moment = {"key_frame": key_frame - start, "stored_fps": round((end - start) / lasts, 3) if lasts else None}
+    is_cut = bool(times[0] > first + _NEAR_S or times[-1] < last - _NEAR_S)
+    return StoredPart((start, end), moment, is_cut)
 
 
 def _seconds(value: Any, default: float) -> float:

@@ -252,6 +252,16 @@ def test_an_item_is_the_frames_around_its_second_in_a_whole_film_and_in_a_cut_on
     assert ("1 items are shorter than asked for" in read.text()) == (not begins)
 
 
+def test_frames_that_are_too_far_apart_are_no_item(tmp_path: Path) -> None:
+    record = json.dumps({"times_s": [28.125 * n for n in range(32)]}).encode()  # 32 of 15 minutes
+    files = {f"{n:03d}.png": picture(one_colour(0, n, size=(2, 2))) for n in range(32)}
+    base = write_shards(
+        tmp_path / "film", (1,), members=lambda _: {"json": record, **files}, key=lambda _: "0f39OWEqJ24"
+    )
+    with pytest.raises(DataError, match="its 32 frames are stored too far apart: make the set with --fps"):
+        items(tmp_path, base)
+
+
 def test_a_video_stored_at_a_steady_rate_shows_its_seconds(tmp_path: Path) -> None:
     """Of 25 frames a second, ten are stored; frame n of the video shows n."""
     write_numbered_video(tmp_path / "videos" / "0f39OWEqJ24_trim.mp4", range(300), fps=25)
