@@ -6,7 +6,7 @@ import json
 import os.path
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
 from data_prep.tables.table import clean
 from umt_ds.data.shards.items import ITEMS, Item, write_items
-from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_shards
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_manifest
 from umt_ds.data.shards.records import SampleRef, sample_key, sha256_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
@@ -34,7 +34,6 @@ KEY_FIELDS = ("key",)
 FILE_FIELDS = ("video", "image", "file", "filename", "file_name", "filepath", "path", "video_name", "video_id")
 # The key of a span of a video (`sources/spans.py`): from which ms to which
 _SPAN = re.compile(r"(?P<video>.+)_\d{8,}_\d{8,}")
-
 _NO_FIELDS = (*KEY_FIELDS, *FILE_FIELDS, *SECONDS)  # of an item: they say where it lies
 
 
@@ -42,7 +41,8 @@ _NO_FIELDS = (*KEY_FIELDS, *FILE_FIELDS, *SECONDS)  # of an item: they say where
 class ItemsRead:
     """The items of an annotation file over a set, and what became of its rows and of the clips of the set."""
 
-    folder: Path
+    base: Manifest  # of the set, or of a table over it
+    sets: tuple[tuple[Path, Manifest], ...]  # whose shards the items are over, one after the other
     annotations: tuple[str, ...]
     labels: tuple[str, ...]  # names of the classes
     items: tuple[Item, ...]
@@ -75,7 +75,8 @@ def read_items(
     labels: Sequence[str] = (),
     explode: str | None = None,
 ) -> ItemsRead:
-    """An item over the set in `folder` for each row of `annotations`, which `protocol` reads if there is one.
+    """An item over the set in `folder` for each row of `annotations`, which `protocol` reads if there is one. Where
+    `folder` is a table, over the clips that its items use.
 
     A row names its clip (`key`, or the path of its file) and has fields, which stand in the place of those of the json
     (`caption`, `label`, `question`, …). `start` and `end` (seconds of the file) make the item a part of the stored
@@ -83,18 +84,22 @@ def read_items(
     number. explode: a field whose list makes an item of each of its members.
     Raises DataError where the file cannot be read, no row has a clip, or a label is no class.
     """
-    base = load_shards(folder)
+    base = load_manifest(folder)
     classes = protocol.class_names(annotations) if protocol and protocol.class_names else None
     names = tuple(labels) or (classes.names if classes else base.labels)
     coverage = Coverage(protocol, classes=classes) if protocol else None
     made = _Making(numbers={name: number for number, name in enumerate(names)}, explode=explode, coverage=coverage)
     files = " and ".join(map(str, annotations))
     with closing(ShardSource(folder)) as source:
+        clips = Clips(source)
         rows = protocol.read(annotations) if protocol else _rows_of(annotations)
-        items = tuple(made.items(source, rows))
+        items = tuple(made.items(clips, rows))
     left_out = made.left_out
     if not items:
-        first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
+        # what is wrong with a clip that is there says more than that another is not
+        of_rows = [one for one in left_out if one.key] or left_out
+        of_rows = [one for one in of_rows if coverage and one.source in coverage.videos] or of_rows
+        first = f": {of_rows[0].source}: {of_rows[0].reason}" if of_rows else ": it has no rows"
         hint = f"{protocol.name} is {protocol.about}" if protocol else None
         raise DataError(f"no row of {files} has a clip in {folder}{first}", hint=hint)
     if explode is not None and not any(explode in item.fields for item in items):
@@ -105,17 +110,9 @@ def read_items(
             "of the set's own classes",
             hint="give every row a label, or leave --classes out",
         )
-    without = base.num_samples - len({(item.shard, item.row) for item in items})
-    return ItemsRead(
-        folder,
-        tuple(path.name for path in annotations),
-        names,
-        items,
-        without,
-        tuple(left_out),
-        coverage,
-        made.num_cut,
-    )
+    without = clips.count - len({(item.shard, item.row) for item in items})
+    files_read = tuple(path.name for path in annotations)
+    return ItemsRead(base, clips.sets, files_read, names, items, without, tuple(left_out), coverage, made.num_cut)
 
 
 def _rows_of(annotations: Sequence[Path]) -> Iterator[Row]:
@@ -130,10 +127,10 @@ def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
     """
     if kind_of(out / MANIFEST):
         raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
-    base = load_shards(read.folder)
+    base = read.base
     out.mkdir(parents=True, exist_ok=True)
     with scratch_for(out) as scratch:
-        write_items(scratch / ITEMS, read.items, num_shards=len(base.shards))
+        write_items(scratch / ITEMS, read.items, num_shards=sum(len(manifest.shards) for _, manifest in read.sets))
         told = SetFile((scratch / ITEMS).stat().st_size, sha256_of(scratch / ITEMS))
         publish(scratch / ITEMS, out / ITEMS)
     write_whole(out / BAD_CSV, csv_of_refusals(read.left_out))
@@ -151,7 +148,9 @@ def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
         tool=tool(),
         items=told,
         num_items=len(read.items),
-        parts=(Part(path_from(out, read.folder), base.fingerprint, base.num_samples),),
+        parts=tuple(
+            Part(path_from(out, folder), manifest.fingerprint, manifest.num_samples) for folder, manifest in read.sets
+        ),
     ).save(out)
 
 
@@ -160,6 +159,60 @@ def path_from(out: Path, folder: Path) -> str:
     if is_local(out) and is_local(folder):
         return os.path.relpath(absolute(folder), absolute(out))
     return str(absolute(folder))
+
+
+class Clips:
+    """The clips of a set, or those that the items of a table use, by their keys and by what else names them.
+
+    sets: the sets that their shards are of, each once; shards are numbered through all of them. shared: the keys that
+    several clips have.
+    """
+
+    def __init__(self, source: ShardSource) -> None:
+        self.source = source
+        self.shared: set[str] = set()
+        self._refs: dict[str, SampleRef] = {}  # the first item over each clip
+        sets: dict[Path, Manifest] = {}
+        self._numbers: list[int] = []  # of each shard of the source
+        firsts: dict[Path, int] = {}
+        for folder, manifest in source.sets:
+            place = absolute(folder)
+            firsts.setdefault(place, sum(len(known.shards) for known in sets.values()))
+            sets.setdefault(place, manifest)
+            self._numbers += range(firsts[place], firsts[place] + len(manifest.shards))
+        self.sets = tuple(sets.items())
+        for ref in source.refs():
+            key = source.sample_key(ref)
+            before = self._refs.setdefault(key, ref)
+            if before is not ref and self.place(before) != self.place(ref):
+                self.shared.add(key)
+        self._names = _names_of(self._refs)
+
+    @property
+    def count(self) -> int:
+        return len(self._refs)
+
+    def find(self, name: str) -> tuple[str, SampleRef] | None:
+        """The clip of this name, and its key."""
+        key = self._names.get(name)
+        return None if key is None else (key, self._refs[key])
+
+    def place(self, ref: SampleRef) -> tuple[int, int]:
+        """Shard and row of a clip."""
+        return self._numbers[ref.shard], self.source.item(ref).row
+
+
+def _names_of(keys: Iterable[str]) -> dict[str, str]:
+    """Keys by themselves, by their last part where that is theirs alone, and the only span of a video by the video."""
+    last = {key: key.rpartition("/")[2] for key in keys}
+    spans = {key: span["video"] for key, name in last.items() if (span := _SPAN.fullmatch(name))}
+    return {**_alone(spans), **_alone(last), **{key: key for key in last}}
+
+
+def _alone(names: Mapping[str, str]) -> dict[str, str]:
+    """Keys by their names, but for names that several have."""
+    count = Counter(names.values())
+    return {name: key for key, name in names.items() if count[name] == 1}
 
 
 @dataclass
@@ -172,26 +225,30 @@ class _Making:
     left_out: list[Refusal] = field(default_factory=list)
     num_cut: int = 0
 
-    def items(self, source: ShardSource, rows: Iterator[Row | Refusal]) -> Iterator[Item]:
+    def items(self, clips: Clips, rows: Iterator[Row | Refusal]) -> Iterator[Item]:
         """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
         protocol = self.coverage.protocol if self.coverage else None
-        is_cut = protocol is not None and source.manifest.options.get(FIRST_SECONDS) == protocol.first_s
-        places, seconds = _places(source), StoredSeconds(source, protocol=protocol)
+        cuts = {manifest.options.get(FIRST_SECONDS) for _, manifest in clips.sets}
+        is_cut = protocol is not None and cuts == {protocol.first_s}
+        seconds = StoredSeconds(clips.source, protocol=protocol)
         used: Counter[str] = Counter()
         for said in progress(rows, unit="row", desc="items"):
             if isinstance(said, Refusal):
                 self.left_out.append(said)
                 continue
             where, row = said
-            named, found = _key_of(row, places)
+            named, found = _clip_of(row, clips)
             if self.coverage:
                 self.coverage.count(named, row, found=found is not None)
             if found is None:
                 why = "no clip of the set has this name" if named else "names no clip"
                 self.left_out.append(Refusal(shown(named, 200) or where, why))
                 continue
-            ref = places[found]
-            key = source.key(ref)
+            key, ref = found
+            if key in clips.shared:
+                why = "several clips have this key: which one is not said"
+                self.left_out.append(Refusal(shown(named, 200), why, key))
+                continue
             try:
                 part = seconds.part(ref, row)
             except DecodeError as error:
@@ -203,7 +260,7 @@ class _Making:
                 number = used[key]
                 used[key] += 1
                 frames = part.frames if part else None
-                yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, fields)
+                yield Item(*clips.place(ref), f"{key}#{number}" if number else key, frames, fields)
 
     def _fields(self, where: str, row: Mapping[str, Any], part: StoredPart | None) -> list[dict[str, Any]]:
         """What is asked by a row: of each of its items."""
@@ -227,30 +284,15 @@ def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _places(source: ShardSource) -> dict[str, SampleRef]:
-    """Where each key lies. Keys whose last part is theirs alone are found by that, too, and the only span of a video by
-    the name of the video."""
-    places = {source.key(ref): ref for ref in source.refs()}
-    last = [(key.rpartition("/")[2], ref) for key, ref in places.items()]
-    spans = [(span["video"], ref) for name, ref in last if (span := _SPAN.fullmatch(name))]
-    return {**_alone(spans), **_alone(last), **places}
-
-
-def _alone(named: Sequence[tuple[str, SampleRef]]) -> dict[str, SampleRef]:
-    """Those whose name no other has."""
-    count = Counter(name for name, _ in named)
-    return {name: ref for name, ref in named if count[name] == 1}
-
-
-def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[str, str | None]:
-    """What a row calls its clip, and how that stands in `places`; None: there is no such clip."""
+def _clip_of(row: Mapping[str, Any], clips: Clips) -> tuple[str, tuple[str, SampleRef] | None]:
+    """What a row calls its clip, and that clip with its key; None: there is no such clip."""
     for name in KEY_FIELDS:
         if row.get(name) is not None:
-            return (named := str(row[name])), named if named in places else None
+            return (named := str(row[name])), clips.find(named)
     said = next((row[name] for name in FILE_FIELDS if row.get(name) not in (None, "")), "")
     names = [clean(str(name)) for name in (said if isinstance(said, tuple) else [said])]
     keys = (key for name in names if name for key in _keys_of_file(name))
-    return names[0], next((key for key in keys if key in places), None)
+    return names[0], next((found for key in keys if (found := clips.find(key))), None)
 
 
 def _keys_of_file(name: str) -> tuple[str, ...]:
