@@ -244,6 +244,7 @@ def test_the_commands_say_what_is_new(
     write_videos(tmp_path / "videos", 6)
     dry = run(*words, "--dry-run").out
     assert "2 clips are new, 4 are there\nwould make 1 shards" in dry
+    assert run(*words, "--limit", "4").code == 2, "the first four of six are others"
     assert "set-000002.tar … of 2 clips" in dry
     assert json.loads((out / ".umt-data" / "plan.json").read_text())["clips"] == 4
     said = run(*words)
