@@ -181,11 +181,13 @@ class Clips:
             sets.setdefault(place, manifest)
             self._numbers += range(firsts[place], firsts[place] + len(manifest.shards))
         self.sets = tuple(sets.items())
-        for ref in source.refs():
-            key = source.sample_key(ref)
-            before = self._refs.setdefault(key, ref)
-            if before is not ref and self.place(before) != self.place(ref):
-                self.shared.add(key)
+        for shard in range(len(source.counts)):
+            keys = source.sample_keys(shard)
+            for nth, row in enumerate(source.rows(shard).tolist()):
+                ref = SampleRef(shard, nth)
+                before = self._refs.setdefault(keys[row], ref)
+                if before is not ref and self.place(before) != self.place(ref):
+                    self.shared.add(keys[row])
         self._names = _names_of(self._refs)
 
     @property
