@@ -29,9 +29,9 @@ from umt_ds.errors import DataError, shown
 NUM_ACTIONS = 80
 _DECIMALS = 3  # of official corners: pixels of another form, rounded to this, give the same numbers
 _LARGEST = 10**6  # pixels
-_ITEM = re.compile(
-    r'(?:item|label)\s*\{[^{}]*?name:\s*(["\'])(?P<name>.*?)\1[^{}]*?\b(?:label_)?id:\s*(?P<id>\d+)', re.DOTALL
-)
+_BLOCK = re.compile(r"\{([^{}]*)\}")
+_NAME = re.compile(r"""\bname:\s*(["'])(.*?)\1""")
+_NUMBER = re.compile(r"\b(?:label_)?id:\s*(\d{1,3})\b")
 _PROPOSALS = (
     "import json, pickle; "
     "json.dump({k: v.tolist() for k, v in pickle.load(open('{}', 'rb')).items()}, open('{}.json', 'w'))"
@@ -242,8 +242,13 @@ def _add_proposals(said: AvaFiles, name: str, boxes: object, where: str) -> None
 
 def _read_names(path: Path, said: AvaFiles) -> None:
     """`item { name: "…" id: 1 }` or `label { name: "…" label_id: 1 … }`."""
-    found = {int(item["id"]): item["name"] for item in _ITEM.finditer(read_text(path))}
-    if not found or not all(1 <= number <= NUM_ACTIONS for number in found):
+    found: dict[int, str] = {}
+    for block in _BLOCK.findall(read_text(path)):
+        named, numbered = _NAME.search(block), _NUMBER.search(block)
+        if named is None or numbered is None or not 1 <= int(numbered[1]) <= NUM_ACTIONS:
+            raise _unknown(path, f"{shown(repr(block.strip()), 100)} is no name of an action from 1 to {NUM_ACTIONS}")
+        found[int(numbered[1])] = named[2]
+    if not found:
         raise _unknown(path, f"it names no actions from 1 to {NUM_ACTIONS}")
     for number, name in found.items():
         if said.names.setdefault(number, name) != name:

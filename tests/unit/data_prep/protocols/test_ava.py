@@ -197,6 +197,8 @@ def test_boxes_of_a_video_that_nobody_annotated_are_said(tmp_path: Path) -> None
             json.dumps({**coco(), "annotations": [{"image_id": 902, "action_ids": [1], "bbox": [1e400, 0, 7, 9]}]}),
             r"bbox \[inf, 0, 7, 9\] is no x, y, w, h in pixels",
         ),
+        ("a.pbtxt", 'item { name: "dance" id: 81 }', 'name: "dance" id: 81.* is no name of an action from 1 to 80'),
+        ("a.pbtxt", 'item { name: "dance" }', 'name: "dance".* is no name of an action'),
         ("a.pbtxt", "nothing", "it names no actions from 1 to 80"),
     ],
 )
