@@ -46,7 +46,7 @@ class StoredSample:
         return pixel_members(self.members)[0]
 
     @property
-    def media_members(self) -> list[Member]:
+    def media_members(self) -> Sequence[Member]:
         """The members that hold pixels: those that training shows, in its order."""
         return pixel_members(self.members)[1]
 

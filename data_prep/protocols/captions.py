@@ -94,7 +94,7 @@ def pairs(path: Path) -> Iterator[Caption | Refusal]:
         video, captions = name_in(fields, where), field_of(fields, _CAPTION)
         if captions is None:
             raise DataError(
-                f"{where} has no caption; its fields are {', '.join(fields)}",
+                f"{where} has no caption; its fields are {shown(', '.join(fields))}",
                 hint=f"a row has one of {', '.join(_VIDEO)} and one of {', '.join(_CAPTION)}",
             )
         texts = texts_of(captions, where)

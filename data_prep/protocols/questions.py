@@ -36,7 +36,8 @@ NamesOf = Callable[[str], tuple[str, ...]]
 TypeOf = Callable[[Fields], str | None]
 Read = Callable[[Sequence[Path]], Iterator[Row | Refusal]]
 
-_ID, _VIDEO, _SPAN = ("question_id", "id"), ("video", "video_name", "video_id"), ("start", "end")
+_ID, _VIDEO = ("question_id", "id"), ("video", "video_name", "video_id")
+_SPAN = ("start", "end", "time_start", "time_end")
 _YOUTUBE_ID = re.compile(r"(?:v_)?([\w-]{11})(?:\.\w+)?")  # of ActivityNet: the files are called v_ID.mp4
 # `type` of ActivityNet-QA: 0 to 2 are of the question, the others of the answer to a free question.
 _ACTIVITYNET_TYPES = (

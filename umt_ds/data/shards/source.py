@@ -126,7 +126,7 @@ class ShardSource:
         frames, own = self._place(shard)
         return frames.keys(own)
 
-    def members(self, ref: SampleRef) -> list[Member]:
+    def members(self, ref: SampleRef) -> Sequence[Member]:
         """The files of an item's sample, in tar order."""
         item = self.item(ref)
         frames, shard = self._place(item.shard)
