@@ -87,7 +87,7 @@ def read_items(
     files = " and ".join(map(str, annotations))
     with closing(ShardSource(folder)) as source:
         clips = Clips(source)
-        rows = protocol.read(annotations) if protocol else _rows_of(annotations)
+        rows = coverage.rows(annotations) if coverage else _rows_of(annotations)
         items = tuple(_items(clips, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
     if not items:
         of_rows = [one for one in left_out if coverage and one.source in coverage.videos] or left_out
@@ -222,7 +222,7 @@ def _items(
         where, row = said
         named, found = _clip_of(row, clips)
         if coverage:
-            coverage.count(named, row, found=found is not None)
+            coverage.count(named, row)
         if found is None:
             left_out.append(
                 Refusal(shown(named, 200) or where, "no clip of the set has this name" if named else "names no clip")
@@ -244,6 +244,8 @@ def _items(
             continue
         if coverage and coverage.protocol.first_s and not is_cut and frames is None:
             coverage.check_length(named, _stored_s(clips.source, ref))
+        if coverage:
+            coverage.has(named)
         for one in _exploded(fields, explode, where):
             number = used[key]
             used[key] += 1
