@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
-from data_prep.protocols.protocol import Counts, Note, Protocol, Row, num_texts
+from data_prep.protocols.protocol import ClassNames, Counts, Note, Protocol, Row, num_texts
 from umt_ds.errors import some
 
 _MOST_MISSING = 1000  # are named in a manifest; bad.csv has all
@@ -22,6 +22,7 @@ class Coverage:
     protocol: Protocol
     videos: dict[str, bool] = field(default_factory=dict)  # as the files name it → whether the set has it
     texts: int = 0
+    classes: ClassNames | None = None
     unanswered: int = 0  # questions
     too_long: list[str] = field(default_factory=list)  # videos that are stored beyond the seconds that count
     notes: list[str] = field(default_factory=list)  # on the files
@@ -69,7 +70,8 @@ class Coverage:
 
     def text(self) -> str:
         """What a reader of a score has to know of it."""
-        lines = [f"{self.protocol.name}: {len(self.videos):,} videos and {self.texts:,} texts in the files"]
+        what = "boxes" if self.protocol.task == "detection" else "texts"
+        lines = [f"{self.protocol.name}: {len(self.videos):,} videos and {self.texts:,} {what} in the files"]
         if not self.as_published():
             known = " or ".join(f"{_said(one)} ({one.by})" for one in self.protocol.expected)
             lines.append(f"these are NOT the files of the protocol, which have {known}")
@@ -99,6 +101,7 @@ class Coverage:
             "missing": self.missing[:_MOST_MISSING],
             "num_missing": len(self.missing),
             **({"num_unanswered": self.unanswered} if self.protocol.task == "question answering" else {}),
+            **({"scored": list(self.classes.scored)} if self.classes and self.classes.scored else {}),
             **({"num_too_long": len(self.too_long)} if self.protocol.first_s else {}),
         }
 

@@ -21,7 +21,7 @@ from umt_ds.errors import DataError, shown
 
 Fields = Mapping[str, Any]
 VIDEO = ("video", "video_id", "video_name", "clip_name", "filename", "file_name")
-SPAN = ("start", "end")  # seconds, where several parts of a video have texts of their own
+SPAN = ("start", "end", "time_start", "time_end")  # seconds, where several parts of a video have texts of their own
 _YOUTUBE = re.compile(r"(?:v_)?([\w-]{11})")
 
 

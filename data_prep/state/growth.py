@@ -30,7 +30,7 @@ class Growth:
 
     def text(self) -> str:
         """One line."""
-        clips = f"{_clips(self.new)} new, {self.there:,} are there" if self.new else f"no clip is new: {self.there:,}"
+        clips = f"{_clips(self.new) if self.new else 'no clip is'} new, {self.there:,} are there"
         then, now = self.left_out
         return clips if then == now else f"{clips}; entries left out before decoding: {then:,} → {now:,}"
 

@@ -169,6 +169,9 @@ def test_after_a_kill_at_any_file_operation_the_same_command_ends_as_if_there_ha
         make(out, MORE)
         assert hashes_in(out) == hashes_in(whole), done
     assert step > 20
+    moved = [Path(one.split()[1]).name.partition(".")[0] for one in done if one.startswith("os.replace")]
+    last = moved.index("manifest")
+    assert moved[last - 2 : last] == ["index", "statistics"], "a reader finds files that fit each other"
 
 
 @here
@@ -241,6 +244,7 @@ def test_the_commands_say_what_is_new(
     write_videos(tmp_path / "videos", 6)
     dry = run(*words, "--dry-run").out
     assert "2 clips are new, 4 are there\nwould make 1 shards" in dry
+    assert run(*words, "--limit", "4").code == 2, "the first four of six are others"
     assert "set-000002.tar … of 2 clips" in dry
     assert json.loads((out / ".umt-data" / "plan.json").read_text())["clips"] == 4
     said = run(*words)

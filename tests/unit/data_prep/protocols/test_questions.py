@@ -11,12 +11,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import protocol
 from tests.support.shards import write_shards
 from umt_ds.data.clips import read_clip
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.shards.source import ShardSource
@@ -109,6 +112,8 @@ def test_each_form_of_activitynet_qa_gives_the_same_items(tmp_path: Path) -> Non
     assert read(as_json(tmp_path / "umt.json", umt)) == activitynet_items(question_type=False)
     assert read(as_sqlite(tmp_path / "umt.sqlite.db", umt)) == activitynet_items(question_type=False)
     assert read(as_csv(tmp_path / "just_ask.csv", just_ask)) == activitynet_items(question_id=False)
+    parquet.write_table(pa.Table.from_pylist(joined), tmp_path / "test.parquet")
+    assert read(tmp_path / "test.parquet") == activitynet_items()
 
 
 @pytest.mark.parametrize("called", ["{}", "v_{}"])
@@ -181,6 +186,13 @@ def test_the_weight_of_an_answer_is_how_often_it_was_given(
     rows = as_json(tmp_path / "qa.json", [{"video": "video1.mp4", "question": "is it?", "answer": said}])
     ((_, fields),) = items(base, "msrvtt-qa-train", rows)
     assert (fields["answers"], fields["answer_weights"]) == (answers, weights)
+
+
+def test_a_question_about_a_part_of_a_video_keeps_its_seconds(tmp_path: Path) -> None:
+    entry = {"video": "video1.mp4", "question": "who?", "answer": "man", "start": 1.5, "end": 4}
+    (row,) = protocol("msrvtt-qa-train").read([as_json(tmp_path / "qa.json", [entry])])
+    assert isinstance(row, tuple)
+    assert (row[1]["start"], row[1]["end"]) == (1.5, 4)
 
 
 def test_questions_and_answers_without_each_other_are_counted_and_named(tmp_path: Path) -> None:
@@ -273,11 +285,17 @@ def test_the_official_test_split_of_activitynet_is_whole(tmp_path: Path, shared:
     }
 
 
-def test_training_and_testing_read_questions_with_their_answers(tmp_path: Path) -> None:
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Three questions about two of three clips."""
     base = clips(tmp_path / "base", f"v_{ONE}", "other", f"v_{TWO}")
     files = as_json(tmp_path / "q.json", ACTIVITYNET_Q), as_json(tmp_path / "a.json", ACTIVITYNET_A)
     write_table(read_items(base, annotations=files, protocol=protocol("activitynet-qa-train")), tmp_path / "table")
-    source = ShardSource(tmp_path / "table")
+    return tmp_path / "table"
+
+
+def test_a_clip_that_is_read_says_its_question_and_the_answers(table: Path) -> None:
+    source = ShardSource(table)
     shown = [read_clip(source, ref, choose=lambda stored: [stored // 2], with_record=True) for ref in source.refs()]
     by_question = {clip.record["question_id"]: clip for clip in shown}
     two = by_question[f"v_{TWO}_2"]
@@ -286,9 +304,16 @@ def test_training_and_testing_read_questions_with_their_answers(tmp_path: Path) 
     assert two.frames[0, 0, 0, 0] == 2
     assert by_question[f"v_{ONE}_1"].group == by_question[f"v_{ONE}_3"].group != two.group
 
+
+def test_questions_of_a_video_count_as_the_same_in_training(table: Path) -> None:
     plan = LoaderPlan(seed=1, global_draws=3, image_side=16, micro=3)
-    loader = Loader([SourceSpec("qa", tmp_path / "table", FramePolicy("sparse", 2, 4))], plan)
-    (batch,) = loader.micro_batches(0)
+    (batch,) = Loader([SourceSpec("qa", table, FramePolicy("sparse", 2, 4))], plan).micro_batches(0)
     assert batch.ids is not None
     groups = dict(zip(batch.keys, batch.ids.tolist(), strict=True))
     assert groups[f"v_{ONE}"] == groups[f"v_{ONE}#1"] != groups[f"v_{TWO}"]
+
+
+def test_an_evaluation_set_gives_each_question_once(table: Path) -> None:
+    request = ClipRequest(middle_frames(2), side=16, caption_field="question")
+    found = [item for batch in EvaluationSet(table, request, batch_size=2).batches() for item in batch.items]
+    assert [item.captions for item in found] == [(entry["question"],) for entry in ACTIVITYNET_Q]
