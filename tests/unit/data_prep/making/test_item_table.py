@@ -146,6 +146,14 @@ def test_a_clip_is_found_by_its_name_alone_and_keeps_its_own_key(tmp_path: Path)
     assert "1  no clip of the set has this name" in said, "a/v0 and b/v0 are two"
 
 
+def test_a_clip_is_found_by_a_path_of_windows_and_without_a_second_suffix(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (2,), key=lambda number: ("a/dog", "cat%2Emov")[number])
+    rows = [{"video": r"c:\videos\dog.mp4", "label": 5}, {"video": "cat", "label": 6}, {"video": "cat.mov", "label": 7}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / "rows.json")
+    assert labels(tmp_path / "table") == [("a/dog", 5), ("cat%2Emov", 6), ("cat%2Emov#1", 7)]
+
+
 def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None:
     rows = [{"key": "clip-0001", "label": "dive"}, {"key": "clip-0002", "label": "0"}]
     (tmp_path / "classes.txt").write_text("walk\ndive\n")
