@@ -206,6 +206,7 @@ def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> No
         ("rows.txt", "a b", "is of no form that is known"),
         ("rows.parquet", "x", "no parquet file"),
         ("rows.csv", "", "cannot be read"),
+        ("rows.json.gz", "", "is compressed"),
         ("rows.db", "SQLite format 3\0 and no more", "cannot be read as an SQLite database"),
     ],
 )
@@ -214,6 +215,19 @@ def test_a_file_that_is_none_is_one_error(tmp_path: Path, name: str, content: st
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=said):
         umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / name)
+
+
+def test_a_database_of_which_rows_are_in_a_journal_is_not_whole(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base")
+    with closing(sqlite3.connect(tmp_path / "rows.db")) as database, database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE annos (filename TEXT, label INTEGER)")
+        database.execute("INSERT INTO annos VALUES ('clip-0001.mp4', 3)")
+        database.commit()
+        with pytest.raises(DataError, match=r"rows\.db is not whole: .* rows of it are in rows\.db-wal"):
+            umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / "rows.db")
+    umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / "rows.db")
+    assert labels(tmp_path / "table") == [("clip-0001", 3)]
 
 
 def test_a_table_moves_with_its_set_and_is_missed_without(tmp_path: Path, impatient: list[float]) -> None:
