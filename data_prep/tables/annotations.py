@@ -42,6 +42,8 @@ def read_annotations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(content, list):
                 raise DataError(f"{path} is no list of objects", hint=f"known forms: {_FORMS}")
             return _of_objects(path, enumerate(content, start=1), "entry")
+        case ".gz" | ".bz2" | ".xz" | ".zst" | ".zip":
+            raise DataError(f"{path} is compressed", hint="unpack it, and give what was in it")
         case suffix:
             raise DataError(f"{path} is of no form that is known ({suffix or 'no suffix'})", hint=f"known: {_FORMS}")
 
@@ -55,6 +57,12 @@ def _of_objects(path: Path, entries: Any, what: str) -> Iterator[tuple[str, dict
 
 def _of_sqlite(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of its table annos, in the order of `id` or of the file. `id` is no field of an item."""
+    journal = path.with_name(f"{path.name}-wal")
+    if journal.is_file() and journal.stat().st_size:
+        raise DataError(
+            f"{path} is not whole: another program has not closed it, and rows of it are in {journal.name}",
+            hint=f"end that program, or write them into the file: sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
+        )
     try:
         # immutable: SQLite would write files beside it, and the folder may be read-only
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
