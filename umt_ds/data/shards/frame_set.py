@@ -181,7 +181,7 @@ class FrameSet:
         wanted = self.manifest.shards
         names = [entry.file for entry in wanted]
         try:
-            sizes = patiently(self._list, RETRY_PAUSES_S)
+            sizes = patiently(self._list, RETRY_PAUSES_S, of=self.folder)
         except OSError as error:
             raise DataError(
                 f"{self.folder} cannot be listed: {error}",

@@ -523,7 +523,7 @@ def test_answers_that_stay_short_are_told_from_a_file_that_is(
     member = source.members(source.ref(0))[0]
     with monkeypatch.context() as patch:
         Answers(half, suffix=".tar", times=99).patch(patch)
-        with pytest.raises(DataError, match=r"cannot be read \(4 tries\): it sent \d+ bytes of \d+") as caught:
+        with pytest.raises(DataError, match=r"cannot be read \(4 tries\): the store sent \d+ bytes of \d+") as caught:
             source.read(source.ref(0), member)
     assert "proxies" in str(caught.value)
     (there / "tiny-000003.tar").write_bytes(b"short")
