@@ -8,14 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data_prep.clip import Refusal
-from data_prep.state.claim import remove_half_made
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.plan import Plan
 from umt_ds import __version__
 from umt_ds.data.pixels.video import versions
 from umt_ds.data.shards.manifest import Manifest, ShardEntry
 from umt_ds.data.shards.node_index import publish_index
-from umt_ds.data.shards.storage import is_local, write_whole
+from umt_ds.data.shards.storage import is_local, remove_half_made, write_whole
 from umt_ds.errors import DataError
 
 BAD_CSV = "bad.csv"

@@ -40,7 +40,7 @@ def publish_index(folder: Path, entries: Sequence[ShardEntry]) -> SetFile:
 
     Raises DataError where one of them is missing or is not the one of its entry.
     """
-    with scratch_for(folder) as scratch:
+    with scratch_for(folder, alone=True) as scratch:
         made = scratch / INDEX
         write_index(made, (_shard_index(folder, entry) for entry in entries))
         told = SetFile(made.stat().st_size, sha256_of(made))
