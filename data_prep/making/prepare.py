@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,10 @@ from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, 
 from data_prep.decode import check_readable, make_sample
 from data_prep.engines import WorkerFailure, map_ordered, side_by_side
 from data_prep.spool import bytes_on_disk, spool_file, spool_folder
-from data_prep.state.claim import forget_jobs, one_at_a_time
+from data_prep.state.claim import SetInUseError, forget_jobs, one_at_a_time
 from data_prep.state.done import Done, replace_shard, with_index
 from data_prep.state.manifest import Summary, finish
-from data_prep.state.plan import Plan, begin
+from data_prep.state.plan import Plan, begin, go_on, load_plan
 from data_prep.state.writer import new_shard
 from umt_ds.data.shards.fetch import why_not
 from umt_ds.data.shards.manifest import ShardEntry
@@ -82,6 +82,24 @@ def close_set(plan: Plan, *, workers: int = 1) -> Summary:
     write_stats(plan.out, workers=workers)
     forget_jobs(plan.state)
     return summary
+
+
+def close_if_last(out: Path, *, workers: int = 1) -> Summary | None:
+    """`close_set` of the set in `out`, if all its shards are made and nobody else works in it; else None.
+
+    Each process that makes a part calls it when it has let go of the set. Of several that end at once, one at least
+    finds nobody else there: the last to let go, or one that is closing the set already. (But where the file system has
+    no locks all may see each other.)
+    """
+    plan = load_plan(out)
+    if plan.num_done() < plan.num_shards:
+        return None
+    with ExitStack() as stack:
+        try:
+            plan = stack.enter_context(go_on(out, alone=True))
+        except SetInUseError:
+            return None
+        return close_set(plan, workers=workers)
 
 
 def build_shards(
