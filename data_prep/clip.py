@@ -35,6 +35,7 @@ class Clip:
     span_s: tuple[float, float] | None = None  # where the clip lies, if the file is the whole video
     extra: Extra = field(default_factory=dict)  # more fields of the sample's json
     is_of_whole: bool = False  # the file is the whole video for sure; else one as long as `span_s` is the cut clip
+    first_s: float | None = None  # of the file the first seconds are the clip, as `Timeline.first` counts them
 
 
 @dataclass(frozen=True, slots=True)

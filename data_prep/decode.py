@@ -242,6 +242,8 @@ def at_rate(count: int, source_fps: float, fps: float) -> list[int]:
 
 def _span_within(clip: Clip, timeline: Timeline) -> Span | None:
     """The part of the file that is the clip; None for all of it, also where the file is the cut clip already."""
+    if clip.first_s is not None:
+        return timeline.first(clip.first_s)
     if clip.span_s is None:
         return None
     if clip.is_of_whole:

@@ -64,6 +64,13 @@ def _pieces(file: IO[bytes], offset: int, size: int) -> Iterator[bytes]:
         yield piece
 
 
+def member_sizes(members: Members) -> dict[str, int]:
+    """The bytes of each member; nothing is read."""
+    places, at_hand = (members.places, members.at_hand) if isinstance(members, SpooledMembers) else ({}, members)
+    sizes = {suffix: size for suffix, (_, size) in places.items()}
+    return sizes | {suffix: len(content) for suffix, content in at_hand.items()}
+
+
 def bytes_on_disk(members: Members) -> int:
     """How much of the members lies in their file."""
     return sum(size for _, size in members.places.values()) if isinstance(members, SpooledMembers) else 0

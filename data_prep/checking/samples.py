@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from data_prep.engines import WorkerFailure, map_ordered
+from data_prep.state.statistics import HEADER_BYTES, frames_stored
 from umt_ds.data.clips import ChooseFrames, pixel_members, read_frames
-from umt_ds.data.pixels.decode import Frames, Jpegs, array_shape
+from umt_ds.data.pixels.decode import Frames, Jpegs
 from umt_ds.data.shards.fetch import read_part
 from umt_ds.data.shards.manifest import ShardEntry, load_shards
 from umt_ds.data.shards.records import Member, ShardIndex, load_index, read_members
@@ -23,7 +24,6 @@ from umt_ds.errors import DecodeError, shown
 from umt_ds.terminal import progress
 
 Result = TypeVar("Result")
-_HEADER = 4096  # bytes that hold the header of an array: NumPy writes 128
 SHARD_TIMEOUT_S = 3600.0  # to read one shard once, also a large one from afar
 
 
@@ -46,7 +46,7 @@ class StoredSample:
 
     def record(self) -> Record:
         """What it says of itself, as training reads it. Raises DecodeError where that is damaged."""
-        record = _record_or_why_not(read_members(self.tar, [m for m in self.members if is_of_record(m.suffix)]))
+        record = record_or_why_not(read_members(self.tar, [m for m in self.members if is_of_record(m.suffix)]))
         if isinstance(record, DecodeError):
             raise self.damaged(record)
         return record
@@ -61,16 +61,17 @@ class StoredSample:
 
         `record` is its own. Raises DataError where the tar cannot be read.
         """
-        stated = record.get("source_frames")
-        match self.media:
-            case "frames" | "image":
-                return len(self.media_members)
-            case "npy":
-                return len(stated) if isinstance(stated, list) else _length_of_array(self.tar, self.media_members[0])
-            case "video":  # `stored_fps`: the video is ours, and a frame of it stands for each of these
-                return len(stated) if isinstance(stated, list) and "stored_fps" in record else None
-            case "none":
-                return None
+        return frames_stored(tuple(self.sizes), record, self.array_start)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of its members, by suffix."""
+        return {member.suffix: member.size for member in self.members}
+
+    def array_start(self) -> bytes:
+        """The first bytes of the member that holds its pixels, which tell the size of an array."""
+        (member,) = self.media_members
+        return read_part(self.tar, member.offset, min(member.size, HEADER_BYTES))
 
     def frames(self, choose: ChooseFrames) -> Frames:
         """The frames u8 [T,H,W,3] that `choose` picks, given their number, as training decodes them.
@@ -106,16 +107,17 @@ def records_of(tar: Path) -> list[tuple[StoredSample, Record | DecodeError]]:
     for name, data in read_members(tar, members).items():
         row, _, suffix = name.partition("/")
         texts[int(row)][suffix] = data
-    return [(sample, _record_or_why_not(own)) for sample, own in zip(samples, texts, strict=True)]
+    return [(sample, record_or_why_not(own)) for sample, own in zip(samples, texts, strict=True)]
 
 
 def records_in(tar: Path, scanned: ScannedTar) -> list[tuple[StoredSample, Record | DecodeError]]:
     """The same of a tar that was just scanned: nothing is read again."""
     samples = samples_of(tar, scanned.index)
-    return [(sample, _record_or_why_not(texts)) for sample, texts in zip(samples, scanned.texts, strict=True)]
+    return [(sample, record_or_why_not(texts)) for sample, texts in zip(samples, scanned.texts, strict=True)]
 
 
-def _record_or_why_not(texts: Mapping[str, bytes]) -> Record | DecodeError:
+def record_or_why_not(texts: Mapping[str, bytes]) -> Record | DecodeError:
+    """The record of a sample with these texts by suffix."""
     try:
         return record_of(texts, texts.__getitem__)
     except DecodeError as error:
@@ -158,12 +160,3 @@ def each_shard(
         for shard, result in zip(manifest.shards, results, strict=True):
             yield shard, result
             bar.update(shard.samples)
-
-
-def _length_of_array(tar: Path, member: Member) -> int | None:
-    """T of an array [T,H,W,3], by its header; None where that is none of a clip: `verify` says so."""
-    start = read_part(tar, member.offset, min(member.size, _HEADER))
-    try:
-        return array_shape(start)[0][0]
-    except DecodeError:
-        return None

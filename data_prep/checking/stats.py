@@ -1,4 +1,4 @@
-"""`umt-data stats`: what a set of shards holds, in numbers and plots. One pass over the json; no frame is decoded."""
+"""`umt-data stats`: what a set of shards holds, in numbers and plots, by its columns (`set_statistics.py`)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.checking.samples import StoredSample, each_shard, records_of
-from data_prep.engines import WorkerFailure
+from data_prep.checking.set_statistics import pages_of
+from data_prep.state.statistics import WORDS, Columns
 from umt_ds.data.order.views import ALL, views_of
 from umt_ds.data.shards.fetch import read_whole
 from umt_ds.data.shards.manifest import load_shards
 from umt_ds.data.shards.records import write_json
-from umt_ds.data.shards.sample_record import Record, captions_of, has_label, label_of, number_in
 from umt_ds.data.shards.storage import write_whole
-from umt_ds.errors import DataError, DecodeError, shown
+from umt_ds.errors import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,68 +28,34 @@ STATS = "stats.json"
 
 # What is measured of each sample: eight bytes each, so ten million samples take half a gigabyte.
 NUMBERS = ("duration_s", "fps", "source_short_side", "frames_stored", "captions", "caption_words")
-# What the json says in a word.
-_WORDS = ("codec", "interlaced", "transfer")
 # What is counted. Of kinds beyond _MOST_KINDS (a label of its own for each sample) only the sum is known.
-KINDS = ("source_size", "stored_size", *_WORDS, "label", "unusable")
+KINDS = ("source_size", "stored_size", *WORDS, "label", "unusable")
 _MOST_KINDS, _OTHERS = 100_000, "(others)"
 _MOST_LETTERS = 100  # of a kind that a stranger named
+_UNUSABLE = {
+    "record_error": "json, txt or cls cannot be read",
+    "caption_error": "caption is no text",
+    "label_error": "label is no whole number",
+}
 
 _QUANTILES = {"min": 0, "p5": 5, "median": 50, "p95": 95, "max": 100}
 _COLUMNS = (*_QUANTILES, "mean")
 _BINS = 40
 
 
-@dataclass
-class _Counts:
-    """What is known of some samples. An absent number is missing from its list, not zero."""
-
-    numbers: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NUMBERS})
-    kinds: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in KINDS})
-
-    def add(self, sample: StoredSample, record: Record) -> None:
-        """One sample, by its record."""
-        frames = sample.num_frames(record)
-        measured = {**_stated(record), **({"frames_stored": float(frames)} if frames is not None else {})}
-        for name, value in (measured | self._captions(record)).items():
-            self.numbers[name].append(value)
-        for name, kind in _kinds(record).items():
-            self.kinds[name][kind] += 1
-        try:
-            label_of(record)
-        except DecodeError:
-            self.kinds["unusable"]["label is no whole number"] += 1
-
-    def add_unreadable(self, sample: StoredSample) -> None:
-        """One sample whose record cannot be read: only its frames are known."""
-        if frames := sample.num_frames({}):
-            self.numbers["frames_stored"].append(float(frames))
-        self.kinds["unusable"]["json, txt or cls cannot be read"] += 1
-
-    def _captions(self, record: Record) -> dict[str, float]:
-        try:
-            captions = captions_of(record)
-        except DecodeError:
-            self.kinds["unusable"]["caption is no text"] += 1
-            return {}
-        words = {"caption_words": float(len(captions[0].split()))} if captions else {}
-        return {"captions": float(len(captions)), **words}
-
-
 def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
-    """Counts and distributions over all samples, by `workers` processes.
+    """Counts and distributions over all samples. Where the set has no statistics in a file, its tars are read by
+    `workers` processes.
 
     What training cannot use of a sample is counted as `unusable`. Raises DataError where a shard is missing or damaged.
     """
     manifest = load_shards(folder)
     numbers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in NUMBERS}
     kinds: dict[str, Counter[str]] = {name: Counter() for name in KINDS}
-    for shard, result in each_shard(_count_shard, folder, desc="stats", workers=workers):
-        if isinstance(result, WorkerFailure):
-            raise DataError(f"{shard.file} could not be read: {result.reason}", hint="run `umt-data verify`")
-        for name, values in result.numbers.items():
-            numbers[name].append(np.array(values))
-        for name, counter in result.kinds.items():
+    for _, page in pages_of(folder, manifest, workers=workers):
+        for name, values in _measured(page).items():
+            numbers[name].append(values[~np.isnan(values)])
+        for name, counter in _kinds(page).items():
             _merge(kinds[name], counter)
     measured = {name: np.concatenate([*parts, np.empty(0)]) for name, parts in numbers.items()}
     views = views_of(manifest.options)
@@ -108,9 +72,9 @@ def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
     }
 
 
-def write_stats(folder: Path, *, workers: int = 1) -> None:
+def write_stats(folder: Path) -> None:
     """Write `folder/stats.json`."""
-    write_json(folder / STATS, collect_stats(folder, workers=workers))
+    write_json(folder / STATS, collect_stats(folder))
 
 
 def remarks(folder: Path) -> list[str]:
@@ -174,7 +138,7 @@ def draw_plots(stats: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure  # without pyplot: no window system, no global state
 
     labels = {label: count for label, count in stats["label"].items() if label != _OTHERS}
-    named = _named(labels)
+    named = _rows_of_names(labels)
     figure = Figure(figsize=(18, max(8.0, 1.5 + _INCHES_A_NAME * len(named))), layout="constrained")
     columns = figure.add_gridspec(1, 2, width_ratios=(3, 1.2))
     left, right = (figure.add_subfigure(columns[number]) for number in range(2))
@@ -200,39 +164,43 @@ _FIRST_NAMED = 25  # else so many of the most frequent, and of the rarest
 _INCHES_A_NAME, _POINTS_A_NAME = 0.16, 8
 
 
-# --- one sample
+# --- some samples
 
 
-def _count_shard(tar: Path) -> _Counts:
-    counts = _Counts()
-    for sample, record in records_of(tar):
-        if isinstance(record, DecodeError):
-            counts.add_unreadable(sample)
-        else:
-            counts.add(sample, record)
-    return counts
+def _measured(samples: Columns) -> dict[str, NDArray[np.float64]]:
+    """The numbers of n samples, [n] each; NaN: not known."""
+    short_side = np.minimum(samples.numbers("source_width"), samples.numbers("source_height"))
+    stored = {name: samples.numbers(name) for name in NUMBERS if name != "source_short_side"}
+    return {**stored, "source_short_side": short_side}
 
 
-def _stated(record: Record) -> dict[str, float]:
-    """The numbers that the json states."""
-    numbers = {name: number for name in ("duration_s", "fps") if (number := number_in(record, name))}
-    size = _size(record, "source_")
-    return {**numbers, "source_short_side": min(size)} if size else numbers
+def _kinds(samples: Columns) -> dict[str, Counter[str]]:
+    """How often each kind occurs among some samples."""
+    names, numbers = samples.texts("label_name"), samples.texts("label")
+    labels = (number if name is None else name for name, number in zip(names, numbers, strict=True))
+    unusable = {kind: int(np.count_nonzero(samples.is_known(name))) for name, kind in _UNUSABLE.items()}
+    return {
+        "source_size": _sizes(samples, "source_"),
+        "stored_size": _sizes(samples, ""),
+        **{name: _named(samples.counts(name)) for name in WORDS},
+        "label": _named(Counter(label for label in labels if label is not None)),
+        "unusable": Counter({kind: count for kind, count in unusable.items() if count}),
+    }
 
 
-def _size(record: Record, prefix: str) -> tuple[float, float] | None:
-    width, height = number_in(record, f"{prefix}width"), number_in(record, f"{prefix}height")
-    return (width, height) if width and height else None
+def _sizes(samples: Columns, prefix: str) -> Counter[str]:
+    sides = [samples.numbers(f"{prefix}{side}") for side in ("width", "height")]
+    known = ~np.isnan(sides[0]) & ~np.isnan(sides[1])
+    pairs = Counter(zip(*(side[known].tolist() for side in sides), strict=True))
+    return Counter({f"{width:.10g}x{height:.10g}": count for (width, height), count in pairs.items()})
 
 
-def _kinds(record: Record) -> dict[str, str]:
-    sizes = {"source_size": _size(record, "source_"), "stored_size": _size(record, "")}
-    kinds = {name: f"{size[0]:.10g}x{size[1]:.10g}" for name, size in sizes.items() if size}
-    kinds |= {name: "yes" if said is True else str(said) for name in _WORDS if (said := record.get(name)) is not None}
-    if has_label(record):
-        name = record.get("label_name")
-        kinds["label"] = str(record["label"] if name is None else name)
-    return {name: shown(kind, _MOST_LETTERS) for name, kind in kinds.items()}
+def _named(counts: Mapping[str, int]) -> Counter[str]:
+    """Kinds as messages show them; two long ones can look alike."""
+    named = Counter[str]()
+    for kind, count in counts.items():
+        named[shown(kind, _MOST_LETTERS)] += count
+    return named
 
 
 # --- many samples
@@ -276,7 +244,7 @@ def _draw_histogram(axis: Any, distribution: Mapping[str, Any]) -> None:
     axis.set_ylabel("samples")
 
 
-def _named(labels: Mapping[str, int]) -> list[tuple[str, int]]:
+def _rows_of_names(labels: Mapping[str, int]) -> list[tuple[str, int]]:
     """The labels to name, the most frequent first: all where they are few, else both ends and what is between them."""
     rows = list(labels.items())
     if len(rows) <= _MOST_NAMED:

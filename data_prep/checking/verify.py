@@ -28,13 +28,14 @@ from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.state.manifest import BAD_CSV
 from data_prep.state.plan import STATE_FOLDER, load_plan
+from data_prep.state.statistics import STATISTICS
 from umt_ds.data.order.views import ALL, frames_of, views_of
 from umt_ds.data.shards.fetch import is_its_own, not_its_own, opened, read_whole
 from umt_ds.data.shards.manifest import Manifest, ShardEntry, load_shards
 from umt_ds.data.shards.records import Member, index_path, load_index, sha256_of
 from umt_ds.data.shards.sample_record import has_label, record_of, stored_frames
 from umt_ds.data.shards.set_index import INDEX
-from umt_ds.data.shards.storage import kind_of, sizes_in
+from umt_ds.data.shards.storage import has_file, kind_of, sizes_in
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
 from umt_ds.terminal import progress
@@ -98,7 +99,7 @@ def verify(
     manifest = load_shards(folder)
     report = VerifyReport()
     _check_folder(folder, manifest, report)
-    _check_index(folder, manifest, report)
+    _check_files(folder, manifest, report)
     readable = _check_shards(folder, manifest, report, workers=workers)
     _check_frames(folder, manifest, readable, report, every=every, frames=frames, workers=workers, timeout_s=timeout_s)
     return report
@@ -115,27 +116,29 @@ def _check_folder(folder: Path, manifest: Manifest, report: VerifyReport) -> Non
             report.add("shard not in the manifest", name)
     try:
         bad = _rows(folder / BAD_CSV)
-        begun = load_plan(folder).num_clips if kind_of(folder / STATE_FOLDER) else manifest.num_samples
+        batches = load_plan(folder).batches if kind_of(folder / STATE_FOLDER) else (manifest.num_samples,)
     except (DataError, UnicodeDecodeError, csv.Error) as error:
         report.add("bad.csv or plan damaged", error)
         return
+    begun = sum(batches)
     refused = begun - manifest.num_samples
     if not 0 <= refused <= bad:  # bad.csv also lists what was left out before decoding
         what = f"{begun:,} clips, {manifest.num_samples:,} samples, {bad:,} rows in {BAD_CSV}"
+        if len(batches) > 1:
+            what += f"; {batches[-1]:,} of the clips were added last: is the command that adds them still to end?"
         report.add("clips unaccounted for", what)
 
 
-def _check_index(folder: Path, manifest: Manifest, report: VerifyReport) -> None:
-    """The index of the whole set, which training maps."""
-    if manifest.index is None:
-        return
-    try:
-        whole = sha256_of(folder / INDEX) == manifest.index.sha256
-    except FileNotFoundError:
-        report.add("index of the set missing or damaged", f"{INDEX} is not there")
-        return
-    if not whole:
-        report.add("index of the set missing or damaged", f"{INDEX} is not the file that the manifest names")
+def _check_files(folder: Path, manifest: Manifest, report: VerifyReport) -> None:
+    """The files of the whole set: the index, which training maps, and the statistics."""
+    files = {"index of the set": (INDEX, manifest.index), "statistics of the set": (STATISTICS, manifest.statistics)}
+    for what, (name, told) in files.items():
+        if told is None:
+            continue
+        if not has_file(folder / name):
+            report.add(f"{what} missing or damaged", f"{name} is not there")
+        elif sha256_of(folder / name) != told.sha256:
+            report.add(f"{what} missing or damaged", f"{name} is not the file that the manifest names")
 
 
 def _rows(path: Path) -> int:

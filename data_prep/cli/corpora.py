@@ -13,6 +13,7 @@ from data_prep.cli.options import (
     FOLDER,
     LIST,
     NEW_FOLDER,
+    Number,
     before_options,
     classes,
     dry_run,
@@ -39,6 +40,7 @@ LOCAL_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--captions", type=FILE, help="csv with the columns file,caption[,label]; others are not used.")
 @click.option("--labels", type=FILE, help="csv with the columns file,label: class names, or whole numbers.")
 @click.option("--spans", type=FILE, help="csv with file,start,end[,caption][,label] (seconds): a clip for each row.")
+@click.option("--first-seconds", type=Number(0, min_open=True), help="Of each video, only so many from its start.")
 @classes
 @keys
 @before_options
@@ -50,6 +52,7 @@ def folder(
     captions: Path | None,
     labels: Path | None,
     spans: Path | None,
+    first_seconds: float | None,
     classes: Path | None,
     keys: Keys,
     before: Before,
@@ -70,12 +73,13 @@ def folder(
       umt-data folder ~/clips/val ~/shards/mine/val --labels val.csv
       umt-data folder ~/test ~/shards/test --captions test.csv --views retrieval:12
       umt-data folder ~/films ~/shards/films --spans scenes.csv --min-side 256
+      umt-data folder ~/didemo ~/shards/didemo-test --first-seconds 30 --views retrieval:12
     """
     from data_prep.sources.before import leave_out
     from data_prep.sources.folder import list_folder
     from data_prep.sources.spans import list_spans
 
-    if spans and (others := given("kind", "captions", "labels")):
+    if spans and (others := given("kind", "captions", "labels", "first_seconds")):
         raise ConfigError(
             f"--spans says what the clips are, and so does {' and '.join(others)}",
             hint="its columns hold captions and labels, too",
@@ -83,7 +87,8 @@ def folder(
     if spans:
         listing = list_spans(videos, spans=spans, classes=classes, keys=keys)
     else:
-        listing = list_folder(videos, captions=captions, labels=labels, classes=classes, kind=kind, keys=keys)
+        said = {"captions": captions, "labels": labels, "classes": classes}
+        listing = list_folder(videos, **said, kind=kind, keys=keys, first_s=first_seconds)
     making.make(leave_out(listing, before, workers=making.run.workers), out)
 
 

@@ -92,6 +92,7 @@ class BuildJob:
             click.echo(f"not in the plan: {', '.join(unused)}; give that to `umt-data work`", err=True)
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
         with begun as (plan, _):
+            _say_growth(plan)
             shards = plan.pending(retry_failed=self.retry_failed)
         retry = " --retry-failed" if self.retry_failed else ""
         place = shlex.quote(str(out))
@@ -125,6 +126,7 @@ class BuildJob:
         from data_prep.making.prepare import prepare
 
         def say(plan: Plan, shards: list[int]) -> None:
+            _say_growth(plan)
             _say_estimate(plan, shards, self.run, processes=self.run.workers)
 
         summary = prepare(
@@ -140,6 +142,7 @@ class BuildJob:
 
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
         with begun as (plan, claim):
+            _say_growth(plan)
             shards = plan.pending(retry_failed=self.retry_failed)
             if not shards:
                 print_summary(close_set(plan), self.run.max_bad)
@@ -169,6 +172,7 @@ class BuildJob:
 
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
         with begun as (plan, _):
+            _say_growth(plan)
             if shards := plan.pending(retry_failed=self.retry_failed):
                 with ray_cluster(self.where.ray_address, workers=self.run.workers) as cluster:
                     _say_estimate(plan, shards, self.run, processes=cluster.cores)
@@ -181,7 +185,12 @@ class BuildJob:
         return [f"  {line}" for line in habits_for(self.where.sbatch)] if self.where.engine == "slurm" else []
 
     def _dry(self, listing: Listing, out: Path, name: str) -> list[str]:
-        shards = -(-len(listing.clips) // self.store.per_shard)
+        from data_prep.state.plan import plan_for
+
+        plan, new = plan_for(out, name=name, listing=listing, store=self.store)
+        is_begun = plan.growth is not None
+        shards = plan.pending(retry_failed=self.retry_failed) if is_begun else list(range(plan.num_shards))
+        clips = sum(map(plan.num_clips_of, shards))
         if self.where.engine == "slurm":
             where = f"by a Slurm array of at most {self.where.tasks} tasks with {self.run.workers} cores each"
         else:
@@ -190,12 +199,14 @@ class BuildJob:
         told = [f"  {len(listing.labels)} classes, {with_text:,} clips with a caption"]
         if listing.media == "sample":  # whose captions and labels are copied and not looked at
             told = []
+        first = f"{plan.tar(shards[0])} … " if shards else ""
         return [
-            f"would make {shards} shards {out}/{name}-000000.tar … of {len(listing.clips):,} clips, {where}",
+            *([plan.growth.text()] if plan.growth else []),
+            f"would make {len(shards)} shards {first}of {clips:,} clips, {where}",
             f"  {_what_is_stored(listing, self.store)}",
             *told,
             f"  {len(listing.left_out):,} entries left out before decoding",
-            *(printable(f"  {clip.source} → {clip.key}") for clip in listing.clips[:5]),
+            *(printable(f"  {clip.source} → {clip.key}") for clip in new[:5]),
         ]
 
 
@@ -245,6 +256,12 @@ def unused_options(media: str, store: StoreOptions) -> list[str]:
             unused = ({"frames"} if store.fps else set()) | ({"quality"} if stored == "npy" else set())
     given = {name: value for name, value in vars(store).items() if value != getattr(StoreOptions(), name)}
     return [f"--{name.replace('_', '-')} {value}" for name, value in given.items() if name in unused]
+
+
+def _say_growth(plan: Plan) -> None:
+    """What a listing has besides the clips of the set that was begun; nothing where there was none, or it has not."""
+    if plan.growth and plan.growth.is_one:
+        click.echo(plan.growth.text(), err=True)
 
 
 def _say_estimate(plan: Plan, shards: list[int], run: RunOptions, *, processes: int) -> None:

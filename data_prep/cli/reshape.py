@@ -32,16 +32,18 @@ from umt_ds.errors import ConfigError
 def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], workers: int, dry_run: bool) -> None:
     """Index the tars in OUT that img2dataset, video2dataset or another tool wrote, and write their manifest.
 
-    Nothing is copied. What the tools say of failed downloads is summed up. What --subfolders makes, `umt-data merge`
-    joins to one set.
+    Nothing is copied. What the tools say of failed downloads is summed up. The same command adds tars that have arrived
+    since. What --subfolders makes, `umt-data merge` joins to one set.
 
     \b
     Example:
       umt-data index ~/cc3m-by-img2dataset
       umt-data index ~/mine --subfolders --suffix caption=txt --suffix class=cls
     """
-    from data_prep.making.foreign import adopt_alone, adopt_below, folders_of_tars, tars_in
+    from data_prep.making.foreign import adopt_alone, adopt_below, folders_of_tars, new_tars, tars_in
     from data_prep.making.foreign_tar import suffixes_meant
+    from umt_ds.data.shards.manifest import MANIFEST, load_manifest
+    from umt_ds.data.shards.storage import kind_of
 
     meant = suffixes_meant(suffixes) or None
     if dry_run:
@@ -49,7 +51,10 @@ def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], w
             tars, notes = tars_in(folder, alone=not subfolders)
             for note in notes:
                 click.echo(note, err=True)
-            click.echo(f"would index {len(tars)} tars in {folder}")
+            is_there = kind_of(folder / MANIFEST) and not force
+            added = new_tars(folder, load_manifest(folder), tars) if is_there else tars
+            of = f" of {len(tars)}" if is_there else ""
+            click.echo(f"would index {len(added)}{of} tars in {folder}")
         return
     take = adopt_below if subfolders else adopt_alone
     count = 0
@@ -66,25 +71,29 @@ def index(out: Path, force: bool, subfolders: bool, suffixes: tuple[str, ...], w
 
 @click.command(short_help="Bring a set of an earlier version up to date.")
 @click.argument("set_", metavar="SET", type=FOLDER)
+@workers_option
 @dry_run
-def upgrade(set_: Path, dry_run: bool) -> None:
-    """Write index.arrow into SET, where an earlier version did not: the index of all shards, mapped by training.
+def upgrade(set_: Path, workers: int, dry_run: bool) -> None:
+    """Write index.arrow and statistics.arrow into SET, where an earlier version did not, or they are damaged.
 
-    Nothing else changes: shards, fingerprint and the order of training stay. Without it every node makes one for itself
-    when a run starts.
+    index.arrow is the index of all shards, which training maps; without it every node makes one for itself when a run
+    starts. statistics.arrow holds what `stats` and `filter` ask of samples, so that they read no tar; to make it, what
+    each sample says of itself is read once. Shards, fingerprint and the order of training stay.
 
     \b
     Example:
       umt-data upgrade ~/shards/k710
     """
+    from data_prep.making.foreign import missing_files
     from data_prep.making.foreign import upgrade as bring_up_to_date
-    from umt_ds.data.shards.manifest import load_manifest
 
-    if dry_run:
-        is_old = load_manifest(set_).index is None
-        click.echo(f"would write index.arrow into {set_}" if is_old else f"{set_} is up to date")
+    missing = missing_files(set_) if dry_run else bring_up_to_date(set_, workers=workers)
+    if not missing:
+        click.echo(f"{set_} is up to date")
+    elif dry_run:
+        click.echo(f"would write {' and '.join(missing)} into {set_}")
     else:
-        click.echo(f"{set_}: index.arrow written" if bring_up_to_date(set_) else f"{set_} is up to date")
+        click.echo(f"{set_}: {' and '.join(missing)} written")
 
 
 _copy = click.option("--copy", is_flag=True, help="Copy the samples to tars of their own.  [default: a table over SET]")

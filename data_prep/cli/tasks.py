@@ -64,7 +64,7 @@ def _end_part(plan: Plan, run: RunOptions, *, closes: bool, is_new: bool) -> Non
         return
     if not is_new and kind_of(plan.out / MANIFEST):
         print_summary(summary_of(plan), run.max_bad)
-    elif summary := close_if_last(plan.out, workers=run.workers):
+    elif summary := close_if_last(plan.out):
         print_summary(summary, run.max_bad)
     else:
         click.echo(f"by another process, which works there now; if it was killed, {by_hand}")

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.protocols.protocol import Protocol, num_texts
+from data_prep.protocols.protocol import Counts, Protocol, num_texts
 from umt_ds.errors import some
 
 _MOST_MISSING = 1000  # are named in a manifest; bad.csv has all
+
+_AS_LONG_S = 1.0  # a video that was cut on key frames is so much longer at most
 
 
 @dataclass
@@ -19,11 +21,23 @@ class Coverage:
     protocol: Protocol
     videos: dict[str, bool] = field(default_factory=dict)  # as the files name it → whether the set has it
     texts: int = 0
+    too_long: list[str] = field(default_factory=list)  # videos that are stored beyond the seconds that count
+    _shared: set[str] = field(default_factory=set)  # texts that several videos show
 
     def count(self, named: str, fields: Mapping[str, Any], *, found: bool) -> None:
-        """A row of the files."""
+        """A row of the files. A caption that is its own group is one text, however many videos show it."""
         self.videos[named] = found
+        caption = fields.get("caption")
+        if isinstance(caption, str) and caption == fields.get("group"):
+            if caption in self._shared:
+                return
+            self._shared.add(caption)
         self.texts += num_texts(fields)
+
+    def check_length(self, named: str, stored_s: float) -> None:
+        """Note a video of which so many seconds are stored, if that is more than count."""
+        if self.protocol.first_s and stored_s > self.protocol.first_s + _AS_LONG_S:
+            self.too_long.append(named)
 
     @property
     def missing(self) -> list[str]:
@@ -32,21 +46,26 @@ class Coverage:
     def as_published(self) -> bool:
         """Whether the files have the videos and texts that a paper used; true where no paper counts them."""
         said = self.protocol.expected
-        return not said or any(len(self.videos) == one.videos and one.texts in (None, self.texts) for one in said)
+        return not said or any(
+            one.videos in (None, len(self.videos)) and one.texts in (None, self.texts) for one in said
+        )
 
     def text(self) -> str:
         """What a reader of a score has to know of it."""
         lines = [f"{self.protocol.name}: {len(self.videos):,} videos and {self.texts:,} texts in the files"]
         if not self.as_published():
-            known = " or ".join(
-                f"{one.videos:,} videos" + (f" and {one.texts:,} texts" if one.texts else "") + f" ({one.by})"
-                for one in self.protocol.expected
-            )
+            known = " or ".join(f"{_said(one)} ({one.by})" for one in self.protocol.expected)
             lines.append(f"these are NOT the files of the protocol, which have {known}")
         if self.missing:
             lines.append(
                 f"{len(self.missing):,} videos are MISSING in the set, so a score is of the others: "
                 f"{some(self.missing)}"
+            )
+        if self.too_long:
+            seconds = f"{self.protocol.first_s:g}"
+            lines.append(
+                f"{len(self.too_long):,} videos are stored BEYOND the first {seconds} s, and only those count; "
+                f"make the set with `umt-data folder … --first-seconds {seconds}`: {some(self.too_long)}"
             )
         return "\n".join(lines)
 
@@ -60,4 +79,11 @@ class Coverage:
             "as_published": self.as_published(),
             "missing": self.missing[:_MOST_MISSING],
             "num_missing": len(self.missing),
+            **({"num_too_long": len(self.too_long)} if self.protocol.first_s else {}),
         }
+
+
+def _said(counts: Counts) -> str:
+    """`670 videos and 27,763 texts`."""
+    both = ((counts.videos, "videos"), (counts.texts, "texts"))
+    return " and ".join(f"{count:,} {what}" for count, what in both if count is not None)

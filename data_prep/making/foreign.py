@@ -6,7 +6,6 @@ with the row it came from), 00000_stats.json (how many downloads succeeded, and 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,19 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.checking.samples import SHARD_TIMEOUT_S
+from data_prep.checking.set_statistics import add_statistics, pages_of, publish_statistics
 from data_prep.engines import WorkerFailure, map_ordered
+from data_prep.making.downloads import COUNTS, Downloads
 from data_prep.making.foreign_tar import Edges, ForeignTar, read_tar
 from data_prep.state.manifest import tool
 from data_prep.state.plan import STATE_FOLDER
-from umt_ds.data.shards.fetch import read_whole
+from data_prep.state.statistics import STATISTICS, Page
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.left_out import LeftOut
-from umt_ds.data.shards.manifest import MANIFEST, Manifest, ShardEntry, load_manifest
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, SetFile, load_manifest, load_shards
 from umt_ds.data.shards.node_index import publish_index
-from umt_ds.data.shards.storage import absolute, is_local, kind_of
+from umt_ds.data.shards.records import sha256_of
+from umt_ds.data.shards.set_index import INDEX
+from umt_ds.data.shards.storage import absolute, has_file, is_local, kind_of, sizes_in
 from umt_ds.data.shards.store_answers import hint_of
-from umt_ds.errors import DataError, quoted, shown
+from umt_ds.errors import DataError, quoted, some
 from umt_ds.terminal import progress
+
+_FOREIGN = "foreign"  # the source in the options of such a set
 
 
 @dataclass(frozen=True)
@@ -56,34 +61,103 @@ def adopt(
     reasons. `suffixes` says what files are that the tars call otherwise, as `suffixes_meant` gives it. With `force`,
     indexes and manifest are made anew from the tars as they are now; name, labels and options of a manifest that is
     there and can be read are kept, `suffixes` too. alone: as `tars_in` means it.
-    Raises DataError where a manifest is there already, or a tar cannot be read.
+    Without `force` what a manifest tells of stays, and tars that have arrived since are indexed and stand behind it.
+    Raises DataError where none has, one of the others has changed or is gone, or a tar cannot be read.
     """
     tars, beside = tars_in(folder, alone=alone)
-    if not force and kind_of(folder / MANIFEST):
+    before = _manifest_before(folder, force=force)
+    there = before.shards if before and not force else ()
+    order = new_tars(folder, before, tars) if before and not force else _as_before(tars, before)
+    if not order:
         raise DataError(f"{folder} is indexed already", hint="--force indexes again what is there now")
-    if not force and kind_of(folder / STATE_FOLDER):
+    if before is None and not force and kind_of(folder / STATE_FOLDER):
         raise DataError(f"{folder} is a set that umt-data has not finished", hint="give its command again")
-    before = _manifest_before(folder)
-    if suffixes is None and before:
-        suffixes = before.options.get("suffixes")
-    held, downloads, entries = _Held(), _Downloads(), list[ShardEntry]()
-    for tar, found in _each(tars, anew=force or bool(suffixes), suffixes=suffixes or {}, workers=workers):
-        held.add_all_of(found, tar)
-        downloads.add(tar, found.samples)
-        entries.append(found.entry)
-    is_ours = before is not None and before.options.get("source") != "foreign"
-    options = {"source": "foreign", **({"suffixes": dict(suffixes)} if suffixes else {}), **downloads.totals}
+    suffixes = _suffixes(suffixes, before, folder, is_added=bool(there))
+    held, downloads, entries = _Held(), Downloads(), list(there)
+
+    def pages() -> Iterator[Page]:
+        if before and there:
+            yield from (page for _, page in pages_of(folder, before, workers=workers))
+        for tar, found in _each(order, anew=force or bool(suffixes), suffixes=suffixes, workers=workers):
+            held.add_all_of(found, tar)
+            downloads.add(tar, found.samples)
+            entries.append(found.entry)
+            yield found.page
+
+    statistics = publish_statistics(folder, pages())
     manifest = Manifest(
         name=before.name if before else absolute(folder).name,
-        media=_media(held, folder),
+        media=_media(held, folder, before=before.media if before and there else None),
         shards=tuple(entries),
         labels=before.labels if before else (),
-        options=before.options if before and is_ours else options,
+        options=_options(before, suffixes, downloads, is_added=bool(there)),
         tool=tool(),
         index=publish_index(folder, entries),
+        statistics=statistics,
+        earlier=_earlier(before, len(there), len(entries)),
     )
     manifest.save(folder)
-    return Adopted(folder, manifest, (*beside, *held.notes(), *downloads.notes(folder)))
+    news = [f"{_how_many(len(order))} new, {len(there):,} are there; of the new:"] if there else []
+    return Adopted(folder, manifest, (*beside, *news, *held.notes(), *downloads.notes(folder)))
+
+
+def new_tars(folder: Path, before: Manifest, tars: Sequence[Path]) -> list[Path]:
+    """Those of `tars` that a set which was indexed lacks; of a set that umt-data made none.
+
+    Raises DataError where a tar of the set is gone, or has another size.
+    """
+    if before.options.get("source") != _FOREIGN or kind_of(folder / STATE_FOLDER):
+        return []
+    sizes = sizes_in(folder)
+    changed = [entry.file for entry in before.shards if sizes.get(entry.file) != entry.bytes]
+    if changed:
+        raise DataError(
+            f"{folder} is indexed already, and {_how_many(len(changed))} gone or of another size: {some(changed)}",
+            hint="restore them; --force indexes again what is there now",
+        )
+    known = {entry.file for entry in before.shards}
+    return [tar for tar in tars if tar.name not in known]
+
+
+def _how_many(tars: int) -> str:
+    return "1 tar is" if tars == 1 else f"{tars:,} tars are"
+
+
+def _as_before(tars: Sequence[Path], before: Manifest | None) -> list[Path]:
+    """Those of the manifest in its order, then the others: what was added once stays behind what was there."""
+    places = {entry.file: place for place, entry in enumerate(before.shards if before else ())}
+    return sorted(tars, key=lambda tar: (places.get(tar.name, len(places)), tar.name))
+
+
+def _earlier(before: Manifest | None, there: int, now: int) -> tuple[int, ...]:
+    """How many shards the set had each time before tars were added."""
+    counts = {*(before.earlier if before else ()), there}
+    return tuple(count for count in sorted(counts) if 0 < count < now)
+
+
+def _suffixes(
+    asked: Mapping[str, str] | None, before: Manifest | None, folder: Path, *, is_added: bool
+) -> Mapping[str, str]:
+    """What --suffix says, else what it said before. Raises DataError where that would differ within a set."""
+    said: Mapping[str, str] = (before.options.get("suffixes") if before else None) or {}
+    if is_added and asked is not None and dict(asked) != dict(said):
+        raise DataError(
+            f"{folder} was indexed with another --suffix ({', '.join(f'{old}={new}' for old, new in said.items())})",
+            hint="leave --suffix out: the new tars are read as the others; --force indexes all of them again",
+        )
+    return said if asked is None else asked
+
+
+def _options(
+    before: Manifest | None, suffixes: Mapping[str, str], downloads: Downloads, *, is_added: bool
+) -> dict[str, Any]:
+    """What the manifest says of how the set was made."""
+    if before and before.options.get("source") != _FOREIGN:
+        return before.options
+    totals = Counter(downloads.totals)
+    if before and is_added:
+        totals.update({name: n for name, n in before.options.items() if name in COUNTS and type(n) is int})
+    return {"source": _FOREIGN, **({"suffixes": dict(suffixes)} if suffixes else {}), **totals}
 
 
 def adopt_alone(folder: Path, *, force: bool, suffixes: Mapping[str, str] | None, workers: int) -> Iterator[Adopted]:
@@ -93,9 +167,9 @@ def adopt_alone(folder: Path, *, force: bool, suffixes: Mapping[str, str] | None
 
 def adopt_below(folder: Path, *, force: bool, suffixes: Mapping[str, str] | None, workers: int) -> Iterator[Adopted]:
     """`adopt` each folder that holds tars, `folder` itself and those below it, as a set of its own: the reader takes a
-    shard of another folder for an attempt to leave the set's. Those that are indexed already are left alone."""
+    shard of another folder for an attempt to leave the set's. Those to which no tar was added are left alone."""
     for each in folders_of_tars(folder):
-        if force or not kind_of(each / MANIFEST):
+        if force or not kind_of(each / MANIFEST) or new_tars(each, load_manifest(each), tars_in(each, alone=False)[0]):
             yield adopt(each, force=force, suffixes=suffixes, workers=workers, alone=False)
 
 
@@ -109,17 +183,32 @@ def folders_of_tars(folder: Path) -> list[Path]:
     return folders
 
 
-def upgrade(folder: Path) -> bool:
-    """Give a set that an earlier version wrote the files of the whole set that it lacks; False: it lacks none.
+def missing_files(folder: Path) -> tuple[str, ...]:
+    """The files of the whole set that a set lacks: an earlier version did not write them, or they are not those that
+    its manifest names. Raises DataError for a table, which has none."""
+    manifest = load_shards(folder)
+    told = {INDEX: manifest.index, STATISTICS: manifest.statistics}
+    return tuple(name for name, file in told.items() if file is None or not _is_there(folder / name, file))
 
-    Its shards, and with them its fingerprint, stay as they are. Raises DataError where an index beside a shard is
-    missing, or is not the one of the manifest.
+
+def _is_there(path: Path, told: SetFile) -> bool:
+    return has_file(path) and sha256_of(path) == told.sha256
+
+
+def upgrade(folder: Path, *, workers: int = 1) -> tuple[str, ...]:
+    """Give a set the files of the whole set that it lacks; their names.
+
+    For its statistics each tar is read once, by `workers` processes. Its shards, and with them its fingerprint, stay as
+    they are. Raises DataError where an index beside a shard is missing, or is not the one of the manifest.
     """
-    manifest = load_manifest(folder)
-    if manifest.index:
-        return False
-    replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
-    return True
+    missing = missing_files(folder)
+    if INDEX in missing:
+        manifest = load_shards(folder)
+        replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
+    if STATISTICS in missing:
+        statistics = add_statistics(folder, workers=workers)
+        replace(load_shards(folder), statistics=statistics).save(folder)
+    return missing
 
 
 def tars_in(folder: Path, *, alone: bool = True) -> tuple[list[Path], tuple[str, ...]]:
@@ -236,69 +325,10 @@ class _Held:
             yield f"{self.indexed_before:,} tars had an index: what they hold besides is not said (--force says it)"
 
 
-@dataclass
-class _Downloads:
-    """What img2dataset or video2dataset say of the downloads that the tars came from."""
-
-    totals: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    without_stats: list[str] = field(default_factory=list)
-    short: list[str] = field(default_factory=list)
-
-    def add(self, tar: Path, samples: int) -> None:
-        stats = _read_stats(tar.with_name(f"{tar.name.removesuffix('.tar')}_stats.json"))
-        if stats is None:
-            self.without_stats.append(tar.name)
-            return
-        numbers = {name: n for name, n in stats.items() if name in _STATS and type(n) is int}
-        self.totals.update(numbers)
-        reasons = stats.get("status_dict")
-        if isinstance(reasons, dict):
-            self.reasons.update({str(reason): n for reason, n in reasons.items() if type(n) is int})
-        if samples < numbers.get("successes", 0):  # there may be more: a video can be cut into several clips
-            self.short.append(f"{tar.name} holds {samples:,} samples of {numbers['successes']:,} that were downloaded")
-
-    def notes(self, folder: Path) -> Iterator[str]:
-        if not self.totals:
-            return
-        kinds = [f"{self.totals[name]:,} {name}" for name in _STATS[2:] if self.totals[name]]
-        yield (
-            f"{self.totals['successes']:,} of {self.totals['count']:,} downloads succeeded"
-            f"{'; ' if kinds else ''}{', '.join(kinds)}"
-        )
-        del self.reasons["success"]
-        for reason, count in self.reasons.most_common(5):
-            yield f"{count:>8,}  {shown(reason, 100)}"
-        if self.without_stats:
-            yield (
-                f"{len(self.without_stats)} tars have no _stats.json ({self.without_stats[0]}): "
-                "their download may have been cut off"
-            )
-        tarless = [s.name for s in folder.glob("*_stats.json") if not _tar_of(s).is_file()]
-        if tarless:
-            yield f"{len(tarless)} shards have a _stats.json and no tar ({min(tarless)})"
-        yield from self.short[:5]
-        if len(self.short) > 5:
-            yield f"… and {len(self.short) - 5} more tars hold less than was downloaded"
-
-
-_STATS = ("count", "successes", "failed_to_download", "failed_to_resize", "failed_to_subsample")
-
-
-def _read_stats(path: Path) -> dict[str, Any] | None:
-    """A _stats.json, None where there is none that can be read: it is only told of, nothing depends on it."""
-    try:
-        stats = json.loads(read_whole(path))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return stats if isinstance(stats, dict) else None
-
-
-def _tar_of(stats: Path) -> Path:
-    return stats.with_name(f"{stats.name.removesuffix('_stats.json')}.tar")
-
-
-def _manifest_before(folder: Path) -> Manifest | None:
+def _manifest_before(folder: Path, *, force: bool) -> Manifest | None:
+    """The manifest that is there, and with `force` can be read."""
+    if not force:
+        return load_manifest(folder) if kind_of(folder / MANIFEST) else None
     try:
         return load_manifest(folder)
     except DataError as error:
@@ -307,9 +337,9 @@ def _manifest_before(folder: Path) -> Manifest | None:
         return None
 
 
-def _media(held: _Held, folder: Path) -> str:
-    """The one kind of media in the set, `mixed` if there are several."""
-    found = sorted(kind for kind in held.media if kind != "none")
+def _media(held: _Held, folder: Path, *, before: str | None) -> str:
+    """The one kind of media in the set, with those that it had before; `mixed` if there are several."""
+    found = sorted({kind for kind in held.media if kind != "none"} | ({before} if before else set()))
     if not found:
         notes = "".join(f"\n  {note}" for note in held.notes())
         raise DataError(f"the tars in {folder} hold no frames, array, video or image that is read{notes}")

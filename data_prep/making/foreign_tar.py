@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.checking.samples import records_in, records_of
+from data_prep.state.statistics import Page, ShardStatistics
 from umt_ds.data.shards.left_out import TEXTS, LeftOut
 from umt_ds.data.shards.manifest import ShardEntry, shard_entries
 from umt_ds.data.shards.records import ShardIndex, index_path, load_index, sha256_of
@@ -33,6 +34,7 @@ class ForeignTar:
     """What a tar holds: the samples that are indexed, and what else was met."""
 
     entry: ShardEntry
+    page: Page
     edges: Edges | None  # of a tar that was indexed just now; None too where it holds no sample
     left: LeftOut | None  # the same; of one that had an index it is not known what else it holds
     samples: int = 0
@@ -57,14 +59,20 @@ class ForeignTar:
 
 def read_tar(tar: Path, *, anew: bool, suffixes: Mapping[str, str]) -> ForeignTar:
     """Index a tar, if it has no index yet or `anew`, and count what it holds. Raises DataError where it is damaged."""
+    left: LeftOut | None = None
+    edges: Edges | None = None
     if anew or not _has_samples(tar):
         left = LeftOut()
         scanned = _scanned(tar, left, suffixes)
         edges, scanned = _edges(scanned.index), with_clip(scanned, left)
         scanned.index.save(index_path(tar))
-        found, records = ForeignTar(_entry(tar, scanned), edges, left), records_in(tar, scanned)
+        entry, records = _entry(tar, scanned), records_in(tar, scanned)
     else:
-        found, records = ForeignTar(shard_entries([tar])[0], None, None), records_of(tar)
+        entry, records = shard_entries([tar])[0], records_of(tar)
+    counted = ShardStatistics()
+    for sample, record in records:
+        counted.add(sample.key, sample.sizes, record, sample.array_start)
+    found = ForeignTar(entry, counted.page(entry.sha256), edges, left)
     for sample, record in records:
         found.samples += 1
         found.media[sample.media] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os.path
 from collections import Counter
@@ -14,9 +15,11 @@ from typing import Any
 from data_prep.clip import Refusal
 from data_prep.making.coverage import Coverage
 from data_prep.protocols.protocol import Protocol, Row
+from data_prep.sources.folder import FIRST_SECONDS
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
+from data_prep.tables.table import clean
 from umt_ds.data.clips import read_record
 from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_shards
@@ -85,7 +88,8 @@ def read_items(
         items = tuple(_items(source, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
     if not items:
         first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
-        raise DataError(f"no row of {files} has a clip in {folder}{first}")
+        hint = f"{protocol.name} is {protocol.about}" if protocol else None
+        raise DataError(f"no row of {files} has a clip in {folder}{first}", hint=hint)
     if explode is not None and not any(explode in item.fields for item in items):
         raise ConfigError(f"--explode {explode}: no row of {files} has this field")
     if labels and (without_label := next((item.key for item in items if "label" not in item.fields), None)):
@@ -144,7 +148,7 @@ def path_from(out: Path, folder: Path) -> str:
 
 def _items(
     source: ShardSource,
-    rows: Iterator[Row],
+    rows: Iterator[Row | Refusal],
     *,
     names: Sequence[str],
     explode: str | None,
@@ -152,10 +156,15 @@ def _items(
     coverage: Coverage | None,
 ) -> Iterator[Item]:
     """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
+    is_cut = coverage is not None and source.manifest.options.get(FIRST_SECONDS) == coverage.protocol.first_s
     places = _places(source)
     numbers = {name: number for number, name in enumerate(names)}
     used: Counter[str] = Counter()
-    for where, row in progress(rows, unit="row", desc="items"):
+    for said in progress(rows, unit="row", desc="items"):
+        if isinstance(said, Refusal):
+            left_out.append(said)
+            continue
+        where, row = said
         named, found = _key_of(row, places)
         if coverage:
             coverage.count(named, row, found=found is not None)
@@ -164,9 +173,9 @@ def _items(
                 Refusal(shown(named, 200) or where, "no clip of the set has this name" if named else "names no clip")
             )
             continue
-        fields = {
-            field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)
-        }
+        fields = _encodable(
+            {field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)}
+        )
         ref = places[found]
         key = source.key(ref)
         if "label" in fields:
@@ -176,10 +185,23 @@ def _items(
         except DecodeError as error:
             left_out.append(Refusal(shown(named, 200), error.what, key))
             continue
+        if coverage and coverage.protocol.first_s and not is_cut and frames is None:
+            coverage.check_length(named, _stored_s(source, ref))
         for one in _exploded(fields, explode, where):
             number = used[key]
             used[key] += 1
             yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, one)
+
+
+def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
+    """With ? for each half of a character: JSON can hold one, of an emoji that was cut, and no table can."""
+    text = json.dumps(fields, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        replaced: dict[str, Any] = json.loads(text.encode(errors="replace"))
+        return replaced
+    return fields
 
 
 def _places(source: ShardSource) -> dict[str, SampleRef]:
@@ -197,9 +219,15 @@ def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[st
     for field in KEY_FIELDS:
         if row.get(field) is not None:
             return (named := str(row[field])), named if named in places else None
-    named = next((str(row[field]) for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
-    spellings = (sample_key(named), sample_key(f"{named}.mp4"), sample_key(named.rpartition("/")[2]))
-    return named, next((key for key in spellings if named and key in places), None)
+    said = next((row[field] for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
+    names = [clean(str(name)) for name in (said if isinstance(said, tuple) else [said])]
+    keys = (key for name in names if name for key in _keys_of_file(name))
+    return names[0], next((key for key in keys if key in places), None)
+
+
+def _keys_of_file(name: str) -> tuple[str, ...]:
+    """What its sample may be called: with or without a suffix in `name`, and without its folders."""
+    return sample_key(name), sample_key(f"{name}.mp4"), sample_key(name.rpartition("/")[2])
 
 
 def _number_of(label: object, numbers: Mapping[str, int], where: str) -> int:
@@ -237,6 +265,12 @@ def _part(source: ShardSource, ref: SampleRef, row: Mapping[str, Any]) -> tuple[
     inside = [number for number, time in enumerate(times) if first <= float(time) <= last]
     nearest = min(range(len(times)), key=lambda number: abs(float(times[number]) - first))
     return (inside[0], inside[-1]) if inside else (nearest, nearest)
+
+
+def _stored_s(source: ShardSource, ref: SampleRef) -> float:
+    """How many seconds of a video a sample holds; 0 where it does not say."""
+    stored_s = read_record(source, ref).get("duration_s")
+    return float(stored_s) if isinstance(stored_s, (int, float)) else 0.0
 
 
 def _seconds(value: Any, default: float) -> float:

@@ -7,22 +7,23 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from data_prep.checking.samples import StoredSample, samples_of
+from data_prep.checking.samples import StoredSample, record_or_why_not, samples_of
+from data_prep.checking.set_statistics import join_statistics
 from data_prep.checking.stats import write_stats
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.decode import check_readable, make_sample
 from data_prep.engines import WorkerFailure, map_ordered, side_by_side
-from data_prep.spool import bytes_on_disk, spool_file, spool_folder
+from data_prep.spool import bytes_on_disk, member_sizes, spool_file, spool_folder
 from data_prep.state.claim import SetInUseError, forget_jobs, one_at_a_time
 from data_prep.state.done import Done, replace_shard, with_index
 from data_prep.state.manifest import Summary, finish
 from data_prep.state.plan import Plan, begin, go_on, load_plan
+from data_prep.state.statistics import STATISTICS, ShardStatistics, save_page
 from data_prep.state.writer import new_shard
 from umt_ds.data.shards.fetch import why_not
-from umt_ds.data.shards.manifest import ShardEntry
 from umt_ds.data.shards.records import read_members
+from umt_ds.data.shards.sample_record import is_of_record
 from umt_ds.errors import DataError
 from umt_ds.terminal import progress
 
@@ -32,22 +33,6 @@ Work = Callable[..., Outcome]  # (clip, *, root, media, store, spool): make_samp
 # A writer takes what 110 workers make of videos, but no more pictures than 14 make, or arrays than 16: `umt bench prep
 # --writer`.
 WORKERS_A_WRITER = 8
-
-
-class ShardNotes(Protocol):
-    """Is told of each sample of one shard as it is written, so that nobody needs to read the shard for that."""
-
-    def add(self, sample: Sample) -> None:
-        """The next sample. Of its members the json is at hand; others are read where they are asked for."""
-
-    def keep(self, entry: ShardEntry | None) -> None:
-        """The shard is written, and will be put in its place: with that entry, or without a sample none.
-
-        A kill can come before it is there. So what is kept says of which tar it is (`entry.sha256`).
-        """
-
-
-NotesOf = Callable[[int], ShardNotes]  # shard → its notes
 
 
 def prepare(
@@ -73,18 +58,18 @@ def prepare(
         if before:
             before(plan, shards)
         build_shards(plan, shards, run=run, work=work)
-        return close_set(plan, workers=run.workers)
+        return close_set(plan)
 
 
-def close_set(plan: Plan, *, workers: int = 1) -> Summary:
+def close_set(plan: Plan) -> Summary:
     """Manifest, bad.csv and statistics of a set whose shards are all made."""
-    summary = finish(plan)
-    write_stats(plan.out, workers=workers)
+    summary = finish(plan, statistics_of=join_statistics)
+    write_stats(plan.out)
     forget_jobs(plan.state)
     return summary
 
 
-def close_if_last(out: Path, *, workers: int = 1) -> Summary | None:
+def close_if_last(out: Path) -> Summary | None:
     """`close_set` of the set in `out`, if all its shards are made and nobody else works in it; else None.
 
     Each process that makes a part calls it when it has let go of the set. Of several that end at once, one at least
@@ -99,12 +84,10 @@ def close_if_last(out: Path, *, workers: int = 1) -> Summary | None:
             plan = stack.enter_context(go_on(out, alone=True))
         except SetInUseError:
             return None
-        return close_set(plan, workers=workers)
+        return close_set(plan)
 
 
-def build_shards(
-    plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample, notes_of: NotesOf | None = None
-) -> None:
+def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample) -> None:
     """Make some shards of a plan with the cores of this machine: each is whole, and recorded, when it is there.
 
     Of a shard that is done only the clips it refused are worked on; the rest of it is copied. This is the unit that
@@ -116,7 +99,7 @@ def build_shards(
     writers = min(-(-run.workers // WORKERS_A_WRITER), len(shards))
     parts = [shards[number::writers] for number in range(writers)]
     runs = [replace(run, workers=(run.workers + number) // writers) for number in range(writers)]
-    jobs = [partial(_build_with_one_writer, plan, *each, work, notes_of) for each in zip(parts, runs, strict=True)]
+    jobs = [partial(_build_with_one_writer, plan, *each, work) for each in zip(parts, runs, strict=True)]
     with progress(total=sum(map(plan.num_clips_of, shards)), unit="clip", desc=plan.name) as bar:
         bad = 0
 
@@ -137,7 +120,6 @@ def _build_with_one_writer(
     shards: Sequence[int],
     run: RunOptions,
     work: Work,
-    notes_of: NotesOf | None,
     count: Callable[[bool], None],
 ) -> None:
     """One shard after another. `count` is told of each clip whether it is refused."""
@@ -156,7 +138,7 @@ def _build_with_one_writer(
         with closing(results):
             made = _Results(plan, results, spool, count)
             for shard in shards:
-                _build_shard(plan, shard, begun.get(shard), made, notes_of)
+                _build_shard(plan, shard, begun.get(shard), made)
 
 
 def _disk_use(outcome: Outcome) -> int:
@@ -195,35 +177,40 @@ def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, .
     return tuple(clip for clip in clips if clip.key in refused)
 
 
-def _build_shard(plan: Plan, shard: int, before: Done | None, results: _Results, notes_of: NotesOf | None) -> None:
+def _build_shard(plan: Plan, shard: int, before: Done | None, results: _Results) -> None:
     with one_at_a_time(plan.state, shard):
         if plan.done_now(shard) == before:
-            _write(plan, shard, _made(plan, shard, before, results), notes_of)
+            _write(plan, shard, _made(plan, shard, before, results))
             return
     for clip in _clips_to_make(plan, shard, before):  # another process was given the same shard, and was quicker
         results.of(clip)
         results.forget(clip)
 
 
-def _write(plan: Plan, shard: int, outcomes: Iterator[Outcome], notes_of: NotesOf | None) -> None:
-    """A shard of its clips' outcomes, in order."""
+def _write(plan: Plan, shard: int, outcomes: Iterator[Outcome]) -> None:
+    """A shard of its clips' outcomes, in order; its samples are counted as they go by."""
     refused: list[Refusal] = []
-    notes = notes_of(shard) if notes_of else None
+    counted = ShardStatistics()
 
     def good() -> Iterator[Sample]:
         for outcome in outcomes:
             if isinstance(outcome, Refusal):
                 refused.append(outcome)
                 continue
-            if notes:
-                notes.add(outcome)
+            _count(outcome, counted)
             yield outcome
 
     with new_shard(plan.tar(shard), good(), scratch=plan.state) as new:
         made, entry = new or (None, None)
-        if notes:
-            notes.keep(entry)
+        if made and entry:
+            save_page(made.with_name(STATISTICS), counted.page(entry.sha256))
         replace_shard(plan.files(shard), made, Done(entry, tuple(refused)))
+
+
+def _count(sample: Sample, counted: ShardStatistics) -> None:
+    members = sample.members
+    record = record_or_why_not({suffix: members[suffix] for suffix in members if is_of_record(suffix)})
+    counted.add(sample.key, member_sizes(members), record, lambda: members["npy"])
 
 
 def _made(plan: Plan, shard: int, before: Done | None, results: _Results) -> Iterator[Outcome]:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# (where it stands, fields). `video` or `key` names the clip, `start` and `end` are seconds of its file, `group` is what
-# makes two items count as the same. What is asked, by task:
+from data_prep.clip import Refusal
+
+# (where it stands, fields). `video` or `key` names the clip (a tuple: by any of these names), `start` and `end` are
+# seconds of its file, `group` is what makes two items count as the same. What is asked, by task:
 #
 #     retrieval           caption: a text (training: a row a pair) or a list of texts (testing: a row a video)
 #     multiple choice     options: texts; answer: the place of the right one, from 0
-#     question answering  question, question_id; answers: texts; answer_weights: a number for each, 1 in all
+#     question answering  question, question_id, question_type; answers: texts; answer_weights: a number for each, 1 in
+#                         all; none of a question has an answer, or all have
 #     detection           second; boxes: [x0, y0, x1, y1] in shares of the frame; for each box actions: the published
 #                         numbers, and box_scores, where a detector found it
 Row = tuple[str, dict[str, Any]]
@@ -23,9 +26,9 @@ TEXTS = ("caption", "options", "question", "boxes")  # the field that holds what
 
 @dataclass(frozen=True)
 class Counts:
-    """How many videos and texts a published file has. by: who says so."""
+    """How many videos and texts a published file has; None: nobody says it. by: who says so."""
 
-    videos: int
+    videos: int | None
     texts: int | None = None
     by: str = "UMT, table 28"
 
@@ -34,15 +37,18 @@ class Counts:
 class Protocol:
     """One split of one task of one corpus.
 
-    read: the rows of the files, of which each form that is published is known. Raises DataError for any other.
+    read: the rows of the files, of which each form that is published is known; a Refusal of what is none, such as an
+    answer without its question. Raises DataError for files of any other form.
     expected: the counts that papers used; a file with one of them is whole. None: there is no such number.
+    first_s: only so many seconds from the start of a video are shown.
     """
 
     name: str
     task: Task
     about: str  # a line for `umt-data protocols`
-    read: Callable[[Sequence[Path]], Iterator[Row]]
+    read: Callable[[Sequence[Path]], Iterator[Row | Refusal]]
     expected: tuple[Counts, ...] = ()
+    first_s: float | None = None
 
 
 def num_texts(fields: Mapping[str, Any]) -> int:

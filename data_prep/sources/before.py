@@ -203,7 +203,7 @@ def _why_not_by_header(clip: Clip, header: _Header, keep: Before) -> str | None:
         return f"short side below {keep.min_side} pixels"
     if not keep.reads_seconds:
         return None
-    known = [header.seconds] if header.seconds else []
+    known = [min(header.seconds, clip.first_s or math.inf)] if header.seconds else []
     known += [clip.span_s[1] - clip.span_s[0]] if clip.span_s else []
     if not known:
         return "its header does not say how long it is"

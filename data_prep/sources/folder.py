@@ -17,7 +17,9 @@ from data_prep.sources.names import FileFinder, Missing
 from data_prep.sources.scan import FoundFiles, Keys, Kind, about_keys, no_file_of, scan
 from data_prep.tables.labels import Numbering, is_no_label, is_same_label, number_labels, two_labels
 from data_prep.tables.table import Table
-from umt_ds.errors import quoted
+from umt_ds.errors import ConfigError, quoted
+
+FIRST_SECONDS = "first_seconds"  # how the manifest of a set calls `first_s`
 
 
 def list_folder(
@@ -28,18 +30,26 @@ def list_folder(
     classes: Path | None = None,
     kind: Kind = "video",
     keys: Keys = "stem",
+    first_s: float | None = None,
 ) -> Listing:
     """Every video (or else `kind`) below `videos`. The csv files have the columns file,caption[,label] and file,label.
 
+    first_s: of each video, its first seconds are the clip (`Timeline.first`), and a shorter one is so as a whole.
+
     `file` names a video as `FileFinder` says. What several rows say of one video is joined; two labels of one are an
     error. Rows without a video are left out and reported.
-    Raises DataError where there is no video, a csv file is malformed, or not one of its rows has a video.
+    Raises DataError where there is no video, a csv file is malformed, or not one of its rows has a video, ConfigError
+    for the first seconds of what has none.
     """
+    if first_s and kind != "video":
+        raise ConfigError(
+            f"--first-seconds is for videos, and --kind {kind} has no seconds", hint="leave one of them out"
+        )
     found = scan(videos, kind, keys=keys)
     said = _read(captions, labels, FileFinder(found, videos, what="image" if kind == "image" else "video"), videos)
     used = {notes.label for notes in said.of.values()}
     numbering = number_labels(said.labels, used=used, classes=classes)
-    clips = tuple(_clip(found, path, said.of.get(path, _Notes()), numbering) for path in found.paths)
+    clips = tuple(_clip(found, path, said.of.get(path, _Notes()), numbering, first_s) for path in found.paths)
     with_caption, with_label = (sum(bool(c.captions) for c in clips), sum(c.label is not None for c in clips))
     told = [f"{with_caption} of {len(clips)} clips have a caption"] if captions else []
     told += [f"{with_label} of {len(clips)} clips have a label"] if said.labels or labels or classes else []
@@ -49,7 +59,7 @@ def list_folder(
         media="image" if kind == "image" else "video",
         left_out=(*found.unusable, *said.missing),
         labels=numbering.names,
-        about={"source": "folder", **about_keys(keys)},
+        about={"source": "folder", **about_keys(keys), **({FIRST_SECONDS: first_s} if first_s else {})},
         notes=(*found.notes, *said.notes, *numbering.notes, *told),
     )
 
@@ -126,11 +136,12 @@ def _add(said: _Said, table: Table, rows: Iterable[_Texts], names: FileFinder, f
     said.notes += table.notes
 
 
-def _clip(found: FoundFiles, path: str, notes: _Notes, labels: Numbering) -> Clip:
+def _clip(found: FoundFiles, path: str, notes: _Notes, labels: Numbering, first_s: float | None) -> Clip:
     return Clip(
         key=found.key(path),
         source=path,
         captions=tuple(notes.captions),
         label=labels.label(notes.label),
         label_name=labels.label_name(notes.label),
+        first_s=first_s,
     )

@@ -9,20 +9,25 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from data_prep.checking.samples import records_of, samples_of
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.checking.item_statistics import columns_of
+from data_prep.checking.samples import records_of
 from data_prep.clip import Clip, Listing, Refusal
+from data_prep.state.statistics import Columns
 from umt_ds.data.clips import read_record
 from umt_ds.data.order.views import as_options, views_of
 from umt_ds.data.shards.manifest import Manifest, load_manifest, load_shards
 from umt_ds.data.shards.records import SampleRef
-from umt_ds.data.shards.sample_record import Record, captions_of, has_label, number_in
+from umt_ds.data.shards.sample_record import Record
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, common_folder
 from umt_ds.errors import ConfigError, DataError, DecodeError, quoted, some
@@ -55,37 +60,50 @@ class Filter:
     def reads_json(self) -> bool:
         return self != Filter()
 
-    def why_not(self, record: Record) -> str | None:
-        """The reason to leave a sample out; None if it stays. What is asked about and unknown is left out, too."""
-        reasons = (self._of_seconds(record), self._of_side(record), self._of_caption(record))
-        return next(filter(None, reasons), "no label" if self.labelled and not has_label(record) else None)
+    def why_not(self, samples: Columns) -> list[str | None]:
+        """Of each of n samples the reason to leave it out; None if it stays. What is asked about and unknown is left
+        out, too."""
+        reasons = [f"damaged: {error}" if error else None for error in samples.texts("record_error")]
+        for rule in (self._of_seconds, self._of_side, self._of_caption, self._of_label):
+            if asked := rule(samples):
+                reasons = [before or now for before, now in zip(reasons, asked, strict=True)]
+        return reasons
 
-    def _of_seconds(self, record: Record) -> str | None:
+    def _of_seconds(self, samples: Columns) -> list[str | None] | None:
         if not self.min_seconds and math.isinf(self.max_seconds):
             return None
-        seconds = number_in(record, "duration_s")
-        if seconds is None:
-            return "duration unknown"
-        if seconds < self.min_seconds:
-            return f"shorter than {self.min_seconds:g} s"
-        return f"longer than {self.max_seconds:g} s" if seconds > self.max_seconds else None
+        seconds = samples.numbers("duration_s")
+        return _first_true(
+            (np.isnan(seconds), "duration unknown"),
+            (seconds < self.min_seconds, f"shorter than {self.min_seconds:g} s"),
+            (seconds > self.max_seconds, f"longer than {self.max_seconds:g} s"),
+        )
 
-    def _of_side(self, record: Record) -> str | None:
+    def _of_side(self, samples: Columns) -> list[str | None] | None:
         if not self.min_side:
             return None
-        sides = [number_in(record, f"source_{side}") for side in ("width", "height")]
-        known = [side for side in sides if side is not None]
-        if len(known) < 2:
-            return "size of the source unknown"
-        return f"short side below {self.min_side} pixels" if min(known) < self.min_side else None
+        side = np.minimum(samples.numbers("source_width"), samples.numbers("source_height"))  # NaN if one of them is
+        return _first_true(
+            (np.isnan(side), "size of the source unknown"),
+            (side < self.min_side, f"short side below {self.min_side} pixels"),
+        )
 
-    def _of_caption(self, record: Record) -> str | None:
+    def _of_caption(self, samples: Columns) -> list[str | None] | None:
         if not self.captioned:
             return None
-        try:
-            return None if captions_of(record) else "no caption"
-        except DecodeError as error:
-            return error.what
+        none = _first_true((~(samples.numbers("captions") > 0), "no caption"))
+        return [error or why for error, why in zip(samples.texts("caption_error"), none, strict=True)]
+
+    def _of_label(self, samples: Columns) -> list[str | None] | None:
+        if not self.labelled:
+            return None
+        return _first_true((~(samples.is_known("label") | samples.is_known("label_name")), "no label"))
+
+
+def _first_true(*rules: tuple[NDArray[np.bool_], str]) -> list[str | None]:
+    """Of n samples each the text of the first rule that is true of it."""
+    found: list[str | None] = np.select([rule for rule, _ in rules], [text for _, text in rules], "").tolist()
+    return [text or None for text in found]
 
 
 def list_sets(
@@ -108,11 +126,8 @@ def list_sets(
     root = common_folder(sets)
     clips: list[Clip] = []
     left_out: list[Refusal] = []
-    found = _samples(sets, manifests, root, with_records=keep.reads_json)
-    if to == "table":
-        found = _all_items(sets, root, with_records=keep.reads_json)
-    for source, row, key, record in found:
-        why = f"damaged: {record.what}" if isinstance(record, DecodeError) else keep.why_not(record)
+    found = _samples(sets, manifests, root, keep) if to == "tars" else _all_items(sets, manifests, root, keep)
+    for source, row, key, why in found:
         if why:
             left_out.append(Refusal(source, why, key))
         else:
@@ -205,15 +220,43 @@ def _with_records(listing: Listing) -> Iterator[tuple[Clip, Record | DecodeError
                     bar.update()
 
 
-def _all_items(
-    sets: Sequence[Path], root: Path, *, with_records: bool
-) -> Iterator[tuple[str, int, str, Record | DecodeError]]:
-    """(set below root, number, key, record) of every item of the sets; the record is empty unless it is asked for."""
-    for folder in sets:
-        with closing(ShardSource(folder, max_open=2)) as items:
-            for number, ref in enumerate(progress(items.refs(), total=len(items), unit="item", desc="list")):
-                record = _record_of(items, ref) if with_records else Record()
-                yield folder.relative_to(root).as_posix(), number, items.key(ref), record
+_Found = tuple[str, int, str, str | None]  # source below root; number there; key; why it is left out
+
+
+def _all_items(sets: Sequence[Path], manifests: Sequence[Manifest], root: Path, keep: Filter) -> Iterator[_Found]:
+    """Every item of the sets; its source is the set."""
+    for folder, manifest in zip(sets, manifests, strict=True):
+        with closing(_keys_and_reasons(folder, manifest, keep)) as shards:
+            found = (one for keys, reasons in shards for one in zip(keys, reasons, strict=True))
+            for number, (key, why) in enumerate(found):
+                yield folder.relative_to(root).as_posix(), number, key, why
+
+
+def _samples(sets: Sequence[Path], manifests: Sequence[Manifest], root: Path, keep: Filter) -> Iterator[_Found]:
+    """Every sample of the sets; its source is the tar."""
+    for folder, manifest in zip(sets, manifests, strict=True):
+        with closing(_keys_and_reasons(folder, manifest, keep)) as shards:
+            for entry, (keys, reasons) in zip(manifest.shards, shards, strict=True):
+                source = (folder / entry.file).relative_to(root).as_posix()
+                for row, (key, why) in enumerate(zip(keys, reasons, strict=True)):
+                    yield source, row, key, why
+
+
+def _keys_and_reasons(
+    folder: Path, manifest: Manifest, keep: Filter
+) -> Generator[tuple[Sequence[str], Sequence[str | None]], None, None]:
+    """Of each shard the keys of its items, and why they are left out; nothing but keys is read if nothing is asked."""
+    with progress(total=manifest.num_samples, unit="item", desc="list") as bar:
+        if keep.reads_json:
+            for columns in columns_of(folder, manifest):
+                keys = [key or "" for key in columns.texts("key")]
+                yield keys, keep.why_not(columns)
+                bar.update(len(keys))
+            return
+        with closing(ShardSource(folder, max_open=1)) as items:
+            for shard, count in enumerate(items.counts):
+                yield [items.key(SampleRef(shard, nth)) for nth in range(count)], [None] * count
+                bar.update(count)
 
 
 def _record_of(items: ShardSource, ref: SampleRef) -> Record | DecodeError:
@@ -221,21 +264,6 @@ def _record_of(items: ShardSource, ref: SampleRef) -> Record | DecodeError:
         return dict(read_record(items, ref))
     except DecodeError as error:
         return error
-
-
-def _samples(
-    sets: Sequence[Path], manifests: Sequence[Manifest], root: Path, *, with_records: bool
-) -> Iterator[tuple[str, int, str, Record | DecodeError]]:
-    """(tar below root, row, key, record) of every sample of the sets; the record is empty where it is not asked for."""
-    with progress(total=sum(manifest.num_samples for manifest in manifests), unit="sample", desc="list") as bar:
-        for folder, manifest in zip(sets, manifests, strict=True):
-            for shard in manifest.shards:
-                tar = folder / shard.file
-                source = tar.relative_to(root).as_posix()
-                samples = records_of(tar) if with_records else ((sample, Record()) for sample in samples_of(tar))
-                for row, (sample, record) in enumerate(samples):
-                    yield source, row, sample.key, record
-                bar.update(shard.samples)
 
 
 def _none_left(sets: Sequence[Path], left_out: Sequence[Refusal]) -> DataError:

@@ -3,6 +3,7 @@
     OUT/NAME-000123.tar, NAME-000123.index.npz
     OUT/.umt-data/done/000123.json        the shard is whole: what it holds, and what it refused
     OUT/.umt-data/done/000123.next.json   the record to come, while the two files are being replaced
+    OUT/.umt-data/statistics/000123.arrow what its samples say of themselves (`statistics.py`)
 
 A kill can come between any two of these steps. Then the tar says how far it came: is it the one of the record to come,
 the rest is done, else that record is dropped; the index is made from the tar. Nothing is decoded for that.
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
+from data_prep.state.statistics import STATISTICS
 from umt_ds.data.shards.fetch import read_whole, size_of
 from umt_ds.data.shards.manifest import ShardEntry
 from umt_ds.data.shards.records import index_path, sha256_of, write_json
@@ -24,6 +26,7 @@ from umt_ds.data.shards.tars import index_tar
 from umt_ds.errors import DataError
 
 COMING = ".next.json"
+PAGES = "statistics"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class ShardFiles:
     def coming(self) -> Path:
         return self.record.with_name(self.record.name.removesuffix(".json") + COMING)
 
+    @property
+    def statistics(self) -> Path:
+        """The page of the shard. It is of another tar for a moment while that is being replaced, and says of which."""
+        return self.record.parent.parent / PAGES / f"{self.record.stem}.arrow"
+
     def is_whole(self, done: Done) -> bool:
         """Whether the files that a record tells of are there, by their sizes."""
         entry = done.entry
@@ -63,12 +71,15 @@ class ShardFiles:
 
 
 def replace_shard(files: ShardFiles, made: Path | None, done: Done) -> None:
-    """Put the finished local tar `made`, with its index beside it, in the place of what there is; None: no file."""
+    """Put the finished local tar `made`, with index and statistics beside it, in the place of what there is; None: no
+    file."""
     done.save(files.coming)
     if made is None:
-        files.tar.unlink(missing_ok=True)
-        index_path(files.tar).unlink(missing_ok=True)
+        for path in (files.tar, index_path(files.tar), files.statistics):
+            path.unlink(missing_ok=True)
     else:
+        files.statistics.parent.mkdir(parents=True, exist_ok=True)
+        publish(made.with_name(STATISTICS), files.statistics)
         publish(index_path(made), index_path(files.tar))
         publish(made, files.tar)
     done.save(files.record)

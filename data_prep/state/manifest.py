@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 from data_prep.clip import Refusal
@@ -12,7 +14,7 @@ from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.plan import Plan
 from umt_ds import __version__
 from umt_ds.data.pixels.video import versions
-from umt_ds.data.shards.manifest import Manifest, ShardEntry
+from umt_ds.data.shards.manifest import Manifest, SetFile, ShardEntry
 from umt_ds.data.shards.node_index import publish_index
 from umt_ds.data.shards.storage import is_local, remove_half_made, write_whole
 from umt_ds.errors import DataError
@@ -38,9 +40,14 @@ class Summary:
         return len(self.refused) / max(1, self.samples + len(self.refused))
 
 
-def finish(plan: Plan) -> Summary:
+# Writes the statistics of a set whose shards have these entries
+StatisticsOf = Callable[[Plan, Mapping[int, ShardEntry]], SetFile]
+
+
+def finish(plan: Plan, *, statistics_of: StatisticsOf) -> Summary:
     """Write bad.csv and the manifest of a set whose shards are all done. Raises DataError where some are not."""
-    entries, refused = _all_done(plan)
+    by_shard, refused = _all_done(plan)
+    entries = tuple(by_shard.values())
     left_out = plan.left_out()
     write_whole(plan.out / BAD_CSV, csv_of_refusals([*refused, *left_out]))
     Manifest(
@@ -51,6 +58,8 @@ def finish(plan: Plan) -> Summary:
         options=plan.options(),
         tool=tool(),
         index=publish_index(plan.out, entries),
+        statistics=statistics_of(plan, by_shard),
+        earlier=_earlier(plan, by_shard),
     ).save(plan.out)
     if is_local(plan.out):
         remove_half_made(plan.state)
@@ -60,7 +69,8 @@ def finish(plan: Plan) -> Summary:
 
 def _remove_partial(plan: Plan) -> None:
     """Remove what processes left that were killed while they wrote a small file; a user's own files stay."""
-    ours = re.compile(r"(manifest\.json|index\.arrow|bad\.csv|stats\.json|.+\.index\.npz)\..+-\d+\.partial")
+    files = r"manifest\.json|(index|statistics)\.arrow|bad\.csv|stats\.json|.+\.index\.npz"
+    ours = re.compile(rf"({files})\..+-\d+\.partial")
     left = [path for path in plan.out.glob("*.partial") if ours.fullmatch(path.name)]
     for path in (*left, *plan.state.rglob("*.partial")):
         if path.parent.name.startswith(".making-"):
@@ -70,12 +80,14 @@ def _remove_partial(plan: Plan) -> None:
 
 def summary_of(plan: Plan) -> Summary:
     """What became of the clips of a plan. Raises DataError where shards are missing."""
-    entries, refused = _all_done(plan)
+    by_shard, refused = _all_done(plan)
+    entries = by_shard.values()
     samples, size = sum(entry.samples for entry in entries), sum(entry.bytes for entry in entries)
     return Summary(plan.out, plan.name, samples, len(entries), size, refused, len(plan.left_out()))
 
 
-def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
+def _all_done(plan: Plan) -> tuple[dict[int, ShardEntry], tuple[Refusal, ...]]:
+    """The entries of the shards that hold a sample, by shard, and all refusals."""
     records = plan.done(range(plan.num_shards))
     if len(records) < plan.num_shards:
         missing = [shard for shard in range(plan.num_shards) if shard not in records]
@@ -84,10 +96,15 @@ def _all_done(plan: Plan) -> tuple[tuple[ShardEntry, ...], tuple[Refusal, ...]]:
             f"({', '.join(map(str, missing[:8]))}{', …' if len(missing) > 8 else ''})",
             hint="give the command that began the set again: it makes what is missing",
         )
-    done = [records[shard] for shard in range(plan.num_shards)]
-    entries = tuple(record.entry for record in done if record.entry)
-    refused = tuple(refusal for record in done for refusal in record.refused)
-    return entries, refused
+    done = {shard: records[shard] for shard in range(plan.num_shards)}
+    entries = {shard: record.entry for shard, record in done.items() if record.entry}
+    return entries, tuple(refusal for record in done.values() for refusal in record.refused)
+
+
+def _earlier(plan: Plan, entries: Mapping[int, ShardEntry]) -> tuple[int, ...]:
+    """How many shards with a sample the set had each time before clips were added."""
+    counts = [sum(shard < end for shard in entries) for end in plan.partition.ends]
+    return tuple(count for count, after in pairwise(counts) if 0 < count < after)
 
 
 def _media_of(plan: Plan) -> str:

@@ -2,14 +2,15 @@
 
     OUT/NAME-000000.tar, NAME-000000.index.npz, …
     OUT/.umt-data/plan.json         what the set is made of; a later run must agree with it
-    OUT/.umt-data/clips.jsonl       every clip of the plan, a line each, in the order of the shards
+    OUT/.umt-data/clips.jsonl       every clip of the plan, a line each, in the order of the shards (clips_file.py)
     OUT/.umt-data/left_out.csv      what was known to be no sample before anything was decoded
     OUT/.umt-data/done/000000.json  shard 0 is whole, with what it refused (done.py)
     OUT/.umt-data/lock, …           who works here (claim.py)
     OUT/bad.csv, OUT/manifest.json, OUT/stats.json    when every shard is done (manifest.py)
 
 Shards are a fixed partition of the listing's clips, so nothing in OUT depends on who did what when. A process that
-makes some of the shards, on this machine or another, needs nothing but OUT: it reads its own clips only.
+makes some of the shards, on this machine or another, needs nothing but OUT: it reads its own clips only. Clips that are
+added later are a further batch, in shards of their own behind those that there are (growth.py).
 """
 
 from __future__ import annotations
@@ -20,15 +21,23 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 from data_prep.clip import Clip, Listing, Refusal, SourceMedia, Store, StoreOptions
 from data_prep.state.claim import Claim, claim, one_at_a_time, refuse_beside_jobs
-from data_prep.state.clips_file import CLIPS_FILES, PlannedClips, csv_of_refusals, read_refusals, write_clips
+from data_prep.state.clips_file import (
+    Partition,
+    PlannedClips,
+    clips_files,
+    csv_of_refusals,
+    read_refusals,
+    write_clips,
+)
 from data_prep.state.done import Done, ShardFiles, parse_done, read_done, recover
+from data_prep.state.growth import Growth, new_clips
 from data_prep.state.writer import check_name
 from umt_ds.data.order.views import is_views_text
 from umt_ds.data.shards.fetch import read_whole
@@ -59,29 +68,39 @@ class Plan:
     root: Path
     media: SourceMedia
     store: StoreOptions
-    num_clips: int
+    batches: tuple[int, ...]  # clips: those that the set was begun with, and those that were added each time
     labels: tuple[str, ...]
     about: dict[str, Any] = field(default_factory=dict)
+    growth: Growth | None = field(default=None, compare=False)  # how a listing differs from the set begun here before
 
     @property
     def state(self) -> Path:
         return self.out / STATE_FOLDER
 
     @property
+    def num_clips(self) -> int:
+        return sum(self.batches)
+
+    @cached_property
+    def partition(self) -> Partition:
+        return Partition(self.batches, self.store.per_shard)
+
+    @property
     def num_shards(self) -> int:
-        return -(-self.num_clips // self.store.per_shard)
+        return self.partition.ends[-1]
 
     def num_clips_of(self, shard: int) -> int:
-        """How many clips one shard has; the last can have fewer."""
-        return min(self.store.per_shard, self.num_clips - shard * self.store.per_shard)
+        """How many clips one shard has; the last of a batch can have fewer."""
+        return self.partition.num_clips_of(shard)
 
     def clips_of(self, shard: int) -> tuple[Clip, ...]:
         """The clips of one shard. Raises DataError where they cannot be read."""
-        return self._clips.of_shard(shard)
+        return self.planned.of_shard(shard)
 
     @cached_property
-    def _clips(self) -> PlannedClips:
-        return PlannedClips(self.state, self.num_clips, self.store.per_shard)
+    def planned(self) -> PlannedClips:
+        """All clips."""
+        return PlannedClips(self.state, self.partition)
 
     def tar(self, shard: int) -> Path:
         return self.out / f"{self.name}-{shard:06d}.tar"
@@ -155,29 +174,43 @@ class Plan:
             ) from error
 
 
-def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Plan:
-    """Begin the set in `out`, or continue the one begun there. `listing` is in order.
+def plan_for(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> tuple[Plan, tuple[Clip, ...]]:
+    """The plan by which `listing` becomes the set in `out`, and its clips that no plan there has yet: all of them, or
+    those that the set begun there lacks. Nothing is written. `listing` is in order.
 
-    Raises ConfigError if that one had other options or other clips, DataError if `out` holds other shards.
+    Raises ConfigError if the set there has other options, or clips that the listing has not or says other things of;
+    DataError if `out` holds other shards.
     """
     _check_new(out, name)
-    plan = Plan(
-        out, name, absolute(listing.root), listing.media, store, len(listing.clips), listing.labels, dict(listing.about)
-    )
-    begun = plan.state / _PLAN
+    new = listing.clips
+    root, about = absolute(listing.root), dict(listing.about)
+    plan = Plan(out, name, root, listing.media, store, (len(new),), listing.labels, about)
+    if not kind_of(plan.state / _PLAN):  # an error of a store must not pass for "no": the plan would be written anew
+        return plan, new
+    before = load_plan(out)
+    _check_same(_describe(before), json.loads(json.dumps(_describe(plan))), out)  # as it reads back
+    new = new_clips(before.planned, listing, out)
+    batches = (*before.batches, len(new)) if new else before.batches
+    growth = Growth(len(new), before.num_clips, (len(before.left_out()), len(listing.left_out)))
+    return replace(plan, batches=batches, growth=growth), new
+
+
+def open_plan(out: Path, *, name: str, listing: Listing, store: StoreOptions) -> Plan:
+    """Begin the set in `out`, or continue the one begun there, with what `listing` (in order) has besides.
+
+    Raises what `plan_for` raises.
+    """
+    plan, new = plan_for(out, name=name, listing=listing, store=store)
+    batch = len(plan.batches) - 1
     (plan.state / "done").mkdir(parents=True, exist_ok=True)
     with scratch_for(plan.state) as scratch:
-        content = write_clips(scratch, listing, store.per_shard)
-        left_out = csv_of_refusals(listing.left_out)
-        (scratch / _LEFT_OUT).write_bytes(left_out)
-        content.update(left_out)
-        described = json.loads(json.dumps({**_describe(plan), "content": content.hexdigest()}))  # as it reads back
-        if kind_of(begun):  # an error of a store must not pass for "no": the plan would be written anew
-            _check_same(_read_plan(begun), described, out)
-        else:
-            for file in (_LEFT_OUT, *CLIPS_FILES):
+        (scratch / _LEFT_OUT).write_bytes(csv_of_refusals(listing.left_out))
+        publish(scratch / _LEFT_OUT, plan.state / _LEFT_OUT)
+        if new or plan.growth is None:
+            write_clips(scratch, new, store.per_shard, batch=batch)
+            for file in clips_files(batch):
                 publish(scratch / file, plan.state / file)
-    write_json(begun, described)  # also when continued: the videos may lie elsewhere now
+    write_json(plan.state / _PLAN, _describe(plan))  # also when continued: the videos may lie elsewhere now
     return plan
 
 
@@ -232,7 +265,8 @@ def load_plan(out: Path) -> Plan:
     record = _read_plan(path)
     store, labels = StoreOptions(**record["store_options"]), tuple(record["labels"])
     root = as_path(record["root"])
-    return Plan(out, record["name"], root, record["media"], store, record["clips"], labels, record["about"])
+    batches = tuple(record.get("batches", (record["clips"],)))
+    return Plan(out, record["name"], root, record["media"], store, batches, labels, record["about"])
 
 
 def _check_new(out: Path, name: str) -> None:
@@ -254,6 +288,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
         "media": plan.media,
         "store_options": plan.store.described(),
         "clips": plan.num_clips,
+        **({"batches": plan.batches} if len(plan.batches) > 1 else {}),
         "labels": list(plan.labels),
         "about": plan.about,
     }
@@ -286,6 +321,11 @@ def _check_types(plan: dict[str, Any]) -> None:
         raise ValueError("a text or a number is none")
     if type(plan["clips"]) is not int or plan["clips"] < 0:
         raise ValueError(f"it has {plan['clips']!r:.50} clips")
+    batches = plan.get("batches", [plan["clips"]])
+    if not isinstance(batches, list) or not all(type(n) is int and n >= 0 for n in batches):
+        raise ValueError(f"its batches of clips are {batches!r:.50}")
+    if sum(batches) != plan["clips"]:
+        raise ValueError(f"it has {plan['clips']} clips, and {sum(batches)} in batches")
     if Path(plan["name"]).name != plan["name"] or not isinstance(labels, list) or not isinstance(about, dict):
         raise ValueError("its name, labels or options are none")
     if store.fps is not None and not (type(store.fps) in (int, float) and 0 < store.fps < math.inf):
@@ -297,18 +337,18 @@ def _check_types(plan: dict[str, Any]) -> None:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    """`root` may differ: the videos were moved. What lies there decides, and that is `content`."""
+    """Raises ConfigError for other options. `root` may differ: the videos were moved; and clips may be added."""
     was, is_now = _flat(before), _flat(now)
-    names = (was.keys() | is_now.keys()) - {"root"}
+    names = (was.keys() | is_now.keys()) - {"root", "clips", "batches", "labels"}
     changed = [name for name in sorted(names) if was.get(name) != is_now.get(name)]
-    if not changed:
-        return
-    named = [name for name in changed if name not in ("content", "labels")]
-    details = [f"{name} {shown(repr(was.get(name)))} → {shown(repr(is_now.get(name)))}" for name in named]
-    raise ConfigError(
-        f"{out} was begun with another {some(details, each=200) or 'list of clips, captions or labels'}",
-        hint="give the earlier options to continue, or choose another folder (or delete this one)",
-    )
+    details = [f"{name} {shown(repr(was.get(name)))} → {shown(repr(is_now.get(name)))}" for name in changed]
+    if was["labels"] != is_now["labels"]:
+        details.append(f"list of classes ({len(was['labels']):,} → {len(is_now['labels']):,} names)")
+    if details:
+        raise ConfigError(
+            f"{out} was begun with another {some(details, each=200)}",
+            hint="give the earlier options to continue, or choose another folder (or delete this one)",
+        )
 
 
 def _flat(described: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from umt_ds.errors import UmtError
 CLIPS = (
     Clip("a", "a.mp4", ("one", "two"), 3, "running"),
     Clip("b", "b.mp4", span_s=(1.0, 2.5), extra={"sport": 1}),
-    Clip("ç", "ç.mp4"),
+    Clip("ç", "ç.mp4", first_s=30.0),
 )
 text = st.text(max_size=6) | st.sampled_from(["\ud83d", "../x", "set-000000.tar", "a"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | text
@@ -137,4 +137,6 @@ def check(found: tuple[object, ...] | None) -> None:
         assert all(isinstance(one, str) for one in (clip.key, clip.source, *clip.captions, clip.label_name or ""))
         assert clip.label is None or type(clip.label) is int
         assert clip.span_s is None or [type(one) in (int, float) for one in clip.span_s] == [True, True]
+        assert type(clip.is_of_whole) is bool
+        assert clip.first_s is None or clip.first_s > 0
     assert getattr(summary, "samples", None) == 2

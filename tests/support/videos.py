@@ -32,7 +32,7 @@ def write_video(
     *,
     frames: int = 12,
     size: tuple[int, int] = (64, 48),
-    fps: int = 10,
+    fps: int | Fraction = 10,
     rotation: int = 0,
     pictures: Sequence[NDArray[np.uint8]] | None = None,
 ) -> Path:
@@ -52,7 +52,7 @@ def write_video(
     return path
 
 
-def write_numbered_video(path: Path, numbers: Iterable[int], *, fps: int = 30) -> Path:
+def write_numbered_video(path: Path, numbers: Iterable[int], *, fps: int | Fraction = 30) -> Path:
     """A video of 48 x 48 pixels whose frames show these numbers below 512, for more frames than grey levels tell."""
     return write_video(path, pictures=[numbered(number) for number in numbers], size=(48, 48), fps=fps)
 

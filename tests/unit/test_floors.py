@@ -83,6 +83,7 @@ NEIGHBOURS = {
         "umt_ds.data.shards.manifest",  # and what a set says of itself
         "umt_ds.data.shards.node_index",  # the index of a whole set
         "umt_ds.data.shards.set_index",
+        "umt_ds.data.shards.arrow_files",  # the statistics of a set are columns of such a file
         "umt_ds.data.shards.items",  # tables over the frames of a set
         "umt_ds.data.shards.source",  # a set as training reads it
         "umt_ds.data.shards.tars",  # what lies in a tar
@@ -147,6 +148,7 @@ DOORS = {
         "umt_ds.data.shards.arrow_files",
         "umt_ds.data.shards.set_index",
         "umt_ds.data.shards.items",
+        "data_prep.state.statistics",  # columns
         "data_prep.tables.annotations",
     ),
     "wandb": ("umt_ds.engine.report",),

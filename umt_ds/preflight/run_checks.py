@@ -20,6 +20,7 @@ from umt_ds.preflight import checks, input_checks, task_checks
 from umt_ds.preflight.checks import Check, Finding
 
 _LIMIT_S = 120.0
+_START_S = 60.0  # to start a process; the limit counts from when it takes its check
 
 
 def run_checks(
@@ -98,7 +99,8 @@ def run_check(name: str, look: Check, *, limit_s: float = _LIMIT_S) -> Finding:
     """The finding of `look`, made in another process; if that crashes or takes longer, the finding says so."""
     pool = ProcessPool(1, max_tasks=1, context=multiprocessing.get_context("fork"))
     try:
-        finding: Finding = pool.schedule(_look, args=(look,), timeout=limit_s).result()
+        # a fork of a process with threads can hang before it takes anything
+        finding: Finding = pool.schedule(_look, args=(look,), timeout=limit_s).result(limit_s + _START_S)
     except TookTooLong:
         finding = Finding(
             "problem", f"no answer within {limit_s:g} s", todo="see what it waits for: a mount, a driver?"

@@ -65,7 +65,9 @@ def trainer_killed(build: Callable[[int], Any], *, after_s: float) -> list[int]:
             time.sleep(60)
         finally:
             os._exit(1)
+    os.close(tell)  # else nobody would hear that the fork ended without a word
     workers = [int(word) for word in os.read(told, 99).split()]
+    assert len(workers) == 2
     time.sleep(after_s)
     os.kill(trainer, signal.SIGKILL)
     os.waitpid(trainer, 0)

@@ -99,7 +99,8 @@ def test_what_a_living_process_uses_stays(temporary: Path, shared: Path) -> None
             signal.pause()
         finally:
             os._exit(1)
-    os.read(told, 1)
+    os.close(tell)  # else nobody would hear that the fork ended without a word
+    assert os.read(told, 1)
     try:
         before = sorted(shared.iterdir())
         own = leftovers.own_folder()

@@ -34,6 +34,7 @@ class Timeline:
     end_s: float  # when the last frame ends
     # frames a second, where it is constant; 0: no time is known, frames can only be counted; None: it varies
     rate: float | None
+    stated: float = 0.0  # frames a second, as the stream says it; 0: it does not
 
     @property
     def count(self) -> int:
@@ -66,6 +67,21 @@ class Timeline:
         start, end = self.clipped(span_s)
         first, last = self._first_from(start), self._first_from(end)
         return range(first, last) if first < last else range(first - 1, first)
+
+    def first(self, wanted_s: float) -> Span | None:
+        """The first seconds, as a reader takes them that counts frames: int(seconds · frames a second) of them. None
+        where there are no more.
+
+        Source: METHOD.md, "The first seconds of a video". Raises DecodeError where no frame rate is known.
+        """
+        if self.count == 1:
+            return None
+        fps = float(self.mean_rate(Fraction(self.stated) if self.stated else None, at_most=None))
+        count = max(1, int(wanted_s * fps))
+        if count >= self.count:
+            return None
+        end_s = self.seconds[0] + count / self.rate if self.rate else self.seconds[count]
+        return self.seconds[0], end_s
 
     def _first_from(self, time_s: float) -> int:
         """The number of the first frame that begins at `time_s` or later; `count` where none does."""
@@ -122,7 +138,7 @@ def timeline(
         last_s = 1 / rate
     elif not last_s:
         last_s = step or (seconds[-1] / (len(seconds) - 1) if len(seconds) > 1 else 0.0)
-    return Timeline([begin_s + second for second in seconds], begin_s + seconds[-1] + last_s, rate)
+    return Timeline([begin_s + second for second in seconds], begin_s + seconds[-1] + last_s, rate, fps)
 
 
 def joined(times: Sequence[float], *, step_s: float, longest_s: float = math.inf) -> list[float] | None:

@@ -30,15 +30,15 @@ class Page(NamedTuple):
 
 
 class ArrowFile:
-    """The pages of a finished file on a disk of this machine.
+    """The pages of a finished file on a disk of this machine; or of its `data`, where that was read already.
 
     It may be opened before a fork. Raises DataError where the file is not one, or another's columns.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, *, hint: str) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, *, hint: str, data: bytes | None = None) -> None:
         self._path, self._hint = path, hint
         try:
-            self._reader = ipc.open_file(pa.memory_map(str(path)))
+            self._reader = ipc.open_file(pa.memory_map(str(path)) if data is None else pa.BufferReader(data))
             found = self._reader.schema
             missing = [field.name for field in schema if found.get_field_index(field.name) < 0]
             wrong = [field.name for field in schema if not missing and found.field(field.name).type != field.type]
@@ -55,12 +55,12 @@ class ArrowFile:
     def schema(self) -> pa.Schema:
         return self._reader.schema
 
-    def page(self, number: int) -> Page:
-        """Page `number`, its columns as long as it says; what is in them is not looked at. Raises DataError where it is
-        damaged."""
+    def page(self, number: int, *, whole: bool = False) -> Page:
+        """Page `number`, its columns as long as it says; what is in them is looked at where it is asked for as a
+        `whole`. Raises DataError where it is damaged."""
         try:
             batch, notes = self._reader.get_batch_with_custom_metadata(number)
-            batch.validate()
+            batch.validate(full=whole)
             return Page(batch, {key.decode(): value.decode() for key, value in (notes or {}).items()})
         except _DAMAGED as error:
             raise self._damaged(f"page {number}: {error}") from error

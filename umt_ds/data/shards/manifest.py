@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, some
 
 MANIFEST = "manifest.json"
-FORMATS = (1, 2)  # 2: with files of the whole set, `index` and `items`
+FORMATS = (1, 2)  # 2: with files of the whole set: `index`, `items`, `statistics`
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class SetFile:
-    """A file beside the manifest that tells of all shards: `index.arrow`, `items.arrow`."""
+    """A file beside the manifest that tells of all shards: `index.arrow`, `items.arrow`, `statistics.arrow`."""
 
     bytes: int
     sha256: str
@@ -55,8 +55,9 @@ class Part:
 class Manifest:
     """What a folder of shards holds. `fingerprint` changes whenever what a run would read changes.
 
-    index: None in a set that was written before there was such a file. A table over other sets has no shards but parts,
-    and items where it asks something of its own.
+    index, statistics: None in a set that was written before there were such files. A table over other sets has no
+    shards but parts, and items where it asks something of its own. earlier: how many of the shards the set had before
+    shards were added, each time.
     """
 
     name: str
@@ -69,6 +70,8 @@ class Manifest:
     items: SetFile | None = None
     num_items: int | None = None  # of `items`
     parts: tuple[Part, ...] = ()
+    statistics: SetFile | None = None  # of the samples in `shards`: no run reads them
+    earlier: tuple[int, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -101,9 +104,14 @@ class Manifest:
         text = json.dumps([content, list(self.labels), *more], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def version(self, fingerprint: str) -> Manifest | None:
+        """The set with this fingerprint: this one, or what it was before shards were added; None: it was never so."""
+        earlier = (replace(self, shards=self.shards[:count], earlier=()) for count in reversed(self.earlier))
+        return next((one for one in (self, *earlier) if one.fingerprint == fingerprint), None)
+
     def save(self, folder: Path) -> None:
         """Write `folder/manifest.json`."""
-        newer = ("index", "items", "num_items", "parts")
+        newer = ("index", "items", "num_items", "parts", "statistics", "earlier")
         record = asdict(self)
         there = {name: value for name in newer if (value := record.pop(name))}
         record = {
@@ -182,10 +190,10 @@ def _parse_manifest(data: bytes, folder: Path) -> Manifest:
         stated = record.pop("fingerprint")
         record.pop("num_samples")
         shards = tuple(ShardEntry(**entry) for entry in record.pop("shards"))
-        index, items = (_set_file(record.pop(name, None)) for name in ("index", "items"))
         parts = tuple(Part(**{**part, "rows": _set_file(part.get("rows"))}) for part in record.pop("parts", ()))
-        labels = tuple(record.pop("labels"))
-        manifest = Manifest(shards=shards, labels=labels, index=index, items=items, parts=parts, **record)
+        record |= {name: _set_file(record.get(name)) for name in ("index", "items", "statistics")}
+        record |= {"labels": tuple(record["labels"]), "earlier": tuple(record.get("earlier", ()))}
+        manifest = Manifest(shards=shards, parts=parts, **record)
         _check_types(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
         raise DataError(f"{path} is damaged: {error}", hint=f"run `umt-data index {folder} --force`") from error
@@ -211,7 +219,7 @@ def _check_types(manifest: Manifest) -> None:
     for shard in manifest.shards:
         texts += [shard.file, shard.sha256, shard.index_sha256]
         numbers += [shard.samples, shard.bytes]
-    for file in (manifest.index, manifest.items, *(part.rows for part in manifest.parts)):
+    for file in (manifest.index, manifest.items, manifest.statistics, *(part.rows for part in manifest.parts)):
         if file is not None:
             texts.append(file.sha256)
             numbers.append(file.bytes)
@@ -220,6 +228,7 @@ def _check_types(manifest: Manifest) -> None:
         numbers.append(part.num_items)
     if manifest.num_items is not None:
         numbers.append(manifest.num_items)
+    numbers += manifest.earlier
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise TypeError(f"{wrong[0]!r:.50} stands where a text belongs")
     if wrong := [number for number in numbers if type(number) is not int or number < 0]:

@@ -67,7 +67,7 @@ class SetIndex:
     def __init__(self, path: Path, entries: tuple[ShardEntry, ...], *, hint: str) -> None:
         self._path, self._entries, self._hint = path, entries, hint
         self._file = ArrowFile(path, _SCHEMA, hint=hint)
-        if len(self._file) != len(entries):
+        if len(self._file) < len(entries):  # there are more where the entries are those of an earlier version
             raise self._other(f"it has {len(self._file)} shards, the manifest {len(entries)}")
         self._pages: LruCache[int, _ShardPage] = LruCache(self._load, size=_PAGES)
 

@@ -35,7 +35,8 @@ _MOST_LEVELS = 20  # tables over tables: more is a circle
 class ShardSource:
     """A set as numbered items: counts, keys, members, verified bytes, and what is asked of them.
 
-    Opening it reads manifests and maps indexes; see `FrameSet` for `max_open`, `cache` and `look`.
+    Opening it reads manifests and maps indexes; see `FrameSet` for `max_open`, `cache` and `look`. A table is over its
+    sets as they were when it was made: samples that were added to them since are not among its items.
 
     counts: items by the shard that their samples lie in; the shards of all sets that it reads, one after the other.
     """
@@ -83,21 +84,40 @@ class ShardSource:
         shard = bisect_right(self._ends, number)
         return SampleRef(shard, number - (self._ends[shard] - self.counts[shard]))
 
+    @property
+    def sets(self) -> list[tuple[Path, Manifest]]:
+        """The sets that its shards are of, one after the other; one may be there twice."""
+        return [(frames.folder, frames.manifest) for frames in self._frames]
+
+    def tar(self, shard: int) -> Path:
+        """The file of one of its shards."""
+        frames, own = self._place(shard)
+        return frames.folder / frames.manifest.shards[own].file
+
+    def item(self, ref: SampleRef) -> Item:
+        """An item as its table has it; its `shard` is that of `ref`."""
+        return self._items.item(ref.shard, ref.row)
+
+    def sample_key(self, ref: SampleRef) -> str:
+        """The key of an item's sample."""
+        frames, shard = self._place(ref.shard)
+        return frames.key(shard, self.item(ref).row)
+
     def key(self, ref: SampleRef) -> str:
         """The key of an item: its name in log and digest, where it has none that of its sample."""
-        item = self._item(ref)
+        item = self.item(ref)
         frames, shard = self._place(item.shard)
         return frames.key(shard, item.row) if item.key is None else item.key
 
     def members(self, ref: SampleRef) -> list[Member]:
         """The files of an item's sample, in tar order."""
-        item = self._item(ref)
+        item = self.item(ref)
         frames, shard = self._place(item.shard)
         return frames.members(shard, item.row)
 
     def question(self, ref: SampleRef) -> Question:
         """What is asked of the item's sample, in a set that is a table."""
-        item = self._item(ref)
+        item = self.item(ref)
         if item.key is None:
             return NO_QUESTION
         frames, shard = self._place(item.shard)
@@ -141,9 +161,6 @@ class ShardSource:
         for frames in self._frames:
             frames.close()
 
-    def _item(self, ref: SampleRef) -> Item:
-        return self._items.item(ref.shard, ref.row)
-
     def _which(self, shard: int) -> tuple[int, int]:
         """The frame set of a shard, and the place of the shard there."""
         which = bisect_right(self._shard_ends, shard)
@@ -174,10 +191,10 @@ class ShardSource:
 
     def _open_part(self, folder: Path, number: int, part: Part, frame_set: _OpenFrames, level: int) -> ItemTable:
         place = as_path(part.set) if is_url(part.set) else folder / part.set
-        manifest = load_manifest(place, wait=True)
-        if manifest.fingerprint != part.fingerprint:
+        manifest = load_manifest(place, wait=True).version(part.fingerprint)
+        if manifest is None:
             raise DataError(
-                f"{place} has changed since {folder} was made as a table over it",
+                f"{place} has changed since {folder} was made as a table over it, and not by samples that were added",
                 hint=f"make {folder} again, or restore {place}",
             )
         table = self._open(place, manifest, frame_set, level + 1)

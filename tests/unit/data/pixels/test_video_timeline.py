@@ -64,6 +64,24 @@ def test_a_constant_rate_gives_the_same_frames_without_rounding() -> None:
     assert [tenths.within((n / 10, n / 10 + 1)).start for n in range(250)] == list(range(250))
 
 
+@pytest.mark.parametrize("fps", [25.0, 30000 / 1001, 30.0, 14.985, 60000 / 1001])
+def test_the_first_seconds_are_so_many_frames_as_a_reader_that_counts_them_takes(fps: float) -> None:
+    for num_frames in (1, int(10 * fps), int(10 * fps) + 1, 700):
+        line = timeline([round(n / fps, 3) for n in range(num_frames)], fps=fps, tick_s=1e-3)
+        published = int(10 * fps) if num_frames / fps > 10 else num_frames
+        span = line.first(10.0)
+        assert (span is None) == (published == num_frames)
+        assert line.within(span) == range(published)
+
+
+def test_the_first_seconds_of_a_varying_rate_are_counted_by_the_mean_rate() -> None:
+    times = SLOWS_DOWN  # 70 frames in 4 s: 17.5 a second
+    for stated in (17.5, 0.0, 1000.0):  # as they are; unknown; nonsense
+        line = timeline(times, fps=stated, tick_s=1e-3, last_s=0.2)
+        assert line.within(line.first(2.0)) == range(35)
+        assert line.first(4.0) is None
+
+
 def test_seconds_of_which_nothing_is_shown_are_refused() -> None:
     line = varying([2.0, 2.1, 2.2], 2.3)
     for span, reason in [((0, 2), "first frame at 2.0 s and none at 0-2 s"), ((2.3, 5), "no frame at 2.3 s")]:

@@ -109,7 +109,8 @@ def test_a_loader_worker_that_outlives_the_run_still_uses_the_cache(tmp_path: Pa
         os.write(ready[1], b".")
         os.read(end[0], 1)
         os._exit(0)
-    os.read(ready[0], 1)
+    os.close(ready[1])  # else nobody would hear that the fork ended without a word
+    assert os.read(ready[0], 1)
     del cache
     BlockCache(tmp_path, max_bytes=3 * SIZE)
     kept = stored_bytes(tmp_path)

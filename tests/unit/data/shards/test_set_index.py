@@ -130,8 +130,14 @@ def test_the_index_of_another_set_is_refused(folder: Path, tmp_path: Path) -> No
     other = write_shards(tmp_path / "other", (5, 4, 5))
     with pytest.raises(DataError, match="has 6 samples in it, 5 in the manifest"):
         opened(folder, load_manifest(other)).key(2, 0)
-    with pytest.raises(DataError, match="it has 3 shards, the manifest 2"):
-        opened(folder, replace(load_manifest(other), shards=load_manifest(other).shards[:2]))
+    shards = load_manifest(other).shards
+    with pytest.raises(DataError, match="it has 3 shards, the manifest 4"):
+        opened(folder, replace(load_manifest(other), shards=(*shards, shards[0])))
+
+
+def test_the_first_shards_of_a_set_are_read_by_its_index(folder: Path) -> None:
+    whole = load_manifest(folder)
+    assert opened(folder, replace(whole, shards=whole.shards[:2])).key(1, 3) == opened(folder, whole).key(1, 3)
 
 
 def test_a_file_that_is_no_index_is_refused(folder: Path) -> None:

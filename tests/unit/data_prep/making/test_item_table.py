@@ -216,3 +216,11 @@ def test_a_table_moves_with_its_set_and_is_missed_without(tmp_path: Path, impati
     with pytest.raises(DataError, match=r"base holds no manifest\.json"):
         ShardSource(tmp_path / "alone")
     assert out.name == "table"
+
+
+def test_half_a_character_of_a_name_or_text_is_a_question_mark(tmp_path: Path) -> None:
+    rows = [{"key": "clip-0001", "caption": ["cut \ud83d", "whole"]}, {"video": "\ud83d.mp4", "caption": ["x"]}]
+    out, said = items(tmp_path, rows)
+    assert "1 rows left out" in said
+    source = ShardSource(out)
+    assert [source.question(ref).fields["caption"] for ref in source.refs()] == [["cut ?", "whole"]]

@@ -134,6 +134,46 @@ def test_indexing_again_counts_the_downloads_again_and_keeps_the_samples(tmp_pat
     assert again == first
 
 
+def test_tars_that_arrive_later_stand_behind_the_others_and_only_they_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    for number in (1, 3):
+        write_shard(folder, number, [(jpeg(), "a", {}), (None, "gone", {})])
+    before = adopt(folder).manifest
+    true = (folder / "00001.tar").read_bytes()
+    (folder / "00001.tar").write_bytes(bytes(len(true)))  # whoever reads it now fails
+    write_shard(folder, 2, [(jpeg(), "b", {})])
+    adopted = adopt(folder)
+    (folder / "00001.tar").write_bytes(true)
+    assert "1 tar is new, 2 are there; of the new:\n1 of 1 samples have a caption" in told(adopted)
+    assert adopted.manifest.shards[:2] == before.shards
+    assert [shard.file for shard in adopted.manifest.shards] == ["00001.tar", "00003.tar", "00002.tar"]
+    assert adopted.manifest.earlier == (2,)
+    assert getattr(load_manifest(folder).version(before.fingerprint), "shards", None) == before.shards
+    assert adopted.manifest.options == {
+        "source": "foreign",
+        "count": 5,
+        "successes": 3,
+        "failed_to_download": 2,
+        "failed_to_resize": 0,
+    }
+    with pytest.raises(DataError, match="is indexed already"):
+        adopt(folder)
+    assert adopt(folder, force=True).manifest.fingerprint == adopted.manifest.fingerprint
+    (folder / "00003.tar").unlink()
+    write_shard(folder, 4, [(jpeg(), "b", {})])
+    with pytest.raises(DataError, match=r"indexed already, and 1 tar is gone or of another size: 00003\.tar"):
+        adopt(folder)
+
+
+def test_what_suffixes_mean_does_not_change_within_a_set_and_a_tar_without_success_may_be_added(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x", 0, [(jpeg(), "a", {})])
+    adopt(tmp_path / "x")
+    write_shard(tmp_path / "x", 1, [(None, "gone", {})])
+    with pytest.raises(DataError, match="was indexed with another --suffix"):
+        adopt(tmp_path / "x", suffixes=suffixes_meant(["caption=txt"]))
+    assert [shard.samples for shard in adopt(tmp_path / "x").manifest.shards] == [1, 0]
+
+
 @pytest.mark.parametrize("name", ["../../etc/000000000.jpg", "/000000000.jpg", "a/../000000000.jpg"])
 def test_a_tar_whose_members_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     tar = write_shard(tmp_path / "x", 0, [(jpeg(), "a", {})])

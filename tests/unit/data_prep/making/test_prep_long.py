@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +17,13 @@ import yaml
 from PIL import Image
 
 from data_prep.cli import umt_data as umt_data_command
-from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, SourceMedia, StoreOptions
+from data_prep.clip import Clip, Refusal, RunOptions, Sample, SourceMedia, StoreOptions
 from data_prep.decode import jpeg, make_sample
 from data_prep.engines import _Queue, map_ordered, side_by_side
 from data_prep.making.cluster import Part
-from data_prep.making.prepare import build_shards, close_if_last, prepare
+from data_prep.making.prepare import close_if_last, prepare
 from data_prep.sources.folder import list_folder
 from data_prep.spool import SpooledMembers
-from data_prep.state.plan import load_plan, open_plan
 from tests.support import work
 from tests.support.files import hashes_in
 from tests.support.paths import REPO
@@ -34,7 +31,7 @@ from tests.support.shards import write_shards
 from tests.support.umt_data import Umt, umt_data
 from tests.support.videos import write_video, write_videos
 from umt_ds.data.pixels.video import decode, transcode
-from umt_ds.data.shards.manifest import ShardEntry, load_manifest
+from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import MachineError
 
 STORE = StoreOptions(frames=4, short_side=32)
@@ -206,50 +203,6 @@ def test_jobs_side_by_side_tell_what_they_do_and_the_error_of_one_ends_all() -> 
         side_by_side([work.never_ends, partial(work.fails, TypeError("a bug"))], told=told.append)
     with pytest.raises(MachineError, match="SIGKILL, perhaps out of memory"):
         side_by_side([work.is_killed], told=told.append)
-
-
-# ---------------------------------------------------------------- what is noted while a shard is written
-
-
-class Noted:
-    """What was written of one shard."""
-
-    def __init__(self, shard: int) -> None:
-        self.shard, self.records, self.entry = shard, dict[str, Any](), list[ShardEntry | None]()
-
-    def add(self, sample: Sample) -> None:
-        self.records[sample.key] = json.loads(sample.members["json"])
-
-    def keep(self, entry: ShardEntry | None) -> None:
-        self.entry.append(entry)
-
-
-def test_each_sample_is_told_while_its_shard_is_written_also_where_it_is_kept_from_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("data_prep.making.prepare.map_ordered", lambda work, clips, **_: (work(clip) for clip in clips))
-    clips = tuple(Clip(f"v{n}", f"v{n}.mp4") for n in range(5))
-    listing = Listing(tmp_path, clips).first_in_order()
-    plan = open_plan(tmp_path / "set", name="set", listing=listing, store=StoreOptions(per_shard=2))
-    for good in (("v0", "v1", "v2"), ("v0", "v1", "v2", "v3", "v4")):
-        noted: list[Noted] = []
-
-        def make(clip: Clip, *, good: tuple[str, ...] = good, **_: object) -> Outcome:
-            made = Sample(clip.key, {"json": b'{"source": "%s"}' % clip.source.encode(), "000.jpg": b"x"})
-            return made if clip.key in good else Refusal(clip.source, "refused")
-
-        def notes_of(shard: int, noted: list[Noted] = noted) -> Noted:
-            noted.append(Noted(shard))
-            return noted[-1]
-
-        shards = load_plan(plan.out).pending(retry_failed=True)
-        build_shards(plan, shards, run=RunOptions(workers=1), work=make, notes_of=notes_of)
-        done = plan.done(shards)
-        assert [one.shard for one in noted] == shards
-        assert {one.shard: one.entry for one in noted} == {shard: [done[shard].entry] for shard in shards}
-        for one in noted:
-            keys = [clip.key for clip in plan.clips_of(one.shard) if clip.key in good]
-            assert one.records == {key: {"source": f"{key}.mp4"} for key in keys}
 
 
 # ---------------------------------------------------------------- a plan, and parts of it

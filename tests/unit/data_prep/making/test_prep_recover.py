@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from data_prep.checking.set_statistics import join_statistics
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.making import prepare as module
 from data_prep.making.prepare import build_shards, prepare
@@ -21,16 +22,13 @@ from data_prep.state import done as done_module
 from data_prep.state.manifest import finish
 from data_prep.state.plan import go_on
 from tests.support.files import hashes_in
+from tests.support.stopping import Killed, stopped_at
 from umt_ds.data.shards.storage import as_path
 from umt_ds.errors import DataError, MachineError
 
 STORE = StoreOptions(per_shard=3)
 RUN = RunOptions(workers=1)
 GOOD, GONE, TOO = "good", "gone", "too"  # GONE fails in the first run, or is there in that only
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing handles it."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,27 +58,6 @@ def run(out: Path, *good: str, retry: bool = False) -> None:
     clips = tuple(Clip(key, f"{key}.mp4") for key in (GOOD, GONE, TOO))
     listing = Listing(out.parent, clips).first_in_order()
     prepare(listing, out, name="set", store=STORE, run=RUN, retry_failed=retry, work=work_with(*good))
-
-
-OPERATIONS = ("os.replace", "os.unlink", "os.mkdir")
-
-
-@contextmanager
-def stopped_at(step: int, error: BaseException) -> Iterator[list[str]]:
-    """`error` instead of the file operation number `step`, and instead of all after it; gives those that were done."""
-    done: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        for name in OPERATIONS:
-            real = getattr(os, name.removeprefix("os."))
-
-            def counted(path: Any, *rest: Any, real: Any = real, name: str = name, **how: Any) -> Any:
-                if len(done) >= step:
-                    raise error
-                done.append(f"{name} {path}")
-                return real(path, *rest, **how)
-
-            patch.setattr(name, counted)
-        yield done
 
 
 CASES = {
@@ -217,5 +194,5 @@ def test_two_that_make_the_same_part_both_end_right(
 
         monkeypatch.setattr(module, "one_at_a_time", waiting)
         build_shards(plan, shards, run=RUN, work=work_with(GOOD))
-        finish(plan)
+        finish(plan, statistics_of=join_statistics)
     assert hashes_in(out) == hashes_in(whole)

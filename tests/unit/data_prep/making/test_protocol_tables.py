@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.clip import Refusal
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols import known
 from data_prep.protocols.protocol import Counts, Protocol
@@ -43,7 +44,14 @@ def test_a_gallery_says_what_it_lacks_and_its_manifest_keeps_it(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("expected", "as_published"),
-    [((), True), ((Counts(3),), True), ((Counts(3, 5),), False), ((Counts(4), Counts(3, 6)), True)],
+    [
+        ((), True),
+        ((Counts(3),), True),
+        ((Counts(3, 5),), False),
+        ((Counts(4), Counts(3, 6)), True),
+        ((Counts(None, 6),), True),
+        ((Counts(None, 5),), False),
+    ],
 )
 def test_files_of_other_counts_are_not_those_of_the_protocol(
     tmp_path: Path, expected: tuple[Counts, ...], as_published: bool
@@ -64,3 +72,16 @@ def test_names_are_listed_once_with_their_counts() -> None:
     assert len(known.PROTOCOLS) == sum(len(module.PROTOCOLS) for module in known.MODULES)
     line = next(line for line in known.table().splitlines() if line.startswith("msrvtt-1ka "))
     assert line.split()[:4] == ["msrvtt-1ka", "retrieval", "1,000", "1,000"]
+
+
+def test_what_of_the_files_is_no_row_is_counted_with_its_reason(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base")
+    (tmp_path / "rows.json").write_text(json.dumps(ROWS))
+    others = [Refusal(f"rows.json entry {number}", "a caption of another split") for number in (4, 5)]
+    told = Protocol("p", "retrieval", "", lambda files: chain(others, *map(read_annotations, files)))
+    read = read_items(base, annotations=[tmp_path / "rows.json"], protocol=told)
+    assert "2 items over 2 clips" in read.text()
+    assert "2  a caption of another split" in read.text()
+    assert "p: 3 videos and 6 texts in the files" in read.text()
+    write_table(read, tmp_path / "table")
+    assert "rows.json entry 5,,a caption of another split" in (tmp_path / "table" / "bad.csv").read_text()

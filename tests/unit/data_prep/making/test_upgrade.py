@@ -1,13 +1,15 @@
-"""`umt-data upgrade`: a set of an earlier version gets its index of all shards, and trains as before."""
+"""`umt-data upgrade`: a set of an earlier version gets its index and statistics, and trains as before."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from data_prep.checking.verify import verify
 from data_prep.cli import umt_data as command
+from data_prep.state.statistics import STATISTICS
 from tests.support.shards import write_shards
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
@@ -29,20 +31,28 @@ def digests(folder: Path) -> list[int]:
 def test_a_set_of_an_earlier_version_trains_as_before_and_passes_verify(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "old")
     before, fingerprint = digests(folder), load_manifest(folder).fingerprint
-    assert umt_data("upgrade", folder, "--dry-run").output == f"would write index.arrow into {folder}\n"
+    would = umt_data("upgrade", folder, "--dry-run").stdout
+    assert would == f"would write index.arrow and statistics.arrow into {folder}\n"
     assert not (folder / INDEX).exists()
-    assert umt_data("upgrade", folder).output == f"{folder}: index.arrow written\n"
-    assert load_manifest(folder).index is not None
+    said = umt_data("upgrade", folder, "--workers", 1).stdout
+    assert said == f"{folder}: index.arrow and statistics.arrow written\n"
+    assert load_manifest(folder).index
+    assert load_manifest(folder).statistics
     assert umt_data("upgrade", folder).output == f"{folder} is up to date\n"
     assert (digests(folder), load_manifest(folder).fingerprint) == (before, fingerprint)
     assert not verify(folder).faults
 
 
-def test_verify_finds_an_index_that_is_damaged_or_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "what"), [(INDEX, "index of the set"), (STATISTICS, "statistics of the set")])
+def test_verify_finds_a_file_that_is_damaged_or_gone_and_upgrade_makes_it_again(
+    tmp_path: Path, name: str, what: str
+) -> None:
     folder = write_shards(tmp_path / "old")
-    umt_data("upgrade", folder)
-    whole = (folder / INDEX).read_bytes()
-    (folder / INDEX).write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
-    assert verify(folder).kinds == {"index of the set missing or damaged": 1}
-    (folder / INDEX).unlink()
-    assert verify(folder).faults == [("index of the set missing or damaged", "index.arrow is not there")]
+    umt_data("upgrade", folder, "--workers", 1)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    assert verify(folder).kinds == {f"{what} missing or damaged": 1}
+    (folder / name).unlink()
+    assert verify(folder).faults == [(f"{what} missing or damaged", f"{name} is not there")]
+    assert umt_data("upgrade", folder, "--workers", 1).stdout == f"{folder}: {name} written\n"
+    assert (folder / name).read_bytes() == whole

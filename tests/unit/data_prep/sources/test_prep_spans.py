@@ -11,7 +11,7 @@ from data_prep.checking.samples import samples_of
 from data_prep.clip import RunOptions, StoreOptions
 from data_prep.making.prepare import prepare
 from data_prep.sources.spans import list_spans
-from data_prep.state.clips_file import PlannedClips, write_clips
+from data_prep.state.clips_file import Partition, PlannedClips, write_clips
 from tests.support.files import touch, written
 from tests.support.videos import write_video
 from umt_ds.errors import DataError
@@ -69,7 +69,7 @@ def test_a_row_without_a_span_is_refused_with_its_line(row: str, message: str, t
 def test_a_plan_remembers_that_a_span_is_of_the_whole_file_and_other_clips_keep_their_line(tmp_path: Path) -> None:
     touch(tmp_path / "v", "a.mp4")
     listing = list_spans(tmp_path / "v", spans=written(tmp_path / "s.csv", "file,start,end\na,0,1\n"))
-    write_clips(tmp_path, listing, 4)
-    assert PlannedClips(tmp_path, 1, 4).of_shard(0) == listing.clips
+    write_clips(tmp_path, listing.clips, 4)
+    assert PlannedClips(tmp_path, Partition((1,), 4)).of_shard(0) == listing.clips
     line = json.loads((tmp_path / "clips.jsonl").read_text())
     assert (len(line), line[-1]) == (8, True)

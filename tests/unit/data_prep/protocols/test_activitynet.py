@@ -1,0 +1,68 @@
+"""ActivityNet Captions: all sentences of a video are one paragraph, whatever file they are in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.clip import Refusal
+from data_prep.making.item_table import read_items
+from data_prep.protocols.known import protocol
+from tests.support.shards import write_shards
+from umt_ds.errors import DataError
+
+IDS = ("v_uqiMw7tQ1Cc", "v_-bXdq2zI1Ms0")
+OFFICIAL: dict[str, Any] = {
+    IDS[0]: {
+        "duration": 55.15,
+        "timestamps": [[0.28, 55.15], [13.79, 54.32]],
+        "sentences": ["Lifting.", "  He lifts."],
+    },
+    IDS[1]: {"duration": 21.41, "timestamps": [[4.39, 21.41]], "sentences": ["A bike."]},
+}
+PUBLISHED = [{"video": f"{name}.mp4", "caption": said["sentences"]} for name, said in OFFICIAL.items()]
+PARAGRAPHS = dict(zip(IDS, ("Lifting. He lifts.", "A bike."), strict=True))
+
+
+def as_json(path: Path, rows: object) -> Path:
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def rows_of(name: str, file: Path) -> list[dict[str, Any]]:
+    return [said[1] for said in protocol(name).read([file]) if not isinstance(said, Refusal)]
+
+
+def test_both_published_forms_give_the_same_items(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (2,), key=IDS.__getitem__)
+    files = [as_json(tmp_path / "val_1.json", OFFICIAL), as_json(tmp_path / "anet_ret_val_1.json", PUBLISHED)]
+    one, other = (read_items(base, annotations=[file], protocol=protocol("activitynet-val1")) for file in files)
+    assert one.items == other.items
+    assert {item.key: item.fields["caption"] for item in one.items} == PARAGRAPHS
+    assert "these are NOT the files of the protocol, which have 4,917 videos" in one.text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"v_a": []}, "v_a has no sentences"),
+        ({"v_a": {"duration": 3}}, "val_1.json v_a has no text: sentences or caption is None"),
+        ([[]], "entry 1 is no object"),
+        (3, "is no list of objects"),
+    ],
+)
+def test_a_file_of_another_form_is_one_error(tmp_path: Path, content: object, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        list(protocol("activitynet-val1").read([as_json(tmp_path / "val_1.json", content)]))
+
+
+def test_a_real_file_has_videos_of_the_split_and_the_rest_is_missed(shared: Path) -> None:
+    annotations = shared / "data" / "annotations"
+    rows = rows_of("activitynet-val1", annotations / "activitynet" / "anet_entities_val_1.json")
+    split = (annotations / "splits" / "activity-net_val_1_list.txt").read_text().split()
+    assert len(split) == protocol("activitynet-val1").expected[0].videos
+    assert {row["video"] for row in rows} < set(split)
+    assert rows[0]["caption"].startswith("A weight lifting tutorial is given. The coach helps the guy in red")

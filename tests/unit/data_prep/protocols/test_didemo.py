@@ -1,0 +1,115 @@
+"""DiDeMo: its official files and those of UMT and VindLU become the same paragraphs, of the first 30 seconds."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.clip import Refusal
+from data_prep.making.item_table import read_items, write_table
+from data_prep.protocols.known import PROTOCOLS, protocol
+from tests.support.shards import frame, picture, write_shards
+from umt_ds.data.shards.manifest import load_manifest
+from umt_ds.errors import DataError
+
+NAMES = ("10015567@N08_3655084291_d8b58466fa.mov", "10052357@N03_7585070382_5762149bfc.")
+KEYS = ("10015567%40N08_3655084291_d8b58466fa", "10052357%40N03_7585070382_5762149bfc")
+# as train_data.json has them: an entry a description, in no order of videos
+OFFICIAL: list[dict[str, Any]] = [
+    {"num_segments": 6, "description": "a cat jumps. ", "times": [[1, 1]], "video": NAMES[0], "annotation_id": 2},
+    {"num_segments": 5, "description": "dog runs", "times": [[0, 0]], "video": NAMES[1], "annotation_id": 3},
+    {"num_segments": 6, "description": "it leaves", "times": [[2, 3]], "video": NAMES[0], "annotation_id": 1},
+]
+PUBLISHED = [{"video": NAMES[0], "caption": ["a cat jumps.", "it leaves"]}, {"video": NAMES[1], "caption": "dog runs"}]
+PARAGRAPHS = [(NAMES[0], "a cat jumps. it leaves"), (NAMES[1], "dog runs")]
+
+
+def as_json(path: Path, rows: object) -> Path:
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def as_sqlite(path: Path) -> Path:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE annos (id INTEGER, filename TEXT, caption TEXT)")
+        rows = [(number, row["video"], row["description"]) for number, row in enumerate(OFFICIAL)]
+        database.executemany("INSERT INTO annos VALUES (?, ?, ?)", rows)
+    return path
+
+
+def rows_of(name: str, file: Path) -> list[dict[str, Any]]:
+    return [said[1] for said in protocol(name).read([file]) if not isinstance(said, Refusal)]
+
+
+def test_all_published_forms_give_the_same_rows_in_the_same_order(tmp_path: Path) -> None:
+    files = [as_json(tmp_path / "train_data.json", OFFICIAL), as_json(tmp_path / "didemo_ret_train.json", PUBLISHED)]
+    for file in (*files, as_sqlite(tmp_path / "didemo.sqlite.db")):
+        rows = rows_of("didemo-train", file)
+        assert [(row["video"], row["caption"]) for row in rows] == PARAGRAPHS
+        assert all(set(row) == {"video", "caption"} for row in rows)
+
+
+def test_parts_of_a_video_that_a_file_names_have_paragraphs_of_their_own(tmp_path: Path) -> None:
+    rows = [{"video": "a.mp4", "caption": ["x", "y"], "start": start, "end": start + 5} for start in (0, 5)]
+    file = as_json(tmp_path / "rows.json", rows)
+    assert rows_of("didemo-val", file) == [{**row, "caption": "x y"} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"description": "a"}, "rows.json entry 1 names no video"),
+        ({"video": 3, "description": "a"}, "rows.json entry 1 names no video"),
+        ({"video": "a.mp4"}, "rows.json entry 1 has no text: description or caption is None"),
+        ({"video": "a.mp4", "caption": [1]}, r"rows.json entry 1 has no text: description or caption is \[1\]"),
+    ],
+)
+def test_a_file_of_another_form_is_one_error(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    file = as_json(tmp_path / "rows.json", [row])
+    with pytest.raises(DataError, match=said):
+        list(protocol("didemo-test").read([file]))
+
+
+def test_a_video_of_which_nothing_is_said_is_left_out_and_counted(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (2,), key=KEYS.__getitem__)
+    file = as_json(tmp_path / "test_data.json", [*OFFICIAL[:2], {"video": "silent.mp4", "caption": [" ", ""]}])
+    read = read_items(base, annotations=[file], protocol=protocol("didemo-test"))
+    assert [(one.source, one.reason) for one in read.left_out] == [
+        ("test_data.json entry 3", "the files say nothing of it")
+    ]
+
+
+def timed(number: int) -> dict[str, bytes]:
+    """Six frames of a video of 20 or 70 seconds."""
+    record = {"duration_s": (20.0, 70.0)[number], "times_s": [2.0 * index for index in range(6)]}
+    frames = {f"{index:03d}.png": picture(frame(number, index)) for index in range(6)}
+    return {"json": json.dumps(record).encode(), **frames}
+
+
+def test_a_video_that_is_stored_beyond_30_s_is_said_and_kept(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (2,), members=timed, key=KEYS.__getitem__)
+    file = as_json(tmp_path / "test_data.json", OFFICIAL)
+    read = read_items(base, annotations=[file], protocol=protocol("didemo-test"))
+    assert "1 videos are stored BEYOND the first 30 s" in read.text()
+    assert NAMES[1] in read.text()
+    write_table(read, tmp_path / "table")
+    assert load_manifest(tmp_path / "table").options["protocol"]["num_too_long"] == 1
+    parts = as_json(tmp_path / "parts.json", [{"video": NAMES[1], "caption": "dog runs", "end": 4}])
+    cut = read_items(base, annotations=[parts], protocol=protocol("didemo-test"))
+    assert [item.frames for item in cut.items] == [(0, 2)]
+    assert "BEYOND" not in cut.text()
+
+
+def test_the_official_validation_file_is_that_of_the_paper(shared: Path) -> None:
+    annotations = shared / "data" / "annotations"
+    rows = rows_of("didemo-val", annotations / "didemo" / "val_data.json")
+    assert len(rows) == PROTOCOLS["didemo-val"].expected[0].videos == 1094
+    assert rows[0]["caption"].startswith("the man in the hat briefly bends over the machine the man is waving his arm")
+    listed = (annotations / "splits" / "didemo_val_list.txt").read_text().split()
+    assert len(listed) == PROTOCOLS["didemo-val"].expected[1].videos
+    assert set(listed) <= {row["video"] for row in rows}
