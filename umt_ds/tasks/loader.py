@@ -74,6 +74,7 @@ def plan_loader(config: RunConfig, plan: RunPlan, world: World) -> LoaderPlan:
         world=world.size,
         num_workers=data.workers,
         max_bad_rate=data.max_bad_rate,
+        max_gap=data.cache.max_gap_kb << 10,
     )
 
 

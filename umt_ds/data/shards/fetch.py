@@ -235,11 +235,17 @@ def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     return [found[one] for one in ranges]
 
 
-def together(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-    """(start, end, the (offset, size) within) of what comes together: as long as PIECE, or as its only range."""
+def together(
+    ranges: Iterable[tuple[int, int]], *, max_gap: int | None = None
+) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """(start, end, the (offset, size) within) of what comes together: as long as PIECE, or as its only range.
+
+    max_gap: bytes between two ranges that come together; None: REQUEST_COSTS.
+    """
+    widest = REQUEST_COSTS if max_gap is None else max_gap
     start, end, inside = 0, 0, list[tuple[int, int]]()
     for offset, size in sorted(set(ranges)):
-        if inside and (offset - end > REQUEST_COSTS or max(end, offset + size) - start > PIECE):
+        if inside and (offset - end > widest or max(end, offset + size) - start > PIECE):
             yield start, end, inside
             inside = []
         if not inside:

@@ -1,7 +1,7 @@
 """Ranges of files in a store (s3://, hf://, http://, …); what was fetched is kept in memory and on a local disk.
 
 `prefetch` is told what a whole batch will read: the members of its clips that it shows. These come many requests at a
-time, exactly, but that ranges nearer to each other than REQUEST_COSTS come in one request with what lies between them,
+time, exactly, but that ranges no farther apart than `max_gap` come in one request with what lies between them,
 which is kept as well: the next pass shows other frames of the clip. A file is kept by blocks, a block as the parts of
 it that are known (`parts.py`).
 
@@ -75,15 +75,19 @@ class Traffic:
 
 
 class RemoteFiles:
-    """Ranges of `files`, by name, in `folder`. `cache`: where blocks are kept on disk; None: in memory only.
+    """Ranges of `files`, by name, in `folder`. `cache`: where blocks are kept on disk; None: in memory only. `max_gap`:
+    see `fetch.together`.
 
     It may be made before a fork: each process makes connections of its own when it first needs them.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, RemoteFile], cache: BlockCache | None) -> None:
+    def __init__(
+        self, folder: Path, files: Mapping[str, RemoteFile], cache: BlockCache | None, *, max_gap: int | None = None
+    ) -> None:
         self._folder = folder
         self._files = files
         self._cache = cache
+        self._max_gap = max_gap
         self._process = 0  # where `_folder` was opened: the thread behind its connections does not survive a fork
         self._at_hand: LruCache[Block, Parts] = LruCache(lambda block: Parts(), size=_BLOCKS_IN_MEMORY)
         self._traffic = Traffic()
@@ -157,7 +161,7 @@ class RemoteFiles:
 
     def _fetch(self, far: list[Span], known: Mapping[Block, Parts]) -> dict[Block, Parts]:
         """Get spans from the store, several requests at a time, and keep their blocks with what was known of them."""
-        requests = list(_requests(far))
+        requests = list(_requests(far, max_gap=self._max_gap))
         if not requests:
             return {}
         self._connect()
@@ -248,11 +252,11 @@ def _num_bytes(spans: Iterable[Span]) -> int:
     return sum(end - start for _, start, end in spans)
 
 
-def _requests(spans: Iterable[Span]) -> Iterator[tuple[str, int, int]]:
+def _requests(spans: Iterable[Span], *, max_gap: int | None) -> Iterator[tuple[str, int, int]]:
     """(file, offset, size) of the requests that fetch these spans."""
     ranges: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for (file, number), start, end in spans:
         ranges[file].append((number * BLOCK + start, end - start))
     for file, own in ranges.items():
-        for start, end, _ in together(own):
+        for start, end, _ in together(own, max_gap=max_gap):
             yield file, start, end - start

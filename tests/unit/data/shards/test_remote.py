@@ -24,6 +24,7 @@ from tests.support.web_server import web_server
 from umt_ds.batch import Batch
 from umt_ds.bench.rate import measure_loader
 from umt_ds.cli import umt
+from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
 from umt_ds.data.clips import read_clip
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
@@ -36,10 +37,12 @@ from umt_ds.data.shards.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.store_answers import hint_of
+from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError, DataError, DecodeError
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.preflight import run_checks
 from umt_ds.tasks.kinds import evaluators_of
+from umt_ds.tasks.loader import plan_loader
 
 BLOCK = 4096  # a sample of noise has 13 kB, a shard about 190 kB
 
@@ -68,9 +71,12 @@ def store(folder: Path) -> Iterator[Path]:
         yield upload(folder, "s3://sets/noisy")
 
 
-def load(there: Path, cache: BlockCache | None, *, workers: int = 0) -> tuple[list[Batch], Traffic]:
+def load(
+    there: Path, cache: BlockCache | None, *, workers: int = 0, max_gap: int | None = None
+) -> tuple[list[Batch], Traffic]:
     """The same four steps from elsewhere, and what was moved for them."""
-    loader = Loader([spec(there)], replace(PLAN, num_workers=workers), label_field="label", cache=cache)
+    plan = replace(PLAN, num_workers=workers, max_gap=max_gap)
+    loader = Loader([spec(there)], plan, label_field="label", cache=cache)
     batches = [joined([batch]) for step in range(4) for batch in loader.micro_batches(step)]
     traffic = loader.traffic
     loader.close()
@@ -370,6 +376,19 @@ def test_a_store_that_is_away_for_minutes_slows_the_run_and_one_that_stays_away_
     away_s[0] = 10**9
     with pytest.raises(DataError, match=r"cannot be read \(10 minutes\).*reset by peer"):
         source.read(source.ref(0), Member("json", 0, 10, 0))
+
+
+def test_a_run_chooses_between_few_bytes_and_few_requests(store: Path, unbroken: list[Batch]) -> None:
+    fewest_bytes, usual, fewest_requests = (load(store, None, max_gap=gap) for gap in (0, None, 1 << 20))
+    for batches, _ in (fewest_bytes, usual, fewest_requests):
+        assert_all_same(batches, unbroken)
+    fetched = [traffic.fetched for _, traffic in (fewest_bytes, usual, fewest_requests)]
+    requests = [traffic.requests for _, traffic in (fewest_bytes, usual, fewest_requests)]
+    assert fetched == sorted(set(fetched))
+    assert requests == sorted(set(requests), reverse=True)
+    words = [*in_the_store(str(store))[1:], "data.cache.max_gap_kb=4"]
+    config = load_run("demo/stage1", words)
+    assert plan_loader(config, plan_run(config, world=1, num_samples=40), World.alone()).max_gap == 4096
 
 
 def test_a_request_that_is_never_answered_is_made_again(
