@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from umt_ds.errors import DataError, shown
 
 Extra = Mapping[str, str | int | float]
-# What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set; `item`:
-# it is not made, but an item of another set, whose folder is its source.
-SourceMedia = Literal["video", "image", "sample", "item"]
+# What a clip is made from: a video (or folder of numbered frames), a picture, a finished sample of another set
+SourceMedia = Literal["video", "image", "sample"]
 Store = Literal["frames", "npy", "mp4"]
 
 
@@ -28,7 +27,7 @@ class Clip:
     """One video (or a span of it), one folder of numbered frames, or one picture, to become one sample."""
 
     key: str
-    source: str  # path below the listing's root, with forward slashes
+    source: str  # path below the listing's root, with forward slashes; or a cell of a parquet file there
     captions: tuple[str, ...] = ()
     label: int | None = None
     label_name: str | None = None
@@ -36,6 +35,30 @@ class Clip:
     extra: Extra = field(default_factory=dict)  # more fields of the sample's json
     is_of_whole: bool = False  # the file is the whole video for sure; else one as long as `span_s` is the cut clip
     first_s: float | None = None  # of the file the first seconds are the clip, as `Timeline.first` counts them
+
+
+class Cell(NamedTuple):
+    """A cell of a parquet file, with the bytes of a clip that is no file of its own. As text it is the clip's source.
+
+    >>> str(Cell("data/train-0.parquet", "image", 7)), Cell.parse("data/train-0.parquet#image[7]").row
+    ('data/train-0.parquet#image[7]', 7)
+    """
+
+    file: str  # path below the listing's root
+    column: str
+    row: int  # of the file
+
+    def __str__(self) -> str:
+        return f"{self.file}#{self.column}[{self.row}]"
+
+    @classmethod
+    def parse(cls, source: str) -> Cell | None:
+        """The cell that a source names; None where that is the path of a file."""
+        named = _CELL.fullmatch(source)
+        return None if named is None else cls(named[1], named[2], int(named[3]))
+
+
+_CELL = re.compile(r"(.+\.parquet)#(.+)\[(\d+)\]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +105,22 @@ class Listing:
     labels: tuple[str, ...] = ()
     about: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    is_dealt: bool = False  # the clips lie in the order of the shards already: their files want to be read so
 
     def first_in_order(self, limit: int | None = None) -> Listing:
         """At most `limit` clips, in the order in which they are dealt to shards: by a hash of the key.
 
         A fixed order makes the shards' bytes independent of who decodes what when; a hashed one makes each
-        shard, and the first n clips, a fair sample of the set, also where folders are classes.
+        shard, and the first n clips, a fair sample of the set, also where folders are classes. A listing that
+        `is_dealt` keeps its own order.
         Raises DataError where two clips have the same key.
         """
         counts = Counter(clip.key for clip in self.clips)
         repeated = sorted(key for key, count in counts.items() if count > 1)
         if repeated:
             raise self._repeated(repeated)
+        if self.is_dealt:
+            return replace(self, clips=self.clips[:limit])
         ordered = sorted(self.clips, key=lambda clip: hashlib.sha256(clip.key.encode()).digest())
         return replace(self, clips=tuple(ordered[:limit]))
 
@@ -101,7 +128,7 @@ class Listing:
         files = [clip.source for clip in self.clips if clip.key == keys[0]]
         more = f" and {len(files) - 2:,} more" if len(files) > 2 else ""
         where = " and ".join(shown(file, 120) for file in files[:2]) + more
-        if self.media in ("sample", "item"):
+        if self.media == "sample":
             return DataError(
                 f"{len(keys):,} keys belong to several samples; '{shown(keys[0])}' in {where}",
                 hint="a set has each key once: leave out one of them, by `umt-data filter SET OUT --exclude LIST`",

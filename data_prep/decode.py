@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.clip import Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
+from data_prep.clip import Cell, Clip, Outcome, Refusal, Sample, SourceMedia, StoreOptions
 from data_prep.engines import take_longer
-from data_prep.spool import Members, kept, room_for, spool_file, whole_file, with_member
+from data_prep.spool import Members, kept, room_for, source_file, spool_file, whole_file, with_member
 from umt_ds.data.order.views import frames_of
 from umt_ds.data.pixels.picture import read_image
 from umt_ds.data.pixels.video import FramesOfVideo, Pixels, Span, Timeline, encode_by_time, shrink, shrunk, transcode
@@ -49,7 +49,7 @@ def make_sample(
     Raises MachineError where that is the fault of a store, disk or machine and not of the clip
     (`umt_ds.data.shards.fetch`).
     """
-    place = root / clip.source
+    root, place = _place_of(clip, root, spool)
     file = None if spool is None else spool_file(spool, clip.key)
     keep = partial(kept, file=file)
     try:
@@ -67,6 +67,13 @@ def make_sample(
     except MemoryError:
         return _refusal(clip, "needs more memory than --memory grants a process", file)
     return Sample(clip.key, with_member(members, "json", _json({**_described(clip), **record})))
+
+
+def _place_of(clip: Clip, root: Path, spool: Path | None) -> tuple[Path, Path]:
+    """Where the bytes of a clip are, and below which folder: those of a cell are in the spool."""
+    if spool is not None and Cell.parse(clip.source):
+        return spool, source_file(spool, clip.key)
+    return root, root / clip.source
 
 
 def _refusal(clip: Clip, reason: str, file: Path | None) -> Refusal:

@@ -126,3 +126,14 @@ def spool_folder() -> Iterator[Path]:
 def spool_file(folder: Path, key: str) -> Path:
     """Where the members of a sample lie; keys can be long, and have slashes."""
     return folder / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def source_file(folder: Path, key: str) -> Path:
+    """Where the bytes lie that a sample is made from, if they are no file of their own."""
+    return spool_file(folder, key).with_suffix(".source")
+
+
+def forget(folder: Path, key: str) -> None:
+    """Remove what lies in the spool of a clip."""
+    spool_file(folder, key).unlink(missing_ok=True)
+    source_file(folder, key).unlink(missing_ok=True)

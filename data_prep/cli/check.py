@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from data_prep.cli.options import (
+    FILE,
     FOLDER,
     LIST,
     NEW_FILE,
@@ -19,7 +20,7 @@ from data_prep.cli.options import (
     say_unused,
     workers,
 )
-from umt_ds.errors import EXIT_FAILED
+from umt_ds.errors import EXIT_FAILED, DataError
 
 
 @click.command(short_help="Check every byte of a set, and that frames decode.")
@@ -168,4 +169,42 @@ def leaks(
     sys.exit(EXIT_FAILED if check and not found.is_clean else 0)
 
 
-COMMANDS = (verify, stats, sheet, show, leaks)
+@click.command(short_help="The answers of questions, and lists of them.")
+@click.argument("tables", metavar="TABLE...", nargs=-1, required=True, type=FOLDER)
+@click.option("-o", "--output", type=NEW_FILE, help="Write the list of answers there: json, the most frequent first.")
+@click.option("--most", type=POSITIVE, help="With --output: so many answers.  [default: all]")
+@click.option("--min-count", default=1, type=POSITIVE, help="With --output: answers of so many questions.")
+@click.option("--against", type=FILE, help="Say how many questions have an answer in this list.")
+def answers(
+    tables: tuple[Path, ...], output: Path | None, most: int | None, min_count: int, against: Path | None
+) -> None:
+    """Count the answers in tables of questions, and write the list among which a model chooses.
+
+    A score by exact match cannot be above the share of questions that have an answer in the list.
+
+    \b
+    Example:
+      umt-data answers ~/shards/msrvtt-qa-train -o answers.json --most 1500
+      umt-data answers ~/shards/msrvtt-qa-test --against answers.json
+    """
+    import json
+
+    from data_prep.checking.answers import read_answer_list, read_questions
+    from umt_ds.data.shards.storage import write_whole
+
+    if not output:
+        say_unused(given("most", "min_count"), without="--output")
+    listed = read_answer_list(against) if against else None
+    questions = read_questions(tables)
+    click.echo(questions.table())
+    if listed is not None:
+        click.echo(f"{against}: {questions.covered_by(listed)}")
+    if output:
+        chosen = questions.most_frequent(most=most, min_count=min_count)
+        if not chosen:
+            raise DataError(f"no answer is that of {min_count} questions", hint="give a smaller --min-count")
+        write_whole(output, json.dumps(chosen, ensure_ascii=False, indent=0).encode())
+        click.echo(f"{output}: {questions.covered_by(chosen)}")
+
+
+COMMANDS = (verify, stats, sheet, show, leaks, answers)

@@ -257,14 +257,14 @@ def hmdb51(videos: Path, out: Path, splits: Path, number: int, part: Part, makin
     making.make(list_hmdb51(videos, splits=splits, split=number, part=part), out)
 
 
-@click.command(short_help="Moments in Time V1 by its official csv.")
+@click.command(short_help="Moments in Time, V1 or V2, by its official csv.")
 @click.argument("videos", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
 @click.option("--csv", type=FILE, required=True, help="trainingSet.csv or validationSet.csv.")
 @click.option("--classes", type=FILE, required=True, help="moments_categories.txt: the classes and their numbers.")
 @set_options
 def moments(videos: Path, out: Path, csv: Path, classes: Path, making: BuildJob) -> None:
-    """Make shards in OUT of the clips of Moments in Time V1 below VIDEOS (CLASS/FILE) that an official csv names.
+    """Make shards in OUT of the clips of Moments in Time below VIDEOS (CLASS/FILE) that an official csv names.
 
     \b
     Example:
@@ -298,12 +298,13 @@ def webvid(videos: Path, out: Path, csv: Path, keys: Keys, before: Before, makin
     making.make(leave_out(list_webvid(videos, csv=csv, keys=keys), before, workers=making.run.workers), out)
 
 
-@click.command(short_help="Pairs of images (or videos) and captions: CC3M, COCO, UMT.")
+@click.command(short_help="Images (or videos) with captions: COCO, VG, SBU, CC3M.")
 @click.argument("folder", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
-@click.option("--annotations", type=FILE, required=True, help="json, jsonl, tsv or SQLite file: see above.")
+@click.option("--annotations", type=FILE, required=True, help="json, jsonl, tsv, txt or SQLite file: see above.")
 @click.option("--media", type=click.Choice(["image", "video"]), help="What names without a suffix mean.")
 @click.option("--split", help="Of a file that has several, such as train and val.")
+@click.option("--min-area", default=0, type=click.IntRange(0), help="Leave out phrases of regions of fewer pixels.")
 @keys
 @before_options
 @set_options
@@ -313,6 +314,7 @@ def pairs(
     annotations: Path,
     media: Literal["image", "video"] | None,
     split: str | None,
+    min_area: int,
     keys: Keys,
     before: Before,
     making: BuildJob,
@@ -326,15 +328,17 @@ def pairs(
       their SQLite table annos(id, filename, caption)
       {"id", "image", "captions": […]}, one object a line
       {"train": {"00000000": ["one"]}} of CC3M by VIOLET; caption, url, file separated by tabs
+      Visual Genome's region_descriptions.json; SBU's sbu-captions-all.json, or its two .txt
 
     \b
     Example:
       umt-data pairs ~/coco ~/shards/coco --annotations captions_train2014.json
+      umt-data pairs ~/vg ~/shards/vg --annotations vg.json
     """
     from data_prep.sources.before import leave_out
     from data_prep.sources.pairs import list_pairs
 
-    listing = list_pairs(folder, annotations=annotations, media=media, split=split, keys=keys)
+    listing = list_pairs(folder, annotations=annotations, media=media, split=split, keys=keys, min_area=min_area)
     making.make(leave_out(listing, before, workers=making.run.workers), out)
 
 

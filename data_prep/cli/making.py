@@ -27,6 +27,8 @@ from data_prep.clip import ExecutionOptions, Listing, RunOptions, StoreOptions
 from umt_ds.errors import EXIT_FAILED, ConfigError, printable, shown
 
 if TYPE_CHECKING:
+    from data_prep.leaks.exclusion import KeyList
+    from data_prep.sources.set_items import SetItems
     from data_prep.state.manifest import Summary
     from data_prep.state.plan import Plan
 
@@ -48,11 +50,17 @@ class BuildJob:
     store: StoreOptions = field(default_factory=StoreOptions)
     plan_only: bool = False
 
+    def key_lists(self) -> list[KeyList]:
+        """The --exclude lists."""
+        from data_prep.leaks.exclusion import read_keys
+
+        return [read_keys(path) for path in self.exclude]
+
     def without_excluded(self, listing: Listing) -> Listing:
         """The listing without the keys of the --exclude lists."""
-        from data_prep.leaks.exclusion import exclude, read_keys
+        from data_prep.leaks.exclusion import exclude
 
-        return exclude(listing, [read_keys(path) for path in self.exclude])
+        return exclude(listing, self.key_lists())
 
     def make(self, listing: Listing, out: Path) -> None:
         """Make the set, or send it to where it is made, and say what came out.
@@ -60,17 +68,12 @@ class BuildJob:
         Ends the program with exit code 1 if more than --max-bad of the clips were refused.
         """
         check_store(listing.media, self.store)
-        if listing.media == "item":
-            self._refuse_what_copies()
         listing = self.without_excluded(listing).first_in_order(self.limit)
         for note in listing.notes:
             click.echo(printable(note), err=True)
         say_unused([*unused_options(listing.media, self.store), *self.where.unused()])
         name = self.name or out.name or out.resolve().name
         habits = self._habits()  # refused before anything is written
-        if listing.media == "item":
-            self._as_table(listing, out, name)
-            return
         if self.dry_run:
             click.echo("\n".join([*self._dry(listing, out, name), *habits]))
             return
@@ -105,22 +108,27 @@ class BuildJob:
             else "the part that ends last writes the manifest; `umt-data finish` says which shards are missing"
         )
 
-    def _refuse_what_copies(self) -> None:
+    def make_table(self, items: SetItems, out: Path) -> None:
+        """Write a table of items, and say what came out. `refuse_what_copies` comes before."""
+        from data_prep.making.selection import write_selection
+
+        items = items.first_in_order(self.limit)
+        for note in items.notes:
+            click.echo(printable(note), err=True)
+        say_unused([*unused_options(None, self.store), *self.where.unused()])
+        if self.dry_run:
+            click.echo(f"would write a table of {len(items):,} items to {out}; nothing is copied")
+            click.echo(f"  {len(items.left_out):,} items left out")
+            return
+        click.echo(write_selection(items, out, name=self.name or out.name or out.resolve().name).text())
+
+    def refuse_what_copies(self) -> None:
         """Raises ConfigError for options of making tars."""
         asked = ["--retry-failed"] if self.retry_failed else []
         asked += ["--plan-only"] if self.plan_only else []
         asked += [] if self.where == ExecutionOptions() else [f"--engine {self.where.engine}"]
         if asked:
             raise ConfigError(f"{', '.join(asked)}: a table is written in a moment", hint="--copy makes tars")
-
-    def _as_table(self, listing: Listing, out: Path, name: str) -> None:
-        from data_prep.making.selection import write_selection
-
-        if self.dry_run:
-            click.echo(f"would write a table of {len(listing.clips):,} items to {out}; nothing is copied")
-            click.echo(f"  {len(listing.left_out):,} items left out")
-            return
-        click.echo(write_selection(listing, out, name=name).text())
 
     def _locally(self, listing: Listing, out: Path, name: str) -> None:
         from data_prep.making.prepare import prepare
@@ -241,12 +249,12 @@ def check_store(media: str, store: StoreOptions) -> None:
         raise ConfigError("--store mp4 is for videos", hint="leave --store away: pictures are stored as JPEG")
 
 
-def unused_options(media: str, store: StoreOptions) -> list[str]:
-    """The options, as they were given, that have no effect on what is stored of such `media`."""
+def unused_options(media: str | None, store: StoreOptions) -> list[str]:
+    """The options, as they were given, that have no effect on what is stored of such `media`; None: nothing is."""
     match media, store.store:
         case "sample", _:  # copied as they are
             unused = {"frames", "short_side", "quality", "store", "fps", "views"}
-        case "item", _:  # not even copied
+        case None, _:
             unused = set(vars(store))
         case "image", stored:
             unused = {"frames", "fps", "views"} | ({"quality"} if stored == "npy" else set())

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -99,10 +98,6 @@ def upgrade(set_: Path, workers: int, dry_run: bool) -> None:
 _copy = click.option("--copy", is_flag=True, help="Copy the samples to tars of their own.  [default: a table over SET]")
 
 
-def _kind(copy: bool) -> Literal["tars", "table"]:
-    return "tars" if copy else "table"
-
-
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say which samples stay, given to `command` as one Filter, `keep`."""
 
@@ -141,12 +136,17 @@ def filter_(set_: Path, out: Path, keep: object, copy: bool, making: BuildJob) -
       umt-data leaks ~/shards/k710 --against ~/shards/k400-val --output ~/leaks
       umt-data filter ~/shards/k710 ~/shards/k710-clean --exclude ~/leaks/exclude.txt
     """
+    from data_prep.sources.set_items import list_items
     from data_prep.sources.sets import Filter, list_sets
 
     assert isinstance(keep, Filter)
     if keep == Filter() and not making.exclude and not making.limit:
         raise ConfigError("nothing says what to leave out", hint="give --exclude FILE, --min-seconds, --captioned, …")
-    making.make(list_sets([set_], keep=keep, verb="filter", to=_kind(copy)), out)
+    if copy:
+        making.make(list_sets([set_], keep=keep, verb="filter"), out)
+        return
+    making.refuse_what_copies()
+    making.make_table(list_items([set_], keep=keep, lists=making.key_lists(), verb="filter"), out)
 
 
 @click.command(short_help="Two sets without a video in common.")
@@ -168,13 +168,23 @@ def split(set_: Path, out: Path, share: float, seed: int, copy: bool, making: Bu
     Example:
       umt-data split ~/shards/mine ~/shards/mine-split --share 0.1
     """
+    from data_prep.sources.set_items import list_items, split_items
     from data_prep.sources.sets import list_sets
     from data_prep.sources.sets import split as two_sides
 
     name = making.name or set_.resolve().name
-    whole = making.without_excluded(list_sets([set_], verb="split", to=_kind(copy)))
-    for side, listing in zip(("train", "val"), two_sides(whole, share=share, seed=seed), strict=True):
-        replace(making, name=f"{name}-{side}", exclude=()).make(listing, out / side)
+    train, val = (replace(making, name=f"{name}-{side}", exclude=()) for side in ("train", "val"))
+    if copy:
+        whole = making.without_excluded(list_sets([set_], verb="split"))
+        first, second = two_sides(whole, share=share, seed=seed)
+        train.make(first, out / "train")
+        val.make(second, out / "val")
+        return
+    making.refuse_what_copies()
+    items = list_items([set_], lists=making.key_lists(), verb="split")
+    larger, smaller = split_items(items, share=share, seed=seed)
+    train.make_table(larger, out / "train")
+    val.make_table(smaller, out / "val")
 
 
 @click.command(short_help="One set of several.")
@@ -192,9 +202,14 @@ def merge(out: Path, sets: tuple[Path, ...], copy: bool, making: BuildJob) -> No
     Example:
       umt-data merge ~/shards/all ~/shards/a ~/shards/b
     """
+    from data_prep.sources.set_items import list_items
     from data_prep.sources.sets import list_sets
 
-    making.make(list_sets(sets, verb="merge", to=_kind(copy)), out)
+    if copy:
+        making.make(list_sets(sets, verb="merge"), out)
+        return
+    making.refuse_what_copies()
+    making.make_table(list_items(sets, lists=making.key_lists(), verb="merge"), out)
 
 
 @click.command(short_help="Another table over the frames of a set.")

@@ -79,7 +79,7 @@ def exclude(listing: Listing, lists: Sequence[KeyList]) -> Listing:
     if not lists:
         return listing
     here = {clip.key for clip in listing.clips}
-    notes = tuple(_found(keys, here, listing) for keys in lists)
+    notes = notes_on(lists, here, root=listing.root, total=len(listing.clips))
     kept: list[Clip] = []
     left_out: list[Refusal] = []
     for clip in listing.clips:
@@ -89,14 +89,38 @@ def exclude(listing: Listing, lists: Sequence[KeyList]) -> Listing:
         else:
             left_out.append(Refusal(clip.source, f"excluded by {why}", clip.key))
     if not kept:
-        raise DataError(f"{some(keys.name for keys in lists)} exclude all {len(listing.clips):,} clips")
+        raise all_excluded(lists, len(listing.clips))
     return replace(
         listing,
         clips=tuple(kept),
         left_out=(*listing.left_out, *left_out),
-        about={**listing.about, "excluded": [{"list": keys.name, "sha256": keys.sha256} for keys in lists]},
+        about={**listing.about, **about_lists(lists)},
         notes=(*listing.notes, *notes),
     )
+
+
+def names_in(lists: Sequence[KeyList], root: Path) -> set[str]:
+    """Every key that a line of the lists holds, or may mean: of which of them there are clips, `notes_on` asks."""
+    lines = {line for keys in lists for line in keys.keys}
+    return lines.union(*(_meant(line, root) for line in lines))
+
+
+def notes_on(lists: Sequence[KeyList], here: set[str], *, root: Path, total: int) -> tuple[str, ...]:
+    """How much of each list was found among `total` clips. here: their keys, or those of them in `names_in`.
+
+    Raises DataError where a line is the path of a clip or the row of a table instead of a key.
+    """
+    return tuple(_found(keys, here, root, total) for keys in lists)
+
+
+def about_lists(lists: Sequence[KeyList]) -> dict[str, object]:
+    """What the manifest says of the lists."""
+    return {"excluded": [{"list": keys.name, "sha256": keys.sha256} for keys in lists]} if lists else {}
+
+
+def all_excluded(lists: Sequence[KeyList], total: int) -> DataError:
+    """For lists that leave nothing."""
+    return DataError(f"{some(keys.name for keys in lists)} exclude all {total:,} clips")
 
 
 def _key_in(line: str) -> str:
@@ -105,14 +129,13 @@ def _key_in(line: str) -> str:
     return "" if key.startswith("#") else key
 
 
-def _found(keys: KeyList, here: set[str], listing: Listing) -> str:
+def _found(keys: KeyList, here: set[str], root: Path, total: int) -> str:
     """How many keys of a list are those of clips. Raises DataError for a line that names a clip in another way."""
     absent = sorted(keys.keys - here)
     for line in absent:
-        if problem := _problem(line, here, listing.root):
+        if problem := _problem(line, here, root):
             raise DataError(f"list of keys {keys.name} line {keys.lines[line]}: '{shown(line)}' {problem}", hint=_FORM)
     count, found = len(keys.keys), len(keys.keys) - len(absent)
-    total = len(listing.clips)
     if not count:
         return f"{keys.name}: 0 keys, nothing to leave out"
     if not absent:
@@ -130,14 +153,22 @@ def how_many(count: int) -> str:
 
 def _problem(line: str, here: set[str], root: Path) -> str | None:
     """What is wrong with a line that is no key of a clip; None where it may be the key of another set's."""
-    if key := _key_of_path(line, here, root):
+    if key := next((key for key in _keys_of_path(line, root) if key in here), None):
         return f"is the path of a file, whose key is '{shown(key)}'"
-    cells = map(str.strip, _BETWEEN.split(line))
-    key = next((cell for cell in cells if cell in here), None)
+    key = next((cell for cell in _cells(line) if cell in here), None)
     return f"is no key of a clip, and '{shown(key)}', a part of it, is" if key else None
 
 
-def _key_of_path(line: str, here: set[str], root: Path) -> str | None:
-    """The key of a clip, if `line` is the path of its file: with suffix or without, below `root` or from the top."""
+def _meant(line: str, root: Path) -> list[str]:
+    """The keys that a line may mean that holds none."""
+    return [*_keys_of_path(line, root), *_cells(line)]
+
+
+def _keys_of_path(line: str, root: Path) -> list[str]:
+    """The keys of clips whose file the line may be: with suffix or without, below `root` or from the top."""
     path = os.path.normpath(line.removeprefix(f"{root}/"))
-    return next((key for name in (path, f"{path}.mp4") if (key := sample_key(name)) in here), None)
+    return [sample_key(path), sample_key(f"{path}.mp4")]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in _BETWEEN.split(line)]

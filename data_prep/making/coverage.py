@@ -21,6 +21,7 @@ class Coverage:
     protocol: Protocol
     videos: dict[str, bool] = field(default_factory=dict)  # as the files name it → whether the set has it
     texts: int = 0
+    unanswered: int = 0  # questions
     too_long: list[str] = field(default_factory=list)  # videos that are stored beyond the seconds that count
     _shared: set[str] = field(default_factory=set)  # texts that several videos show
 
@@ -33,6 +34,7 @@ class Coverage:
                 return
             self._shared.add(caption)
         self.texts += num_texts(fields)
+        self.unanswered += "question" in fields and "answers" not in fields
 
     def check_length(self, named: str, stored_s: float) -> None:
         """Note a video of which so many seconds are stored, if that is more than count."""
@@ -56,6 +58,8 @@ class Coverage:
         if not self.as_published():
             known = " or ".join(f"{_said(one)} ({one.by})" for one in self.protocol.expected)
             lines.append(f"these are NOT the files of the protocol, which have {known}")
+        if self.unanswered:
+            lines.append(f"{self.unanswered:,} questions have NO ANSWER in the files")
         if self.missing:
             lines.append(
                 f"{len(self.missing):,} videos are MISSING in the set, so a score is of the others: "

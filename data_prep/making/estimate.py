@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data_prep.clip import Clip, Outcome, RunOptions, Sample
+from data_prep.clip import Clip, Outcome, Refusal, RunOptions, Sample
 from data_prep.decode import make_sample
 from data_prep.engines import map_ordered
-from data_prep.spool import each_member, spool_file, spool_folder
+from data_prep.making.cells import with_bytes
+from data_prep.spool import each_member, forget, spool_folder
 from data_prep.state.plan import Plan
 
 CLIPS_WORTH_AN_ESTIMATE = 1000
@@ -62,7 +63,8 @@ def estimate(plan: Plan, shards: list[int], *, run: RunOptions) -> Estimate | No
 def _measured(plan: Plan, clips: Sequence[Clip], run: RunOptions, spool: Path) -> list[tuple[float, float, int]]:
     """What `_measure` gives of the first of these clips, in the time there is."""
     work = partial(_measure, plan=plan, spool=spool)
-    results = map_ordered(work, clips, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
+    found = with_bytes(clips, root=plan.root, spool=spool)
+    results = map_ordered(work, found, workers=run.workers, timeout_s=run.timeout_s, memory_gb=run.memory_gb)
     started = time.perf_counter()
     measured: list[tuple[float, float, int]] = []
     with closing(results):
@@ -74,14 +76,18 @@ def _measured(plan: Plan, clips: Sequence[Clip], run: RunOptions, spool: Path) -
     return measured
 
 
-def _measure(clip: Clip, *, plan: Plan, spool: Path) -> tuple[float, float, int]:
+def _measure(clip: Clip | Refusal, *, plan: Plan, spool: Path) -> tuple[float, float, int]:
     """Seconds, core-seconds, and bytes in the tar: each member has a header and is padded to whole blocks."""
     started, worked = time.perf_counter(), time.process_time()
-    outcome: Outcome = make_sample(clip, root=plan.root, media=plan.media, store=plan.store, spool=spool)
+    outcome: Outcome = (
+        clip
+        if isinstance(clip, Refusal)
+        else make_sample(clip, root=plan.root, media=plan.media, store=plan.store, spool=spool)
+    )
     seconds, core_seconds = time.perf_counter() - started, time.process_time() - worked
     members = outcome.members if isinstance(outcome, Sample) else {}
     sizes = [size for _, size, _ in each_member(members)]
-    spool_file(spool, clip.key).unlink(missing_ok=True)
+    forget(spool, clip.key)
     return seconds, core_seconds, sum(_TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK for size in sizes)
 
 

@@ -54,7 +54,7 @@ class ItemsRead:
         reasons = Counter(one.reason for one in self.left_out).most_common(8)
         return "\n".join(
             [
-                f"{len(self.items):,} items over {clips:,} clips, with {', '.join(fields)}; "
+                f"{len(self.items):,} items over {clips:,} clips, with {', '.join(map(shown, fields))}; "
                 f"{self.clips_without:,} clips have none; {len(self.left_out):,} rows left out",
                 *(f"{count:>8,}  {reason}" for reason, count in reasons),
                 *([self.coverage.text()] if self.coverage else []),

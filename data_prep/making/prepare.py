@@ -7,14 +7,16 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_prep.checking.samples import StoredSample, record_or_why_not, samples_of
 from data_prep.checking.set_statistics import join_statistics
 from data_prep.checking.stats import write_stats
-from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
+from data_prep.clip import Cell, Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.decode import check_readable, make_sample
 from data_prep.engines import WorkerFailure, map_ordered, side_by_side
-from data_prep.spool import bytes_on_disk, member_sizes, spool_file, spool_folder
+from data_prep.making.cells import with_bytes
+from data_prep.spool import bytes_on_disk, forget, member_sizes, source_file, spool_folder
 from data_prep.state.claim import SetInUseError, forget_jobs, one_at_a_time
 from data_prep.state.done import Done, replace_shard, with_index
 from data_prep.state.manifest import Summary, finish
@@ -126,14 +128,13 @@ def _build_with_one_writer(
     begun = plan.done(shards)
     clips = (clip for shard in shards for clip in _clips_to_make(plan, shard, begun.get(shard)))
     with spool_folder() as spool:
-        work_on = partial(work, root=plan.root, media=plan.media, store=plan.store, spool=spool)
         results = map_ordered(
-            work_on,
-            clips,
+            partial(_work_on, work=work, root=plan.root, media=plan.media, store=plan.store, spool=spool),
+            with_bytes(clips, root=plan.root, spool=spool),
             workers=run.workers,
             timeout_s=run.timeout_s,
             memory_gb=run.memory_gb,
-            disk_use=_disk_use,
+            disk_use=partial(_disk_use, spool=spool),
         )
         with closing(results):
             made = _Results(plan, results, spool, count)
@@ -141,8 +142,16 @@ def _build_with_one_writer(
                 _build_shard(plan, shard, begun.get(shard), made)
 
 
-def _disk_use(outcome: Outcome) -> int:
-    return bytes_on_disk(outcome.members) if isinstance(outcome, Sample) else 0
+def _work_on(clip: Clip | Refusal, *, work: Work, **how: Any) -> Outcome:
+    """In a worker. A clip whose bytes could not be had is refused already."""
+    return clip if isinstance(clip, Refusal) else work(clip, **how)
+
+
+def _disk_use(outcome: Outcome, *, spool: Path) -> int:
+    if isinstance(outcome, Refusal):
+        return 0
+    source = source_file(spool, outcome.key)
+    return bytes_on_disk(outcome.members) + (source.stat().st_size if source.exists() else 0)
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ class _Results:
 
     def forget(self, clip: Clip) -> None:
         """Remove what there is on disk of a clip: of a sample that was written, or half of one, where a worker died."""
-        spool_file(self.spool, clip.key).unlink(missing_ok=True)
+        forget(self.spool, clip.key)
 
 
 def _clips_to_make(plan: Plan, shard: int, before: Done | None) -> tuple[Clip, ...]:
@@ -240,7 +249,7 @@ def _outcome(plan: Plan, clip: Clip, result: Outcome | WorkerFailure) -> Outcome
     if isinstance(result, Sample):
         return result
     reason = result.reason
-    if isinstance(result, WorkerFailure):
+    if isinstance(result, WorkerFailure) and Cell.parse(clip.source) is None:
         try:
             check_readable(plan.root / clip.source, root=plan.root)
         except OSError as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from data_prep.clip import Listing, Refusal
+from data_prep.clip import Refusal
 from data_prep.making.item_table import path_from
+from data_prep.sources.set_items import SetItems
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from umt_ds.data.shards.items import ranges_of
@@ -40,35 +41,33 @@ class Selection:
         return f"{line}\n{len(self.left_out):,} items left out, see {self.out}/{BAD_CSV}"
 
 
-def write_selection(listing: Listing, out: Path, *, name: str) -> Selection:
-    """Write a set in `out` that is the items of a listing of media `item`, in the order of their sets.
+def write_selection(items: SetItems, out: Path, *, name: str) -> Selection:
+    """Write a set in `out` that is some items of others, in the order of their sets.
 
-    Raises DataError where `out` holds a set already, or a set of the listing cannot be read.
+    Raises DataError where `out` holds a set already, or a set of the items cannot be read.
     """
     if kind_of(out / MANIFEST):
         raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
-    chosen: dict[str, list[int]] = defaultdict(list)
-    for clip in listing.clips:
-        chosen[clip.source].append(int(clip.extra["row"]))
     out.mkdir(parents=True, exist_ok=True)
-    sets = sorted(chosen)
-    parts = tuple(_part(out, number, listing.root / place, sorted(chosen[place])) for number, place in enumerate(sets))
-    write_whole(out / BAD_CSV, csv_of_refusals(listing.left_out))
-    options = dict(listing.about)
+    chosen = {place: np.flatnonzero(stays) for place, stays in zip(items.sets, items.stays, strict=True)}
+    sets = sorted(place for place, numbers in chosen.items() if len(numbers))
+    parts = tuple(_part(out, number, items.root / place, chosen[place]) for number, place in enumerate(sets))
+    write_whole(out / BAD_CSV, csv_of_refusals(items.left_out))
+    options = dict(items.about)
     Manifest(
         name=name,
         media=str(options.pop("media")),
         shards=(),
-        labels=listing.labels,
+        labels=items.labels,
         options=options,
         tool=tool(),
         parts=parts,
     ).save(out)
     size = sum(part.rows.bytes for part in parts if part.rows)
-    return Selection(out, name, len(listing.clips), len(parts), size, listing.left_out)
+    return Selection(out, name, len(items), len(parts), size, items.left_out)
 
 
-def _part(out: Path, number: int, folder: Path, chosen: list[int]) -> Part:
+def _part(out: Path, number: int, folder: Path, chosen: NDArray[np.int64]) -> Part:
     """What the manifest says of the items of one set; which they are, in a file, unless they are all."""
     manifest = load_manifest(folder)
     part = Part(path_from(out, folder), manifest.fingerprint, len(chosen))

@@ -27,7 +27,8 @@ def table() -> str:
     """Name, task, expected videos and texts, and what it is, a line each."""
     lines = [("NAME", "TASK", "VIDEOS", "TEXTS", "")]
     for one in PROTOCOLS.values():
-        videos = " or ".join(f"{counts.videos:,}" for counts in one.expected if counts.videos is not None)
+        counted = dict.fromkeys(f"{counts.videos:,}" for counts in one.expected if counts.videos is not None)
+        videos = " or ".join(counted)
         texts = " or ".join(f"{counts.texts:,}" for counts in one.expected if counts.texts is not None)
         lines.append((one.name, one.task, videos, texts, one.about))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]

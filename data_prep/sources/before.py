@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.clip import Clip, Listing, Refusal, SourceMedia
+from data_prep.clip import Cell, Clip, Listing, Refusal, SourceMedia
 from data_prep.decode import NUMBERED_PICTURE
 from data_prep.engines import WorkerFailure, map_ordered
 from umt_ds.data.pixels.picture import image_size
@@ -150,6 +150,12 @@ def _by_headers(listing: Listing, keep: Before, *, workers: int) -> Listing:
     if not is_local(listing.root):
         raise ConfigError(
             f"--min-seconds, --max-seconds and --min-side read the header of each file, and {listing.root} is a store",
+            hint="make the set, then leave them out by `umt-data filter`",
+        )
+    if any(Cell.parse(clip.source) for clip in listing.clips):
+        raise ConfigError(
+            "--min-seconds, --max-seconds and --min-side read the header of each file, and these clips are no files of "
+            "their own",
             hint="make the set, then leave them out by `umt-data filter`",
         )
     if listing.media != "video" and keep.reads_seconds:

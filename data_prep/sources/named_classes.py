@@ -1,4 +1,4 @@
-"""UCF101, HMDB51 and Moments in Time V1 by their official files, whose rows say the class by its name.
+"""UCF101, HMDB51 and Moments in Time (V1, V2) by their official files, whose rows say the class by its name.
 
     UCF101   trainlist01.txt   ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1     testlist01.txt without the number
              classInd.txt      1 ApplyEyeMakeup
@@ -60,8 +60,9 @@ def list_hmdb51(videos: Path, *, splits: Path, split: int, part: Part) -> Listin
 
 
 def list_moments(videos: Path, *, csv: Path, classes: Path) -> Listing:
-    """The rows of trainingSet.csv or validationSet.csv of Moments in Time V1, numbered as moments_categories.txt says.
+    """The rows of trainingSet.csv or validationSet.csv of Moments in Time, numbered as moments_categories.txt says.
 
+    V2 has the same files and 305 of the 339 classes, with other numbers.
     Raises DataError where a file is malformed or not one row has a file.
     """
     return _listing(_scan(videos), csv, _moments_rows(csv), Labels(read_class_list(classes)), source="moments")
@@ -148,7 +149,7 @@ def _moments_rows(path: Path) -> Iterator[_Row]:
         if not folder or len(fields) < 2 or fields[1].strip() != folder:
             raise DataError(
                 f"{path} line {line} does not begin with CLASS/FILE,CLASS: {quoted(','.join(fields))}",
-                hint="give trainingSet.csv or validationSet.csv of Moments in Time V1, which have no header",
+                hint="give trainingSet.csv or validationSet.csv of Moments in Time, which have no header",
             )
         yield _Row(f"{path} line {line}", file, folder)
 

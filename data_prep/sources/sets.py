@@ -1,4 +1,4 @@
-"""Finished sets as a source: filter, split and merge make tables over their items, or copy samples to new shards.
+"""Finished sets as a source: filter, split and merge copy samples to new shards, or make tables (`set_items.py`).
 
 Nothing is decoded. Copies are byte for byte and dealt to shards anew: a merged set is mixed, a filtered one has full
 shards.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,9 @@ from numpy.typing import NDArray
 from data_prep.checking.item_statistics import columns_of
 from data_prep.checking.samples import records_of
 from data_prep.clip import Clip, Listing, Refusal
-from data_prep.state.statistics import Columns
-from umt_ds.data.clips import read_record
+from data_prep.state.statistics import VIDEO_FIELDS, Columns
 from umt_ds.data.order.views import as_options, views_of
-from umt_ds.data.shards.manifest import Manifest, load_manifest, load_shards
-from umt_ds.data.shards.records import SampleRef
+from umt_ds.data.shards.manifest import Manifest, load_shards
 from umt_ds.data.shards.sample_record import Record
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, common_folder
@@ -106,48 +104,65 @@ def _first_true(*rules: tuple[NDArray[np.bool_], str]) -> list[str | None]:
     return [text or None for text in found]
 
 
-def list_sets(
-    sets: Sequence[Path], *, keep: Filter | None = None, verb: str, to: Literal["tars", "table"] = "tars"
-) -> Listing:
-    """The samples of finished sets that `keep` lets through, to be copied to `tars`; or the items, for a `table` over
-    the sets.
+@dataclass(frozen=True)
+class GivenSets:
+    """Finished sets that go together, by their folders, which lie below `root`."""
 
-    Raises ConfigError where the sets do not go together: one of them twice, other media, other class lists.
+    folders: tuple[Path, ...]
+    manifests: tuple[Manifest, ...]
+    root: Path
+
+    @classmethod
+    def load(cls, sets: Sequence[Path], load: Callable[[Path], Manifest]) -> GivenSets:
+        """Raises ConfigError where they do not go together: one of them twice, other media, other class lists."""
+        folders = tuple(absolute(folder) for folder in sets)
+        twice = next((folder for number, folder in enumerate(folders) if folder in folders[:number]), None)
+        if twice:
+            raise ConfigError(f"{twice} is named twice", hint="name each set once")
+        manifests = tuple(load(folder) for folder in folders)
+        for folder, manifest in zip(folders, manifests, strict=True):
+            _check_goes_with(manifests[0], manifest, folders[0], folder)
+        return cls(folders, manifests, common_folder(folders))
+
+    def place(self, path: Path) -> str:
+        """Where a set or a tar of it lies below `root`."""
+        return path.relative_to(self.root).as_posix()
+
+    def about(self, verb: str, keep: Filter) -> dict[str, Any]:
+        """What the manifest of a set that is made of them says of them."""
+        asked = {name: value for name, value in vars(keep).items() if value != getattr(Filter(), name)}
+        return {
+            "source": verb,
+            "media": self.manifests[0].media,
+            "from": [{"name": manifest.name, "fingerprint": manifest.fingerprint} for manifest in self.manifests],
+            **({"kept": asked} if asked else {}),
+            "made_with": self.manifests[0].options,
+        }
+
+
+def list_sets(sets: Sequence[Path], *, keep: Filter | None = None, verb: str) -> Listing:
+    """The samples of finished sets that `keep` lets through, to be copied to tars. For a table see `set_items`.
+
+    Raises ConfigError where the sets do not go together, DataError where no sample is left.
     """
     keep = keep or Filter()
-    sets = [absolute(folder) for folder in sets]
-    twice = next((folder for number, folder in enumerate(sets) if folder in sets[:number]), None)
-    if twice:
-        raise ConfigError(f"{twice} is named twice", hint="name each set once")
-    manifests = [load_shards(folder) if to == "tars" else load_manifest(folder) for folder in sets]
-    first = manifests[0]
-    for folder, manifest in zip(sets, manifests, strict=True):
-        _check_goes_with(first, manifest, sets[0], folder)
-    root = common_folder(sets)
+    given = GivenSets.load(sets, load_shards)
     clips: list[Clip] = []
     left_out: list[Refusal] = []
-    found = _samples(sets, manifests, root, keep) if to == "tars" else _all_items(sets, manifests, root, keep)
-    for source, row, key, why in found:
+    for source, row, key, why in _samples(given, keep):
         if why:
             left_out.append(Refusal(source, why, key))
         else:
             clips.append(Clip(key, source, extra={"row": row}))
     if not clips:
-        raise _none_left(sets, left_out)
-    asked = {name: value for name, value in vars(keep).items() if value != getattr(Filter(), name)}
+        raise none_left(given.folders, left_out)
     return Listing(
-        root=root,
+        root=given.root,
         clips=tuple(clips),
-        media="sample" if to == "tars" else "item",
+        media="sample",
         left_out=tuple(left_out),
-        labels=first.labels,
-        about={
-            "source": verb,
-            "media": first.media,
-            "from": [{"name": manifest.name, "fingerprint": manifest.fingerprint} for manifest in manifests],
-            **({"kept": asked} if asked else {}),
-            "made_with": first.options,
-        },
+        labels=given.manifests[0].labels,
+        about=given.about(verb, keep),
     )
 
 
@@ -166,20 +181,31 @@ def split(listing: Listing, *, share: float, seed: int) -> tuple[Listing, Listin
         if isinstance(record, DecodeError):
             damaged.append(Refusal(clip.source, f"damaged: {record.what}", clip.key))
             continue
-        video = next((str(record[field]) for field in _VIDEO if record.get(field)), None)
+        video = next((str(record[field]) for field in VIDEO_FIELDS if record.get(field)), None)
         nameless += video is None
         if len(videos) < 2:
             videos.add(video or clip.key)
-        digest = hashlib.sha256(f"{seed} {video or clip.key}".encode(errors="backslashreplace")).digest()
-        sides[int.from_bytes(digest[:8], "big") < share * 2**64].append(clip)
+        sides[is_second_side(video or clip.key, share=share, seed=seed)].append(clip)
     if not sides[True] or not sides[False]:
-        raise _one_sided(share, videos=len(videos), samples=len(listing.clips) - len(damaged), damaged=damaged)
+        raise one_sided(share, videos=len(videos), samples=len(listing.clips) - len(damaged), damaged=damaged)
     train = _one_side(listing, sides[False], share=round(1 - share, 6), seed=seed)
-    train = replace(train, left_out=(*train.left_out, *damaged), notes=(*train.notes, *_told(nameless)))
+    train = replace(train, left_out=(*train.left_out, *damaged), notes=(*train.notes, *nameless_note(nameless)))
     return train, replace(_one_side(listing, sides[True], share=share, seed=seed), left_out=(), notes=())
 
 
-def _one_sided(share: float, *, videos: int, samples: int, damaged: Sequence[Refusal]) -> DataError:
+def is_second_side(video: str, *, share: float, seed: int) -> bool:
+    """Whether a split puts this video among the `share`."""
+    digest = hashlib.sha256(f"{seed} {video}".encode(errors="backslashreplace")).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def about_split(about: Mapping[str, object], *, share: float, seed: int) -> dict[str, Any]:
+    """What the manifest of one side says."""
+    return {**about, "split": {"share": share, "seed": seed}}
+
+
+def one_sided(share: float, *, videos: int, samples: int, damaged: Sequence[Refusal]) -> DataError:
+    """Why a split has only one side."""
     if not videos:
         what = f"no sample can be read, {len(damaged):,} are damaged: {damaged[0].reason.removeprefix('damaged: ')}"
         return DataError(what, hint="look at `umt-data verify`")
@@ -189,60 +215,41 @@ def _one_sided(share: float, *, videos: int, samples: int, damaged: Sequence[Ref
     return DataError(f"a share of {share:g} leaves one side without a sample", hint="choose another --share")
 
 
-# What names the video of a sample in its json: that of Kinetics, ours, img2dataset's and video2dataset's.
-_VIDEO = ("youtube_id", "source", "url")
-
-
-def _told(nameless: int) -> tuple[str, ...]:
+def nameless_note(nameless: int) -> tuple[str, ...]:
+    """What a split says of samples without a video."""
     if not nameless:
         return ()
-    return (f"{nameless:,} samples do not say of which video they are ({', '.join(_VIDEO)}): each counts as one",)
+    return (f"{nameless:,} samples do not say of which video they are ({', '.join(VIDEO_FIELDS)}): each counts as one",)
 
 
 def _one_side(listing: Listing, clips: Sequence[Clip], *, share: float, seed: int) -> Listing:
-    return replace(listing, clips=tuple(clips), about={**listing.about, "split": {"share": share, "seed": seed}})
+    return replace(listing, clips=tuple(clips), about=about_split(listing.about, share=share, seed=seed))
 
 
 def _with_records(listing: Listing) -> Iterator[tuple[Clip, Record | DecodeError]]:
     """The clips of a listing of sets with their records; each tar is opened once, as its clips follow each other."""
     with progress(total=len(listing.clips), unit="sample", desc="split") as bar:
         for source, clips in groupby(listing.clips, key=lambda clip: clip.source):
-            rows = ((clip, int(clip.extra["row"])) for clip in clips)
-            if listing.media == "item":
-                with closing(ShardSource(listing.root / source, look=False)) as items:
-                    for clip, row in rows:
-                        yield clip, _record_of(items, items.ref(row))
-                        bar.update()
-            else:
-                records = records_of(listing.root / source)
-                for clip, row in rows:
-                    yield clip, records[row][1]
-                    bar.update()
+            records = records_of(listing.root / source)
+            for clip in clips:
+                yield clip, records[int(clip.extra["row"])][1]
+                bar.update()
 
 
-_Found = tuple[str, int, str, str | None]  # source below root; number there; key; why it is left out
+_Found = tuple[str, int, str, str | None]  # tar below root; row; key; why it is left out
 
 
-def _all_items(sets: Sequence[Path], manifests: Sequence[Manifest], root: Path, keep: Filter) -> Iterator[_Found]:
-    """Every item of the sets; its source is the set."""
-    for folder, manifest in zip(sets, manifests, strict=True):
-        with closing(_keys_and_reasons(folder, manifest, keep)) as shards:
-            found = (one for keys, reasons in shards for one in zip(keys, reasons, strict=True))
-            for number, (key, why) in enumerate(found):
-                yield folder.relative_to(root).as_posix(), number, key, why
-
-
-def _samples(sets: Sequence[Path], manifests: Sequence[Manifest], root: Path, keep: Filter) -> Iterator[_Found]:
-    """Every sample of the sets; its source is the tar."""
-    for folder, manifest in zip(sets, manifests, strict=True):
-        with closing(_keys_and_reasons(folder, manifest, keep)) as shards:
+def _samples(given: GivenSets, keep: Filter) -> Iterator[_Found]:
+    """Every sample of the sets."""
+    for folder, manifest in zip(given.folders, given.manifests, strict=True):
+        with closing(keys_and_reasons(folder, manifest, keep)) as shards:
             for entry, (keys, reasons) in zip(manifest.shards, shards, strict=True):
-                source = (folder / entry.file).relative_to(root).as_posix()
+                source = given.place(folder / entry.file)
                 for row, (key, why) in enumerate(zip(keys, reasons, strict=True)):
                     yield source, row, key, why
 
 
-def _keys_and_reasons(
+def keys_and_reasons(
     folder: Path, manifest: Manifest, keep: Filter
 ) -> Generator[tuple[Sequence[str], Sequence[str | None]], None, None]:
     """Of each shard the keys of its items, and why they are left out; nothing but keys is read if nothing is asked."""
@@ -254,19 +261,14 @@ def _keys_and_reasons(
                 bar.update(len(keys))
             return
         with closing(ShardSource(folder, max_open=1)) as items:
-            for shard, count in enumerate(items.counts):
-                yield [items.key(SampleRef(shard, nth)) for nth in range(count)], [None] * count
-                bar.update(count)
+            for shard in range(len(items.counts)):
+                keys = items.keys(shard)
+                yield keys, [None] * len(keys)
+                bar.update(len(keys))
 
 
-def _record_of(items: ShardSource, ref: SampleRef) -> Record | DecodeError:
-    try:
-        return dict(read_record(items, ref))
-    except DecodeError as error:
-        return error
-
-
-def _none_left(sets: Sequence[Path], left_out: Sequence[Refusal]) -> DataError:
+def none_left(sets: Sequence[Path], left_out: Sequence[Refusal]) -> DataError:
+    """Why a set would be empty."""
     if not left_out:
         return DataError(f"{some(sets, each=300)}: no sample there", hint="bad.csv says what became none")
     reasons = Counter(refusal.reason for refusal in left_out).most_common()

@@ -112,7 +112,7 @@ def _media_of(plan: Plan) -> str:
     match plan.media:
         case "image":
             return "image"
-        case "sample" | "item":
+        case "sample":
             return str(plan.about["media"])
         case "video":
             return "video" if plan.store.store == "mp4" else plan.store.store

@@ -1,4 +1,4 @@
-"""Files of retrieval by paragraph and by template, of any content: rows for a table, or one error in words."""
+"""Files of retrieval by paragraph and template, of any content: rows that a table can hold, or one error in words."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.scale import index_of_ten_million
+from tests.scale.items_of_ten_million import tables_of_items
 from tests.scale.stores import preparing_from_a_store, training_from_a_store
 
 
@@ -23,6 +24,7 @@ def index_mapped(folder: Path) -> Iterator[str]:
 
 PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "index": index_mapped,
+    "tables": tables_of_items,
     "training": training_from_a_store,
     "preparing": preparing_from_a_store,
 }

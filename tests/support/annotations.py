@@ -77,3 +77,41 @@ UMT_JSON = json.dumps(
     ]
 )
 UMT_SQLITE = "CREATE TABLE IF NOT EXISTS `annos` (`id` integer PRIMARY KEY, `{column}` text, `caption` text)"
+
+# CC12M: two rows in the form of cc12m.tsv (github.com/google-research-datasets/conceptual-12m), address and caption, no
+# header; addresses shortened.
+CC12M_TSV = (
+    "https://chewtown.com/wp-content/uploads/curry.jpg\tMetal prints of <PERSON> from Thai Curry Soup\n"
+    "https://i.pinimg.com/a.jpg\tA butterfly on a leaf, with a tab's width of sky\n"
+)
+
+# SBU: the form of sbu-captions-all.json, columns as lists (as vicenteor/sbu_captions on the Hugging Face hub reads it);
+# the same addresses and captions are the lines of SBU_captioned_photo_dataset_{urls,captions}.txt.
+SBU_JSON = json.dumps(
+    {
+        "image_urls": [
+            "http://static.flickr.com/2723/4385058960_b0f291553e.jpg",
+            "http://static.flickr.com/3326/3596303505_3ce4c20529.jpg",
+        ],
+        "captions": ["A wooden chair in the living room", "Little girl in the blue dress"],
+        "user_ids": ["47889917@N08", "12345678@N00"],
+    }
+)
+
+# Visual Genome, region_descriptions.json of version 1.2 and later: two images, of which the regions are cut to three.
+VG_REGIONS = json.dumps(
+    [
+        {
+            "id": 1,
+            "regions": [
+                {"region_id": 1382, "width": 82, "height": 139, "image_id": 1, "phrase": "the clock is green in colour",
+                 "y": 57, "x": 421},
+                {"region_id": 1383, "width": 182, "height": 213, "image_id": 1, "phrase": "shade is along the street ",
+                 "y": 372, "x": 194},
+                {"region_id": 1384, "width": 61, "height": 36, "image_id": 1, "phrase": "the clock is green in colour",
+                 "y": 491, "x": 241},
+            ],
+        },
+        {"id": 2407890, "regions": []},
+    ]
+)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def open_store(
     fingerprints: dict[str, str] = FINGERPRINTS,
     not_reproducible: Sequence[str] = (),
     classes: Sequence[str] = (),
+    earlier: Mapping[str, Mapping[str, str]] | None = None,
 ) -> CheckpointStore:
     """A store as one rank alone opens it at start-up."""
     config = load_run("demo/stage1", [f"run_dir={run}", *overrides])
@@ -71,6 +72,7 @@ def open_store(
         device=CPU,
         not_reproducible=not_reproducible,
         classes=classes,
+        earlier=earlier,
     )
 
 

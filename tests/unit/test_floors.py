@@ -150,6 +150,7 @@ DOORS = {
         "umt_ds.data.shards.items",
         "data_prep.state.statistics",  # columns
         "data_prep.tables.annotations",
+        "data_prep.tables.parquet_files",
     ),
     "wandb": ("umt_ds.engine.report",),
     "tqdm": ("umt_ds.terminal",),

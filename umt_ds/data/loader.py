@@ -28,6 +28,7 @@ from umt_ds.data.on_device import finish
 from umt_ds.data.order.views import why_not_train
 from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.shards.block_cache import BlockCache
+from umt_ds.data.shards.manifest import Manifest
 from umt_ds.data.shards.remote import Traffic
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.stream import TarStream
@@ -74,6 +75,12 @@ class Loader:
         """By source name; a checkpoint keeps them, so that a resumed run reads the same data. A stream has none."""
         sources = zip(self._names, self.builder.draws.sources, strict=True)
         return {name: source.fingerprint for name, source in sources if isinstance(source, ShardSource)}
+
+    @property
+    def earlier(self) -> dict[str, dict[str, str]]:
+        """By source name: fingerprints that its set had before samples were added, and what to say of each."""
+        sources = zip(self._names, self.builder.draws.sources, strict=True)
+        return {name: _earlier(source.manifest) for name, source in sources if isinstance(source, ShardSource)}
 
     @property
     def not_reproducible(self) -> tuple[str, ...]:
@@ -160,3 +167,10 @@ class Loader:
         if self._plan.num_workers and not batch.pixels.is_pinned():  # its worker will write over it
             return replace(batch, pixels=batch.pixels.clone())
         return batch
+
+
+def _earlier(manifest: Manifest) -> dict[str, str]:
+    now, *before = manifest.versions
+    return {
+        one.fingerprint: f"the set before {now.num_samples - one.num_samples:,} samples were added" for one in before
+    }

@@ -70,11 +70,14 @@ class CheckpointStore:
         device: torch.device,
         not_reproducible: Iterable[str] = (),
         classes: Sequence[str] = (),
+        earlier: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
+        """earlier: of each name in `fingerprints` others that it had, and what to say of them."""
         self.run = run
         self._world = world
         self._config = config
         self._fingerprints = dict(fingerprints)
+        self._earlier = earlier or {}
         self._classes = list(classes)
         self._not_reproducible = set(not_reproducible)  # sources that are, or ever were, streamed
         self._device = device
@@ -100,6 +103,7 @@ class CheckpointStore:
                     self.run,
                     self._config,
                     fingerprints=self._fingerprints,
+                    earlier=self._earlier,
                     classes=self._classes,
                     allow_config_change=allow_config_change,
                 )

@@ -51,10 +51,12 @@ def find_resume(
     config: RunConfig,
     *,
     fingerprints: Mapping[str, str],
+    earlier: Mapping[str, Mapping[str, str]],
     classes: Sequence[str],
     allow_config_change: bool,
 ) -> Resume:
-    """From its own newest whole checkpoint, or that of `init.resume_from`, or fresh.
+    """From its own newest whole checkpoint, or that of `init.resume_from`, or fresh. earlier: of each name in
+    `fingerprints` others that it had, and what to say of them.
 
     Raises CheckpointError where none is whole, or it is one of another experiment and `allow_config_change` is not set;
     MachineError where the disk does not give it.
@@ -78,7 +80,14 @@ def find_resume(
     else:
         return Resume(None, None, "starting at step 0")
     _progress_in(manifest)
-    _compare_config(manifest, config, fingerprints=fingerprints, classes=classes, allow_change=allow_config_change)
+    _compare_config(
+        manifest,
+        config,
+        fingerprints=fingerprints,
+        earlier=earlier,
+        classes=classes,
+        allow_change=allow_config_change,
+    )
     return Resume(folder, manifest, f"{sentence}, from {folder}")
 
 
@@ -104,6 +113,7 @@ def _compare_config(
     config: RunConfig,
     *,
     fingerprints: Mapping[str, str],
+    earlier: Mapping[str, Mapping[str, str]],
     classes: Sequence[str],
     allow_change: bool,
 ) -> None:
@@ -113,7 +123,11 @@ def _compare_config(
     then = {**numbers_of(config_then), "precision": manifest.precision}
     theirs = {**then, **{f"content of {k}": v for k, v in manifest.fingerprints.items()}}
     changed = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
-    lines = [f"{key}: {theirs.get(key)} → {mine.get(key)}" for key in changed]
+    known = {f"content of {name}": said for name, said in earlier.items()}
+    told = {key: known.get(key, {}).get(str(theirs.get(key))) for key in changed}
+    lines = [
+        f"{key}: {theirs.get(key)} → {mine.get(key)}" + (f" ({told[key]})" if told[key] else "") for key in changed
+    ]
     if (other := first_difference(manifest.classes, classes)) is not None:
         lines.append(f"class {other[0]} of the head: {quoted(other[1])} → {quoted(other[2])}")
     if lines and not allow_change:

@@ -137,6 +137,7 @@ def _build(run: _Started, *, allow_config_change: bool) -> _Parts:
         device=job.device,
         not_reproducible=loader.not_reproducible,
         classes=task.classes,
+        earlier={f"data.{name}": said for name, said in loader.earlier.items()},
     )
     resume = store.plan_resume(allow_config_change=allow_config_change)
     return _Parts(settings, plan, evaluators, loader, task, store, resume)

@@ -442,6 +442,17 @@ def test_other_data_or_another_teacher_is_refused_though_the_configuration_is_th
     assert open_store(tmp_path, fingerprints=other).plan_resume(allow_config_change=True).progress.step == 2
 
 
+def test_a_set_that_has_grown_since_is_said_to_have(tmp_path: Path) -> None:
+    save(open_store(tmp_path), 2)
+    other = {**FINGERPRINTS, "data.demo": "cccc"}
+    earlier = {"data.demo": {FINGERPRINTS["data.demo"]: "the set before 5 samples were added"}}
+    store = open_store(tmp_path, fingerprints=other, earlier=earlier)
+    with pytest.raises(
+        CheckpointError, match=r"content of data\.demo: .* → cccc \(the set before 5 samples were added\)"
+    ):
+        store.plan_resume()
+
+
 def test_a_head_whose_rows_mean_other_classes_is_refused_unless_allowed(tmp_path: Path) -> None:
     save(open_store(tmp_path, classes=("crying", "diving", "eating")), 2)
     swapped = ("crying", "eating", "diving")

@@ -77,7 +77,7 @@ class Timeline:
         if self.count == 1:
             return None
         fps = float(self.mean_rate(Fraction(self.stated) if self.stated else None, at_most=None))
-        count = max(1, int(wanted_s * fps))
+        count = max(1, int(min(wanted_s * fps, self.count)))
         if count >= self.count:
             return None
         end_s = self.seconds[0] + count / self.rate if self.rate else self.seconds[count]

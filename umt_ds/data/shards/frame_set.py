@@ -146,6 +146,10 @@ class FrameSet:
         """The key of a sample: its name in the tar."""
         return self._index.key(shard, row)
 
+    def keys(self, shard: int) -> list[str]:
+        """The keys of all samples of a shard."""
+        return self._index.keys(shard)
+
     def members(self, shard: int, row: int) -> list[Member]:
         """The files of a sample, in tar order."""
         return self._index.members(shard, row)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -35,6 +35,7 @@ _PLACE = pa.schema([("shard", _NUMBER), ("row", _NUMBER), ("key", pa.string()), 
 _PAGES = 64
 
 Range = tuple[int, int]  # [start, end)
+KeysOf = Callable[[int], list[str]]  # of the samples of a shard
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class ItemTable(Protocol):
     def item(self, shard: int, nth: int, /) -> Item:
         """The nth item of a shard. Raises DataError where the table is damaged."""
 
+    def keys(self, shard: int, of_samples: KeysOf, /) -> list[str]:
+        """The keys of all items of a shard. of_samples: those of the samples of a shard; asked where an item has no key
+        of its own."""
+
 
 class AllSamples:
     """One item a sample. counts: samples of each shard."""
@@ -68,6 +73,9 @@ class AllSamples:
 
     def item(self, shard: int, nth: int) -> Item:
         return Item(shard, nth)
+
+    def keys(self, shard: int, of_samples: KeysOf) -> list[str]:
+        return of_samples(shard)
 
 
 class ArrowItems:
@@ -96,6 +104,15 @@ class ArrowItems:
             raise self._wrong(f"item {nth} of shard {shard} is of a sample that is not there")
         fields = {name: value for name, value in said.items() if value is not None}
         return Item(shard, row, place["key"], frames, fields)
+
+    def keys(self, shard: int, of_samples: KeysOf) -> list[str]:
+        page = self._pages(shard)
+        shards, rows = (np.array(page.column(name).fill_null(-1)) for name in ("shard", "row"))
+        if (shards != shard).any() or (rows < 0).any() or (rows >= self._samples[shard]).any():
+            raise self._wrong(f"an item of shard {shard} is of a sample that is not there")
+        own: list[str | None] = page.column("key").to_pylist()
+        samples = of_samples(shard) if None in own else []
+        return [samples[row] if key is None else key for key, row in zip(own, rows.tolist(), strict=True)]
 
     def _load(self, shard: int) -> pa.RecordBatch:
         batch = self._file.page(shard).batch
@@ -127,6 +144,17 @@ class SelectedItems:
         among_all = int(self._ranges[place, 0]) + number - int(self._before[place])
         return self._table.item(shard, among_all - int(self._starts[shard]))
 
+    def keys(self, shard: int, of_samples: KeysOf) -> list[str]:
+        start, end = self._starts[shard : shard + 2]
+        within = np.clip(self._ranges[self._touching(start, end)], start, end) - start
+        keys = self._table.keys(shard, of_samples) if len(within) else []
+        return [key for first, last in within.tolist() for key in keys[first:last]]
+
+    def _touching(self, start: int, end: int) -> slice:
+        """The ranges that have numbers in [start, end)."""
+        first = np.searchsorted(self._ranges[:, 1], start, side="right")
+        return slice(int(first), int(np.searchsorted(self._ranges[:, 0], end, side="left")))
+
     def _num_before(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many selected items have a smaller number than each of these."""
         place = np.searchsorted(self._ranges[:, 0], numbers, side="right") - 1
@@ -148,10 +176,15 @@ class JoinedItems:
         found = self._tables[which].item(shard - before, nth)
         return Item(found.shard + before, found.row, found.key, found.frames, found.fields)
 
+    def keys(self, shard: int, of_samples: KeysOf) -> list[str]:
+        which = bisect_right(self._ends, shard)
+        before = self._ends[which - 1] if which else 0
+        return self._tables[which].keys(shard - before, lambda own: of_samples(own + before))
+
 
 def ranges_of(selected: Iterable[int]) -> NDArray[np.int64]:
     """Ascending numbers as ranges [start, end): i64 [n,2]."""
-    numbers = np.fromiter(selected, np.int64)
+    numbers = selected if isinstance(selected, np.ndarray) else np.fromiter(selected, np.int64)
     if not len(numbers):
         return np.empty((0, 2), np.int64)
     breaks = np.flatnonzero(np.diff(numbers) != 1)

@@ -104,10 +104,14 @@ class Manifest:
         text = json.dumps([content, list(self.labels), *more], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def versions(self) -> tuple[Manifest, ...]:
+        """This set, and what it was each time before shards were added, the last one first."""
+        return (self, *(replace(self, shards=self.shards[:count], earlier=()) for count in reversed(self.earlier)))
+
     def version(self, fingerprint: str) -> Manifest | None:
-        """The set with this fingerprint: this one, or what it was before shards were added; None: it was never so."""
-        earlier = (replace(self, shards=self.shards[:count], earlier=()) for count in reversed(self.earlier))
-        return next((one for one in (self, *earlier) if one.fingerprint == fingerprint), None)
+        """The version of the set with this fingerprint; None: it was never so."""
+        return next((one for one in self.versions if one.fingerprint == fingerprint), None)
 
     def save(self, folder: Path) -> None:
         """Write `folder/manifest.json`."""

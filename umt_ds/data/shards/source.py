@@ -117,6 +117,15 @@ class ShardSource:
         frames, shard = self._place(item.shard)
         return frames.key(shard, item.row) if item.key is None else item.key
 
+    def keys(self, shard: int) -> list[str]:
+        """The keys of all items of a shard, in their order: a thousand times faster than one by one, as rows are not
+        checked against what was written."""
+        return self._items.keys(shard, self._sample_keys)
+
+    def _sample_keys(self, shard: int) -> list[str]:
+        frames, own = self._place(shard)
+        return frames.keys(own)
+
     def members(self, ref: SampleRef) -> list[Member]:
         """The files of an item's sample, in tar order."""
         item = self.item(ref)

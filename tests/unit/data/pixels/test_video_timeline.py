@@ -72,6 +72,8 @@ def test_the_first_seconds_are_so_many_frames_as_a_reader_that_counts_them_takes
         span = line.first(10.0)
         assert (span is None) == (published == num_frames)
         assert line.within(span) == range(published)
+        assert line.first(1e308) is None
+        assert line.within(line.first(1e-9)) == range(1)
 
 
 def test_the_first_seconds_of_a_varying_rate_are_counted_by_the_mean_rate() -> None:

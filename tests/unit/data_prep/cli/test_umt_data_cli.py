@@ -24,16 +24,18 @@ from umt_ds.data.shards.manifest import load_manifest
 COMMANDS = (
     "scenes",
     *("folder", "list", "kinetics", "k710", "classes", "something", "ucf101", "hmdb51"),
-    *("moments", "webvid", "pairs", "demo"),
+    *("moments", "webvid", "pairs", "parquet", "demo"),
     *(
         "verify",
         "stats",
         "sheet",
         "show",
         "leaks",
+        "answers",
         "index",
         "upgrade",
         "items",
+        "protocols",
         "filter",
         "split",
         "merge",
@@ -41,7 +43,7 @@ COMMANDS = (
         "finish",
     ),
 )
-ONLY_TELL = ("classes", "verify", "stats", "show")  # write at most a picture that was asked for
+ONLY_TELL = ("classes", "verify", "stats", "show", "answers", "protocols")  # write at most what was asked for
 TASKS = ("work", "finish")  # are not for people
 
 SMALL = ("--frames", "2", "--short-side", "16", "--workers", "1")

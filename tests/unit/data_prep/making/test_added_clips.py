@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data_prep.checking.verify import verify
@@ -17,13 +18,15 @@ from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, 
 from data_prep.making import prepare as module
 from data_prep.making.prepare import build_shards, close_set, prepare
 from data_prep.making.selection import write_selection
-from data_prep.sources.sets import list_sets
+from data_prep.sources.set_items import list_items
 from data_prep.state.plan import load_plan, open_plan
 from tests.support.files import hashes_in
 from tests.support.shards import frame, picture
 from tests.support.stopping import Killed, stopped_at
 from tests.support.umt_data import umt_data
 from tests.support.videos import write_videos
+from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.shards.manifest import Manifest, load_manifest
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import as_path
@@ -198,8 +201,8 @@ def test_parts_make_what_is_new_by_the_plan_in_the_folder(tmp_path: Path) -> Non
 def test_a_table_over_the_set_before_reads_what_it_read(tmp_path: Path) -> None:
     out, table = tmp_path / "set", tmp_path / "table"
     make(out, FIRST)
-    whole = list_sets([out], verb="merge", to="table")
-    write_selection(replace(whole, clips=whole.clips[2:6]), table, name="table")
+    whole = list_items([out], verb="merge")
+    write_selection(replace(whole, stays=(np.array([n in (2, 3, 4, 5) for n in range(7)]),)), table, name="table")
     write_selection(whole, tmp_path / "whole", name="whole")
     before = [keys(folder) for folder in (table, tmp_path / "whole")]
     fingerprint = ShardSource(table).fingerprint
@@ -211,6 +214,20 @@ def test_a_table_over_the_set_before_reads_what_it_read(tmp_path: Path) -> None:
     make(out, range(1, 12))
     with pytest.raises(DataError, match=r"has changed since .* and not by samples that were added"):
         ShardSource(table)
+
+
+@here
+def test_a_loader_knows_what_its_sets_were_before(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    before = [make(out, numbers).fingerprint for numbers in (FIRST, MORE)]
+    make(out, range(14))
+    loader = Loader(
+        [SourceSpec("demo", out, FramePolicy("sparse", 1, 1))],
+        LoaderPlan(seed=0, global_draws=1, image_side=16, micro=1),
+    )
+    assert loader.earlier == {
+        "demo": dict(zip(before, [f"the set before {n} samples were added" for n in (7, 2)], strict=True))
+    }
 
 
 def test_the_commands_say_what_is_new(

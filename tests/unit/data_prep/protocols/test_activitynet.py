@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data_prep.clip import Refusal
-from data_prep.making.item_table import read_items
+from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import protocol
+from tests.support.loading import Tokenizing
 from tests.support.shards import write_shards
+from umt_ds.batch import Tokens
+from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
+from umt_ds.data.order.frames import FramePolicy
 from umt_ds.errors import DataError
 
 IDS = ("v_uqiMw7tQ1Cc", "v_-bXdq2zI1Ms0")
@@ -43,6 +48,22 @@ def test_both_published_forms_give_the_same_items(tmp_path: Path) -> None:
     assert one.items == other.items
     assert {item.key: item.fields["caption"] for item in one.items} == PARAGRAPHS
     assert "these are NOT the files of the protocol, which have 4,917 videos" in one.text()
+
+
+def test_a_paragraph_is_the_text_of_its_video_in_training(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (2,), key=IDS.__getitem__)
+    file = as_json(tmp_path / "train.json", OFFICIAL)
+    write_table(read_items(base, annotations=[file], protocol=protocol("activitynet-train")), tmp_path / "table")
+    asked: list[str] = []
+
+    def tokens(captions: list[str]) -> Tokens:
+        asked.extend(captions)
+        return Tokens(torch.zeros(len(captions), 1, dtype=torch.long), torch.ones(len(captions), 1, dtype=torch.bool))
+
+    plan = LoaderPlan(seed=1, global_draws=2, image_side=16, micro=2)
+    source = SourceSpec("anet", tmp_path / "table", FramePolicy("intervals", 2))
+    (batch,) = Loader([source], plan, tokenize=Tokenizing(tokens)).micro_batches(0)
+    assert dict(zip(batch.keys, asked, strict=True)) == PARAGRAPHS
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,19 @@ from data_prep.clip import Refusal
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import PROTOCOLS, protocol
 from tests.support.shards import frame, picture, write_shards
+from tests.support.umt_data import Umt, umt_data
+from tests.support.videos import frame_number, write_video
+from umt_ds.data.evaluation import ClipRequest, EvaluationSet, published_frames
+from umt_ds.data.order.views import Views
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import DataError
+
+
+@pytest.fixture
+def umt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Umt:
+    """`umt-data WORDS…` in this process."""
+    return umt_data(monkeypatch, capsys)
+
 
 NAMES = ("10015567@N08_3655084291_d8b58466fa.mov", "10052357@N03_7585070382_5762149bfc.")
 KEYS = ("10015567%40N08_3655084291_d8b58466fa", "10052357%40N03_7585070382_5762149bfc")
@@ -82,6 +93,27 @@ def test_a_video_of_which_nothing_is_said_is_left_out_and_counted(tmp_path: Path
     assert [(one.source, one.reason) for one in read.left_out] == [
         ("test_data.json entry 3", "the files say nothing of it")
     ]
+
+
+def test_a_user_tests_on_paragraphs_and_on_the_frames_of_the_first_30_s(tmp_path: Path, umt: Umt) -> None:
+    for name, frames in {NAMES[0]: 40, f"{NAMES[1]}mp4": 12}.items():  # a second each
+        write_video(tmp_path / "v" / name, frames=frames, fps=1)
+    file = as_json(tmp_path / "test_data.json", [*OFFICIAL, {"video": "gone.mov", "description": "nobody"}])
+    folder = ("folder", tmp_path / "v", tmp_path / "set", "--first-seconds", "30", "--views", "retrieval:12")
+    assert umt(*folder, "--short-side", "32", "--workers", "1").code == 0
+    said = umt("items", tmp_path / "set", tmp_path / "t", "--annotations", file, "--protocol", "didemo-test")
+    assert "1 videos are MISSING in the set, so a score is of the others: gone.mov" in said.text
+    assert "BEYOND" not in said.text
+    request = ClipRequest(published_frames(Views("retrieval", 12)), side=32, view="stretched", caption_field="caption")
+    (batch,) = EvaluationSet(tmp_path / "t", request, batch_size=4).batches()
+    assert {item.key: item.captions for item in batch.items} == {
+        KEYS[0]: ("a cat jumps. it leaves",),
+        KEYS[1]: ("dog runs",),
+    }
+    frames_of = dict(zip((item.key for item in batch.items), batch.pixels.numpy(), strict=True))
+    shown_of_long = [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28]  # the middles of linspace(0, 30, 13)
+    assert [frame_number(pixels) for pixels in frames_of[KEYS[0]]] == shown_of_long
+    assert [frame_number(pixels) for pixels in frames_of[KEYS[1]]] == list(range(12))
 
 
 def timed(number: int) -> dict[str, bytes]:

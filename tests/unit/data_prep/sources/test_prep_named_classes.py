@@ -103,6 +103,21 @@ def test_moments_in_time_takes_the_class_of_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason=f"{ANNOTATIONS} is not there")
+def test_version_2_of_moments_in_time_has_the_same_files_and_305_classes(tmp_path: Path) -> None:
+    touch(tmp_path / "training", "adult+female+singing/getty-x_4.mp4", "clapping/yt-a_1.mp4")
+    rows = "adult+female+singing/getty-x_4.mp4,adult+female+singing,3,1\nclapping/yt-a_1.mp4,clapping,3,0\n"
+    classes = ANNOTATIONS / "label_maps" / "category_momentsv2.txt"
+    listing = list_moments(tmp_path / "training", csv=written(tmp_path / "trainingSet.csv", rows), classes=classes)
+    assert (len(listing.labels), {clip.label_name: clip.label for clip in listing.clips}) == (
+        305,
+        {"adult+female+singing": 256, "clapping": 0},
+    )
+    of_version_1 = written(tmp_path / "v1.csv", "praying/a.mp4,praying,3,0\n")
+    with pytest.raises(DataError, match="label 'praying' is not in the class list of 305 classes"):
+        list_moments(tmp_path / "training", csv=of_version_1, classes=classes)
+
+
+@pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason=f"{ANNOTATIONS} is not there")
 def test_the_numbers_are_those_of_the_published_lists(tmp_path: Path) -> None:
     """HMDB51 and UCF101: a clip of a published list has the same number by the official form of its row."""
     names = (ANNOTATIONS / "label_maps" / "hmdb51_label_map.txt").read_text().split()

@@ -12,12 +12,20 @@ from data_prep.checking.samples import samples_of
 from data_prep.clip import Listing, RunOptions, StoreOptions
 from data_prep.making.prepare import prepare
 from data_prep.sources.pairs import list_pairs
-from tests.support.annotations import CC3M_TSV, COCO_CAPTIONS, UMT_JSON, UMT_SQLITE
+from tests.support.annotations import (
+    CC3M_TSV,
+    CC12M_TSV,
+    COCO_CAPTIONS,
+    SBU_JSON,
+    UMT_JSON,
+    UMT_SQLITE,
+    VG_REGIONS,
+)
 from tests.support.files import touch, written
 from tests.support.paths import SHARED
 from umt_ds.data.shards.sample_record import captions_of
 from umt_ds.data.shards.storage import as_path
-from umt_ds.errors import DataError
+from umt_ds.errors import ConfigError, DataError
 
 DATA = SHARED / "data"
 there = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there")
@@ -134,6 +142,66 @@ def test_a_table_needs_file_names_which_the_published_cc3m_list_lacks(tmp_path: 
     }
 
 
+def test_cc12m_names_no_files_unless_a_third_column_does(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "00000/000000001.jpg")
+    with pytest.raises(DataError, match=r"line 1 has 2 columns[\s\S]*CC12M[\s\S]*img2dataset"):
+        list_pairs(images, annotations=written(tmp_path / "cc12m.tsv", CC12M_TSV))
+    with pytest.raises(DataError, match=r"its columns are url, caption[\s\S]*img2dataset"):
+        list_pairs(images, annotations=written(tmp_path / "head.tsv", f"url\tcaption\n{CC12M_TSV}"))
+    lines = [f"{line}\t00000/{number:09d}.jpg" for number, line in enumerate(CC12M_TSV.splitlines())]
+    listing = list_pairs(images, annotations=written(tmp_path / "named.tsv", "\n".join(lines)))
+    assert captions(listing) == {"00000/000000001.jpg": ("A butterfly on a leaf, with a tab's width of sky",)}
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["4385058960_b0f291553e.jpg", "dataset/m_2723_4385058960_b0f291553e.jpg", "2723/4385058960_b0f291553e.jpg"],
+)
+def test_sbu_finds_its_pictures_however_they_were_downloaded(tmp_path: Path, file: str) -> None:
+    images = touch(tmp_path / "sbu", file)
+    listing = list_pairs(images, annotations=written(tmp_path / "sbu-captions-all.json", SBU_JSON))
+    assert captions(listing) == {file: ("A wooden chair in the living room",)}
+    assert reasons(listing) == {
+        "http://static.flickr.com/3326/3596303505_3ce4c20529.jpg": "missing: no such file",
+    }
+
+
+@pytest.mark.parametrize("given", ["urls", "captions"])
+def test_sbu_s_two_lists_are_read_together_line_for_line(tmp_path: Path, given: str) -> None:
+    columns = json.loads(SBU_JSON)
+    start = "SBU_captioned_photo_dataset"
+    written(tmp_path / f"{start}_urls.txt", "\n".join(columns["image_urls"]) + "\n")
+    written(tmp_path / f"{start}_captions.txt", "\r\n".join(["", columns["captions"][1]]) + "\r\n")
+    images = touch(tmp_path / "sbu", "4385058960_b0f291553e.jpg", "3596303505_3ce4c20529.jpg")
+    listing = list_pairs(images, annotations=tmp_path / f"{start}_{given}.txt")
+    assert captions(listing) == {"3596303505_3ce4c20529.jpg": ("Little girl in the blue dress",)}
+    assert list(reasons(listing).values()) == ["no caption"]
+    written(tmp_path / f"{start}_captions.txt", "one\n")
+    with pytest.raises(DataError, match=r"has 2 lines, SBU_captioned_photo_dataset_captions\.txt 1: line by line"):
+        list_pairs(images, annotations=tmp_path / f"{start}_{given}.txt")
+
+
+def test_phrases_of_visual_genome_are_captions_of_their_image(tmp_path: Path) -> None:
+    images = touch(tmp_path / "vg", "VG_100K/1.jpg", "VG_100K_2/2407890.jpg")
+    regions = written(tmp_path / "region_descriptions.json", VG_REGIONS)
+    listing = list_pairs(images, annotations=regions)
+    assert captions(listing) == {"VG_100K/1.jpg": ("the clock is green in colour", "shade is along the street")}
+    assert reasons(listing) == {"2407890.jpg": "no caption"}
+    assert "left out 1 captions that their image has already" in listing.notes
+    large = list_pairs(images, annotations=regions, min_area=20_000)
+    assert captions(large) == {"VG_100K/1.jpg": ("shade is along the street",)}
+    assert "left out 2 of 3 phrases, of regions below 20,000 pixels" in large.notes
+    assert large.about["min_area"] == 20_000
+
+
+def test_regions_of_the_first_version_say_their_image_otherwise(tmp_path: Path) -> None:
+    regions = [
+        {"image_id": 7, "regions": [{"phrase": "a cat", "x": 1, "y": 1, "width": 9, "height": 9, "synsets": []}]}
+    ]
+    listing = list_pairs(touch(tmp_path / "vg", "7.jpg"), annotations=written(tmp_path / "r.json", json.dumps(regions)))
+    assert captions(listing) == {"7.jpg": ("a cat",)}
+
+
 def test_names_without_suffix_are_images_unless_told_otherwise(tmp_path: Path) -> None:
     rows = written(tmp_path / "msrvtt.json", '[{"video": "video0", "caption": "x"}]')
     both = touch(tmp_path / "v", "video0.jpg", "video0.mp4")
@@ -153,6 +221,16 @@ def test_names_without_suffix_are_images_unless_told_otherwise(tmp_path: Path) -
         ("p.json", "[" * 100_000, "cannot be read as a JSON file"),
         ("p.json", "[]", "has no rows"),
         ("p.json", '[{"image": "../a.jpg", "caption": "x"}]', r"none of the 1 rows[\s\S]*\.\./a\.jpg"),
+        ("p.json", '{"image_urls": ["a"], "captions": []}', r"are not lists of one length \(1, 0\)"),
+        ("p.json", '[{"id": 1, "regions": 3}]', "entry 1 is no file with captions"),
+        (
+            "p.json",
+            '[{"image_id": 1, "url": "u", "coco_id": 5}]',
+            "no file with captions.*\\n.*region_descriptions.json",
+        ),
+        ("p.parquet", "PAR1", "no annotation file of pairs[\\s\\S]*umt-data parquet"),
+        ("0.tar", "", "no annotation file of pairs[\\s\\S]*umt-data index"),
+        ("x_urls.txt", "a", "x_captions.txt cannot be read"),
         ("p.jsonl", '{"image": "a.jpg", "caption": "x"}\n{', "one JSON object a line"),
         ("p.tsv", "a\thttp://b\tc\nd\n", "line 2 has 1 columns"),
         ("p.db", "SQLite format 3\0 and then nothing", "cannot be read as an SQLite database"),
@@ -167,6 +245,8 @@ def test_a_split_of_a_file_without_splits_and_a_table_of_another_kind_are_refuse
     images = touch(tmp_path / "i", "a.jpg")
     with pytest.raises(DataError, match="has no splits, so no 'train'"):
         list_pairs(images, annotations=written(tmp_path / "p.json", UMT_JSON), split="train")
+    with pytest.raises(ConfigError, match=r"--min-area: .* has no regions"):
+        list_pairs(images, annotations=written(tmp_path / "p.json", UMT_JSON), min_area=1)
     with pytest.raises(DataError, match="has no table annos"):
         list_pairs(images, annotations=database(tmp_path / "x.db", "url", []))
 
