@@ -14,6 +14,7 @@ from umt_ds.data.shards.items import Item
 from umt_ds.data.shards.manifest import Manifest
 from umt_ds.data.shards.records import SampleRef
 from umt_ds.data.shards.source import ShardSource
+from umt_ds.data.shards.storage import absolute
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def columns_of(folder: Path, manifest: Manifest, *, workers: int = 1) -> Iterato
 
 def _placed(folder: Path, manifest: Manifest, workers: int) -> Iterator[tuple[tuple[Path, str], Page]]:
     for entry, page in pages_of(folder, manifest, workers=workers):
-        yield (folder.resolve(), entry.file), page
+        yield (absolute(folder), entry.file), page
 
 
 def _of_item(item: Item, labels: tuple[str, ...]) -> dict[str, Any]:

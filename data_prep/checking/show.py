@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os.path
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from data_prep.checking.samples import StoredSample, sample_at
-from data_prep.checking.sheet import CELL, draw_frame, draw_grid, save_png
+from data_prep.checking.samples import StoredSample, sample_at, sample_of_item
+from data_prep.checking.sheet import CELL, Box, boxes_of, draw_frame, draw_grid, save_png
 from data_prep.decode import evenly_spread
 from umt_ds.data.order.views import views_of
 from umt_ds.data.pixels.picture import Pixels
-from umt_ds.data.shards.manifest import Manifest, load_shards
-from umt_ds.data.shards.records import ShardIndex, load_index, sample_key
-from umt_ds.data.shards.sample_record import Record, stored_frames
+from umt_ds.data.shards.manifest import Manifest, load_manifest
+from umt_ds.data.shards.records import SampleRef, ShardIndex, load_index, sample_key
+from umt_ds.data.shards.sample_record import stored_frames
+from umt_ds.data.shards.source import ShardSource
+from umt_ds.data.shards.storage import absolute
 from umt_ds.errors import DataError, DecodeError, printable, shown, some
 
 _MOST_FRAMES = 256  # on the picture; of a stored video with more, evenly spread ones
@@ -40,15 +44,21 @@ class _Found:
 
 
 def show(folder: Path, key: str, png: Path | None = None) -> str:
-    """What is stored of a sample, as text: where it lies, its members, its neighbours, its json.
+    """What is stored of a sample, as text: where it lies, its members, its neighbours, its json. Of an item of a table
+    what it asks, and of which frames.
 
     `key` is the sample's key, or the path of the video that it was made of. With `png`, its frames are drawn there.
     Raises DataError, with the nearest keys, where the set has no such sample.
     """
-    found = _find(folder, key)
+    manifest = load_manifest(folder)
+    if manifest.parts:
+        sample, lines = _find_item(folder, key)
+    else:
+        found = _find(folder, manifest, key)
+        sample, lines = found.sample, list(_lines(found))
     if png is not None:
-        draw_frames(found.sample, png)
-    return "\n".join(map(printable, _lines(found)))
+        draw_frames(sample, png)
+    return "\n".join(map(printable, [*lines, "", *_lines_of_sample(sample)]))
 
 
 def draw_frames(sample: StoredSample, png: Path) -> int:
@@ -64,51 +74,96 @@ def draw_frames(sample: StoredSample, png: Path) -> int:
         frames = sample.frames(choose)
     except DecodeError as error:
         raise sample.damaged(error) from error
-    times_s = _times_of(sample, total)
+    first = sample.part[0] if sample.part else 0
+    numbers = [first + number for number in evenly_spread(total, _MOST_FRAMES)]
+    times_s = _times_of(sample, first + total)
+    boxes, boxed = boxes_of(sample.fields), _boxed(sample, numbers, times_s)
     tiles = [
-        _draw_tile(frame, f"{number}   {times_s[number]:.2f} s" if times_s else str(number))
-        for number, frame in zip(evenly_spread(total, _MOST_FRAMES), frames, strict=True)
+        _draw_tile(
+            frame,
+            f"{number}   {times_s[number]:.2f} s" if times_s else str(number),
+            boxes=boxes if number == boxed else (),
+        )
+        for number, frame in zip(numbers, frames, strict=True)
     ]
     save_png(draw_grid(tiles, columns=min(_COLUMNS, len(tiles))), png)
     return len(tiles)
 
 
+def _boxed(sample: StoredSample, numbers: Sequence[int], times_s: Sequence[float]) -> int:
+    """The frame that the boxes of an item are drawn on: the nearest to its `second`, else the middle one."""
+    second = sample.fields.get("second")
+    if times_s and isinstance(second, int | float):
+        return min(numbers, key=lambda number: abs(times_s[number] - second))
+    return numbers[len(numbers) // 2]
+
+
 def _times_of(sample: StoredSample, frames: int) -> list[float]:
-    """The times of all frames; none where the json does not give a number for each."""
+    """The times of all stored frames, `frames` or, where the item is a part of them, more; none where the json does not
+    give a number for each."""
     try:
         times_s = sample.record().get("times_s")
     except DecodeError:
         return []
-    if not isinstance(times_s, list) or len(times_s) != frames:
+    if not isinstance(times_s, list) or (len(times_s) < frames if sample.part else len(times_s) != frames):
         return []
     return times_s if all(type(time) in (int, float) and abs(time) < _LONGEST_S for time in times_s) else []
 
 
-def _find(folder: Path, key: str) -> _Found:
-    manifest = load_shards(folder)
-    # as it stands, or before the suffix of its file; the path of a video; a path without suffix, its name with a dot
-    names = key, os.path.splitext(key)[0], sample_key(printable(key)), sample_key(printable(key) + ".mp4")
-    wanted = {name.encode(errors="surrogateescape") for name in names}
+def _spellings_of(key: str) -> tuple[str, ...]:
+    """The keys that a user can mean: as it stands, or before the suffix of its file; the path of a video; a path that
+    has no suffix, its name with a dot."""
+    return key, os.path.splitext(key)[0], sample_key(printable(key)), sample_key(printable(key) + ".mp4")
+
+
+def _find(folder: Path, manifest: Manifest, key: str) -> _Found:
+    wanted = {name.encode(errors="surrogateescape") for name in _spellings_of(key)}
     for number, shard in enumerate(manifest.shards):
         tar = folder / shard.file
         index = load_index(tar)
         row = next((row for row, found in enumerate(index.keys.tolist()) if found in wanted), None)
         if row is not None:
             return _Found(sample_at(tar, index, row), manifest, number, row, index)
-    near = get_close_matches(sample_key(printable(key) + ".mp4"), _candidates(folder, manifest, key), n=3)
-    raise DataError(
+    keys = (name.decode() for shard in manifest.shards for name in load_index(folder / shard.file).keys.tolist())
+    raise _no_such_key(folder, key, keys, manifest.num_samples)
+
+
+def _no_such_key(folder: Path, key: str, keys: Iterator[str], count: int) -> DataError:
+    """With the nearest ones of the `count` keys that there are; of many only those that begin or end like it count."""
+    if count > _MOST_COMPARED:
+        keys = (name for name in keys if name[:4] == key[:4] or name[-4:] == key[-4:])
+    near = get_close_matches(sample_key(printable(key) + ".mp4"), list(islice(keys, _MOST_COMPARED)), n=3)
+    return DataError(
         f"{folder} has no sample '{shown(key)}'",
         hint=f"nearest: {some(near)}" if near else "no key is like it; bad.csv says what became no sample",
     )
 
 
-def _candidates(folder: Path, manifest: Manifest, key: str) -> list[str]:
-    """Keys worth comparing with an unknown one: all of a small set, of a large one those that begin or end like it."""
-    keys = (name.decode() for shard in manifest.shards for name in load_index(folder / shard.file).keys.tolist())
-    alike: Iterator[str] = keys
-    if manifest.num_samples > _MOST_COMPARED:
-        alike = (name for name in keys if name[:4] == key[:4] or name[-4:] == key[-4:])
-    return list(islice(alike, _MOST_COMPARED))
+def _find_item(folder: Path, key: str) -> tuple[StoredSample, list[str]]:
+    """The item of a table that is called so, or else the first over the clip that is; and lines on what it asks.
+
+    Raises DataError, with the nearest keys, where there is none.
+    """
+    names = _spellings_of(key)
+    with closing(ShardSource(folder, max_open=1)) as source:
+        ref = next((ref for ref in source.refs() if source.key(ref) in names), None)
+        ref = ref or next((ref for ref in source.refs() if source.sample_key(ref) in names), None)
+        if ref is None:
+            raise _no_such_key(folder, key, map(source.key, source.refs()), len(source))
+        return sample_of_item(source, ref), list(_lines_of_item(source, ref))
+
+
+def _lines_of_item(source: ShardSource, ref: SampleRef) -> Iterator[str]:
+    item = source.item(ref)
+    refs = [SampleRef(ref.shard, nth) for nth in range(source.counts[ref.shard])]
+    others = [source.key(one) for one in refs if one != ref and source.item(one).row == item.row]
+    yield f"key     {source.key(ref)}"
+    yield f"table   {source.manifest.name}: item {sum(source.counts[: ref.shard]) + ref.row:,} of {len(source):,}"
+    yield f"clip    {source.sample_key(ref)}: row {item.row:,} of {absolute(source.tar(ref.shard))}"
+    if item.frames:
+        yield f"frames  {item.frames[0]:,} to {item.frames[1]:,} of those that are stored"
+    yield f"others  {some(others) if others else '(it is the only item of its clip)'}"
+    yield from f"asks    {_pretty(item.fields)}".split("\n")
 
 
 def _lines(found: _Found) -> Iterator[str]:
@@ -120,7 +175,10 @@ def _lines(found: _Found) -> Iterator[str]:
     yield f"before  {found.index.key(found.row - 1) if found.row else '(first of its shard)'}"
     yield f"after   {found.index.key(found.row + 1) if found.row + 1 < rows else '(last of its shard)'}"
     yield from _of_views(found)
-    yield ""
+
+
+def _lines_of_sample(sample: StoredSample) -> Iterator[str]:
+    """Its files, and what it says of itself."""
     yield f"{'member':<12}{'bytes':>12}{'offset':>16}"
     yield from (f"{member.suffix:<12}{member.size:>12,}{member.offset:>16,}" for member in sample.members)
     yield ""
@@ -144,7 +202,7 @@ def _of_views(found: _Found) -> Iterator[str]:
         yield f"views   {views}: {len(stored.numbers)} of the {stored.num_frames} frames of the clip"
 
 
-def _pretty(record: Record) -> str:
+def _pretty(record: Mapping[str, Any]) -> str:
     """Indented JSON, but a list of numbers on one line."""
     if not record:
         return "{}"
@@ -158,8 +216,8 @@ def _value(value: object) -> str:
     return text.replace("\n", "\n  ")
 
 
-def _draw_tile(frame: Pixels, text: str) -> Image.Image:
+def _draw_tile(frame: Pixels, text: str, *, boxes: Sequence[Box]) -> Image.Image:
     tile = Image.new("RGB", (CELL[0] + 2, CELL[1] + _LINE_HEIGHT), "white")
-    draw_frame(tile, frame, left=1, top=0)
+    draw_frame(tile, frame, left=1, top=0, boxes=boxes)
     ImageDraw.Draw(tile).text((4, CELL[1] + 1), text, fill="black", font=ImageFont.load_default(size=11))
     return tile

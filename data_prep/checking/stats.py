@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.checking.item_statistics import items_by_shard
 from data_prep.checking.set_statistics import pages_of
 from data_prep.state.statistics import WORDS, Columns
 from umt_ds.data.order.views import ALL, views_of
 from umt_ds.data.shards.fetch import read_whole
-from umt_ds.data.shards.manifest import load_shards
+from umt_ds.data.shards.manifest import Manifest, load_manifest
 from umt_ds.data.shards.records import write_json
 from umt_ds.data.shards.storage import write_whole
-from umt_ds.errors import shown
+from umt_ds.errors import shown, some
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,33 +45,105 @@ _COLUMNS = (*_QUANTILES, "mean")
 _BINS = 40
 
 
+@dataclass
+class _Counts:
+    """Numbers and kinds of the samples seen so far."""
+
+    numbers: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {name: [] for name in NUMBERS})
+    kinds: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in KINDS})
+
+    def add(self, samples: Columns, names: Container[str]) -> None:
+        """Count what some samples say of the numbers and kinds of these names."""
+        for name, values in _measured(samples).items():
+            if name in names:
+                self.numbers[name].append(values[~np.isnan(values)])
+        for name, counter in _kinds(samples).items():
+            if name in names:
+                _merge(self.kinds[name], counter)
+
+    def described(self) -> dict[str, Any]:
+        """What `stats.json` says of them."""
+        measured = {name: np.concatenate([*parts, np.empty(0)]) for name, parts in self.numbers.items()}
+        seconds = measured["duration_s"]
+        return {
+            "hours": round(float(seconds.sum()) / 3600, 3) if len(seconds) else None,
+            "with_caption": int(np.count_nonzero(measured["captions"])),
+            "with_label": self.kinds["label"].total(),
+            **{name: _distribution(values) for name, values in measured.items()},
+            **{name: dict(sorted(_named(counter).items(), key=_most_first)) for name, counter in self.kinds.items()},
+        }
+
+
 def collect_stats(folder: Path, *, workers: int = 1) -> dict[str, Any]:
-    """Counts and distributions over all samples. Where the set has no statistics in a file, its tars are read by
-    `workers` processes.
+    """Counts and distributions over all samples; of a table over its items, and over the clips that they use. Where a
+    set has no statistics in a file, its tars are read by `workers` processes.
 
     What training cannot use of a sample is counted as `unusable`. Raises DataError where a shard is missing or damaged.
     """
-    manifest = load_shards(folder)
-    numbers: dict[str, list[NDArray[np.float64]]] = {name: [] for name in NUMBERS}
-    kinds: dict[str, Counter[str]] = {name: Counter() for name in KINDS}
-    for _, page in pages_of(folder, manifest, workers=workers):
-        for name, values in _measured(page).items():
-            numbers[name].append(values[~np.isnan(values)])
-        for name, counter in _kinds(page).items():
-            _merge(kinds[name], counter)
-    measured = {name: np.concatenate([*parts, np.empty(0)]) for name, parts in numbers.items()}
+    manifest = load_manifest(folder)
     views = views_of(manifest.options)
+    of_set = _of_table(folder, manifest, workers) if manifest.parts else _of_shards(folder, manifest, workers)
+    return {**({"views": views} if views else {}), **of_set}
+
+
+def _of_shards(folder: Path, manifest: Manifest, workers: int) -> dict[str, Any]:
+    counts = _Counts()
+    for _, page in pages_of(folder, manifest, workers=workers):
+        counts.add(page, (*NUMBERS, *KINDS))
     return {
-        **({"views": views} if views else {}),
         "samples": manifest.num_samples,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
-        "hours": round(float(seconds.sum()) / 3600, 3) if len(seconds := measured["duration_s"]) else None,
-        "with_caption": int(np.count_nonzero(measured["captions"])),
-        "with_label": kinds["label"].total(),
-        **{name: _distribution(values) for name, values in measured.items()},
-        **{name: dict(sorted(counter.items(), key=_most_first)) for name, counter in kinds.items()},
+        **counts.described(),
     }
+
+
+def _of_table(folder: Path, manifest: Manifest, workers: int) -> dict[str, Any]:
+    """A clip counts once for its seconds and pixels, however many items are over it."""
+    counts, clips, spans, size = _Counts(), _Clips(), 0, 0
+    fields = Counter[str]()
+    for of in items_by_shard(folder, workers=workers):
+        counts.add(of.columns(manifest.labels), _OF_ITEMS)
+        new = of.samples.rows(clips.new(of.place, of.rows))
+        counts.add(new, [name for name in (*NUMBERS, *KINDS) if name not in _OF_ITEMS])
+        size += int(new.numbers("bytes").sum())
+        spans += sum(item.frames is not None for item in of.items)
+        fields.update(name for item in of.items for name in item.fields)
+    return {
+        "samples": manifest.num_samples,
+        "clips": clips.count,
+        "shards": clips.shards,
+        "bytes": size,
+        "spans": spans,
+        "fields": dict(fields.most_common()),
+        **({"protocol": manifest.options["protocol"]} if "protocol" in manifest.options else {}),
+        **counts.described(),
+    }
+
+
+# What belongs to an item; the rest to its clip
+_OF_ITEMS = ("frames_stored", "captions", "caption_words", "label", "unusable")
+
+
+class _Clips:
+    """The samples that items have used so far."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[Path, str], set[int]] = defaultdict(set)
+
+    def new(self, shard: tuple[Path, str], rows: Sequence[int]) -> list[int]:
+        """Those of `rows` that no item has used before, each once."""
+        fresh = sorted(set(rows) - self._rows[shard])
+        self._rows[shard].update(fresh)
+        return fresh
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self._rows.values()))
+
+    @property
+    def shards(self) -> int:
+        return sum(bool(rows) for rows in self._rows.values())
 
 
 def write_stats(folder: Path) -> None:
@@ -88,10 +162,12 @@ def remarks(folder: Path) -> list[str]:
 def table(stats: Mapping[str, Any], *, longest: int = 12) -> str:
     """The statistics as text for a terminal; of long counts only the `longest` most frequent."""
     samples = stats["samples"]
+    held = f"{stats['shards']:,} shards, {stats['bytes'] / 1e6:,.1f} MB{_hours(stats)}"
     lines = [
-        f"{samples:,} samples in {stats['shards']:,} shards, {stats['bytes'] / 1e6:,.1f} MB{_hours(stats)}",
+        f"{samples:,} {_what_counts(stats)} in {held}",
         f"{stats['with_caption']:,} with a caption, {samples - stats['with_caption']:,} without; "
         f"{stats['with_label']:,} with a label, {samples - stats['with_label']:,} without",
+        *_lines_of_table(stats),
         *([f"views: {stats['views']} ({_what_views_store(stats['views'])})"] if "views" in stats else []),
         "",
         f"{'':<18}" + "".join(f"{name:>10}" for name in (*_COLUMNS, "known of")),
@@ -104,6 +180,24 @@ def table(stats: Mapping[str, Any], *, longest: int = 12) -> str:
     return "\n".join(lines)
 
 
+def _what_counts(stats: Mapping[str, Any]) -> str:
+    return f"items over {stats['clips']:,} clips" if "clips" in stats else "samples"
+
+
+def _lines_of_table(stats: Mapping[str, Any]) -> Iterator[str]:
+    """What is said of a table over other sets, and of the protocol that it was made by."""
+    if stats.get("spans"):
+        yield f"{stats['spans']:,} items are a part of their clip"
+    if stats.get("fields"):
+        yield "of their own: " + ", ".join(f"{shown(name)} {count:,}" for name, count in stats["fields"].items())
+    if protocol := stats.get("protocol"):
+        of_what = f"{protocol['videos']:,} videos and {protocol['texts']:,} texts in its files"
+        other = "" if protocol["as_published"] else ", which are NOT those of the protocol"
+        yield f"protocol {protocol['name']}: {of_what}{other}"
+        if protocol["num_missing"]:
+            yield f"of these videos {protocol['num_missing']:,} are MISSING in the set: {some(protocol['missing'])}"
+
+
 def _what_views_store(views: str) -> str:
     return "every frame of a clip" if views == ALL else "the frames that such an evaluation shows"
 
@@ -113,7 +207,7 @@ def _hours(stats: Mapping[str, Any]) -> str:
     if stats["hours"] is None:
         return ""
     known: int = stats["duration_s"]["count"]
-    of_which = f" in the {known:,} that say it" if known < stats["samples"] else ""
+    of_which = f" in the {known:,} that say it" if known < stats.get("clips", stats["samples"]) else ""
     return f", {stats['hours']:,.2f} hours of video{of_which}"
 
 
@@ -148,7 +242,7 @@ def draw_plots(stats: Mapping[str, Any]) -> Figure:
         _draw_histogram(axis, stats[name])
     _draw_frequencies(axes[-1], list(labels.values()))
     _draw_names(right.subplots(), named, len(labels))
-    left.suptitle(f"{stats['samples']:,} samples, {stats['bytes'] / 1e9:,.2f} GB{_hours(stats)}")
+    left.suptitle(f"{stats['samples']:,} {_what_counts(stats)}, {stats['bytes'] / 1e9:,.2f} GB{_hours(stats)}")
     return figure
 
 
@@ -176,14 +270,12 @@ def _measured(samples: Columns) -> dict[str, NDArray[np.float64]]:
 
 def _kinds(samples: Columns) -> dict[str, Counter[str]]:
     """How often each kind occurs among some samples."""
-    names, numbers = samples.texts("label_name"), samples.texts("label")
-    labels = (number if name is None else name for name, number in zip(names, numbers, strict=True))
     unusable = {kind: int(np.count_nonzero(samples.is_known(name))) for name, kind in _UNUSABLE.items()}
     return {
         "source_size": _sizes(samples, "source_"),
         "stored_size": _sizes(samples, ""),
-        **{name: _named(samples.counts(name)) for name in WORDS},
-        "label": _named(Counter(label for label in labels if label is not None)),
+        **{name: samples.counts(name) for name in WORDS},
+        "label": samples.counts("label_name", "label"),
         "unusable": Counter({kind: count for kind, count in unusable.items() if count}),
     }
 

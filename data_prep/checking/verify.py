@@ -11,10 +11,10 @@ import errno
 import hashlib
 import io
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -23,6 +23,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.checking.faults import Fault, VerifyReport, of_label
+from data_prep.checking.items import check_items
 from data_prep.checking.samples import StoredSample, each_shard, sample_at
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure, map_ordered
@@ -31,73 +33,44 @@ from data_prep.state.plan import STATE_FOLDER, load_plan
 from data_prep.state.statistics import STATISTICS
 from umt_ds.data.order.views import ALL, frames_of, views_of
 from umt_ds.data.shards.fetch import is_its_own, not_its_own, opened, read_whole
-from umt_ds.data.shards.manifest import Manifest, ShardEntry, load_shards
+from umt_ds.data.shards.manifest import Manifest, ShardEntry, load_manifest
 from umt_ds.data.shards.records import Member, index_path, load_index, sha256_of
 from umt_ds.data.shards.sample_record import has_label, record_of, stored_frames
 from umt_ds.data.shards.set_index import INDEX
 from umt_ds.data.shards.storage import has_file, kind_of, sizes_in
-from umt_ds.errors import DataError, DecodeError, shown
+from umt_ds.errors import DataError, DecodeError
 from umt_ds.keyed import digest64
 from umt_ds.terminal import progress
-
-Fault = tuple[str, str]  # kind; where and what
 
 _CRC, _NO_MEDIA, _EMPTY = "member damaged (CRC)", "sample without media", "empty frame or video"
 _UNREADABLE = (_CRC, _NO_MEDIA, _EMPTY)  # to decode such a sample would say the same again
 
-_MOST_EXAMPLES = 100  # faults of a kind that are kept in full; all are counted
 _CHUNK = 1 << 20
 
 
-@dataclass
-class VerifyReport:
-    """What was checked, how many faults of each kind there are, and the first ones of each kind in full."""
-
-    shards: int = 0
-    samples: int = 0
-    decoded: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
-
-    def add(self, kind: str, what: object) -> None:
-        self.kinds[kind] += 1
-        if self.kinds[kind] <= _MOST_EXAMPLES:
-            self.faults.append((kind, shown(str(what).partition("\n")[0], 500)))
-
-    def table(self, *, longest: int = 20) -> str:
-        """The result as text: faults by kind, then the first of them in full."""
-        checked = f"{self.shards:,} shards, {self.samples:,} samples, frames of {self.decoded:,} decoded"
-        total = self.kinds.total()
-        if not total:
-            return f"{checked}: all good"
-        lines = [f"{checked}: {total:,} faults", ""]
-        lines += [f"{count:>8,}  {kind}" for kind, count in self.kinds.most_common()]
-        lines += ["", *(f"{kind}: {what}" for kind, what in self.faults[:longest])]
-        if total > longest:
-            lines.append(f"… and {total - longest:,} more")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as JSON."""
-        return {
-            "shards": self.shards,
-            "samples": self.samples,
-            "decoded": self.decoded,
-            "faults": dict(self.kinds.most_common()),
-            "examples": [{"kind": kind, "what": what} for kind, what in self.faults],
-        }
-
-
 def verify(
-    folder: Path, *, every: int = 10, frames: int = 3, workers: int = 1, timeout_s: float = 60.0
+    folder: Path,
+    *,
+    every: int = 10,
+    frames: int = 3,
+    workers: int = 1,
+    timeout_s: float = 60.0,
+    items_only: bool = False,
 ) -> VerifyReport:
     """Check sizes, hashes, checksums, index and json of each shard, and decode `frames` of each `every`-th sample.
 
-    Samples are counted over the whole set. `timeout_s` is granted to the decoding of one sample.
+    Samples are counted over the whole set. `timeout_s` is granted to the decoding of one sample. Of a table the items
+    are checked, and each set under it as a whole, once; with `items_only` not the sets.
     Raises DataError where the manifest itself is missing or damaged, MachineError where a store or the machine fails.
     """
-    manifest = load_shards(folder)
+    manifest = load_manifest(folder)
     report = VerifyReport()
+    if manifest.parts:
+        sets = check_items(folder, manifest, report)
+        for base in () if items_only else sets:
+            report.add_all_of(verify(base, every=every, frames=frames, workers=workers, timeout_s=timeout_s))
+            report.sets += (str(base),)
+        return report
     _check_folder(folder, manifest, report)
     _check_files(folder, manifest, report)
     readable = _check_shards(folder, manifest, report, workers=workers)
@@ -279,7 +252,7 @@ def _of_sample(sample: StoredSample, reader: _Reader, labels: Sequence[str], vie
     if views and not (sample.media == "image" or _holds_views(sample, record, views)):
         yield "frames are not those of the views", f"{views}: {record.get('source_frames')}"
     if labels and has_label(record):
-        yield from _of_label(record, labels)
+        yield from of_label(record, labels)
 
 
 def _holds_views(sample: StoredSample, record: Mapping[str, Any], views: str) -> bool:
@@ -299,14 +272,6 @@ def _of_count(frames: int, record: Mapping[str, Any]) -> Iterator[Fault]:
     stated = record.get("source_frames")
     if isinstance(stated, list) and len(stated) != frames:
         yield "frames differ from the json", f"{frames}, not {len(stated)}"
-
-
-def _of_label(record: Mapping[str, Any], labels: Sequence[str]) -> Iterator[Fault]:
-    label, name = record["label"], record.get("label_name")
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(labels):
-        yield "label outside the class list", f"{label!r} of {len(labels)} classes"
-    elif name is not None and name != labels[label]:
-        yield "label outside the class list", f"{label} is {labels[label]!r} there, not {name!r}"
 
 
 def _repeated_keys(folder: Path, shards: Mapping[str, _Shard]) -> list[str]:

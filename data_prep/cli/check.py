@@ -20,7 +20,7 @@ from data_prep.cli.options import (
     say_unused,
     workers,
 )
-from umt_ds.errors import EXIT_FAILED, DataError
+from umt_ds.errors import EXIT_FAILED, ConfigError, DataError
 
 
 @click.command(short_help="Check every byte of a set, and that frames decode.")
@@ -28,12 +28,14 @@ from umt_ds.errors import EXIT_FAILED, DataError
 @click.option("--every", default=10, type=POSITIVE, help="Decode frames of each n-th sample.")
 @click.option("--frames", default=3, type=POSITIVE, help="Frames to decode of such a sample.")
 @click.option("--timeout", default=60.0, type=Number(0.1), help="Seconds for a sample.")
+@click.option("--items-only", is_flag=True, help="Of a table its items, and not the sets under it.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @workers
-def verify(out: Path, every: int, frames: int, timeout: float, as_json: bool, workers: int) -> None:
+def verify(out: Path, every: int, frames: int, timeout: float, items_only: bool, as_json: bool, workers: int) -> None:
     """Check a set of shards: sizes, hashes, checksums, index, json, labels, keys, counts, and that frames decode.
 
-    Exit code 1 on any fault.
+    Of a table over sets each item is checked: its sample, its frames, its label, its key; then each set under it as a
+    whole, once. Exit code 1 on any fault.
 
     \b
     Example:
@@ -42,8 +44,11 @@ def verify(out: Path, every: int, frames: int, timeout: float, as_json: bool, wo
     import json
 
     from data_prep.checking.verify import verify as check
+    from umt_ds.data.shards.manifest import load_manifest
 
-    report = check(out, every=every, frames=frames, workers=workers, timeout_s=timeout)
+    if items_only and not load_manifest(out).parts:
+        raise ConfigError(f"--items-only is for tables, and {out} has shards of its own", hint="leave it away")
+    report = check(out, every=every, frames=frames, workers=workers, timeout_s=timeout, items_only=items_only)
     click.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if as_json else report.table())
     sys.exit(EXIT_FAILED if report.faults else 0)
 

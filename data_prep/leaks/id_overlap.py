@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.checking.samples import each_shard, records_of
+from data_prep.checking.samples import ShardClips, each_used_shard
 from data_prep.leaks.near_duplicates import is_same_place, set_names
 from data_prep.tables.kinetics import LONGEST_S, YOUTUBE_ID, read_kinetics
 from umt_ds.data.shards.storage import absolute, kind_of
@@ -199,24 +199,27 @@ def spans_of_csv(csv: Path, name: str) -> SpanList:
 
 
 def spans_of_set(folder: Path, name: str, *, workers: int = 0) -> SpanList:
-    """The clips of a finished set, by their json. Raises DataError where a shard or json cannot be read."""
+    """The clips of a finished set, or those that the items of a table use, by their json.
+
+    Raises DataError where a shard or json cannot be read.
+    """
     spans: list[Span] = []
-    total = 0
-    for shard, read in each_shard(_spans_of_shard, folder, desc=name, workers=workers):
+    skipped = 0
+    for shard, read in each_used_shard(_spans_of_shard, folder, desc=name, workers=workers):
         if not isinstance(read, list):
             raise DataError(f"{folder / shard.file} cannot be read: {read.reason}")
-        spans += read
-        total += shard.samples
-    return SpanList(name, spans, total - len(spans))
+        found = [span for span in read if span]
+        spans += found
+        skipped += len(read) - len(found)
+    return SpanList(name, spans, skipped)
 
 
-def _spans_of_shard(tar: Path) -> list[Span]:
+def _spans_of_shard(clips: ShardClips) -> list[Span | None]:
     spans = []
-    for sample, record in records_of(tar):
+    for sample, record in clips.records():
         if isinstance(record, DecodeError):
             raise sample.damaged(record)
-        if span := _span(sample.key, record):
-            spans.append(span)
+        spans.append(_span(sample.key, record))
     return spans
 
 

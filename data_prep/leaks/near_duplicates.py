@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data_prep.checking.samples import each_shard, find_samples, samples_of
+from data_prep.checking.samples import ShardClips, each_used_shard, find_samples
 from data_prep.checking.sheet import draw_grid, draw_tile, save_png
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure
@@ -108,7 +108,7 @@ def near_duplicates(
         file = Path(scratch, "against.npz")  # in a file, so that it is not sent along with each shard
         np.savez(file, starts=others.starts, hashes=others.hashes, mirrored=others.mirrored)
         compare = partial(_compare_shard, against=file, frames=frames, distance=distance, share=share)
-        for shard, compared in each_shard(compare, train, desc="compare", workers=workers, decodes=True):
+        for shard, compared in each_used_shard(compare, train, desc="compare", workers=workers, decodes=True):
             if isinstance(compared, WorkerFailure):
                 unread.append(f"{shard.file}: {compared.reason}")
                 continue
@@ -199,21 +199,21 @@ def frame_hashes(frame: Pixels) -> tuple[int, int] | None:
 
 def _hash_set(folder: Path, *, frames: int, desc: str, workers: int) -> Hashed:
     tables = []
-    for shard, hashed in each_shard(
+    for shard, hashed in each_used_shard(
         partial(_hash_shard, frames=frames), folder, desc=desc, workers=workers, decodes=True
     ):
         tables.append(_hashed([], [f"{shard.file}: {hashed.reason}"]) if isinstance(hashed, WorkerFailure) else hashed)
     return _join(tables)
 
 
-def _hash_shard(tar: Path, *, frames: int) -> Hashed:
+def _hash_shard(shard: ShardClips, *, frames: int) -> Hashed:
     clips: list[tuple[str, list[tuple[int, int]]]] = []
     unread: list[str] = []
-    for sample in samples_of(tar):
+    for sample in shard.samples():
         try:
             pictures = sample.frames(lambda count: evenly_spread(count, frames))
         except DataError as error:
-            unread.append(f"{tar.name} {sample.key}: {error.what}")
+            unread.append(f"{shard.tar.name} {sample.key}: {error.what}")
             continue
         clips.append((sample.key, [hashes for hashes in map(frame_hashes, pictures) if hashes]))
     return _hashed(clips, unread)
@@ -252,8 +252,8 @@ class _Compared:
     unread: tuple[str, ...]
 
 
-def _compare_shard(tar: Path, *, against: Path, frames: int, distance: int, share: float) -> _Compared:
-    train = _hash_shard(tar, frames=frames)
+def _compare_shard(shard: ShardClips, *, against: Path, frames: int, distance: int, share: float) -> _Compared:
+    train = _hash_shard(shard, frames=frames)
     matches = match_clips(train, _load(against), distance=distance, share=share)
     return _Compared(tuple(matches), len(train.keys), train.blank, train.unread)
 

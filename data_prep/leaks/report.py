@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.leaks.exclusion import how_many, write_keys
 from data_prep.leaks.id_overlap import Kind, OverlapReport, check_leaks
 from data_prep.leaks.near_duplicates import NearReport, near_duplicates, write_leaks, write_pairs
+from umt_ds.data.shards.manifest import MANIFEST, load_manifest
+from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import kind_of
 from umt_ds.errors import ConfigError, DataError, shown, some
 
@@ -93,7 +96,7 @@ def write_found(found: LeakReport, out: Path, *, kind: Kind = "id") -> list[str]
     out.mkdir(parents=True, exist_ok=True)
     near = found.near.pairs if found.near else ()
     write_leaks(out / LEAKS, [*(leak.row() for leak in found.overlap.leaks), *(pair.row() for pair in near)])
-    shared, alike = found.overlap.keys(kind), found.near_keys()
+    shared, alike = (keys_of_items(found.train, keys) for keys in (found.overlap.keys(kind), found.near_keys()))
     write_keys(out / EXCLUDE, shared)
     if found.near:
         write_keys(out / EXCLUDE_NEAR, alike)
@@ -101,6 +104,15 @@ def write_found(found: LeakReport, out: Path, *, kind: Kind = "id") -> list[str]
     if near:
         write_pairs(out / PAIRS, near, train=found.train, against=found.against)
     return list(_advice(found, out, shared=len(shared), alike=len(alike), kind=kind))
+
+
+def keys_of_items(train: Path, keys: list[str]) -> list[str]:
+    """What names these clips in a list for --exclude: of a table all items over them, sorted."""
+    if not keys or not kind_of(train / MANIFEST) or not load_manifest(train).parts:
+        return keys
+    wanted = set(keys)
+    with closing(ShardSource(train, max_open=1)) as source:
+        return sorted(source.key(ref) for ref in source.refs() if source.sample_key(ref) in wanted)
 
 
 def _advice(found: LeakReport, out: Path, *, shared: int, alike: int, kind: Kind) -> Iterator[str]:

@@ -6,7 +6,7 @@ import json
 import math
 import os.path
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from data_prep.tables.annotations import read_annotations
 from data_prep.tables.table import clean
 from umt_ds.data.clips import read_record
 from umt_ds.data.shards.items import ITEMS, Item, write_items
-from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_shards
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_manifest
 from umt_ds.data.shards.records import SampleRef, sample_key, sha256_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
@@ -39,7 +39,8 @@ _START, _END = ("start", "time_start"), ("end", "time_end")
 class ItemsRead:
     """The items of an annotation file over a set, and what became of its rows and of the clips of the set."""
 
-    folder: Path
+    base: Manifest  # of the set, or of a table over it
+    sets: tuple[tuple[Path, Manifest], ...]  # whose shards the items are over, one after the other
     annotations: tuple[str, ...]
     labels: tuple[str, ...]  # names of the classes
     items: tuple[Item, ...]
@@ -70,7 +71,8 @@ def read_items(
     labels: Sequence[str] = (),
     explode: str | None = None,
 ) -> ItemsRead:
-    """An item over the set in `folder` for each row of `annotations`, which `protocol` reads if there is one.
+    """An item over the set in `folder` for each row of `annotations`, which `protocol` reads if there is one. Where
+    `folder` is a table, over the clips that its items use.
 
     A row names its clip (`key`, or the path of its file) and has fields, which stand in the place of those of the json
     (`caption`, `label`, `question`, …). `start` and `end` (seconds of the file) make the item a part of the stored
@@ -78,16 +80,18 @@ def read_items(
     number. explode: a field whose list makes an item of each of its members.
     Raises DataError where the file cannot be read, no row has a clip, or a label is no class.
     """
-    base = load_shards(folder)
+    base = load_manifest(folder)
     names = tuple(labels) or base.labels
     left_out: list[Refusal] = []
     coverage = Coverage(protocol) if protocol else None
     files = " and ".join(map(str, annotations))
     with closing(ShardSource(folder)) as source:
+        clips = Clips(source)
         rows = protocol.read(annotations) if protocol else _rows_of(annotations)
-        items = tuple(_items(source, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
+        items = tuple(_items(clips, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
     if not items:
-        first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ": it has no rows"
+        of_rows = [one for one in left_out if coverage and one.source in coverage.videos] or left_out
+        first = f": {of_rows[0].source}: {of_rows[0].reason}" if of_rows else ": it has no rows"
         hint = f"{protocol.name} is {protocol.about}" if protocol else None
         raise DataError(f"no row of {files} has a clip in {folder}{first}", hint=hint)
     if explode is not None and not any(explode in item.fields for item in items):
@@ -98,8 +102,9 @@ def read_items(
             "of the set's own classes",
             hint="give every row a label, or leave --classes out",
         )
-    without = base.num_samples - len({(item.shard, item.row) for item in items})
-    return ItemsRead(folder, tuple(path.name for path in annotations), names, items, without, tuple(left_out), coverage)
+    without = clips.count - len({(item.shard, item.row) for item in items})
+    files_read = tuple(path.name for path in annotations)
+    return ItemsRead(base, clips.sets, files_read, names, items, without, tuple(left_out), coverage)
 
 
 def _rows_of(annotations: Sequence[Path]) -> Iterator[Row]:
@@ -114,10 +119,10 @@ def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
     """
     if kind_of(out / MANIFEST):
         raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
-    base = load_shards(read.folder)
+    base = read.base
     out.mkdir(parents=True, exist_ok=True)
     with scratch_for(out, alone=True) as scratch:
-        write_items(scratch / ITEMS, read.items, num_shards=len(base.shards))
+        write_items(scratch / ITEMS, read.items, num_shards=sum(len(manifest.shards) for _, manifest in read.sets))
         told = SetFile((scratch / ITEMS).stat().st_size, sha256_of(scratch / ITEMS))
         publish(scratch / ITEMS, out / ITEMS)
     write_whole(out / BAD_CSV, csv_of_refusals(read.left_out))
@@ -135,7 +140,9 @@ def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
         tool=tool(),
         items=told,
         num_items=len(read.items),
-        parts=(Part(path_from(out, read.folder), base.fingerprint, base.num_samples),),
+        parts=tuple(
+            Part(path_from(out, folder), manifest.fingerprint, manifest.num_samples) for folder, manifest in read.sets
+        ),
     ).save(out)
 
 
@@ -146,8 +153,56 @@ def path_from(out: Path, folder: Path) -> str:
     return str(absolute(folder))
 
 
+class Clips:
+    """The clips of a set, or those that the items of a table use, by their keys and by what else names them.
+
+    sets: the sets that their shards are of, each once; shards are numbered through all of them. shared: the keys that
+    several clips have.
+    """
+
+    def __init__(self, source: ShardSource) -> None:
+        self.source = source
+        self.shared: set[str] = set()
+        self._refs: dict[str, SampleRef] = {}  # the first item over each clip
+        sets: dict[Path, Manifest] = {}
+        self._numbers: list[int] = []  # of each shard of the source
+        firsts: dict[Path, int] = {}
+        for folder, manifest in source.sets:
+            place = absolute(folder)
+            firsts.setdefault(place, sum(len(known.shards) for known in sets.values()))
+            sets.setdefault(place, manifest)
+            self._numbers += range(firsts[place], firsts[place] + len(manifest.shards))
+        self.sets = tuple(sets.items())
+        for ref in source.refs():
+            key = source.sample_key(ref)
+            before = self._refs.setdefault(key, ref)
+            if before is not ref and self.place(before) != self.place(ref):
+                self.shared.add(key)
+        self._names = _names_of(self._refs)
+
+    @property
+    def count(self) -> int:
+        return len(self._refs)
+
+    def find(self, name: str) -> tuple[str, SampleRef] | None:
+        """The clip of this name, and its key."""
+        key = self._names.get(name)
+        return None if key is None else (key, self._refs[key])
+
+    def place(self, ref: SampleRef) -> tuple[int, int]:
+        """Shard and row of a clip."""
+        return self._numbers[ref.shard], self.source.item(ref).row
+
+
+def _names_of(keys: Iterable[str]) -> dict[str, str]:
+    """Keys by themselves, and by their last part where that is theirs alone."""
+    last = Counter(key.rpartition("/")[2] for key in keys)
+    short = {name: key for key in keys if last[name := key.rpartition("/")[2]] == 1}
+    return {**short, **{key: key for key in keys}}
+
+
 def _items(
-    source: ShardSource,
+    clips: Clips,
     rows: Iterator[Row | Refusal],
     *,
     names: Sequence[str],
@@ -156,8 +211,8 @@ def _items(
     coverage: Coverage | None,
 ) -> Iterator[Item]:
     """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
-    is_cut = coverage is not None and source.manifest.options.get(FIRST_SECONDS) == coverage.protocol.first_s
-    places = _places(source)
+    cuts = {manifest.options.get(FIRST_SECONDS) for _, manifest in clips.sets}
+    is_cut = coverage is not None and cuts == {coverage.protocol.first_s}
     numbers = {name: number for number, name in enumerate(names)}
     used: Counter[str] = Counter()
     for said in progress(rows, unit="row", desc="items"):
@@ -165,7 +220,7 @@ def _items(
             left_out.append(said)
             continue
         where, row = said
-        named, found = _key_of(row, places)
+        named, found = _clip_of(row, clips)
         if coverage:
             coverage.count(named, row, found=found is not None)
         if found is None:
@@ -176,21 +231,23 @@ def _items(
         fields = _encodable(
             {field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)}
         )
-        ref = places[found]
-        key = source.key(ref)
+        key, ref = found
+        if key in clips.shared:
+            left_out.append(Refusal(shown(named, 200), "several clips have this key: which one is not said", key))
+            continue
         if "label" in fields:
             fields["label"] = _number_of(fields["label"], numbers, where)
         try:
-            frames = _part(source, ref, row)
+            frames = _part(clips.source, ref, row)
         except DecodeError as error:
             left_out.append(Refusal(shown(named, 200), error.what, key))
             continue
         if coverage and coverage.protocol.first_s and not is_cut and frames is None:
-            coverage.check_length(named, _stored_s(source, ref))
+            coverage.check_length(named, _stored_s(clips.source, ref))
         for one in _exploded(fields, explode, where):
             number = used[key]
             used[key] += 1
-            yield Item(ref.shard, ref.row, f"{key}#{number}" if number else key, frames, one)
+            yield Item(*clips.place(ref), f"{key}#{number}" if number else key, frames, one)
 
 
 def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
@@ -204,25 +261,15 @@ def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _places(source: ShardSource) -> dict[str, SampleRef]:
-    """Where each key lies. Keys whose last part is theirs alone are found by that, too."""
-    places: dict[str, SampleRef] = {}
-    for ref in source.refs():
-        places[source.key(ref)] = ref
-    last = Counter(key.rpartition("/")[2] for key in places)
-    short = {key.rpartition("/")[2]: ref for key, ref in places.items()}
-    return {**{name: ref for name, ref in short.items() if last[name] == 1}, **places}
-
-
-def _key_of(row: Mapping[str, Any], places: Mapping[str, SampleRef]) -> tuple[str, str | None]:
-    """What a row calls its clip, and how that stands in `places`; None: there is no such clip."""
+def _clip_of(row: Mapping[str, Any], clips: Clips) -> tuple[str, tuple[str, SampleRef] | None]:
+    """What a row calls its clip, and that clip with its key; None: there is no such clip."""
     for field in KEY_FIELDS:
         if row.get(field) is not None:
-            return (named := str(row[field])), named if named in places else None
+            return (named := str(row[field])), clips.find(named)
     said = next((row[field] for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
     names = [clean(str(name)) for name in (said if isinstance(said, tuple) else [said])]
     keys = (key for name in names if name for key in _keys_of_file(name))
-    return names[0], next((key for key in keys if key in places), None)
+    return names[0], next((found for key in keys if (found := clips.find(key))), None)
 
 
 def _keys_of_file(name: str) -> tuple[str, ...]:

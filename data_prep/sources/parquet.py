@@ -19,12 +19,11 @@ from typing import Any, Literal
 from data_prep.clip import Cell, Clip, Listing, Refusal
 from data_prep.sources.names import FileFinder, Missing
 from data_prep.sources.parquet_columns import DOWNLOADS, Choice, Columns, chosen, leaf_of
-from data_prep.sources.scan import scan
+from data_prep.sources.scan import looked_through, scan
 from data_prep.tables.labels import Numbering, class_number, flip_notes, is_no_label, number_labels
 from data_prep.tables.parquet_files import CellReader, ParquetFile, parquet_file
 from data_prep.tables.table import clean
 from umt_ds.data.pixels.picture import image_size
-from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.records import sample_key
 from umt_ds.data.shards.suffixes import VIDEO_SUFFIXES
 from umt_ds.errors import DataError, DecodeError, quoted, some
@@ -66,24 +65,22 @@ def list_parquet(
 def _files_of(folder: Path, split: str | None) -> list[str]:
     """The parquet files of a split, as paths below the folder. Raises DataError where there is none, or it is open
     which split is meant."""
-    found = [
-        f"{below.folder}/{name}".strip("/") for below in files_below(folder) for name in below.files if name[0] != "."
-    ]
-    files = sorted(name for name in found if name.lower().endswith(".parquet"))
+    there = (f"{below.folder}/{name}".strip("/") for below in looked_through(folder) for name in below.files)
+    found = [file for file in there if not any(part.startswith(".") for part in file.split("/"))]
+    files = sorted(file for file in found if file.lower().endswith(".parquet"))
     if not files:
         raise _no_parquet(folder, found)
     splits = {file: _split_of(file) for file in files}
-    counts = Counter(filter(None, splits.values()))
+    counts = Counter(split or "none by their names" for split in splits.values())
+    told = some(f"{name} ({count:,} files)" for name, count in sorted(counts.items()))
     if split is None:
         if len(counts) > 1:
-            there = some(f"{name} ({count:,} files)" for name, count in sorted(counts.items()))
-            raise DataError(f"{folder} has the splits {there}", hint="choose one with --split")
+            raise DataError(f"{folder} has several splits: {told}", hint="choose one with --split")
         return files
-    chosen = [file for file in files if splits[file] == _CANONICAL.get(split, split)]
-    if not chosen:
-        there = some(sorted(counts)) or "no file that says of which split it is"
-        raise DataError(f"{folder} has no split {split!r}: {there}", hint="leave --split out, or name one of them")
-    return chosen
+    of_split = [file for file in files if splits[file] == _CANONICAL.get(split, split)]
+    if not of_split:
+        raise DataError(f"{folder} has no split {split!r}: {told}", hint="name one of them, or leave --split out")
+    return of_split
 
 
 def _split_of(file: str) -> str | None:

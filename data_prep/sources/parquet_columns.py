@@ -47,9 +47,7 @@ class Columns:
     @property
     def path_leaf(self) -> str | None:
         """What has the path of the file of a row."""
-        if self.media.kind == "media":
-            return f"{self.media.name}.path" if "path: string" in self.media.type else None
-        return self.media.name if self.media.kind == "text" else None
+        return self.media.name if self.media.kind == "text" else self.media.path_leaf
 
     @property
     def leaves(self) -> list[str]:

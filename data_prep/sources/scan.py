@@ -183,7 +183,7 @@ def scan(folder: Path, *kinds: Kind, keys: Keys = "stem") -> FoundFiles:
         else:
             unusable.append(Refusal(path, "file name is not UTF-8: rename the file"))
 
-    for below in _looked_through(folder):
+    for below in looked_through(folder):
         files, others = below.files, dict(below.others)
         if "frames" in kinds and below.folder:
             files = [name for name in files if not NUMBERED_PICTURE.fullmatch(name)]
@@ -259,7 +259,8 @@ def _is_usual(path: str) -> bool:
     return suffix in USUAL_IMAGES or suffix in USUAL_VIDEOS
 
 
-def _looked_through(folder: Path) -> Iterator[Below]:
+def looked_through(folder: Path) -> Iterator[Below]:
+    """Each folder below `folder`, with what lies in it. Raises DataError where `folder` itself cannot be read."""
     try:
         yield from files_below(folder)
     except OSError as error:

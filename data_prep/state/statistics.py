@@ -86,9 +86,11 @@ class Columns:
         known = pc.is_valid(self._table.column(name))
         return np.asarray(known.to_numpy(zero_copy_only=False) if isinstance(known, pa.Array) else known.to_numpy())
 
-    def counts(self, name: str) -> Counter[str]:
-        """How often each text of a column occurs, in the order in which they come."""
-        found = pc.value_counts(self._table.column(name)).to_pylist()
+    def counts(self, *names: str) -> Counter[str]:
+        """How often each text, or number as text, of a column occurs, in the order in which they come. Of several
+        columns the first counts that says something of a sample."""
+        said = pc.coalesce(*(pc.cast(self._table.column(name), pa.string()) for name in names))
+        found = pc.value_counts(said).to_pylist()
         return Counter({one["values"]: one["counts"] for one in found if one["values"] is not None})
 
     def rows(self, chosen: Sequence[int]) -> Columns:

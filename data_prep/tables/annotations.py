@@ -31,7 +31,9 @@ def read_annotations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     match "sqlite" if is_sqlite else path.suffix.lower():
         case "sqlite":
             return _of_sqlite(path)
-        case ".csv" | ".tsv" | ".parquet" | ".arrow" | ".feather":
+        case ".parquet":
+            return _of_parquet(path)
+        case ".csv" | ".tsv" | ".arrow" | ".feather":
             return _of_table(path)
         case ".jsonl":
             return _of_objects(path, read_json_lines(path), "line")
@@ -68,14 +70,27 @@ def _of_sqlite(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path} cannot be read as an SQLite database: {error}") from error
 
 
+def _of_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows without their pictures and videos, which can be gigabytes: `image` is the path that lies beside them."""
+    from data_prep.tables.parquet_files import parquet_file
+
+    with parquet_file(path) as file:
+        paths = {column.name: column.path_leaf for column in file.columns if column.has_bytes}
+        leaves = [leaf for column in file.columns if (leaf := paths.get(column.name, column.name))]
+        for group, numbers in enumerate(file.groups):
+            for number, row in zip(numbers, file.rows(group, leaves), strict=True):
+                for name in paths.keys() & row.keys():
+                    row[name] = (row[name] or {}).get("path")
+                fields = {name: value for name, value in row.items() if value is not None}
+                yield f"{path.name} row {number + 1}", fields
+
+
 def _of_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
-    from pyarrow import csv, feather, parquet
+    from pyarrow import csv, feather
 
     try:
         match path.suffix.lower():
-            case ".parquet":
-                table = parquet.read_table(path)
             case ".csv" | ".tsv":
                 delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
                 # a name of a clip can look like a number or a time

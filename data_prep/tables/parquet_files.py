@@ -53,6 +53,11 @@ class Column:
         """The leaf of the file that has the bytes."""
         return f"{self.name}.bytes" if self.kind == "media" else self.name
 
+    @property
+    def path_leaf(self) -> str | None:
+        """The leaf that has the path of a file; None where the bytes have none beside them."""
+        return f"{self.name}.path" if self.kind == "media" and "path: string" in self.type else None
+
     def __str__(self) -> str:
         """For people, as part of an error."""
         return f"{self.name} ({self.feature or shown(self.type, 40)})"
@@ -76,10 +81,13 @@ class ParquetFile:
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """The first row of each row group, and the number of rows: one more than there are groups."""
+        """The first row of each row group, and the number of rows: one more than there are groups. Raises DataError
+        where the file says different things of that."""
         starts = [0]
         for group in range(self.reader.num_row_groups):
             starts.append(starts[-1] + self.reader.metadata.row_group(group).num_rows)
+        if starts != sorted(starts) or starts[-1] != self.reader.metadata.num_rows:
+            raise damaged(self.path, ValueError("its row groups do not have the rows that it says it has"))
         return tuple(starts)
 
     @property
@@ -91,9 +99,14 @@ class ParquetFile:
         """Some columns (or leaves of them, such as `image.path`) of all rows of a group; media should not be among
         them. Raises DataError where they are damaged."""
         try:
-            return list(self.reader.read_row_group(group, columns=list(leaves), use_threads=False).to_pylist())
+            found: list[dict[str, Any]] = self.reader.read_row_group(
+                group, columns=list(leaves), use_threads=False
+            ).to_pylist()
         except DAMAGED as error:
             raise damaged(self.path, error) from error
+        if len(found) != self.starts[group + 1] - self.starts[group]:
+            raise damaged(self.path, ValueError(f"row group {group} has {len(found):,} rows instead of its number"))
+        return found
 
     def has_bytes(self, group: int, column: Column) -> list[bool]:
         """Of each row of a group, whether it has bytes. Where all have, or none has, the file says so."""
@@ -102,9 +115,12 @@ class ParquetFile:
         if nulls in (0, num_rows):
             return [nulls == 0] * num_rows
         try:
-            return [value is not None for value in _values(self.reader, group, column.bytes_path)]
+            found = [value is not None for value in _values(self.reader, group, column.bytes_path)]
         except DAMAGED as error:
             raise damaged(self.path, error) from error
+        if len(found) != num_rows:
+            raise damaged(self.path, ValueError(f"row group {group} has {len(found):,} rows instead of {num_rows:,}"))
+        return found
 
     def _nulls(self, group: int, leaf: str) -> int | None:
         told = self.reader.metadata.row_group(group)

@@ -20,10 +20,12 @@ from PIL import Image
 
 from data_prep.checking.stats import collect_stats
 from data_prep.checking.verify import verify
-from data_prep.clip import Clip, StoreOptions
+from data_prep.clip import Clip, Listing, RunOptions, Sample, StoreOptions
 from data_prep.decode import make_sample
 from data_prep.making.foreign import adopt
+from data_prep.making.prepare import build_shards, close_set
 from data_prep.sources.sets import Filter, list_sets
+from data_prep.state.plan import Plan, open_plan
 from tests.support.faulty_store import fault, in_store, requests_in
 from tests.support.shards import write_shards
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
@@ -146,25 +148,52 @@ def preparing_from_a_store(folder: Path) -> Iterator[str]:
     held = sum(path.stat().st_size for path in shards.glob("*.tar"))
     samples = sum(SHARDS)
     there = make_store(shards)
+    keep = Filter(min_seconds=1)
     work: dict[str, Callable[[], object]] = {
+        "stats without statistics.arrow": lambda: collect_stats(there),
+        "filter without it: what stays": lambda: list_sets([there], keep=keep, verb="filter"),
         "index": lambda: adopt(there, force=True),
         "verify": lambda: verify(there, workers=WORKERS),
-        "stats": lambda: collect_stats(there),
-        "filter: what stays": lambda: list_sets([there], keep=Filter(min_seconds=1), verb="filter"),
+        "stats": lambda: collect_stats(there),  # fetches the file, once a node
+        "filter: what stays": lambda: list_sets([there], keep=keep, verb="filter"),
         "filter: copying 100 samples": partial(copy_samples, there, shards),
     }
     yield f"{samples} samples, {held / 1e6:,.0f} MB"
     yield ""
     yield f"{'':32}{'fetched / held':>16}{'requests a sample':>19}{'seconds':>9}"
     for name, do in work.items():
-        requests_in(shards)
-        begin = time.perf_counter()
-        do()
-        seconds = time.perf_counter() - begin
-        asked = requests_in(shards)
-        fetched = sum(one.bytes for one in asked if one.what == "GOT")
-        requests = sum(one.what != "GOT" for one in asked)
-        yield f"{name:32}{fetched / held:16.3f}{requests / samples:19.2f}{seconds:9.1f}"
+        yield measured(name, do, shards, held)
+    made, plan = planned_set(folder)
+    held = sum(path.stat().st_size for path in made.glob("*.tar"))
+    yield measured("finish", lambda: close_set(plan), made, held)
+    for page in (made / ".umt-data" / "statistics").iterdir():
+        page.unlink()
+    yield measured("finish without what was counted", lambda: close_set(plan), made, held)
+
+
+def measured(name: str, do: Callable[[], object], folder: Path, held: int) -> str:
+    """The line of what a command fetches of the files below `folder`, whose tars have `held` bytes."""
+    requests_in(folder)
+    begin = time.perf_counter()
+    do()
+    seconds = time.perf_counter() - begin
+    asked = requests_in(folder)
+    fetched = sum(one.bytes for one in asked if one.what == "GOT")
+    requests = sum(one.what != "GOT" for one in asked)
+    return f"{name:32}{fetched / held:16.3f}{requests / sum(SHARDS):19.2f}{seconds:9.1f}"
+
+
+def planned_set(folder: Path) -> tuple[Path, Plan]:
+    """A set in the making whose shards are all there, and its plan as one in the store."""
+    out = folder / "made"
+    listing = Listing(folder, tuple(Clip(f"clip-{n:04d}", f"{n}.mp4") for n in range(sum(SHARDS)))).first_in_order()
+    plan = open_plan(out, name="set", listing=listing, store=StoreOptions(per_shard=SHARDS[0]))
+    build_shards(plan, range(plan.num_shards), run=RunOptions(workers=WORKERS), work=made_clip)
+    return out, replace(plan, out=make_store(out))
+
+
+def made_clip(clip_: Clip, **_: object) -> Sample:
+    return Sample(clip_.key, clip(int(clip_.key[-4:])))
 
 
 def copy_samples(there: Path, shards: Path) -> None:

@@ -49,9 +49,10 @@ PROGRAMS = {"umt": umt, "umt-data": umt_data, "umt-launch": launch}
 PROSE = {"and", "cannot", "does", "has", "is", "needs", "python", "stores", "submitted", "with", "wrote"}
 # Of Slurm, docker, tar, pip, torchrun and the deepspeed launcher.
 FOREIGN_OPTIONS = {
-    "--constraint", "--container-image", "--exclusive", "--gres", "--ignore-zeros", "--master-addr", "--master_port",
-    "--mem", "--module", "--nnodes", "--node-rank", "--nproc-per-node", "--output_format", "--pids-limit", "--shm-size",
-    "--signal", "--sort", "--sparse",
+    "--caption_col", "--constraint", "--container-image", "--exclusive", "--gres", "--ignore-zeros", "--image_size",
+    "--input_format", "--local-dir", "--master-addr", "--master_port", "--mem", "--module", "--nnodes", "--node-rank",
+    "--nproc-per-node", "--output_folder", "--output_format", "--pids-limit", "--repo-type", "--shm-size", "--signal",
+    "--sort", "--sparse", "--url_col", "--url_list",
 }  # fmt: skip
 
 KEY = re.compile(rf"(?<![\w./*-])(?:{'|'.join(SECTIONS)})(?:\.[a-z_*][\w*-]*)+(?![\w/(])")

@@ -133,7 +133,7 @@ def read_clip(
         among = _among_stored(read, record, choose)
         frames, numbers = read_frames(read.members, read, among, leave_jpegs=leave_jpegs, memory=memory)
     else:
-        among = choose if part is None else _within(part, choose)
+        among = choose if part is None else within(part, choose)
         frames, numbers = read_frames(read.members, read, among, leave_jpegs=leave_jpegs, memory=memory)
         record = _read_record(read) if with_record else {}
     decoded, jpegs = (_NO_FRAMES, frames) if isinstance(frames, Jpegs) else (frames, None)
@@ -161,7 +161,7 @@ def members_shown(
     if isinstance(choose, FrameRule):
         with_record = True
     elif media == "frames":
-        among = choose if part is None else _within(part, choose)
+        among = choose if part is None else within(part, choose)
         try:
             files = [files[number] for number in sorted(set(among(len(files))))]
         except DecodeError:
@@ -225,8 +225,9 @@ def _among_stored(read: _Reading[Any], record: Record, rule: FrameRule) -> Choos
     return choose
 
 
-def _within(part: tuple[int, int], choose: ChooseFrames) -> ChooseFrames:
-    """The choice among the stored frames from the first to the last of `part`."""
+def within(part: tuple[int, int], choose: ChooseFrames) -> ChooseFrames:
+    """The choice among the stored frames from the first to the last of `part`; asked for a sample that has fewer, it
+    raises DecodeError."""
     first, last = part
 
     def chosen(num_stored: int) -> list[int]:

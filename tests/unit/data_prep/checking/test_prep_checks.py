@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.checking.faults import VerifyReport
 from data_prep.checking.samples import StoredSample, samples_of
 from data_prep.checking.sheet import write_sheet
 from data_prep.checking.stats import collect_stats, table, write_plots
-from data_prep.checking.verify import VerifyReport, verify
+from data_prep.checking.verify import verify
 from data_prep.clip import RunOptions, StoreOptions
 from data_prep.making.foreign import adopt
 from data_prep.making.prepare import prepare

@@ -196,7 +196,7 @@ def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> No
         ("rows.json", "{}", "is no list of objects"),
         ("rows.json", "[3]", "entry 1 is no object but 3"),
         ("rows.txt", "a b", "is of no form that is known"),
-        ("rows.parquet", "x", "cannot be read"),
+        ("rows.parquet", "x", "no parquet file"),
         ("rows.csv", "", "cannot be read"),
         ("rows.db", "SQLite format 3\0 and no more", "cannot be read as an SQLite database"),
     ],

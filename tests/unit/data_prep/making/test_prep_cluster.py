@@ -22,7 +22,6 @@ from data_prep.clip import Clip, Listing, RunOptions, StoreOptions
 from data_prep.making.cluster import Part, SlurmOptions, array_of, habits_not_used, ray_cluster, start_array
 from data_prep.making.prepare import build_shards, close_set, prepare
 from data_prep.sources.folder import list_folder
-from data_prep.state.manifest import finish
 from data_prep.state.plan import load_plan, open_plan
 from launchers.slurm import render_array
 from tests.support.files import hashes_in
@@ -88,7 +87,7 @@ def test_parts_made_in_any_order_by_a_plan_read_from_the_folder_make_the_set(
         plan = load_plan(out)
         build_shards(plan, Part(number, 3).of_shards(plan.pending()), run=ONE)
     with pytest.raises(DataError, match=r"1 of the 4 shards of .* are not made yet \(1\)"):
-        finish(load_plan(out))
+        close_set(load_plan(out))
     assert not (out / "manifest.json").exists()
     plan = load_plan(out)
     build_shards(plan, Part(1, 3).of_shards(plan.pending()), run=ONE)

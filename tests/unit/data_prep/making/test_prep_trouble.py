@@ -25,7 +25,7 @@ from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.leaks.near_duplicates import near_duplicates
 from data_prep.making.foreign import adopt
 from data_prep.making.prepare import _outcome, prepare
-from data_prep.sources.sets import list_sets
+from data_prep.sources.sets import Filter, list_sets
 from data_prep.state.plan import load_plan, open_plan
 from tests.support.faulty_store import KINDS, fault, heal, in_store, requests_in
 from tests.support.files import hashes_in
@@ -364,7 +364,7 @@ def test_what_reads_a_set_ends_where_the_store_refuses_and_calls_nothing_damaged
         partial(verify, there, every=160),
         partial(collect_stats, there),
         partial(find_samples, there, ["clip-0100"]),
-        partial(list_sets, [there], verb="merge"),
+        partial(list_sets, [there], keep=Filter(captioned=True), verb="filter"),
     ):
         with pytest.raises(MachineError, match="cannot be read"):
             read()

@@ -15,7 +15,7 @@ from data_prep.protocols.protocol import Counts, Protocol
 from data_prep.tables.annotations import read_annotations
 from tests.support.shards import write_shards
 from umt_ds.data.shards.manifest import load_manifest
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, DataError
 
 ROWS = [{"video": f"clip-{number:04d}.mp4", "caption": ["a", "b"]} for number in (3, 12, 77)]
 
@@ -85,3 +85,12 @@ def test_what_of_the_files_is_no_row_is_counted_with_its_reason(tmp_path: Path) 
     assert "p: 3 videos and 6 texts in the files" in read.text()
     write_table(read, tmp_path / "table")
     assert "rows.json entry 5,,a caption of another split" in (tmp_path / "table" / "bad.csv").read_text()
+
+
+def test_a_set_of_another_corpus_is_told_by_a_video_of_the_split(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base")
+    rows = [("rows.json entry 2", {"video": "video7", "caption": "a"})]
+    others = [Refusal("rows.json entry 1", "a caption of another split")]
+    told = Protocol("p", "retrieval", "", lambda files: chain(others, rows))
+    with pytest.raises(DataError, match=r"has a clip in .*: video7: no clip of the set has this name"):
+        read_items(base, annotations=[tmp_path / "rows.json"], protocol=told)

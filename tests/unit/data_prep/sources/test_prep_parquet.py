@@ -28,6 +28,7 @@ from tests.support.parquet import MEDIA, cell, classes, write_parquet
 from tests.support.umt_data import Umt, umt_data
 from tests.support.videos import write_video
 from umt_ds.data.shards.manifest import load_manifest
+from umt_ds.data.shards.storage import as_path
 from umt_ds.errors import ConfigError, DataError, UmtError
 
 ONE = RunOptions(workers=1)
@@ -266,6 +267,39 @@ def test_parts_and_a_second_try_give_the_bytes_of_one_run(tmp_path: Path) -> Non
     assert load_manifest(tmp_path / "parts").num_samples == 8
 
 
+def test_files_of_an_object_store_are_read_where_they_lie(tmp_path: Path) -> None:
+    bucket = as_path(f"memory://{tmp_path.name}")
+    file = write_pictures(tmp_path / "train.parquet", pictures(tmp_path / "f", 3), group=2, caption=["a", "b", "c"])
+    (bucket / "data" / "train.parquet").write_bytes(file.read_bytes())
+    listing = list_parquet(bucket)
+    assert sorted(captions(listing)) == [f"data/train.parquet#image[{row}]" for row in range(3)]
+    assert len(members(listing, tmp_path / "spool")) == 3
+
+
+def test_a_file_that_is_gone_costs_its_rows_and_says_so(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "f", 2)
+    write_pictures(tmp_path / "hub" / "a.parquet", files[:1])
+    gone = write_pictures(tmp_path / "hub" / "b.parquet", files[1:])
+    listing = list_parquet(tmp_path / "hub")
+    gone.unlink()
+    assert reasons(listing, tmp_path / "spool") == {"b.parquet#image[0]": "cannot be read: No such file or directory"}
+
+
+def test_rows_that_are_added_become_shards_of_their_own(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "f", 3)
+    write_pictures(tmp_path / "hub" / "a.parquet", files[:2])
+    before = list_parquet(tmp_path / "hub").first_in_order()
+    write_pictures(tmp_path / "hub" / "b.parquet", files[2:])
+    after = list_parquet(tmp_path / "hub").first_in_order()
+    with begin(tmp_path / "set", name="set", listing=before, store=STORE):
+        pass
+    with begin(tmp_path / "set", name="set", listing=after, store=STORE) as (plan, _):
+        assert [[clip.source for clip in plan.clips_of(shard)] for shard in range(plan.num_shards)] == [
+            ["a.parquet#image[0]", "a.parquet#image[1]"],
+            ["b.parquet#image[0]"],
+        ]
+
+
 # ---------------------------------------------------------------- what img2dataset writes
 
 
@@ -332,8 +366,19 @@ def test_a_split_is_told_by_names_as_the_hub_tells_it(tmp_path: Path, file: str,
     write_pictures(tmp_path / "hub" / "data" / "other-00000-of-00001.parquet", [picture])
     listing = list_parquet(tmp_path / "hub", split=split)
     assert [clip.source for clip in listing.clips] == [f"{file}#image[0]"]
-    with pytest.raises(DataError, match=r"has the splits .*other \(1 files\)"):
+    with pytest.raises(DataError, match=r"has several splits: .*other \(1 files\)"):
         list_parquet(tmp_path / "hub")
+
+
+def test_files_of_no_split_beside_one_are_not_mixed_in(tmp_path: Path) -> None:
+    [picture] = pictures(tmp_path / "f", 1)
+    for file in ("train-0.parquet", "more.parquet", ".cache/huggingface/old.parquet"):
+        write_pictures(tmp_path / "hub" / file, [picture])
+    with pytest.raises(DataError, match=r"several splits: none by their names \(1 files\), train \(1 files\)"):
+        list_parquet(tmp_path / "hub")
+    assert list(captions(list_parquet(tmp_path / "hub", split="train"))) == ["train-0.parquet#image[0]"]
+    with pytest.raises(DataError, match=r"has no split 'dev': none by their names"):
+        list_parquet(tmp_path / "hub", split="dev")
 
 
 # ---------------------------------------------------------------- what goes wrong

@@ -281,7 +281,6 @@ def test_webvid_ids_are_texts_and_rows_of_one_video_are_joined(tmp_path: Path) -
         ("p.jsonl", '{"image": "a.jpg", "caption": "x"}\n\n{"image": "a.jpg", "caption": 3}', "line 3 is no file"),
         ("p.jsonl", '{"image": "a.jpg", "caption": "x"}\n\n{"image": "a', "line 3 cannot be read as one JSON object"),
         ("p.jsonl", '{"image" "a.jpg"}', "object a line: Expecting ':' delimiter at letter 10"),
-        ("p.tsv", "http://x\ta cat\ta.jpg\n", "line 1 begins with a URL: http://x"),
         ("p.tsv", "sentence\turl\timage\na cat\thttp://x\ta.jpg\n", "no column caption/captions/text/title"),
         (
             "p.tsv",
