@@ -54,20 +54,28 @@ def _end_part(plan: Plan, run: RunOptions, *, closes: bool, is_new: bool) -> Non
     from data_prep.cli.making import print_summary
     from data_prep.making.prepare import close_if_last
     from data_prep.state.manifest import summary_of
-    from umt_ds.data.shards.manifest import MANIFEST
-    from umt_ds.data.shards.storage import kind_of
 
     done, by_hand = plan.num_done(), f"`umt-data finish {shlex.quote(str(plan.out))}` ends the set"
     then = "other parts go on" if done < plan.num_shards else "the set is ended" if closes else by_hand
     click.echo(f"{done:,} of {plan.num_shards:,} shards of the set are made: {then}")
     if not closes or done < plan.num_shards:
         return
-    if not is_new and kind_of(plan.out / MANIFEST):
+    if not is_new and _is_ended(plan):
         print_summary(summary_of(plan), run.max_bad)
     elif summary := close_if_last(plan.out):
         print_summary(summary, run.max_bad)
     else:
         click.echo(f"by another process, which works there now; if it was killed, {by_hand}")
+
+
+def _is_ended(plan: Plan) -> bool:
+    """Whether there is a manifest, of all the shards: a set that has grown has that of before."""
+    from data_prep.state.manifest import summary_of
+    from umt_ds.data.shards.manifest import MANIFEST, load_manifest
+    from umt_ds.data.shards.storage import kind_of
+
+    there = kind_of(plan.out / MANIFEST) is not None
+    return there and load_manifest(plan.out).num_samples == summary_of(plan).samples
 
 
 @click.command(short_help="Write the manifest of a set whose parts are all made.")

@@ -242,6 +242,17 @@ def test_the_end_of_a_set_can_be_left_to_finish(tmp_path: Path, umt: Umt) -> Non
     assert load_manifest(out).num_samples == 2
 
 
+def test_a_set_that_has_grown_is_ended_anew(tmp_path: Path, umt: Umt) -> None:
+    """By a part that has nothing to make, where the one that made the last shard was killed at its end."""
+    out, videos = tmp_path / "set", write_videos(tmp_path / "videos", 1, frames=2)
+    for more in ("", "-more"):
+        write_video(videos / f"z{more}.mp4", frames=2)
+        umt("folder", videos, out, "--frames", "2", "--plan-only")
+        umt("work", out, "--part", "0/1", "--workers", "1", "--no-finish")
+        assert umt("work", out, "--part", "0/1", "--workers", "1").code == 0
+    assert load_manifest(out).num_samples == 3
+
+
 def test_of_parts_that_end_at_once_one_ends_the_set(tmp_path: Path, umt: Umt) -> None:
     """The first to let go finds the other at work, and leaves the end to it."""
     out = tmp_path / "set"
