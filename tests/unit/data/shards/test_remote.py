@@ -41,6 +41,7 @@ from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError, DataError, DecodeError
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.preflight import run_checks
+from umt_ds.preflight.store_reads import store_reads
 from umt_ds.tasks.kinds import evaluators_of
 from umt_ds.tasks.loader import plan_loader
 
@@ -620,6 +621,8 @@ def test_the_commands_take_urls(store: Path, monkeypatch: pytest.MonkeyPatch) ->
     run = CliRunner().invoke
     planned = run(umt, ["plan", *in_the_store(str(store)), "--gpus", "2", "--no-measure-loader"])
     assert "an epoch of 40 samples, counted in the shards" in planned.stdout, planned.output
+    assert "requests/s from the store while no node has a clip in its cache: " in planned.stdout
+    assert "(data.cache.max_gap_kb=256)" in planned.stdout
     checked = run(umt, ["train", *in_the_store(str(store)), "evaluation=null", "cadence.evaluate=0", "--dry-run"])
     assert "samples:\n  demo: 40" in checked.stdout, checked.output
     looked = run(umt, ["doctor", *in_the_store(str(store)), "--shards", str(store)])
@@ -632,6 +635,18 @@ def test_the_commands_take_urls(store: Path, monkeypatch: pytest.MonkeyPatch) ->
     unknown = run(umt, ["plan", *in_the_store("s3://sets/nothing"), "schedule.epochs=3", "schedule.warmup_epochs=1"])
     assert isinstance(unknown.exception, ConfigError)
     assert "no shards at s3://sets/nothing" in unknown.exception.what
+
+
+def test_a_plan_counts_what_a_run_asks_of_the_store(store: Path) -> None:
+    words = [*in_the_store(str(store))[1:], "task.student.frames=2"]
+    apart, joined_up = (
+        store_reads(load_run("demo/stage1", [*words, f"data.cache.max_gap_kb={gap}"])) for gap in (0, 4096)
+    )
+    assert apart is not None
+    assert joined_up is not None
+    assert apart.fetched == apart.shown == joined_up.shown < joined_up.fetched
+    assert (apart.requests, joined_up.requests) == (2, 1), "two of four frames, each behind a header of its own"
+    assert store_reads(load_run("demo/stage1", in_the_store("/a/disk")[1:])) is None
 
 
 def test_the_cache_is_laid_out_where_the_configuration_says(store: Path, tmp_path: Path) -> None:
