@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data_prep.checking.set_statistics import pages_of
 from data_prep.state.statistics import Columns, Page, of_fields
 from umt_ds.data.shards.items import Item
@@ -19,17 +22,16 @@ from umt_ds.data.shards.storage import absolute
 
 @dataclass(frozen=True)
 class ItemsOfShard:
-    """The items over one shard, in their order, and the statistics of its samples. place: the shard, the same for two
-    tables over it."""
+    """The items over one shard, in their order, and the statistics of its samples.
+
+    place: the shard, the same for two tables over it. rows: the sample of each item. items: none where they say nothing
+    of their own.
+    """
 
     place: tuple[Path, str]
     samples: Page
+    rows: NDArray[np.int64]
     items: tuple[Item, ...]
-
-    @property
-    def rows(self) -> list[int]:
-        """The sample of each item."""
-        return [item.row for item in self.items]
 
     def columns(self, labels: tuple[str, ...]) -> Columns:
         """What each item says: its own fields stand in the place of those of its sample. labels: names of classes."""
@@ -44,8 +46,9 @@ def items_by_shard(folder: Path, *, workers: int = 1) -> Iterator[ItemsOfShard]:
     with closing(ShardSource(folder, max_open=1)) as source:
         pages = (page for place, manifest in source.sets for page in _placed(place, manifest, workers))
         for shard, (count, (place, page)) in enumerate(zip(source.counts, pages, strict=True)):
-            items = tuple(source.item(SampleRef(shard, nth)) for nth in range(count))
-            yield ItemsOfShard(place, page, items)
+            own = range(count) if source.asks(shard) else ()
+            items = tuple(source.item(SampleRef(shard, nth)) for nth in own)
+            yield ItemsOfShard(place, page, source.rows(shard), items)
 
 
 def columns_of(folder: Path, manifest: Manifest, *, workers: int = 1) -> Iterator[Columns]:

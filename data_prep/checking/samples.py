@@ -46,7 +46,7 @@ class StoredSample:
         return pixel_members(self.members)[0]
 
     @property
-    def media_members(self) -> list[Member]:
+    def media_members(self) -> Sequence[Member]:
         """The members that hold pixels: those that training shows, in its order."""
         return pixel_members(self.members)[1]
 
@@ -184,9 +184,8 @@ def used_shards(folder: Path) -> list[tuple[ShardEntry, ShardClips]]:
     with closing(ShardSource(folder, max_open=1)) as source:
         shards = [(absolute(place), entry) for place, base in source.sets for entry in base.shards]
         used: dict[Path, set[int]] = {}
-        for shard, ((place, entry), count) in enumerate(zip(shards, source.counts, strict=True)):
-            rows = {source.item(SampleRef(shard, nth)).row for nth in range(count)}
-            used.setdefault(place / entry.file, set()).update(rows)
+        for shard, (place, entry) in enumerate(shards):
+            used.setdefault(place / entry.file, set()).update(source.rows(shard).tolist())
     entries = {place / entry.file: entry for place, entry in shards}
     return [(entries[tar], ShardClips(tar, tuple(sorted(rows)))) for tar, rows in used.items() if rows]
 

@@ -20,8 +20,7 @@ from data_prep.state.statistics import (
     write_statistics,
 )
 from umt_ds.data.shards.manifest import Manifest, SetFile, ShardEntry
-from umt_ds.data.shards.node_index import set_file
-from umt_ds.data.shards.records import sha256_of
+from umt_ds.data.shards.node_index import set_file, set_file_of
 from umt_ds.data.shards.storage import kind_of, publish, read_files, scratch_for, sizes_in
 from umt_ds.errors import DataError
 
@@ -75,26 +74,25 @@ def count_tar(tar: Path) -> ShardStatistics:
     return counted
 
 
-def publish_statistics(folder: Path, pages: Iterable[Page]) -> SetFile:
-    """Write the file of a set, and what its manifest says of it."""
-    with scratch_for(folder) as scratch:
-        made = scratch / STATISTICS
-        write_statistics(made, pages)
-        told = SetFile(made.stat().st_size, sha256_of(made))
-        publish(made, folder / STATISTICS)
-    return told
+def make_statistics(into: Path, pages: Iterable[Page]) -> SetFile:
+    """Write the file of a set into the local folder `into`, for whoever moves it from there, and what its manifest says
+    of it."""
+    write_statistics(into / STATISTICS, pages)
+    return set_file_of(into / STATISTICS)
 
 
-def join_statistics(plan: Plan, entries: Mapping[int, ShardEntry]) -> SetFile:
-    """Write the file of a set whose shards are made, of the pages that were counted while they were written; of a
+def join_statistics(plan: Plan, entries: Mapping[int, ShardEntry], into: Path) -> SetFile:
+    """`make_statistics` of a set whose shards are made, of the pages that were counted while they were written; of a
     shard without one, from its tar."""
-    return publish_statistics(plan.out, _kept(plan, entries))
+    return make_statistics(into, _kept(plan, entries))
 
 
 def add_statistics(folder: Path, *, workers: int = 1) -> SetFile:
     """Write the file of a set of an earlier version: each tar is read once. Raises DataError where one is damaged."""
-    with closing(_counted(folder, workers=workers)) as pages:
-        return publish_statistics(folder, (page for _, page in pages))
+    with closing(_counted(folder, workers=workers)) as pages, scratch_for(folder) as scratch:
+        told = make_statistics(scratch, (page for _, page in pages))
+        publish(scratch / STATISTICS, folder / STATISTICS)
+    return told
 
 
 def _kept(plan: Plan, entries: Mapping[int, ShardEntry]) -> Iterator[Page]:

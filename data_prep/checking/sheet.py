@@ -133,7 +133,7 @@ def _said_of(sample: StoredSample) -> tuple[str, str]:
 def _question(record: Mapping[str, Any]) -> str:
     """What is asked of the sample, and what is right."""
     asked = [record[name] for name in ("question", "options", "answers", "answer") if record.get(name) is not None]
-    return " → ".join(", ".join(map(str, one)) if isinstance(one, list) else str(one) for one in asked)
+    return " - ".join(", ".join(map(str, one)) if isinstance(one, list) else str(one) for one in asked)
 
 
 def _write(tile: Image.Image, line: str, text: str, *, colour: str = "dimgray") -> None:

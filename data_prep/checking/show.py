@@ -1,4 +1,5 @@
-"""`umt-data show`: everything that is stored of one sample, and its frames as a picture."""
+"""`umt-data show`: everything that is stored of one sample, and its frames as a picture; of a long video, the first and
+last of thousands."""
 
 from __future__ import annotations
 
@@ -20,13 +21,14 @@ from data_prep.decode import evenly_spread
 from umt_ds.data.order.views import views_of
 from umt_ds.data.pixels.picture import Pixels
 from umt_ds.data.shards.manifest import Manifest, load_manifest
-from umt_ds.data.shards.records import SampleRef, ShardIndex, load_index, sample_key
+from umt_ds.data.shards.records import Member, SampleRef, ShardIndex, load_index, sample_key
 from umt_ds.data.shards.sample_record import stored_frames
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute
 from umt_ds.errors import DataError, DecodeError, printable, shown, some
 
 _MOST_FRAMES = 256  # on the picture; of a stored video with more, evenly spread ones
+_MOST_LISTED = 1000  # files and numbers of a sample that are told one by one
 _MOST_COMPARED = 100_000  # keys that difflib looks at: a second or two
 _LONGEST_S = 1e9  # of a video; JSON has numbers that no float holds
 _LINE_HEIGHT, _COLUMNS = 16, 8
@@ -180,12 +182,23 @@ def _lines(found: _Found) -> Iterator[str]:
 def _lines_of_sample(sample: StoredSample) -> Iterator[str]:
     """Its files, and what it says of itself."""
     yield f"{'member':<12}{'bytes':>12}{'offset':>16}"
-    yield from (f"{member.suffix:<12}{member.size:>12,}{member.offset:>16,}" for member in sample.members)
+    yield from _of_members(sample.members)
     yield ""
     try:
         yield from _pretty(sample.record()).split("\n")
     except DecodeError as error:
         yield error.what
+
+
+def _of_members(members: Sequence[Member]) -> Iterator[str]:
+    """A line each; of a long video the first and the last."""
+    lines = [f"{member.suffix:<12}{member.size:>12,}{member.offset:>16,}" for member in members]
+    if len(lines) <= _MOST_LISTED:
+        yield from lines
+        return
+    yield from lines[:3]
+    yield f"… and {len(lines) - 6:,} more …"
+    yield from lines[-3:]
 
 
 def _of_views(found: _Found) -> Iterator[str]:
@@ -212,6 +225,8 @@ def _pretty(record: Mapping[str, Any]) -> str:
 
 def _value(value: object) -> str:
     numbers = isinstance(value, Sequence) and all(isinstance(item, int | float) for item in value)
+    if numbers and isinstance(value, list) and len(value) > _MOST_LISTED:
+        return f"[{', '.join(map(str, value[:3]))}, … {len(value) - 6:,} more …, {', '.join(map(str, value[-3:]))}]"
     text = json.dumps(value, ensure_ascii=False, indent=None if numbers else 2)
     return text.replace("\n", "\n  ")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.checking.item_statistics import items_by_shard
+from data_prep.checking.item_statistics import ItemsOfShard, items_by_shard
 from data_prep.checking.set_statistics import pages_of
 from data_prep.state.statistics import WORDS, Columns
 from umt_ds.data.order.views import ALL, views_of
@@ -104,9 +104,9 @@ def _of_table(folder: Path, manifest: Manifest, workers: int) -> dict[str, Any]:
     fields = Counter[str]()
     for of in items_by_shard(folder, workers=workers):
         counts.add(of.columns(manifest.labels), _OF_ITEMS)
-        new = of.samples.rows(clips.new(of.place, of.rows))
+        new = of.samples.rows(clips.new(of))
         counts.add(new, [name for name in (*NUMBERS, *KINDS) if name not in _OF_ITEMS])
-        size += int(new.numbers("bytes").sum())
+        size += int(np.nansum(new.numbers("bytes")))
         spans += sum(item.frames is not None for item in of.items)
         fields.update(name for item in of.items for name in item.fields)
     return {
@@ -129,21 +129,22 @@ class _Clips:
     """The samples that items have used so far."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[Path, str], set[int]] = defaultdict(set)
+        self._used: dict[tuple[Path, str], NDArray[np.bool_]] = {}  # which samples of a shard
 
-    def new(self, shard: tuple[Path, str], rows: Sequence[int]) -> list[int]:
-        """Those of `rows` that no item has used before, each once."""
-        fresh = sorted(set(rows) - self._rows[shard])
-        self._rows[shard].update(fresh)
+    def new(self, items: ItemsOfShard) -> NDArray[np.int64]:
+        """The samples of these items that no item has used before, each once."""
+        used = self._used.setdefault(items.place, np.zeros(len(items.samples), np.bool_))
+        fresh = np.unique(items.rows[~used[items.rows]])
+        used[fresh] = True
         return fresh
 
     @property
     def count(self) -> int:
-        return sum(map(len, self._rows.values()))
+        return sum(int(np.count_nonzero(used)) for used in self._used.values())
 
     @property
     def shards(self) -> int:
-        return sum(bool(rows) for rows in self._rows.values())
+        return sum(bool(used.any()) for used in self._used.values())
 
 
 def write_stats(folder: Path) -> None:

@@ -59,7 +59,8 @@ def verify(out: Path, every: int, frames: int, timeout: float, items_only: bool,
 @click.option("--samples", default=24, type=POSITIVE, help="At most so many, spread over the set.")
 @dry_run
 def sheet(out: Path, output: Path | None, samples: int, dry_run: bool) -> None:
-    """Draw a contact sheet: first, middle and last frame of some samples, with key, label and caption.
+    """Draw a contact sheet: first, middle and last frame of some samples, or items of a table, with key, label and
+    caption or question, and boxes in the middle one.
 
     \b
     Example:
@@ -80,7 +81,10 @@ def sheet(out: Path, output: Path | None, samples: int, dry_run: bool) -> None:
 @click.option("--plot", type=NEW_FILE, help="Draw histograms there, as PNG.")
 @workers
 def stats(out: Path, as_json: bool, plot: Path | None, workers: int) -> None:
-    """Say what a set holds: durations, sizes, frame rates, labels, captions.
+    """Say what a set holds: durations, sizes, frame rates, labels, captions. Of a table, what its items hold and what
+    the clips that they use, each once.
+
+    No tar is read where the set has statistics.arrow (`umt-data upgrade` makes it).
 
     \b
     Example:
@@ -104,7 +108,8 @@ def stats(out: Path, as_json: bool, plot: Path | None, workers: int) -> None:
 def show(out: Path, key: str, png: Path | None) -> None:
     """Print the json of sample KEY, its files, where they lie, and its neighbours.
 
-    KEY may also be the path of its video, or the name of its file in the tar.
+    KEY may also be the path of its video, or the name of its file in the tar. Of a table it is that of an item, or of a
+    clip, of which the first item is shown: what it asks, and of which frames.
 
     \b
     Example:
@@ -144,7 +149,8 @@ def leaks(
 ) -> None:
     """Say which clips of TRAIN stand in other lists too: by YouTube id, by seconds and, with --near, by their frames.
 
-    TRAIN and the lists are official Kinetics csv files or finished sets. Give exclude.txt to --exclude of the
+    TRAIN and the lists are official Kinetics csv files or finished sets; of a table over sets, the clips that its items
+    use. Give exclude.txt to --exclude of the
     commands that make sets. What only looks alike is in exclude_near.txt: look at pairs.png first.
 
     TRAIN itself may be among the lists: then clips are found that are in it twice, and exclude.txt leaves one of each

@@ -63,8 +63,8 @@ def folder(
     --kind image takes pictures instead, --kind frames folders of numbered pictures (img_00001.jpg). --spans takes
     parts of videos, such as the scenes that `umt-data scenes` finds.
 
-    Give the same command again to continue after an interruption. OUT/bad.csv says which files became no
-    sample, and why.
+    Give the same command again to continue after an interruption, or when more videos have arrived: they become
+    further shards. OUT/bad.csv says which files became no sample, and why.
 
     \b
     Example:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from data_prep.sources.before import Before
 
 
-@click.command(short_help="Parquet files of the Hugging Face hub, with pictures or videos in them.")
+@click.command(short_help="Parquet files of the Hugging Face hub.")
 @click.argument("folder", type=FOLDER)
 @click.argument("out", type=NEW_FOLDER)
 @click.option("--split", help="Of a folder that has several, such as train and validation.")

@@ -112,7 +112,15 @@ def keys_of_items(train: Path, keys: list[str]) -> list[str]:
         return keys
     wanted = set(keys)
     with closing(ShardSource(train, max_open=1)) as source:
-        return sorted(source.key(ref) for ref in source.refs() if source.sample_key(ref) in wanted)
+        names = (each for shard in range(len(source.counts)) for each in _names_of_items(source, shard))
+        return sorted(key for key, clip in names if clip in wanted)
+
+
+def _names_of_items(source: ShardSource, shard: int) -> Iterator[tuple[str, str]]:
+    """Of each item of a shard its key, and that of its sample."""
+    samples = source.sample_keys(shard)
+    rows = source.rows(shard).tolist()
+    return zip(source.keys(shard), (samples[row] for row in rows), strict=True)
 
 
 def _advice(found: LeakReport, out: Path, *, shared: int, alike: int, kind: Kind) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.protocols.protocol import Counts, Protocol, num_texts
+from data_prep.protocols.protocol import ClassNames, Counts, Protocol, num_texts
 from umt_ds.errors import some
 
 _MOST_MISSING = 1000  # are named in a manifest; bad.csv has all
@@ -21,6 +21,7 @@ class Coverage:
     protocol: Protocol
     videos: dict[str, bool] = field(default_factory=dict)  # as the files name it → whether the set has it
     texts: int = 0
+    classes: ClassNames | None = None
     unanswered: int = 0  # questions
     too_long: list[str] = field(default_factory=list)  # videos that are stored beyond the seconds that count
     _shared: set[str] = field(default_factory=set)  # texts that several videos show
@@ -54,7 +55,8 @@ class Coverage:
 
     def text(self) -> str:
         """What a reader of a score has to know of it."""
-        lines = [f"{self.protocol.name}: {len(self.videos):,} videos and {self.texts:,} texts in the files"]
+        what = "boxes" if self.protocol.task == "detection" else "texts"
+        lines = [f"{self.protocol.name}: {len(self.videos):,} videos and {self.texts:,} {what} in the files"]
         if not self.as_published():
             known = " or ".join(f"{_said(one)} ({one.by})" for one in self.protocol.expected)
             lines.append(f"these are NOT the files of the protocol, which have {known}")
@@ -83,6 +85,7 @@ class Coverage:
             "as_published": self.as_published(),
             "missing": self.missing[:_MOST_MISSING],
             "num_missing": len(self.missing),
+            **({"scored": list(self.classes.scored)} if self.classes and self.classes.scored else {}),
             **({"num_too_long": len(self.too_long)} if self.protocol.first_s else {}),
         }
 

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.checking.samples import SHARD_TIMEOUT_S
-from data_prep.checking.set_statistics import add_statistics, pages_of, publish_statistics
+from data_prep.checking.set_statistics import add_statistics, make_statistics, pages_of
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.making.downloads import COUNTS, Downloads
 from data_prep.making.foreign_tar import Edges, ForeignTar, read_tar
-from data_prep.state.manifest import tool
+from data_prep.state.manifest import publish_set, tool
 from data_prep.state.plan import STATE_FOLDER
 from data_prep.state.statistics import STATISTICS, Page
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.left_out import LeftOut
 from umt_ds.data.shards.manifest import MANIFEST, Manifest, SetFile, load_manifest, load_shards
-from umt_ds.data.shards.node_index import publish_index
+from umt_ds.data.shards.node_index import make_index, publish_index
 from umt_ds.data.shards.records import sha256_of
 from umt_ds.data.shards.set_index import INDEX
-from umt_ds.data.shards.storage import absolute, has_file, is_local, kind_of, sizes_in
+from umt_ds.data.shards.storage import absolute, has_file, is_local, kind_of, scratch_for, sizes_in
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, quoted, some
 from umt_ds.terminal import progress
@@ -84,19 +84,20 @@ def adopt(
             entries.append(found.entry)
             yield found.page
 
-    statistics = publish_statistics(folder, pages())
-    manifest = Manifest(
-        name=before.name if before else absolute(folder).name,
-        media=_media(held, folder, before=before.media if before and there else None),
-        shards=tuple(entries),
-        labels=before.labels if before else (),
-        options=_options(before, suffixes, downloads, is_added=bool(there)),
-        tool=tool(),
-        index=publish_index(folder, entries),
-        statistics=statistics,
-        earlier=_earlier(before, len(there), len(entries)),
-    )
-    manifest.save(folder)
+    with scratch_for(folder, alone=True) as made:
+        statistics = make_statistics(made, pages())
+        manifest = Manifest(
+            name=before.name if before else absolute(folder).name,
+            media=_media(held, folder, before=before.media if before and there else None),
+            shards=tuple(entries),
+            labels=before.labels if before else (),
+            options=_options(before, suffixes, downloads, is_added=bool(there)),
+            tool=tool(),
+            index=make_index(made, folder, entries),
+            statistics=statistics,
+            earlier=_earlier(before, len(there), len(entries)),
+        )
+        publish_set(made, folder, manifest)
     news = [f"{_how_many(len(order))} new, {len(there):,} are there; of the new:"] if there else []
     return Adopted(folder, manifest, (*beside, *news, *held.notes(), *downloads.notes(folder)))
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import os.path
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
 from data_prep.making.coverage import Coverage
+from data_prep.making.seconds import SECONDS, StoredPart, StoredSeconds
 from data_prep.protocols.protocol import Protocol, Row
 from data_prep.sources.folder import FIRST_SECONDS
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
 from data_prep.tables.table import clean
-from umt_ds.data.clips import read_record
 from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_manifest
 from umt_ds.data.shards.records import SampleRef, sample_key, sha256_of
@@ -32,7 +32,9 @@ from umt_ds.terminal import progress
 # How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
 KEY_FIELDS = ("key",)
 FILE_FIELDS = ("video", "image", "file", "filename", "file_name", "filepath", "path", "video_name", "video_id")
-_START, _END = ("start", "time_start"), ("end", "time_end")
+# The key of a span of a video (`sources/spans.py`): from which ms to which
+_SPAN = re.compile(r"(?P<video>.+)_\d{8,}_\d{8,}")
+_NO_FIELDS = (*KEY_FIELDS, *FILE_FIELDS, *SECONDS)  # of an item: they say where it lies
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class ItemsRead:
     clips_without: int
     left_out: tuple[Refusal, ...]
     coverage: Coverage | None = None  # of a protocol
+    num_cut: int = 0  # items of which the file has a part of their seconds
 
     def text(self) -> str:
         """How many items, clips and rows, and the most frequent reasons."""
@@ -58,6 +61,7 @@ class ItemsRead:
                 f"{len(self.items):,} items over {clips:,} clips, with {', '.join(map(shown, fields))}; "
                 f"{self.clips_without:,} clips have none; {len(self.left_out):,} rows left out",
                 *(f"{count:>8,}  {reason}" for reason, count in reasons),
+                *([f"{self.num_cut:,} items are shorter than asked for: their file has less"] if self.num_cut else []),
                 *([self.coverage.text()] if self.coverage else []),
             ]
         )
@@ -81,16 +85,20 @@ def read_items(
     Raises DataError where the file cannot be read, no row has a clip, or a label is no class.
     """
     base = load_manifest(folder)
-    names = tuple(labels) or base.labels
-    left_out: list[Refusal] = []
-    coverage = Coverage(protocol) if protocol else None
+    classes = protocol.class_names(annotations) if protocol and protocol.class_names else None
+    names = tuple(labels) or (classes.names if classes else base.labels)
+    coverage = Coverage(protocol, classes=classes) if protocol else None
+    made = _Making(numbers={name: number for number, name in enumerate(names)}, explode=explode, coverage=coverage)
     files = " and ".join(map(str, annotations))
     with closing(ShardSource(folder)) as source:
         clips = Clips(source)
         rows = protocol.read(annotations) if protocol else _rows_of(annotations)
-        items = tuple(_items(clips, rows, names=names, explode=explode, left_out=left_out, coverage=coverage))
+        items = tuple(made.items(clips, rows))
+    left_out = made.left_out
     if not items:
-        of_rows = [one for one in left_out if coverage and one.source in coverage.videos] or left_out
+        # what is wrong with a clip that is there says more than that another is not
+        of_rows = [one for one in left_out if one.key] or left_out
+        of_rows = [one for one in of_rows if coverage and one.source in coverage.videos] or of_rows
         first = f": {of_rows[0].source}: {of_rows[0].reason}" if of_rows else ": it has no rows"
         hint = f"{protocol.name} is {protocol.about}" if protocol else None
         raise DataError(f"no row of {files} has a clip in {folder}{first}", hint=hint)
@@ -104,7 +112,7 @@ def read_items(
         )
     without = clips.count - len({(item.shard, item.row) for item in items})
     files_read = tuple(path.name for path in annotations)
-    return ItemsRead(base, clips.sets, files_read, names, items, without, tuple(left_out), coverage)
+    return ItemsRead(base, clips.sets, files_read, names, items, without, tuple(left_out), coverage, made.num_cut)
 
 
 def _rows_of(annotations: Sequence[Path]) -> Iterator[Row]:
@@ -173,11 +181,13 @@ class Clips:
             sets.setdefault(place, manifest)
             self._numbers += range(firsts[place], firsts[place] + len(manifest.shards))
         self.sets = tuple(sets.items())
-        for ref in source.refs():
-            key = source.sample_key(ref)
-            before = self._refs.setdefault(key, ref)
-            if before is not ref and self.place(before) != self.place(ref):
-                self.shared.add(key)
+        for shard in range(len(source.counts)):
+            keys = source.sample_keys(shard)
+            for nth, row in enumerate(source.rows(shard).tolist()):
+                ref = SampleRef(shard, nth)
+                before = self._refs.setdefault(keys[row], ref)
+                if before is not ref and self.place(before) != self.place(ref):
+                    self.shared.add(keys[row])
         self._names = _names_of(self._refs)
 
     @property
@@ -195,59 +205,74 @@ class Clips:
 
 
 def _names_of(keys: Iterable[str]) -> dict[str, str]:
-    """Keys by themselves, and by their last part where that is theirs alone."""
-    last = Counter(key.rpartition("/")[2] for key in keys)
-    short = {name: key for key in keys if last[name := key.rpartition("/")[2]] == 1}
-    return {**short, **{key: key for key in keys}}
+    """Keys by themselves, by their last part where that is theirs alone, and the only span of a video by the video."""
+    last = {key: key.rpartition("/")[2] for key in keys}
+    spans = {key: span["video"] for key, name in last.items() if (span := _SPAN.fullmatch(name))}
+    return {**_alone(spans), **_alone(last), **{key: key for key in last}}
 
 
-def _items(
-    clips: Clips,
-    rows: Iterator[Row | Refusal],
-    *,
-    names: Sequence[str],
-    explode: str | None,
-    left_out: list[Refusal],
-    coverage: Coverage | None,
-) -> Iterator[Item]:
-    """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
-    cuts = {manifest.options.get(FIRST_SECONDS) for _, manifest in clips.sets}
-    is_cut = coverage is not None and cuts == {coverage.protocol.first_s}
-    numbers = {name: number for number, name in enumerate(names)}
-    used: Counter[str] = Counter()
-    for said in progress(rows, unit="row", desc="items"):
-        if isinstance(said, Refusal):
-            left_out.append(said)
-            continue
-        where, row = said
-        named, found = _clip_of(row, clips)
-        if coverage:
-            coverage.count(named, row, found=found is not None)
-        if found is None:
-            left_out.append(
-                Refusal(shown(named, 200) or where, "no clip of the set has this name" if named else "names no clip")
-            )
-            continue
-        fields = _encodable(
-            {field: value for field, value in row.items() if field not in (*KEY_FIELDS, *FILE_FIELDS, *_START, *_END)}
-        )
-        key, ref = found
-        if key in clips.shared:
-            left_out.append(Refusal(shown(named, 200), "several clips have this key: which one is not said", key))
-            continue
+def _alone(names: Mapping[str, str]) -> dict[str, str]:
+    """Keys by their names, but for names that several have."""
+    count = Counter(names.values())
+    return {name: key for key, name in names.items() if count[name] == 1}
+
+
+@dataclass
+class _Making:
+    """Rows becoming items, and what became of the others. numbers: of the classes, by name."""
+
+    numbers: Mapping[str, int]
+    explode: str | None
+    coverage: Coverage | None
+    left_out: list[Refusal] = field(default_factory=list)
+    num_cut: int = 0
+
+    def items(self, clips: Clips, rows: Iterator[Row | Refusal]) -> Iterator[Item]:
+        """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
+        protocol = self.coverage.protocol if self.coverage else None
+        cuts = {manifest.options.get(FIRST_SECONDS) for _, manifest in clips.sets}
+        is_cut = protocol is not None and cuts == {protocol.first_s}
+        seconds = StoredSeconds(clips.source, protocol=protocol)
+        used: Counter[str] = Counter()
+        for said in progress(rows, unit="row", desc="items"):
+            if isinstance(said, Refusal):
+                self.left_out.append(said)
+                continue
+            where, row = said
+            named, found = _clip_of(row, clips)
+            if self.coverage:
+                self.coverage.count(named, row, found=found is not None)
+            if found is None:
+                why = "no clip of the set has this name" if named else "names no clip"
+                self.left_out.append(Refusal(shown(named, 200) or where, why))
+                continue
+            key, ref = found
+            if key in clips.shared:
+                why = "several clips have this key: which one is not said"
+                self.left_out.append(Refusal(shown(named, 200), why, key))
+                continue
+            try:
+                part = seconds.part(ref, row)
+            except DecodeError as error:
+                self.left_out.append(Refusal(where if "second" in row else shown(named, 200), error.what, key))
+                continue
+            if self.coverage and self.coverage.protocol.first_s and not is_cut and part is None:
+                self.coverage.check_length(named, seconds.stored_s(ref))
+            for fields in self._fields(where, row, part):
+                number = used[key]
+                used[key] += 1
+                frames = part.frames if part else None
+                yield Item(*clips.place(ref), f"{key}#{number}" if number else key, frames, fields)
+
+    def _fields(self, where: str, row: Mapping[str, Any], part: StoredPart | None) -> list[dict[str, Any]]:
+        """What is asked by a row: of each of its items."""
+        fields = _encodable({name: value for name, value in row.items() if name not in _NO_FIELDS})
+        if part:
+            fields |= part.moment
+            self.num_cut += part.is_cut
         if "label" in fields:
-            fields["label"] = _number_of(fields["label"], numbers, where)
-        try:
-            frames = _part(clips.source, ref, row)
-        except DecodeError as error:
-            left_out.append(Refusal(shown(named, 200), error.what, key))
-            continue
-        if coverage and coverage.protocol.first_s and not is_cut and frames is None:
-            coverage.check_length(named, _stored_s(clips.source, ref))
-        for one in _exploded(fields, explode, where):
-            number = used[key]
-            used[key] += 1
-            yield Item(*clips.place(ref), f"{key}#{number}" if number else key, frames, one)
+            fields["label"] = _number_of(fields["label"], self.numbers, where)
+        return _exploded(fields, self.explode, where)
 
 
 def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
@@ -263,10 +288,10 @@ def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _clip_of(row: Mapping[str, Any], clips: Clips) -> tuple[str, tuple[str, SampleRef] | None]:
     """What a row calls its clip, and that clip with its key; None: there is no such clip."""
-    for field in KEY_FIELDS:
-        if row.get(field) is not None:
-            return (named := str(row[field])), clips.find(named)
-    said = next((row[field] for field in FILE_FIELDS if row.get(field) not in (None, "")), "")
+    for name in KEY_FIELDS:
+        if row.get(name) is not None:
+            return (named := str(row[name])), clips.find(named)
+    said = next((row[name] for name in FILE_FIELDS if row.get(name) not in (None, "")), "")
     names = [clean(str(name)) for name in (said if isinstance(said, tuple) else [said])]
     keys = (key for name in names if name for key in _keys_of_file(name))
     return names[0], next((found for key in keys if (found := clips.find(key))), None)
@@ -295,33 +320,3 @@ def _exploded(fields: dict[str, Any], explode: str | None, where: str) -> list[d
     if not members:
         raise DataError(f"{where}: {explode} is an empty list", hint="leave the row out")
     return [{**fields, explode: member} for member in members]
-
-
-def _part(source: ShardSource, ref: SampleRef, row: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The first and last stored frame between `start` and `end` of a row, in seconds of the file; the nearest one where
-    there is none. Raises DecodeError where the sample does not say when its frames are, or has none there."""
-    start, end = (next((row[name] for name in names if row.get(name) is not None), None) for names in (_START, _END))
-    if start is None and end is None:
-        return None
-    first, last = _seconds(start, 0.0), _seconds(end, math.inf)
-    times = read_record(source, ref).get("times_s")
-    if not isinstance(times, list) or not times:
-        raise DecodeError("the sample does not say when its frames are (times_s): make the set with umt-data")
-    if first > last or first > float(times[-1]) + 1:
-        raise DecodeError(f"no stored frame lies between {first:g} and {last:g} s")
-    inside = [number for number, time in enumerate(times) if first <= float(time) <= last]
-    nearest = min(range(len(times)), key=lambda number: abs(float(times[number]) - first))
-    return (inside[0], inside[-1]) if inside else (nearest, nearest)
-
-
-def _stored_s(source: ShardSource, ref: SampleRef) -> float:
-    """How many seconds of a video a sample holds; 0 where it does not say."""
-    stored_s = read_record(source, ref).get("duration_s")
-    return float(stored_s) if isinstance(stored_s, (int, float)) else 0.0
-
-
-def _seconds(value: Any, default: float) -> float:
-    try:
-        return default if value is None else float(value)
-    except (TypeError, ValueError) as error:
-        raise DecodeError(f"{shown(repr(value))} is no number of seconds") from error

@@ -16,8 +16,12 @@ from data_prep.clip import Refusal
 #     multiple choice     options: texts; answer: the place of the right one, from 0
 #     question answering  question, question_id, question_type; answers: texts; answer_weights: a number for each, 1 in
 #                         all; none of a question has an answer, or all have
-#     detection           second; boxes: [x0, y0, x1, y1] in shares of the frame; for each box actions: the published
-#                         numbers, and box_scores, where a detector found it
+#     detection           movie, second; what is true there: boxes: [x0, y0, x1, y1] in shares of the frame, and for
+#                         each box actions: the published numbers, and person_ids. What a detector found, where there is
+#                         a file of that: detected_boxes, and box_scores for each
+#
+# With a `second`, the item says by key_frame which of its frames, from 0, is the one there, and by stored_fps how many
+# frames a second it has.
 Row = tuple[str, dict[str, Any]]
 
 Task = Literal["pretraining", "retrieval", "multiple choice", "question answering", "detection"]
@@ -34,12 +38,24 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class ClassNames:
+    """names: in the order of the published numbers, which begin with 1; "" where nobody says it. scored: the numbers
+    that count in a score; none where all do."""
+
+    names: tuple[str, ...]
+    scored: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Protocol:
     """One split of one task of one corpus.
 
     read: the rows of the files, of which each form that is published is known; a Refusal of what is none, such as an
     answer without its question. Raises DataError for files of any other form.
     expected: the counts that papers used; a file with one of them is whole. None: there is no such number.
+    cut_s: the seconds of each video to which public copies of it are cut. The seconds of rows are those of the whole
+    video, and in a file that is no longer than this they are counted from its start.
+    class_names: those that the files say, if any of them does.
     first_s: only so many seconds from the start of a video are shown.
     """
 
@@ -48,6 +64,8 @@ class Protocol:
     about: str  # a line for `umt-data protocols`
     read: Callable[[Sequence[Path]], Iterator[Row | Refusal]]
     expected: tuple[Counts, ...] = ()
+    cut_s: tuple[float, float] | None = None
+    class_names: Callable[[Sequence[Path]], ClassNames | None] | None = None
     first_s: float | None = None
 
 

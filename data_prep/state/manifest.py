@@ -12,11 +12,13 @@ from pathlib import Path
 from data_prep.clip import Refusal
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.plan import Plan
+from data_prep.state.statistics import STATISTICS
 from umt_ds import __version__
 from umt_ds.data.pixels.video import versions
 from umt_ds.data.shards.manifest import Manifest, SetFile, ShardEntry
-from umt_ds.data.shards.node_index import publish_index
-from umt_ds.data.shards.storage import is_local, remove_half_made, write_whole
+from umt_ds.data.shards.node_index import make_index
+from umt_ds.data.shards.set_index import INDEX
+from umt_ds.data.shards.storage import is_local, publish, remove_half_made, scratch_for, write_whole
 from umt_ds.errors import DataError
 
 BAD_CSV = "bad.csv"
@@ -40,8 +42,8 @@ class Summary:
         return len(self.refused) / max(1, self.samples + len(self.refused))
 
 
-# Writes the statistics of a set whose shards have these entries
-StatisticsOf = Callable[[Plan, Mapping[int, ShardEntry]], SetFile]
+# Writes the statistics of a set whose shards have these entries into a local folder
+StatisticsOf = Callable[[Plan, Mapping[int, ShardEntry], Path], SetFile]
 
 
 def finish(plan: Plan, *, statistics_of: StatisticsOf) -> Summary:
@@ -50,21 +52,34 @@ def finish(plan: Plan, *, statistics_of: StatisticsOf) -> Summary:
     entries = tuple(by_shard.values())
     left_out = plan.left_out()
     write_whole(plan.out / BAD_CSV, csv_of_refusals([*refused, *left_out]))
-    Manifest(
-        name=plan.name,
-        media=_media_of(plan),
-        shards=entries,
-        labels=plan.labels,
-        options=plan.options(),
-        tool=tool(),
-        index=publish_index(plan.out, entries),
-        statistics=statistics_of(plan, by_shard),
-        earlier=_earlier(plan, by_shard),
-    ).save(plan.out)
+    with scratch_for(plan.out, alone=True) as made:
+        manifest = Manifest(
+            name=plan.name,
+            media=_media_of(plan),
+            shards=entries,
+            labels=plan.labels,
+            options=plan.options(),
+            tool=tool(),
+            index=make_index(made, plan.out, entries),
+            statistics=statistics_of(plan, by_shard, made),
+            earlier=_earlier(plan, by_shard),
+        )
+        publish_set(made, plan.out, manifest)
     if is_local(plan.out):
         remove_half_made(plan.state)
         _remove_partial(plan)
     return summary_of(plan)
+
+
+def publish_set(made: Path, folder: Path, manifest: Manifest) -> None:
+    """Move the files of the whole set from the local folder `made` to where it lies, and write its manifest.
+
+    All are made before the first is moved: whoever reads a set that grows finds what was there until then, and the new
+    ones from then on, but for the moments in which they are moved.
+    """
+    for name in (INDEX, STATISTICS):
+        publish(made / name, folder / name)
+    manifest.save(folder)
 
 
 def _remove_partial(plan: Plan) -> None:

@@ -322,7 +322,7 @@ def _check_types(plan: dict[str, Any]) -> None:
     if type(plan["clips"]) is not int or plan["clips"] < 0:
         raise ValueError(f"it has {plan['clips']!r:.50} clips")
     batches = plan.get("batches", [plan["clips"]])
-    if not isinstance(batches, list) or not all(type(n) is int and n >= 0 for n in batches):
+    if not isinstance(batches, list) or not batches or not all(type(n) is int and n >= 0 for n in batches):
         raise ValueError(f"its batches of clips are {batches!r:.50}")
     if sum(batches) != plan["clips"]:
         raise ValueError(f"it has {plan['clips']} clips, and {sum(batches)} in batches")

@@ -93,9 +93,9 @@ class Columns:
         found = pc.value_counts(said).to_pylist()
         return Counter({one["values"]: one["counts"] for one in found if one["values"] is not None})
 
-    def rows(self, chosen: Sequence[int]) -> Columns:
+    def rows(self, chosen: NDArray[np.int64]) -> Columns:
         """Those of some samples, in the order of `chosen`."""
-        return Columns(self._table.take(pa.array(chosen, pa.int64())))
+        return Columns(self._table.take(pa.array(chosen)))
 
     def changed(self, rows: Sequence[Mapping[str, Any]]) -> Columns:
         """The same samples, where `rows` has other values for some columns of each."""

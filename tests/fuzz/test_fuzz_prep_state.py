@@ -36,20 +36,23 @@ def use(out: Path) -> tuple[object, ...]:
     refuse_beside_jobs(out / ".umt-data")
     plan = load_plan(out)
     summary = summary_of(plan)
-    return plan.name, plan.media, plan.store, plan.num_clips, plan.labels, plan.about, plan.clips_of(0), summary
+    clips = (*plan.clips_of(0), *plan.clips_of(1))
+    return plan.name, plan.media, plan.store, plan.num_clips, plan.labels, plan.about, clips, summary
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of one shard, as far as its state tells; Slurm has forgotten its jobs."""
+    """A set of a shard, to which a clip was added, as far as its state tells; Slurm has forgotten its jobs."""
     out = tmp_path_factory.mktemp("state") / "set"
     left_out = (Refusal("x.mp4", "is missing"),)
-    listing = Listing(out.parent, CLIPS, left_out=left_out, labels=("x", "y"), about={"corpus": "k"}).first_in_order()
-    plan = open_plan(out, name="set", listing=listing, store=StoreOptions(per_shard=4, views="ssv2:8x2"))
-    plan.tar(0).write_bytes(bytes(10240))
-    (out / "set-000000.index.npz").touch()
-    entry = ShardEntry("set-000000.tar", 2, 10240, "0" * 64, "1" * 64)
-    Done(entry, (Refusal("a.mp4", "damaged", "a"),)).save(plan.files(0).record)
+    for clips in (CLIPS[:2], CLIPS):
+        listing = Listing(out.parent, clips, left_out=left_out, labels=("x", "y"), about={"corpus": "k"})
+        store = StoreOptions(per_shard=4, views="ssv2:8x2")
+        plan = open_plan(out, name="set", listing=listing.first_in_order(), store=store)
+    for shard, refused in ((0, (Refusal("a.mp4", "damaged", "a"),)), (1, ())):
+        plan.tar(shard).write_bytes(bytes(10240))
+        (out / f"set-00000{shard}.index.npz").touch()
+        Done(ShardEntry(plan.tar(shard).name, 1, 10240, "0" * 64, "1" * 64), refused).save(plan.files(shard).record)
     note_jobs(plan.state, ("41", "42"))
     return out
 
@@ -78,7 +81,8 @@ def read(out: Path, name: str, change: Callable[[bytes], bytes]) -> tuple[object
     return None
 
 
-FILES = ("plan.json", "clips.jsonl", "clips.starts.npy", "left_out.csv", "done/000000.json", "slurm.json")
+BATCHES = ("clips.jsonl", "clips.starts.npy", "clips-1.jsonl", "clips-1.starts.npy")
+FILES = ("plan.json", *BATCHES, "left_out.csv", "done/000000.json", "slurm.json")
 STRUCTURED = ("plan.json", "done/000000.json", "slurm.json")
 
 

@@ -17,6 +17,7 @@ from data_prep.checking.sheet import draw_tile
 from data_prep.checking.show import show
 from data_prep.checking.stats import collect_stats, table
 from data_prep.leaks.id_overlap import spans_of_set
+from data_prep.making.foreign import upgrade
 from data_prep.sources.sets import Filter
 from data_prep.state.statistics import ShardStatistics
 from tests.support.shards import frame, picture, write_shards
@@ -149,6 +150,8 @@ def test_any_record_is_counted_shown_drawn_and_compared(record: dict[str, Any]) 
         files = {"png": PNG, "json": json.dumps(record).encode()}
         out = write_shards(Path(folder) / "set", [1], members=lambda _: files)
         stats = collect_stats(out)
+        upgrade(out)
+        assert collect_stats(out) == stats  # by its columns in a file
         for text in (table(stats), show(out, "clip-0000", Path(folder) / "one.png")):
             assert all(letter.isprintable() or letter == "\n" for letter in text)
         json.dumps(stats, ensure_ascii=False).encode()

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from tests.scale import index_of_ten_million
 from tests.scale.items_of_ten_million import tables_of_items
+from tests.scale.long_videos import items_of_long_videos
 from tests.scale.stores import preparing_from_a_store, training_from_a_store
 
 
@@ -25,6 +26,7 @@ def index_mapped(folder: Path) -> Iterator[str]:
 PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "index": index_mapped,
     "tables": tables_of_items,
+    "long": items_of_long_videos,
     "training": training_from_a_store,
     "preparing": preparing_from_a_store,
 }

@@ -1,4 +1,5 @@
-"""What filter, split and merge take over ten million clips, as tables: seconds, memory, kilobytes written.
+"""What filter, split and merge take over ten million clips, as tables, and what stats and verify of these: seconds,
+memory, kilobytes written.
 
 The set is one small tar under as many names as asked for, with an index and statistics in which each clip has a key and
 a video of its own. Each command is a process.
@@ -117,11 +118,17 @@ def tables_of_items(folder: Path, *, shards: int = SHARDS, samples: int = SAMPLE
         "filter --min-seconds 2": ["filter", whole, folder / "long", "--min-seconds", "2"],
         "split": ["split", whole, folder / "sides"],
         "merge with a tenth more": ["merge", folder / "all", whole, other],
+        "stats": ["stats", whole],
+        "stats of the second table": ["stats", folder / "long"],
+        "its verify --items-only": ["verify", folder / "long", "--items-only"],
     }
     yield f"{total:,} clips in {shards:,} shards"
     yield f"{'':<32}{'seconds':>9}{'own memory, MB':>16}{'written, kB':>13}"
     for name, words in commands.items():
         seconds, memory = measured([sys.executable, "-m", "data_prep", *map(str, words)])
+        if words[0] in ("stats", "verify"):
+            yield f"{name:<32}{seconds:>9.0f}{memory:>16,.0f}"
+            continue
         out = Path(words[1] if words[0] == "merge" else words[2])
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and path.name != "bad.csv")
         yield f"{name:<32}{seconds:>9.0f}{memory:>16,.0f}{size / 1e3:>13,.0f}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,6 +17,7 @@ import numpy as np
 from umt_ds.data.order.views import FrameRule
 from umt_ds.data.pixels.decode import Frames, Jpegs, Memory, as_jpegs, decode_array, decode_pictures, new_memory
 from umt_ds.data.shards.records import Member
+from umt_ds.data.shards.sample_members import SampleMembers
 from umt_ds.data.shards.sample_record import (
     Clean,
     Question,
@@ -73,7 +74,7 @@ class ClipSource(Protocol[Ref]):
     def key(self, ref: Ref, /) -> str:
         """The key of a sample."""
 
-    def members(self, ref: Ref, /) -> list[Member]:
+    def members(self, ref: Ref, /) -> Sequence[Member]:
         """Its files, in tar order."""
 
     def question(self, ref: Ref, /) -> Question:
@@ -110,10 +111,14 @@ def read_clip(
     *,
     choose: ChooseFrames | FrameRule,
     with_record: bool,
+    asked: Collection[str] = (),
     leave_jpegs: bool = False,
     memory: Memory = new_memory,
 ) -> Clip:
     """Read and decode one sample; its json only `with_record`. With `leave_jpegs`, sound JPEG frames stay encoded.
+
+    asked: the fields that are wanted of the record, where others are not: what a table says of all of them is the
+    record, and the json, which is 0.4 MB for 15 minutes of frames, is not read.
 
     A `FrameRule` chooses among all frames that the clip has in its source; a function, among the stored ones.
     Pictures are decoded into `memory`, so a clip lasts until that is used again.
@@ -135,38 +140,54 @@ def read_clip(
     else:
         among = choose if part is None else within(part, choose)
         frames, numbers = read_frames(read.members, read, among, leave_jpegs=leave_jpegs, memory=memory)
-        record = _read_record(read) if with_record else {}
+        record = _read_record(read, asked) if with_record else {}
     decoded, jpegs = (_NO_FRAMES, frames) if isinstance(frames, Jpegs) else (frames, None)
     return Clip(source.key(ref), decoded, tuple(numbers), tuple(read.crcs), record, jpegs, read.question.group)
 
 
-def read_record(source: ClipSource[Ref], ref: Ref) -> Mapping[str, Any]:
-    """The json of one sample, with caption and label from its `txt` and `cls`. Raises DecodeError where it is bad."""
-    return _read_record(_Reading(source, ref))
+def read_record(source: ClipSource[Ref], ref: Ref, *, asked: Collection[str] = ()) -> Mapping[str, Any]:
+    """The json of one sample, with caption and label from its `txt` and `cls`. asked: see `read_clip`. Raises
+    DecodeError where it is bad."""
+    return _read_record(_Reading(source, ref), asked)
 
 
-def pixel_members(members: Sequence[Member]) -> tuple[Media, list[Member]]:
+def pixel_members(members: Sequence[Member]) -> tuple[Media, Sequence[Member]]:
     """What kind of clip a sample with these members is, and those that hold its pixels: frames by their number."""
+    if isinstance(members, SampleMembers):
+        return members.pixels
     media, places = pixels_of(tuple(member.suffix for member in members))
     return media, [members[place] for place in places]
 
 
+def record_members(members: Sequence[Member]) -> list[Member]:
+    """Those that say something of their sample."""
+    if isinstance(members, SampleMembers):
+        return members.of_record
+    return [member for member in members if is_of_record(member.suffix)]
+
+
 def members_shown(
-    source: ClipSource[Ref], ref: Ref, *, choose: ChooseFrames | FrameRule, with_record: bool
+    source: ClipSource[Ref],
+    ref: Ref,
+    *,
+    choose: ChooseFrames | FrameRule,
+    with_record: bool,
+    asked: Collection[str] = (),
 ) -> list[Member]:
     """The members that `read_clip` reads with the same arguments; for a `FrameRule`, which first reads the record,
     those that it may read; none of a sample that it will find bad."""
-    members, part = source.members(ref), source.question(ref).frames
+    members, question = source.members(ref), source.question(ref)
+    part, said = question.frames, record_members(members)
     media, files = pixel_members(members)
     if isinstance(choose, FrameRule):
-        with_record = True
-    elif media == "frames":
+        return [*files, *said]
+    if media == "frames":
         among = choose if part is None else within(part, choose)
         try:
             files = [files[number] for number in sorted(set(among(len(files))))]
         except DecodeError:
             return []
-    return [*files, *(member for member in members if with_record and is_of_record(member.suffix))]
+    return [*files, *(said if with_record and not _says_all(question, said, asked) else ())]
 
 
 def read_frames(
@@ -207,7 +228,7 @@ def read_frames(
 
 def _among_stored(read: _Reading[Any], record: Record, rule: FrameRule) -> ChooseFrames:
     """Where the frames of a rule lie among the stored ones."""
-    media, _ = pixels_of(tuple(member.suffix for member in read.members))
+    media, _ = pixel_members(read.members)
     if media == "video" and "stored_fps" not in record:  # of others, with all its frames, whatever its json says
         record = {}
 
@@ -257,13 +278,24 @@ def _pictures(
     return frames if different == list(numbers) else frames[[different.index(number) for number in numbers]]
 
 
-def _read_record(read: _Reading[Any]) -> Record:
-    members = {member.suffix: member for member in read.members}
-    record = record_of(members, lambda suffix: read([members[suffix]])[0])
+def _read_record(read: _Reading[Any], asked: Collection[str] = ()) -> Record:
+    said = record_members(read.members)
+    if _says_all(read.question, said, asked):
+        read.crcs += [member.crc for member in said]  # a digest is the same whoever asks for what
+        record: Record = {}
+    else:
+        members = {member.suffix: member for member in said}
+        record = record_of(members, lambda suffix: read([members[suffix]])[0])
     if fields := read.question.fields:
         read.crcs.append(zlib.crc32(json.dumps(fields, sort_keys=True).encode()))
         record |= fields
     return record
+
+
+def _says_all(question: Question, of_record: Sequence[Member], asked: Collection[str]) -> bool:
+    """Whether a table says of an item all that is asked. Of a json alone: which of txt and cls count, only it says."""
+    is_json = [member.suffix.lower() for member in of_record] == ["json"]
+    return bool(asked) and is_json and all(name in question.fields for name in asked)
 
 
 def caption_of(record: Mapping[str, Any], stream: Stream, *, field: str = "caption", clean: Clean = str.strip) -> str:

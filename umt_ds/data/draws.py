@@ -130,17 +130,19 @@ class Draws:
 
     def _shown(self, source: ShardSource, number: int, draw: int, k: int) -> tuple[SampleRef, list[Member]]:
         """The sample of a draw, and which of its members the draw reads."""
-        ref = self._orders[number](k)
-        choose = self._choice(draw, self._specs[number])
-        return ref, members_shown(source, ref, choose=choose, with_record=self._reads_record)
+        ref, spec = self._orders[number](k), self._specs[number]
+        choose = self._choice(draw, spec)
+        asked = self._asked(spec)
+        return ref, members_shown(source, ref, choose=choose, with_record=bool(asked), asked=asked)
 
     def _choice(self, draw: int, spec: SourceSpec) -> ChooseFrames:
         """Which frames a draw shows: the same whoever asks, and whenever."""
         return lambda num_frames: spec.frames.choose(num_frames, Stream(self._plan.seed, "frames", draw))
 
-    @property
-    def _reads_record(self) -> bool:
-        return self._tokenize is not None or self._label_field is not None
+    def _asked(self, spec: SourceSpec) -> tuple[str, ...]:
+        """The fields that a run wants of what samples say of themselves."""
+        label = () if self._label_field is None else (self._label_field,)
+        return label if self._tokenize is None else (*label, spec.caption)
 
     def _first_good(
         self, source: ClipSource[Ref], refs: Iterable[Ref], draw: int, number: int
@@ -151,11 +153,13 @@ class Draws:
 
     def _read(self, source: ClipSource[Ref], draw: int, spec: SourceSpec, ref: Ref) -> _Sample:
         """One sample under draw `draw`: pixels, label and caption of the same clip."""
+        asked = self._asked(spec)
         clip = read_clip(
             source,
             ref,
             choose=self._choice(draw, spec),
-            with_record=self._reads_record,
+            with_record=bool(asked),
+            asked=asked,
             leave_jpegs=self._plan.on_device == "decode",
             memory=self._frame_memory,
         )

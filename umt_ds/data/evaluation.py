@@ -118,9 +118,14 @@ class ClipRequest:
         return self.frames.segments * self.crops
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """The fields that are wanted of what a clip says of itself."""
+        return (*self.label_fields, *(() if self.caption_field is None else (self.caption_field,)))
+
+    @property
     def reads_record(self) -> bool:
         """Whether the json of a clip is read."""
-        return bool(self.label_fields) or self.caption_field is not None
+        return bool(self.asked)
 
     def views_of(self, frames: Frames) -> Frames:
         """The frames of all segments, u8 [segments·T,H,W,3] → u8 [V,T,side,side,3]."""
@@ -287,7 +292,7 @@ class EvaluationSet:
                 ref = self._source.ref(place)
                 key = self._source.key(ref)
                 try:
-                    record = read_record(self._source, ref)
+                    record = read_record(self._source, ref, asked=self.request.asked)
                     found.append(self._labels(key, record))
                     self._captions(record)
                 except DecodeError as error:
@@ -323,7 +328,13 @@ class EvaluationSet:
     def _shown(self, ref: SampleRef) -> list[Member]:
         """The members of an item that `_read` reads."""
         request = self.request
-        return members_shown(self._source, ref, choose=request.frames.choose, with_record=request.reads_record)
+        return members_shown(
+            self._source,
+            ref,
+            choose=request.frames.choose,
+            with_record=request.reads_record,
+            asked=request.asked,
+        )
 
     def _read(self, place: int, ref: SampleRef) -> tuple[ItemInfo, Frames]:
         """An item and its views [V,T,side,side,3]. Raises DecodeError where it is bad or lacks what is asked for."""
@@ -338,7 +349,11 @@ class EvaluationSet:
             return rule(num_frames)
 
         clip = read_clip(
-            self._source, ref, choose=rule if isinstance(rule, FrameRule) else choose, with_record=request.reads_record
+            self._source,
+            ref,
+            choose=rule if isinstance(rule, FrameRule) else choose,
+            with_record=request.reads_record,
+            asked=request.asked,
         )
         labels = self._labels(clip.key, clip.record)
         captions = self._captions(clip.record)

@@ -150,7 +150,7 @@ class FrameSet:
         """The keys of all samples of a shard."""
         return self._index.keys(shard)
 
-    def members(self, shard: int, row: int) -> list[Member]:
+    def members(self, shard: int, row: int) -> Sequence[Member]:
         """The files of a sample, in tar order."""
         return self._index.members(shard, row)
 

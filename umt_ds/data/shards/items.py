@@ -64,6 +64,12 @@ class ItemTable(Protocol):
         """The keys of all items of a shard. of_samples: those of the samples of a shard; asked where an item has no key
         of its own."""
 
+    def rows(self, shard: int, /) -> NDArray[np.int64]:
+        """The samples of all items of a shard, by their rows."""
+
+    def asks(self, shard: int, /) -> bool:
+        """Whether items of a shard say something of their own; else they are its samples, as they are."""
+
 
 class AllSamples:
     """One item a sample. counts: samples of each shard."""
@@ -76,6 +82,12 @@ class AllSamples:
 
     def keys(self, shard: int, of_samples: KeysOf) -> list[str]:
         return of_samples(shard)
+
+    def rows(self, shard: int) -> NDArray[np.int64]:
+        return np.arange(self.counts[shard])
+
+    def asks(self, shard: int) -> bool:
+        return False
 
 
 class ArrowItems:
@@ -106,13 +118,20 @@ class ArrowItems:
         return Item(shard, row, place["key"], frames, fields)
 
     def keys(self, shard: int, of_samples: KeysOf) -> list[str]:
+        rows = self.rows(shard)
+        own: list[str | None] = self._pages(shard).column("key").to_pylist()
+        samples = of_samples(shard) if None in own else []
+        return [samples[row] if key is None else key for key, row in zip(own, rows.tolist(), strict=True)]
+
+    def rows(self, shard: int) -> NDArray[np.int64]:
         page = self._pages(shard)
         shards, rows = (np.array(page.column(name).fill_null(-1)) for name in ("shard", "row"))
         if (shards != shard).any() or (rows < 0).any() or (rows >= self._samples[shard]).any():
             raise self._wrong(f"an item of shard {shard} is of a sample that is not there")
-        own: list[str | None] = page.column("key").to_pylist()
-        samples = of_samples(shard) if None in own else []
-        return [samples[row] if key is None else key for key, row in zip(own, rows.tolist(), strict=True)]
+        return rows.astype(np.int64)
+
+    def asks(self, shard: int) -> bool:
+        return True
 
     def _load(self, shard: int) -> pa.RecordBatch:
         batch = self._file.page(shard).batch
@@ -145,10 +164,25 @@ class SelectedItems:
         return self._table.item(shard, among_all - int(self._starts[shard]))
 
     def keys(self, shard: int, of_samples: KeysOf) -> list[str]:
-        start, end = self._starts[shard : shard + 2]
-        within = np.clip(self._ranges[self._touching(start, end)], start, end) - start
+        within = self._within(shard)
         keys = self._table.keys(shard, of_samples) if len(within) else []
         return [key for first, last in within.tolist() for key in keys[first:last]]
+
+    def rows(self, shard: int) -> NDArray[np.int64]:
+        within = self._within(shard)
+        if not len(within):
+            return np.empty(0, np.int64)
+        rows = self._table.rows(shard)
+        return np.concatenate([rows[first:last] for first, last in within.tolist()])
+
+    def asks(self, shard: int) -> bool:
+        return self._table.asks(shard)
+
+    def _within(self, shard: int) -> NDArray[np.int64]:
+        """The ranges of selected items among those of a shard: i64 [n,2]."""
+        start, end = self._starts[shard : shard + 2].tolist()
+        within: NDArray[np.int64] = np.clip(self._ranges[self._touching(start, end)], start, end) - start
+        return within
 
     def _touching(self, start: int, end: int) -> slice:
         """The ranges that have numbers in [start, end)."""
@@ -180,6 +214,19 @@ class JoinedItems:
         which = bisect_right(self._ends, shard)
         before = self._ends[which - 1] if which else 0
         return self._tables[which].keys(shard - before, lambda own: of_samples(own + before))
+
+    def rows(self, shard: int) -> NDArray[np.int64]:
+        table, own = self._place(shard)
+        return table.rows(own)
+
+    def asks(self, shard: int) -> bool:
+        table, own = self._place(shard)
+        return table.asks(own)
+
+    def _place(self, shard: int) -> tuple[ItemTable, int]:
+        """The table that a shard is of, and its number there."""
+        which = bisect_right(self._ends, shard)
+        return self._tables[which], shard - (self._ends[which - 1] if which else 0)
 
 
 def ranges_of(selected: Iterable[int]) -> NDArray[np.int64]:

@@ -41,11 +41,20 @@ def publish_index(folder: Path, entries: Sequence[ShardEntry]) -> SetFile:
     Raises DataError where one of them is missing or is not the one of its entry.
     """
     with scratch_for(folder, alone=True) as scratch:
-        made = scratch / INDEX
-        write_index(made, (_shard_index(folder, entry) for entry in entries))
-        told = SetFile(made.stat().st_size, sha256_of(made))
-        publish(made, folder / INDEX)
+        told = make_index(scratch, folder, entries)
+        publish(scratch / INDEX, folder / INDEX)
     return told
+
+
+def make_index(into: Path, folder: Path, entries: Sequence[ShardEntry]) -> SetFile:
+    """The same in the local folder `into`, for whoever moves it from there."""
+    write_index(into / INDEX, (_shard_index(folder, entry) for entry in entries))
+    return set_file_of(into / INDEX)
+
+
+def set_file_of(path: Path) -> SetFile:
+    """What the manifest says of a local file."""
+    return SetFile(path.stat().st_size, sha256_of(path))
 
 
 def node_folder() -> Path:

@@ -120,13 +120,21 @@ class ShardSource:
     def keys(self, shard: int) -> list[str]:
         """The keys of all items of a shard, in their order: a thousand times faster than one by one, as rows are not
         checked against what was written."""
-        return self._items.keys(shard, self._sample_keys)
+        return self._items.keys(shard, self.sample_keys)
 
-    def _sample_keys(self, shard: int) -> list[str]:
+    def rows(self, shard: int) -> NDArray[np.int64]:
+        """The samples of all items of a shard, by their rows there. Raises DataError where one is not there."""
+        return self._items.rows(shard)
+
+    def asks(self, shard: int) -> bool:
+        """Whether items of a shard say something of their own; else they are samples as they are."""
+        return self._items.asks(shard)
+
+    def sample_keys(self, shard: int) -> list[str]:
         frames, own = self._place(shard)
         return frames.keys(own)
 
-    def members(self, ref: SampleRef) -> list[Member]:
+    def members(self, ref: SampleRef) -> Sequence[Member]:
         """The files of an item's sample, in tar order."""
         item = self.item(ref)
         frames, shard = self._place(item.shard)

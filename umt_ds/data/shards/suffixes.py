@@ -28,6 +28,8 @@ VIDEO_SUFFIXES = (
     *("h264", "264", "avc", "h265", "265", "hevc", "obu"),
 )
 
+_LONG = 1000  # files of a sample
+
 Media = Literal["frames", "npy", "video", "image", "none"]
 
 
@@ -47,12 +49,20 @@ _CLIPS: tuple[tuple[Media, re.Pattern[str]], ...] = (
 )
 
 
-@lru_cache(maxsize=256)  # the samples of a set are alike
 def pixels_of(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
     """What kind of clip a sample is, and which of its files hold its pixels: frames by their number, else one file.
 
     `json`, `txt`, `cls` and suffixes that nobody knows are not media.
     """
+    return _usual_pixels_of(suffixes) if len(suffixes) < _LONG else _pixels_of(suffixes)
+
+
+@lru_cache(maxsize=256)  # the samples of a set are alike; but for long videos, of which few would fill the memory
+def _usual_pixels_of(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
+    return _pixels_of(suffixes)
+
+
+def _pixels_of(suffixes: tuple[str, ...]) -> tuple[Media, tuple[int, ...]]:
     lowered = [suffix.lower() for suffix in suffixes]
     for media, pattern in _CLIPS:
         indices = [index for index, suffix in enumerate(lowered) if pattern.fullmatch(suffix)]

@@ -24,9 +24,11 @@ COUNTS = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 
 
 def listed(table: AllSamples | SelectedItems | JoinedItems) -> list[tuple[int, int]]:
-    """Shard and row of every item, in order."""
+    """Shard and row of every item, in order: one by one, and a shard at a time."""
     items = [table.item(shard, nth) for shard, count in enumerate(table.counts) for nth in range(count)]
-    return [(item.shard, item.row) for item in items]
+    found = [(item.shard, item.row) for item in items]
+    assert found == [(shard, row) for shard in range(len(table.counts)) for row in table.rows(shard).tolist()]
+    return found
 
 
 @given(counts=COUNTS, data=st.data())

@@ -112,8 +112,8 @@ def test_verify_names_what_is_wrong_with_items(base: Path, tmp_path: Path) -> No
     bad = written(
         base,
         tmp_path / "bad",
-        Item(0, 4, "a", (0, 5)),
         Item(0, 5, "b"),  # of five samples
+        Item(1, 3, "a", (0, 5)),
         Item(1, 0, "c", (2, 6)),  # of six frames
         Item(1, 0, "d", (3, 2)),
         Item(1, 1, "e", fields={"label": 2}),

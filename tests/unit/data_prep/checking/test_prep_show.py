@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data_prep.clip import RunOptions, StoreOptions
 from data_prep.making.foreign import adopt
 from data_prep.making.prepare import prepare
 from data_prep.sources.folder import list_folder
+from tests.support.shards import write_shards
 from tests.support.videos import frame_number, write_video
 from umt_ds.data.shards.records import load_index
 from umt_ds.errors import DataError
@@ -43,6 +45,15 @@ def test_a_sample_is_shown_with_its_place_members_and_json(out: Path) -> None:
         assert f"{member.suffix:<12}{member.size:>12,}{member.offset:>16,}" in text
     assert '"source_frames": [1, 4, 7, 10]' in text
     assert '"times_s": [0.1, 0.4, 0.7, 1.0]' in text
+
+
+def test_of_thousands_of_files_and_numbers_the_first_and_last_are_told(tmp_path: Path) -> None:
+    record = json.dumps({"times_s": [number / 4 for number in range(1200)]}).encode()
+    files = {f"{number:04d}.jpg": b"x" for number in range(1200)}
+    text = show(write_shards(tmp_path, [1], members=lambda _: {**files, "json": record}), "clip-0000")
+    assert "… and 1,195 more …" in text
+    assert '"times_s": [0.0, 0.25, 0.5, … 1,194 more …, 299.25, 299.5, 299.75]' in text
+    assert len(text.splitlines()) < 25
 
 
 @pytest.mark.parametrize("name", ["b/my%20clip%2Ev2", "b/my clip.v2", "b/my clip.v2.mp4"])

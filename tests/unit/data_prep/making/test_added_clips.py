@@ -169,6 +169,9 @@ def test_after_a_kill_at_any_file_operation_the_same_command_ends_as_if_there_ha
         make(out, MORE)
         assert hashes_in(out) == hashes_in(whole), done
     assert step > 20
+    moved = [Path(one.split()[1]).name.partition(".")[0] for one in done if one.startswith("os.replace")]
+    last = moved.index("manifest")
+    assert moved[last - 2 : last] == ["index", "statistics"], "a reader finds files that fit each other"
 
 
 @here

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from data_prep.checking.verify import verify
 from data_prep.cli import umt_data as umt_data_command
 from data_prep.clip import Clip, Refusal, RunOptions, Sample, SourceMedia, StoreOptions
 from data_prep.decode import jpeg, make_sample
@@ -127,6 +129,17 @@ def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path: Path, stor
     assert [int(line.split()[0]) for line in (short, long)] == ([21, 421] if store == "frames" else [2, 2])
     more = (int(long.split()[1]) - int(short.split()[1])) / 1024
     assert more < 12, f"{more} MB; 400 more frames are 92 MB, their JPEGs 25 MB"
+
+
+def test_to_verify_a_long_video_takes_the_memory_of_one_frame(tmp_path: Path) -> None:
+    files = {f"{number:03d}.jpg": bytes(1 << 20) for number in range(30)}
+    write_shards(tmp_path, [1], members=lambda _: {**files, "json": b"{}"})
+    tracemalloc.start()
+    report = verify(tmp_path, frames=1)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (report.samples, report.kinds["member damaged (CRC)"]) == (1, 0)
+    assert most < 8 << 20, "30 frames of a megabyte each"
 
 
 # ---------------------------------------------------------------- results that wait

@@ -226,6 +226,23 @@ def test_each_row_group_is_read_once_whatever_its_size(tmp_path: Path, monkeypat
     assert sorted(opened) == [0, 1]
 
 
+def test_a_few_megabytes_of_a_row_group_are_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "a.parquet", {"image": [bytes([number]) * 10_000 for number in range(100)]}, group=100)
+    asked: list[int] = []
+    iter_batches = parquet.ParquetFile.iter_batches
+
+    def counted(self: parquet.ParquetFile, batch_size: int, **how: Any) -> Any:
+        asked.append(batch_size)
+        return iter_batches(self, batch_size, **how)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", counted)
+    monkeypatch.setattr(parquet_files, "_AT_ONCE", 50_000)
+    reader = CellReader(tmp_path)
+    assert [reader.read("a.parquet", "image", row) for row in (3, 99)] == [bytes([3]) * 10_000, bytes([99]) * 10_000]
+    assert asked == [4]  # of a little more than 10,000 bytes each
+    reader.close()
+
+
 def test_a_reader_finds_cells_in_any_order(tmp_path: Path) -> None:
     rows = [f"{number}".encode() for number in range(7)]
     write_parquet(tmp_path / "a.parquet", {"image": rows}, group=3)
