@@ -123,7 +123,7 @@ def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
         raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
     base = read.base
     out.mkdir(parents=True, exist_ok=True)
-    with scratch_for(out) as scratch:
+    with scratch_for(out, alone=True) as scratch:
         write_items(scratch / ITEMS, read.items, num_shards=sum(len(manifest.shards) for _, manifest in read.sets))
         told = SetFile((scratch / ITEMS).stat().st_size, sha256_of(scratch / ITEMS))
         publish(scratch / ITEMS, out / ITEMS)

@@ -68,7 +68,9 @@ class Draws:
         self.sources = [
             TarStream(spec.shards, name=spec.name)
             if isinstance(spec.shards, Tars)
-            else ShardSource(spec.shards, max_open=plan.window + 4, cache=cache, look=plan.rank == 0)
+            else ShardSource(
+                spec.shards, max_open=plan.window + 4, cache=cache, look=plan.rank == 0, max_gap=plan.max_gap
+            )
             for spec in specs
         ]
         # a source keeps its order when others come or go: its seed holds its name
