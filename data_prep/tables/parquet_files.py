@@ -240,15 +240,15 @@ def _features(metadata: Mapping[bytes, bytes]) -> Mapping[str, Any]:
 
 def _column(one: pa.Field, feature: object) -> Column:
     told = feature if isinstance(feature, dict) else {}
-    kind = told.get("_type") if isinstance(told.get("_type"), str) else ""
-    names = told.get("names") if kind == "ClassLabel" else None
+    feature_type = told.get("_type")
+    names = told.get("names") if feature_type == "ClassLabel" else None
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return Column(
         one.name,
         _kind(one.type),
         str(one.type),
-        kind,
-        names=tuple(names) if are_names else (),  # type: ignore[arg-type]
+        feature_type if isinstance(feature_type, str) else "",
+        tuple(names) if names and are_names else (),
         has_path=pa.types.is_struct(one.type) and _is_text(_field(one.type, "path")),
     )
 
