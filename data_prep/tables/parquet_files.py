@@ -168,7 +168,7 @@ class CellReader:
         found = self._at(file)
         leaf = next((one.bytes_path for one in found.columns if one.name == column and one.has_bytes), None)
         if row >= found.starts[-1] or leaf is None:
-            raise DataError(f"{found.path} is another than it was: it has no row {row} with bytes in {column}")
+            raise DataError(f"{found.path} is another than it was: it has no such row with bytes")
         group = bisect_right(found.starts, row) - 1
         place = (file, column, group)
         if place in self._damaged:
