@@ -98,6 +98,10 @@ def test_both_forms_of_a_split_give_the_same_rows(tmp_path: Path) -> None:
     official = rows(tmp_path, val__csv=CSV)
     assert rows(tmp_path, val__json=json.dumps(coco())) == official
     assert rows(tmp_path, val__json=json.dumps(coco()), val__csv=CSV) == official, "and so they do together"
+    unnumbered = coco()
+    for one in unnumbered["annotations"]:
+        del one["person_id"]
+    assert rows(tmp_path, val__json=json.dumps(unnumbered), val__csv=CSV) == official, "nor is a person two"
 
 
 def test_the_official_sample_is_read_with_its_excluded_seconds(shared: Path) -> None:
