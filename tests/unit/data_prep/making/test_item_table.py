@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 
 from data_prep.cli import umt_data as command
+from data_prep.tables.annotations import read_annotations
 from tests.support.shards import frame as one_colour
 from tests.support.shards import picture, write_shards
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
@@ -206,6 +207,9 @@ def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> No
         ("rows.txt", "a b", "is of no form that is known"),
         ("rows.parquet", "x", "no parquet file"),
         ("rows.csv", "", "cannot be read"),
+        ("rows.csv", 'key,caption\na,"one\nb,two\n', "a quote is not closed, in the row that begins on line 2"),
+        ("rows.csv", "key,caption,caption\na,one,two\n", "names the column caption twice"),
+        ("rows.csv", "key,caption\na,one\nkey,caption\nb,two\n", "repeats its header on line 3"),
         ("rows.json.gz", "", "is compressed"),
         ("rows.db", "SQLite format 3\0 and no more", "cannot be read as an SQLite database"),
     ],
@@ -215,6 +219,16 @@ def test_a_file_that_is_none_is_one_error(tmp_path: Path, name: str, content: st
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=said):
         umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content", ["\ufeffkey,label,caption\r\nclip-0001,07,012\r\n", "key; label; caption\n\nclip-0001;7;012\n"]
+)
+def test_a_csv_file_of_excel_is_read_and_names_stay_text(tmp_path: Path, content: str) -> None:
+    (tmp_path / "rows.csv").write_text(content, newline="")
+    assert [row for _, row in read_annotations(tmp_path / "rows.csv")] == [
+        {"key": "clip-0001", "label": 7, "caption": "012"}
+    ]
 
 
 def test_a_database_of_which_rows_are_in_a_journal_is_not_whole(tmp_path: Path) -> None:
