@@ -192,7 +192,7 @@ def _lines_of_table(stats: Mapping[str, Any]) -> Iterator[str]:
     if stats.get("fields"):
         yield "of their own: " + ", ".join(f"{shown(name)} {count:,}" for name, count in stats["fields"].items())
     if protocol := stats.get("protocol"):
-        what = "boxes" if protocol["task"] == "detection" else "texts"
+        what = "boxes" if protocol.get("task") == "detection" else "texts"
         of_what = f"{protocol['videos']:,} videos and {protocol['texts']:,} {what} in its files"
         other = "" if protocol["as_published"] else ", which are NOT those of the protocol"
         yield f"protocol {protocol['name']}: {of_what}{other}"
