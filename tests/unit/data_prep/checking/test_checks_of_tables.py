@@ -19,7 +19,7 @@ from data_prep.checking.stats import collect_stats, draw_plots, table
 from data_prep.checking.verify import verify
 from data_prep.cli import umt_data as command
 from data_prep.leaks.report import find_leaks, write_found
-from data_prep.making.foreign import upgrade
+from data_prep.making.upgrade import upgrade
 from tests.support.shards import flip_byte, frame, noisy_frames, picture, write_shards
 from umt_ds.data.shards.items import Item, write_items
 from umt_ds.data.shards.manifest import Manifest, Part, SetFile, load_manifest
