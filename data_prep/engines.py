@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -219,6 +219,7 @@ def _check_ended(process: multiprocessing.process.BaseProcess) -> None:
 def _interrupts_held_back() -> Iterator[None]:
     """Ctrl-C signals all processes of a terminal. Those that are started in here never see it, for a process inherits
     what its starter blocks: the command alone ends them, and no traceback of theirs is written over its last words."""
+    resource_tracker.ensure_running()  # where the first process starts it, it unblocks SIGINT (seen in Python 3.11)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

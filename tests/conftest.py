@@ -46,6 +46,12 @@ def own_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     return node_folder
 
 
+@pytest.fixture(autouse=True)
+def no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits shorter for a store because one before it has waited."""
+    monkeypatch.setattr("umt_ds.data.shards.back_off._away", None)
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Retries without waiting; the pauses that would have been made."""

@@ -150,8 +150,8 @@ def leaks(
     """Say which clips of TRAIN stand in other lists too: by YouTube id, by seconds and, with --near, by their frames.
 
     TRAIN and the lists are official Kinetics csv files or finished sets; of a table over sets, the clips that its items
-    use. Give exclude.txt to --exclude of the
-    commands that make sets. What only looks alike is in exclude_near.txt: look at pairs.png first.
+    use. Give exclude.txt to --exclude of the commands that make sets. What only looks alike is in exclude_near.txt:
+    look at pairs.png first.
 
     TRAIN itself may be among the lists: then clips are found that are in it twice, and exclude.txt leaves one of each
     (of each video; with --same-seconds also its other parts).

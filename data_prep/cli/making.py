@@ -92,9 +92,7 @@ class BuildJob:
         from data_prep.state.plan import begin
 
         if unused := given(*_OF_THE_WORK):
-            click.echo(
-                f"not in the plan: {', '.join(unused)}; give that to `umt-data work` (--max-bad to both)", err=True
-            )
+            click.echo(f"not in the plan: {', '.join(unused)}; give that to `umt-data work`", err=True)
         begun = begin(out, name=name, listing=listing, store=self.store, retry_failed=self.retry_failed)
         with begun as (plan, _):
             _say_growth(plan)
@@ -104,7 +102,11 @@ class BuildJob:
         parts = min(max(1, len(shards)), ExecutionOptions.tasks)
         click.echo(f"{plan.name}: {plan.num_clips:,} clips in {plan.num_shards:,} shards, {len(shards):,} to be made")
         click.echo(f"umt-data work {place} --part 0/{parts}{retry}   … to {parts - 1}/{parts}, of any number, anywhere")
-        click.echo(f"umt-data finish {place}   when all of them have ended")
+        click.echo(
+            f"umt-data finish {place}   when all of them have ended"
+            if retry
+            else "the part that ends last writes the manifest; `umt-data finish` says which shards are missing"
+        )
 
     def make_table(self, items: SetItems, out: Path) -> None:
         """Write a table of items, and say what came out. `refuse_what_copies` comes before."""

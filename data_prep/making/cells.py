@@ -27,14 +27,15 @@ def with_bytes(clips: Iterable[Clip], *, root: Path, spool: Path) -> Iterator[Cl
     with closing(CellReader(root)) as reader:
         for clip in clips:
             cell = Cell.parse(clip.source)
-            yield clip if cell is None else _fetched(clip, cell, reader, spool)
+            yield clip if cell is None else _fetched(clip, cell, reader, root=root, spool=spool)
 
 
-def _fetched(clip: Clip, cell: Cell, reader: CellReader, spool: Path) -> Clip | Refusal:
+def _fetched(clip: Clip, cell: Cell, reader: CellReader, *, root: Path, spool: Path) -> Clip | Refusal:
     try:
         data = reader.read(*cell)
     except DataError as error:
-        return Refusal(clip.source, error.what, clip.key)
+        reason = error.what.removeprefix(f"{root / cell.file} ")  # the source says which file, and not where it lies
+        return Refusal(clip.source, reason, clip.key)
     except OSError as error:  # the file's own: what was not became a MachineError where it was read
         return Refusal(clip.source, why_not(error), clip.key)
     if data is None:

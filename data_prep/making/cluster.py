@@ -77,7 +77,7 @@ def array_of(plan: Plan, run: RunOptions, slurm: SlurmOptions, *, retry_failed: 
         folder=(slurm.logs or plan.state / "slurm").resolve(),
         tasks=min(slurm.tasks, max(1, plan.num_shards)),
         cpus_per_task=run.workers,
-        work=[*words, "work", out, *options, *(["--retry-failed"] if retry_failed else [])],
+        work=[*words, "work", out, "--no-finish", *options, *(["--retry-failed"] if retry_failed else [])],
         finish=[*words, "finish", out, "--max-bad", str(run.max_bad)],
         cluster=load_cluster({"sbatch": slurm.extra}),
     )

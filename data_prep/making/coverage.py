@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from data_prep.protocols.protocol import ClassNames, Counts, Protocol, num_texts
+from data_prep.clip import Refusal
+from data_prep.protocols.protocol import ClassNames, Counts, Note, Protocol, Row, num_texts
 from umt_ds.errors import some
 
 _MOST_MISSING = 1000  # are named in a manifest; bad.csv has all
-
 _AS_LONG_S = 1.0  # a video that was cut on key frames is so much longer at most
 
 
@@ -24,11 +25,21 @@ class Coverage:
     classes: ClassNames | None = None
     unanswered: int = 0  # questions
     too_long: list[str] = field(default_factory=list)  # videos that are stored beyond the seconds that count
+    notes: list[str] = field(default_factory=list)  # on the files
     _shared: set[str] = field(default_factory=set)  # texts that several videos show
 
-    def count(self, named: str, fields: Mapping[str, Any], *, found: bool) -> None:
+    def rows(self, annotations: Sequence[Path]) -> Iterator[Row | Refusal]:
+        """What its reader says of files."""
+        for said in self.protocol.read(annotations):
+            if isinstance(said, Note):
+                self.notes.append(said.text)
+            else:
+                yield said
+
+    def count(self, named: str, fields: Mapping[str, Any]) -> None:
         """A row of the files. A caption that is its own group is one text, however many videos show it."""
-        self.videos[named] = found
+        if named:
+            self.videos.setdefault(named, False)
         caption = fields.get("caption")
         if isinstance(caption, str) and caption == fields.get("group"):
             if caption in self._shared:
@@ -36,6 +47,10 @@ class Coverage:
             self._shared.add(caption)
         self.texts += num_texts(fields)
         self.unanswered += "question" in fields and "answers" not in fields
+
+    def has(self, named: str) -> None:
+        """The set has this video, and the table an item of it."""
+        self.videos[named] = True
 
     def check_length(self, named: str, stored_s: float) -> None:
         """Note a video of which so many seconds are stored, if that is more than count."""
@@ -73,7 +88,7 @@ class Coverage:
                 f"{len(self.too_long):,} videos are stored BEYOND the first {seconds} s, and only those count; "
                 f"make the set with `umt-data folder … --first-seconds {seconds}`: {some(self.too_long)}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
     def described(self) -> dict[str, Any]:
         """As the manifest of a table states it."""
@@ -85,6 +100,7 @@ class Coverage:
             "as_published": self.as_published(),
             "missing": self.missing[:_MOST_MISSING],
             "num_missing": len(self.missing),
+            **({"num_unanswered": self.unanswered} if self.protocol.task == "question answering" else {}),
             **({"scored": list(self.classes.scored)} if self.classes and self.classes.scored else {}),
             **({"num_too_long": len(self.too_long)} if self.protocol.first_s else {}),
         }

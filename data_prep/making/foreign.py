@@ -82,7 +82,7 @@ def adopt(
             entries.append(found.entry)
             yield found.page
 
-    with scratch_for(folder) as made:
+    with scratch_for(folder, alone=True) as made:
         statistics = make_statistics(made, pages())
         manifest = Manifest(
             name=before.name if before else absolute(folder).name,

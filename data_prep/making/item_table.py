@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os.path
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
+from data_prep.making.clip_names import FILE_FIELDS, KEY_FIELDS, Clips
 from data_prep.making.coverage import Coverage
 from data_prep.making.seconds import SECONDS, StoredPart, StoredSeconds
 from data_prep.protocols.protocol import Protocol, Row
@@ -20,20 +20,14 @@ from data_prep.sources.folder import FIRST_SECONDS
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.manifest import BAD_CSV, tool
 from data_prep.tables.annotations import read_annotations
-from data_prep.tables.table import clean
 from umt_ds.data.shards.items import ITEMS, Item, write_items
 from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, SetFile, load_manifest
-from umt_ds.data.shards.records import SampleRef, sample_key, sha256_of
+from umt_ds.data.shards.records import sha256_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scratch_for, write_whole
 from umt_ds.errors import ConfigError, DataError, DecodeError, shown, some
 from umt_ds.terminal import progress
 
-# How a row names its clip: by the key of a sample, or by the path of the file that the sample was made of.
-KEY_FIELDS = ("key",)
-FILE_FIELDS = ("video", "image", "file", "filename", "file_name", "filepath", "path", "video_name", "video_id")
-# The key of a span of a video (`sources/spans.py`): from which ms to which
-_SPAN = re.compile(r"(?P<video>.+)_\d{8,}_\d{8,}")
 _NO_FIELDS = (*KEY_FIELDS, *FILE_FIELDS, *SECONDS)  # of an item: they say where it lies
 
 
@@ -92,7 +86,7 @@ def read_items(
     files = " and ".join(map(str, annotations))
     with closing(ShardSource(folder)) as source:
         clips = Clips(source)
-        rows = protocol.read(annotations) if protocol else _rows_of(annotations)
+        rows = coverage.rows(annotations) if coverage else _rows_of(annotations)
         items = tuple(made.items(clips, rows))
     left_out = made.left_out
     if not items:
@@ -129,7 +123,7 @@ def write_table(read: ItemsRead, out: Path, *, name: str = "") -> None:
         raise DataError(f"{out} holds a set already", hint="choose another folder, or delete that one")
     base = read.base
     out.mkdir(parents=True, exist_ok=True)
-    with scratch_for(out) as scratch:
+    with scratch_for(out, alone=True) as scratch:
         write_items(scratch / ITEMS, read.items, num_shards=sum(len(manifest.shards) for _, manifest in read.sets))
         told = SetFile((scratch / ITEMS).stat().st_size, sha256_of(scratch / ITEMS))
         publish(scratch / ITEMS, out / ITEMS)
@@ -161,62 +155,6 @@ def path_from(out: Path, folder: Path) -> str:
     return str(absolute(folder))
 
 
-class Clips:
-    """The clips of a set, or those that the items of a table use, by their keys and by what else names them.
-
-    sets: the sets that their shards are of, each once; shards are numbered through all of them. shared: the keys that
-    several clips have.
-    """
-
-    def __init__(self, source: ShardSource) -> None:
-        self.source = source
-        self.shared: set[str] = set()
-        self._refs: dict[str, SampleRef] = {}  # the first item over each clip
-        sets: dict[Path, Manifest] = {}
-        self._numbers: list[int] = []  # of each shard of the source
-        firsts: dict[Path, int] = {}
-        for folder, manifest in source.sets:
-            place = absolute(folder)
-            firsts.setdefault(place, sum(len(known.shards) for known in sets.values()))
-            sets.setdefault(place, manifest)
-            self._numbers += range(firsts[place], firsts[place] + len(manifest.shards))
-        self.sets = tuple(sets.items())
-        for shard in range(len(source.counts)):
-            keys = source.sample_keys(shard)
-            for nth, row in enumerate(source.rows(shard).tolist()):
-                ref = SampleRef(shard, nth)
-                before = self._refs.setdefault(keys[row], ref)
-                if before is not ref and self.place(before) != self.place(ref):
-                    self.shared.add(keys[row])
-        self._names = _names_of(self._refs)
-
-    @property
-    def count(self) -> int:
-        return len(self._refs)
-
-    def find(self, name: str) -> tuple[str, SampleRef] | None:
-        """The clip of this name, and its key."""
-        key = self._names.get(name)
-        return None if key is None else (key, self._refs[key])
-
-    def place(self, ref: SampleRef) -> tuple[int, int]:
-        """Shard and row of a clip."""
-        return self._numbers[ref.shard], self.source.item(ref).row
-
-
-def _names_of(keys: Iterable[str]) -> dict[str, str]:
-    """Keys by themselves, by their last part where that is theirs alone, and the only span of a video by the video."""
-    last = {key: key.rpartition("/")[2] for key in keys}
-    spans = {key: span["video"] for key, name in last.items() if (span := _SPAN.fullmatch(name))}
-    return {**_alone(spans), **_alone(last), **{key: key for key in last}}
-
-
-def _alone(names: Mapping[str, str]) -> dict[str, str]:
-    """Keys by their names, but for names that several have."""
-    count = Counter(names.values())
-    return {name: key for key, name in names.items() if count[name] == 1}
-
-
 @dataclass
 class _Making:
     """Rows becoming items, and what became of the others. numbers: of the classes, by name."""
@@ -239,9 +177,9 @@ class _Making:
                 self.left_out.append(said)
                 continue
             where, row = said
-            named, found = _clip_of(row, clips)
+            named, found = clips.of_row(row)
             if self.coverage:
-                self.coverage.count(named, row, found=found is not None)
+                self.coverage.count(named, row)
             if found is None:
                 why = "no clip of the set has this name" if named else "names no clip"
                 self.left_out.append(Refusal(shown(named, 200) or where, why))
@@ -258,6 +196,8 @@ class _Making:
                 continue
             if self.coverage and self.coverage.protocol.first_s and not is_cut and part is None:
                 self.coverage.check_length(named, seconds.stored_s(ref))
+            if self.coverage:
+                self.coverage.has(named)
             for fields in self._fields(where, row, part):
                 number = used[key]
                 used[key] += 1
@@ -284,22 +224,6 @@ def _encodable(fields: dict[str, Any]) -> dict[str, Any]:
         replaced: dict[str, Any] = json.loads(text.encode(errors="replace"))
         return replaced
     return fields
-
-
-def _clip_of(row: Mapping[str, Any], clips: Clips) -> tuple[str, tuple[str, SampleRef] | None]:
-    """What a row calls its clip, and that clip with its key; None: there is no such clip."""
-    for name in KEY_FIELDS:
-        if row.get(name) is not None:
-            return (named := str(row[name])), clips.find(named)
-    said = next((row[name] for name in FILE_FIELDS if row.get(name) not in (None, "")), "")
-    names = [clean(str(name)) for name in (said if isinstance(said, tuple) else [said])]
-    keys = (key for name in names if name for key in _keys_of_file(name))
-    return names[0], next((found for key in keys if (found := clips.find(key))), None)
-
-
-def _keys_of_file(name: str) -> tuple[str, ...]:
-    """What its sample may be called: with or without a suffix in `name`, and without its folders."""
-    return sample_key(name), sample_key(f"{name}.mp4"), sample_key(name.rpartition("/")[2])
 
 
 def _number_of(label: object, numbers: Mapping[str, int], where: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,10 @@ from data_prep.decode import check_readable, make_sample
 from data_prep.engines import WorkerFailure, map_ordered, side_by_side
 from data_prep.making.cells import with_bytes
 from data_prep.spool import bytes_on_disk, forget, member_sizes, source_file, spool_folder
-from data_prep.state.claim import forget_jobs, one_at_a_time
+from data_prep.state.claim import SetInUseError, forget_jobs, one_at_a_time
 from data_prep.state.done import Done, replace_shard, with_index
 from data_prep.state.manifest import Summary, finish
-from data_prep.state.plan import Plan, begin
+from data_prep.state.plan import Plan, begin, go_on, load_plan
 from data_prep.state.statistics import STATISTICS, ShardStatistics, save_page
 from data_prep.state.writer import new_shard
 from umt_ds.data.shards.fetch import why_not
@@ -69,6 +69,24 @@ def close_set(plan: Plan) -> Summary:
     write_stats(plan.out)
     forget_jobs(plan.state)
     return summary
+
+
+def close_if_last(out: Path) -> Summary | None:
+    """`close_set` of the set in `out`, if all its shards are made and nobody else works in it; else None.
+
+    Each process that makes a part calls it when it has let go of the set. Of several that end at once, one at least
+    finds nobody else there: the last to let go, or one that is closing the set already. (But where the file system has
+    no locks all may see each other.)
+    """
+    plan = load_plan(out)
+    if plan.num_done() < plan.num_shards:
+        return None
+    with ExitStack() as stack:
+        try:
+            plan = stack.enter_context(go_on(out, alone=True))
+        except SetInUseError:
+            return None
+        return close_set(plan)
 
 
 def build_shards(plan: Plan, shards: Sequence[int], *, run: RunOptions, work: Work = make_sample) -> None:

@@ -73,7 +73,7 @@ def _part(out: Path, number: int, folder: Path, chosen: NDArray[np.int64]) -> Pa
     part = Part(path_from(out, folder), manifest.fingerprint, len(chosen))
     if len(chosen) == manifest.num_samples:
         return part
-    with scratch_for(out) as scratch:
+    with scratch_for(out, alone=True) as scratch:
         made = scratch / rows_name(number)
         np.save(made, ranges_of(chosen))
         told = SetFile(made.stat().st_size, sha256_of(made))

@@ -14,14 +14,14 @@ from data_prep.state.statistics import STATISTICS
 from umt_ds.data.shards.manifest import load_shards
 from umt_ds.data.shards.node_index import publish_index
 from umt_ds.data.shards.set_index import INDEX
-from umt_ds.data.shards.storage import kind_of
+from umt_ds.data.shards.storage import is_local, kind_of
 
 
 def missing_files(folder: Path) -> tuple[str, ...]:
     """The files of the whole set that a set lacks: an earlier version did not write them, or they cannot be used.
     Raises DataError for a table, which has none."""
     manifest = load_shards(folder)
-    faults = faults_of_files(folder, manifest)
+    faults = faults_of_files(folder, manifest, by_size=not is_local(folder))  # a store would send gigabytes
     told = {INDEX: manifest.index, STATISTICS: manifest.statistics}
     return tuple(name for name, file in told.items() if file is None or name in faults)
 

@@ -8,37 +8,33 @@ Papers test on val_1; val_2 has other sentences for the same videos.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from data_prep.clip import Refusal
-from data_prep.protocols.paragraph import paragraphs
-from data_prep.protocols.protocol import Counts, Protocol, Row
-from data_prep.tables.annotations import read_annotations
+from data_prep.protocols.fields import SPAN, VIDEO, is_object, names_in_activitynet, rows_of
+from data_prep.protocols.paragraph import read_paragraphs
+from data_prep.protocols.protocol import Counts, Note, Protocol, Row
 from data_prep.tables.table import read_json
 from umt_ds.errors import DataError, shown
 
-_FORMS = (
-    'known: {"v_ID": {"sentences": […]}} of ActivityNet Captions, [{"video", "caption"}] and SQLite of UMT and VindLU'
-)
+_TEXTS = ("sentences", "caption")
 
 
-def _read(annotations: Sequence[Path]) -> Iterator[Row | Refusal]:
-    return paragraphs(chain.from_iterable(map(_rows, annotations)), forms=_FORMS, texts=("sentences", "caption"))
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    content = read_json(path) if path.suffix.lower() == ".json" else None
-    if not isinstance(content, dict):
-        yield from read_annotations(path)
+def _rows(path: Path) -> Iterator[Row | Note]:
+    if not is_object(path):
+        yield from rows_of(path, (*VIDEO, *_TEXTS, *SPAN))
         return
-    for video, said in content.items():
+    for video, said in read_json(path).items():
         if not isinstance(said, dict):
-            raise DataError(f"{path}: {shown(video)} has no sentences", hint=_FORMS)
+            raise DataError(
+                f"{path}: {shown(video)} has no sentences",
+                hint='known: {"v_ID": {"sentences": […]}} of ActivityNet Captions, and the json and SQLite of UMT',
+            )
         yield f"{path.name} {shown(video)}", {"video": video, "sentences": said.get("sentences")}
 
 
+_read = partial(read_paragraphs, texts=_TEXTS, rows=_rows, names_of=names_in_activitynet)
 PROTOCOLS = (
     Protocol(
         "activitynet-train",

@@ -3,27 +3,19 @@
     train_data.json, …    [{"video": "a.mov", "description": "one", "times": […], …}], an entry a description
     of UMT and VindLU     [{"video": "a.mp4", "caption": ["one", "two"]}], or SQLite
 
-The official files of validation and testing have the 1,094 and 1,036 videos of the paper; those of VindLU fewer.
+The official files of validation and testing name the 1,094 and 1,036 videos of the paper. Of the first, 29 are videos
+that they name as a.mov and as a.mp4, with other descriptions for each; VindLU's files have one of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from pathlib import Path
+from functools import partial
 
-from data_prep.clip import Refusal
-from data_prep.protocols.paragraph import paragraphs
-from data_prep.protocols.protocol import Counts, Protocol, Row
-from data_prep.tables.annotations import read_annotations
+from data_prep.protocols.paragraph import read_paragraphs
+from data_prep.protocols.protocol import Counts, Protocol
 
-_FORMS = 'known: DiDeMo\'s [{"video", "description"}], [{"video", "caption"}] and SQLite of UMT and VindLU'
+_read = partial(read_paragraphs, texts=("description", "caption"))
 _VINDLU = "VindLU's files"
-
-
-def _read(annotations: Sequence[Path]) -> Iterator[Row | Refusal]:
-    rows = chain.from_iterable(map(read_annotations, annotations))
-    return paragraphs(rows, forms=_FORMS, texts=("description", "caption"))
 
 
 def _split(name: str, about: str, *expected: Counts) -> Protocol:

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.clip import Refusal
-from data_prep.protocols.captions import Caption, choice, pairs, questions, read_captions, read_choices, video_name
-from data_prep.protocols.protocol import Counts, Protocol, Row
+from data_prep.protocols.captions import Caption, choice, pairs, questions, read_captions, read_choices
+from data_prep.protocols.fields import video_name
+from data_prep.protocols.protocol import Counts, Note, Protocol, Row
 from data_prep.tables.table import clean, split_lines, text_lines, whole_number
 from umt_ds.errors import DataError
 
@@ -23,7 +24,7 @@ _OPTIONS = 5
 _TIME = re.compile(r"[\d.:]+")
 
 
-def _said(path: Path) -> Iterator[Caption | Refusal]:
+def _said(path: Path) -> Iterator[Caption | Refusal | Note]:
     if not _is_official(path):
         yield from pairs(path)
         return
@@ -31,7 +32,7 @@ def _said(path: Path) -> Iterator[Caption | Refusal]:
         yield Caption(where, video_name(cells[0]), clean(cells[-1]))
 
 
-def _questions(path: Path) -> Iterator[Row]:
+def _questions(path: Path) -> Iterator[Row | Note]:
     if not _is_official(path):
         yield from questions(path)
         return

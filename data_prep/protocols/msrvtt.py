@@ -9,38 +9,28 @@ its texts to choose from (`MSR_MC_test.csv`, or `msrvtt_mc_test.jsonl`); and eac
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
-from data_prep.protocols.captions import (
-    UNSAID,
-    Caption,
-    choice,
-    is_object,
-    pairs,
-    questions,
-    read_captions,
-    read_choices,
-    texts_of,
-    video_name,
-)
-from data_prep.protocols.protocol import Counts, Protocol, Row
+from data_prep.protocols.captions import UNSAID, Caption, choice, pairs, questions, read_captions, read_choices
+from data_prep.protocols.fields import is_object, texts_in, video_name
+from data_prep.protocols.protocol import Counts, Note, Protocol, Row
 from data_prep.tables.table import ColumnsError, Table, read_json
 from umt_ds.errors import DataError
 
 _SENTENCES = (("sentences", "video_id"), ("annotations", "image_id"))  # of the corpus, of Frozen in Time
 
 _CHOICES = ("vid_key", "a1", "a2", "a3", "a4", "a5", "answer")  # columns of MSR_MC_test.csv
-_TRAIN_7K = ("train", "validate")
 
 
-def _said(path: Path) -> Iterator[Caption | Refusal]:
+def _said(path: Path) -> Iterator[Caption | Refusal | Note]:
     return _sentences(path) if is_object(path) else pairs(path)
 
 
-def _said_of_pairs(path: Path) -> Iterator[Caption | Refusal]:
+def _said_of_pairs(path: Path) -> Iterator[Caption | Refusal | Note]:
     if is_object(path):
         raise DataError(
             f"{path} has 20 captions of a video, and msrvtt-1ka asks one of them",
@@ -65,16 +55,15 @@ def _sentences(path: Path) -> Iterator[Caption]:
         if not isinstance(entry, dict) or not isinstance(entry.get(video), str):
             raise DataError(f"{where} names no video ({video})")
         name = video_name(entry[video])
-        for text in texts_of(entry.get("caption"), where):
+        for text in texts_in(entry, ("caption",), where):
             yield Caption(where, name, text, splits.get(name, UNSAID))
 
 
-def _questions(path: Path) -> Iterator[Row]:
-    try:
-        table = Table(path, columns=_CHOICES) if path.suffix.lower() in (".csv", ".tsv") else None
-    except ColumnsError:
-        table = None
-    return questions(path) if table is None else _of_jsfusion(path, table)
+def _questions(path: Path) -> Iterator[Row | Note]:
+    if path.suffix.lower() in (".csv", ".tsv"):
+        with suppress(ColumnsError):
+            return _of_jsfusion(path, Table(path, columns=_CHOICES))
+    return questions(path)
 
 
 def _of_jsfusion(path: Path, table: Table) -> Iterator[Row]:

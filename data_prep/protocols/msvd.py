@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from data_prep.clip import Refusal
 from data_prep.protocols.captions import UNSAID, Caption, pairs, read_captions
-from data_prep.protocols.protocol import Counts, Protocol
+from data_prep.protocols.protocol import Counts, Note, Protocol
 from data_prep.tables.table import ColumnsError, Table, clean, text_lines
 from umt_ds.errors import DataError, shown
 
@@ -22,17 +23,13 @@ _LINE = re.compile(r"(?P<video>\S+_\d+_\d+)(?:\s+(?P<text>.*))?")  # names end w
 _COLUMNS = ("videoid", "start", "end", "language", "description")
 
 
-def _said(path: Path) -> Iterator[Caption | Refusal]:
-    match path.suffix.lower():
-        case ".txt":
-            return _described(path)
-        case ".csv":
-            try:
-                return _of_corpus(path, Table(path, columns=_COLUMNS))
-            except ColumnsError:
-                return pairs(path)
-        case _:
-            return pairs(path)
+def _said(path: Path) -> Iterator[Caption | Refusal | Note]:
+    if path.suffix.lower() == ".txt":
+        return _described(path)
+    if path.suffix.lower() == ".csv":
+        with suppress(ColumnsError):
+            return _of_corpus(path, Table(path, columns=_COLUMNS))
+    return pairs(path)
 
 
 def _described(path: Path) -> Iterator[Caption]:

@@ -24,6 +24,16 @@ from data_prep.clip import Refusal
 # frames a second it has.
 Row = tuple[str, dict[str, Any]]
 
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a user should know of the files of a protocol, once: fields that nobody reads."""
+
+    text: str
+
+
+Said = Row | Refusal | Note
+
 Task = Literal["pretraining", "retrieval", "multiple choice", "question answering", "detection"]
 TEXTS = ("caption", "options", "question", "boxes")  # the field that holds what the table of a protocol counts as texts
 
@@ -51,7 +61,7 @@ class Protocol:
     """One split of one task of one corpus.
 
     read: the rows of the files, of which each form that is published is known; a Refusal of what is none, such as an
-    answer without its question. Raises DataError for files of any other form.
+    answer without its question; a Note of what is not used. Raises DataError for files of any other form.
     expected: the counts that papers used; a file with one of them is whole. None: there is no such number.
     cut_s: the seconds of each video to which public copies of it are cut. The seconds of rows are those of the whole
     video, and in a file that is no longer than this they are counted from its start.
@@ -62,7 +72,7 @@ class Protocol:
     name: str
     task: Task
     about: str  # a line for `umt-data protocols`
-    read: Callable[[Sequence[Path]], Iterator[Row | Refusal]]
+    read: Callable[[Sequence[Path]], Iterator[Said]]
     expected: tuple[Counts, ...] = ()
     cut_s: tuple[float, float] | None = None
     class_names: Callable[[Sequence[Path]], ClassNames | None] | None = None

@@ -15,30 +15,37 @@ through one reader; what differs is what a video is called, and the type of a qu
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
-from data_prep.protocols.protocol import Counts, Protocol, Row
-from data_prep.tables.annotations import read_annotations
+from data_prep.protocols.fields import (
+    SPAN,
+    VIDEO,
+    Fields,
+    different,
+    field_of,
+    listed,
+    names_in_activitynet,
+    rows_of,
+    video_in,
+    video_name,
+)
+from data_prep.protocols.protocol import Counts, Note, Protocol, Row, Said
 from data_prep.tables.table import clean, text_lines, whole_number
 from umt_ds.errors import DataError, shown
 
-Fields = Mapping[str, Any]
 # What a file calls a video → the names that a clip of it may have, the usual one first.
 NamesOf = Callable[[str], tuple[str, ...]]
 # The fields of a question → its type, by which accuracy is told apart; None where it has none.
 TypeOf = Callable[[Fields], str | None]
-Read = Callable[[Sequence[Path]], Iterator[Row | Refusal]]
+Read = Callable[[Sequence[Path]], Iterator[Said]]
 
-_ID, _VIDEO = ("question_id", "id"), ("video", "video_name", "video_id")
-_SPAN = ("start", "end", "time_start", "time_end")
-_YOUTUBE_ID = re.compile(r"(?:v_)?([\w-]{11})(?:\.\w+)?")  # of ActivityNet: the files are called v_ID.mp4
+_ID = ("question_id", "id")
+_KNOWN = (*VIDEO, *SPAN, *_ID, "question", "answer", "type")
 # `type` of ActivityNet-QA: 0 to 2 are of the question, the others of the answer to a free question.
 _ACTIVITYNET_TYPES = (
     "motion", "spatial relationship", "temporal relationship", "yes/no", "color", "object", "location", "number",
@@ -47,53 +54,74 @@ _ACTIVITYNET_TYPES = (
 _FIRST_WORDS = ("what", "who", "how", "when", "where")  # the types of MSRVTT-QA and MSVD-QA
 
 
-def _read(files: Sequence[Path], *, names_of: NamesOf, type_of: TypeOf) -> Iterator[Row | Refusal]:
+def _read(files: Sequence[Path], *, names_of: NamesOf, type_of: TypeOf) -> Iterator[Said]:
     """The questions of all files. Answers that stand apart from them are found by the id of their question.
 
     If any question has an answer, one without is left out. Raises DataError where a file is in none of the forms.
     """
-    questions, answers = _questions_and_answers(files)
-    is_answered = bool(answers) or any("answer" in fields for _, fields in questions)
-    for where, fields in questions:
-        number = _id_of(fields, where)
-        apart = answers.pop(number, None) if number is not None else None
-        if apart and "answer" in fields:
-            raise DataError(f"{where} has an answer, and {apart[0]} another one of the same question_id")
-        whole = {**apart[1], **fields} if apart else fields
+    rows = _Rows()
+    for path in different(files):
+        for row in rows_of(path, _KNOWN):
+            if isinstance(row, Note):
+                yield row
+            else:
+                rows.add(*row)
+    is_answered = bool(rows.answers) or any("answer" in fields for _, fields in rows.questions)
+    for where, fields in rows.questions:
+        whole = rows.with_answer(where, fields)
         if is_answered and "answer" not in whole:
-            yield Refusal(f"{where}: question {shown(number or '')}", "no answer in the files is to this question")
+            number = shown(_id_of(fields, where) or "")
+            yield Refusal(f"{where}: question {number}", "no answer in the files is to this question")
         else:
             yield where, _item(whole, where, names_of=names_of, type_of=type_of)
-    for number, (where, _) in answers.items():
-        yield Refusal(f"{where}: answer to {shown(number)}", "no question in the files has this question_id")
+    for number, (where, _) in rows.answers.items():
+        if number not in rows.answered:
+            yield Refusal(f"{where}: answer to {shown(number)}", "no question in the files has this question_id")
 
 
-def _questions_and_answers(files: Sequence[Path]) -> tuple[list[Row], dict[str, Row]]:
-    """Rows with a question; by the id of their question those that are an answer alone."""
-    questions: list[Row] = []
-    answers: dict[str, Row] = {}
-    for path in files:
-        for where, said in read_annotations(path):
-            fields = {name: value for name, value in said.items() if value != ""}
-            number = _id_of(fields, where)
-            if "question" in fields:
-                questions.append((where, fields))
-            elif "answer" not in fields or number is None:
-                raise DataError(
-                    f"{where} has neither a question nor the answer to one: its fields are {shown(', '.join(fields))}",
-                    hint="a question has question, an answer that stands apart question_id and answer",
-                )
-            elif number in answers:
-                raise DataError(f"{where} answers question {shown(number)}, and so does {answers[number][0]}")
-            else:
-                answers[number] = where, fields
-    return questions, answers
+class _Rows:
+    """Questions, and answers that stand apart from them by the id of their question."""
+
+    def __init__(self) -> None:
+        self.questions: list[Row] = []
+        self.answers: dict[str, Row] = {}
+        self.answered: dict[str, str] = {}  # id → where its question stands
+
+    def add(self, where: str, said: Fields) -> None:
+        """Raises DataError where it is neither a question nor an answer, or the question is answered twice."""
+        fields = {name: value for name, value in said.items() if value != ""}
+        number = _id_of(fields, where)
+        if "question" in fields:
+            self.questions.append((where, fields))
+        elif "answer" not in fields or number is None:
+            raise DataError(
+                f"{where} has neither a question nor the answer to one: its fields are {shown(', '.join(fields))}",
+                hint="a question has question, an answer that stands apart question_id and answer",
+            )
+        elif number in self.answers:
+            raise DataError(f"{where} answers question {shown(number)}, and so does {self.answers[number][0]}")
+        else:
+            self.answers[number] = where, fields
+
+    def with_answer(self, where: str, fields: Fields) -> Fields:
+        """A question with its answer, where that stands apart. Raises DataError where it has another one, or another
+        question has the same id."""
+        number = _id_of(fields, where)
+        if number is None or number not in self.answers:
+            return fields
+        answer_at, answer = self.answers[number]
+        if "answer" in fields:
+            raise DataError(f"{where} has an answer, and {answer_at} another one of the same question_id")
+        if (first := self.answered.setdefault(number, where)) is not where:
+            raise DataError(f"{first} and {where} have one question_id, and {answer_at} answers it")
+        return {**answer, **fields}
 
 
 def _item(fields: Fields, where: str, *, names_of: NamesOf, type_of: TypeOf) -> dict[str, Any]:
-    item: dict[str, Any] = {"question": _text(fields["question"], "question", where)}
-    if (named := next((fields[name] for name in _VIDEO if name in fields), None)) is not None:
-        item["video"] = names_of(_text(named, "video", where, number=True))
+    item: dict[str, Any] = {
+        "question": _text(fields["question"], "question", where),
+        "video": names_of(video_name(video_in(fields, where))),
+    }
     if (number := _id_of(fields, where)) is not None:
         item["question_id"] = number
     if "answer" in fields:
@@ -104,7 +132,7 @@ def _item(fields: Fields, where: str, *, names_of: NamesOf, type_of: TypeOf) -> 
         raise DataError(f"{where}: {error}") from error
     if question_type is not None:
         item["question_type"] = question_type
-    return {**item, **{name: fields[name] for name in _SPAN if name in fields}}
+    return {**item, **{name: fields[name] for name in SPAN if name in fields}}
 
 
 def _weighted(said: Any, where: str) -> tuple[list[str], list[float]]:
@@ -112,17 +140,14 @@ def _weighted(said: Any, where: str) -> tuple[list[str], list[float]]:
 
     A list can stand as json in a text, which is all that csv and SQLite hold.
     """
-    if isinstance(said, str) and said.lstrip().startswith('["'):
-        with suppress(ValueError, RecursionError):  # else it is an answer that begins with a bracket
-            said = json.loads(said)
-    counts = Counter(_text(answer, "answer", where) for answer in (said if isinstance(said, list) else [said]))
+    counts = Counter(_text(answer, "answer", where) for answer in listed(said))
     if not counts:
         raise DataError(f"{where}: answer is an empty list", hint="leave the field out")
     return list(counts), [count / counts.total() for count in counts.values()]
 
 
 def _id_of(fields: Fields, where: str) -> str | None:
-    said = next((fields[name] for name in _ID if name in fields), None)
+    said = field_of(fields, _ID)
     return None if said is None else _text(said, "question_id", where, number=True)
 
 
@@ -133,11 +158,6 @@ def _text(said: Any, name: str, where: str, *, number: bool = False) -> str:
     if not isinstance(said, str) or not (text := clean(said)):
         raise DataError(f"{where}: {name} is {shown(repr(said))}, and should be a text")
     return text
-
-
-def _activitynet_names(named: str) -> tuple[str, ...]:
-    file = _YOUTUBE_ID.fullmatch(named.rpartition("/")[2])
-    return (f"v_{file[1]}", file[1]) if file else (named,)
 
 
 def _activitynet_type(fields: Fields) -> str | None:
@@ -159,22 +179,22 @@ def _numbered(named: str, prefix: str) -> str:
     return f"{prefix}{int(named)}" if named.isascii() and named.isdecimal() and len(named) < 10 else named
 
 
-def _of_activitynet(files: Sequence[Path]) -> Iterator[Row | Refusal]:
-    return _read(files, names_of=_activitynet_names, type_of=_activitynet_type)
+def _of_activitynet(files: Sequence[Path]) -> Iterator[Said]:
+    return _read(files, names_of=names_in_activitynet, type_of=_activitynet_type)
 
 
-def _of_msrvtt(files: Sequence[Path]) -> Iterator[Row | Refusal]:
+def _of_msrvtt(files: Sequence[Path]) -> Iterator[Said]:
     return _read(files, names_of=lambda named: (_numbered(named, "video"),), type_of=_first_word)
 
 
-def _of_msvd(files: Sequence[Path]) -> Iterator[Row | Refusal]:
+def _of_msvd(files: Sequence[Path]) -> Iterator[Said]:
     """Clips are called vid1, or as YouTube calls them: `youtube_mapping.txt` if there, says which are the same."""
     pairs = [pair for path in files if path.suffix == ".txt" for pair in _mapping(path)]
     other_name = {**dict(pairs), **{number: name for name, number in pairs}}
 
     def names_of(named: str) -> tuple[str, ...]:
-        name = _numbered(PurePosixPath(named).stem, "vid")
-        return (name, other_name[name]) if name in other_name else (_numbered(named, "vid"),)
+        name = _numbered(named, "vid")
+        return (name, other_name[name]) if name in other_name else (name,)
 
     return _read([path for path in files if path.suffix != ".txt"], names_of=names_of, type_of=_first_word)
 

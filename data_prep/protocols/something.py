@@ -9,50 +9,54 @@ UMT and VindLU say which. Texts stay as they are written, brackets too, for so t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from data_prep.clip import Refusal
-from data_prep.protocols.protocol import Counts, Protocol, Row
-from data_prep.tables.annotations import read_annotations
-from data_prep.tables.table import clean
+from data_prep.protocols.fields import VIDEO, Fields, different, field_of, rows_of, texts_in, video_name, videos_in
+from data_prep.protocols.protocol import Counts, Note, Protocol, Said
 from umt_ds.errors import DataError, shown
 
 Text = Literal["label", "template"]
-_FORMS = 'known: SSv2\'s [{"id", "label", "template"}], [{"video", "caption"}] and SQLite of UMT and VindLU'
 
 
-def _reader(text: Text) -> Callable[[Sequence[Path]], Iterator[Row | Refusal]]:
-    return partial(_read, text=text)
-
-
-def _read(annotations: Sequence[Path], *, text: Text) -> Iterator[Row | Refusal]:
+def _read(annotations: Sequence[Path], *, text: Text) -> Iterator[Said]:
     """A row a video. Its group is its text: videos that show the same count as the same."""
-    for path in annotations:
-        for where, fields in read_annotations(path):
-            said = fields.get("caption", fields.get(text))
-            if not isinstance(said, str):
-                raise DataError(f"{where} has no caption or {text}: {shown(repr(said))}", hint=_FORMS)
-            caption = clean(said)
-            for video in _videos(where, fields):
-                row = where, {"video": video, "caption": caption, "group": caption}
-                yield row if caption else Refusal(where, "a caption without text")
+    before: set[tuple[str, str]] = set()
+    for path in different(annotations):
+        for row in rows_of(path, (*VIDEO, "id", "caption", "label", "template")):
+            if isinstance(row, Note):
+                yield row
+                continue
+            where, fields = row
+            caption = _caption(fields, text, where)
+            for video in _videos(fields, where):
+                if not caption:
+                    yield Refusal(where, "a caption without text")
+                elif (one := (video_name(video), caption)) in before:
+                    yield Refusal(where, "the video and its caption stand before it, too")
+                else:
+                    before.add(one)
+                    yield where, {"video": video, "caption": caption, "group": caption}
 
 
-def _videos(where: str, fields: Mapping[str, Any]) -> list[str]:
-    said = fields.get("video", fields.get("filename"))
-    if said is None and fields.get("id") is not None:
-        said = f"{fields['id']}.webm"
-    videos = [said] if isinstance(said, str) else said
-    if not isinstance(videos, list) or not videos or not all(isinstance(video, str) and video for video in videos):
-        raise DataError(f"{where} names no video: {shown(repr(said))}", hint=_FORMS)
-    return videos
+def _caption(fields: Fields, text: Text, where: str) -> str:
+    texts = texts_in(fields, ("caption", text), where)
+    if len(texts) != 1:
+        raise DataError(f"{where} should have one text, and has {shown(repr(texts))}")
+    return texts[0]
+
+
+def _videos(fields: Fields, where: str) -> list[str]:
+    """The publisher has numbers of videos, UMT and VindLU have files."""
+    number = fields.get("id") if field_of(fields, VIDEO) is None else None
+    return [f"{number}.webm"] if type(number) in (int, str) and number != "" else videos_in(fields, where)
 
 
 def _split(text: Text, split: str, about: str, videos: int, texts: int) -> Protocol:
-    return Protocol(f"ssv2-{text}-{split}", "retrieval", about, _reader(text), (Counts(videos, texts),))
+    return Protocol(f"ssv2-{text}-{split}", "retrieval", about, partial(_read, text=text), (Counts(videos, texts),))
 
 
 PROTOCOLS = (

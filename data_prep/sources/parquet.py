@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -49,13 +48,17 @@ def list_parquet(
     Raises DataError where the files cannot be read, differ in their columns, or not one row has a picture or video;
     ConfigError where it is open which split or column is meant.
     """
-    files = _files_of(folder, split)
-    with parquet_file(folder / files[0]) as first:
-        columns = chosen(first, choice or Choice())
-    read = _Reading(folder, columns)
-    for file in progress(files, unit="file", desc="list"):
-        with _checked(folder / file, columns, folder / files[0]) as opened:
+    read: _Reading | None = None
+    for file in progress(_files_of(folder, split), unit="file", desc="list"):
+        with parquet_file(folder / file) as opened:
+            if not opened.starts[-1]:
+                continue  # its columns may have no types
+            if read is None:
+                read = _Reading(folder, chosen(opened, choice or Choice()), first=opened.path)
+            _check_columns(opened, read.columns, read.first)
             read.add_all_of(opened, file)
+    if read is None:
+        raise DataError(f"the parquet files below {folder} have no rows")
     return read.listing(split, classes)
 
 
@@ -105,20 +108,17 @@ def _no_parquet(folder: Path, found: Sequence[str]) -> DataError:
     return DataError(f"no parquet files below {folder} ({f'only {seen}' if seen else 'it is empty'})", hint=hint)
 
 
-@contextmanager
-def _checked(path: Path, columns: Columns, first: Path) -> Iterator[ParquetFile]:
-    """A file that has the chosen columns of the first one. Raises DataError where it lacks one."""
-    with parquet_file(path) as opened:
-        there = {column.name: column for column in opened.columns}
-        for wanted in columns.used:
-            found = there.get(wanted.name)
-            if found is None or found.kind != wanted.kind or found.names != wanted.names:
-                has = "none" if found is None else str(found)
-                raise DataError(
-                    f"{first} has the column {wanted}, and {path} {has}: they are not of one data set",
-                    hint="give the folder of one configuration, or --split",
-                )
-        yield opened
+def _check_columns(opened: ParquetFile, columns: Columns, first: Path) -> None:
+    """Raises DataError where a file lacks one of the chosen columns of the first one."""
+    there = {column.name: column for column in opened.columns}
+    for wanted in columns.used:
+        found = there.get(wanted.name)
+        if found is None or found.kind != wanted.kind or found.names != wanted.names:
+            has = "none" if found is None else str(found)
+            raise DataError(
+                f"{first} has the column {wanted}, and {opened.path} {has}: they are not of one data set",
+                hint="give the folder of one configuration, or --split",
+            )
 
 
 # ---------------------------------------------------------------- rows
@@ -138,7 +138,8 @@ class _Reading:
     """What the rows of the files say, file after file."""
 
     folder: Path
-    columns: Columns
+    columns: Columns  # as `first`, the first file with rows, has them
+    first: Path
     rows: list[_Row] = field(default_factory=list)
     left_out: list[Refusal] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)  # cell → where it stands first
@@ -226,7 +227,7 @@ class _Reading:
     def listing(self, split: str | None, classes: Path | None) -> Listing:
         """All of it. Raises DataError where no row has a picture or video, or two have one key."""
         if not self.rows:
-            raise _nothing_there(self.folder, self.columns, self.left_out)
+            raise _nothing_there(self.columns, self.left_out)
         self._check_keys()
         numbering = self._numbering(classes)
         ordered = sorted(self.rows, key=_dealt)
@@ -283,9 +284,7 @@ class _Reading:
             yield f"{len(self.left_out):,} rows left out: {some(f'{count:,} {reason}' for reason, count in reasons)}"
 
 
-def _nothing_there(folder: Path, columns: Columns, left_out: Sequence[Refusal]) -> DataError:
-    if not left_out:
-        return DataError(f"the parquet files below {folder} have no rows")
+def _nothing_there(columns: Columns, left_out: Sequence[Refusal]) -> DataError:
     what = f"not one of {len(left_out):,} rows has a file: {columns.media.name} of the first has {left_out[0].reason}"
     if left_out[0].reason.startswith("an address"):
         return DataError(what, hint=DOWNLOADS)

@@ -61,12 +61,12 @@ def chosen(file: ParquetFile, choice: Choice) -> Columns:
     kind, or several can be meant; DataError where none has pictures, videos or their paths."""
     there = {column.name: column for column in file.columns}
     media = _media(file, there, choice.media)
-    caption = _named(file, there, choice.caption, "--caption") or _first(there, _CAPTION, ("text",), media)
+    caption = _named(file, there, choice.caption, "--caption") or _first(there, _CAPTION, ("text", "texts"), media)
     label = _named(file, there, choice.label, "--label") or _label(there, media)
     key = _named(
         file, there, choice.key if choice.key in there else (choice.key or "").partition(".")[0] or None, "--key"
     )
-    _check_kind(caption, "--caption", ("text",), "text or list of texts", there)
+    _check_kind(caption, "--caption", ("text", "texts"), "text or list of texts", there)
     _check_kind(label, "--label", ("number", "text"), "number or name of a class", there)
     if key and choice.key == key.name:
         _check_kind(key, "--key", ("text", "number"), "text or number", there)
@@ -134,10 +134,6 @@ def _check_kind(
             f"{option} {column.name}: it holds {shown(column.type, 80)}, which is no {what}",
             hint=f"columns that are: {fit}" if fit else "no column is",
         )
-
-
-def _before_dot(name: str | None) -> str | None:
-    return None if name is None else name.partition(".")[0]
 
 
 def leaf_of(row: Mapping[str, Any], leaf: str | None) -> object:

@@ -34,10 +34,13 @@ from umt_ds.data.shards.storage import write_whole
 from umt_ds.errors import ConfigError, DecodeError, MachineError
 from umt_ds.terminal import progress
 
-_SIDE = 128  # pixels of the short side: PySceneDetect itself looks at about 256 of the width
+# Pixels of the short side. PySceneDetect's own `detect` looks at 256 of the width, samples them without antialias, and
+# has ffmpeg make colours by tables. To make full-size RGB for that takes three times as long. Where the frames are the
+# same, so are the cuts: of 33 clips, all but a noisy one of 176x144 pixels (`data_prep/README.md`, "Long videos").
+_SIDE = 128
 _DIGITS = 6  # of seconds: a frame is found by its time within a millionth of a second
 _SAME_PLACE = 1e-9
-_SHORTEST_S = 0.6  # cuts that follow each other sooner are one: PySceneDetect's own default
+_SHORTEST_S = 0.6  # cuts that follow each other sooner are one: the default of the command `scenedetect`
 
 Scenes = list[tuple[float, float]]  # start and end in seconds
 Found = dict[str, Scenes | str]  # by video; or why it cannot be read

@@ -19,7 +19,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import socket
 import sys
 import time
@@ -33,7 +32,7 @@ from typing import IO, Any
 from data_prep.state.writer import DISK_FULL, disk_full_is_an_error
 from launchers.slurm import is_active
 from umt_ds.data.shards.records import write_json
-from umt_ds.data.shards.storage import is_local
+from umt_ds.data.shards.storage import is_local, remove_half_made
 from umt_ds.distributed.parent import beginning
 from umt_ds.environment import Environment
 from umt_ds.errors import DataError, MachineError
@@ -43,7 +42,6 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 # A job may begin while the command that submitted it still looks, or before a node that failed has lost its lock
 _PATIENCE_IN_A_JOB_S = 150.0
-_OLD_S = 24 * 3600.0  # longer than any shard is left unchanged while a process makes it
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +65,10 @@ class Worker:
         return self.host == socket.gethostname() and beginning(self.pid) != self.beginning
 
 
+class SetInUseError(DataError):
+    """Another command works in the set."""
+
+
 class Claim:
     """The right to work in a set."""
 
@@ -85,7 +87,7 @@ class Claim:
 def claim(state: Path, *, alone: bool) -> Iterator[Claim]:
     """Work in the set whose state lies in the folder `state`: alone, or beside others who do not claim it alone.
 
-    Before that nothing is written. Raises DataError where another command works there, and says which;
+    Before that nothing is written. Raises SetInUseError where another command works there, and says which;
     MachineError where nothing can be written, or the disk gets full.
     """
     if not is_local(state):
@@ -121,26 +123,6 @@ def one_at_a_time(state: Path, shard: int) -> Iterator[None]:
 def _lock_shard(lock: IO[str], shard: int, how: int) -> bool | None:
     """False: another process holds it. None: there are no locks here."""
     return _unless_taken(lambda: fcntl.lockf(lock, fcntl.LOCK_EX | how, 1, shard))
-
-
-def remove_half_made(state: Path) -> None:
-    """Remove the folders that killed processes left: `.making-HOST-PID-…` of one that is known to be gone, any other
-    in which nothing has changed for a day. For whoever works in the set alone."""
-    for folder in state.glob(".making-*"):
-        maker = re.fullmatch(r"\.making-(.+)-(\d+)-[^-]+", folder.name)
-        if maker is not None and maker[1] == socket.gethostname():
-            left = beginning(int(maker[2])) is None
-        else:
-            left = time.time() - _last_change(folder) > _OLD_S
-        if left:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _last_change(folder: Path) -> float:
-    changes = [time.time()]
-    with suppress(OSError):
-        changes = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
-    return max(changes)
 
 
 # ---------------------------------------------------------------- the lock
@@ -195,11 +177,11 @@ def _unless_taken(take: Callable[[], None]) -> bool | None:
     return True
 
 
-def _refusal(state: Path, *, but: Worker | None = None) -> DataError:
+def _refusal(state: Path, *, but: Worker | None = None) -> SetInUseError:
     workers = _workers(state, but=but)
     shown = [*map(str, workers[:4]), *([f"and {len(workers) - 4} more"] if workers[4:] else [])]
     who = "".join(f"\n  {line}" for line in shown)
-    return DataError(
+    return SetInUseError(
         f"another umt-data is working in {state.parent}{':' if who else ''}{who}",
         hint=f"wait for it, or stop it; of a process that is gone for certain, remove its file in {state / _AT_WORK}",
     )

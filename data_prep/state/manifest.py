@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from data_prep.clip import Refusal
-from data_prep.state.claim import remove_half_made
 from data_prep.state.clips_file import csv_of_refusals
 from data_prep.state.plan import Plan
 from data_prep.state.statistics import STATISTICS
@@ -19,7 +18,7 @@ from umt_ds.data.pixels.video import versions
 from umt_ds.data.shards.manifest import Manifest, SetFile, ShardEntry
 from umt_ds.data.shards.node_index import make_index
 from umt_ds.data.shards.set_index import INDEX
-from umt_ds.data.shards.storage import is_local, publish, scratch_for, write_whole
+from umt_ds.data.shards.storage import is_local, publish, remove_half_made, scratch_for, write_whole
 from umt_ds.errors import DataError
 
 BAD_CSV = "bad.csv"
@@ -53,7 +52,7 @@ def finish(plan: Plan, *, statistics_of: StatisticsOf) -> Summary:
     entries = tuple(by_shard.values())
     left_out = plan.left_out()
     write_whole(plan.out / BAD_CSV, csv_of_refusals([*refused, *left_out]))
-    with scratch_for(plan.out) as made:
+    with scratch_for(plan.out, alone=True) as made:
         manifest = Manifest(
             name=plan.name,
             media=_media_of(plan),

@@ -26,7 +26,7 @@ from umt_ds.data.shards.fetch import opened, read_part, read_through, reading
 from umt_ds.data.shards.storage import is_local
 from umt_ds.errors import DataError, shown
 
-Kind = Literal["media", "bytes", "text", "number", "other"]
+Kind = Literal["media", "bytes", "text", "texts", "number", "other"]
 _LFS = b"version https://git-lfs"
 # What pyarrow raises on a stranger's bytes.
 DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError)
@@ -36,13 +36,14 @@ _MOST_ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a file: `media` holds bytes and a path, `bytes` bytes alone, and a text may be a list of texts."""
+    """A column of a file: `media` holds bytes and mostly a path, `bytes` bytes alone, `texts` a list of texts."""
 
     name: str
     kind: Kind
     type: str  # as Arrow writes it
     feature: str = ""  # what `datasets` calls it: Image, Video, ClassLabel, …
     names: tuple[str, ...] = ()  # of the classes of a ClassLabel
+    has_path: bool = False  # beside bytes
 
     @property
     def has_bytes(self) -> bool:
@@ -56,7 +57,7 @@ class Column:
     @property
     def path_leaf(self) -> str | None:
         """The leaf that has the path of a file; None where the bytes have none beside them."""
-        return f"{self.name}.path" if self.kind == "media" and "path: string" in self.type else None
+        return f"{self.name}.path" if self.has_path else None
 
     def __str__(self) -> str:
         """For people, as part of an error."""
@@ -208,7 +209,7 @@ def _values(reader: parquet.ParquetFile, group: int, leaf: str) -> Iterator[byte
 
 def damaged(path: Path, error: Exception) -> DataError:
     """The error for a file whose rows cannot be read."""
-    return DataError(f"{path} is damaged: {shown(str(error) or type(error).__name__, 200)}", hint="download it again")
+    return DataError(f"{path} is damaged: {_said(error)}", hint="download it again")
 
 
 def _no_parquet(path: Path, error: Exception) -> DataError:
@@ -217,9 +218,12 @@ def _no_parquet(path: Path, error: Exception) -> DataError:
             f"{path} is a pointer of Git LFS, and not the file itself",
             hint="fetch the files by `git lfs pull` there, or download the data set with `hf download`",
         )
-    return DataError(
-        f"{path} is no parquet file, or not all of one: {shown(str(error), 200)}", hint="download it again"
-    )
+    return DataError(f"{path} is no parquet file, or not all of one: {_said(error)}", hint="download it again")
+
+
+def _said(error: Exception) -> str:
+    """What pyarrow says, on one line."""
+    return shown(" ".join(str(error).split()) or type(error).__name__, 200)
 
 
 # ---------------------------------------------------------------- columns
@@ -236,10 +240,17 @@ def _features(metadata: Mapping[bytes, bytes]) -> Mapping[str, Any]:
 
 def _column(one: pa.Field, feature: object) -> Column:
     told = feature if isinstance(feature, dict) else {}
-    kind = told.get("_type") if isinstance(told.get("_type"), str) else ""
-    names = told.get("names") if kind == "ClassLabel" else None
+    feature_type = told.get("_type")
+    names = told.get("names") if feature_type == "ClassLabel" else None
     are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return Column(one.name, _kind(one.type), str(one.type), kind, tuple(names) if are_names else ())  # type: ignore[arg-type]
+    return Column(
+        one.name,
+        _kind(one.type),
+        str(one.type),
+        feature_type if isinstance(feature_type, str) else "",
+        tuple(names) if names and are_names else (),
+        has_path=pa.types.is_struct(one.type) and _is_text(_field(one.type, "path")),
+    )
 
 
 def _kind(type_: pa.DataType) -> Kind:
@@ -249,6 +260,8 @@ def _kind(type_: pa.DataType) -> Kind:
         return "bytes"
     if pa.types.is_integer(type_):
         return "number"
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return "texts" if _kind(type_.value_type) in ("text", "texts") else "other"
     return "text" if _is_text(type_) else "other"
 
 
@@ -258,10 +271,18 @@ def _field(type_: pa.DataType, name: str) -> pa.DataType:
 
 
 def _is_bytes(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_))
+    return any(
+        of(type_)
+        for of in (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_fixed_size_binary,
+        )
+    )
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    if pa.types.is_dictionary(type_) or pa.types.is_list(type_) or pa.types.is_large_list(type_):
+    if pa.types.is_dictionary(type_):
         return _is_text(type_.value_type)
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+    return any(of(type_) for of in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.clip import Refusal
 from data_prep.protocols.known import PROTOCOLS
 from data_prep.protocols.protocol import Row
 from umt_ds.errors import DataError
@@ -32,7 +31,7 @@ def read(name: str, content: Any) -> list[Row]:
         file = Path(folder) / "rows.json"
         file.write_text(json.dumps(content))
         try:
-            return [said for said in PROTOCOLS[name].read([file]) if not isinstance(said, Refusal)]
+            return [said for said in PROTOCOLS[name].read([file]) if isinstance(said, tuple)]
         except DataError as error:
             refusal = str(error)
     refusal.encode()

@@ -100,6 +100,8 @@ def as_sqlite(path: Path, data: st.DataObject) -> None:
     rows = [[cell_of(entry.get(name)) for name in columns] for entry in entries]
     path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA journal_mode=OFF")
+        database.execute("PRAGMA synchronous=OFF")  # it need not outlive the test
         database.execute("CREATE TABLE annos (" + ", ".join(f'"{name}"' for name in columns) + ")")
         database.executemany(f"INSERT INTO annos VALUES ({', '.join('?' * len(columns))})", rows)
 
@@ -172,7 +174,7 @@ def test_a_protocol_reads_rows_or_refuses(folder: Path, protocol: Protocol, data
     for row in read(lambda: list(protocol.read(files))) or []:
         if isinstance(row, Refusal):
             assert row.reason
-        else:
+        elif isinstance(row, tuple):
             assert num_texts(row[1]) >= 0
     make_table(folder, files, protocol)
 

@@ -30,7 +30,6 @@ from tests.support.faulty_store import fault, in_store, requests_in
 from tests.support.shards import write_shards
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
-from umt_ds.data.shards import fetch
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.remote import Traffic
 
@@ -39,15 +38,17 @@ NUM_FRAMES, SHOWN = 32, 8
 SHARDS = (100, 100, 100, 100)
 STEPS, MICRO, WORKERS = 25, 16, 2  # 400 draws: one pass over 400 clips
 
+GAPS_KB = (0, 16, 32, 48, 64, 96, 256)  # data.cache.max_gap_kb
+
 PLAN = LoaderPlan(seed=1, global_draws=MICRO, micro=MICRO, image_side=224, window=4, num_workers=WORKERS)
 
 
 @lru_cache
-def frames() -> tuple[bytes, ...]:
+def frames(count: int = NUM_FRAMES) -> tuple[bytes, ...]:
     """JPEG files of 340 x 256 with about as much detail as those of a video."""
     chance = np.random.default_rng(0)
     files = []
-    for _ in range(NUM_FRAMES):
+    for _ in range(count):
         coarse = Image.fromarray(chance.integers(0, 256, (32, 43, 3), np.uint8)).resize((340, 256))
         noisy = np.asarray(coarse) // 2 + chance.integers(0, 12, (256, 340, 3), np.uint8)
         file = io.BytesIO()
@@ -56,10 +57,10 @@ def frames() -> tuple[bytes, ...]:
     return tuple(files)
 
 
-def clip(number: int) -> dict[str, bytes]:
+def clip(number: int, *, count: int = NUM_FRAMES) -> dict[str, bytes]:
     """Its members in the order in which `umt-data` writes them."""
     record = {"label": number % 10, "duration_s": 10.0, "source_width": 340, "source_height": 256}
-    return {**{f"{n:03d}.jpg": data for n, data in enumerate(frames())}, "json": json.dumps(record).encode()}
+    return {**{f"{n:03d}.jpg": data for n, data in enumerate(frames(count))}, "json": json.dumps(record).encode()}
 
 
 def make_store(folder: Path) -> Path:
@@ -69,8 +70,8 @@ def make_store(folder: Path) -> Path:
     return in_store(folder)
 
 
-def set_of_clips(folder: Path) -> Path:
-    return write_shards(folder / "set", SHARDS, members=clip)
+def set_of_clips(folder: Path, *, count: int = NUM_FRAMES) -> Path:
+    return write_shards(folder / f"set-{count}", SHARDS, members=partial(clip, count=count))
 
 
 # ---------------------------------------------------------------- training
@@ -84,31 +85,30 @@ def training_from_a_store(folder: Path) -> Iterator[str]:
     yield f"{draws} draws of {SHOWN} of {NUM_FRAMES} frames, {used / draws / 1e3:,.0f} kB each; {WORKERS} workers"
     yield ""
     yield f"{'':38}{'fetched / used':>16}{'requests a clip':>17}{'clips/s':>9}{'core ms a clip':>16}"
-    seconds, core_s, _ = one_pass(shards, None)
+    seconds, core_s, _ = one_pass(shards, None, PLAN)
     yield f"{'from a disk':38}{'':16}{'':17}{draws / seconds:9.0f}{1000 * core_s / draws:16.1f}"
     there = make_store(shards)
-    usual = fetch.REQUEST_COSTS
     cache = BlockCache(folder / "cache", max_bytes=10**10)
-    rows: list[tuple[str, int, BlockCache | None]] = [
-        ("from a store, nothing cached", usual, cache),
-        ("the same draws again, from the cache", usual, cache),
-        ("without a cache", usual, None),
-        ("without, a request counts as 64 kB", 64 << 10, None),
-        ("without, a request counts as nothing", 0, None),
+    next_pass = replace(PLAN, seed=2)  # other frames of the same clips
+    fewer = make_store(set_of_clips(folder, count=NUM_FRAMES // 2))
+    rows: list[tuple[str, Path, LoaderPlan, BlockCache | None]] = [
+        ("from a store, nothing cached", there, PLAN, cache),
+        ("the same draws again, from the cache", there, PLAN, cache),
+        ("other frames of the clips, from there", there, next_pass, cache),
+        *((f"without a cache, gaps to {gap} kB", there, replace(PLAN, max_gap=gap << 10), None) for gap in GAPS_KB),
+        (f"{NUM_FRAMES // 2} stored frames, gaps to 256 kB", fewer, PLAN, None),
     ]
-    for name, costs, kept in rows:
-        fetch.REQUEST_COSTS = costs
-        seconds, core_s, traffic = one_pass(there, kept)
+    for name, place, plan, kept in rows:
+        seconds, core_s, traffic = one_pass(place, kept, plan)
         moved = f"{traffic.fetched / used:16.2f}{traffic.requests / draws:17.2f}"
         yield f"{name:38}{moved}{draws / seconds:9.0f}{1000 * core_s / draws:16.1f}"
-    fetch.REQUEST_COSTS = usual
 
 
-def one_pass(shards: Path, cache: BlockCache | None) -> tuple[float, float, Traffic]:
+def one_pass(shards: Path, cache: BlockCache | None, plan: LoaderPlan) -> tuple[float, float, Traffic]:
     """Seconds that STEPS batches take, counted from the end of the first, which starts the workers; seconds of a core,
     which a busy machine does not change; and what was moved. The last two are of these batches and of none made ahead.
     """
-    loader = Loader([SourceSpec("clips", shards, FramePolicy("sparse", SHOWN))], PLAN, label_field="label", cache=cache)
+    loader = Loader([SourceSpec("clips", shards, FramePolicy("sparse", SHOWN))], plan, label_field="label", cache=cache)
     core = core_seconds()
     list(loader.micro_batches(0))
     begin = time.perf_counter()

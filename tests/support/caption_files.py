@@ -16,7 +16,7 @@ from data_prep.protocols import known
 
 def rows(name: str, *files: Path) -> list[dict[str, Any]]:
     """What protocol `name` asks, in its order."""
-    return [one[1] for one in known.protocol(name).read(files) if not isinstance(one, Refusal)]
+    return [one[1] for one in known.protocol(name).read(files) if isinstance(one, tuple)]
 
 
 def reasons(name: str, *files: Path) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """moto's S3 server, but it throttles, resets, stalls and cuts: `python -m tests.support.faulty_s3 -H HOST -p PORT`.
 
-What a request for a range meets is a function of (object, range, how often it was asked for): the first TIMES answers
-fail in the way that a hash of object and range says, and then it is served. All else is served at once. What has been
-done so far: GET /faults, one line a fault.
+What a request to read meets is a function of (object, range, how often it was asked for): the first TIMES answers fail
+in the way that a hash of object and range says, and then it is served. What is written, and HEAD, is served at once.
+What has been done so far: GET /faults, one line a fault.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FaultyS3:
         if path == "/faults":
             start("200 OK", [("Content-Type", "text/plain")])
             return ["\n".join(self._done).encode()]
-        if environ["REQUEST_METHOD"] != "GET" or not span:
+        if environ["REQUEST_METHOD"] != "GET":
             return self._app(environ, start)
         self._asked[path, span] += 1
         if self._asked[path, span] > TIMES:

@@ -114,10 +114,17 @@ class AugmentConfig(Section):
 
 
 class CacheConfig(Section):
-    """What is kept of remote shards on the disk of a node, for all its ranks, workers and runs."""
+    """What is fetched of remote shards, and kept on the disk of a node for all its ranks, workers and runs."""
 
     folder: FilePath | None = Field(None, description="on a local disk; default: umt-cache-UID in the temporary folder")
     max_gb: PositiveOrNone = Field(10.0, description="its bound, in 1e9 bytes; runs that share a folder give the same")
+    max_gap_kb: int = Field(
+        256,
+        ge=0,
+        le=4096,
+        description="frames that training draws and that lie at most so many times 1024 bytes apart come in one "
+        "request, with what lies between them, which is kept too; 0: the fewest bytes, in the most requests",
+    )
 
 
 class DataConfig(Section):

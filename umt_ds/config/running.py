@@ -51,12 +51,14 @@ class CadenceConfig(Section):
         "reaches the weights); one more ends the job with 75, and with 1 where the same step fails again",
     )
     async_save: bool = Field(True, description="train on while a checkpoint is written, from a copy in RAM")
-    # below the 600 s after which torch ends a waiting collective itself, with an exit code that nobody restarts
+    # far below the time after which torch ends a waiting collective itself, with an exit code that nobody restarts
+    # (`distributed/job.py`)
     watchdog: float = Field(
         540,
         ge=0,
         le=1e7,
-        description="seconds without progress after which a rank says where it stands and exits with 75; 0: off",
+        description="seconds without progress after which a rank says where it stands and exits with 75; to wait for a "
+        "store that is away is no hang; 0: off",
     )
 
 

@@ -174,14 +174,17 @@ def members_shown(
     with_record: bool,
     asked: Collection[str] = (),
 ) -> list[Member]:
-    """The members that `read_clip` reads with the same arguments; for a `FrameRule`, which first reads the record,
-    those that it may read; none of a sample that it will find bad."""
+    """The members that `read_clip` reads with the same arguments; none of a sample whose files alone say that it is
+    bad. For a `FrameRule`, which first reads the record, those that it may read; and a `txt` or `cls` too that a json
+    makes needless."""
     members, question = source.members(ref), source.question(ref)
     part, said = question.frames, record_members(members)
     media, files = pixel_members(members)
     if isinstance(choose, FrameRule):
         return [*files, *said]
-    if media == "frames":
+    if media == "none":
+        return []
+    if media in ("frames", "image"):
         among = choose if part is None else within(part, choose)
         try:
             files = [files[number] for number in sorted(set(among(len(files))))]

@@ -68,7 +68,9 @@ class Draws:
         self.sources = [
             TarStream(spec.shards, name=spec.name)
             if isinstance(spec.shards, Tars)
-            else ShardSource(spec.shards, max_open=plan.window + 4, cache=cache, look=plan.rank == 0)
+            else ShardSource(
+                spec.shards, max_open=plan.window + 4, cache=cache, look=plan.rank == 0, max_gap=plan.max_gap
+            )
             for spec in specs
         ]
         # a source keeps its order when others come or go: its seed holds its name
@@ -184,11 +186,11 @@ class Draws:
         )
 
 
-def _first_records(source: ShardSource) -> Iterator[Mapping[str, Any]]:
-    """What those of the first samples say of themselves that can be read."""
+def _first_records(source: ShardSource, *, asked: str) -> Iterator[Mapping[str, Any]]:
+    """What those of the first samples say of themselves that can be read, as draws read it."""
     for ref in islice(source.refs(), _LOOKED_AT):
         try:
-            record = read_record(source, ref)
+            record = read_record(source, ref, asked=(asked,))
         except DecodeError:
             continue
         yield record
@@ -202,7 +204,7 @@ def _check_captions(
         if isinstance(source, TarStream):
             continue
         fields: set[str] = set()
-        for record in _first_records(source):
+        for record in _first_records(source, asked=spec.caption):
             with suppress(DecodeError):
                 if captions_of(record, field=spec.caption, clean=tokenize.clean):
                     break
@@ -221,7 +223,7 @@ def _check_labels(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | T
         if isinstance(source, TarStream):
             continue
         fields: set[str] = set()
-        for record in _first_records(source):
+        for record in _first_records(source, asked=field):
             with suppress(DecodeError):
                 fields |= {name for name, value in record.items() if type(value) is int}
                 if label_of(record, field) != -1:

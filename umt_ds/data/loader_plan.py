@@ -59,6 +59,7 @@ class LoaderPlan:
     prefetch: int = 2  # micro-batches each worker builds ahead
     max_bad_rate: float = 0.01
     stall_limit_s: float = 900.0
+    max_gap: int | None = None  # bytes between what one request to a store fetches; None: `fetch.REQUEST_COSTS`
 
     def __post_init__(self) -> None:
         product = self.micro * self.accumulation * self.world

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from umt_ds.data.shards.back_off import is_waiting
 from umt_ds.distributed.leftovers import note_shared_memory, own_folder
 from umt_ds.distributed.parent import die_with_the_parent
 from umt_ds.errors import EXIT_FAILED, MachineError, UmtError
@@ -91,7 +92,7 @@ class WorkerPool(Generic[T]):
                 if not str(error).startswith("DataLoader timed out"):
                     self._raise_if_dead(error)
                     raise _not_handed_over(error) from error
-            waited_s += _POLL_S
+            waited_s += 0 if is_waiting() else _POLL_S  # for a store they wait as long as that takes (`back_off`)
             if waited_s >= self._stall_limit_s:
                 _kill(self._workers)
                 raise MachineError(

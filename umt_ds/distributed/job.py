@@ -22,6 +22,9 @@ from umt_ds.errors import MachineError
 
 log = logging.getLogger("umt_ds")
 START_TIMEOUT = timedelta(minutes=10)
+# A rank may wait ten minutes for a store (`data.shards.back_off`) while the others wait for it. torch's own limit, ten
+# minutes with NCCL, would end them with an exit code that nobody restarts; what hangs, the watchdog ends before that
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 _LEAVING_S = 5.0  # at most, after an error
 
 
@@ -66,6 +69,7 @@ def start_job(*, patience: timedelta = START_TIMEOUT) -> Iterator[Job]:
             f"{world.master_addr}:{world.master_port}: {error}",
             hint=_how_to_meet(world, error),
         ) from error
+    allow_long_waits()
     try:
         yield Job(world, device)
         gc.collect()
@@ -75,6 +79,13 @@ def start_job(*, patience: timedelta = START_TIMEOUT) -> Iterator[Job]:
         raise
     gc.collect()
     dist.destroy_process_group()
+
+
+def allow_long_waits() -> None:
+    """Give every group that there is now, DeepSpeed's too, the time of `_COLLECTIVE_TIMEOUT` for each collective."""
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # torch ≥ 2.14, before
+    for group in list(dist.distributed_c10d._world.pg_map):  # private: torch has no list of its groups
+        set_timeout(_COLLECTIVE_TIMEOUT, group)
 
 
 def _break_off(device: torch.device) -> None:

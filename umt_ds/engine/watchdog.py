@@ -4,7 +4,11 @@ One rank that died, was stopped, or waits for a disk leaves all others waiting i
 itself: when nothing has been done for `cadence.watchdog` seconds it tells where it stands, keeps the stacks of all its
 threads, and leaves. The others do the same a moment later, and the launcher ends those that cannot.
 
+To wait for a store that is away is no hang: it ends by itself (`data.shards.back_off`). A rank whose workers wait so
+says it in a file, and all ranks look there. Such time does not count.
+
     RUN/stacks/rank-00001.txt     of each rank that the watchdog ended; see `engine.restarts` for what comes then
+    RUN/waiting.txt               which rank waits for a store, and when it last said so
 """
 
 from __future__ import annotations
@@ -23,14 +27,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from umt_ds.data.shards import back_off
 from umt_ds.distributed.world import World
 from umt_ds.errors import EXIT_STOPPED
 
 log = logging.getLogger("umt_ds")
 
-STACKS = "stacks"
+STACKS, WAITING = "stacks", "waiting.txt"
 _START_S = 1800.0  # at least, from the start to the end of the first step: imports, loading, compiling
-_LOOKS = 10  # at growing files in the time that is allowed: each rank asks the file system for all of them
+_LOOKS = 10  # at files of other ranks in the time that is allowed: each rank asks the file system for all of them
+_SAY_EACH_S = 60.0  # at least: who waits for a store
 _TELLING_S = 10.0  # then it leaves, told or not: the disk of the log may be what hangs
 
 
@@ -53,9 +59,11 @@ class Watchdog:
         self._run, self._world, self._limit_s = run, world, limit_s
         self._beat = _Beat("the start", max(limit_s, _START_S))
         self._tick_s = min(1.0, limit_s / 5)
+        self._waits = 0  # looks that have found a rank waiting for a store
         self._closed = threading.Event()
         if limit_s:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+            threading.Thread(target=self._look_for_waits, name="watchdog, of stores", daemon=True).start()
 
     def beat(self, step: int) -> None:
         """This rank got on: it ended step `step`."""
@@ -99,15 +107,33 @@ class Watchdog:
     def close(self) -> None:
         """Watch no longer."""
         self._closed.set()
+        with contextlib.suppress(OSError):
+            (self._run / WAITING).unlink(missing_ok=True)
 
     def _watch(self) -> None:
-        seen, quiet_s = self._beat, 0.0
+        seen, quiet_s = (self._beat, self._waits), 0.0
         while not self._closed.wait(self._tick_s):  # ticks and not the clock: a stopped process has none
-            beat = self._beat
-            quiet_s = quiet_s + self._tick_s if beat is seen else 0.0
-            seen = beat
-            if quiet_s >= beat.allowed_s:
-                self._end(beat)
+            now = (self._beat, self._waits)
+            quiet_s = quiet_s + self._tick_s if now == seen else 0.0
+            seen = now
+            if quiet_s >= seen[0].allowed_s:
+                self._end(seen[0])
+
+    def _look_for_waits(self) -> None:
+        """In a thread of its own: the disk of the run may hang, and must not stop the watchdog."""
+        path = self._run / WAITING
+        told = _text_of(path)  # by an earlier job
+        while not self._closed.wait(min(_SAY_EACH_S, self._limit_s / _LOOKS)):
+            if back_off.is_waiting():
+                self._waits += 1
+                who = f"rank {self._world.rank} of {self._world.size} on {socket.gethostname()}"
+                with contextlib.suppress(OSError):
+                    path.write_text(f"{who} waits for a store ({datetime.now(UTC).isoformat()})\n")
+            elif (now := _text_of(path)) not in (told, ""):  # ranks write over each other: new is what counts
+                told = now
+                self._waits += 1
+                if self._world.is_first:
+                    log.warning("%s: so do the others for it", now.strip())
 
     def _end(self, beat: _Beat) -> None:
         telling = threading.Thread(target=self._tell, args=(beat,), daemon=True)
@@ -134,6 +160,12 @@ class Watchdog:
             with path.open("w") as file:
                 print(f"{datetime.now(UTC):%FT%TZ} {headline}\n", file=file, flush=True)
                 faulthandler.dump_traceback(file)
+
+
+def _text_of(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.read_text()
+    return ""
 
 
 def _bytes_below(folder: Path) -> int:

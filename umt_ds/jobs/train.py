@@ -25,7 +25,7 @@ from umt_ds.data.shards.storage import as_path
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.collectives import barrier, broadcast_object
 from umt_ds.distributed.device import why_no_gpu
-from umt_ds.distributed.job import Job, start_job
+from umt_ds.distributed.job import Job, allow_long_waits, start_job
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint import CheckpointStore
 from umt_ds.engine.checkpoint_files import read_tensors
@@ -147,6 +147,7 @@ def _run_loop(run: _Started, parts: _Parts) -> tuple[Ended, Progress]:
     """DeepSpeed around the module, the state of a checkpoint into it, and all steps. How it ended, and where."""
     config, job = run.config, run.job
     engine = build_engine(parts.task, config, parts.plan, parts.settings)
+    allow_long_waits()
     report = Report(
         run.folder,
         world=job.world,

@@ -20,6 +20,7 @@ from umt_ds.engine.memory import StateBytes, state_bytes
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.preflight.assumed_loader import FRAME_BYTES, assumed_loader, assumed_pace
 from umt_ds.preflight.evaluation_time import evaluation_lines
+from umt_ds.preflight.store_reads import StoreReads, store_reads
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.kinds import cost_of
 from umt_ds.tasks.sources import count_samples, media_shares, shards_of
@@ -69,6 +70,7 @@ class JobPlan:
     loader: LoaderRate
     shares: Mapping[Media, float]
     knows_shares: bool
+    store: StoreReads | None
 
     @property
     def views_per_gpu_s(self) -> float:
@@ -148,9 +150,8 @@ def plan_job(config: RunConfig, request: Request, *, say: Callable[[str], None])
         loader = measure_loader(config)
     else:
         loader = assumed_loader(config, shares)
-    return JobPlan(
-        config, request, precision, stage, samples, run, cost, memory, loader, shares=shares, knows_shares=knows_shares
-    )
+    store = store_reads(config) if has_shards else None
+    return JobPlan(config, request, precision, stage, samples, run, cost, memory, loader, shares, knows_shares, store)
 
 
 def _shares(config: RunConfig) -> tuple[Mapping[Media, float], bool]:
@@ -320,9 +321,11 @@ def _loader(plan: JobPlan) -> list[str]:
 
 def _read(plan: JobPlan) -> list[str]:
     views = plan.run.views_per_step / plan.step_s
-    disk = views / plan.config.data.num_sample * plan.loader.bytes_per_clip
-    device = views / plan.request.gpus * plan.cost.pixel_bytes
+    clips = views / plan.config.data.num_sample
+    disk, device = clips * plan.loader.bytes_per_clip, views / plan.request.gpus * plan.cost.pixel_bytes
+    store = [plan.store.text(clips, max_gap_kb=plan.config.data.cache.max_gap_kb)] if plan.store else []
     return [
+        *store,
         f"{disk / 1e6:,.0f} MB/s from disk by all GPUs together, {disk / plan.request.gpus / 1e6:,.1f} by each",
         f"{device / 1e6:,.0f} MB/s from host to each GPU (uint8 clips of {plan.cost.pixel_bytes / 1e6:.2f} MB)",
     ]

@@ -82,7 +82,7 @@ def _first_labels(config: RunConfig, count: int | None) -> Iterator[tuple[str, l
         with closing(ShardSource(shards, max_open=1)) as source:
             for ref in islice(source.refs(), _LOOKED_AT):
                 try:
-                    labels.append(label_of(read_record(source, ref), field))
+                    labels.append(label_of(read_record(source, ref, asked=(field,)), field))
                 except DecodeError:  # the run counts such a clip, and shows another one
                     continue
         if count is not None and (foreign := [label for label in labels if not -1 <= label < count]):

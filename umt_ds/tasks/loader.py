@@ -35,7 +35,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         )
     if config.batch.media == "packed" and len({source.media for source in data.sources.values()}) > 1:
         check_pack(plan.chunk, config.batch.pack)
-    specs = [_source(name, source, config.task.clip_shape.frames) for name, source in data.sources.items()]
+    specs = [source_spec(name, source, config.task.clip_shape.frames) for name, source in data.sources.items()]
     is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
     return Loader(
         specs,
@@ -74,10 +74,12 @@ def plan_loader(config: RunConfig, plan: RunPlan, world: World) -> LoaderPlan:
         world=world.size,
         num_workers=data.workers,
         max_bad_rate=data.max_bad_rate,
+        max_gap=data.cache.max_gap_kb << 10,
     )
 
 
-def _source(name: str, source: SourceConfig, frames: int) -> SourceSpec:
+def source_spec(name: str, source: SourceConfig, frames: int) -> SourceSpec:
+    """What a loader is told of one source; `frames`: of a clip of the task."""
     count = 1 if source.media == "image" else frames
     policy = FramePolicy(source.frames.policy, count, source.frames.stride)
     return SourceSpec(

@@ -6,7 +6,7 @@ import io
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 from data_prep.clip import Clip as SourceClip
 from data_prep.clip import Sample, StoreOptions
 from data_prep.decode import make_sample
-from tests.support.shards import noisy_frames, write_shards
+from tests.support.shards import noisy_frames, picture, write_shards
 from tests.support.videos import numbered, shown_number, write_numbered_video
 from umt_ds.data.clips import Clip, members_shown, read_clip
 from umt_ds.data.order.views import FrameRule, Views, frames_of, views_text
@@ -39,6 +39,8 @@ class InMemory:
 
     content: Mapping[str, bytes]
     set_name: str = "sets/mine"
+    asked: Question = NO_QUESTION
+    read_members: list[str] = field(default_factory=list)  # suffixes
 
     def key(self, ref: int) -> str:
         return "k"
@@ -47,9 +49,10 @@ class InMemory:
         return [Member(suffix, 0, len(data), zlib.crc32(data)) for suffix, data in self.content.items()]
 
     def question(self, ref: int) -> Question:
-        return NO_QUESTION
+        return self.asked
 
     def read(self, ref: int, member: Member) -> bytes:
+        self.read_members.append(member.suffix)
         return self.content[member.suffix]
 
 
@@ -278,3 +281,32 @@ def test_real_clips_show_the_frames_that_decoding_the_video_gives(shared: Path, 
             shown = read(source, rule).frames
             assert np.array_equal(shown, decode(file, rule(length), short_side=64).frames)
         assert probe(file).num_frames in (0, length)
+
+
+ONE_PIXEL = picture(np.zeros((1, 1, 3), np.uint8))
+FIELDS = st.dictionaries(st.sampled_from(["caption", "label"]), st.just(7))
+PARTS = st.none() | st.tuples(st.integers(0, 3), st.integers(0, 3)).map(lambda ends: (min(ends), max(ends)))
+
+
+@given(
+    pictures=st.sampled_from([["png"], ["000.png", "001.png"], ["1.PNG", "0.PNG", "2.PNG", "10.PNG"], []]),
+    said=st.lists(st.sampled_from(["json", "txt", "cls"]), unique=True),
+    question=st.builds(Question, FIELDS, PARTS),
+    asked=st.sets(st.sampled_from(["caption", "label"])),
+    with_record=st.booleans(),
+)
+def test_what_is_fetched_of_a_sample_is_what_is_read_of_it(
+    pictures: list[str], said: list[str], question: Question, asked: set[str], with_record: bool
+) -> None:
+    files = {"json": b'{"caption": null}', "txt": b"a", "cls": b"1"}
+    source = InMemory({**{name: files[name] for name in said}, **dict.fromkeys(pictures, ONE_PIXEL)}, asked=question)
+
+    def choose(count: int) -> list[int]:
+        return [0, count - 1, 0]
+
+    members = members_shown(source, 0, choose=choose, with_record=with_record, asked=asked)
+    try:
+        read_clip(source, 0, choose=choose, with_record=with_record, asked=asked)
+    except DecodeError:
+        assert members == []
+    assert sorted(member.suffix for member in members) == sorted(source.read_members)

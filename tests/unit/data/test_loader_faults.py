@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import random
@@ -30,7 +31,9 @@ from tests.support.shards import flip_byte, key_of_sample, png_frames, undecodab
 from umt_ds.batch import Batch, Tokens
 from umt_ds.data import pipeline
 from umt_ds.data.loader import Loader
+from umt_ds.data.shards import back_off
 from umt_ds.data.shards import frame_set as source_module
+from umt_ds.data.shards.back_off import Outage
 from umt_ds.errors import DataError, MachineError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
@@ -255,6 +258,21 @@ def test_workers_that_stand_still_give_one_clear_error(folder: Path, monkeypatch
         list(loader.micro_batches(0))
     loader.close()
     assert not workers_of_this_process()
+
+
+def test_workers_that_wait_for_a_store_do_not_stand_still(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_POLL_S", 0.1)
+    monkeypatch.setattr(back_off, "_waiting_until", mmap.mmap(-1, 8))
+
+    def late(number: int) -> int:
+        """As one whose first request fails."""
+        Outage("s3://bucket/set").next_pause_s(ConnectionResetError("reset"))
+        time.sleep(0.5)
+        return number
+
+    pool = pipeline.WorkerPool(late, first=0, num_workers=1, prefetch=1, stall_limit_s=0.2)
+    assert pool.take() == 0
+    pool.close()
 
 
 def test_building_batches_leaves_torchs_random_numbers_alone(folder: Path) -> None:

@@ -17,6 +17,9 @@ from tests.support.shards import Members, key_of_sample, png_frames, write_shard
 from umt_ds.bench.rate import ALONE, plan_of
 from umt_ds.config.load import load_run
 from umt_ds.data.loader import Loader
+from umt_ds.data.shards.items import ITEMS, Item, write_items
+from umt_ds.data.shards.manifest import Manifest, Part, SetFile, load_manifest
+from umt_ds.data.shards.records import sha256_of
 from umt_ds.errors import DataError
 from umt_ds.tasks.loader import build_loader
 
@@ -66,6 +69,23 @@ def test_a_source_without_labels_is_one_error_before_anything_is_trained(tmp_pat
     ) as caught:
         Loader([spec(folder)], replace(PLAN, num_classes=3), label_field="verb")
     assert "task.label=FIELD; fields with whole numbers: label" in str(caught.value)
+
+
+def test_a_table_that_says_the_labels_needs_no_json_of_the_clips(tmp_path: Path) -> None:
+    """From the first look at a source on: a run that finds no json damaged does not ask for one before it begins."""
+    base = write_shards(tmp_path / "base", [4], members=lambda number: {**png_frames(number), "json": b"damaged"})
+    (tmp_path / "table").mkdir()
+    items = [Item(0, row, key_of_sample(row), None, {"label": row % 2}) for row in range(4)]
+    write_items(tmp_path / "table" / ITEMS, items, num_shards=1)
+    told = SetFile((tmp_path / "table" / ITEMS).stat().st_size, sha256_of(tmp_path / "table" / ITEMS))
+    part = Part("../base", load_manifest(base).fingerprint, 4)
+    Manifest("table", "frames", (), items=told, num_items=4, parts=(part,)).save(tmp_path / "table")
+    plan = replace(PLAN, num_classes=2)
+    with closing(Loader([spec(tmp_path / "table")], plan, label_field="label")) as loader:
+        (batch, *_) = loader.micro_batches(0)
+    assert batch.substituted == 0
+    with pytest.raises(DataError, match="have no class number in 'label'"):
+        Loader([spec(base)], plan, label_field="label")
 
 
 def test_a_recognition_run_takes_the_labels_of_its_head(tmp_path: Path) -> None:

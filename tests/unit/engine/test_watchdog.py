@@ -161,6 +161,38 @@ def test_the_time_of_a_suspended_job_does_not_count(tmp_path: Path) -> None:
     assert (rank.returncode, told) == (0, "")
 
 
+# ---------------------------------------------------------------- a store that is away
+
+WAITING = """
+from umt_ds.data.shards import back_off
+back_off._ANSWER_S, back_off._LONGEST_S, back_off.retry_after_s = 0.1, 0.0, lambda error: 0.1
+def ask_a_store():
+    outage = back_off.Outage("s3://bucket/set")
+    for _ in range(12):
+        outage.next_pause_s(OSError("reset"))
+        time.sleep(0.1)
+os.environ["TMPDIR"] = str(run)
+watchdog.beat(3)
+"""
+
+
+def test_to_wait_for_a_store_is_no_hang_for_the_rank_and_for_those_that_wait_for_it(tmp_path: Path) -> None:
+    asks = WAITING + "worker = os.fork() or (ask_a_store(), os._exit(0)); os.waitpid(worker, 0); watchdog.close()"
+    until_told = "while not (run / 'waiting.txt').exists(): watchdog.beat(3); time.sleep(0.01)"
+    ranks = [start(code, tmp_path, limit_s=0.6) for code in (f"{until_told}\ntime.sleep(1); watchdog.close()", asks)]
+    told = [rank.communicate(timeout=60)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
+    assert "s3://bucket/set was asked for 2 times" in told[1]
+    assert not (tmp_path / "waiting.txt").exists()
+
+
+def test_what_hangs_when_the_store_serves_again_is_ended(tmp_path: Path) -> None:
+    rank = start(f"{WAITING}\nask_a_store()\nwait_for_the_others()", tmp_path, limit_s=0.6)
+    _, told = rank.communicate(timeout=60)
+    assert rank.returncode == EXIT_STOPPED
+    assert "made no progress for 0.6 s after step 3" in told
+
+
 # ---------------------------------------------------------------- again and again
 
 

@@ -34,7 +34,7 @@ from umt_ds.data.shards.storage import (
     read_range,
     tries,
 )
-from umt_ds.data.shards.store_answers import AGAIN, hint_of, said
+from umt_ds.data.shards.store_answers import AGAIN, WrongLengthError, hint_of, said
 from umt_ds.distributed.leftovers import own_folder
 from umt_ds.environment import temporary_folder
 from umt_ds.errors import MachineError
@@ -91,10 +91,10 @@ def reading(path: Path, read: Callable[[], T], *, root: Path | None = None) -> T
     MachineError: see `is_its_own`."""
 
     def lasts(error: OSError) -> bool:
-        return isinstance(error, _StallError) or is_its_own(error, path, root=root)
+        return (is_local(path) and isinstance(error, _StallError)) or is_its_own(error, path, root=root)
 
     try:
-        return patiently(read, lasts=lasts)
+        return patiently(read, of=path, lasts=lasts)
     except OSError as error:
         if is_its_own(error, path, root=root):
             raise
@@ -109,7 +109,7 @@ def why_not(error: OSError) -> str:
 
 def not_its_own(path: Path, error: OSError) -> MachineError:
     """The error for a file that cannot be read through no fault of its own."""
-    tried = "" if isinstance(error, _StallError) else f" ({tries(error)})"
+    tried = "" if is_local(path) and isinstance(error, _StallError) else f" ({tries(error, of=path)})"
     doing = f"{path} cannot be read{tried}"
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         what = f"{doing}: it is not there, and its folder is gone or empty ({error.strerror or error})"
@@ -212,7 +212,7 @@ def read_piece(path: Path, offset: int, size: int, *, root: Path | None = None) 
         if len(data) > size:  # a web server that knows no ranges sends all
             data = data[offset : offset + size]
         if len(data) != size:
-            raise OSError(f"the store sent {len(data)} bytes of {size} at byte {offset}")
+            raise WrongLengthError(len(data), size, at=f" at byte {offset}")
         return data
 
     with clock_stopped(), request_slot():
@@ -235,11 +235,17 @@ def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     return [found[one] for one in ranges]
 
 
-def together(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-    """(start, end, the (offset, size) within) of what comes together: as long as PIECE, or as its only range."""
+def together(
+    ranges: Iterable[tuple[int, int]], *, max_gap: int | None = None
+) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """(start, end, the (offset, size) within) of what comes together: as long as PIECE, or as its only range.
+
+    max_gap: bytes between two ranges that come together; None: REQUEST_COSTS.
+    """
+    widest = REQUEST_COSTS if max_gap is None else max_gap
     start, end, inside = 0, 0, list[tuple[int, int]]()
     for offset, size in sorted(set(ranges)):
-        if inside and (offset - end > REQUEST_COSTS or max(end, offset + size) - start > PIECE):
+        if inside and (offset - end > widest or max(end, offset + size) - start > PIECE):
             yield start, end, inside
             inside = []
         if not inside:

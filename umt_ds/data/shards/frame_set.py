@@ -118,7 +118,7 @@ class FrameSet:
 
     Opening it maps the index and, unless another process has just done so (`look=False`), checks that every shard is
     there at its full size; files are opened on first use and at most `max_open` of them stay open. `cache` keeps on
-    this node's disk what comes from a store.
+    this node's disk what comes from a store; `max_gap`: see `fetch.together`.
     """
 
     def __init__(
@@ -129,13 +129,16 @@ class FrameSet:
         max_open: int = 32,
         cache: BlockCache | None = None,
         look: bool = True,
+        max_gap: int | None = None,
     ) -> None:
         self.folder, self.manifest = folder, manifest
         self.is_local = is_local(folder)
         if look:
             self._check_files()
         self._reader: RangeReader = (
-            LocalFiles(folder, max_open=max_open) if self.is_local else RemoteFiles(folder, self._remote_files(), cache)
+            LocalFiles(folder, max_open=max_open)
+            if self.is_local
+            else RemoteFiles(folder, self._remote_files(), cache, max_gap=max_gap)
         )
         self._index = open_index(folder, manifest)
 
@@ -185,7 +188,7 @@ class FrameSet:
         wanted = self.manifest.shards
         names = [entry.file for entry in wanted]
         try:
-            sizes = patiently(self._list, RETRY_PAUSES_S)
+            sizes = patiently(self._list, RETRY_PAUSES_S, of=self.folder)
         except OSError as error:
             raise DataError(
                 f"{self.folder} cannot be listed: {error}",

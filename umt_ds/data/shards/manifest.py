@@ -171,7 +171,7 @@ def _manifest_bytes(folder: Path, *, wait: bool) -> bytes:
         return isinstance(error, PermissionError) and is_local(folder)
 
     try:
-        return patiently(lambda: read_file(path), lasts=lasts)
+        return patiently(lambda: read_file(path), of=path, lasts=lasts)
     except missing as error:
         why = "" if is_local(folder) else f" ({error})"  # a store says whether it is the bucket that is not there
         raise DataError(

@@ -40,7 +40,7 @@ def publish_index(folder: Path, entries: Sequence[ShardEntry]) -> SetFile:
 
     Raises DataError where one of them is missing or is not the one of its entry.
     """
-    with scratch_for(folder) as scratch:
+    with scratch_for(folder, alone=True) as scratch:
         told = make_index(scratch, folder, entries)
         publish(scratch / INDEX, folder / INDEX)
     return told

@@ -1,7 +1,7 @@
 """Ranges of files in a store (s3://, hf://, http://, …); what was fetched is kept in memory and on a local disk.
 
 `prefetch` is told what a whole batch will read: the members of its clips that it shows. These come many requests at a
-time, exactly, but that ranges nearer to each other than REQUEST_COSTS come in one request with what lies between them,
+time, exactly, but that ranges no farther apart than `max_gap` come in one request with what lies between them,
 which is kept as well: the next pass shows other frames of the clip. A file is kept by blocks, a block as the parts of
 it that are known (`parts.py`).
 
@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 
 from umt_ds.data.lru_cache import LruCache
-from umt_ds.data.shards.back_off import PATIENCE_S, request_slot
+from umt_ds.data.shards.back_off import request_slot
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.fetch import in_time, together
 from umt_ds.data.shards.parts import Parts
-from umt_ds.data.shards.storage import RETRY_PAUSES_S, as_path, patiently, read_range, sizes_of, without_own_tries
-from umt_ds.data.shards.store_answers import hint_of
+from umt_ds.data.shards.storage import as_path, patiently, read_range, sizes_of, tries, without_own_tries
+from umt_ds.data.shards.store_answers import WrongLengthError, hint_of
 from umt_ds.environment import set_default
 from umt_ds.errors import DataError
 
@@ -75,15 +75,19 @@ class Traffic:
 
 
 class RemoteFiles:
-    """Ranges of `files`, by name, in `folder`. `cache`: where blocks are kept on disk; None: in memory only.
+    """Ranges of `files`, by name, in `folder`. `cache`: where blocks are kept on disk; None: in memory only. `max_gap`:
+    see `fetch.together`.
 
     It may be made before a fork: each process makes connections of its own when it first needs them.
     """
 
-    def __init__(self, folder: Path, files: Mapping[str, RemoteFile], cache: BlockCache | None) -> None:
+    def __init__(
+        self, folder: Path, files: Mapping[str, RemoteFile], cache: BlockCache | None, *, max_gap: int | None = None
+    ) -> None:
         self._folder = folder
         self._files = files
         self._cache = cache
+        self._max_gap = max_gap
         self._process = 0  # where `_folder` was opened: the thread behind its connections does not survive a fork
         self._at_hand: LruCache[Block, Parts] = LruCache(lambda block: Parts(), size=_BLOCKS_IN_MEMORY)
         self._traffic = Traffic()
@@ -157,7 +161,7 @@ class RemoteFiles:
 
     def _fetch(self, far: list[Span], known: Mapping[Block, Parts]) -> dict[Block, Parts]:
         """Get spans from the store, several requests at a time, and keep their blocks with what was known of them."""
-        requests = list(_requests(far))
+        requests = list(_requests(far, max_gap=self._max_gap))
         if not requests:
             return {}
         self._connect()
@@ -186,12 +190,12 @@ class RemoteFiles:
         def read() -> bytes:
             data = in_time(partial(read_range, path, offset, size), stall_s=STALL_S)
             if len(data) != size:  # no error for HTTP, if only its headers agree
-                raise _WrongLengthError(len(data), size)
+                raise WrongLengthError(len(data), size)
             return data
 
         try:
             with request_slot():
-                return patiently(read, RETRY_PAUSES_S, passes=_passes)
+                return patiently(read, of=path)
         except FileNotFoundError as error:
             raise DataError(f"{path} is gone: {error}", hint="restore it; then the same command resumes") from error
         except OSError as error:
@@ -200,21 +204,20 @@ class RemoteFiles:
     def _unreadable(self, file: str, error: OSError) -> DataError:
         """Why a range cannot be had: the store gives it too long or too short, has another file by now, or fails."""
         path, wanted = self._folder / file, self._files[file].size
-        if isinstance(error, _WrongLengthError) and error.got > error.asked:
+        if isinstance(error, WrongLengthError) and error.got > error.asked:
             return DataError(
                 f"{path}: the server gave {error.got} bytes where {error.asked} were asked for: it does not know HTTP "
                 "ranges",
                 hint="serve the shards by one that does (nginx, Apache, S3), or copy them to a disk",
             )
-        asked_past_the_end = isinstance(error, _WrongLengthError) or error.errno == errno.EINVAL  # HTTP 416
+        asked_past_the_end = isinstance(error, WrongLengthError) or error.errno == errno.EINVAL  # HTTP 416
         if asked_past_the_end and (size := self._size_now(file)) not in (None, 0, wanted):  # 0: it does not say
             return DataError(
                 f"{path} ends at byte {size}, its manifest or index says {wanted}",
                 hint="the file was truncated or replaced while the run read it: restore it",
             )
-        tried = f"{PATIENCE_S / 60:.0f} minutes" if _passes(error) else f"{len(RETRY_PAUSES_S) + 1} tries"
         return DataError(
-            f"{path} cannot be read ({tried}): {error}",
+            f"{path} cannot be read ({tries(error, of=path)}): {error}",
             hint=hint_of(error)
             or "check the store, its proxies and the network, then start the same command again: it resumes",
         )
@@ -229,20 +232,6 @@ class RemoteFiles:
         if self._process != os.getpid():
             set_default("AWS_MAX_ATTEMPTS", "1")  # botocore's own tries, as `without_own_tries`
             self._folder, self._process = without_own_tries(as_path(str(self._folder))), os.getpid()
-
-
-class _WrongLengthError(OSError):
-    """An answer with fewer or more bytes than were asked for."""
-
-    def __init__(self, got: int, asked: int) -> None:
-        super().__init__(f"it sent {got} bytes of {asked}")
-        self.got, self.asked = got, asked
-
-
-def _passes(error: OSError) -> bool:
-    """Whether a store may recover from it; a refusal, a wrong answer and what is not there are told soon."""
-    told = isinstance(error, (_WrongLengthError, FileNotFoundError)) or error.errno == errno.EINVAL  # HTTP 416
-    return not told and hint_of(error) is None
 
 
 def _spans(file: str, offset: int, size: int) -> Iterator[Span]:
@@ -263,11 +252,11 @@ def _num_bytes(spans: Iterable[Span]) -> int:
     return sum(end - start for _, start, end in spans)
 
 
-def _requests(spans: Iterable[Span]) -> Iterator[tuple[str, int, int]]:
+def _requests(spans: Iterable[Span], *, max_gap: int | None) -> Iterator[tuple[str, int, int]]:
     """(file, offset, size) of the requests that fetch these spans."""
     ranges: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for (file, number), start, end in spans:
         ranges[file].append((number * BLOCK + start, end - start))
     for file, own in ranges.items():
-        for start, end, _ in together(own):
+        for start, end, _ in together(own, max_gap=max_gap):
             yield file, start, end - start

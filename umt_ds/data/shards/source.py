@@ -35,17 +35,25 @@ _MOST_LEVELS = 20  # tables over tables: more is a circle
 class ShardSource:
     """A set as numbered items: counts, keys, members, verified bytes, and what is asked of them.
 
-    Opening it reads manifests and maps indexes; see `FrameSet` for `max_open`, `cache` and `look`. A table is over its
-    sets as they were when it was made: samples that were added to them since are not among its items.
+    Opening it reads manifests and maps indexes; see `FrameSet` for `max_open`, `cache`, `look` and `max_gap`. A table
+    is over its sets as they were when it was made: samples that were added to them since are not among its items.
 
     counts: items by the shard that their samples lie in; the shards of all sets that it reads, one after the other.
     """
 
-    def __init__(self, folder: Path, *, max_open: int = 32, cache: BlockCache | None = None, look: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_open: int = 32,
+        cache: BlockCache | None = None,
+        look: bool = True,
+        max_gap: int | None = None,
+    ) -> None:
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder, wait=True)
         self._look = look
-        opened = partial(FrameSet, max_open=max_open, cache=cache, look=look)
+        opened = partial(FrameSet, max_open=max_open, cache=cache, look=look, max_gap=max_gap)
         self._frames: list[FrameSet] = []
         self._items: ItemTable = self._open(folder, self.manifest, opened, level=0)
         self._shard_ends = list(accumulate(len(frames.manifest.shards) for frames in self._frames))

@@ -8,13 +8,14 @@ upload is complete.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,45 +25,53 @@ if TYPE_CHECKING:
     from upath import UPath
 
 from umt_ds import whole_file
-from umt_ds.data.shards.back_off import PATIENCE_S, Outage
-from umt_ds.data.shards.store_answers import advice_on, is_throttling, said
+from umt_ds.data.shards.back_off import PATIENCE_S, Outage, note_served
+from umt_ds.data.shards.store_answers import WrongLengthError, advice_on, passes, said
 from umt_ds.distributed.leftovers import own_folder
+from umt_ds.distributed.parent import beginning
 from umt_ds.errors import ConfigError, MachineError
 
 T = TypeVar("T")
 
 RETRY_PAUSES_S = (0.5, 2.0, 8.0)  # besides what a store's own library tries
+_OLD_S = 24 * 3600  # unchanged for so long: its process, on another machine, is gone
 
 
 def patiently(
     read: Callable[[], T],
     pauses_s: Sequence[float] | None = None,
     *,
+    of: Path | None = None,
     lasts: Callable[[OSError], bool] = lambda error: False,
-    passes: Callable[[OSError], bool] = is_throttling,
 ) -> T:
     """What `read` gives. Where it raises OSError it is asked again after each pause; then the last one is raised.
 
-    Mounts go away for seconds and stores answer wrongly now and then: what lasts longer is for the user. `lasts`: of an
-    error that no waiting helps. `passes`: of one that is waited out, for minutes (`back_off`).
+    Mounts go away for seconds and stores answer wrongly now and then: what lasts longer is for the user. `of`: what is
+    read; where it lies in a store, its passing faults are waited out, for minutes (`back_off`). `lasts`: of an error
+    that no waiting helps.
     """
     pauses = iter(RETRY_PAUSES_S if pauses_s is None else pauses_s)
-    outage = Outage()
+    outage = None if of is None or is_local(of) else Outage(str(of))
     while True:
         try:
-            return read()
+            answer = read()
         except OSError as error:
             if lasts(error):
                 raise
-            pause_s = outage.next_pause_s(error) if passes(error) else next(pauses, None)
+            pause_s = outage.next_pause_s(error) if outage and passes(error) else next(pauses, None)
             if pause_s is None:
                 raise
             time.sleep(pause_s)
+        else:
+            if outage is not None:
+                note_served()
+            return answer
 
 
-def tries(error: OSError) -> str:
+def tries(error: OSError, *, of: Path) -> str:
     """How long `patiently` has tried before it gave up with this error, for messages."""
-    return f"{PATIENCE_S / 60:.0f} minutes" if is_throttling(error) else f"{len(RETRY_PAUSES_S) + 1} tries"
+    minutes = not is_local(of) and passes(error)
+    return f"{PATIENCE_S / 60:.0f} minutes" if minutes else f"{len(RETRY_PAUSES_S) + 1} tries"
 
 
 def is_away(folder: Path) -> bool:
@@ -265,7 +274,7 @@ def read_file(path: Path) -> bytes:
         remote.fs.invalidate_cache()
         size = remote.fs.info(remote.path).get("size")  # a web server need not say
     if size is not None and len(data) != size:
-        raise OSError(f"the store sent {len(data)} bytes of {size}")
+        raise WrongLengthError(len(data), size)
     return data
 
 
@@ -299,11 +308,11 @@ def _patiently_in_store(path: Path, doing: str, ask: Callable[[], T]) -> T:
         return isinstance(error, FileNotFoundError)
 
     try:
-        return patiently(answer, lasts=is_absent)
+        return patiently(answer, of=path, lasts=is_absent)
     except OSError as error:
         if is_absent(error):
             raise
-        what = f"{path} cannot be {doing} ({tries(error)}): {said(error)}"
+        what = f"{path} cannot be {doing} ({tries(error, of=path)}): {said(error)}"
         raise MachineError(what, hint=advice_on(error)) from error
 
 
@@ -319,12 +328,15 @@ def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
 
 
 @contextmanager
-def scratch_for(folder: Path) -> Iterator[Path]:
+def scratch_for(folder: Path, *, alone: bool = False) -> Iterator[Path]:
     """A local folder to make files in that will be published to `folder`; on its disk, if it is on a disk.
 
-    Its name, `.making-HOST-PID-…`, says whose it is, for those who clear up after a kill.
+    Its name, `.making-HOST-PID-…`, says whose it is. alone: nobody else works in `folder`, so what killed processes
+    left there is removed (`remove_half_made`).
     """
     beside = folder if is_local(folder) else own_folder()
+    if alone and is_local(folder):
+        remove_half_made(folder)
     scratch = Path(tempfile.mkdtemp(prefix=f".making-{socket.gethostname()}-{os.getpid()}-", dir=beside))
     try:
         yield scratch
@@ -334,6 +346,26 @@ def scratch_for(folder: Path) -> Iterator[Path]:
         except KeyboardInterrupt:  # in the middle of it
             shutil.rmtree(scratch, ignore_errors=True)
             raise
+
+
+def remove_half_made(folder: Path) -> None:
+    """Remove the folders that killed processes left: `.making-HOST-PID-…` of one that is known to be gone, any other
+    in which nothing has changed for a day. For whoever works in the folder alone."""
+    for scratch in folder.glob(".making-*"):
+        maker = re.fullmatch(r"\.making-(.+)-(\d+)-[^-]+", scratch.name)
+        if maker is not None and maker[1] == socket.gethostname():
+            left = beginning(int(maker[2])) is None
+        else:
+            left = time.time() - _last_change(scratch) > _OLD_S
+        if left:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    changes = [time.time()]
+    with suppress(OSError):
+        changes = [path.stat().st_mtime for path in (folder, *folder.iterdir())]
+    return max(changes)
 
 
 def objects_below(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 
@@ -26,11 +27,23 @@ def hint_of(error: BaseException) -> str | None:
     return None
 
 
-def is_throttling(error: BaseException) -> bool:
-    """Whether the store asks for fewer requests (503 SlowDown, 429): it is there, and waiting helps."""
-    if isinstance(error, OSError) and error.filename is not None:
+class WrongLengthError(OSError):
+    """An answer with fewer or more bytes than were asked for."""
+
+    def __init__(self, got: int, asked: int, *, at: str = "") -> None:
+        super().__init__(f"the store sent {got} bytes of {asked}{at}")
+        self.got, self.asked = got, asked
+
+
+def passes(error: OSError) -> bool:
+    """Whether a store may recover from it: it throttles, resets connections, does not answer, or fails in itself. What
+    it refuses or does not have, a wrong answer, and a request that cannot be made are told soon."""
+    told = (WrongLengthError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+    if isinstance(error, told) or error.filename is not None or error.errno == errno.EINVAL:  # HTTP 416
         return False
-    return re.search(_THROTTLED, re.sub(r"\S*/\S*", " ", _answers(error))) is not None
+    if isinstance(error.__cause__, _NOT_ASKED) or re.search(_MISNAMED, _answers(error)):
+        return False
+    return hint_of(error) is None
 
 
 def retry_after_s(error: BaseException) -> float:
@@ -62,10 +75,9 @@ _REFUSED = (
     r"AuthenticationFailed|AuthenticationError|AuthorizationFailure|AuthorizationPermissionMismatch|GatedRepo|"
     r"40[13] Client Error|HTTP (401|403)|\((401|403)\)|status=40[13]\b|HeadObject operation: Bad Request"
 )
-_THROTTLED = (
-    r"SlowDown|reduce your request rate|Throttl|TooManyRequests|RequestLimitExceeded|ServerBusy|"
-    r"(?:429|503) (?:Client|Server) Error|HTTP (?:429|503)|\((?:429|503)\)|status=(?:429|503)\b"
-)
+_MISNAMED = r"ParamValidationError|ProfileNotFound|InvalidRegionError|InvalidConfigError|NoSuchBucket|InvalidBucketName"
+# a library's, on what it was given
+_NOT_ASKED = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)
 
 
 def _answers(error: BaseException) -> str:

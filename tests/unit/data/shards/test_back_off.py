@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from umt_ds.data.shards import back_off
 from umt_ds.data.shards.back_off import PATIENCE_S, Outage, request_slot
-from umt_ds.data.shards.storage import patiently
-from umt_ds.data.shards.store_answers import is_throttling, retry_after_s
+from umt_ds.data.shards.storage import as_path, patiently
+from umt_ds.data.shards.store_answers import WrongLengthError, passes, retry_after_s
 
+OBJECT = as_path("memory://bucket/set.tar")
 SLOW_DOWN = OSError(
     "An error occurred (SlowDown) when calling the GetObject operation: Please reduce your request rate"
 )
@@ -43,65 +46,111 @@ def answer(code: str, status: int, **headers: str) -> OSError:
     return error
 
 
+def misnamed() -> OSError:
+    """What s3fs raises of a bucket's name that cannot be."""
+    error = OSError("ParamValidationError: Invalid bucket name")
+    error.__cause__ = ParamValidationError(report="Invalid bucket name")
+    return error
+
+
 # ---------------------------------------------------------------- pauses
 
 
 def test_pauses_are_drawn_up_to_a_bound_that_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds: list[float] = []
     monkeypatch.setattr(back_off._chance, "uniform", lambda low, high: bounds.append(high) or high / 2)
-    outage = Outage()
+    outage = Outage("x")
     pauses = [outage.next_pause_s(SLOW_DOWN) for _ in range(9)]
     assert bounds == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
     assert pauses == [bound / 2 for bound in bounds]
 
 
-def test_ten_minutes_of_throttling_are_waited_out_and_not_more(impatient: list[float]) -> None:
+@pytest.mark.parametrize("error", [SLOW_DOWN, ConnectionResetError(104, "reset"), TimeoutError("Read timeout")])
+def test_ten_minutes_of_an_outage_are_waited_out_and_not_more(impatient: list[float], error: OSError) -> None:
     def until(enough_s: float) -> str:
         if sum(impatient) < enough_s:
-            raise SLOW_DOWN
+            raise error
         return "served"
 
-    assert patiently(lambda: until(590)) == "served"
+    assert patiently(lambda: until(590), of=OBJECT) == "served"
     impatient.clear()
-    with pytest.raises(OSError, match="SlowDown"):
-        patiently(lambda: until(10_000))
+    with pytest.raises(OSError, match=str(error.args[-1])[:10]):
+        patiently(lambda: until(10_000), of=OBJECT)
     assert sum(impatient) == pytest.approx(PATIENCE_S)
     assert len(impatient) > 20
 
 
-def test_what_is_no_throttling_is_told_soon(impatient: list[float]) -> None:
-    def refuse() -> None:
-        raise OSError("out of order")
+def test_requests_of_one_outage_give_up_together(impatient: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next of a hundred requests does not wait for ten minutes more."""
+    now = [1000.0]
+    monkeypatch.setattr(back_off.time, "monotonic", lambda: now[0])
+    first = Outage("x")
+    while (pause_s := first.next_pause_s(SLOW_DOWN)) is not None:
+        now[0] += pause_s + 1e-6  # as a clock does
+    assert now[0] == pytest.approx(1000 + PATIENCE_S)
+    assert Outage("y").next_pause_s(SLOW_DOWN) is None
+    assert patiently(lambda: "served", of=OBJECT) == "served"
+    assert Outage("z").next_pause_s(SLOW_DOWN) is not None, "it serves again: this is another outage"
+    now[0] += 1000
+    assert Outage("w").next_pause_s(SLOW_DOWN) is not None, "and so is one long after"
 
-    with pytest.raises(OSError, match="out of order"):
-        patiently(refuse)
+
+def test_a_process_knows_that_one_which_it_forked_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(back_off, "_waiting_until", mmap.mmap(-1, 8))
+    assert not back_off.is_waiting()
+    worker = multiprocessing.get_context("fork").Process(target=lambda: Outage("x").next_pause_s(SLOW_DOWN))
+    worker.start()
+    worker.join()
+    assert back_off.is_waiting()
+    now = time.monotonic()
+    monkeypatch.setattr(back_off.time, "monotonic", lambda: now + 151)
+    assert not back_off.is_waiting(), "long after the last try"
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        (Path("/a/disk"), OSError("out of order")),
+        (OBJECT, PermissionError("Forbidden")),
+        (OBJECT, WrongLengthError(4, 5)),
+    ],
+)
+def test_what_does_not_pass_is_told_soon(impatient: list[float], path: Path, error: OSError) -> None:
+    def refuse() -> None:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        patiently(refuse, of=path)
     assert impatient == [0.5, 2.0, 8.0]
 
 
 def test_the_store_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(back_off._chance, "uniform", lambda low, high: 0.25)
-    assert Outage().next_pause_s(answer("SlowDown", 503, retry_after="7")) == 7.25
-    assert Outage().next_pause_s(answer("SlowDown", 503, retry_after="Wed, 21 Oct 2026 07:28:00 GMT")) == 0.25
-    assert Outage().next_pause_s(answer("SlowDown", 503, retry_after="99999")) == PATIENCE_S
+    assert Outage("x").next_pause_s(answer("SlowDown", 503, retry_after="7")) == 7.25
+    assert Outage("x").next_pause_s(answer("SlowDown", 503, retry_after="Wed, 21 Oct 2026 07:28:00 GMT")) == 0.25
+    assert Outage("x").next_pause_s(answer("SlowDown", 503, retry_after="99999")) == pytest.approx(PATIENCE_S)
     assert retry_after_s(OSError("reset")) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("error", "throttles"),
+    ("error", "waited_for"),
     [
         (answer("SlowDown", 503), True),
         (answer("429", 429), True),
         (answer("TooManyRequests", 429), True),
         (OSError("429 Client Error: Too Many Requests for url: https://huggingface.co/x"), True),
         (answer("AccessDenied", 403), False),
-        (answer("InternalError", 500), False),
-        (ConnectionResetError(104, "Connection reset by peer"), False),
-        (OSError("s3://bucket/SlowDown/503.tar: no"), False),
-        (FileNotFoundError(2, "No such file", "/a/SlowDown"), False),
+        (answer("InternalError", 500), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (OSError("Could not connect to the endpoint URL"), True),
+        (FileNotFoundError("The specified key does not exist"), False),
+        (OSError(22, "The requested range is not satisfiable"), False),
+        (OSError(5, "Input/output error", "/a/file/of/a/disk"), False),
+        (misnamed(), False),
     ],
 )
-def test_an_answer_that_asks_for_fewer_requests_is_known(error: OSError, throttles: bool) -> None:
-    assert is_throttling(error) == throttles
+def test_it_is_known_from_what_a_store_may_recover(error: OSError, waited_for: bool) -> None:
+    assert passes(error) == waited_for
 
 
 def test_a_node_says_so_once_a_minute(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,16 +159,17 @@ def test_a_node_says_so_once_a_minute(monkeypatch: pytest.MonkeyPatch, caplog: p
     with caplog.at_level("WARNING", logger="umt_ds"):
         for second in (1000.0, 1001.0, 1059.0, 1060.0, 1100.0, 1121.0):
             now[0] = second
-            outage = Outage()  # another request, of another process
+            outage = Outage("s3://bucket/x")  # another request, of another process
             outage.next_pause_s(SLOW_DOWN)
             outage.next_pause_s(SLOW_DOWN)
     assert caplog.text.count("the store does not keep up") == 3
+    assert "s3://bucket/x was asked for 2 times" in caplog.text
     assert "SlowDown" in caplog.text
 
 
 def test_one_failure_of_many_requests_is_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", logger="umt_ds"):
-        Outage().next_pause_s(SLOW_DOWN)
+        Outage("x").next_pause_s(SLOW_DOWN)
     assert not caplog.text
 
 

@@ -24,6 +24,7 @@ from tests.support.web_server import web_server
 from umt_ds.batch import Batch
 from umt_ds.bench.rate import measure_loader
 from umt_ds.cli import umt
+from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
 from umt_ds.data.clips import read_clip
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
@@ -36,10 +37,13 @@ from umt_ds.data.shards.remote import RemoteFile, RemoteFiles, Traffic
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.store_answers import hint_of
+from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError, DataError, DecodeError
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.preflight import run_checks
+from umt_ds.preflight.store_reads import store_reads
 from umt_ds.tasks.kinds import evaluators_of
+from umt_ds.tasks.loader import plan_loader
 
 BLOCK = 4096  # a sample of noise has 13 kB, a shard about 190 kB
 
@@ -68,9 +72,12 @@ def store(folder: Path) -> Iterator[Path]:
         yield upload(folder, "s3://sets/noisy")
 
 
-def load(there: Path, cache: BlockCache | None, *, workers: int = 0) -> tuple[list[Batch], Traffic]:
+def load(
+    there: Path, cache: BlockCache | None, *, workers: int = 0, max_gap: int | None = None
+) -> tuple[list[Batch], Traffic]:
     """The same four steps from elsewhere, and what was moved for them."""
-    loader = Loader([spec(there)], replace(PLAN, num_workers=workers), label_field="label", cache=cache)
+    plan = replace(PLAN, num_workers=workers, max_gap=max_gap)
+    loader = Loader([spec(there)], plan, label_field="label", cache=cache)
     batches = [joined([batch]) for step in range(4) for batch in loader.micro_batches(step)]
     traffic = loader.traffic
     loader.close()
@@ -372,6 +379,19 @@ def test_a_store_that_is_away_for_minutes_slows_the_run_and_one_that_stays_away_
         source.read(source.ref(0), Member("json", 0, 10, 0))
 
 
+def test_a_run_chooses_between_few_bytes_and_few_requests(store: Path, unbroken: list[Batch]) -> None:
+    fewest_bytes, usual, fewest_requests = (load(store, None, max_gap=gap) for gap in (0, None, 1 << 20))
+    for batches, _ in (fewest_bytes, usual, fewest_requests):
+        assert_all_same(batches, unbroken)
+    fetched = [traffic.fetched for _, traffic in (fewest_bytes, usual, fewest_requests)]
+    requests = [traffic.requests for _, traffic in (fewest_bytes, usual, fewest_requests)]
+    assert fetched == sorted(set(fetched))
+    assert requests == sorted(set(requests), reverse=True)
+    words = [*in_the_store(str(store))[1:], "data.cache.max_gap_kb=4"]
+    config = load_run("demo/stage1", words)
+    assert plan_loader(config, plan_run(config, world=1, num_samples=40), World.alone()).max_gap == 4096
+
+
 def test_a_request_that_is_never_answered_is_made_again(
     file: tuple[Path, bytes], impatient: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,7 +543,7 @@ def test_answers_that_stay_short_are_told_from_a_file_that_is(
     member = source.members(source.ref(0))[0]
     with monkeypatch.context() as patch:
         Answers(half, suffix=".tar", times=99).patch(patch)
-        with pytest.raises(DataError, match=r"cannot be read \(4 tries\): it sent \d+ bytes of \d+") as caught:
+        with pytest.raises(DataError, match=r"cannot be read \(4 tries\): the store sent \d+ bytes of \d+") as caught:
             source.read(source.ref(0), member)
     assert "proxies" in str(caught.value)
     (there / "tiny-000003.tar").write_bytes(b"short")
@@ -601,6 +621,8 @@ def test_the_commands_take_urls(store: Path, monkeypatch: pytest.MonkeyPatch) ->
     run = CliRunner().invoke
     planned = run(umt, ["plan", *in_the_store(str(store)), "--gpus", "2", "--no-measure-loader"])
     assert "an epoch of 40 samples, counted in the shards" in planned.stdout, planned.output
+    assert "requests/s from the store while no node has a clip in its cache: " in planned.stdout
+    assert "(data.cache.max_gap_kb=256)" in planned.stdout
     checked = run(umt, ["train", *in_the_store(str(store)), "evaluation=null", "cadence.evaluate=0", "--dry-run"])
     assert "samples:\n  demo: 40" in checked.stdout, checked.output
     looked = run(umt, ["doctor", *in_the_store(str(store)), "--shards", str(store)])
@@ -613,6 +635,18 @@ def test_the_commands_take_urls(store: Path, monkeypatch: pytest.MonkeyPatch) ->
     unknown = run(umt, ["plan", *in_the_store("s3://sets/nothing"), "schedule.epochs=3", "schedule.warmup_epochs=1"])
     assert isinstance(unknown.exception, ConfigError)
     assert "no shards at s3://sets/nothing" in unknown.exception.what
+
+
+def test_a_plan_counts_what_a_run_asks_of_the_store(store: Path) -> None:
+    words = [*in_the_store(str(store))[1:], "task.student.frames=2"]
+    apart, joined_up = (
+        store_reads(load_run("demo/stage1", [*words, f"data.cache.max_gap_kb={gap}"])) for gap in (0, 4096)
+    )
+    assert apart is not None
+    assert joined_up is not None
+    assert apart.fetched == apart.shown == joined_up.shown < joined_up.fetched
+    assert (apart.requests, joined_up.requests) == (2, 1), "two of four frames, each behind a header of its own"
+    assert store_reads(load_run("demo/stage1", in_the_store("/a/disk")[1:])) is None
 
 
 def test_the_cache_is_laid_out_where_the_configuration_says(store: Path, tmp_path: Path) -> None:

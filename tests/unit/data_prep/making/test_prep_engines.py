@@ -37,6 +37,29 @@ def test_workers_that_are_still_starting_when_the_pool_ends_say_nothing(capfd: p
     assert capfd.readouterr().err == ""
 
 
+MASKED = """
+import multiprocessing, signal
+from data_prep.engines import _interrupts_held_back
+
+def tell():
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    with _interrupts_held_back():  # the first process of this one, with which multiprocessing starts another
+        process = multiprocessing.get_context("spawn").Process(target=tell)
+        process.start()
+    process.join()
+    tell()
+"""
+
+
+def test_ctrl_c_never_reaches_the_first_process_that_is_started_either(tmp_path: Path) -> None:
+    (script := tmp_path / "masked.py").write_text(MASKED)
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 @pytest.mark.slow
 def test_decoders_end_with_the_process_that_started_them(tmp_path: Path) -> None:
     (script := tmp_path / "looping.py").write_text(LOOPING)

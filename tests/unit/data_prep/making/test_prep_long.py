@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tracemalloc
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from data_prep.clip import Clip, Refusal, RunOptions, Sample, SourceMedia, Store
 from data_prep.decode import jpeg, make_sample
 from data_prep.engines import _Queue, map_ordered, side_by_side
 from data_prep.making.cluster import Part
-from data_prep.making.prepare import prepare
+from data_prep.making.prepare import close_if_last, prepare
 from data_prep.sources.folder import list_folder
 from data_prep.spool import SpooledMembers
 from tests.support import work
@@ -227,15 +229,79 @@ def test_a_set_that_was_only_planned_is_made_in_parts(tmp_path: Path, umt: Umt) 
     assert said.code == 0
     assert "3 clips in 2 shards, 2 to be made" in said.out
     assert f"umt-data work {out} --part 0/2" in said.out
-    assert f"umt-data finish {out}" in said.out
+    assert "the part that ends last writes the manifest" in said.out
     assert "not in the plan: --workers 3; give that to `umt-data work`" in said.err
     assert list(out.glob("*.tar")) == []
     refused = umt("folder", videos, out, *options, "--plan-only", "--engine", "slurm")
     assert (refused.code, "--engine slurm" in refused.err) == (2, True)
     assert "other parts go on" in umt("work", out, "--part", "1/2", "--workers", "1").out
-    assert f"`umt-data finish {out}` ends the set" in umt("work", out, "--part", "0/2", "--workers", "1").out
-    assert umt("finish", out).code == 0
+    assert not (out / "manifest.json").exists()
+    said = umt("work", out, "--part", "0/2", "--workers", "1")
+    assert (said.code, "set: 3 samples + 0 refused = 3 in all" in said.out) == (0, True)
     assert load_manifest(out).num_samples == 3
+    written = (out / "manifest.json").stat().st_mtime_ns
+    again = umt("work", out, "--part", "1/2", "--workers", "1")
+    assert (again.code, "0 shards made" in again.out, "3 samples" in again.out) == (0, True, True)
+    assert (out / "manifest.json").stat().st_mtime_ns == written, "it was ended already"
+
+
+def test_the_end_of_a_set_can_be_left_to_finish(tmp_path: Path, umt: Umt) -> None:
+    out = tmp_path / "set"
+    umt("folder", write_videos(tmp_path / "videos", 2, frames=2), out, "--frames", "2", "--plan-only")
+    said = umt("work", out, "--part", "0/1", "--workers", "1", "--no-finish")
+    assert f"`umt-data finish {out}` ends the set" in said.out
+    assert not (out / "manifest.json").exists()
+    assert umt("finish", out).code == 0
+    assert load_manifest(out).num_samples == 2
+
+
+def test_a_set_that_has_grown_is_ended_anew(tmp_path: Path, umt: Umt) -> None:
+    """By a part that has nothing to make, where the one that made the last shard was killed at its end."""
+    out, videos = tmp_path / "set", write_videos(tmp_path / "videos", 1, frames=2)
+    for more in ("", "-more"):
+        write_video(videos / f"z{more}.mp4", frames=2)
+        umt("folder", videos, out, "--frames", "2", "--plan-only")
+        umt("work", out, "--part", "0/1", "--workers", "1", "--no-finish")
+        assert umt("work", out, "--part", "0/1", "--workers", "1").code == 0
+    assert load_manifest(out).num_samples == 3
+
+
+def test_of_parts_that_end_at_once_one_ends_the_set(tmp_path: Path, umt: Umt) -> None:
+    """The first to let go finds the other at work, and leaves the end to it."""
+    out = tmp_path / "set"
+    options = ("--frames", "2", "--per-shard", "1", "--plan-only")
+    umt("folder", write_videos(tmp_path / "videos", 2, frames=2), out, *options)
+    for part in ("0/2", "1/2"):
+        umt("work", out, "--part", part, "--workers", "1", "--no-finish")
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)], stdin=PIPE, stdout=PIPE, text=True, env=ENVIRONMENT
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    assert other.stdout.readline() == "works\n"
+    assert close_if_last(out) is None
+    said = umt("work", out, "--part", "1/2", "--workers", "1")
+    assert (said.code, "by another process, which works there now" in said.out) == (0, True)
+    assert not (out / "manifest.json").exists()
+    other.stdin.write("\n")
+    other.stdin.close()
+    assert "closed" in other.stdout.read()
+    other.wait()
+    assert load_manifest(out).num_samples == 2
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from data_prep.making.prepare import close_if_last
+from data_prep.state.plan import go_on
+out = Path(sys.argv[1])
+with go_on(out, alone=False):
+    print("works", flush=True)
+    sys.stdin.readline()
+print("closed" if close_if_last(out) else "left open")
+"""
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPO)}
 
 
 def test_the_job_of_kubernetes_in_the_readme_is_a_command_of_ours(tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ def test_what_a_store_refuses_is_tried_again_and_then_ends_the_command(
     fault(videos / "v0.mp4", kind)
     with pytest.raises(MachineError) as caught:
         made(in_store(videos), media=media)
-    throttled = kind == "503"
-    assert f"{videos}/v0.mp4 cannot be read ({'10 minutes' if throttled else '4 tries'}): " in caught.value.what
+    passes = kind in ("503", "no address", "reset", "timeout")
+    assert f"{videos}/v0.mp4 cannot be read ({'10 minutes' if passes else '4 tries'}): " in caught.value.what
     assert "give the same command again" in str(caught.value.hint) or "start the same command" in str(caught.value.hint)
-    assert (sum(impatient) == pytest.approx(600)) if throttled else len(impatient) == TRIES - 1
+    assert (sum(impatient) == pytest.approx(600, abs=2)) if passes else len(impatient) == TRIES - 1
     heal(videos / "v0.mp4")
     assert isinstance(made(in_store(videos)), Sample)
 
@@ -144,7 +144,7 @@ def test_a_web_server_is_a_store_too(videos: Path, ranges: bool, impatient: list
         there = as_path(address)
         assert made(there) == made(videos)
         assert refusal(made(there, "gone.mp4")) == "cannot be read: No such file or directory"
-    with pytest.raises(MachineError, match=r"v0\.mp4 cannot be read \(4 tries\)"):
+    with pytest.raises(MachineError, match=r"v0\.mp4 cannot be read \(10 minutes\)"):
         made(there)  # fsspec calls it "not there"
 
 
@@ -297,7 +297,7 @@ def test_a_store_that_never_answers_does_not_hang_the_run(
     monkeypatch.setattr("umt_ds.data.shards.fetch.look_up", lambda path: signal.sigtimedwait({signal.SIGUSR1}, 0.5))
     with pytest.raises(MachineError, match=r"no answer within 0\.05 s"):
         made(in_store(videos))
-    assert impatient == [], "its library has tried again all the time"
+    assert 300 < sum(impatient) <= 600, "with the seconds of each try that is ten minutes"
 
 
 def test_a_folder_of_frames_in_a_store_that_stands_still_ends_the_command(

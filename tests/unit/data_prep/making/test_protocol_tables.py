@@ -87,6 +87,15 @@ def test_what_of_the_files_is_no_row_is_counted_with_its_reason(tmp_path: Path) 
     assert "rows.json entry 5,,a caption of another split" in (tmp_path / "table" / "bad.csv").read_text()
 
 
+def test_a_video_of_which_no_item_was_made_is_missing(tmp_path: Path) -> None:
+    """The set has its clip, which does not say when its frames are."""
+    base = write_shards(tmp_path / "base")
+    (tmp_path / "rows.json").write_text(json.dumps([*ROWS[:1], {**ROWS[1], "start": 3}, {"caption": "of no video"}]))
+    read = read_items(base, annotations=[tmp_path / "rows.json"], protocol=of())
+    assert read.coverage is not None
+    assert read.coverage.videos == {"clip-0003.mp4": True, "clip-0012.mp4": False}
+
+
 def test_a_set_of_another_corpus_is_told_by_a_video_of_the_split(tmp_path: Path) -> None:
     base = write_shards(tmp_path / "base")
     rows = [("rows.json entry 2", {"video": "video7", "caption": "a"})]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,20 @@ def test_a_dry_run_writes_nothing_and_what_only_tars_need_is_refused(base: Path,
     umt_data("filter", base, tmp_path / "x", "--exclude", keys)
     with pytest.raises(DataError, match="holds a set already"):
         umt_data("filter", base, tmp_path / "x", "--exclude", keys)
+
+
+@pytest.mark.parametrize("verb", ["filter", "upgrade", "items"])
+def test_the_next_command_removes_what_a_killed_one_left_half_made(base: Path, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"key,label\n{key_of_sample(1)},1\n")
+    options: dict[str, tuple[object, ...]] = {
+        "filter": ("--exclude", without(tmp_path, 3)),
+        "items": ("--annotations", tmp_path / "rows.csv"),
+        "upgrade": (),
+    }
+    out = base if verb == "upgrade" else tmp_path / "out"
+    here = socket.gethostname()
+    gone, alive = (out / f".making-{here}-{process}-a" for process in (2**22 + 1, os.getpid()))
+    for folder in (gone, alive):
+        folder.mkdir(parents=True)
+    umt_data(verb, base, *([] if out == base else [out]), *options[verb])
+    assert (gone.exists(), alive.exists()) == (False, True)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.clip import Refusal
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import protocol
 from tests.support.loading import Tokenizing
@@ -38,7 +37,7 @@ def as_json(path: Path, rows: object) -> Path:
 
 
 def rows_of(name: str, file: Path) -> list[dict[str, Any]]:
-    return [said[1] for said in protocol(name).read([file]) if not isinstance(said, Refusal)]
+    return [said[1] for said in protocol(name).read([file]) if isinstance(said, tuple)]
 
 
 def test_both_published_forms_give_the_same_items(tmp_path: Path) -> None:
@@ -66,11 +65,24 @@ def test_a_paragraph_is_the_text_of_its_video_in_training(tmp_path: Path) -> Non
     assert dict(zip(batch.keys, asked, strict=True)) == PARAGRAPHS
 
 
+def test_the_sentences_of_val_2_do_not_join_those_of_val_1(tmp_path: Path) -> None:
+    files = [as_json(tmp_path / f"val_{number}.json", OFFICIAL) for number in (1, 2)]
+    with pytest.raises(DataError, match=r"val_1.json and .*val_2.json both have texts of v_uqiMw7tQ1Cc"):
+        list(protocol("activitynet-val1").read(files))
+
+
+def test_a_file_without_the_letters_before_its_id_is_found(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (1,), key=lambda _: IDS[0].removeprefix("v_"))
+    files = [as_json(tmp_path / "val_1.json", OFFICIAL)]
+    (item,) = read_items(base, annotations=files, protocol=protocol("activitynet-val1")).items
+    assert item.key == "uqiMw7tQ1Cc"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ({"v_a": []}, "v_a has no sentences"),
-        ({"v_a": {"duration": 3}}, "val_1.json v_a has no text: sentences or caption is None"),
+        ({"v_a": {"duration": 3}}, "val_1.json v_a has no sentences or caption: its fields are video, sentences"),
         ([[]], "entry 1 is no object"),
         (3, "is no list of objects"),
     ],
@@ -85,5 +97,5 @@ def test_a_real_file_has_videos_of_the_split_and_the_rest_is_missed(shared: Path
     rows = rows_of("activitynet-val1", annotations / "activitynet" / "anet_entities_val_1.json")
     split = (annotations / "splits" / "activity-net_val_1_list.txt").read_text().split()
     assert len(split) == protocol("activitynet-val1").expected[0].videos
-    assert {row["video"] for row in rows} < set(split)
+    assert {row["video"][0] for row in rows} < set(split)
     assert rows[0]["caption"].startswith("A weight lifting tutorial is given. The coach helps the guy in red")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.clip import Refusal
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import PROTOCOLS, protocol
+from tests.support import caption_files
 from tests.support.shards import frame, picture, write_shards
 from tests.support.umt_data import Umt, umt_data
 from tests.support.videos import frame_number, write_video
@@ -54,7 +54,7 @@ def as_sqlite(path: Path) -> Path:
 
 
 def rows_of(name: str, file: Path) -> list[dict[str, Any]]:
-    return [said[1] for said in protocol(name).read([file]) if not isinstance(said, Refusal)]
+    return [said[1] for said in protocol(name).read([file]) if isinstance(said, tuple)]
 
 
 def test_all_published_forms_give_the_same_rows_in_the_same_order(tmp_path: Path) -> None:
@@ -63,6 +63,32 @@ def test_all_published_forms_give_the_same_rows_in_the_same_order(tmp_path: Path
         rows = rows_of("didemo-train", file)
         assert [(row["video"], row["caption"]) for row in rows] == PARAGRAPHS
         assert all(set(row) == {"video", "caption"} for row in rows)
+
+
+def test_a_list_of_descriptions_in_a_cell_of_sqlite_is_a_list(tmp_path: Path) -> None:
+    file = caption_files.as_sqlite(tmp_path / "didemo.db", [{"filename": "a.mov", "caption": ["one", "two"]}])
+    assert rows_of("didemo-val", file) == [{"video": "a.mov", "caption": "one two"}]
+
+
+def test_a_path_of_windows_is_a_path(tmp_path: Path) -> None:
+    file = as_json(tmp_path / "rows.json", [{"video": r"c:\videos\a.mov", "caption": "one"}])
+    assert rows_of("didemo-val", file) == [{"video": "a.mov", "caption": "one"}]
+
+
+def test_descriptions_of_a_video_are_not_taken_twice(tmp_path: Path) -> None:
+    """In two forms its paragraph would be twice as long."""
+    files = [as_json(tmp_path / "val_data.json", OFFICIAL), as_json(tmp_path / "didemo_ret_val.json", PUBLISHED)]
+    with pytest.raises(DataError, match=r"val_data.json and .*didemo_ret_val.json both have texts of 10015567"):
+        list(protocol("didemo-val").read(files))
+    with pytest.raises(DataError, match="one is given twice"):
+        list(protocol("didemo-val").read(files[:1] * 2))
+
+
+def test_what_nobody_reads_of_a_file_is_said_once(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", (2,), key=KEYS.__getitem__)
+    file = as_json(tmp_path / "train_data.json", OFFICIAL)
+    said = read_items(base, annotations=[file], protocol=protocol("didemo-train")).text()
+    assert "fields num_segments, times, annotation_id of train_data.json are not used" in said
 
 
 def test_parts_of_a_video_that_a_file_names_have_paragraphs_of_their_own(tmp_path: Path) -> None:
@@ -75,9 +101,9 @@ def test_parts_of_a_video_that_a_file_names_have_paragraphs_of_their_own(tmp_pat
     ("row", "said"),
     [
         ({"description": "a"}, "rows.json entry 1 names no video"),
-        ({"video": 3, "description": "a"}, "rows.json entry 1 names no video"),
-        ({"video": "a.mp4"}, "rows.json entry 1 has no text: description or caption is None"),
-        ({"video": "a.mp4", "caption": [1]}, r"rows.json entry 1 has no text: description or caption is \[1\]"),
+        ({"video": True, "description": "a"}, r"rows.json entry 1 names no video: but \[True\]"),
+        ({"video": "a.mp4"}, "rows.json entry 1 has no description or caption: its fields are video"),
+        ({"video": "a.mp4", "caption": [1]}, r"rows.json entry 1 should have a text or a list of texts, and has \[1\]"),
     ],
 )
 def test_a_file_of_another_form_is_one_error(tmp_path: Path, row: dict[str, Any], said: str) -> None:

@@ -131,13 +131,20 @@ def test_multiple_choice_has_texts_and_the_place_of_the_right_one(tmp_path: Path
     assert rows("msrvtt-mc", as_lines(tmp_path / "MSR_MC_test.csv", header, *tabbed)) == expected
 
 
+def test_an_empty_text_keeps_its_place_among_the_others(tmp_path: Path) -> None:
+    said = [{"video": "video1.mp4", "caption": ["a", "", "c"], "answer": 2}]
+    expected = [{"video": "video1", "options": ["a", "", "c"], "answer": 2}]
+    assert rows("msrvtt-mc", as_json(tmp_path / "mc.json", said)) == expected
+    assert rows("msrvtt-mc", as_sqlite(tmp_path / "mc.db", said)) == expected
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
         ({"video": "video1.mp4", "caption": ["a", "b"], "answer": 2}, "the answer 2 is no place among its 2 texts"),
         ({"video": "video1.mp4", "caption": ["a", "b"]}, "the answer None"),
         ({"video": "video1.mp4", "caption": "a", "answer": 0}, "no texts to choose from"),
-        ({"video": "video1.mp4", "caption": ["a", 7], "answer": 0}, "no text or list of texts"),
+        ({"video": "video1.mp4", "caption": ["a", 7], "answer": 0}, "should have a text or a list of texts"),
         ({"caption": ["a", "b"], "answer": 0}, "names no video"),
     ],
 )
@@ -149,7 +156,7 @@ def test_a_question_that_cannot_be_asked_names_its_row(tmp_path: Path, row: dict
 def test_what_is_no_form_of_the_corpus_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no list `sentences`; it has videos"):
         rows("msrvtt-train7k", as_json(tmp_path / "a.json", {"videos": []}))
-    with pytest.raises(DataError, match=r"b.json entry 1 has no caption; its fields are video, label"):
+    with pytest.raises(DataError, match=r"b.json entry 1 has no caption .*its fields are video, label"):
         rows("msrvtt-train7k", as_json(tmp_path / "b.json", [{"video": "video1.mp4", "label": 3}]))
     with pytest.raises(DataError, match=r"sentences entry 1 names no video"):
         rows("msrvtt-train7k", as_json(tmp_path / "c.json", {"sentences": [{"caption": "a"}]}))

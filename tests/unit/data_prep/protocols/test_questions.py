@@ -228,7 +228,7 @@ ROW = {"video_id": 1, "question": "who?", "answer": "man", "id": 0}
         ({**ROW, "answer": []}, "answer is an empty list"),
         ({**ROW, "answer": 2}, "answer is 2, and should be a text"),
         ({**ROW, "answer": ["a", None]}, "answer is None, and should be a text"),
-        ({**ROW, "video_id": True}, "video is True"),
+        ({**ROW, "video_id": True}, r"names no video: but \[True\]"),
         ({**ROW, "id": 1.5}, r"question_id is 1\.5"),
         (
             {"video_id": 1, "caption": "a man"},
@@ -249,6 +249,11 @@ def test_answers_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     whole = as_json(tmp_path / "qa.json", [{**ACTIVITYNET_Q[0], "answer": "yes"}])
     with pytest.raises(DataError, match=r"qa\.json entry 1 has an answer, and a\.json entry 2 another one"):
         list(read([whole, answer]))
+    with pytest.raises(DataError, match="one is given twice"):
+        list(read([asked, asked, answer]))
+    again = as_json(tmp_path / "again.json", ACTIVITYNET_Q[:1])
+    with pytest.raises(DataError, match=r"q\.json entry 1 and again\.json entry 1 have one question_id"):
+        list(read([asked, again, answer]))
     unknown = as_json(tmp_path / "c.json", [{**ACTIVITYNET_A[0], "type": 9}])
     with pytest.raises(DataError, match="type is 9, and should be 0 to 8"):
         list(read([asked, unknown]))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.clip import Refusal
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import protocol
 from tests.support.annotations import SSV2_ROWS, SSV2_TEST_ROWS
+from tests.support.caption_files import as_sqlite, reasons, rows
 from tests.support.loading import Tokenizing
 from tests.support.shards import write_shards
 from umt_ds.batch import Tokens
@@ -41,7 +41,7 @@ TEMPLATES = [
 
 def rows_of(path: Path, name: str, content: object) -> list[dict[str, Any]]:
     path.write_text(json.dumps(content))
-    return [said[1] for said in protocol(name).read([path]) if not isinstance(said, Refusal)]
+    return [said[1] for said in protocol(name).read([path]) if isinstance(said, tuple)]
 
 
 @pytest.mark.parametrize(("text", "published"), [("label", LABELS), ("template", TEMPLATES)])
@@ -49,6 +49,17 @@ def test_both_published_forms_give_the_same_rows_in_the_same_order(tmp_path: Pat
     official = rows_of(tmp_path / "train.json", f"ssv2-{text}-train", OFFICIAL)
     assert official == [{"video": f"{row['id']}.webm", "caption": row[text], "group": row[text]} for row in OFFICIAL]
     assert rows_of(tmp_path / "ssv2_ret.json", f"ssv2-{text}-test", published) == official
+
+
+def test_a_list_of_videos_in_a_cell_of_sqlite_is_a_list(tmp_path: Path) -> None:
+    file = as_sqlite(tmp_path / "ssv2.db", TEMPLATES)
+    assert len(rows("ssv2-template-test", file)) == 4
+
+
+def test_a_video_that_stands_twice_with_its_text_is_counted_once(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text(json.dumps([*OFFICIAL, OFFICIAL[0]]))
+    assert len(rows("ssv2-label-train", tmp_path / "train.json")) == 4
+    assert reasons("ssv2-label-train", tmp_path / "train.json") == {"the video and its caption stand before it, too": 1}
 
 
 def test_a_text_of_several_videos_is_one_text_of_the_protocol(tmp_path: Path) -> None:
@@ -99,11 +110,11 @@ def test_rows_as_the_publisher_has_them_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.loads(SSV2_TEST_ROWS), "entry 1 has no caption or template: None"),
-        ([{"caption": "a"}], "entry 1 names no video: None"),
-        ([{"caption": "a", "video": []}], r"entry 1 names no video: \[\]"),
-        ([{"caption": "a", "video": [3]}], r"entry 1 names no video: \[3\]"),
-        ([{"caption": ["a"], "video": "3.webm"}], r"entry 1 has no caption or template: \['a'\]"),
+        (json.loads(SSV2_TEST_ROWS), "entry 1 has no caption or template: its fields are id"),
+        ([{"caption": "a"}], "entry 1 names no video: its fields are caption"),
+        ([{"caption": "a", "video": []}], "entry 1 names no video: its fields are caption, video"),
+        ([{"caption": "a", "video": [3.5]}], r"entry 1 names no video: but \[3\.5\]"),
+        ([{"caption": ["a", "b"], "video": "3.webm"}], r"entry 1 should have one text, and has \['a', 'b'\]"),
     ],
 )
 def test_a_file_of_another_form_is_one_error(tmp_path: Path, content: object, said: str) -> None:

@@ -266,7 +266,7 @@ def test_a_damaged_page_costs_the_rows_behind_it_and_no_others(tmp_path: Path) -
     file.write_bytes(data)
     why = reasons(list_parquet(tmp_path), tmp_path / "spool")
     assert sorted(why) == ["a.parquet#image[2]", "a.parquet#image[3]"]
-    assert all("is damaged" in reason for reason in why.values())
+    assert all(reason.startswith("is damaged: ") for reason in why.values()), "wherever the file lies"
 
 
 def test_parts_and_a_second_try_give_the_bytes_of_one_run(tmp_path: Path) -> None:
@@ -437,6 +437,11 @@ WRONG: list[tuple[dict[str, Any], Choice, str]] = [
         "--label when: it holds double, which is no number or name of a cl",
     ),
     (
+        {**IMAGE, "objects": [["cat", "dog"]]},
+        Choice(label="objects"),
+        "--label objects: it holds list.* which is no number or name of a class",
+    ),
+    (
         {"image": [b"x", b"y"], "id": [7, 7]},
         Choice(key="id"),
         "1 of its values stand in several rows; '7' in x.parquet",
@@ -453,6 +458,35 @@ def test_what_is_wrong_with_columns_is_one_error_that_names_those_there(
     write_parquet(tmp_path / "x.parquet", columns)
     with pytest.raises(UmtError, match=f"(?s){message}"):
         list_parquet(tmp_path, choice=choice)
+
+
+def test_a_list_of_classes_is_no_class_that_is_guessed(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "x.parquet", {**IMAGE, "labels": [["cat", "dog"]]})
+    listing = list_parquet(tmp_path)
+    assert (listing.labels, listing.clips[0].label) == ((), None)
+    assert {"no labels (--label COLUMN)", "not used: labels"} <= set(listing.notes)
+
+
+def test_a_file_without_rows_says_nothing_of_the_columns(tmp_path: Path) -> None:
+    """What writes an empty shard does not know the types of its columns."""
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", {"image": [], "caption": []}, image=MEDIA)
+    write_pictures(tmp_path / "train-00001-of-00002.parquet", pictures(tmp_path / "f", 1), caption=["a"])
+    assert captions(list_parquet(tmp_path)) == {"train-00001-of-00002.parquet#image[0]": ("a",)}
+
+
+OF_64_BITS = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
+
+
+def test_large_and_view_types_as_other_programs_write_them_are_read(tmp_path: Path) -> None:
+    files = pictures(tmp_path / "beside" / "f", 2)
+    rows = [cell(files[0]), {"bytes": None, "path": "f/p1.jpg"}]
+    write_parquet(tmp_path / "beside" / "a.parquet", {"image": rows}, image=OF_64_BITS)
+    assert [clip.source for clip in list_parquet(tmp_path / "beside").clips] == ["a.parquet#image[0]", "f/p1.jpg"]
+    columns = {"image": [files[0].read_bytes()], "caption": ["a"]}
+    write_parquet(tmp_path / "views" / "a.parquet", columns, image=pa.binary_view(), caption=pa.string_view())
+    listing = list_parquet(tmp_path / "views")
+    assert captions(listing) == {"a.parquet#image[0]": ("a",)}
+    assert reasons(listing, tmp_path / "spool") == {}
 
 
 def test_files_that_are_none_say_what_they_are(tmp_path: Path) -> None:
