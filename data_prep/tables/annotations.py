@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from data_prep.tables.table import read_json, read_json_lines
+from data_prep.tables.table import NUMBER, read_json, read_json_lines, table_objects
 from umt_ds.errors import DataError, shown
 
 _FORMS = (
@@ -33,8 +33,10 @@ def read_annotations(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             return _of_sqlite(path)
         case ".parquet":
             return _of_parquet(path)
-        case ".csv" | ".tsv" | ".arrow" | ".feather":
-            return _of_table(path)
+        case ".csv" | ".tsv":
+            return _of_csv(path)
+        case ".arrow" | ".feather":
+            return _of_feather(path)
         case ".jsonl":
             return _of_objects(path, read_json_lines(path), "line")
         case ".json":
@@ -93,26 +95,29 @@ def _of_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path.name} row {number + 1}", fields
 
 
-def _of_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _of_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a csv or tsv file. Names of clips can look like numbers: only cells of `_NUMBERS` are made some."""
+    for line, cells in table_objects(path, delimiter="\t" if path.suffix.lower() == ".tsv" else ","):
+        yield (
+            f"{path.name} line {line}",
+            {name: _number(cell) if name in _NUMBERS else cell for name, cell in cells.items()},
+        )
+
+
+def _number(cell: str) -> str | float:
+    if not NUMBER.fullmatch(cell):
+        return cell
+    return int(cell) if cell.isdecimal() else float(cell)
+
+
+def _of_feather(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow as pa
-    from pyarrow import csv, feather
+    from pyarrow import feather
 
     try:
-        match path.suffix.lower():
-            case ".csv" | ".tsv":
-                delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-                # a name of a clip can look like a number or a time
-                names = csv.open_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter)).schema.names
-                kinds = {name: pa.string() for name in names if name not in _NUMBERS}
-                table = csv.read_csv(
-                    path,
-                    parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                    convert_options=csv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""]),
-                )
-            case _:
-                table = feather.read_table(path)
+        table = feather.read_table(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}", hint="its first line names the columns") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
     number = 0
     for batch in table.to_batches():
         for row in batch.to_pylist():

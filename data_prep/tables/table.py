@@ -181,6 +181,11 @@ class Table:
             yield Row(line, tuple(["" if i is None else fields[i].strip() for i in self._indices]))
 
     @property
+    def repeated(self) -> tuple[int, ...]:
+        """The lines that are the header again, and were not taken for rows, once it is read."""
+        return tuple(self._repeated)
+
+    @property
     def unused(self) -> tuple[str, ...]:
         """The columns that nobody asked for."""
         return tuple(name or "without a name" for n, name in enumerate(self.header) if n not in self._indices)
@@ -222,6 +227,19 @@ class Table:
         )
 
 
+def table_objects(path: Path, *, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+    """Line and cells by column of each row of a csv file; an empty cell is not there. What gives the most columns
+    splits rows. Raises DataError as `Table` does, and where the header stands among the rows again, or not at all."""
+    header = Table(path, columns=(), delimiter=delimiter).header
+    if not header:
+        raise DataError(f"{path} cannot be read as a csv file: it is empty", hint="its first line names the columns")
+    table = Table(path, columns=_plain(header), delimiter=delimiter)
+    for line, cells in table:
+        yield line, {name: cell for name, cell in zip(table.header, cells, strict=True) if cell}
+    if table.repeated:
+        raise DataError(f"{path} repeats its header on {_some(table.repeated)}", hint="delete what is no row")
+
+
 def _are_alike(name: str, other: str) -> bool:
     """Whether two cells name files in the same way: by a name with this suffix, or a number."""
     one, another = _FILE.fullmatch(name), _FILE.fullmatch(other)
@@ -244,7 +262,8 @@ def unused_note(what: str, names: Iterable[str], path: Path) -> Iterator[str]:
 
 
 def _header(path: Path, first: Sequence[str], columns: Sequence[Column], delimiter: str) -> tuple[str, tuple[str, ...]]:
-    """What splits the rows, and the names in the first line. Raises ColumnsError where none gives all `columns`."""
+    """What splits the rows, and the names in the first line: what gives all `columns`, or where none is asked for, most
+    names. Raises ColumnsError where none gives all `columns`."""
     headers: dict[str, tuple[str, ...]] = {}
     for split in dict.fromkeys((delimiter, *_DELIMITERS)):
         try:
@@ -252,8 +271,10 @@ def _header(path: Path, first: Sequence[str], columns: Sequence[Column], delimit
         except csv.Error:
             fields = list(first[-1:])
         headers[split] = tuple(name.strip() for name in fields)
-        if not _missing(headers[split], columns):
+        if columns and not _missing(headers[split], columns):
             return split, headers[split]
+    if not columns:
+        return max(headers.items(), key=lambda one: len(one[1]))
     header = headers[delimiter]
     raise ColumnsError(path, header, _missing(header, columns), columns)
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 
 from data_prep.cli import umt_data as command
+from data_prep.tables.annotations import read_annotations
 from tests.support.shards import frame as one_colour
 from tests.support.shards import picture, write_shards
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
@@ -172,6 +173,12 @@ def test_a_clip_is_found_by_a_path_of_windows_and_without_a_second_suffix(tmp_pa
     assert labels(tmp_path / "table") == [("a/dog", 5), ("cat%2Emov", 6), ("cat%2Emov#1", 7)]
 
 
+def test_a_second_name_of_a_clip_is_no_column_and_is_said(tmp_path: Path) -> None:
+    _, said = items(tmp_path, [{"video": "clip-0003.mp4", "video_id": "abc", "caption": "a"}])
+    assert "1 items over 1 clips, with caption;" in said
+    assert "not used, as another field names the clip: video_id" in said
+
+
 def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None:
     rows = [{"key": "clip-0001", "label": "dive"}, {"key": "clip-0002", "label": "0"}]
     (tmp_path / "classes.txt").write_text("walk\ndive\n")
@@ -224,6 +231,9 @@ def test_no_row_with_a_clip_is_an_error_and_leaves_nothing(tmp_path: Path) -> No
         ("rows.txt", "a b", "is of no form that is known"),
         ("rows.parquet", "x", "no parquet file"),
         ("rows.csv", "", "cannot be read"),
+        ("rows.csv", 'key,caption\na,"one\nb,two\n', "a quote is not closed, in the row that begins on line 2"),
+        ("rows.csv", "key,caption,caption\na,one,two\n", "names the column caption twice"),
+        ("rows.csv", "key,caption\na,one\nkey,caption\nb,two\n", "repeats its header on line 3"),
         ("rows.json.gz", "", "is compressed"),
         ("rows.db", "SQLite format 3\0 and no more", "cannot be read as an SQLite database"),
     ],
@@ -233,6 +243,16 @@ def test_a_file_that_is_none_is_one_error(tmp_path: Path, name: str, content: st
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=said):
         umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content", ["\ufeffkey,label,caption\r\nclip-0001,07,012\r\n", "key; label; caption\n\nclip-0001;7;012\n"]
+)
+def test_a_csv_file_of_excel_is_read_and_names_stay_text(tmp_path: Path, content: str) -> None:
+    (tmp_path / "rows.csv").write_text(content, newline="")
+    assert [row for _, row in read_annotations(tmp_path / "rows.csv")] == [
+        {"key": "clip-0001", "label": 7, "caption": "012"}
+    ]
 
 
 def test_a_database_of_which_rows_are_in_a_journal_is_not_whole(tmp_path: Path) -> None:
@@ -253,7 +273,7 @@ def test_a_table_moves_with_its_set_and_is_missed_without(tmp_path: Path, impati
     (tmp_path / "here").rename(tmp_path / "there")
     assert len(ShardSource(tmp_path / "there" / "table")) == 3
     (tmp_path / "there" / "table").rename(tmp_path / "alone")
-    with pytest.raises(DataError, match=r"base holds no manifest\.json"):
+    with pytest.raises(DataError, match=r"alone is a table over .*/base, and no set of shards is there"):
         ShardSource(tmp_path / "alone")
     assert out.name == "table"
 
