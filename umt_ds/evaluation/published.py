@@ -13,7 +13,7 @@ _SAID = "published"  # of a protocol
 
 def published_split(manifest: Manifest) -> dict[str, Any]:
     """For the protocol of a score: name of the split, the videos and texts of its files, whether papers count as many,
-    and how many videos the set lacks. Empty where the set is of none, as is what was selected of a table."""
+    and how many videos the set lacks, or items were left out. Empty where the set is of none."""
     told = manifest.options.get("protocol")
     if not isinstance(told, Mapping):
         return {}
@@ -31,6 +31,8 @@ def gaps(protocol: Mapping[str, Any]) -> list[str]:
         found.append(f"{shown(str(missing), 80)} of the {videos} videos of {name} are missing")
     if not told.get("as_published"):
         found.append(f"the files of {name} have {videos} videos and {texts} texts, and no paper says so")
+    if left_out := told.get("num_left_out"):
+        found.append(f"{shown(str(left_out), 80)} items of {name} were left out by filter or split")
     if too_long := told.get("num_too_long"):
         found.append(f"{shown(str(too_long), 80)} videos are stored beyond the seconds that count in {name}")
     limit, samples = protocol.get("limit"), protocol.get("samples")
