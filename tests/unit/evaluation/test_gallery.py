@@ -198,6 +198,7 @@ def test_a_whole_published_split_has_no_gap() -> None:
     assert gaps({"published": whole, "samples": 5, "limit": 3}) == ["of the 5 items of p the first 3 are scored"]
     beyond = "2 videos are stored beyond the seconds that count in p"
     assert gaps({"published": {**whole, "num_too_long": 2}}) == [beyond]
+    assert gaps({"published": {**whole, "num_left_out": 2}}) == ["2 items of p were left out by filter or split"]
     assert gaps({"samples": 5, "limit": 3}) == [], "a set of no published split is what its user makes of it"
 
 
