@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from data_prep.checking.faults import Fault, VerifyReport, of_label
 from data_prep.checking.samples import StoredSample, sample_of_item
 from umt_ds.data.shards.items import Item
-from umt_ds.data.shards.manifest import Manifest
+from umt_ds.data.shards.manifest import MANIFEST, Manifest
 from umt_ds.data.shards.records import SampleRef
 from umt_ds.data.shards.sample_record import captions_of, has_label
-from umt_ds.data.shards.source import ShardSource
-from umt_ds.data.shards.storage import absolute, as_path, is_url
+from umt_ds.data.shards.source import ShardSource, place_of
+from umt_ds.data.shards.storage import absolute, kind_of
 from umt_ds.errors import DataError, DecodeError
 from umt_ds.keyed import digest64
 from umt_ds.terminal import progress
 
 
 def check_items(folder: Path, manifest: Manifest, report: VerifyReport) -> list[Path]:
-    """Check the table in `folder`; the sets under it, each once."""
+    """Check the table in `folder`; the sets under it that are there, each once."""
     try:
         source = ShardSource(folder, max_open=1)
     except DataError as error:
         report.add("table does not fit its sets", error.what)
-        parts = {part.set: as_path(part.set) if is_url(part.set) else folder / part.set for part in manifest.parts}
-        return list(dict.fromkeys(map(absolute, parts.values())))
+        places = dict.fromkeys(place_of(part, folder) for part in manifest.parts)
+        return [place for place in places if kind_of(place / MANIFEST)]
     with closing(source):
         hashes: list[NDArray[np.uint64]] = []
         with progress(total=len(source), unit="item", desc="items") as bar:

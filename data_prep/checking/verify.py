@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from data_prep.checking.faults import Fault, VerifyReport, of_label
 from data_prep.checking.items import check_items
 from data_prep.checking.samples import StoredSample, each_shard, sample_at
+from data_prep.checking.set_files import faults_of_files
 from data_prep.decode import evenly_spread
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.state.manifest import BAD_CSV
@@ -37,7 +38,7 @@ from umt_ds.data.shards.manifest import Manifest, ShardEntry, load_manifest
 from umt_ds.data.shards.records import Member, index_path, load_index, sha256_of
 from umt_ds.data.shards.sample_record import has_label, is_of_record, record_of, stored_frames
 from umt_ds.data.shards.set_index import INDEX
-from umt_ds.data.shards.storage import has_file, kind_of, sizes_in
+from umt_ds.data.shards.storage import kind_of, sizes_in
 from umt_ds.errors import DataError, DecodeError
 from umt_ds.keyed import digest64
 from umt_ds.terminal import progress
@@ -104,14 +105,9 @@ def _check_folder(folder: Path, manifest: Manifest, report: VerifyReport) -> Non
 
 def _check_files(folder: Path, manifest: Manifest, report: VerifyReport) -> None:
     """The files of the whole set: the index, which training maps, and the statistics."""
-    files = {"index of the set": (INDEX, manifest.index), "statistics of the set": (STATISTICS, manifest.statistics)}
-    for what, (name, told) in files.items():
-        if told is None:
-            continue
-        if not has_file(folder / name):
-            report.add(f"{what} missing or damaged", f"{name} is not there")
-        elif sha256_of(folder / name) != told.sha256:
-            report.add(f"{what} missing or damaged", f"{name} is not the file that the manifest names")
+    names = {INDEX: "index of the set", STATISTICS: "statistics of the set"}
+    for name, what in faults_of_files(folder, manifest).items():
+        report.add(f"{names[name]} missing or damaged", what)
 
 
 def _rows(path: Path) -> int:

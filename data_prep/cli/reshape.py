@@ -83,8 +83,8 @@ def upgrade(set_: Path, workers: int, dry_run: bool) -> None:
     Example:
       umt-data upgrade ~/shards/k710
     """
-    from data_prep.making.foreign import missing_files
-    from data_prep.making.foreign import upgrade as bring_up_to_date
+    from data_prep.making.upgrade import missing_files
+    from data_prep.making.upgrade import upgrade as bring_up_to_date
 
     missing = missing_files(set_) if dry_run else bring_up_to_date(set_, workers=workers)
     if not missing:

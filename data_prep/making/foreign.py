@@ -10,27 +10,24 @@ import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.checking.samples import SHARD_TIMEOUT_S
-from data_prep.checking.set_statistics import add_statistics, make_statistics, pages_of
+from data_prep.checking.set_statistics import make_statistics, pages_of
 from data_prep.engines import WorkerFailure, map_ordered
 from data_prep.making.downloads import COUNTS, Downloads
 from data_prep.making.foreign_tar import Edges, ForeignTar, read_tar
 from data_prep.state.manifest import publish_set, tool
 from data_prep.state.plan import STATE_FOLDER
-from data_prep.state.statistics import STATISTICS, Page
-from umt_ds.data.shards.fetch import size_of
+from data_prep.state.statistics import Page
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.left_out import LeftOut
-from umt_ds.data.shards.manifest import MANIFEST, Manifest, SetFile, load_manifest, load_shards
-from umt_ds.data.shards.node_index import make_index, publish_index
-from umt_ds.data.shards.records import sha256_of
-from umt_ds.data.shards.set_index import INDEX
-from umt_ds.data.shards.storage import absolute, has_file, is_local, kind_of, scratch_for, sizes_in
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, load_manifest
+from umt_ds.data.shards.node_index import make_index
+from umt_ds.data.shards.storage import absolute, is_local, kind_of, scratch_for, sizes_in
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, quoted, some
 from umt_ds.terminal import progress
@@ -183,37 +180,6 @@ def folders_of_tars(folder: Path) -> list[Path]:
     if not folders:
         raise DataError(f"no *.tar below {folder}", hint="give the folder below which the tars lie")
     return folders
-
-
-def missing_files(folder: Path) -> tuple[str, ...]:
-    """The files of the whole set that a set lacks: an earlier version did not write them, or they are not those that
-    its manifest names. Raises DataError for a table, which has none."""
-    manifest = load_shards(folder)
-    told = {INDEX: manifest.index, STATISTICS: manifest.statistics}
-    return tuple(name for name, file in told.items() if file is None or not _is_there(folder / name, file))
-
-
-def _is_there(path: Path, told: SetFile) -> bool:
-    """By its bytes; of a store, which would have to send gigabytes, by its size."""
-    if not has_file(path) or size_of(path) != told.bytes:
-        return False
-    return not is_local(path) or sha256_of(path) == told.sha256
-
-
-def upgrade(folder: Path, *, workers: int = 1) -> tuple[str, ...]:
-    """Give a set the files of the whole set that it lacks; their names.
-
-    For its statistics each tar is read once, by `workers` processes. Its shards, and with them its fingerprint, stay as
-    they are. Raises DataError where an index beside a shard is missing, or is not the one of the manifest.
-    """
-    missing = missing_files(folder)
-    if INDEX in missing:
-        manifest = load_shards(folder)
-        replace(manifest, index=publish_index(folder, manifest.shards)).save(folder)
-    if STATISTICS in missing:
-        statistics = add_statistics(folder, workers=workers)
-        replace(load_shards(folder), statistics=statistics).save(folder)
-    return missing
 
 
 def tars_in(folder: Path, *, alone: bool = True) -> tuple[list[Path], tuple[str, ...]]:

@@ -82,9 +82,20 @@ class StoredSeconds:
             times = np.empty(0)
         if times.ndim != 1 or not len(times):
             raise DecodeError("the sample does not say when its frames are (times_s): make the set with umt-data")
-        if self._cut_s is not None and times[-1] <= self._cut_s[1] - self._cut_s[0] + _LONGER_S:
-            return times + self._cut_s[0]
-        return times
+        return times if self._cut_s is None else times + _cut_off(times, *self._cut_s)
+
+
+def _cut_off(times: NDArray[np.float64], start: float, end: float) -> float:
+    """The seconds that a file lacks before its first: none of a whole video. Raises DecodeError where it may be either:
+    its frames would be those of other seconds."""
+    if times[-1] <= end - start + _LONGER_S:
+        return start
+    if times[0] > _LONGER_S or times[-1] >= end - _LONGER_S:
+        return 0.0
+    raise DecodeError(
+        f"its file ends at {times[-1]:.0f} s: it is neither the whole video, of more than {end:.0f} s, nor its seconds "
+        f"{start:.0f} to {end:.0f} alone"
+    )
 
 
 def _between(times: NDArray[np.float64], first: float, last: float) -> tuple[int, int] | None:

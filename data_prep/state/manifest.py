@@ -77,7 +77,7 @@ def publish_set(made: Path, folder: Path, manifest: Manifest) -> None:
     All are made before the first is moved: whoever reads a set that grows finds what was there until then, and the new
     ones from then on, but for the moments in which they are moved.
     """
-    for name in (INDEX, STATISTICS):
+    for name in (STATISTICS, INDEX):  # large ones take seconds to a store: no run waits for statistics
         publish(made / name, folder / name)
     manifest.save(folder)
 

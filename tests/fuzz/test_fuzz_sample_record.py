@@ -17,7 +17,7 @@ from data_prep.checking.sheet import draw_tile
 from data_prep.checking.show import show
 from data_prep.checking.stats import collect_stats, table
 from data_prep.leaks.id_overlap import spans_of_set
-from data_prep.making.foreign import upgrade
+from data_prep.making.upgrade import upgrade
 from data_prep.sources.sets import Filter
 from data_prep.state.statistics import ShardStatistics
 from tests.support.shards import frame, picture, write_shards

@@ -56,7 +56,7 @@ def write_set(folder: Path, *, shards: int, samples: int) -> Path:
         entries.append(replace(entry, file=tar.name))
     Manifest(name="scale", media="frames", shards=tuple(entries)).save(folder)
     try:
-        from data_prep.making.foreign import upgrade
+        from data_prep.making.upgrade import upgrade
     except ImportError:  # before there was an index of the whole set
         return folder
     began = time.perf_counter()

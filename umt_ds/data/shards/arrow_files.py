@@ -32,7 +32,7 @@ class Page(NamedTuple):
 class ArrowFile:
     """The pages of a finished file on a disk of this machine; or of its `data`, where that was read already.
 
-    It may be opened before a fork. Raises DataError where the file is not one, or another's columns.
+    It may be opened before a fork. Raises DataError where the file is not one, or has another's columns.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, *, hint: str, data: bytes | None = None) -> None:
@@ -45,7 +45,8 @@ class ArrowFile:
         except _DAMAGED as error:
             raise self._damaged(str(error)) from error
         if missing or wrong:
-            raise self._damaged(f"its columns are not those of such a table ({', '.join(missing or wrong)})")
+            what = f"{'it lacks' if missing else 'of another kind are'} its columns {', '.join(missing or wrong)}"
+            raise DataError(f"{path} is of another version, or no such table: {what}", hint=hint)
 
     def __len__(self) -> int:
         """Pages."""

@@ -86,7 +86,7 @@ def _index_file(folder: Path, manifest: Manifest) -> Path:
 
 
 def _again(folder: Path) -> str:
-    return f"restore the set, or take it as it is now: `umt-data index {folder} --force`"
+    return f"restore it, or let `umt-data upgrade {folder}` make it again of the indexes beside the shards"
 
 
 def set_file(folder: Path, name: str, told: SetFile, *, hint: str, whole: bool = False) -> Path:

@@ -32,6 +32,9 @@ INDEX = "index.arrow"
 _MEMBER = pa.struct([("suffix", pa.uint16()), ("offset", pa.int64()), ("size", pa.int64()), ("crc", pa.uint32())])
 # check: CRC-32 of the row, so that what a disk has changed is found where it is used, and nothing else need be read
 _SCHEMA = pa.schema([("key", pa.string()), ("members", pa.list_(_MEMBER)), ("check", pa.uint32())])
+# notes of a page: the names of its suffixes, and the CRC-32 of all its keys: to check them with their rows takes a
+# hundred times as long. Earlier versions wrote none
+_SUFFIXES, _KEYS_CHECK = "suffixes", "keys_crc32"
 _PAGES = 64  # kept at hand: to find one costs 0.05 ms and no memory
 
 # A sample of so many members is kept at hand, checked and sorted: 15 minutes of frames take 30 ms, and 0.33 MB
@@ -88,16 +91,19 @@ class SetIndex:
         return self._row(shard, row).key.decode()
 
     def keys(self, shard: int) -> list[str]:
-        """The keys of all samples of a shard. Rows are not checked against their CRCs, which takes a hundred times as
-        long: `key` and `members` do, and `umt-data verify`."""
-        batch, _ = self._file.page(shard)
-        keys = batch.column("key")
+        """The keys of all samples of a shard, checked against the CRC of the page's keys."""
+        batch, notes = self._file.page(shard)
+        keys, entry = batch.column("key"), self._entries[shard]
         try:
             keys.validate(full=True)
         except pa.ArrowInvalid as error:
-            raise self._other(f"{self._entries[shard].file}: {error}") from error
-        if len(keys) != self._entries[shard].samples or keys.null_count:
-            raise self._other(f"{self._entries[shard].file} has {len(keys) - keys.null_count} keys in it")
+            raise self._other(f"{entry.file}: {error}") from error
+        if len(keys) != entry.samples or keys.null_count:
+            raise self._other(f"{entry.file} has {len(keys) - keys.null_count} keys in it")
+        if (written := notes.get(_KEYS_CHECK)) is None:
+            return [self.key(shard, row) for row in range(entry.samples)]
+        if written != str(_check_of_keys(keys)):
+            raise self._other(f"the keys of {entry.file} have changed since they were written")
         found: list[str] = keys.to_numpy(zero_copy_only=False).tolist()
         return found
 
@@ -152,7 +158,7 @@ class SetIndex:
             starts=members.offsets.to_numpy(),
             columns=cast(Columns, tuple(column.to_numpy() for column in columns)),
             checks=check.to_numpy(),
-            suffixes=tuple(map(sys.intern, notes.get("suffixes", "").split("\0"))),  # those of all pages are alike
+            suffixes=tuple(map(sys.intern, notes.get(_SUFFIXES, "").split("\0"))),  # those of all pages are alike
         )
 
     def _other(self, what: str) -> DataError:
@@ -166,7 +172,8 @@ def write_index(path: Path, indexes: Iterable[ShardIndex]) -> None:
             names, numbers = np.unique(index.suffixes, return_inverse=True)
             suffixes = tuple(name.decode() for name in names.tolist())
             columns = (numbers.astype(np.uint16), index.offsets, index.sizes, index.crcs)
-            keys = index.keys.tolist()
+            keys: list[bytes] = index.keys.tolist()
+            texts = pa.array([key.decode() for key in keys], pa.string())
             spans = pairwise(index.starts.tolist())
             checks = [
                 _check(suffixes, key, [column[start:end] for column in columns])
@@ -175,11 +182,11 @@ def write_index(path: Path, indexes: Iterable[ShardIndex]) -> None:
             members = pa.StructArray.from_arrays([pa.array(column) for column in columns], fields=list(_MEMBER))
             writer.add(
                 {
-                    "key": pa.array([key.decode() for key in keys], pa.string()),
+                    "key": texts,
                     "members": pa.ListArray.from_arrays(index.starts.astype(np.int32), members),
                     "check": pa.array(checks, pa.uint32()),
                 },
-                {"suffixes": "\0".join(suffixes)},
+                {_SUFFIXES: "\0".join(suffixes), _KEYS_CHECK: str(_check_of_keys(texts))},
             )
 
 
@@ -189,3 +196,10 @@ def _check(suffixes: tuple[str, ...], key: bytes, columns: Iterable[NDArray[np.g
     for column in columns:
         crc = zlib.crc32(column.tobytes(), crc)
     return crc
+
+
+def _check_of_keys(keys: pa.StringArray) -> int:
+    """CRC-32 of the keys of a page, and of where each ends."""
+    _, places, text = keys.buffers()
+    starts = np.frombuffer(places, np.int32)[: len(keys) + 1]
+    return zlib.crc32(memoryview(text or b"")[: starts[-1]], zlib.crc32(starts.tobytes()))

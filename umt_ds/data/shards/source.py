@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.frame_set import FrameSet
 from umt_ds.data.shards.items import ITEMS, AllSamples, ArrowItems, Item, ItemTable, JoinedItems, SelectedItems
-from umt_ds.data.shards.manifest import Manifest, Part, load_manifest
+from umt_ds.data.shards.manifest import MANIFEST, Manifest, Part, load_manifest
 from umt_ds.data.shards.node_index import set_file
 from umt_ds.data.shards.records import Member, SampleRef
 from umt_ds.data.shards.remote import Traffic
 from umt_ds.data.shards.sample_record import NO_QUESTION, Question
-from umt_ds.data.shards.storage import as_path, is_url
+from umt_ds.data.shards.storage import absolute, as_path, is_url, kind_of
 from umt_ds.errors import DataError
 
 _OpenFrames = Callable[[Path, Manifest], FrameSet]
@@ -118,8 +118,7 @@ class ShardSource:
         return frames.key(shard, item.row) if item.key is None else item.key
 
     def keys(self, shard: int) -> list[str]:
-        """The keys of all items of a shard, in their order: a thousand times faster than one by one, as rows are not
-        checked against what was written."""
+        """The keys of all items of a shard, in their order: a hundred times faster than one by one."""
         return self._items.keys(shard, self.sample_keys)
 
     def rows(self, shard: int) -> NDArray[np.int64]:
@@ -215,8 +214,8 @@ class ShardSource:
         )
 
     def _open_part(self, folder: Path, number: int, part: Part, frame_set: _OpenFrames, level: int) -> ItemTable:
-        place = as_path(part.set) if is_url(part.set) else folder / part.set
-        manifest = load_manifest(place, wait=True).version(part.fingerprint)
+        place = place_of(part, folder)
+        manifest = _manifest_under(folder, place).version(part.fingerprint)
         if manifest is None:
             raise DataError(
                 f"{place} has changed since {folder} was made as a table over it, and not by samples that were added",
@@ -229,6 +228,25 @@ class ShardSource:
         file = set_file(folder, rows_name(number), part.rows, hint=hint, whole=self._look)
         ranges = _ranges(file, table, hint=hint)
         return SelectedItems(table, ranges)
+
+
+def place_of(part: Part, folder: Path) -> Path:
+    """The folder of a set that the table in `folder` is over."""
+    return as_path(part.set) if is_url(part.set) else absolute(folder / part.set)
+
+
+def _manifest_under(folder: Path, place: Path) -> Manifest:
+    """That of a set that the table in `folder` is over. Raises DataError where it is missing or damaged."""
+    try:
+        return load_manifest(place, wait=True)
+    except DataError as error:
+        if kind_of(place / MANIFEST):
+            raise
+        raise DataError(
+            f"{folder} is a table over {place}, and no set of shards is there",
+            hint=f"put it back, or make {folder} again; a table and its sets find each other where all of them are "
+            "moved together",
+        ) from error
 
 
 def _again(folder: Path) -> str:

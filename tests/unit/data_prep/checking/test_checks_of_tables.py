@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from data_prep.checking.stats import collect_stats, draw_plots, table
 from data_prep.checking.verify import verify
 from data_prep.cli import umt_data as command
 from data_prep.leaks.report import find_leaks, write_found
-from data_prep.making.foreign import upgrade
+from data_prep.making.upgrade import upgrade
 from tests.support.shards import flip_byte, frame, noisy_frames, picture, write_shards
 from umt_ds.data.shards.items import Item, write_items
 from umt_ds.data.shards.manifest import Manifest, Part, SetFile, load_manifest
@@ -170,6 +171,17 @@ def test_a_filter_over_a_table_asks_what_its_items_say(over: Path, tmp_path: Pat
     said = umt_data("filter", over, tmp_path / "labelled", "--labelled")
     assert said.exit_code == 0, said.output
     assert load_manifest(tmp_path / "labelled").num_samples == 2
+
+
+def test_of_a_table_whose_set_was_moved_away_each_command_names_both(base: Path, over: Path, tmp_path: Path) -> None:
+    assert umt_data("merge", tmp_path / "upper", over).exit_code == 0
+    base.rename(tmp_path / "elsewhere")
+    what = f"{over} is a table over {base}, and no set of shards is there"
+    for look in ("stats", "sheet"):
+        with pytest.raises(DataError, match=re.escape(what)) as caught:
+            umt_data(look, tmp_path / "upper")
+        assert f"put it back, or make {over} again" in str(caught.value.hint)
+    assert set(verify(tmp_path / "upper").faults) == {("table does not fit its sets", what)}
 
 
 # ---------------------------------------------------------------- sheet and show

@@ -15,8 +15,9 @@ from data_prep.checking.set_statistics import add_statistics, whole_statistics
 from data_prep.checking.stats import collect_stats
 from data_prep.clip import Clip, Listing, Outcome, Refusal, RunOptions, Sample, StoreOptions
 from data_prep.making import prepare as prepare_module
-from data_prep.making.foreign import adopt, upgrade
+from data_prep.making.foreign import adopt
 from data_prep.making.prepare import build_shards, close_set, prepare
+from data_prep.making.upgrade import upgrade
 from data_prep.state.plan import go_on, open_plan
 from data_prep.state.statistics import STATISTICS
 from tests.support.files import hashes_in

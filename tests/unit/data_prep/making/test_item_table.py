@@ -155,6 +155,12 @@ def test_a_clip_is_found_by_a_path_of_windows_and_without_a_second_suffix(tmp_pa
     assert labels(tmp_path / "table") == [("a/dog", 5), ("cat%2Emov", 6), ("cat%2Emov#1", 7)]
 
 
+def test_a_second_name_of_a_clip_is_no_column_and_is_said(tmp_path: Path) -> None:
+    _, said = items(tmp_path, [{"video": "clip-0003.mp4", "video_id": "abc", "caption": "a"}])
+    assert "1 items over 1 clips, with caption;" in said
+    assert "not used, as another field names the clip: video_id" in said
+
+
 def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None:
     rows = [{"key": "clip-0001", "label": "dive"}, {"key": "clip-0002", "label": "0"}]
     (tmp_path / "classes.txt").write_text("walk\ndive\n")
@@ -249,7 +255,7 @@ def test_a_table_moves_with_its_set_and_is_missed_without(tmp_path: Path, impati
     (tmp_path / "here").rename(tmp_path / "there")
     assert len(ShardSource(tmp_path / "there" / "table")) == 3
     (tmp_path / "there" / "table").rename(tmp_path / "alone")
-    with pytest.raises(DataError, match=r"base holds no manifest\.json"):
+    with pytest.raises(DataError, match=r"alone is a table over .*/base, and no set of shards is there"):
         ShardSource(tmp_path / "alone")
     assert out.name == "table"
 
