@@ -46,7 +46,8 @@ _NOT_ANSWERING = (
     "clip_teacher.", "vision_encoder.clip_decoder.", "vision_encoder.pool_norm.", "vision_proj.", "text_proj.",
     "itm_head.", "temp",
 )  # fmt: skip
-_TEXT, _DECODER, _LAYER = "text_encoder.", "text_decoder.", "bert.encoder.layer."
+_TEXT, _DECODER = "text_encoder.", "text_decoder."
+_BERT_LAYER = re.compile(r"bert\.encoder\.layer\.(0|[1-9][0-9]{0,3})\.(.*)", re.DOTALL)
 # Heads and buffers of BERT that nothing here uses; the decoder is the word embeddings once more.
 _BERT_UNUSED = ("pooler.", "cls.seq_relationship.", "cls.predictions.decoder.")
 
@@ -265,7 +266,7 @@ def answering_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not decoder:
         raise WeightsError(
             f"no answer decoder among {len(state)} tensors: these are not weights of question answering",
-            hint="of weights of stage 2, the fusion layers become the decoder (answering_start)",
+            hint="weights that question answering has trained; it can start from those of stage 2",
         )
     others = {key: value for key, value in bare.items() if not key.startswith((_TEXT, _DECODER))}
     text, decoder = bert_state(_under(_TEXT, bare)), bert_state(decoder)
@@ -279,18 +280,21 @@ def answering_start(state: Mapping[str, Tensor], *, text_layers: int) -> dict[st
     text encoder (text_layers: 9 of BERT-base, 19 of BERT-large), and embeddings and word head are copied. The encoders
     stay as they are; what compares videos with texts is left out. Source: METHOD.md, "Question answering".
 
-    Raises WeightsError where there is no text encoder, or where the video is of another width than the text: keys and
-    values of the fusion layers are made of the video, those of the decoder of the question.
+    Raises WeightsError where there is no text encoder, where there is a decoder already, or where the video is of
+    another width than the text: keys and values of the fusion layers are made of the video, those of the decoder of the
+    question.
     """
+    if has_answer_decoder(state):
+        raise WeightsError("these weights have an answer decoder already", hint="weights of stage 2, which has none")
     kept = {key: value for key, value in video_text_state(state).items() if not key.startswith(_NOT_ANSWERING)}
     text = bert_state(_under(_TEXT, kept))
     decoder = {}
     for key, value in text.items():
-        layer, _, rest = key.removeprefix(_LAYER).partition(".")
-        if not key.startswith(_LAYER):
+        layer = _BERT_LAYER.fullmatch(key)
+        if layer is None:
             decoder[key] = value
-        elif int(layer) >= text_layers:
-            decoder[f"{_LAYER}{int(layer) - text_layers}.{rest}"] = value
+        elif int(layer[1]) >= text_layers:
+            decoder[f"bert.encoder.layer.{int(layer[1]) - text_layers}.{layer[2]}"] = value
     _require_equal_widths(decoder)
     others = {key: value for key, value in kept.items() if not key.startswith(_TEXT)}
     encoder = {key: value for key, value in text.items() if not key.startswith("cls.")}
@@ -298,14 +302,18 @@ def answering_start(state: Mapping[str, Tensor], *, text_layers: int) -> dict[st
 
 
 def _require_equal_widths(decoder: Mapping[str, Tensor]) -> None:
-    width = decoder["bert.embeddings.word_embeddings.weight"].shape[-1]
+    text = _width(decoder["bert.embeddings.word_embeddings.weight"])
     for key, value in decoder.items():
-        if key.endswith("crossattention.self.key.weight") and value.shape[-1] != width:
+        if key.endswith("crossattention.self.key.weight") and _width(value) != text:
             raise WeightsError(
-                f"fusion layers that look at videos of width {value.shape[-1]} cannot become an answer decoder, which "
-                f"looks at text of width {width}",
+                f"fusion layers that look at videos of width {_width(value)} cannot become an answer decoder, which "
+                f"looks at text of width {text}",
                 hint="a text encoder as wide as the video encoder, as published",
             )
+
+
+def _width(weight: Tensor) -> int:
+    return weight.shape[-1] if weight.dim() else 0
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

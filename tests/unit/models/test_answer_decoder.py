@@ -126,6 +126,11 @@ def test_videos_of_another_width_than_the_text_cannot_start_a_decoder() -> None:
         answering_start(stage2_state(video_width=24), text_layers=2)
 
 
+def test_weights_with_a_decoder_are_not_overwritten_by_a_new_one() -> None:
+    with pytest.raises(WeightsError, match="have an answer decoder already"):
+        answering_start(answering_model().state_dict(), text_layers=2)
+
+
 def test_weights_of_stage_2_are_no_weights_of_question_answering() -> None:
     with pytest.raises(WeightsError, match="no answer decoder among"):
         answering_state(stage2_state())
