@@ -20,6 +20,7 @@ _START, _END = ("start", "time_start"), ("end", "time_end")
 SECONDS = (*_START, *_END)  # fields of a row that say where in its file an item lies
 # A cut file may be longer than its seconds by this: cuts fall on key frames
 _LONGER_S = 5.0
+_BESIDE_S = 1.0  # what begins so shortly behind the last frame is that frame
 _NEAR_S = 0.5  # a frame shows the second that it is so near to
 
 
@@ -59,7 +60,7 @@ class StoredSeconds:
         first, last = _seconds(start, 0.0), _seconds(end, math.inf)
         if self._has_moments:
             return _around(times, row["second"], first, last)
-        if first > last or first > times[-1] + 1:
+        if first > last or first > times[-1] + _BESIDE_S or last < times[0] - max(_BESIDE_S, _widest_step(times)):
             raise DecodeError(f"no stored frame lies between {first:g} and {last:g} s")
         return StoredPart(_between(times, first, last) or (nearest := _nearest(times, first), nearest))
 
@@ -98,6 +99,12 @@ def _cut_off(times: NDArray[np.float64], start: float, end: float) -> float:
     )
 
 
+def _widest_step(times: NDArray[np.float64]) -> float:
+    """The longest time from a stored frame to the next: so far before the first one nothing is stored. Of a frame
+    alone nobody knows."""
+    return float(np.diff(times).max()) if len(times) > 1 else math.inf
+
+
 def _between(times: NDArray[np.float64], first: float, last: float) -> tuple[int, int] | None:
     inside = np.flatnonzero((first <= times) & (times <= last))
     return (int(inside[0]), int(inside[-1])) if len(inside) else None
@@ -123,6 +130,9 @@ def _around(times: NDArray[np.float64], second: float, first: float, last: float
 
 def _seconds(value: Any, default: float) -> float:
     try:
-        return default if value is None else float(value)
-    except (TypeError, ValueError) as error:
-        raise DecodeError(f"{shown(repr(value))} is no number of seconds") from error
+        second = default if value is None else float(value)
+    except (TypeError, ValueError):
+        second = math.nan
+    if math.isnan(second):
+        raise DecodeError(f"{shown(repr(value))} is no number of seconds")
+    return second
