@@ -17,7 +17,15 @@ from torch import Tensor
 
 from umt_ds.errors import WeightsError
 from umt_ds.weights.load import read_state
-from umt_ds.weights.published import bert_state, student_state, teacher_state, text_teacher_state, video_text_state
+from umt_ds.weights.published import (
+    answering_start,
+    answering_state,
+    bert_state,
+    student_state,
+    teacher_state,
+    text_teacher_state,
+    video_text_state,
+)
 
 STATE = {"visual.conv1.weight": torch.arange(6.0).view(2, 3), "visual.proj": torch.ones(4, dtype=torch.float16)}
 
@@ -146,3 +154,23 @@ def test_any_names_and_shapes_are_translated_or_refused(state: dict[str, Tensor]
         return
     given_numbers = sum(value.numel() for value in state.values())
     assert sum(value.numel() for value in named.values()) <= given_numbers
+
+
+WORDS = "bert.embeddings.word_embeddings.weight"
+LAYERS = st.sampled_from(["0", "1", "2", "01", "-1", "1.1", "²", "x", "", "9" * 5000])
+CROSS = LAYERS.map(lambda layer: f"bert.encoder.layer.{layer}.crossattention.self.key.weight")
+TEXT_KEY = st.sampled_from([WORDS, WORDS.removeprefix("bert."), "cls.predictions.decoder.weight"]) | CROSS | NAME
+HALF = st.sampled_from(["text_encoder.", "text_decoder.", "module.text_encoder.", "vision_encoder.encoder.", ""])
+ENCODER, DECODER = ({f"{half}.{WORDS}": torch.ones(3, 2)} for half in ("text_encoder", "text_decoder"))
+
+
+@given(st.dictionaries(st.tuples(HALF, TEXT_KEY).map("".join), TENSOR, max_size=6), st.booleans(), st.integers(0, 3))
+def test_any_text_encoder_and_decoder_answer_or_are_refused(
+    changes: dict[str, Tensor], is_start: bool, text_layers: int
+) -> None:
+    state = ENCODER | changes if is_start else ENCODER | DECODER | changes
+    try:
+        named = answering_start(state, text_layers=text_layers) if is_start else answering_state(state)
+    except WeightsError:
+        return
+    assert all(any(value is original for original in state.values()) for value in named.values())

@@ -11,7 +11,7 @@ Shapes: R texts, L tokens, W width, A heads, B videos (or images), N tokens of e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,60 @@ def _settings(size: BertSize, *, dropout: float, **more: Any) -> Any:
     return config
 
 
+class Seen(NamedTuple):
+    """What texts cross-attend to. states: [B,N,D], tokens of videos or states of other texts. rows: i64 [R], text r
+    looks at states[rows[r]]; None: R = B. is_key: bool [B,N], False where a state is padding; None: all count."""
+
+    states: Tensor
+    rows: Tensor | None = None
+    is_key: Tensor | None = None
+
+
+def run_layer(
+    layer: Any,
+    x: Tensor,
+    *,
+    heads: int,
+    dropout: float,
+    is_token: Tensor | None = None,
+    causal: bool = False,
+    seen: Seen | None = None,
+) -> Tensor:
+    """Self-attention, cross-attention where there is something to see, feed-forward; each with its residual and norm.
+
+    x: [R,L,W]. dropout: of attention weights, 0 outside training. is_token: bool [R,L], False where a token is padding.
+    causal: a token sees itself and those before it.
+    """
+    own = layer.attention.self
+    mixed = _attend(own, x, own.key(x), own.value(x), heads=heads, dropout=dropout, is_key=is_token, causal=causal)
+    x = layer.attention.output(mixed, x)
+    if seen is not None:
+        cross = layer.crossattention.self
+        key, value, is_key = cross.key(seen.states), cross.value(seen.states), seen.is_key  # [B,N,W]
+        if seen.rows is not None:
+            key, value = key[seen.rows], value[seen.rows]  # [R,N,W]
+            is_key = None if is_key is None else is_key[seen.rows]
+        x = layer.crossattention.output(_attend(cross, x, key, value, heads=heads, dropout=dropout, is_key=is_key), x)
+    out: Tensor = layer.output(layer.intermediate(x), x)
+    return out
+
+
+def _attend(
+    part: Any,
+    x: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    heads: int,
+    dropout: float,
+    is_key: Tensor | None,
+    causal: bool = False,
+) -> Tensor:
+    """Queries of x [R,L,W] over keys and values [R,M,W]: [R,L,W]."""
+    query, key, value = (y.unflatten(-1, (heads, -1)) for y in (part.query(x), key, value))
+    return attention(query, key, value, is_key=is_key, causal=causal, dropout=dropout).flatten(2)
+
+
 class Bert(nn.Module):
     """Text encoder, fusion encoder and word head; `bert.…` and `cls.…` as in published checkpoints.
 
@@ -84,6 +138,7 @@ class Bert(nn.Module):
 
     The last `fusion_layers` layers have cross-attention to videos of `video_width`. dropout: of states and of attention
     weights, in training. checkpoint_layers: recompute the activations of the first n layers in the backward pass.
+    word_head: False leaves out `cls`, as fine-tuned models do, and `words` with it.
     Raises ConfigError where no layer is left to read text.
     """
 
@@ -95,6 +150,7 @@ class Bert(nn.Module):
         video_width: int,
         dropout: float = 0.1,
         checkpoint_layers: int = 0,
+        word_head: bool = True,
     ) -> None:
         super().__init__()
         if not 0 < fusion_layers < size.layers:
@@ -108,8 +164,9 @@ class Bert(nn.Module):
         self.checkpoint_layers = checkpoint_layers
         # a door of Any: module dicts are typed by half
         self.bert: Any = bert_parts(size, fusion_layers=fusion_layers, video_width=video_width, dropout=dropout)
-        self.cls: Any = nn.ModuleDict({"predictions": WordHead(size)})
-        self.apply(_initialise)
+        if word_head:
+            self.cls: Any = nn.ModuleDict({"predictions": WordHead(size)})
+        self.apply(initialise)
 
     @property
     def layers(self) -> Any:
@@ -144,28 +201,12 @@ class Bert(nn.Module):
         return run(index, x, is_token, video, rows)
 
     def _layer(self, index: int, x: Tensor, is_token: Tensor, video: Tensor | None, rows: Tensor | None) -> Tensor:
-        """Self-attention, cross-attention where there is a video, feed-forward; each with its residual and norm."""
-        layer = self.layers[index]
-        own = layer.attention.self
-        mixed = self._attend(own, x, own.key(x), own.value(x), is_token)
-        x = layer.attention.output(mixed, x)
-        if video is not None:
-            cross = layer.crossattention.self
-            key, value = cross.key(video), cross.value(video)  # [B,N,W]
-            if rows is not None:
-                key, value = key[rows], value[rows]  # [R,N,W]
-            x = layer.crossattention.output(self._attend(cross, x, key, value, None), x)
-        out: Tensor = layer.output(layer.intermediate(x), x)
-        return out
-
-    def _attend(self, part: Any, x: Tensor, key: Tensor, value: Tensor, is_key: Tensor | None) -> Tensor:
-        """Queries of x [R,L,W] over keys and values [R,M,W]: [R,L,W]."""
-        query, key, value = (y.unflatten(-1, (self.size.heads, -1)) for y in (part.query(x), key, value))
+        seen = None if video is None else Seen(video, rows)
         dropout = self.dropout if self.training else 0.0
-        return attention(query, key, value, is_key=is_key, dropout=dropout).flatten(2)
+        return run_layer(self.layers[index], x, heads=self.size.heads, dropout=dropout, is_token=is_token, seen=seen)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """BERT's own start: normal 0.02, biases 0, norms 1 and 0 (as they are made)."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)

@@ -1,4 +1,5 @@
-"""Translate published weights into the names of this project: CLIP teachers, UMT students, BERT, UMT's stage 2.
+"""Translate published weights into the names of this project: CLIP teachers, UMT students, BERT, UMT's stage 2 and
+question answering.
 
 Only names and layouts change here, never a number. What wrappers add to names is off first (`names.bare_names`). Sizes
 that do not fit are the loader's business.
@@ -40,6 +41,13 @@ _PATCHES = "patch_embed.proj.weight"  # which every video encoder has
 _STAGE2_ENCODER = "vision_encoder.encoder."
 # What old BERT files call the two tensors of a norm.
 _OLD_NORM = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+# What stage 2 has beside the parts that answer questions.
+_NOT_ANSWERING = (
+    "clip_teacher.", "vision_encoder.clip_decoder.", "vision_encoder.pool_norm.", "vision_proj.", "text_proj.",
+    "itm_head.", "temp",
+)  # fmt: skip
+_TEXT, _DECODER = "text_encoder.", "text_decoder."
+_BERT_LAYER = re.compile(r"bert\.encoder\.layer\.(0|[1-9][0-9]{0,3})\.(.*)", re.DOTALL)
 # Heads and buffers of BERT that nothing here uses; the decoder is the word embeddings once more.
 _BERT_UNUSED = ("pooler.", "cls.seq_relationship.", "cls.predictions.decoder.")
 
@@ -240,3 +248,77 @@ def video_text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "temp" in kept and kept["temp"].numel() == 1:
         kept["temp"] = kept["temp"].reshape(1)
     return kept
+
+
+def has_answer_decoder(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of question answering, published or our own."""
+    return any(key.startswith(_DECODER) for key in bare_names(state))
+
+
+def answering_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of question answering, published or our own, in the keys of `models.answer_decoder.AnsweringModel`.
+
+    Published files hold the text encoder without `bert.`. The decoder's tied matrix is left out. Raises WeightsError
+    where there is no decoder, or where its word head is not tied.
+    """
+    bare = bare_names(state)
+    decoder = _under(_DECODER, bare)
+    if not decoder:
+        raise WeightsError(
+            f"no answer decoder among {len(state)} tensors: these are not weights of question answering",
+            hint="weights that question answering has trained; it can start from those of stage 2",
+        )
+    others = {key: value for key, value in bare.items() if not key.startswith((_TEXT, _DECODER))}
+    text, decoder = bert_state(_under(_TEXT, bare)), bert_state(decoder)
+    return others | _below(_TEXT, text) | _below(_DECODER, decoder)
+
+
+def answering_start(state: Mapping[str, Tensor], *, text_layers: int) -> dict[str, Tensor]:
+    """Weights of stage 2, published or our own, as those from which question answering starts.
+
+    In the keys of `models.answer_decoder.AnsweringModel`, none missing: decoder layer j is layer text_layers + j of the
+    text encoder (text_layers: 9 of BERT-base, 19 of BERT-large), and embeddings and word head are copied. The encoders
+    stay as they are; what compares videos with texts is left out. Source: METHOD.md, "Question answering".
+
+    Raises WeightsError where there is no text encoder, where there is a decoder already, or where the video is of
+    another width than the text: keys and values of the fusion layers are made of the video, those of the decoder of the
+    question.
+    """
+    if has_answer_decoder(state):
+        raise WeightsError("these weights have an answer decoder already", hint="weights of stage 2, which has none")
+    kept = {key: value for key, value in video_text_state(state).items() if not key.startswith(_NOT_ANSWERING)}
+    text = bert_state(_under(_TEXT, kept))
+    decoder = {}
+    for key, value in text.items():
+        layer = _BERT_LAYER.fullmatch(key)
+        if layer is None:
+            decoder[key] = value
+        elif int(layer[1]) >= text_layers:
+            decoder[f"bert.encoder.layer.{int(layer[1]) - text_layers}.{layer[2]}"] = value
+    _require_equal_widths(decoder)
+    others = {key: value for key, value in kept.items() if not key.startswith(_TEXT)}
+    encoder = {key: value for key, value in text.items() if not key.startswith("cls.")}
+    return others | _below(_TEXT, encoder) | _below(_DECODER, decoder)
+
+
+def _require_equal_widths(decoder: Mapping[str, Tensor]) -> None:
+    text = _width(decoder["bert.embeddings.word_embeddings.weight"])
+    for key, value in decoder.items():
+        if key.endswith("crossattention.self.key.weight") and _width(value) != text:
+            raise WeightsError(
+                f"fusion layers that look at videos of width {_width(value)} cannot become an answer decoder, which "
+                f"looks at text of width {text}",
+                hint="a text encoder as wide as the video encoder, as published",
+            )
+
+
+def _width(weight: Tensor) -> int:
+    return weight.shape[-1] if weight.dim() else 0
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}

@@ -56,6 +56,17 @@ def test_torchs_own_is_the_reference(queries: int, keys: int) -> None:
         torch.testing.assert_close(mine, its, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("way", [attention, reference.attention])
+def test_causal_attention_is_a_loop_over_growing_prefixes(way: Callable[..., Tensor]) -> None:
+    inputs = three(2, 5, 3, 8)
+    query, key, value = inputs
+    prefixes = [reference.attention(query[:, n : n + 1], key[:, : n + 1], value[:, : n + 1]) for n in range(5)]
+    ours, expected = way(*inputs, causal=True), torch.cat(prefixes, dim=1)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+    for mine, its in zip(gradients(ours, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(mine, its, rtol=0, atol=1e-4)
+
+
 @settings(deadline=None, max_examples=30)
 @given(tokens=st.lists(st.sampled_from([1, 3, 5, 40]), min_size=1, max_size=6))
 def test_a_packed_row_is_its_sequences_one_by_one(tokens: list[int]) -> None:

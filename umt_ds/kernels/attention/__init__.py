@@ -3,7 +3,7 @@
 Where flash-attn is installed and takes the tensors it is used (`flash.py` says which of its versions), else torch's own
 fused attention. `reference.py` says what all of them compute.
 
-Text asks for more (padded keys, dropout of the weights): that is always torch's.
+Text asks for more (padded keys, causal answers, dropout of the weights): that is always torch's.
 
 Shapes: B sequences, N queries, M keys and values, H heads, d width of a head, L tokens of all sequences in a row.
 """
@@ -20,15 +20,22 @@ __all__ = ["Lengths", "attention", "attention_packed"]
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, *, is_key: Tensor | None = None, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    is_key: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """softmax(query · keyᵀ / √d) · value for each head: [B,N,H,d] with [B,M,H,d] twice to [B,N,H,d].
 
     Any strides but a last axis that is contiguous; statistics in fp32. torch.compile traces through it.
-    is_key: bool [B,M], False where a key is padding; each sequence has one key at least. dropout: of the weights.
+    is_key: bool [B,M], False where a key is padding; each sequence has one key at least. causal: query n sees keys 0 to
+    n; not together with is_key, as padding at the end comes after every token. dropout: of the weights.
     """
-    if is_key is not None or dropout > 0:
-        return fused.attention(query, key, value, is_key=is_key, dropout=dropout)
+    if is_key is not None or causal or dropout > 0:
+        return fused.attention(query, key, value, is_key=is_key, causal=causal, dropout=dropout)
     version = _flash_version(query.device, query.dtype, query.shape[-1])
     if version is None:
         return fused.attention(query, key, value)

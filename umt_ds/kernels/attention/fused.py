@@ -10,13 +10,19 @@ from umt_ds.kernels.attention.lengths import Lengths
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, *, is_key: Tensor | None = None, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    is_key: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """As `umt_ds.kernels.attention.attention`, any dtype and device."""
+    assert not (causal and is_key is not None), "torch's kernels take one of the two"
     mask = None if is_key is None else is_key[:, None, None, :]
-    mixed = F.scaled_dot_product_attention(
-        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, dropout_p=dropout
-    )
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=dropout)
     return mixed.transpose(1, 2)
 
 
