@@ -198,6 +198,8 @@ def _lines_of_table(stats: Mapping[str, Any]) -> Iterator[str]:
         yield f"protocol {protocol['name']}: {of_what}{other}"
         if protocol["num_missing"]:
             yield f"of these videos {protocol['num_missing']:,} are MISSING in the set: {some(protocol['missing'])}"
+        if protocol.get("num_left_out"):
+            yield f"{protocol['num_left_out']:,} of its items are LEFT OUT by filter or split"
         if protocol.get("num_unanswered"):
             yield f"{protocol['num_unanswered']:,} of its questions have NO ANSWER"
         if protocol.get("num_too_long"):

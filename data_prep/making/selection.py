@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def write_selection(items: SetItems, out: Path, *, name: str) -> Selection:
     sets = sorted(place for place, numbers in chosen.items() if len(numbers))
     parts = tuple(_part(out, number, items.root / place, chosen[place]) for number, place in enumerate(sets))
     write_whole(out / BAD_CSV, csv_of_refusals(items.left_out))
-    options = dict(items.about)
+    options = dict(items.about) | _protocol(items.root / sets[0], chosen[sets[0]] if len(sets) == 1 else None)
     Manifest(
         name=name,
         media=str(options.pop("media")),
@@ -65,6 +66,17 @@ def write_selection(items: SetItems, out: Path, *, name: str) -> Selection:
     ).save(out)
     size = sum(part.rows.bytes for part in parts if part.rows)
     return Selection(out, name, len(items), len(parts), size, items.left_out)
+
+
+def _protocol(folder: Path, chosen: NDArray[np.int64] | None) -> dict[str, Any]:
+    """What the manifest says of the protocol of a table, and of how many of its items are left out here. Items of
+    several sets (chosen: None) are of no protocol."""
+    manifest = load_manifest(folder)
+    if chosen is None or "protocol" not in manifest.options:
+        return {}
+    protocol = manifest.options["protocol"]
+    left_out = protocol.get("num_left_out", 0) + manifest.num_samples - len(chosen)
+    return {"protocol": {**protocol, "num_left_out": left_out} if left_out else protocol}
 
 
 def _part(out: Path, number: int, folder: Path, chosen: NDArray[np.int64]) -> Part:

@@ -62,7 +62,7 @@ def _found(evaluator: Evaluator, module: nn.Module, world: World, beat: Callable
     left_out = [[one.key, one.reason] for one in found.left_out]
     return {
         "values": dict(found.values), "items": found.items, "left_out": left_out, "partial": found.is_partial,
-        "predictions": found.predictions, "protocol": dict(found.protocol),
+        "ranks": dict(found.ranks), "predictions": found.predictions, "protocol": dict(found.protocol),
     }  # fmt: skip
 
 

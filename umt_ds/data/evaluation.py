@@ -143,7 +143,9 @@ class ClipRequest:
 @dataclass(frozen=True)
 class ItemInfo:
     """An item that was read, without its pixels. number: its place in the set. content: a hash of its key and of the
-    bytes that were read of it. stored_frames: of which some were shown; None where all that the video has count."""
+    bytes that were read of it. stored_frames: of which some were shown; None where all that the video has count.
+    video: what items of the same frames have in common: where their sample lies, and which part of it they are. group:
+    what items that count as the same have in common, where a table says so."""
 
     number: int
     key: str
@@ -151,6 +153,8 @@ class ItemInfo:
     stored_frames: int | None
     labels: tuple[int, ...]  # in the order of `label_fields`; -1 where it has none
     captions: tuple[str, ...]  # cleaned; empty where none were asked for
+    video: tuple[int, ...]
+    group: str | None
 
 
 @dataclass(frozen=True)
@@ -358,8 +362,14 @@ class EvaluationSet:
         labels = self._labels(clip.key, clip.record)
         captions = self._captions(clip.record)
         content = digest64(clip.key, *clip.crcs)
-        item = ItemInfo(place, clip.key, content, noted[-1] if noted else None, labels, captions)
+        stored = noted[-1] if noted else None
+        item = ItemInfo(place, clip.key, content, stored, labels, captions, *self._video_and_group(ref))
         return item, request.views_of(clip.frames)
+
+    def _video_and_group(self, ref: SampleRef) -> tuple[tuple[int, ...], str | None]:
+        item = self._source.item(ref)
+        group = item.fields.get("group")
+        return (item.shard, item.row, *(item.frames or ())), None if group is None else str(group)
 
     def _labels(self, key: str, record: Mapping[str, Any]) -> tuple[int, ...]:
         request = self.request

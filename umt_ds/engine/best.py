@@ -47,7 +47,7 @@ class Best:
 
 def hash_of(protocol: Mapping[str, Any]) -> str:
     """What of a protocol decides whether two scores compare: all of it but where sets lie and what was missing."""
-    other = ("shards", "items", "left_out", "stored_frames")
+    other = ("shards", "items", "videos", "left_out", "stored_frames", "published")
 
     def decisive(value: Any) -> Any:
         if not isinstance(value, Mapping):

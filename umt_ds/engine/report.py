@@ -142,7 +142,7 @@ class Report:
             self._plan.total_steps,
             " ".join(f"{metric} {value:.4f}" for metric, value in scores.values.items()),
             scores.items,
-            f" | partial: {len(scores.left_out)} left out" if scores.is_partial else "",
+            f" | partial: {scores.partial_text}" if scores.is_partial else "",
             f" | weights {scores.protocol['weights']}" if "weights" in scores.protocol else "",
             seconds,
         )

@@ -11,6 +11,7 @@ from torch import nn
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.evaluation import LeftOut as LeftOut  # part of this interface
 from umt_ds.distributed.world import World
+from umt_ds.evaluation.published import gaps
 
 Beat = Callable[[], None]  # called after each batch: a sign of life for the watchdog
 
@@ -25,14 +26,25 @@ class Scores:
     left_out: tuple[LeftOut, ...] = ()
     # everything one must know to repeat the numbers: data fingerprint, views, frame rule, resize rule …; JSON types
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Mapping[str, float] = field(default_factory=dict)  # the smaller the better: none chooses a checkpoint
     # columns by name, of equal length, a row for each question that was asked: an item of the set, in its order; in
     # retrieval a caption; only where they were asked for
     predictions: Mapping[str, list[Any]] | None = None
 
     @property
+    def gaps(self) -> tuple[str, ...]:
+        """How what was scored differs from the published split that the set is of."""
+        return tuple(gaps(self.protocol))
+
+    @property
     def is_partial(self) -> bool:
-        """Whether an item is missing in the numbers."""
-        return bool(self.left_out)
+        """Whether an item is missing in the numbers, or they are not of a whole published split."""
+        return bool(self.left_out or self.gaps)
+
+    @property
+    def partial_text(self) -> str:
+        """What is missing; empty where nothing is."""
+        return "; ".join([*([f"{len(self.left_out)} left out"] if self.left_out else []), *self.gaps])
 
     def of_average(self, decay: float) -> Scores:
         """The same scores, which say that they are of averaged weights (`optim.ema_decay`)."""

@@ -18,6 +18,7 @@ from umt_ds.distributed.collectives import gather_uneven
 from umt_ds.distributed.world import World
 from umt_ds.evaluation.encode import ALONE, EncodedSet, encode_set, no_beat, on_first_rank, place_of
 from umt_ds.evaluation.evaluator import Beat, Scores
+from umt_ds.evaluation.gallery import Gallery, gallery_of
 from umt_ds.evaluation.metrics.retrieval import (
     RANKS,
     RetrievalResult,
@@ -50,18 +51,22 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """videos: f32 [V,P,C]; texts: f32 [T,C]; video_of_text: i64 [T]. The same on all ranks, on the CPU."""
+    """videos: f32 [V,P,C]; texts: f32 [T,C], of the gallery. The same on all ranks, on the CPU."""
 
     encoded: EncodedSet
-    captions: tuple[str, ...]
-    video_of_text: Tensor
+    gallery: Gallery
     videos: Tensor
     texts: Tensor
 
     def compared(self) -> RetrievalResult:
         """Each with each."""
+        items = [self.encoded.items[place] for place in self.gallery.videos]
         return RetrievalResult(
-            self.encoded.keys, self.captions, self.video_of_text, similarity(self.videos, self.texts)
+            tuple(item.key for item in items),
+            tuple(item.number for item in items),
+            self.gallery.captions,
+            self.gallery.right,
+            similarity(self.videos, self.texts),
         )
 
 
@@ -75,14 +80,13 @@ def embed_set(
     num_workers: int = 0,
     beat: Beat = no_beat,
 ) -> EmbeddedSet:
-    """Embed all videos of a set, and all captions of each. Arguments and errors as of `encode_set`."""
+    """Embed the videos and captions of the gallery of a set. Arguments and errors as of `encode_set`."""
     encoded = encode_set(
         {"videos": model.embed_videos}, items, world, device=device, num_workers=num_workers, beat=beat
     )
-    owners = [place for place, item in enumerate(encoded.items) for _ in item.captions]
-    captions = [caption for item in encoded.items for caption in item.captions]
-    texts = _embed_texts(model, tokenizer, captions, world, device or torch.device("cpu"), beat)
-    return EmbeddedSet(encoded, tuple(captions), torch.tensor(owners), encoded.vectors["videos"], texts)
+    gallery = gallery_of(encoded.items)
+    texts = _embed_texts(model, tokenizer, list(gallery.captions), world, device or torch.device("cpu"), beat)
+    return EmbeddedSet(encoded, gallery, encoded.vectors["videos"][list(gallery.videos)], texts)
 
 
 @torch.no_grad()
@@ -127,8 +131,8 @@ class RetrievalEvaluator:
         return [self.items]
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
-        """See `Evaluator`. A row of the predictions is a caption: how many wrong videos come before its own, as a rank
-        from 1, and the video that it finds first."""
+        """See `Evaluator`. A row of the predictions is a caption: the one of its videos that it finds first, how many
+        wrong videos come before that, as a rank from 1, and the video that it finds first of all."""
         device, precision = place_of(module)
         embedded = embed_set(
             self.model_of(module),
@@ -139,39 +143,43 @@ class RetrievalEvaluator:
             num_workers=self.num_workers,
             beat=beat,
         )
-        values, columns = on_first_rank(world, lambda: self._judge(embedded, predictions))
+        scores, columns = on_first_rank(world, lambda: _judge(embedded, predictions))
         encoded = embedded.encoded
         say_left_out(self.said, self.name, self.items, encoded.left_out)
         return Scores(
             self.name,
-            values,
+            values_of(scores),
             items=len(encoded.items),
             left_out=encoded.left_out,
             protocol={
                 **protocol_of(self.items, encoded, precision=precision),
-                "captions": len(embedded.captions),
+                "videos": scores.videos,
+                "captions": scores.texts,
                 "caption_field": self.items.request.caption_field,
                 "similarity": "mean over the frames of the products of unit vectors, temperature 1; no re-ranking",
-                "chance": {"t2v_r1": 100 / len(encoded.items)},
+                "chance": {"t2v_r1": 100 * int(embedded.gallery.right.sum()) / scores.texts / scores.videos},
                 **self.about,
             },
+            ranks=ranks_of(scores),
             predictions=columns,
         )
 
-    def _judge(self, embedded: EmbeddedSet, predictions: bool) -> tuple[dict[str, float], dict[str, list[Any]] | None]:
-        found = embedded.compared()
-        values = values_of(retrieval_scores(found.similarity, found.video_of_text))
-        if not predictions:
-            return values, None
-        ranks = retrieval_ranks(found.similarity, found.video_of_text).of_texts
-        best = found.similarity.max(dim=0)
-        return values, {
-            "key": [found.keys[video] for video in found.video_of_text.tolist()],
-            "caption": list(found.captions),
-            "rank": (ranks + 1).tolist(),
-            "found_first": [found.keys[video] for video in best.indices.tolist()],
-            "similarity": best.values.tolist(),
-        }
+
+def _judge(embedded: EmbeddedSet, predictions: bool) -> tuple[RetrievalScores, dict[str, list[Any]] | None]:
+    found = embedded.compared()
+    return retrieval_scores(found.similarity, found.right), _columns(found) if predictions else None
+
+
+def _columns(found: RetrievalResult) -> dict[str, list[Any]]:
+    own = found.similarity.masked_fill(~found.right, -torch.inf).max(dim=0)
+    best = found.similarity.max(dim=0)
+    return {
+        "key": [found.keys[video] for video in own.indices.tolist()],
+        "caption": list(found.captions),
+        "rank": (retrieval_ranks(found.similarity, found.right).of_texts + 1).tolist(),
+        "found_first": [found.keys[video] for video in best.indices.tolist()],
+        "similarity": best.values.tolist(),
+    }
 
 
 def values_of(scores: RetrievalScores) -> dict[str, float]:
@@ -179,4 +187,15 @@ def values_of(scores: RetrievalScores) -> dict[str, float]:
     ways = {"t2v": scores.text_to_video, "v2t": scores.video_to_text}
     return {f"{way}_r{k}": 100 * share for way, found in ways.items() for k, share in found.items()} | {
         "mean": 100 * scores.mean
+    }
+
+
+def ranks_of(scores: RetrievalScores) -> dict[str, float]:
+    """`t2v_mean_rank`, `t2v_median_rank`, and of the other way."""
+    (t2v_mean, v2t_mean), (t2v_median, v2t_median) = scores.mean_ranks, scores.median_ranks
+    return {
+        "t2v_mean_rank": t2v_mean,
+        "t2v_median_rank": t2v_median,
+        "v2t_mean_rank": v2t_mean,
+        "v2t_median_rank": v2t_median,
     }

@@ -10,6 +10,7 @@ from umt_ds.data.evaluation import EvaluationSet, LeftOut
 from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.errors import some
 from umt_ds.evaluation.encode import EncodedSet
+from umt_ds.evaluation.published import gaps, published_split
 
 log = logging.getLogger("umt_ds")
 
@@ -34,10 +35,13 @@ class Said:
 
 
 def say_left_out(said: Said, name: str, items: EvaluationSet, left_out: Sequence[LeftOut]) -> None:
-    """A warning that a score is partial, with the first items that are missing."""
+    """Warnings that a score is partial: with the first items that are missing, and how its set differs from the
+    published split that it is of."""
     if left_out:
         which = some((f"{one.key}: {one.reason}" for one in left_out), 3, each=160)
         said.warn(f"evaluation.{name}: {len(left_out)} of {len(items)} clips of {items.shards} are left out ({which})")
+    for gap in gaps(_which(items)):
+        said.warn(f"evaluation.{name}: {items.shards} is not as published: {gap}")
 
 
 def protocol_of(items: EvaluationSet, encoded: EncodedSet, *, precision: str) -> dict[str, Any]:
@@ -57,12 +61,15 @@ def protocol_of(items: EvaluationSet, encoded: EncodedSet, *, precision: str) ->
 
 
 def set_protocol(items: EvaluationSet, encoded: EncodedSet) -> dict[str, Any]:
-    """Which clips of which set."""
+    """Which clips of which set, and of which published split."""
+    return {**_which(items), "items": len(encoded.items), "left_out": len(encoded.left_out)}
+
+
+def _which(items: EvaluationSet) -> dict[str, Any]:
     return {
         "shards": str(items.shards),
         "fingerprint": items.manifest.fingerprint,
         "samples": items.manifest.num_samples,
         "limit": items.limit,
-        "items": len(encoded.items),
-        "left_out": len(encoded.left_out),
+        **published_split(items.manifest),
     }

@@ -107,9 +107,11 @@ def _run_as_json(one: RunScores, places: Mapping[tuple[str, str], str]) -> dict[
                 "evaluation": scores.name,
                 "settings": one.run.config.evaluation[scores.name].model_dump(mode="json"),
                 "values": _finite(scores.values),
+                "ranks": _finite(scores.ranks),
                 "items": scores.items,
                 "partial": scores.is_partial,
                 "left_out": [{"key": item.key, "reason": item.reason} for item in scores.left_out],
+                "gaps": list(scores.gaps),
                 "protocol": _finite(scores.protocol),
                 "predictions": places.get((one.run.name, scores.name)),
             }

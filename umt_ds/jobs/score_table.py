@@ -29,9 +29,9 @@ def score_text(scored: Sequence[RunScores]) -> str:
 
 def _table(name: str, scored: Sequence[RunScores]) -> str:
     found = [scores for one in scored for scores in [one.of(name)] if scores is not None]
-    metrics = list(dict.fromkeys(metric for scores in found for metric in scores.values))
+    metrics = list(dict.fromkeys(metric for scores in found for metric in _numbers(scores)))
     rows = [
-        [one.run.name, _step(one), _items(scores), *(_number(scores.values.get(metric)) for metric in metrics)]
+        [one.run.name, _step(one), _items(scores), *(_number(_numbers(scores).get(metric)) for metric in metrics)]
         for one, scores in zip(scored, found, strict=True)
     ]
     rows += _together(name, scored, found, metrics)
@@ -46,7 +46,11 @@ def _step(one: RunScores) -> str:
 
 
 def _items(scores: Scores) -> str:
-    return f"{scores.items} of {scores.items + len(scores.left_out)}" if scores.is_partial else str(scores.items)
+    return f"{scores.items} of {scores.items + len(scores.left_out)}" if scores.left_out else str(scores.items)
+
+
+def _numbers(scores: Scores) -> dict[str, float]:
+    return {**scores.values, **scores.ranks}
 
 
 def _number(value: float | None) -> str:
@@ -63,8 +67,8 @@ def _together(
     # runs of a group are evaluated alike, so that they have the same metrics
     spreads = [
         {
-            metric: Spread.of([found[m].values[metric] for m in group.members])
-            for metric in found[group.members[0]].values
+            metric: Spread.of([_numbers(found[m])[metric] for m in group.members])
+            for metric in _numbers(found[group.members[0]])
         }
         for group in groups
     ]
@@ -85,7 +89,8 @@ def _with_error(number: str, error: float) -> str:
 
 
 def _left_out(one: RunScores, scores: Scores) -> Iterator[str]:
-    if not scores.is_partial:
+    yield from (f"partial: {one.run.name}: {gap}" for gap in scores.gaps)
+    if not scores.left_out:
         return
     count = len(scores.left_out)
     reasons = "; ".join(f"{shown(item.key)} ({shown(item.reason, 120)})" for item in scores.left_out[:_REASONS])

@@ -16,10 +16,10 @@ _PAIRS = 20
 
 def accuracy_rows(scores: Scores) -> list[list[str]]:
     """The accuracies in percent, heading first."""
-    left_out = f", {len(scores.left_out)} left out" if scores.is_partial else ""
+    partial = f", {scores.partial_text}" if scores.is_partial else ""
     chance = scores.protocol["chance"]
     return [
-        [f"accuracy on {scores.items} clips{left_out}, %", *scores.values],
+        [f"accuracy on {scores.items} clips{partial}, %", *scores.values],
         ["the model", *(f"{value:.1f}" for value in scores.values.values())],
         ["chance", *(f"{chance[metric]:.1f}" if metric in chance else "-" for metric in scores.values)],
     ]

@@ -196,7 +196,7 @@ def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) ->
 
 def draw_similarity(found: RetrievalResult, *, title: str) -> bytes:
     """Every caption against every video, as PNG; captions in the order of their videos: the diagonal is right."""
-    order = found.video_of_text.argsort(stable=True)
+    order = found.right.int().argmax(dim=0).argsort(stable=True)  # by the first of their videos
     figure = _figure(width=7.2, height=6.4, title=title)
     panel = figure.subplots()
     image = panel.imshow(found.similarity[:, order].T.numpy(), cmap="viridis", aspect="auto", interpolation="nearest")
@@ -207,7 +207,7 @@ def draw_similarity(found: RetrievalResult, *, title: str) -> bytes:
 
 
 def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, title: str) -> bytes:
-    """For each caption a row of the videos it found, best first; its own has a green frame. As PNG.
+    """For each caption a row of the videos it found, best first; its own have a green frame. As PNG.
 
     frames: of each video shown, u8 [T,H,W,3].
     """
@@ -215,15 +215,15 @@ def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, tit
     figure = _figure(width=2.6 * columns, height=0.6 + 1.15 * len(answers), title=title)
     rows = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
     for row, answer in zip(rows, answers, strict=True):
-        rank = answer.found.index(answer.right) + 1 if answer.right in answer.found else None
+        rank = next((rank for rank, video in enumerate(answer.found, 1) if video in answer.right), None)
         where = f"its own is number {rank}" if rank else f"its own is not among the first {columns}"
         row.suptitle(f"“{answer.caption}”: {where}", fontsize=9, x=0.01, ha="left")
         for panel, video in zip(row.subplots(1, columns, squeeze=False)[0], answer.found, strict=True):
             panel.imshow(_strip(frames[video]).numpy(), interpolation="nearest")
             panel.set_xticks([])
             panel.set_yticks([])
-            panel.spines[:].set_color(_RIGHT if video == answer.right else _GRID)
-            panel.spines[:].set_linewidth(4 if video == answer.right else 1)
+            panel.spines[:].set_color(_RIGHT if video in answer.right else _GRID)
+            panel.spines[:].set_linewidth(4 if video in answer.right else 1)
     return _png(figure)
 
 

@@ -16,6 +16,7 @@ from umt_ds.errors import CheckpointError, MachineError
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NamedClips, NotMade, Remark, Retrieved
 from umt_ds.evaluation.frozen_features import ProbeResult
 from umt_ds.evaluation.metrics.retrieval import RetrievalScores
+from umt_ds.evaluation.published import gaps
 from umt_ds.report.classes import MOST_DRAWN, accuracy_rows, class_rows, confused_pairs, confusion_as_json
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
 from umt_ds.report.history import History, ScorePoint, read_history
@@ -140,10 +141,14 @@ def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> 
 
 def _sets_in(protocol: Mapping[str, Any]) -> str:
     """Which clips a score is of, and those of the other sets that took part, such as the voters of a kNN."""
+    gap = "".join(f"; {one}" for one in gaps(protocol))
     others = [(what, one) for what, one in protocol.items() if isinstance(one, Mapping) and "shards" in one]
-    return "; ".join(
-        f"{one.get('items', '?')} of the {one.get('samples', '?')} {what} in {one.get('shards', '?')}"
-        for what, one in (("clips", protocol), *others)
+    return (
+        "; ".join(
+            f"{one.get('items', '?')} of the {one.get('samples', '?')} {what} in {one.get('shards', '?')}"
+            for what, one in (("clips", protocol), *others)
+        )
+        + gap
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from data_prep.making.item_table import read_items, write_table
 from tests.support.shards import frame, noisy_frames, picture, write_shards
 from umt_ds.batch import Tokens
 from umt_ds.config.run import RunConfig
@@ -27,6 +29,11 @@ from umt_ds.report.pictures import draw_answers, draw_similarity
 from umt_ds.tasks.stage2.retrieval import Retrieval, resized_how
 
 
+def of_one(videos: Sequence[int]) -> Tensor:
+    """Captions that are right for one video each."""
+    return torch.arange(max(videos) + 1)[:, None] == torch.tensor(videos)
+
+
 def test_similarity_is_the_mean_over_the_vectors_of_a_video() -> None:
     videos = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     texts = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
@@ -36,31 +43,33 @@ def test_similarity_is_the_mean_over_the_vectors_of_a_video() -> None:
 def test_ranks_are_counted_both_ways() -> None:
     # captions 0 and 1 find their videos at ranks 0 and 2; videos 0, 1, 2 their captions at 0, 1, 1
     similar = torch.tensor([[0.9, 0.8, 0.2], [0.1, 0.3, 0.4], [0.0, 0.5, 0.3]])
-    scores = retrieval_scores(similar, torch.tensor([0, 1, 2]))
+    scores = retrieval_scores(similar, of_one([0, 1, 2]))
     assert scores.text_to_video[1] == pytest.approx(1 / 3)  # only caption 0
     assert scores.text_to_video[5] == 1.0
     assert scores.video_to_text[1] == pytest.approx(1 / 3)
     assert scores.chance == pytest.approx(1 / 3)
+    assert scores.mean_ranks == pytest.approx((2, 5 / 3))  # of 1, 3, 2 and of 1, 2, 2
+    assert scores.median_ranks == (2, 2)
 
 
 def test_any_of_its_captions_answers_for_a_video_and_each_is_a_query() -> None:
     similar = torch.tensor([[0.1, 0.9, 0.5], [0.8, 0.2, 0.6]])
-    scores = retrieval_scores(similar, torch.tensor([0, 0, 1]))
+    scores = retrieval_scores(similar, of_one([0, 0, 1]))
     assert scores.text_to_video[1] == pytest.approx(2 / 3)  # caption 0 finds video 1
     assert scores.video_to_text[1] == pytest.approx(1 / 2)  # video 1 finds caption 0, which is not its own
 
 
 def test_a_model_that_finds_everything_alike_finds_nothing() -> None:
-    scores = retrieval_scores(torch.zeros(20, 20), torch.arange(20))
+    scores = retrieval_scores(torch.zeros(20, 20), of_one(range(20)))
     assert set(scores.text_to_video.values()) == set(scores.video_to_text.values()) == {0.0}
 
 
 def test_what_is_not_a_number_finds_nothing() -> None:
     similar = torch.eye(20)
     similar[:, 3] = similar[5] = math.nan  # of caption 3 and video 5
-    scores = retrieval_scores(similar, torch.arange(20))
+    scores = retrieval_scores(similar, of_one(range(20)))
     assert scores.text_to_video[1] == 0.0  # the NaN of video 5 may be the best for every caption
-    assert retrieval_scores(torch.full((20, 20), math.nan), torch.arange(20)).mean == 0.0
+    assert retrieval_scores(torch.full((20, 20), math.nan), of_one(range(20))).mean == 0.0
 
 
 class Numbers:
@@ -97,12 +106,30 @@ def test_a_set_is_embedded_once_and_compared_whole(tmp_path: Path) -> None:
     found = embed_set(Numbers(), tokens, captioned(folder)).compared()
     assert len(found.keys) == 7
     assert found.similarity.shape == (7, 7)
-    scores = retrieval_scores(found.similarity, found.video_of_text)
+    assert torch.equal(found.right, of_one(range(7)))
+    scores = retrieval_scores(found.similarity, found.right)
     assert scores.text_to_video[1] == 1.0
     (answer,) = answers(found, texts=[3], first=3)
     assert answer.caption == "grey 30"
-    assert answer.found[0] == answer.right == 3
+    assert answer.right == {answer.found[0]} == {3}
     assert set(answer.found[1:]) == {2, 4}
+
+
+def test_a_table_that_gives_each_caption_an_item_scores_as_one_of_lists(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base", [3, 2], members=grey)
+    rows = [{"key": f"clip-{n:04d}", "caption": [f"grey {10 * n + 4}", f"grey {10 * n + 9}"]} for n in range(5)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    found = {}
+    for name, explode in (("lists", None), ("each", "caption")):
+        write_table(read_items(base, annotations=[tmp_path / "rows.json"], explode=explode), tmp_path / name)
+        found[name] = embed_set(Numbers(), tokens, captioned(tmp_path / name)).compared()
+    lists, each = found["lists"], found["each"]
+    assert retrieval_scores(each.similarity, each.right) == retrieval_scores(lists.similarity, lists.right)
+    assert (each.keys, each.captions) == (lists.keys, lists.captions)
+    assert torch.equal(each.right, of_one([0, 0, 1, 1, 2, 2, 3, 3, 4, 4]))
+    assert each.numbers == (0, 2, 4, 6, 8), "their first items"
+    frames = Retrieval(tmp_path / "each").frames_of(each.numbers, Looks(antialias=True))  # type: ignore[arg-type]
+    assert [int(frames[number][0, 0, 0, 0]) for number in each.numbers] == [0, 10, 20, 30, 40]
 
 
 @dataclass
@@ -141,7 +168,8 @@ def test_clips_without_captions_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_pictures_can_be_drawn() -> None:
-    found = RetrievalResult(("a", "b", "c"), ("one", "two", "three"), torch.arange(3), torch.rand(3, 3))
+    right = torch.tensor([[True, False, False], [True, True, False], [False, False, True]])
+    found = RetrievalResult(("a", "b", "c"), (0, 1, 2), ("one", "two", "three"), right, torch.rand(3, 3))
     frames = {number: torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8) for number in range(3)}
     for png in (
         draw_similarity(found, title="t"),

@@ -274,6 +274,21 @@ def test_a_score_with_items_left_out_is_called_partial_and_says_why(
     assert found["left_out"][4] == {"key": "clip-4", "reason": "it has no label"}
 
 
+def test_a_score_of_a_part_of_a_published_split_is_called_partial_and_says_of_which(
+    tmp_path: Path, judged: Callable[..., None]
+) -> None:
+    split = {"name": "msrvtt-1ka", "videos": 9, "texts": 9, "as_published": True, "num_missing": 3}
+    judged(protocol={"published": split})
+    run = tiny_run(tmp_path, *KNN)
+    text = umt_eval(run, "-o", tmp_path / "scores.json").stdout
+    assert f"partial: {run}: 3 of the 9 videos of msrvtt-1ka are missing" in text
+    assert "published.name msrvtt-1ka" in text
+    (found,) = scores_in(tmp_path / "scores.json")[0]["evaluations"]
+    assert (found["partial"], found["left_out"]) == (True, [])
+    assert found["gaps"] == ["3 of the 9 videos of msrvtt-1ka are missing"]
+    assert found["protocol"]["published"] == split
+
+
 def test_the_fingerprint_of_a_set_stands_whole_below_the_table(tmp_path: Path, judged: Callable[..., None]) -> None:
     judged(protocol={"fingerprint": "0123abcd" * 8})
     assert f"fingerprint {'0123abcd' * 8}" in " ".join(umt_eval(tiny_run(tmp_path, *KNN)).stdout.split())

@@ -277,7 +277,7 @@ def test_stage_2_is_judged_by_retrieval_and_knn_of_the_module_in_training(tmp_pa
     retriever = evaluator.model_of(module)
     assert isinstance(retriever, Retriever)
     offline = Retrieval(held_out, batch=3, antialias=False).search(retriever, name="held out")
-    scores = retrieval_scores(offline.similarity, offline.video_of_text)
+    scores = retrieval_scores(offline.similarity, offline.right)
     assert found.values["t2v_r1"] == pytest.approx(100 * scores.text_to_video[1])
     assert found.values["mean"] == pytest.approx(100 * scores.mean)
     assert (found.protocol["antialias"], found.items) == (False, 7)

@@ -43,6 +43,8 @@ log = logging.getLogger("umt_ds")
 
 FORMAT = 1
 _ABOUT, _MEAN, _TOKENS = "features.json", "mean.f32", "tokens.f16"
+_TUPLES = ("labels", "captions", "video")  # of an item
+_NOT_SAID = {"video": (), "group": None}  # by files of older versions
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def _read(folder: Path, request: FeatureRequest) -> FrozenFeatures:
     if about["asked"] != request.asked:
         raise ValueError(f"{_ABOUT} tells of other features")
     items = tuple(
-        ItemInfo(**{**item, "labels": tuple(item["labels"]), "captions": tuple(item["captions"])})
+        ItemInfo(**(_NOT_SAID | item | {name: tuple(item[name]) for name in _TUPLES if name in item}))
         for item in about["items"]
     )
     tokens, width = map(int, about["shape"])

@@ -49,10 +49,8 @@ class Retrieval:
             return embed_set(retriever, retriever.tokenizer, items, beat=beat).compared()
 
     def frames_of(self, videos: Collection[int], retriever: Retriever) -> dict[int, Tensor]:
-        """The frames of some of the clips, by their number: u8 [T,H,W,3]."""
-        batches = self._clips(retriever).batches()
-        every = (frames for some in batches for frames in some.pixels[: len(some.items)])
-        return {number: frames for number, frames in enumerate(every) if number in videos}
+        """The frames of some of the clips, by their number in the set: u8 [T,H,W,3]."""
+        return {number: views[0] for number, views in self._clips(retriever).views_of(videos).items()}
 
     def resizes_smoothly(self, of_run: bool) -> bool:
         """Whether with antialias."""
@@ -129,13 +127,13 @@ def _search(run: Path, config: RunConfig, options: ExhibitOptions) -> Retrieved:
     found = request.search(retriever, name=shards.name)
     texts = middle(len(found.captions), count=min(_ANSWERS, len(found.captions)))
     some = answers(found, texts=texts, first=min(_FIRST, len(found.keys)))
-    shown = {video for answer in some for video in answer.found}
+    shown = {found.numbers[video]: video for answer in some for video in answer.found}
     return Retrieved(
         shards=shards,
         checkpoint=resolve_checkpoint(run),
         found=found,
-        scores=retrieval_scores(found.similarity, found.video_of_text),
+        scores=retrieval_scores(found.similarity, found.right),
         answers=some,
-        frames=request.frames_of(shown, retriever),
+        frames={shown[number]: frames for number, frames in request.frames_of(shown, retriever).items()},
         resized=resized_how([retriever.antialias]),
     )

@@ -15,10 +15,16 @@ from data_prep.protocols import known
 from data_prep.protocols.protocol import Counts, Protocol, Task
 from data_prep.tables.annotations import read_annotations
 from tests.support.shards import write_shards
+from tests.support.umt_data import Umt, umt_data
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import ConfigError, DataError
 
 ROWS = [{"video": f"clip-{number:04d}.mp4", "caption": ["a", "b"]} for number in (3, 12, 77)]
+
+
+@pytest.fixture
+def umt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Umt:
+    return umt_data(monkeypatch, capsys)
 
 
 def of(*expected: Counts, task: Task = "retrieval") -> Protocol:
@@ -98,6 +104,20 @@ def test_statistics_of_a_table_say_what_its_protocol_lacks(tmp_path: Path) -> No
     assert "protocol p: 3 videos and 3 texts in its files, which are NOT those of the protocol" in lines
     assert "of these videos 1 are MISSING in the set: clip-0077.mp4" in lines
     assert "3 of its questions have NO ANSWER" in lines
+
+
+def test_what_is_selected_of_a_table_is_still_of_its_protocol_and_says_what_is_left_out(
+    tmp_path: Path, umt: Umt
+) -> None:
+    base, table = write_shards(tmp_path / "base"), tmp_path / "table"
+    (tmp_path / "rows.json").write_text(json.dumps(ROWS))
+    write_table(read_items(base, annotations=[tmp_path / "rows.json"], protocol=of(Counts(3, 6))), table)
+    (tmp_path / "out.txt").write_text("clip-0012\n")
+    assert umt("filter", table, tmp_path / "fewer", "--exclude", tmp_path / "out.txt").code == 0
+    assert umt("merge", tmp_path / "again", tmp_path / "fewer").code == 0
+    told = load_manifest(table).options["protocol"]
+    assert load_manifest(tmp_path / "again").options["protocol"] == {**told, "num_left_out": 1}
+    assert "1 of its items are LEFT OUT by filter or split" in umt("stats", tmp_path / "again").out
 
 
 def test_a_video_of_which_no_item_was_made_is_missing(tmp_path: Path) -> None:

@@ -148,6 +148,17 @@ def test_a_damaged_cache_is_said_and_not_used(
     assert find_features(tmp_path, request) is not None
 
 
+def test_features_of_older_versions_are_used(tmp_path: Path, request_of: Callable[..., FeatureRequest]) -> None:
+    """Their items do not say of which video and group they are."""
+    request = request_of(Model())
+    about = compute_features(tmp_path, request).folder / "features.json"
+    items = json.loads(about.read_text())["items"]
+    _change(about, items=[{k: v for k, v in item.items() if k not in ("video", "group")} for item in items])
+    found = find_features(tmp_path, request)
+    assert found is not None
+    assert len(found.items) == CLIPS
+
+
 def test_what_a_killed_process_began_is_begun_again(tmp_path: Path, request_of: Callable[..., FeatureRequest]) -> None:
     request = request_of(Model())
     begun = tmp_path / request.name / "mean.partial"
