@@ -58,7 +58,7 @@ class Cell(NamedTuple):
         return None if named is None else cls(named[1], named[2], int(named[3]))
 
 
-_CELL = re.compile(r"(.+\.parquet)#(.+)\[(\d+)\]", re.DOTALL)
+_CELL = re.compile(r"(.+\.(?i:parquet))#(.+)\[(\d+)\]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

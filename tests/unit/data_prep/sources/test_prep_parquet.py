@@ -189,6 +189,11 @@ def test_a_column_of_paths_names_files_below_the_folder(tmp_path: Path) -> None:
     assert (listing.media, captions(listing)) == ("video", {"clips/a.mp4": ("one",)})
 
 
+def test_a_suffix_in_capitals_is_a_parquet_file_to_the_end(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "X.PARQUET", pictures(tmp_path / "f", 1))
+    assert reasons(list_parquet(tmp_path), tmp_path / "spool") == {}
+
+
 def test_bytes_that_are_no_picture_cost_their_row(tmp_path: Path) -> None:
     good = pictures(tmp_path / "f", 1)[0].read_bytes()
     write_parquet(tmp_path / "x.parquet", {"image": [good, b"", b"\xff\xd8 no more"]})
