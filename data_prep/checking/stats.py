@@ -192,11 +192,16 @@ def _lines_of_table(stats: Mapping[str, Any]) -> Iterator[str]:
     if stats.get("fields"):
         yield "of their own: " + ", ".join(f"{shown(name)} {count:,}" for name, count in stats["fields"].items())
     if protocol := stats.get("protocol"):
-        of_what = f"{protocol['videos']:,} videos and {protocol['texts']:,} texts in its files"
+        what = "boxes" if protocol.get("task") == "detection" else "texts"
+        of_what = f"{protocol['videos']:,} videos and {protocol['texts']:,} {what} in its files"
         other = "" if protocol["as_published"] else ", which are NOT those of the protocol"
         yield f"protocol {protocol['name']}: {of_what}{other}"
         if protocol["num_missing"]:
             yield f"of these videos {protocol['num_missing']:,} are MISSING in the set: {some(protocol['missing'])}"
+        if protocol.get("num_unanswered"):
+            yield f"{protocol['num_unanswered']:,} of its questions have NO ANSWER"
+        if protocol.get("num_too_long"):
+            yield f"{protocol['num_too_long']:,} of these videos are stored BEYOND the seconds that count"
 
 
 def _what_views_store(views: str) -> str:

@@ -227,7 +227,7 @@ def merge(out: Path, sets: tuple[Path, ...], copy: bool, making: BuildJob) -> No
 )
 @click.option("--classes", type=FILE, help="Names of the classes that `label` numbers, if they are not those of SET.")
 @click.option("--explode", metavar="FIELD", help="A list in this field makes an item of each of its members.")
-@click.option("--name", default="", help="Name of the table.  [default: the folder's]")
+@click.option("--name", help="Name of the table.  [default: the folder's]")
 @dry_run
 def items(
     set_: Path,
@@ -236,7 +236,7 @@ def items(
     protocol: str | None,
     classes: Path | None,
     explode: str | None,
-    name: str,
+    name: str | None,
     dry_run: bool,
 ) -> None:
     """Write a table of items over the frames of SET in OUT: no frame is copied, and OUT is used as a set.
@@ -263,7 +263,7 @@ def items(
     if dry_run:
         click.echo(f"would write them to {out}")
         return
-    write_table(read, out, name=name)
+    write_table(read, out, name=name or "")
     if read.left_out:
         click.echo(f"see {out}/bad.csv")
 

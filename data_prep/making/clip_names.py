@@ -63,10 +63,10 @@ class Clips:
 
     def of_row(self, row: Mapping[str, Any]) -> tuple[str, tuple[str, SampleRef] | None]:
         """What a row calls its clip, and that clip with its key; None: there is no such clip."""
-        for name in KEY_FIELDS:
-            if row.get(name) is not None:
-                return (named := str(row[name])), self.find(named)
-        said = next((row[name] for name in FILE_FIELDS if row.get(name) not in (None, "")), "")
+        field = naming_field(row)
+        if field in KEY_FIELDS:
+            return (named := str(row[field])), self.find(named)
+        said = row[field] if field else ""
         names = [clean(str(name)) for name in (said if isinstance(said, tuple) else [said])]
         keys = (key for name in names if name for key in _keys_of_file(name))
         return names[0], next((found for key in keys if (found := self.find(key))), None)
@@ -74,6 +74,11 @@ class Clips:
     def place(self, ref: SampleRef) -> tuple[int, int]:
         """Shard and row of a clip."""
         return self._numbers[ref.shard], self.source.item(ref).row
+
+
+def naming_field(row: Mapping[str, Any]) -> str | None:
+    """The field of a row that names its clip; None: there is none."""
+    return next((name for name in (*KEY_FIELDS, *FILE_FIELDS) if row.get(name) not in (None, "")), None)
 
 
 def _keys_of_file(name: str) -> tuple[str, ...]:

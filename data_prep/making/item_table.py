@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clip import Refusal
-from data_prep.making.clip_names import FILE_FIELDS, KEY_FIELDS, Clips
+from data_prep.making.clip_names import FILE_FIELDS, KEY_FIELDS, Clips, naming_field
 from data_prep.making.coverage import Coverage
 from data_prep.making.seconds import SECONDS, StoredPart, StoredSeconds
 from data_prep.protocols.protocol import Protocol, Row
@@ -28,7 +28,8 @@ from umt_ds.data.shards.storage import absolute, is_local, kind_of, publish, scr
 from umt_ds.errors import ConfigError, DataError, DecodeError, shown, some
 from umt_ds.terminal import progress
 
-_NO_FIELDS = (*KEY_FIELDS, *FILE_FIELDS, *SECONDS)  # of an item: they say where it lies
+_NAMES = (*KEY_FIELDS, *FILE_FIELDS)
+_NO_FIELDS = (*_NAMES, *SECONDS)  # of an item: they say where it lies
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ItemsRead:
     left_out: tuple[Refusal, ...]
     coverage: Coverage | None = None  # of a protocol
     num_cut: int = 0  # items of which the file has a part of their seconds
+    unused: tuple[str, ...] = ()  # fields that could name a clip, too, beside the one that does
 
     def text(self) -> str:
         """How many items, clips and rows, and the most frequent reasons."""
@@ -56,6 +58,7 @@ class ItemsRead:
                 f"{self.clips_without:,} clips have none; {len(self.left_out):,} rows left out",
                 *(f"{count:>8,}  {reason}" for reason, count in reasons),
                 *([f"{self.num_cut:,} items are shorter than asked for: their file has less"] if self.num_cut else []),
+                *([f"not used, as another field names the clip: {', '.join(self.unused)}"] if self.unused else []),
                 *([self.coverage.text()] if self.coverage else []),
             ]
         )
@@ -106,7 +109,18 @@ def read_items(
         )
     without = clips.count - len({(item.shard, item.row) for item in items})
     files_read = tuple(path.name for path in annotations)
-    return ItemsRead(base, clips.sets, files_read, names, items, without, tuple(left_out), coverage, made.num_cut)
+    return ItemsRead(
+        base,
+        clips.sets,
+        files_read,
+        names,
+        items,
+        clips_without=without,
+        left_out=tuple(left_out),
+        coverage=coverage,
+        num_cut=made.num_cut,
+        unused=tuple(made.unused),
+    )
 
 
 def _rows_of(annotations: Sequence[Path]) -> Iterator[Row]:
@@ -164,6 +178,7 @@ class _Making:
     coverage: Coverage | None
     left_out: list[Refusal] = field(default_factory=list)
     num_cut: int = 0
+    unused: dict[str, None] = field(default_factory=dict)
 
     def items(self, clips: Clips, rows: Iterator[Row | Refusal]) -> Iterator[Item]:
         """The items of the rows that have a clip; (where it stands, row) of each row of the file."""
@@ -206,6 +221,7 @@ class _Making:
 
     def _fields(self, where: str, row: Mapping[str, Any], part: StoredPart | None) -> list[dict[str, Any]]:
         """What is asked by a row: of each of its items."""
+        self.unused |= dict.fromkeys(name for name in row if name in _NAMES and name != naming_field(row))
         fields = _encodable({name: value for name, value in row.items() if name not in _NO_FIELDS})
         if part:
             fields |= part.moment

@@ -20,6 +20,7 @@ _START, _END = ("start", "time_start"), ("end", "time_end")
 SECONDS = (*_START, *_END)  # fields of a row that say where in its file an item lies
 # A cut file may be longer than its seconds by this: cuts fall on key frames
 _LONGER_S = 5.0
+_BESIDE_S = 1.0  # what begins so shortly behind the last frame is that frame
 _NEAR_S = 0.5  # a frame shows the second that it is so near to
 
 
@@ -59,7 +60,7 @@ class StoredSeconds:
         first, last = _seconds(start, 0.0), _seconds(end, math.inf)
         if self._has_moments:
             return _around(times, row["second"], first, last)
-        if first > last or first > times[-1] + 1:
+        if first > last or first > times[-1] + _BESIDE_S or last < times[0] - max(_BESIDE_S, _widest_step(times)):
             raise DecodeError(f"no stored frame lies between {first:g} and {last:g} s")
         return StoredPart(_between(times, first, last) or (nearest := _nearest(times, first), nearest))
 
@@ -82,9 +83,26 @@ class StoredSeconds:
             times = np.empty(0)
         if times.ndim != 1 or not len(times):
             raise DecodeError("the sample does not say when its frames are (times_s): make the set with umt-data")
-        if self._cut_s is not None and times[-1] <= self._cut_s[1] - self._cut_s[0] + _LONGER_S:
-            return times + self._cut_s[0]
-        return times
+        return times if self._cut_s is None else times + _cut_off(times, *self._cut_s)
+
+
+def _cut_off(times: NDArray[np.float64], start: float, end: float) -> float:
+    """The seconds that a file lacks before its first: none of a whole video. Raises DecodeError where it may be either:
+    its frames would be those of other seconds."""
+    if times[-1] <= end - start + _LONGER_S:
+        return start
+    if times[0] > _LONGER_S or times[-1] >= end - _LONGER_S:
+        return 0.0
+    raise DecodeError(
+        f"its file ends at {times[-1]:.0f} s: it is neither the whole video, of more than {end:.0f} s, nor its seconds "
+        f"{start:.0f} to {end:.0f} alone"
+    )
+
+
+def _widest_step(times: NDArray[np.float64]) -> float:
+    """The longest time from a stored frame to the next: so far before the first one nothing is stored. Of a frame
+    alone nobody knows."""
+    return float(np.diff(times).max()) if len(times) > 1 else math.inf
 
 
 def _between(times: NDArray[np.float64], first: float, last: float) -> tuple[int, int] | None:
@@ -112,6 +130,9 @@ def _around(times: NDArray[np.float64], second: float, first: float, last: float
 
 def _seconds(value: Any, default: float) -> float:
     try:
-        return default if value is None else float(value)
-    except (TypeError, ValueError) as error:
-        raise DecodeError(f"{shown(repr(value))} is no number of seconds") from error
+        second = default if value is None else float(value)
+    except (TypeError, ValueError):
+        second = math.nan
+    if math.isnan(second):
+        raise DecodeError(f"{shown(repr(value))} is no number of seconds")
+    return second

@@ -95,7 +95,17 @@ def read_ava_files(files: Sequence[Path]) -> AvaFiles:
                 _read_csv_form(path, said)
     for where, box in said._of_images:
         _add_of_image(said, where, box)
+    for people in said.people.values():
+        _join_unnumbered(people)
     return said
+
+
+def _join_unnumbered(people: dict[Person, set[int]]) -> None:
+    """Who has a number in one file and none in another, with the same box, is one person."""
+    for person in [one for one in people if one.person is None]:
+        same = next((one for one in people if one.corners == person.corners and one != person), None)
+        if same is not None:
+            people[same] |= people.pop(person)
 
 
 def read_names(files: Sequence[Path]) -> AvaFiles:

@@ -98,6 +98,10 @@ def pairs(path: Path) -> Iterator[Caption | Refusal | Note]:
             yield row
             continue
         where, fields = row
+        if "answer" in fields:
+            raise DataError(
+                f"{where} has an answer: it is no caption, but a question", hint="`umt-data protocols` says whose it is"
+            )
         video, texts = video_name(video_in(fields, where)), texts_in(fields, _CAPTION, where)
         if not texts:
             yield Refusal(where, NO_CAPTION)

@@ -37,10 +37,12 @@ def rows_of(path: Path, known: Collection[str]) -> Iterator[Row | Note]:
 
 def different(files: Sequence[Path]) -> Sequence[Path]:
     """Raises DataError where one is given twice, is a pickle, or cannot be read."""
+    before: set[Path] = set()
     for path in files:
         _refuse_pickle(path)
-    if len({path.resolve() for path in files}) < len(files):
-        raise DataError(f"{' and '.join(map(str, files))}: one is given twice")
+        if path.resolve() in before:
+            raise DataError(f"{path} is given twice", hint="each --annotations names another file")
+        before.add(path.resolve())
     return files
 
 

@@ -152,13 +152,13 @@ def _unknown_form(path: Path) -> DataError:
 
 def _compact(said: PairNotes, entry: dict[str, Any]) -> object:
     """An object of a json file as the tuple it stands for, if it is a row: ten million dicts would fill the memory."""
-    if "phrase" in entry or "regions" in entry:
-        return _of_visual_genome(said, entry)
     file = next((field for field in (*_FILE, "image_id") if field in entry), None)
     caption = next((field for field in _CAPTION if field in entry), None)
     if file and caption:
         said.unused |= entry.keys() - {file, caption}
         return _Unchecked(entry[file], entry[caption])
+    if "phrase" in entry or "regions" in entry:
+        return _of_visual_genome(said, entry)
     number, name = entry.get("id"), entry.get("file_name")
     if type(number) is int and isinstance(name, str):
         said.unused |= entry.keys() - {"id", "file_name"}

@@ -25,9 +25,10 @@ from data_prep.tables.table import clean
 from umt_ds.data.pixels.picture import image_size
 from umt_ds.data.shards.records import sample_key
 from umt_ds.data.shards.suffixes import VIDEO_SUFFIXES
-from umt_ds.errors import DataError, DecodeError, quoted, some
+from umt_ds.errors import DataError, quoted, some
 from umt_ds.terminal import progress
 
+_LOOKED_AT = 8  # rows, to see whether they have pictures or videos
 # Which split a file belongs to, by a word of its name or of a folder's: as `datasets` tells them apart
 # (huggingface.co/docs/hub/datasets-file-names-and-splits).
 _SPLITS = {
@@ -146,6 +147,11 @@ class _Reading:
     files: FileFinder | None = None  # below the folder, where a row has no bytes
     kind: Literal["image", "video"] | None = None
 
+    @property
+    def _media(self) -> Literal["image", "video"]:
+        """What the rows show: videos, where not one of the first is a picture."""
+        return self.kind or "video"
+
     def add_all_of(self, opened: ParquetFile, file: str) -> None:
         """The rows of one file."""
         for group, numbers in enumerate(opened.groups):
@@ -161,7 +167,7 @@ class _Reading:
         if isinstance(source, Missing):
             self.left_out.append(Refusal(str(cell), source.reason))
             return
-        if self.kind is None:
+        if self.kind is None and len(self.rows) < _LOOKED_AT:
             self.kind = self._kind_of(cell if is_here else source)
         label = "" if self.columns.label is None else self._label_of(row[self.columns.label.name])
         if label:
@@ -183,8 +189,9 @@ class _Reading:
             self.files = FileFinder(found, self.folder, what="file", missing="no bytes, and its file is missing")
         return self.files.file_of(path)
 
-    def _kind_of(self, place: Cell | str) -> Literal["image", "video"]:
-        """What a row shows, by what `datasets` calls its column, or else by the first row."""
+    def _kind_of(self, place: Cell | str) -> Literal["image", "video"] | None:
+        """What a row shows, by what `datasets` calls its column, or else by its file or bytes; None where these are no
+        picture: it may be a damaged one."""
         feature = self.columns.media.feature.lower()
         if feature in ("image", "video"):
             return "image" if feature == "image" else "video"
@@ -193,8 +200,8 @@ class _Reading:
         reader = CellReader(self.folder)
         try:
             image_size(reader.read(*place) or b"")
-        except DecodeError:
-            return "video"
+        except DataError:
+            return None
         finally:
             reader.close()
         return "image"
@@ -221,7 +228,7 @@ class _Reading:
         if value is None or not str(value).strip():
             raise DataError(f"{self.folder / cell.file} row {cell.row} has nothing in {self.columns.key_leaf}",
                             hint="a key names one sample: choose another --key, or none")  # fmt: skip
-        text = clean(str(value))
+        text = re.sub("/{2,}", "/", clean(str(value)))  # as tar reads it
         return sample_key(text if self.columns.key_leaf.endswith("path") else f"{text}.x")
 
     def listing(self, split: str | None, classes: Path | None) -> Listing:
@@ -238,7 +245,7 @@ class _Reading:
         return Listing(
             root=self.folder,
             clips=clips,
-            media=self.kind or "image",
+            media=self._media,
             left_out=tuple(self.left_out),
             labels=numbering.names,
             about={"source": "parquet", **({"split": split} if split else {})},
@@ -272,7 +279,7 @@ class _Reading:
 
     def _notes(self) -> Iterator[str]:
         media, caption, label = self.columns.media, self.columns.caption, self.columns.label
-        yield f"{len(self.rows):,} {self.kind}s in the column {media.name}"
+        yield f"{len(self.rows):,} {self._media}s in the column {media.name}"
         with_caption = sum(bool(row.captions) for row in self.rows)
         with_label = sum(not is_no_label(row.label) for row in self.rows)
         yield (f"{with_caption:,} have a caption ({caption.name})" if caption else "no captions (--caption COLUMN)")

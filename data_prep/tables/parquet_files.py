@@ -112,10 +112,10 @@ class ParquetFile:
     def has_bytes(self, group: int, column: Column) -> list[bool]:
         """Of each row of a group, whether it has bytes. Where all have, or none has, the file says so."""
         num_rows = self.starts[group + 1] - self.starts[group]
-        nulls = self._nulls(group, column.bytes_path)
-        if nulls in (0, num_rows):
-            return [nulls == 0] * num_rows
         try:
+            nulls = self._nulls(group, column.bytes_path)
+            if nulls in (0, num_rows):
+                return [nulls == 0] * num_rows
             found = [value is not None for value in _values(self.reader, group, column.bytes_path)]
         except DAMAGED as error:
             raise damaged(self.path, error) from error
@@ -168,7 +168,7 @@ class CellReader:
         found = self._at(file)
         leaf = next((one.bytes_path for one in found.columns if one.name == column and one.has_bytes), None)
         if row >= found.starts[-1] or leaf is None:
-            raise DataError(f"{found.path} is another than it was: it has no row {row} with bytes in {column}")
+            raise DataError(f"{found.path} is another than it was: it has no such row with bytes")
         group = bisect_right(found.starts, row) - 1
         place = (file, column, group)
         if place in self._damaged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ def check_rows(listing: Listing, spool: Path) -> None:
 @given(st.integers(0, len(FILE) - 1), st.binary(min_size=1, max_size=8))
 def test_a_file_that_is_damaged_anywhere_costs_its_rows_or_is_refused(place: int, wrong: bytes) -> None:
     check(FILE[:place] + wrong + FILE[place + len(wrong) :])
+
+
+@given(st.sampled_from([match.start() for match in re.finditer(b"image|bytes|label|caption", FILE)]))
+def test_a_name_that_is_no_text_is_a_damaged_file(place: int) -> None:
+    check(FILE[:place] + b"\xff" + FILE[place + 1 :])
 
 
 @given(st.integers(0, len(FILE) - 1))

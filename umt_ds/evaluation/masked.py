@@ -79,7 +79,8 @@ def _some_clips(shards: Path, frames: int, count: int) -> list[Clip]:
     """The middle clip of each of `count` equal parts of the set."""
     with closing(ShardSource(shards, max_open=2)) as source:
         refs = [source.ref(number) for number in middle(len(source), count=min(count, len(source)))]
-        return [read_clip(source, ref, choose=partial(middle, count=frames), with_record=True) for ref in refs]
+        choose = partial(middle, count=frames)
+        return [read_clip(source, ref, choose=choose, with_record=True, asked=("caption",)) for ref in refs]
 
 
 def _title(clip: Clip) -> str:

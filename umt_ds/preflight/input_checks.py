@@ -15,6 +15,8 @@ from umt_ds.config.data import CacheConfig
 from umt_ds.config.models import BertConfig, TeacherConfig
 from umt_ds.preflight.checks import Finding, nearest_folder
 
+_MOST_DECODED = 64  # frames of a sample: those of 15 minutes would fill the memory
+
 
 def shards(where: str | Path, *, trains: bool = False) -> Finding:
     """The manifest, every shard's presence and size, and one sample read and decoded. Raises DataError.
@@ -33,7 +35,7 @@ def shards(where: str | Path, *, trains: bool = False) -> Finding:
     with closing(ShardSource(folder, max_open=1)) as source:
         size = source.num_bytes
         begin = time.perf_counter()
-        clip = read_clip(source, source.ref(0), choose=lambda stored: list(range(stored)), with_record=True)
+        clip = read_clip(source, source.ref(0), choose=_first_frames, with_record=True)
         seconds = time.perf_counter() - begin
         frames, height, width, _ = clip.frames.shape
         there = f"{folder}: {len(source):,} samples in {len(source.counts):,} shards, {size / 1e9:,.2f} GB"
@@ -63,7 +65,7 @@ def stream(*names: str) -> Finding:
     from umt_ds.data.shards.stream import Tars, TarStream
 
     with closing(TarStream(Tars(names))) as source:
-        clip = read_clip(source, next(source.take(0)), choose=lambda stored: list(range(stored)), with_record=True)
+        clip = read_clip(source, next(source.take(0)), choose=_first_frames, with_record=True)
         frames, height, width, _ = clip.frames.shape
         there = f"{len(source.tars):,} tars, from {source.tars[0]}; one sample: {frames} frames of {width} x {height}"
     todo = "umt-data index makes a run exact, where the tars lie in a folder or store"
@@ -109,6 +111,10 @@ def weights(path: Path, *, averaged: bool = False) -> Finding:
     state = read_weights(path, averaged=averaged)
     what = "averaged tensors" if averaged else "tensors"
     return Finding("ok", f"{path}: {len(state)} {what}", f"fingerprint {state_fingerprint(state)}")
+
+
+def _first_frames(stored: int) -> list[int]:
+    return list(range(min(stored, _MOST_DECODED)))
 
 
 def unset_variable(path: Path | str) -> Finding | None:

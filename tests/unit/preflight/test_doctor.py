@@ -18,7 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tests.support.shards import undecodable, write_shards
+from tests.support.shards import png_frames, undecodable, write_shards
 from umt_ds.cli.doctor import command
 from umt_ds.config.data import CacheConfig
 from umt_ds.config.load import load_run
@@ -245,6 +245,11 @@ def test_shards_are_counted_and_one_sample_is_decoded(tmp_path: Path) -> None:
     found = input_checks.shards(write_shards(tmp_path / "good"))
     assert "15 samples in 3 shards" in found.there
     assert "6 frames of 28 x 20" in found.there
+
+
+def test_of_a_long_video_the_first_frames_are_decoded(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "long", (1,), members=lambda number: png_frames(number, num_frames=70))
+    assert "one sample: 64 frames of 28 x 20" in input_checks.shards(folder).there
 
 
 def test_a_set_for_evaluation_is_noted_where_a_run_trains_on_it(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import click
 import pytest
 
 from data_prep.cli import umt_data
+from data_prep.protocols.known import PROTOCOLS
 from tests.support.files import touch
 from tests.support.paths import REPO
 from tests.support.shards import write_shards
@@ -35,6 +39,16 @@ def of_help() -> list[str]:
 def of_pages() -> list[str]:
     lines = [line for page in PAGES for line in examples_in((REPO / page).read_text())]
     return [line for line in lines if "…" not in line]
+
+
+def of_scripts() -> list[str]:
+    """The commands of the page of corpora, of whose loops and functions bash makes them."""
+    code = "".join(re.findall(r"^```(?:sh|bash)\n(.*?)^```", (REPO / PAGES[1]).read_text(), re.MULTILINE | re.DOTALL))
+    told = 'umt-data() { printf umt-data; printf " %q" "$@"; echo; }; umt() { :; }\n'
+    home = {"HOME": "home", "PATH": os.defpath}
+    with tempfile.TemporaryDirectory() as folder:
+        ran = subprocess.run(["bash", "-c", told + code], cwd=folder, env=home, capture_output=True, text=True)
+    return ran.stdout.splitlines()
 
 
 def words_of(example: str) -> list[str]:
@@ -102,7 +116,7 @@ def test_an_example_of_a_help_text_has_a_dry_run_that_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("example", [*dict.fromkeys([*of_help(), *of_pages()])])
+@pytest.mark.parametrize("example", [*dict.fromkeys([*of_help(), *of_pages(), *of_scripts()])])
 def test_an_example_is_understood(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "s3://" in example:
         pytest.skip("the address would be looked up")
@@ -110,6 +124,12 @@ def test_an_example_is_understood(example: str, tmp_path: Path, monkeypatch: pyt
     name, *words = words_of(example)
     command = umt_data.commands[name]
     assert len(command.make_context(name, words).params) == len(command.params)
+
+
+def test_the_page_of_corpora_makes_a_table_of_every_protocol_but_those_of_other_splits() -> None:
+    named = re.findall(r"--protocol (\S+)", "\n".join(of_scripts()))
+    assert set(named) <= set(PROTOCOLS)
+    assert {name.rpartition("-")[0] for name in PROTOCOLS} == {name.rpartition("-")[0] for name in named}
 
 
 def test_the_search_finds_examples_and_a_wrong_one_is_seen(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -138,6 +139,23 @@ def test_seconds_are_a_part_of_the_stored_frames(tmp_path: Path) -> None:
     assert "'soon' is no number of seconds" in said
 
 
+def test_seconds_that_are_none_or_before_a_clip_that_begins_late_are_left_out(tmp_path: Path) -> None:
+    """A span of a film has the seconds of the film: 100 to 110."""
+
+    def late(number: int) -> dict[str, bytes]:
+        return timed(number) | {"json": json.dumps({"times_s": [100.0 + 2 * n for n in range(6)]}).encode()}
+
+    base = write_shards(tmp_path / "base", (1,), members=late)
+    spans = [(99, 99.5), (0, 10), (math.nan, 103), (101, math.nan), (104, 106)]
+    rows = [{"key": "clip-0000", "label": 1, "start": start, "end": end} for start, end in spans]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    said = umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / "rows.json").output
+    source = ShardSource(tmp_path / "table")
+    assert [source.question(ref).frames for ref in source.refs()] == [(0, 0), (2, 3)]
+    assert "1  no stored frame lies between 0 and 10 s" in said
+    assert "2  nan is no number of seconds" in said
+
+
 def test_a_clip_is_found_by_its_name_alone_and_keeps_its_own_key(tmp_path: Path) -> None:
     base = write_shards(tmp_path / "base", (4,), key=lambda number: f"{'ab'[number // 2]}/v{number % 2 * number}")
     rows = [{"video": "v1.mp4", "label": 5}, {"video": "a/v1.mp4", "label": 6}, {"video": "v0.mp4", "label": 7}]
@@ -153,6 +171,12 @@ def test_a_clip_is_found_by_a_path_of_windows_and_without_a_second_suffix(tmp_pa
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     umt_data("items", base, tmp_path / "table", "--annotations", tmp_path / "rows.json")
     assert labels(tmp_path / "table") == [("a/dog", 5), ("cat%2Emov", 6), ("cat%2Emov#1", 7)]
+
+
+def test_a_second_name_of_a_clip_is_no_column_and_is_said(tmp_path: Path) -> None:
+    _, said = items(tmp_path, [{"video": "clip-0003.mp4", "video_id": "abc", "caption": "a"}])
+    assert "1 items over 1 clips, with caption;" in said
+    assert "not used, as another field names the clip: video_id" in said
 
 
 def test_labels_by_name_become_numbers_of_the_class_list(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.checking import stats
 from data_prep.clip import Refusal
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols import known
-from data_prep.protocols.protocol import Counts, Protocol
+from data_prep.protocols.protocol import Counts, Protocol, Task
 from data_prep.tables.annotations import read_annotations
 from tests.support.shards import write_shards
 from umt_ds.data.shards.manifest import load_manifest
@@ -20,8 +21,8 @@ from umt_ds.errors import ConfigError, DataError
 ROWS = [{"video": f"clip-{number:04d}.mp4", "caption": ["a", "b"]} for number in (3, 12, 77)]
 
 
-def of(*expected: Counts) -> Protocol:
-    return Protocol("p", "retrieval", "", lambda files: chain.from_iterable(map(read_annotations, files)), expected)
+def of(*expected: Counts, task: Task = "retrieval") -> Protocol:
+    return Protocol("p", task, "", lambda files: chain.from_iterable(map(read_annotations, files)), expected)
 
 
 def test_a_gallery_says_what_it_lacks_and_its_manifest_keeps_it(tmp_path: Path) -> None:
@@ -85,6 +86,18 @@ def test_what_of_the_files_is_no_row_is_counted_with_its_reason(tmp_path: Path) 
     assert "p: 3 videos and 6 texts in the files" in read.text()
     write_table(read, tmp_path / "table")
     assert "rows.json entry 5,,a caption of another split" in (tmp_path / "table" / "bad.csv").read_text()
+
+
+def test_statistics_of_a_table_say_what_its_protocol_lacks(tmp_path: Path) -> None:
+    base = write_shards(tmp_path / "base")
+    asked = [{"video": row["video"], "question": "who?"} for row in ROWS]
+    (tmp_path / "rows.json").write_text(json.dumps(asked))
+    told = of(Counts(9), task="question answering")
+    write_table(read_items(base, annotations=[tmp_path / "rows.json"], protocol=told), tmp_path / "table")
+    lines = stats.table(stats.collect_stats(tmp_path / "table")).splitlines()
+    assert "protocol p: 3 videos and 3 texts in its files, which are NOT those of the protocol" in lines
+    assert "of these videos 1 are MISSING in the set: clip-0077.mp4" in lines
+    assert "3 of its questions have NO ANSWER" in lines
 
 
 def test_a_video_of_which_no_item_was_made_is_missing(tmp_path: Path) -> None:

@@ -98,6 +98,10 @@ def test_both_forms_of_a_split_give_the_same_rows(tmp_path: Path) -> None:
     official = rows(tmp_path, val__csv=CSV)
     assert rows(tmp_path, val__json=json.dumps(coco())) == official
     assert rows(tmp_path, val__json=json.dumps(coco()), val__csv=CSV) == official, "and so they do together"
+    unnumbered = coco()
+    for one in unnumbered["annotations"]:
+        del one["person_id"]
+    assert rows(tmp_path, val__json=json.dumps(unnumbered), val__csv=CSV) == official, "nor is a person two"
 
 
 def test_the_official_sample_is_read_with_its_excluded_seconds(shared: Path) -> None:
@@ -222,9 +226,9 @@ FPS, FRAMES = 10, 130
 FILMS = [("0f39OWEqJ24", 0), ("0f39OWEqJ24_trim", 0), ("0f39OWEqJ24_00899000_00913000", 899)]
 
 
-def film(folder: Path, name: str = "0f39OWEqJ24", *, begins: float = 0, frames: int = FRAMES) -> Path:
+def film(folder: Path, name: str = "0f39OWEqJ24", *, begins: float = 0, frames: int = FRAMES, fps: float = FPS) -> Path:
     """A film whose frames say their number in green."""
-    record = {"times_s": [round(begins + n / FPS, 3) for n in range(frames)]}
+    record = {"times_s": [round(begins + n / fps, 3) for n in range(frames)]}
     members = {f"{n:03d}.png": picture(one_colour(0, n, size=(2, 2))) for n in range(frames)}
     return write_shards(
         folder, (1,), members=lambda _: {"json": json.dumps(record).encode(), **members}, key=lambda _: name
@@ -262,6 +266,17 @@ def test_frames_that_are_too_far_apart_are_no_item(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="its 32 frames are stored too far apart: make the set with --fps"):
         items(tmp_path, base)
+
+
+@pytest.mark.parametrize(("ends", "is_sure"), [(901, True), (906, True), (910, False), (1790, False), (1800, True)])
+def test_a_film_that_is_neither_whole_nor_cut_as_usual_gives_no_frames_of_other_seconds(
+    tmp_path: Path, ends: int, is_sure: bool
+) -> None:
+    base = film(tmp_path / "film", frames=101, fps=100 / ends)
+    with pytest.raises(DataError) as caught:  # frames nine seconds and more apart
+        items(tmp_path, base, CSV.replace("0906", "0907"))
+    assert ("too far apart" in str(caught.value)) == is_sure
+    assert (f"its file ends at {ends} s: it is neither the whole" in str(caught.value)) == (not is_sure)
 
 
 def test_a_video_stored_at_a_steady_rate_shows_its_seconds(tmp_path: Path) -> None:

@@ -158,6 +158,9 @@ def test_what_is_no_form_of_the_corpus_says_what_it_lacks(tmp_path: Path) -> Non
         rows("msrvtt-train7k", as_json(tmp_path / "a.json", {"videos": []}))
     with pytest.raises(DataError, match=r"b.json entry 1 has no caption .*its fields are video, label"):
         rows("msrvtt-train7k", as_json(tmp_path / "b.json", [{"video": "video1.mp4", "label": 3}]))
+    choice = {"video": "video1.mp4", "caption": ["a", "b"], "answer": 0}
+    with pytest.raises(DataError, match=r"mc.json entry 1 has an answer: it is no caption, but a question"):
+        rows("msrvtt-1ka", as_json(tmp_path / "mc.json", [choice]))
     with pytest.raises(DataError, match=r"sentences entry 1 names no video"):
         rows("msrvtt-train7k", as_json(tmp_path / "c.json", {"sentences": [{"caption": "a"}]}))
 

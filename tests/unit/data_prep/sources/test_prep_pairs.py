@@ -194,6 +194,13 @@ def test_phrases_of_visual_genome_are_captions_of_their_image(tmp_path: Path) ->
     assert large.about["min_area"] == 20_000
 
 
+def test_rows_with_a_file_and_a_caption_are_pairs_whatever_else_they_say(tmp_path: Path) -> None:
+    images = touch(tmp_path / "images", "0.jpg", "1.jpg")
+    rows = [{"image": "0.jpg", "caption": "a dog", "phrase": "dog"}, {"image": "1.jpg", "caption": "b", "regions": 4}]
+    listing = list_pairs(images, annotations=written(tmp_path / "p.json", json.dumps(rows)))
+    assert captions(listing) == {"0.jpg": ("a dog",), "1.jpg": ("b",)}
+
+
 def test_regions_of_the_first_version_say_their_image_otherwise(tmp_path: Path) -> None:
     regions = [
         {"image_id": 7, "regions": [{"phrase": "a cat", "x": 1, "y": 1, "width": 9, "height": 9, "synsets": []}]}

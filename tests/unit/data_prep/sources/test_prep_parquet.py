@@ -252,7 +252,7 @@ def test_a_reader_finds_cells_in_any_order(tmp_path: Path) -> None:
     assert [reader.read(f"{file}.parquet", "image", row) for file, row in asked] == [
         b"1", b"5", b"5", b"0", b"x", None, b"6",
     ]  # fmt: skip
-    with pytest.raises(DataError, match="has no row 7"):
+    with pytest.raises(DataError, match=r"a\.parquet is another than it was: it has no such row with bytes"):
         reader.read("a.parquet", "image", 7)
     reader.close()
 
@@ -446,6 +446,7 @@ WRONG: list[tuple[dict[str, Any], Choice, str]] = [
         Choice(key="id"),
         "1 of its values stand in several rows; '7' in x.parquet",
     ),
+    ({"image": [b"x", b"y"], "id": ["a//b", "a/b"]}, Choice(key="id"), "'a/b' in x.parquet"),
     ({"image": [b"x"], "id": [""]}, Choice(key="id"), "row 0 has nothing in id"),
     ({"image": []}, Choice(), "have no rows|no column with"),
 ]
@@ -472,6 +473,14 @@ def test_a_file_without_rows_says_nothing_of_the_columns(tmp_path: Path) -> None
     write_parquet(tmp_path / "train-00000-of-00002.parquet", {"image": [], "caption": []}, image=MEDIA)
     write_pictures(tmp_path / "train-00001-of-00002.parquet", pictures(tmp_path / "f", 1), caption=["a"])
     assert captions(list_parquet(tmp_path)) == {"train-00001-of-00002.parquet#image[0]": ("a",)}
+
+
+def test_a_first_row_that_is_damaged_makes_no_videos_of_pictures(tmp_path: Path) -> None:
+    [picture] = pictures(tmp_path / "f", 1)
+    write_parquet(tmp_path / "x.parquet", {"image": [b"", b"damaged", picture.read_bytes()]})
+    listing = list_parquet(tmp_path)
+    assert (listing.media, listing.notes[0]) == ("image", "3 images in the column image")
+    assert sorted(reasons(listing, tmp_path / "spool")) == ["x.parquet#image[0]", "x.parquet#image[1]"]
 
 
 OF_64_BITS = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
