@@ -12,7 +12,6 @@ from data_prep.state.done import PAGES
 from data_prep.state.plan import Plan
 from data_prep.state.statistics import (
     STATISTICS,
-    Columns,
     Page,
     ShardStatistics,
     Statistics,
@@ -58,12 +57,6 @@ def open_statistics(folder: Path, manifest: Manifest) -> Statistics | None:
         if not _is_of(stored.page(shard), entry):
             raise DataError(f"{path} does not fit its set: it does not tell of {entry.file}", hint=hint)
     return stored
-
-
-def whole_statistics(folder: Path, manifest: Manifest) -> Columns | None:
-    """All rows of a set that has the file, in the order of its samples; else None. Raises as `open_statistics` does."""
-    stored = open_statistics(folder, manifest)
-    return None if stored is None else stored.whole(len(manifest.shards))
 
 
 def count_tar(tar: Path) -> ShardStatistics:

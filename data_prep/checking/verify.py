@@ -83,23 +83,23 @@ def verify(
 
 
 def _check_folder(folder: Path, manifest: Manifest, report: VerifyReport) -> None:
-    """What lies beside the shards."""
-    listed = {shard.file for shard in manifest.shards}
-    for name in sorted(sizes_in(folder)):
-        if name.endswith(".tar") and name not in listed:
-            report.add("shard not in the manifest", name)
+    """What lies beside the shards, and whether every clip became a sample or a row of bad.csv."""
     try:
         bad = _rows(folder / BAD_CSV)
-        batches = load_plan(folder).batches if kind_of(folder / STATE_FOLDER) else (manifest.num_samples,)
+        plan = load_plan(folder) if kind_of(folder / STATE_FOLDER) else None
     except (DataError, UnicodeDecodeError, csv.Error) as error:
         report.add("bad.csv or plan damaged", error)
-        return
-    begun = sum(batches)
-    refused = begun - manifest.num_samples
-    if not 0 <= refused <= bad:  # bad.csv also lists what was left out before decoding
+        bad, plan = None, None
+    listed = {shard.file for shard in manifest.shards}
+    growing = {plan.tar(shard).name for shard in range(plan.num_shards)} if plan and len(plan.batches) > 1 else set()
+    for name in sorted(sizes_in(folder)):
+        if name.endswith(".tar") and name not in listed | growing:
+            report.add("shard not in the manifest", name)
+    begun = plan.num_clips if plan else manifest.num_samples
+    if bad is not None and not 0 <= begun - manifest.num_samples <= bad:  # bad.csv also lists what was left out before
         what = f"{begun:,} clips, {manifest.num_samples:,} samples, {bad:,} rows in {BAD_CSV}"
-        if len(batches) > 1:
-            what += f"; {batches[-1]:,} of the clips were added last: is the command that adds them still to end?"
+        if plan and growing:
+            what += f"; {plan.batches[-1]:,} of the clips were added last: is the command that adds them still to end?"
         report.add("clips unaccounted for", what)
 
 

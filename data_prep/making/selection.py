@@ -52,7 +52,7 @@ def write_selection(items: SetItems, out: Path, *, name: str) -> Selection:
     out.mkdir(parents=True, exist_ok=True)
     chosen = {place: np.flatnonzero(stays) for place, stays in zip(items.sets, items.stays, strict=True)}
     sets = sorted(place for place, numbers in chosen.items() if len(numbers))
-    parts = tuple(_part(out, number, items.root / place, chosen[place]) for number, place in enumerate(sets))
+    parts = tuple(_part(out, number, items.folder(place), chosen[place]) for number, place in enumerate(sets))
     write_whole(out / BAD_CSV, csv_of_refusals(items.left_out))
     options = dict(items.about) | _protocol(items.root / sets[0], chosen[sets[0]] if len(sets) == 1 else None)
     Manifest(

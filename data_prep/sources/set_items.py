@@ -51,13 +51,17 @@ class SetItems:
     def __len__(self) -> int:
         return sum(int(np.count_nonzero(stays)) for stays in self.stays)
 
+    def folder(self, place: str) -> Path:
+        """That of one of the sets. A single set is `root` itself; in a store `root/.` would be another name."""
+        return self.root if place == "." else self.root / place
+
     def first_in_order(self, limit: int | None = None) -> SetItems:
         """At most `limit` of them, those that a Listing of them would have first. Raises DataError where two have one
         key."""
         self._check_keys()
         if limit is None or limit >= len(self):
             return self
-        places = [_places(self.root / name, stays, _place_in_order) for name, stays in self._each()]
+        places = [_places(self.folder(name), stays, _place_in_order) for name, stays in self._each()]
         last = np.sort(np.concatenate(places))[limit - 1]
         stays = tuple(stays & (place <= last) for stays, place in zip(self.stays, places, strict=True))
         return replace(self, stays=stays)
@@ -75,7 +79,7 @@ class SetItems:
         clips = [
             Clip(key, name)
             for name, mask in zip(self.sets, alike, strict=True)
-            for key in _keys(self.root / name, mask)
+            for key in _keys(self.folder(name), mask)
         ]
         Listing(self.root, tuple(clips), "sample").first_in_order()  # raises, unless it is the hashes that are alike
 
@@ -164,7 +168,7 @@ def split_items(items: SetItems, *, share: float, seed: int) -> tuple[SetItems, 
     videos: set[str] = set()  # two of them: more need not be remembered
     with progress(total=len(items), unit="item", desc="split") as bar:
         for which, (place, stays) in enumerate(items._each()):
-            start, folder = 0, items.root / place
+            start, folder = 0, items.folder(place)
             for columns in columns_of(folder, load_manifest(folder)):
                 here = np.flatnonzero(stays[start : start + len(columns)]).tolist()
                 texts = [columns.texts(name) for name in ("key", "video", "record_error")]

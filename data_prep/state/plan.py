@@ -342,13 +342,12 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     names = (was.keys() | is_now.keys()) - {"root", "clips", "batches", "labels"}
     changed = [name for name in sorted(names) if was.get(name) != is_now.get(name)]
     details = [f"{name} {shown(repr(was.get(name)))} → {shown(repr(is_now.get(name)))}" for name in changed]
+    hint = "give the earlier options to continue, or choose another folder (or delete this one)"
     if was["labels"] != is_now["labels"]:
         details.append(f"list of classes ({len(was['labels']):,} → {len(is_now['labels']):,} names)")
+        hint += "; a set to which clips of new classes will be added needs the list of all (--classes) from the start"
     if details:
-        raise ConfigError(
-            f"{out} was begun with another {some(details, each=200)}",
-            hint="give the earlier options to continue, or choose another folder (or delete this one)",
-        )
+        raise ConfigError(f"{out} was begun with another {some(details, each=200)}", hint=hint)
 
 
 def _flat(described: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ _TAR = "tar_sha256"
 class Columns:
     """Statistics of n samples, in their order."""
 
-    def __init__(self, table: pa.RecordBatch | pa.Table) -> None:
+    def __init__(self, table: pa.RecordBatch) -> None:
         self._table = table
 
     def __len__(self) -> int:
@@ -74,8 +74,7 @@ class Columns:
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """[n] A column of numbers; NaN: not known."""
-        values = pc.cast(self._table.column(name), pa.float64())
-        return np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy())
+        return np.asarray(pc.cast(self._table.column(name), pa.float64()).to_numpy(zero_copy_only=False))
 
     def texts(self, name: str) -> list[str | None]:
         """n texts, or numbers as text; None: not known."""
@@ -83,8 +82,7 @@ class Columns:
 
     def is_known(self, name: str) -> NDArray[np.bool_]:
         """[n] Whether a column says something of a sample."""
-        known = pc.is_valid(self._table.column(name))
-        return np.asarray(known.to_numpy(zero_copy_only=False) if isinstance(known, pa.Array) else known.to_numpy())
+        return np.asarray(pc.is_valid(self._table.column(name)).to_numpy(zero_copy_only=False))
 
     def counts(self, *names: str) -> Counter[str]:
         """How often each text, or number as text, of a column occurs, in the order in which they come. Of several
@@ -259,11 +257,6 @@ class Statistics:
     def page(self, shard: int) -> Page:
         """Those of one shard. Raises DataError where the file is damaged."""
         return _page(self._file, shard)
-
-    def whole(self, shards: int) -> Columns:
-        """Those of all samples of the first so many shards, in their order; nothing is copied."""
-        schema = self._file.schema
-        return Columns(pa.Table.from_batches([self._file.page(shard).batch for shard in range(shards)], schema))
 
 
 def _page(file: ArrowFile, number: int) -> Page:

@@ -232,7 +232,8 @@ class ShardSource:
 
 def place_of(part: Part, folder: Path) -> Path:
     """The folder of a set that the table in `folder` is over."""
-    return as_path(part.set) if is_url(part.set) else absolute(folder / part.set)
+    alone = is_url(part.set) or Path(part.set).is_absolute()  # of a table in a store, over a set on a disk
+    return as_path(part.set) if alone else absolute(folder / part.set)
 
 
 def _manifest_under(folder: Path, place: Path) -> Manifest:

@@ -107,8 +107,9 @@ def rewrite(tar: Path, change: Callable[[str, bytes], list[tuple[str, bytes]]]) 
 
 
 def sign_again(out: Path) -> None:
-    """A manifest of the shards as they are now."""
-    replace(load_manifest(out), shards=shard_entries(sorted(out.glob("*.tar")))).save(out)
+    """A manifest of the shards as they are now, by which nothing else is known of them."""
+    shards = shard_entries(sorted(out.glob("*.tar")))
+    replace(load_manifest(out), shards=shards, index=None, statistics=None).save(out)
 
 
 def with_json(**changes: object) -> Callable[[str, bytes], list[tuple[str, bytes]]]:

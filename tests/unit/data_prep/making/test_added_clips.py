@@ -19,6 +19,7 @@ from data_prep.making import prepare as module
 from data_prep.making.prepare import build_shards, close_set, prepare
 from data_prep.making.selection import write_selection
 from data_prep.sources.set_items import list_items
+from data_prep.sources.sets import list_sets
 from data_prep.state.plan import load_plan, open_plan
 from tests.support.files import hashes_in
 from tests.support.shards import frame, picture
@@ -90,6 +91,20 @@ def test_more_clips_are_shards_behind_the_finished_ones_which_stay(tmp_path: Pat
     assert sorted(keys(out)) == [f"v{number:02d}" for number in MORE]
     assert after.fingerprint != before.fingerprint
     assert verify(out, every=1).faults == []
+
+
+@here
+def test_dealt_anew_a_set_that_grew_is_the_one_that_was_made_at_once(tmp_path: Path) -> None:
+    make(tmp_path / "set", FIRST)
+    make(tmp_path / "set", MORE)
+    make(tmp_path / "once", MORE)
+    entries = []
+    for name in ("set", "once"):
+        mixed = list_sets([tmp_path / name], verb="merge").first_in_order()
+        prepare(mixed, tmp_path / name / "mixed", name="mixed", store=STORE, run=RunOptions(workers=1))
+        entries.append(load_manifest(tmp_path / name / "mixed").shards)
+    assert entries[0] == entries[1]
+    assert load_manifest(tmp_path / "set").shards != load_manifest(tmp_path / "once").shards
 
 
 @here
@@ -196,6 +211,13 @@ def test_parts_make_what_is_new_by_the_plan_in_the_folder(tmp_path: Path) -> Non
     assert len(load_manifest(out).shards) == 3  # readers see the set as it was
     for shard in (4, 3):
         build_shards(load_plan(out), [shard], run=RunOptions(workers=1), work=work)
+        assert verify(out).faults == [
+            (
+                "clips unaccounted for",
+                "12 clips, 7 samples, 0 rows in bad.csv; 5 of the clips were added last: is the command that adds them "
+                "still to end?",
+            )
+        ]
     close_set(load_plan(out))
     assert hashes_in(out) == hashes_in(whole)
 

@@ -11,12 +11,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from data_prep.cli import umt_data as command
+from tests.support.object_store import upload
 from tests.support.shards import key_of_sample, png_frames, write_shards
 from umt_ds.data.clips import read_clip
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.source import ShardSource
+from umt_ds.data.shards.storage import as_path
 from umt_ds.errors import ConfigError, DataError
 
 
@@ -55,6 +57,19 @@ def test_filter_leaves_out_what_a_list_names_and_copies_nothing(base: Path, tmp_
     assert sorted(path.name for path in out.iterdir()) == ["bad.csv", "manifest.json", "rows-0.npy"]
     assert sum(path.stat().st_size for path in out.iterdir()) < 3000
     assert (out / "bad.csv").read_text().count("excluded by keys.txt") == 4
+
+
+def test_a_table_in_a_store_over_a_table_over_a_set_there(base: Path, tmp_path: Path) -> None:
+    store = f"memory://{tmp_path.name}"
+    upload(base, f"{store}/base")
+    lines = without(tmp_path, 3, 4)
+    umt_data("filter", f"{store}/base", f"{store}/fewer", "--exclude", lines)
+    umt_data("split", f"{store}/fewer", f"{store}/sides", "--share", "0.3")
+    umt_data("merge", f"{store}/all", f"{store}/sides/train", f"{store}/sides/val")
+    umt_data("filter", base, tmp_path / "fewer", "--exclude", lines)
+    assert contents(as_path(f"{store}/all")) == contents(tmp_path / "fewer")
+    umt_data("filter", base, f"{store}/over a disk", "--exclude", lines)
+    assert contents(as_path(f"{store}/over a disk")) == contents(tmp_path / "fewer")
 
 
 def test_the_same_items_are_copied_where_tars_are_asked_for(base: Path, tmp_path: Path) -> None:
