@@ -277,7 +277,8 @@ def _check_new(out: Path, name: str) -> None:
     if out.is_dir() and (foreign := sorted(tar.name for tar in out.glob("*.tar"))):
         raise DataError(
             f"{out} already holds shards that this command did not write ({foreign[0]}, …)",
-            hint="choose an empty folder",
+            hint=f"choose an empty folder; clips can be added to a set as long as its folder {STATE_FOLDER} is there; "
+            "`umt-data merge` makes one set of several",
         )
 
 
