@@ -54,7 +54,7 @@ def write_selection(items: SetItems, out: Path, *, name: str) -> Selection:
     sets = sorted(place for place, numbers in chosen.items() if len(numbers))
     parts = tuple(_part(out, number, items.folder(place), chosen[place]) for number, place in enumerate(sets))
     write_whole(out / BAD_CSV, csv_of_refusals(items.left_out))
-    options = dict(items.about) | _protocol(items.root / sets[0], chosen[sets[0]] if len(sets) == 1 else None)
+    options = dict(items.about) | _protocol(items.folder(sets[0]), chosen[sets[0]] if len(sets) == 1 else None)
     Manifest(
         name=name,
         media=str(options.pop("media")),
