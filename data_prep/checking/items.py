@@ -17,7 +17,7 @@ from umt_ds.data.shards.items import Item
 from umt_ds.data.shards.manifest import MANIFEST, Manifest
 from umt_ds.data.shards.records import SampleRef
 from umt_ds.data.shards.sample_record import captions_of, has_label
-from umt_ds.data.shards.source import ShardSource, place_of
+from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import absolute, kind_of
 from umt_ds.errors import DataError, DecodeError
 from umt_ds.keyed import digest64
@@ -30,7 +30,7 @@ def check_items(folder: Path, manifest: Manifest, report: VerifyReport) -> list[
         source = ShardSource(folder, max_open=1)
     except DataError as error:
         report.add("table does not fit its sets", error.what)
-        places = dict.fromkeys(place_of(part, folder) for part in manifest.parts)
+        places = dict.fromkeys(part.place(folder) for part in manifest.parts)
         return [place for place in places if kind_of(place / MANIFEST)]
     with closing(source):
         hashes: list[NDArray[np.uint64]] = []

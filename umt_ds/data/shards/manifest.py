@@ -14,7 +14,7 @@ from typing import Any
 
 from umt_ds.data.shards.fetch import size_of
 from umt_ds.data.shards.records import index_path, load_index, sha256_of, write_json
-from umt_ds.data.shards.storage import is_local, is_unmounted, patiently, read_file
+from umt_ds.data.shards.storage import absolute, as_path, is_local, is_unmounted, is_url, patiently, read_file
 from umt_ds.data.shards.store_answers import hint_of
 from umt_ds.errors import DataError, some
 
@@ -49,6 +49,11 @@ class Part:
     fingerprint: str
     num_items: int
     rows: SetFile | None = None
+
+    def place(self, folder: Path) -> Path:
+        """The folder of the set, of a table in `folder`."""
+        stands_alone = is_url(self.set) or Path(self.set).is_absolute()  # the latter of a table in a store
+        return as_path(self.set) if stands_alone else absolute(folder / self.set)
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,7 @@ def load_shards(folder: Path) -> Manifest:
     """The manifest of a set that has shards of its own. Raises DataError for a table over others, too."""
     manifest = load_manifest(folder)
     if manifest.parts:
-        others = some(part.set for part in manifest.parts)
+        others = some((str(part.place(folder)) for part in manifest.parts), each=200)
         raise DataError(
             f"{folder} is a table over {others}: it has no tars of its own",
             hint="give the set that it is over",

@@ -24,7 +24,7 @@ from umt_ds.data.shards.node_index import set_file
 from umt_ds.data.shards.records import Member, SampleRef
 from umt_ds.data.shards.remote import Traffic
 from umt_ds.data.shards.sample_record import NO_QUESTION, Question
-from umt_ds.data.shards.storage import absolute, as_path, is_url, kind_of
+from umt_ds.data.shards.storage import kind_of
 from umt_ds.errors import DataError
 
 _OpenFrames = Callable[[Path, Manifest], FrameSet]
@@ -214,7 +214,7 @@ class ShardSource:
         )
 
     def _open_part(self, folder: Path, number: int, part: Part, frame_set: _OpenFrames, level: int) -> ItemTable:
-        place = place_of(part, folder)
+        place = part.place(folder)
         manifest = _manifest_under(folder, place).version(part.fingerprint)
         if manifest is None:
             raise DataError(
@@ -228,12 +228,6 @@ class ShardSource:
         file = set_file(folder, rows_name(number), part.rows, hint=hint, whole=self._look)
         ranges = _ranges(file, table, hint=hint)
         return SelectedItems(table, ranges)
-
-
-def place_of(part: Part, folder: Path) -> Path:
-    """The folder of a set that the table in `folder` is over."""
-    alone = is_url(part.set) or Path(part.set).is_absolute()  # of a table in a store, over a set on a disk
-    return as_path(part.set) if alone else absolute(folder / part.set)
 
 
 def _manifest_under(folder: Path, place: Path) -> Manifest:

@@ -103,7 +103,7 @@ def test_a_set_is_read_through_its_table(tmp_path: Path) -> None:
     assert [clip.frames[0, 0, 0, 0] for clip in clips] == [1, 1, 9]  # sample 1 of shard 0, sample 0 of shard 2
     assert [clip.frame_numbers for clip in clips] == [(0, 5), (0, 5), (1, 4)]
     assert len({clip.digest(0) for clip in clips}) == 3
-    with pytest.raises(DataError, match=r"is a table over \.\./base: it has no tars of its own"):
+    with pytest.raises(DataError, match=r"is a table over /.*/base: it has no tars of its own"):
         load_shards(out)
 
 
