@@ -51,8 +51,8 @@ PROSE = {"and", "cannot", "does", "has", "is", "needs", "python", "stores", "sub
 FOREIGN_OPTIONS = {
     "--caption_col", "--constraint", "--container-image", "--exclusive", "--gres", "--ignore-zeros", "--image_size",
     "--input_format", "--local-dir", "--master-addr", "--master_port", "--mem", "--module", "--nnodes", "--node-rank",
-    "--nproc-per-node", "--output_folder", "--output_format", "--pids-limit", "--repo-type", "--shm-size", "--signal",
-    "--sort", "--sparse", "--url_col", "--url_list",
+    "--nproc-per-node", "--output_folder", "--output_format", "--pids-limit", "--repo-type", "--resize_mode",
+    "--shm-size", "--signal", "--sort", "--sparse", "--url_col", "--url_list",
 }  # fmt: skip
 
 KEY = re.compile(rf"(?<![\w./*-])(?:{'|'.join(SECTIONS)})(?:\.[a-z_*][\w*-]*)+(?![\w/(])")
