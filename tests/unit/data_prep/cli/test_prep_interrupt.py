@@ -22,6 +22,13 @@ from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import scratch_for
 from umt_ds.errors import EXIT_INTERRUPTED
 
+# What a shell starts in the background ignores Ctrl-C, and so does all that it starts: these tests may be among it.
+HEARS_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 
 def interrupted(*args: object, **options: object) -> None:
     raise KeyboardInterrupt
@@ -90,7 +97,12 @@ def test_ctrl_c_ends_all_processes_without_a_word_of_theirs_and_the_same_command
     command = [sys.executable, "-m", "data_prep", "folder", str(tmp_path / "videos"), str(out), *options]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     going = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        [sys.executable, "-c", HEARS_CTRL_C, *command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
     while not list(out.glob("*.tar")) and going.poll() is None:
         time.sleep(0.002)
