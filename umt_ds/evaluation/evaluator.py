@@ -26,10 +26,10 @@ class Scores:
     left_out: tuple[LeftOut, ...] = ()
     # everything one must know to repeat the numbers: data fingerprint, views, frame rule, resize rule …; JSON types
     protocol: Mapping[str, Any] = field(default_factory=dict)
-    ranks: Mapping[str, float] = field(default_factory=dict)  # the smaller the better: none chooses a checkpoint
     # columns by name, of equal length, a row for each question that was asked: an item of the set, in its order; in
     # retrieval a caption; only where they were asked for
     predictions: Mapping[str, list[Any]] | None = None
+    ranks: Mapping[str, float] = field(default_factory=dict)  # the smaller the better: none chooses a checkpoint
 
     @property
     def gaps(self) -> tuple[str, ...]:
