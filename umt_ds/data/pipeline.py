@@ -6,6 +6,7 @@ import atexit
 import itertools
 import logging
 import math
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -199,10 +200,27 @@ class _Worker(ForkProcess):
             _end_with(told)
 
 
+class _Flag:
+    """An Event of processes that are forked, without a lock. multiprocessing's has one, which a worker that is killed
+    while it asks holds for ever, and then the trainer that ends its workers waits for it."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def is_set(self) -> bool:
+        return self._memory[0] == 1
+
+    def set(self) -> None:
+        self._memory[0] = 1
+
+
 class _Fork(ForkContext):
     """fork: workers share the parent's memory, need no second import of torch and no picklable arguments."""
 
     Process = _Worker
+
+    def Event(self) -> Any:  # noqa: N802  (by which torch tells workers to leave)
+        return _Flag()
 
 
 def _end_with(told: MachineError) -> NoReturn:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import faulthandler
 import multiprocessing
+import multiprocessing.connection
 import os
 import resource
 import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import synchronize
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,24 @@ def test_a_worker_that_dies_interrupts_nothing() -> None:
     assert signal.getsignal(signal.SIGCHLD) is before
     running._workers[0].kill()
     running._workers[0].join()
+    running.close()
+
+
+@pytest.mark.timeout(20)
+def test_a_worker_that_is_killed_while_it_asks_whether_to_leave_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer, ask = os.getpid(), synchronize.Event.is_set
+
+    def killed_while_it_asks(event: synchronize.Event) -> bool:
+        if os.getpid() != trainer:
+            event._cond.acquire()  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ask(event)
+
+    monkeypatch.setattr(synchronize.Event, "is_set", killed_while_it_asks)
+    running = start(lambda number: number)
+    multiprocessing.connection.wait([worker.sentinel for worker in running._workers], timeout=0.5)
     running.close()
 
 
