@@ -1,9 +1,9 @@
-"""The commands that make sets, one for each corpus or kind of list."""
+"""The commands that make sets of videos, one for each corpus or kind of list. With captions: `captioned.py`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -277,71 +277,6 @@ def moments(videos: Path, out: Path, csv: Path, classes: Path, making: BuildJob)
     making.make(list_moments(videos, csv=csv, classes=classes), out)
 
 
-@click.command(short_help="WebVid-2M or -10M by its csv.")
-@click.argument("videos", type=FOLDER)
-@click.argument("out", type=NEW_FOLDER)
-@click.option("--csv", type=LIST, required=True, help="csv with videoid,name[,page_dir], or a folder of such files.")
-@keys
-@before_options
-@set_options
-def webvid(videos: Path, out: Path, csv: Path, keys: Keys, before: Before, making: BuildJob) -> None:
-    """Make shards in OUT of the WebVid clips below VIDEOS (page_dir/videoid.mp4) with their captions.
-
-    \b
-    Example:
-      umt-data webvid ~/webvid ~/shards/webvid2m --csv results_2M_train.csv --engine slurm --tasks 64 --workers 8
-      umt-data webvid ~/webvid ~/shards/webvid2m --csv results_2M_train.csv --min-words 3 --language en
-    """
-    from data_prep.sources.before import leave_out
-    from data_prep.sources.webvid import list_webvid
-
-    making.make(leave_out(list_webvid(videos, csv=csv, keys=keys), before, workers=making.run.workers), out)
-
-
-@click.command(short_help="Images (or videos) with captions: COCO, VG, SBU, CC3M.")
-@click.argument("folder", type=FOLDER)
-@click.argument("out", type=NEW_FOLDER)
-@click.option("--annotations", type=FILE, required=True, help="json, jsonl, tsv, txt or SQLite file: see above.")
-@click.option("--media", type=click.Choice(["image", "video"]), help="What names without a suffix mean.")
-@click.option("--split", help="Of a file that has several, such as train and val.")
-@click.option("--min-area", default=0, type=click.IntRange(0), help="Leave out phrases of regions of fewer pixels.")
-@keys
-@before_options
-@set_options
-def pairs(
-    folder: Path,
-    out: Path,
-    annotations: Path,
-    media: Literal["image", "video"] | None,
-    split: str | None,
-    min_area: int,
-    keys: Keys,
-    before: Before,
-    making: BuildJob,
-) -> None:
-    """Make shards in OUT of the images (or videos) below FOLDER that an annotation file gives captions to.
-
-    \b
-    It may be
-      COCO's captions_train2014.json, or results [{"image_id": 42, "caption": "one"}]
-      [{"image": "a/b.jpg", "caption": "one" or ["one", "two"]}, …] of UMT, VindLU, ALBEF; also "video"
-      their SQLite table annos(id, filename, caption)
-      {"id", "image", "captions": […]}, one object a line
-      {"train": {"00000000": ["one"]}} of CC3M by VIOLET; caption, url, file separated by tabs
-      Visual Genome's region_descriptions.json; SBU's sbu-captions-all.json, or its two .txt
-
-    \b
-    Example:
-      umt-data pairs ~/coco ~/shards/coco --annotations captions_train2014.json
-      umt-data pairs ~/vg ~/shards/vg --annotations vg.json
-    """
-    from data_prep.sources.before import leave_out
-    from data_prep.sources.pairs import list_pairs
-
-    listing = list_pairs(folder, annotations=annotations, media=media, split=split, keys=keys, min_area=min_area)
-    making.make(leave_out(listing, before, workers=making.run.workers), out)
-
-
 @click.command("classes", short_help="Print the classes of Kinetics.")
 @click.argument("name", type=click.Choice(["k400", "k600", "k700", "k710"]))
 @click.option("--in-k710", is_flag=True, help="As JSON: for each class the row of a K710 head.")
@@ -401,4 +336,4 @@ def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOpt
         print_summary(made, run.max_bad)
 
 
-COMMANDS = (folder, list_, kinetics, k710, classes_, something, ucf101, hmdb51, moments, webvid, pairs, demo)
+COMMANDS = (folder, list_, kinetics, k710, classes_, something, ucf101, hmdb51, moments, demo)
