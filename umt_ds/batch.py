@@ -76,10 +76,21 @@ class Tokens(Rowwise):
 
 
 @dataclass(frozen=True)
+class Answers(Rowwise):
+    """Answers to the questions of B rows, each with so many places as the row with the most has. ids: i64 [B,A,L];
+    mask: bool [B,A,L], True where a token is; weights: f32 [B,A], what each answer counts, 0 in a place without one."""
+
+    ids: Tensor
+    mask: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
 class Targets(Rowwise):
     """What the rows are held against: each field that the run's task asks for, None for the others."""
 
     labels: Tensor | None = None  # i64 [B]; -1 where a sample has none
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)

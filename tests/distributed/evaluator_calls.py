@@ -25,7 +25,7 @@ from umt_ds.evaluation.frozen_features import pooled_student
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.evaluation.retrieval import RetrievalEvaluator
 from umt_ds.tasks.stage2.module import Stage2Module
-from umt_ds.tasks.stage2.retriever import Retriever
+from umt_ds.tasks.video_text.retriever import Retriever
 
 FRAMES, SIDE = 2, 16
 CLASSES = 7

@@ -365,8 +365,9 @@ def settings_of_tasks() -> frozenset[str]:
 
 OF_TASKS = settings_of_tasks()
 ROOMS = frozenset(path.parent.name for path in MODULES.values() if path.match("tasks/*/room.py"))
-# "recognition" is also a rule of frames, which sets are made with (`umt-data --views recognition:8x4`).
-NAMES_RULES_OF_FRAMES = ("umt_ds.data.order.views", "umt_ds.config.evaluation")
+# "recognition" and "retrieval" are also rules of frames, which sets are made with (`umt-data --views recognition:8x4`),
+# and kinds of published splits (`umt-data protocols`).
+NAMES_RULES_OF_FRAMES = ("umt_ds.data.order.views", "umt_ds.config.evaluation", "data_prep.*")
 
 
 def knowledge_of_a_task(module: str, source: str) -> Iterator[str]:

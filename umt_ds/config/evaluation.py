@@ -71,17 +71,80 @@ class KnnEvaluation(EvaluationSettings):
         return self.voters is None
 
 
-class RetrievalEvaluation(EvaluationSettings):
-    """Zero-shot retrieval by the similarity of embeddings, both ways."""
+class VideoTextEvaluation(EvaluationSettings):
+    """What evaluations of video and text have in common: how clips are seen."""
 
-    kind: Literal["retrieval"]
-    caption: Text = Field("caption", description="field of a sample's json with its text, or a list of texts")
     antialias: bool | None = Field(None, description="how frames are resized; default: as the run's own clips")
     frames: Literal["stored", "published"] = Field(
         "stored",
         description="the middle of each part of the stored frames; or of all frames of the video, as published scores, "
         "which wants shards made with umt-data … --views retrieval:T for the T frames of the run's clips",
     )
+
+
+class Reranking(Section):
+    """Which pairs of video and text the fusion encoder scores (METHOD.md, "Retrieval")."""
+
+    candidates: Count = Field(
+        128, description="for each video so many texts, and for each text so many videos: the most similar (k_test)"
+    )
+    pairs: Count = Field(64, description="that go through the fusion encoder together; scores do not depend on it")
+
+
+class DualSoftmax(Section):
+    """Similarities weighed by a softmax over the queries of the test set: no published UMT score uses it."""
+
+    temperature: Positive | Literal["search"] = Field(
+        "search", description="of that softmax; search: the best of a grid on this very set, which flatters"
+    )
+
+
+class RetrievalEvaluation(VideoTextEvaluation):
+    """Retrieval both ways, by the similarity of embeddings, and by the fusion encoder among the most similar."""
+
+    kind: Literal["retrieval"]
+    caption: Text = Field("caption", description="field of a sample's json with its text, or a list of texts")
+    rerank: Reranking | None = Field(None, description="score the most similar pairs with the fusion encoder, too")
+    dual_softmax: DualSoftmax | None = Field(None, description="and with a softmax over the queries, too")
+
+
+class MultipleChoiceEvaluation(VideoTextEvaluation):
+    """Which of the captions of an item fits its video: .7 of matching and .3 of similarity.
+
+    Source: METHOD.md, "Multiple choice".
+    """
+
+    kind: Literal["multiple_choice"]
+    options: Text = Field("options", description="field of an item with the list of its captions")
+    answer: Text = Field("answer", description="field of an item with the place of the right one, from 0")
+
+
+class Generation(Section):
+    """Answers that the decoder writes freely."""
+
+    beams: Count = Field(1, description="that are followed at a time; 1: greedy")
+
+
+class QuestionAnsweringEvaluation(VideoTextEvaluation):
+    """Accuracy of the answers to questions: exact match with the best of a list, or with what is written freely.
+
+    Source: METHOD.md, "Question answering".
+    """
+
+    kind: Literal["question_answering"]
+    answers: Place | None = Field(
+        None, description="json list of the answers to choose from (umt-data answers); null: answers are written freely"
+    )
+    candidates: Count = Field(
+        128, description="answers of the list that are scored whole: those with the likeliest first piece (k_test)"
+    )
+    generate: Generation | None = Field(None, description="also score answers that are written freely")
+
+    @model_validator(mode="after")
+    def _some_way(self) -> QuestionAnsweringEvaluation:
+        if self.answers is None and self.generate is None:
+            raise ValueError("neither answers, a list to choose from, nor generate, to write freely")
+        return self
 
 
 class ClassificationEvaluation(EvaluationSettings):
@@ -117,7 +180,12 @@ class ClassificationEvaluation(EvaluationSettings):
 
 
 EvaluationConfig = Annotated[
-    KnnEvaluation | RetrievalEvaluation | ClassificationEvaluation, Field(discriminator="kind")
+    KnnEvaluation
+    | RetrievalEvaluation
+    | ClassificationEvaluation
+    | MultipleChoiceEvaluation
+    | QuestionAnsweringEvaluation,
+    Field(discriminator="kind"),
 ]
 EVALUATION_KINDS: tuple[str, ...] = tuple(
     get_args(settings.model_fields["kind"].annotation)[0] for settings in get_args(get_args(EvaluationConfig)[0])

@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Batch, Media, Targets, Tokens
+from umt_ds.batch import Answers, Batch, Media, Targets, Tokens
+from umt_ds.data.shards.sample_record import WeightedAnswer
 from umt_ds.keyed import add_digests, digest64
 
 
@@ -23,6 +24,13 @@ class Tokenize(Protocol):
         """Clean captions to tokens."""
 
 
+class TokenizeAnswers(Protocol):
+    """What makes tokens of answers in the workers."""
+
+    def __call__(self, answers: Sequence[Sequence[WeightedAnswer]]) -> Answers:
+        """Of each row its different answers; at least one of them all."""
+
+
 @dataclass(frozen=True)
 class SampleMeta:
     """What one draw shows, besides its pixels."""
@@ -34,11 +42,18 @@ class SampleMeta:
     is_substitute: bool
     label: int | None = None  # None where the run wants no labels
     caption: str | None = None  # None where the run wants no text
+    answers: tuple[WeightedAnswer, ...] = ()  # empty where the run wants none
     group: str | None = None  # what other items that count as the same have too; None: its key
 
 
 def collate(
-    shown: Sequence[SampleMeta], pixels: Tensor, *, media: Media, step_start: int, tokenize: Tokenize | None
+    shown: Sequence[SampleMeta],
+    pixels: Tensor,
+    *,
+    media: Media,
+    step_start: int,
+    tokenize: Tokenize | None,
+    tokenize_answers: TokenizeAnswers | None = None,
 ) -> Batch:
     """B = draws · views rows, the views of a draw side by side. pixels: u8 [draws,views,T,H,W,3].
 
@@ -56,7 +71,7 @@ def collate(
         digest=add_digests(*(item.digest for item in shown)),
         substituted=sum(item.is_substitute for item in shown),
         text=None if tokenize is None else _text(shown, tokenize).repeated(views),
-        targets=_targets(shown).repeated(views),
+        targets=_targets(shown, tokenize_answers).repeated(views),
         # 63 bits: torch has no unsigned words of 64
         ids=torch.tensor([digest64(item.source, item.group or item.key) >> 1 for item in shown]).repeat_interleave(
             views
@@ -68,6 +83,9 @@ def _text(shown: Sequence[SampleMeta], tokenize: Tokenize) -> Tokens:
     return tokenize([item.caption for item in shown if item.caption is not None])
 
 
-def _targets(shown: Sequence[SampleMeta]) -> Targets:
+def _targets(shown: Sequence[SampleMeta], tokenize_answers: TokenizeAnswers | None) -> Targets:
     labels = [item.label for item in shown if item.label is not None]
-    return Targets(labels=torch.tensor(labels) if labels else None)
+    return Targets(
+        labels=torch.tensor(labels) if labels else None,
+        answers=None if tokenize_answers is None else tokenize_answers([item.answers for item in shown]),
+    )

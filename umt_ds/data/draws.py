@@ -6,7 +6,7 @@ draw shows what comes next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from umt_ds.data.pixels.decode import Frames, new_memory
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.records import Member, SampleRef
 from umt_ds.data.shards.remote import Traffic
-from umt_ds.data.shards.sample_record import captions_of, label_of
+from umt_ds.data.shards.sample_record import ANSWERS, WeightedAnswer, answers_of, captions_of, label_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.stream import Tars, TarStream
 from umt_ds.errors import ConfigError, DataError, DecodeError
@@ -43,6 +43,7 @@ class _Sample:
     clip: Clip
     label: int | None
     caption: str | None
+    answers: tuple[WeightedAnswer, ...] = ()
 
 
 class Draws:
@@ -59,7 +60,9 @@ class Draws:
         tokenize: Tokenize | None,
         label_field: str | None,
         cache: BlockCache | None,
+        reads_answers: bool = False,
     ) -> None:
+        self._reads_answers = reads_answers
         self._specs = tuple(specs)
         self._plan = plan
         self._tokenize = tokenize
@@ -92,6 +95,8 @@ class Draws:
         )
         if tokenize is not None:
             _check_captions(self._specs, self.sources, tokenize)
+        if reads_answers:
+            _check_answers(self._specs, self.sources)
         if label_field is not None and plan.num_classes is not None:
             _check_labels(self._specs, self.sources, label_field)
 
@@ -116,7 +121,9 @@ class Draws:
         clip = sample.clip
         name = self._specs[number].name
         digest = clip.digest(draw)
-        shown = SampleMeta(draw, name, clip.key, digest, bool(faults), sample.label, sample.caption, clip.group)
+        shown = SampleMeta(
+            draw, name, clip.key, digest, bool(faults), sample.label, sample.caption, sample.answers, clip.group
+        )
         return clip, shown, faults
 
     def take_traffic(self) -> Traffic:
@@ -142,7 +149,8 @@ class Draws:
     def _asked(self, spec: SourceSpec) -> tuple[str, ...]:
         """The fields that a run wants of what samples say of themselves."""
         label = () if self._label_field is None else (self._label_field,)
-        return label if self._tokenize is None else (*label, spec.caption)
+        text = () if self._tokenize is None else (spec.caption,)
+        return (*label, *text, *(ANSWERS if self._reads_answers else ()))
 
     def _first_good(
         self, source: ClipSource[Ref], refs: Iterable[Ref], draw: int, number: int
@@ -168,7 +176,7 @@ class Draws:
         if self._tokenize is not None:
             stream = Stream(self._plan.seed, "caption", draw)
             caption = caption_of(clip.record, stream, field=spec.caption, clean=self._tokenize.clean)
-        return _Sample(clip, label, caption)
+        return _Sample(clip, label, caption, _answers(clip.record) if self._reads_answers else ())
 
     def _label(self, clip: Clip, spec: SourceSpec, field: str) -> int:
         """Raises DecodeError for a sample without a label, where the run needs one, and DataError for the label of a
@@ -186,11 +194,19 @@ class Draws:
         )
 
 
-def _first_records(source: ShardSource, *, asked: str) -> Iterator[Mapping[str, Any]]:
+def _answers(record: Mapping[str, Any]) -> tuple[WeightedAnswer, ...]:
+    """Raises DecodeError for a question without an answer."""
+    answers = answers_of(record)
+    if not answers:
+        raise DecodeError("the question has no answer (`answers` is missing or empty)")
+    return answers
+
+
+def _first_records(source: ShardSource, *, asked: Collection[str]) -> Iterator[Mapping[str, Any]]:
     """What those of the first samples say of themselves that can be read, as draws read it."""
     for ref in islice(source.refs(), _LOOKED_AT):
         try:
-            record = read_record(source, ref, asked=(asked,))
+            record = read_record(source, ref, asked=asked)
         except DecodeError:
             continue
         yield record
@@ -204,7 +220,7 @@ def _check_captions(
         if isinstance(source, TarStream):
             continue
         fields: set[str] = set()
-        for record in _first_records(source, asked=spec.caption):
+        for record in _first_records(source, asked=(spec.caption,)):
             with suppress(DecodeError):
                 if captions_of(record, field=spec.caption, clean=tokenize.clean):
                     break
@@ -217,13 +233,31 @@ def _check_captions(
             )
 
 
+def _check_answers(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStream]) -> None:
+    """Raises DataError for a source whose first questions have no answer: every draw of it would need a substitute."""
+    for spec, source in zip(specs, sources, strict=True):
+        if isinstance(source, TarStream):
+            continue
+        for record in _first_records(source, asked=ANSWERS):
+            with suppress(DecodeError):
+                if answers_of(record):
+                    break
+        else:
+            raise DataError(
+                f"source {spec.name}: the first {min(_LOOKED_AT, source.num_samples)} items of {spec.shards} have no "
+                "`answers`",
+                hint="`umt-data items SET OUT --annotations FILE --protocol NAME` makes a table of questions with "
+                "answers: `umt-data protocols` lists the names",
+            )
+
+
 def _check_labels(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStream], field: str) -> None:
     """Raises DataError for a source whose first samples have no label: every draw of it would need a substitute."""
     for spec, source in zip(specs, sources, strict=True):
         if isinstance(source, TarStream):
             continue
         fields: set[str] = set()
-        for record in _first_records(source, asked=field):
+        for record in _first_records(source, asked=(field,)):
             with suppress(DecodeError):
                 fields |= {name for name, value in record.items() if type(value) is int}
                 if label_of(record, field) != -1:

@@ -10,7 +10,7 @@ So a model sees the same batches whatever the number of ranks, and on a CPU ever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,15 @@ def stored_frames(views: Views) -> ShownFrames:
 
 
 @dataclass(frozen=True)
+class AlsoAsked:
+    """What else is wanted of what a clip says of itself. fields: that are read. read: makes of them what an evaluator
+    wants (`ItemInfo.said`); it raises DecodeError where an item does not say it, which is then left out."""
+
+    fields: tuple[str, ...]
+    read: Callable[[Mapping[str, Any]], object]
+
+
+@dataclass(frozen=True)
 class ClipRequest:
     """What is wanted of each clip: V views of it, for each segment `crops` squares, all of a segment before the next.
 
@@ -108,6 +117,7 @@ class ClipRequest:
     num_classes: int | None = None
     caption_field: str | None = None
     clean: Clean = str.strip
+    also: AlsoAsked | None = None
 
     def __post_init__(self) -> None:
         assert not self.antialias if self.view == "testing" else self.num_views == 1
@@ -120,7 +130,8 @@ class ClipRequest:
     @property
     def asked(self) -> tuple[str, ...]:
         """The fields that are wanted of what a clip says of itself."""
-        return (*self.label_fields, *(() if self.caption_field is None else (self.caption_field,)))
+        captions = () if self.caption_field is None else (self.caption_field,)
+        return (*self.label_fields, *captions, *(() if self.also is None else self.also.fields))
 
     @property
     def reads_record(self) -> bool:
@@ -155,6 +166,7 @@ class ItemInfo:
     captions: tuple[str, ...]  # cleaned; empty where none were asked for
     video: tuple[int, ...]
     group: str | None
+    said: Any = None  # what `AlsoAsked.read` made of it
 
 
 @dataclass(frozen=True)
@@ -299,6 +311,7 @@ class EvaluationSet:
                     record = read_record(self._source, ref, asked=self.request.asked)
                     found.append(self._labels(key, record))
                     self._captions(record)
+                    self._said(record)
                 except DecodeError as error:
                     left_out.append(LeftOut(key, error.what))
         finally:
@@ -363,7 +376,8 @@ class EvaluationSet:
         captions = self._captions(clip.record)
         content = digest64(clip.key, *clip.crcs)
         stored = noted[-1] if noted else None
-        item = ItemInfo(place, clip.key, content, stored, labels, captions, *self._video_and_group(ref))
+        video, group = self._video_and_group(ref)
+        item = ItemInfo(place, clip.key, content, stored, labels, captions, video, group, said=self._said(clip.record))
         return item, request.views_of(clip.frames)
 
     def _video_and_group(self, ref: SampleRef) -> tuple[tuple[int, ...], str | None]:
@@ -384,6 +398,9 @@ class EvaluationSet:
                     hint="score it on a set with the class list that the model was trained with",
                 )
         return labels
+
+    def _said(self, record: Mapping[str, Any]) -> object:
+        return None if self.request.also is None else self.request.also.read(record)
 
     def _captions(self, record: Mapping[str, Any]) -> tuple[str, ...]:
         """Cleaned; none where none are asked for. Raises DecodeError where there is none."""

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 
 from umt_ds.batch import Batch
-from umt_ds.data.collate import Tokenize
+from umt_ds.data.collate import Tokenize, TokenizeAnswers
 from umt_ds.data.faults import FaultLog
 from umt_ds.data.loader_plan import LoaderPlan, SourceSpec
 from umt_ds.data.on_device import finish
@@ -54,13 +54,21 @@ class Loader:
         plan: LoaderPlan,
         *,
         tokenize: Tokenize | None = None,
+        tokenize_answers: TokenizeAnswers | None = None,
         label_field: str | None = None,
         cache: BlockCache | None = None,
         device: torch.device = _CPU,
     ) -> None:
         self._plan = plan
         self._device = device
-        self.builder = BatchBuilder(sources, plan, tokenize=tokenize, label_field=label_field, cache=cache)
+        self.builder = BatchBuilder(
+            sources,
+            plan,
+            tokenize=tokenize,
+            tokenize_answers=tokenize_answers,
+            label_field=label_field,
+            cache=cache,
+        )
         self._names = [spec.name for spec in sources]
         self._pipeline: WorkerPool[WorkerBatch] | None = None
         self._next = 0  # the micro-batch that the pipeline delivers next

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from umt_ds.batch import Batch, Media, Movable
 from umt_ds.data.clips import Clip
-from umt_ds.data.collate import Tokenize, collate
+from umt_ds.data.collate import Tokenize, TokenizeAnswers, collate
 from umt_ds.data.draws import Draws
 from umt_ds.data.faults import Fault
 from umt_ds.data.loader_plan import LoaderPlan, SourceSpec, frames_of_media
@@ -45,13 +45,21 @@ class BatchBuilder:
         plan: LoaderPlan,
         *,
         tokenize: Tokenize | None = None,
+        tokenize_answers: TokenizeAnswers | None = None,
         label_field: str | None = None,
         cache: BlockCache | None = None,
     ) -> None:
         self._num_frames = frames_of_media(sources)
         self._plan = plan
-        self._tokenize = tokenize
-        self.draws = Draws(sources, plan, tokenize=tokenize, label_field=label_field, cache=cache)
+        self._tokenize, self._tokenize_answers = tokenize, tokenize_answers
+        self.draws = Draws(
+            sources,
+            plan,
+            tokenize=tokenize,
+            label_field=label_field,
+            cache=cache,
+            reads_answers=tokenize_answers is not None,
+        )
         self._batch_memory = BatchMemory(turns=plan.prefetch + 1)
 
     def __call__(self, number: int) -> WorkerBatch:
@@ -87,7 +95,14 @@ class BatchBuilder:
                     packer.add(clip, view, draw=draw)
             shown.append(item)
             faults += bad
-        batch = collate(shown, pixels, media=medium, step_start=step_start, tokenize=self._tokenize)
+        batch = collate(
+            shown,
+            pixels,
+            media=medium,
+            step_start=step_start,
+            tokenize=self._tokenize,
+            tokenize_answers=self._tokenize_answers,
+        )
         return MediaRows(batch, None if packer is None else packer.pack(self._batch_memory, medium))
 
     def _draw_view(self, clip: Clip, draw: int, copy: int) -> View:

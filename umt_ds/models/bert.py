@@ -164,6 +164,7 @@ class Bert(nn.Module):
         self.checkpoint_layers = checkpoint_layers
         # a door of Any: module dicts are typed by half
         self.bert: Any = bert_parts(size, fusion_layers=fusion_layers, video_width=video_width, dropout=dropout)
+        self.has_word_head = word_head
         if word_head:
             self.cls: Any = nn.ModuleDict({"predictions": WordHead(size)})
         self.apply(initialise)

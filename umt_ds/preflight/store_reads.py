@@ -14,7 +14,7 @@ from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import is_local
 from umt_ds.data.shards.stream import Tars
 from umt_ds.keyed import Stream
-from umt_ds.tasks.loader import source_spec
+from umt_ds.tasks.loader import source_specs
 
 _LOOKED_AT = 64  # clips
 
@@ -38,8 +38,7 @@ class StoreReads:
 
 def store_reads(config: RunConfig) -> StoreReads | None:
     """None where no indexed shards of the run lie in a store. Raises DataError where they cannot be opened."""
-    specs = (source_spec(name, source, config.task.clip_shape.frames) for name, source in config.data.sources.items())
-    for spec in specs:
+    for spec in source_specs(config):
         if not isinstance(spec.shards, Tars) and not is_local(spec.shards):
             with closing(ShardSource(spec.shards, max_open=1, look=False)) as source:
                 return _counted(source, spec.frames, config)

@@ -17,8 +17,12 @@ from umt_ds.weights.load import LoadReport, load_strict
 log = logging.getLogger("umt_ds")
 
 
-def build_bert(config: BertConfig, vocabulary: Vocabulary, *, video_width: int, pretrained: bool = True) -> Bert:
+def build_bert(
+    config: BertConfig, vocabulary: Vocabulary, *, video_width: int, pretrained: bool = True, word_head: bool = True
+) -> Bert:
     """BERT with the weights of its folder; its cross-attention, and a word head that the file lacks, are new.
+
+    word_head: False leaves that head out.
 
     Raises ConfigError where tokenizer or captions do not fit it, WeightsError where the folder does not.
     """
@@ -43,6 +47,7 @@ def build_bert(config: BertConfig, vocabulary: Vocabulary, *, video_width: int, 
             video_width=video_width,
             dropout=config.dropout,
             checkpoint_layers=config.checkpoint_layers,
+            word_head=word_head,
         )
     if pretrained and config.weights == "random":
         log.info("BERT has random weights (task.text.weights=random)")
@@ -77,6 +82,6 @@ def _load_bert(bert: Bert, folder: Path) -> LoadReport:
     state = read_bert_folder(folder)
     layers = range(bert.text_layers, bert.size.layers)
     new = [f"bert.encoder.layer.{index}.crossattention." for index in layers]
-    if not any(key.startswith("cls.") for key in state):
+    if not (bert.has_word_head and any(key.startswith("cls.") for key in state)):
         new.append("cls.")
     return load_strict(bert, state, where=str(folder), ignore=new)

@@ -11,7 +11,7 @@ from torch import nn
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
-from umt_ds.data.collate import Tokenize
+from umt_ds.data.collate import Tokenize, TokenizeAnswers
 from umt_ds.engine.protocol import Task
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
@@ -35,6 +35,14 @@ def room_of(run: RunConfig) -> TaskRoom:
             from umt_ds.tasks.recognition import room as recognition
 
             return recognition
+        case "retrieval":
+            from umt_ds.tasks.retrieval import room as retrieval
+
+            return retrieval
+        case "question_answering":
+            from umt_ds.tasks.question_answering import room as question_answering
+
+            return question_answering
         case "image_text":
             from umt_ds.tasks.image_text import room as image_text
 
@@ -44,6 +52,11 @@ def room_of(run: RunConfig) -> TaskRoom:
 def tokenizer_of(run: RunConfig) -> Tokenize | None:
     """What makes tokens of captions for the loader; None where the task reads no text."""
     return room_of(run).tokenizer(run)
+
+
+def answer_tokenizer_of(run: RunConfig) -> TokenizeAnswers | None:
+    """What makes tokens of answers for the loader; None where the task learns none."""
+    return room_of(run).answer_tokenizer(run)
 
 
 def num_classes_of(run: RunConfig) -> int | None:

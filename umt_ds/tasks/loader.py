@@ -9,6 +9,7 @@ import torch
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.data import SourceConfig
 from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.base import TaskSettings
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.order.media import check_pack
@@ -18,7 +19,7 @@ from umt_ds.data.shards.storage import is_local
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
-from umt_ds.tasks.kinds import num_classes_of, tokenizer_of
+from umt_ds.tasks.kinds import answer_tokenizer_of, num_classes_of, tokenizer_of
 from umt_ds.tasks.sources import build_cache, shards_of
 
 
@@ -35,12 +36,13 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         )
     if config.batch.media == "packed" and len({source.media for source in data.sources.values()}) > 1:
         check_pack(plan.chunk, config.batch.pack)
-    specs = [source_spec(name, source, config.task.clip_shape.frames) for name, source in data.sources.items()]
+    specs = source_specs(config)
     is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
     return Loader(
         specs,
         replace(plan_loader(config, plan, world), num_classes=num_classes_of(config)),
         tokenize=tokenizer_of(config),
+        tokenize_answers=answer_tokenizer_of(config),
         label_field=config.task.label_field,
         cache=build_cache(data.cache) if is_remote else None,
         device=device,
@@ -78,9 +80,13 @@ def plan_loader(config: RunConfig, plan: RunPlan, world: World) -> LoaderPlan:
     )
 
 
-def source_spec(name: str, source: SourceConfig, frames: int) -> SourceSpec:
-    """What a loader is told of one source; `frames`: of a clip of the task."""
-    count = 1 if source.media == "image" else frames
+def source_specs(config: RunConfig) -> list[SourceSpec]:
+    """What the loader of a run is told of its sources."""
+    return [_source_spec(name, source, config.task) for name, source in config.data.sources.items()]
+
+
+def _source_spec(name: str, source: SourceConfig, task: TaskSettings) -> SourceSpec:
+    count = 1 if source.media == "image" else task.clip_shape.frames
     policy = FramePolicy(source.frames.policy, count, source.frames.stride)
     return SourceSpec(
         name=name,
@@ -89,5 +95,5 @@ def source_spec(name: str, source: SourceConfig, frames: int) -> SourceSpec:
         weight=source.weight,
         repeat=source.repeat,
         media=source.media,
-        caption=source.caption,
+        caption=task.text_field or source.caption,
     )

@@ -17,7 +17,7 @@ from torch import nn
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
-from umt_ds.data.collate import Tokenize
+from umt_ds.data.collate import Tokenize, TokenizeAnswers
 from umt_ds.engine.protocol import Task
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
@@ -45,6 +45,9 @@ class TaskRoom(Protocol):
 
         Raises ConfigError where there is no vocabulary.
         """
+
+    def answer_tokenizer(self, run: RunConfig) -> TokenizeAnswers | None:
+        """What makes tokens of answers to questions for the loader; None where none are learned."""
 
     def num_classes(self, run: RunConfig) -> int | None:
         """How many classes the labels of its clips number from 0 on; each clip then has one. None: the loader takes

@@ -30,6 +30,10 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
+def answer_tokenizer(run: RunConfig) -> None:
+    """No answer is learned."""
+
+
 def num_classes(run: RunConfig) -> None:
     """A clip without a label counts for nothing in the loss."""
 

@@ -26,7 +26,7 @@ from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrie
 from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
 from umt_ds.evaluation.retrieval import embed_set
 from umt_ds.report.pictures import draw_answers, draw_similarity
-from umt_ds.tasks.stage2.retrieval import Retrieval, resized_how
+from umt_ds.tasks.video_text.retrieval import Retrieval, resized_how
 
 
 def of_one(videos: Sequence[int]) -> Tensor:

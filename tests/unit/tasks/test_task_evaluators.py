@@ -28,8 +28,8 @@ from umt_ds.evaluation.retrieval import RetrievalEvaluator
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.stage1.task import Stage1Module
 from umt_ds.tasks.stage2.module import Stage2Module
-from umt_ds.tasks.stage2.retrieval import Retrieval
-from umt_ds.tasks.stage2.retriever import Retriever
+from umt_ds.tasks.video_text.retrieval import Retrieval
+from umt_ds.tasks.video_text.retriever import Retriever
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

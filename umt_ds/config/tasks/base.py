@@ -84,6 +84,11 @@ class TaskSettings(Section):
         return None
 
     @property
+    def text_field(self) -> str | None:
+        """The field of a sample's json that holds the text it reads; None: the captions that a source names."""
+        return None
+
+    @property
     def has_layers_to_decay(self) -> bool:
         """Whether its layers can learn at different rates (optim.layer_decay)."""
         return False

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from umt_ds.errors import DecodeError, quoted, shown
 
@@ -17,6 +17,7 @@ Record = dict[str, Any]
 # A caption as it is written → as it is tokenised.
 Clean = Callable[[str], str]
 
+ANSWERS = ("answers", "answer_weights")  # the fields that `answers_of` reads
 _KINDS = ("json", "txt", "cls")
 _CLASS_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")  # int() takes 1_000 and other scripts' digits, too
 _LARGEST = 2**63 - 1  # of the labels that a tensor holds
@@ -78,6 +79,66 @@ def captions_of(record: Mapping[str, Any], *, field: str = "caption", clean: Cle
     if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
         raise DecodeError(f"{field} is of type {type(said).__name__}, neither text nor a list of texts")
     return [text for caption in captions if (text := clean(plain_text(caption)))]
+
+
+class WeightedAnswer(NamedTuple):
+    """An answer to a question, and what it counts among the answers to it."""
+
+    text: str
+    weight: float
+
+
+def answers_of(record: Mapping[str, Any]) -> tuple[WeightedAnswer, ...]:
+    """The different answers in `answers` (a text, or a list of texts), as they are written; none where there are none.
+
+    Weighed by `answer_weights`, or, without, by the share that each has of all: of yes, no, yes, yes 3/4 and 1/4.
+    Raises DecodeError for what is no text, and for weights that are not one number from 0 for each answer, one of them
+    above.
+    """
+    said = record.get("answers")
+    answers = [] if said is None else [said] if isinstance(said, str) else said
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise DecodeError(f"answers is of type {type(said).__name__}, neither text nor a list of texts")
+    weights = record.get("answer_weights")
+    if weights is None:
+        weights = [1 / len(answers)] * len(answers)
+    elif not _are_weights(weights) or len(weights) != len(answers):
+        raise DecodeError(f"answer_weights={shown(repr(weights))} are not the weights of {len(answers)} answers")
+    counted: dict[str, float] = {}
+    for answer, weight in zip(map(plain_text, answers), weights, strict=True):
+        if answer:
+            counted[answer] = counted.get(answer, 0.0) + weight
+    return tuple(WeightedAnswer(answer, weight) for answer, weight in counted.items())
+
+
+def _are_weights(value: object) -> bool:
+    if not isinstance(value, list):
+        return False
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one < _TOO_LARGE for one in value)
+    return numbers and any(value)
+
+
+class Choice(NamedTuple):
+    """Texts of which one is right, and its place among them, from 0."""
+
+    options: tuple[str, ...]
+    answer: int
+
+
+def choice_of(record: Mapping[str, Any], *, options: str, answer: str, clean: Clean = str.strip) -> Choice:
+    """The texts in the field `options`, cleaned, with the right one's place, which is in the field `answer`.
+
+    Raises DecodeError where there are not two texts at least, one of them is empty, or none of them is right.
+    """
+    said, place = record.get(options), record.get(answer)
+    if not isinstance(said, list) or len(said) < 2 or not all(isinstance(text, str) for text in said):
+        raise DecodeError(f"{options} is no list of texts to choose from")
+    texts = tuple(clean(plain_text(text)) for text in said)
+    if not all(texts):
+        raise DecodeError(f"{options} has an empty text in place {texts.index('')}")
+    if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(texts):
+        raise DecodeError(f"{answer}={shown(repr(place))} is no place among its {len(texts)} texts")
+    return Choice(texts, place)
 
 
 def number_in(record: Mapping[str, Any], field: str) -> float | None:

@@ -28,6 +28,10 @@ def tokenizer(run: RunConfig) -> Tokenizer:
     return Tokenizer(_settings(run).text.context_length)
 
 
+def answer_tokenizer(run: RunConfig) -> None:
+    """No answer is learned."""
+
+
 def num_classes(run: RunConfig) -> None:
     """No label is learned."""
 

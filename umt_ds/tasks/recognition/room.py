@@ -32,6 +32,10 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
+def answer_tokenizer(run: RunConfig) -> None:
+    """No answer is learned."""
+
+
 def num_classes(run: RunConfig) -> int:
     """Rows of the head."""
     return head_classes(run).count

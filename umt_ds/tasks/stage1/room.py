@@ -31,6 +31,10 @@ def tokenizer(run: RunConfig) -> None:
     """No text is read."""
 
 
+def answer_tokenizer(run: RunConfig) -> None:
+    """No answer is learned."""
+
+
 def num_classes(run: RunConfig) -> None:
     """No label is learned."""
 

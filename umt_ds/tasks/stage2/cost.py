@@ -143,7 +143,7 @@ class Stage2Cost:
         ).forward
 
 
-def on_meta(config: Stage2Config) -> tuple[Stage2Module, Teacher | None]:
+def on_meta(config: Stage2Config, *, word_head: bool = True) -> tuple[Stage2Module, Teacher | None]:
     """Module and teacher without weights or memory. Raises ConfigError where they do not fit each other."""
     settings = config.teacher
     with torch.device("meta"):
@@ -151,12 +151,12 @@ def on_meta(config: Stage2Config) -> tuple[Stage2Module, Teacher | None]:
         if settings is not None and config.needs_teacher:
             teacher = teacher_of(settings)
         words = Vocabulary(bert_size_of(config.text).vocab_size, cls_id=0, pad_id=0, mask_id=0)
-        return build_module(config, teacher, words, seed=0, pretrained=False), teacher
+        return build_module(config, teacher, words, seed=0, pretrained=False, word_head=word_head), teacher
 
 
-def stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float]) -> TaskCost:
+def stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float], *, word_head: bool = True) -> TaskCost:
     """Raises ConfigError where student and teacher do not fit each other. element: bytes of a number."""
-    module, teacher = on_meta(task)
+    module, teacher = on_meta(task, word_head=word_head)
     cost = Stage2Cost(task, teacher)
     student, published = task.student, [cost.published_flops(medium) for medium in shares]
     ours, parts = [cost.flops(medium) for medium in shares], list(shares.values())

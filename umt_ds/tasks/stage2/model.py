@@ -45,11 +45,18 @@ def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, Ma
 
 
 def build_module(
-    config: Stage2Config, teacher: Teacher | None, vocabulary: Vocabulary, *, seed: int, pretrained: bool = True
+    config: Stage2Config,
+    teacher: Teacher | None,
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    pretrained: bool = True,
+    word_head: bool = True,
 ) -> Stage2Module:
     """The model with its first weights, the same on every rank: BERT's from its folder, all else from `seed`.
 
-    pretrained: False leaves BERT at random weights, for those who load all of it. Without a teacher: no decoders.
+    pretrained: False leaves BERT at random weights, for those who load all of it. word_head: that of MLM, which
+    fine-tuned models do not have. Without a teacher: no decoders.
     Raises ConfigError or WeightsError where student, teacher, BERT and tokenizer do not belong together.
     """
     student, settings = config.student, config.teacher
@@ -71,7 +78,7 @@ def build_module(
             interval=settings.interval if settings is not None else 1.0,
             norm=settings.norm if settings is not None else "l2",
         )
-    text = build_bert(config.text, vocabulary, video_width=size.width, pretrained=pretrained)
+    text = build_bert(config.text, vocabulary, video_width=size.width, pretrained=pretrained, word_head=word_head)
     return Stage2Module(vision, text, config=config, seed=seed)
 
 
@@ -87,7 +94,9 @@ def load_initial(module: Stage2Module, state: Mapping[str, Tensor], *, where: st
     if is_whole:
         decoders = "vision_encoder.clip_decoder."
         both = own_decoders and any(key.startswith(decoders) for key in named)
-        return str(load_strict(module, named, where=where, ignore=() if both else (decoders,)))
+        unread = [] if both else [decoders]
+        unread += [] if module.text_encoder.has_word_head else ["text_encoder.cls."]
+        return str(load_strict(module, named, where=where, ignore=unread))
     both = own_decoders and any(key.startswith("clip_decoder.") for key in named)
     ignore = ("pool_norm.",) if both else ("pool_norm.", "clip_decoder.")
     return f"video encoder: {load_strict(module.vision_encoder, named, where=where, ignore=ignore)}"

@@ -27,8 +27,8 @@ from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.tasks.sources import media_shares
 from umt_ds.tasks.stage2.cost import stage2_cost
 from umt_ds.tasks.stage2.module import Stage2Module
-from umt_ds.tasks.stage2.retrieval import retrieval_evaluator, retrieved
 from umt_ds.tasks.stage2.task import Stage2Task
+from umt_ds.tasks.video_text.retrieval import retrieval_evaluator, retrieved
 
 
 def tokenizer(run: RunConfig) -> Tokenize:
@@ -40,6 +40,10 @@ def tokenizer(run: RunConfig) -> Tokenize:
     from umt_ds.tasks.image_text.task import ClipToo  # loads open_clip
 
     return ClipToo(bert)
+
+
+def answer_tokenizer(run: RunConfig) -> None:
+    """No answer is learned."""
 
 
 def num_classes(run: RunConfig) -> None:

@@ -41,8 +41,8 @@ log = logging.getLogger("umt_ds")
 
 
 class Stage2Task:
-    """Satisfies `engine.protocol.Task`. pieces: that a batch is worked on in (`batch.split_contrastive`). shares: of
-    all views, that each medium has, for those who count operations."""
+    """Satisfies `engine.protocol.Task`. pieces: that a batch is worked on in (`batch.split_contrastive`).
+    word_head: see `build_module`. shares: of all views, that each medium has, for those who count operations."""
 
     classes: tuple[str, ...] = ()
 
@@ -55,6 +55,7 @@ class Stage2Task:
         precision: Precision,
         vocabulary: Vocabulary,
         pieces: int = 1,
+        word_head: bool = True,
         shares: Mapping[Media, float] | None = None,
     ) -> None:
         self._config, self._seed, self._device, self._pieces = config, seed, device, pieces
@@ -70,7 +71,7 @@ class Stage2Task:
             self._fingerprints["text teacher"] = state_fingerprint(self._text_teacher.state_dict())
             self._text_teacher.to(device)
         self._masks: dict[Media, MaskPlan | None] = media_masks(config, self._teacher)
-        self._module = build_module(config, self._teacher, self._vocabulary, seed=seed)
+        self._module = build_module(config, self._teacher, self._vocabulary, seed=seed, word_head=word_head)
         if self._teacher is not None and config.teacher is not None:
             place_teacher(self._teacher, config.teacher, device=device, precision=precision)
 

@@ -1,4 +1,4 @@
-"""Retrieval by the embeddings of stage 2: which clips, how they are looked at, what captions find among them."""
+"""Retrieval by the embeddings of a model: which clips, how they are looked at, what captions find among them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from umt_ds.config.evaluation import RetrievalEvaluation
 from umt_ds.config.run import RunConfig
-from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ShownFrames, middle_frames, published_frames
 from umt_ds.data.order.frames import middle
 from umt_ds.data.order.views import Views
@@ -27,7 +26,8 @@ from umt_ds.tasks.captions import caption_tokenizer
 from umt_ds.tasks.evaluators import evaluation_set, trained_on
 from umt_ds.tasks.room import ExhibitOptions
 from umt_ds.tasks.sources import held_out_beside, training_shards
-from umt_ds.tasks.stage2.retriever import Retriever, build_retriever
+from umt_ds.tasks.video_text.retriever import Retriever, build_retriever
+from umt_ds.tasks.video_text.settings import objective_of
 
 _ANSWERS, _FIRST = 6, 5  # captions that are shown, and clips for each
 
@@ -89,8 +89,7 @@ def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig
 
     Raises ConfigError where there is no vocabulary, DataError for what is no set.
     """
-    task = run.task
-    assert isinstance(task, Stage2Config)
+    task = objective_of(run)
     tokenizer = caption_tokenizer(task.text)
     antialias = run.data.augment.antialias if settings.antialias is None else settings.antialias
     frames, side = task.clip_shape

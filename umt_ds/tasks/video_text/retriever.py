@@ -1,4 +1,4 @@
-"""A model of stage 2 that finds texts for videos and videos for texts: nothing is hidden, every frame counts.
+"""A model that finds texts for videos and videos for texts: nothing is hidden, every frame counts.
 
 Shapes: B videos or texts, T frames, C width of the space where they are compared.
 """
@@ -12,13 +12,12 @@ from torch import Tensor
 
 from umt_ds.batch import Tokens
 from umt_ds.config.run import RunConfig
-from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.data.text import CaptionTokenizer
-from umt_ds.errors import ConfigError
 from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage2.model import build_module, load_initial
+from umt_ds.tasks.video_text.settings import has_word_head, objective_of
 
 
 class Retriever:
@@ -53,14 +52,18 @@ class Retriever:
 
 
 def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.device) -> Retriever:
-    """The model of a run's configuration with weights of stage 2 from a run folder or file; None: as the run begins."""
-    task = config.task
-    if not isinstance(task, Stage2Config):
-        raise ConfigError(
-            f"run {config.name} is of kind {task.kind}, and only stage2 learns text", hint="a stage-2 run"
-        )
+    """The model of a run's configuration with weights from a run folder or file; None: as the run begins. Raises
+    ConfigError for a run that does not compare videos with texts."""
+    task = objective_of(config)
     tokenizer = caption_tokenizer(task.text)
-    model = build_module(task, None, vocabulary_of(tokenizer), seed=config.seed, pretrained=weights is None)
+    model = build_module(
+        task,
+        None,
+        vocabulary_of(tokenizer),
+        seed=config.seed,
+        pretrained=weights is None,
+        word_head=has_word_head(config),
+    )
     if weights is not None:
         load_initial(model, read_weights(weights), where=str(weights))
     student = task.student

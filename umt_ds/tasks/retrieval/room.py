@@ -1,0 +1,100 @@
+"""The door of retrieval: what the rest of the house may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from umt_ds.batch import Media
+from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation, RetrievalEvaluation
+from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.retrieval import RetrievalConfig
+from umt_ds.data.collate import Tokenize
+from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.encode import Encode
+from umt_ds.evaluation.evaluator import Evaluator
+from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.frozen_features import pooled_student
+from umt_ds.evaluation.probes.features import all_tokens
+from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
+from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.evaluators import knn_evaluator
+from umt_ds.tasks.room import ExhibitOptions, Say
+from umt_ds.tasks.sources import media_shares
+from umt_ds.tasks.stage2.cost import stage2_cost
+from umt_ds.tasks.stage2.module import Stage2Module
+from umt_ds.tasks.stage2.task import Stage2Task
+from umt_ds.tasks.video_text.retrieval import retrieval_evaluator, retrieved
+
+
+def tokenizer(run: RunConfig) -> Tokenize:
+    """That of its BERT."""
+    return caption_tokenizer(_settings(run).text)
+
+
+def answer_tokenizer(run: RunConfig) -> None:
+    """No answer is learned."""
+
+
+def num_classes(run: RunConfig) -> None:
+    """No label is learned."""
+
+
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> Stage2Task:
+    """See `TaskRoom`. The task of stage 2, whose objective is VTC and VTM alone."""
+    task = _settings(run)
+    return Stage2Task(
+        task.objective,
+        seed=run.seed,
+        device=device,
+        precision=precision,
+        vocabulary=vocabulary_of(caption_tokenizer(task.text)),
+        pieces=pieces,
+        word_head=False,
+        shares=media_shares(run),
+    )
+
+
+def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
+    """See `TaskRoom`."""
+    return stage2_cost(_settings(run).objective, ELEMENT[precision], shares, word_head=False)
+
+
+def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
+    """See `TaskRoom`."""
+    return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
+
+
+def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
+    if isinstance(settings, KnnEvaluation):
+        return knn_evaluator(name, settings, run, encoder_of=_features)
+    assert isinstance(settings, RetrievalEvaluation)
+    return retrieval_evaluator(name, settings, run)
+
+
+def _features(module: nn.Module) -> Encode:
+    assert isinstance(module, Stage2Module)
+    return pooled_student(module.vision_encoder.encoder)
+
+
+def tokens(run: RunConfig, module: nn.Module) -> Encode:
+    """See `TaskRoom`."""
+    assert isinstance(module, Stage2Module)
+    return all_tokens(module.vision_encoder.encoder)
+
+
+def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
+    """What held-out captions find."""
+    say("embedding held-out clips and captions")
+    yield retrieved(folder, run, options)
+
+
+def _settings(run: RunConfig) -> RetrievalConfig:
+    assert isinstance(run.task, RetrievalConfig)
+    return run.task
