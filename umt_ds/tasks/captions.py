@@ -21,6 +21,11 @@ def caption_tokenizer(text: BertConfig) -> CaptionTokenizer:
         return CaptionTokenizer(folder_of(text.weights), max_tokens=text.max_tokens)
 
 
+def vocabulary_place(text: BertConfig) -> str:
+    """Where the tokenizer of a run lies."""
+    return str(text.vocabulary or text.weights)
+
+
 def vocabulary_of(tokenizer: CaptionTokenizer) -> Vocabulary:
     """What masking and BERT need to know of a tokenizer."""
     return Vocabulary(
