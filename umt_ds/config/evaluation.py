@@ -102,7 +102,7 @@ class Reranking(Section):
 
 
 class DualSoftmax(Section):
-    """Similarities weighed by softmaxes over all videos and all texts of the test set: no published UMT score uses it."""
+    """Similarities weighed by softmaxes over all videos and texts of a test set: no published UMT score uses it."""
 
     temperature: Positive | Literal["search"] = Field(
         "search", description="of those softmaxes; search: the best of a grid on this very set, which flatters"
