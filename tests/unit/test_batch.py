@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Batch, Movable, Rowwise, Targets, Tokens
+from umt_ds.batch import Answers, Batch, Movable, Rowwise, Targets, Tokens
 from umt_ds.data.collate import SampleMeta, collate
 from umt_ds.data.evaluation import EvalBatch
 from umt_ds.data.on_device import EncodedFrames
@@ -19,12 +19,14 @@ from umt_ds.data.worker import MediaRows, WorkerBatch
 from umt_ds.losses.masked_lm import MaskedTokens
 
 ROWS = 4
-TRAVELLERS = (Tokens, Targets, Batch, EncodedFrames, MediaRows, WorkerBatch, MaskedTokens, EvalBatch)
+TRAVELLERS = (Tokens, Answers, Targets, Batch, EncodedFrames, MediaRows, WorkerBatch, MaskedTokens, EvalBatch)
 
 
 def filled(kind: Any, name: str = "", *, depth: int = 0) -> Any:
     """A value of a type in which nothing is left out: what is optional is there, texts by row are there for each."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return name
     if kind is Tensor:
         return torch.arange(ROWS * 2).reshape(ROWS, 2) + sum(name.encode())
     if origin in (Union, types.UnionType):

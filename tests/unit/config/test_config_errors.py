@@ -38,7 +38,11 @@ def file(tmp_path: Path, text: str) -> str:
         ("data.skip_draws=[[1, x]]", "data.skip_draws[0][1]: give a whole number (got 'x', in override"),
         ("engine.deepspeed_set.bf16.enabled=null", "engine.deepspeed_set.bf16.enabled: give true or false,"),
         ("optim=null", "optim: give a section (got null, in override"),
-        ("task.kind=stage9", "task.kind: give `stage1`, `stage2`, `image_text` or `recognition` (got 'stage9',"),
+        (
+            "task.kind=stage9",
+            "task.kind: give `stage1`, `stage2`, `image_text`, `recognition`, `retrieval` or `question_answering` "
+            "(got 'stage9',",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_told_with_what_may_stand_there(override: str, said: str) -> None:
