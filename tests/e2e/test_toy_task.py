@@ -29,14 +29,15 @@ LISTS = {  # file: (what stands there, what stands there with the toy)
     ),
     "config/tasks/__init__.py": ("Stage1Config | ", "Stage1Config | ToyConfig | "),
     "config/evaluation.py": (
-        "EvaluationConfig = Annotated[\n    KnnEvaluation | ",
+        "EvaluationConfig = Annotated[\n    KnnEvaluation\n    | ",
         """class AccuracyEvaluation(EvaluationSettings):
     kind: Literal["accuracy"]
     digits: int = Field(2, ge=0, le=6)
 
 
 EvaluationConfig = Annotated[
-    KnnEvaluation | AccuracyEvaluation | """,
+    KnnEvaluation | AccuracyEvaluation
+    | """,
     ),
 }
 
