@@ -43,7 +43,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"order", "pixels"}),  # which samples and frames; from bytes to views
         frozenset({"clips", "vocabulary", "pipeline", "collate", "faults"}),
         frozenset({"on_device", "evaluation", "text"}),
-        frozenset({"loader_plan"}),  # what a loader is told
+        frozenset({"loader_plan", "video_clips"}),  # what a loader is told; video files without a set
         frozenset({"draws"}),  # what a draw shows
         frozenset({"worker"}),  # micro-batches of draws
         frozenset({"loader"}),  # the trainer's side

@@ -1,0 +1,119 @@
+"""Clips of a video file as a model sees them: of the whole video, or of windows of seconds that cover it.
+
+T frames, V views of a clip, H x W pixels, W windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from umt_ds.data.evaluation import ClipRequest
+from umt_ds.data.pixels.video import LIMITS, Limits, Pixels, Span, Timeline, encode_by_time
+from umt_ds.errors import DecodeError
+
+_SAME_TIME_S = 1e-6  # what adding up floating point numbers is off by
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Seconds of a video that are looked at one by one: from 0, from `stride_s`, …, each `length_s` long."""
+
+    length_s: float
+    stride_s: float
+
+    def spans(self, timeline: Timeline) -> list[Span]:
+        """In the order of their starts. The last one ends with the video, so that all are as long; a video that is
+        shorter is one window. (25 s by windows of 10 s each 10 s: 0-10, 10-20, 15-25.)"""
+        begin_s, end_s = timeline.whole
+        last_s = max(begin_s, end_s - self.length_s)  # where the last window starts
+        steps = ceil((last_s - begin_s - _SAME_TIME_S) / self.stride_s)
+        starts = [*(begin_s + step * self.stride_s for step in range(steps)), last_s]
+        return [(start, min(start + self.length_s, end_s)) for start in starts]
+
+
+@dataclass(frozen=True)
+class VideoClip:
+    """What a model is shown of a video. span_s: the seconds that it stands for. views: u8 [V,T,side,side,3]."""
+
+    span_s: Span
+    views: Tensor
+
+
+@dataclass(frozen=True)
+class VideoClips:
+    """Some of the clips of a video, in their order. of: how many the video has."""
+
+    clips: tuple[VideoClip, ...]
+    of: int
+
+
+def clip_of_video(file: Path | bytes, request: ClipRequest, *, limits: Limits = LIMITS) -> VideoClip:
+    """The whole video as one clip. Raises as `clips_of_video`."""
+    return clips_of_video(file, request, limits=limits).clips[0]
+
+
+def clips_of_video(
+    file: Path | bytes,
+    request: ClipRequest,
+    *,
+    windows: Windows | None = None,
+    first: int = 0,
+    at_most: int | None = None,
+    limits: Limits = LIMITS,
+) -> VideoClips:
+    """The clips `first`, `first` + 1, … of a video, `at_most` so many: one a window, or one of the whole video.
+
+    The frames of `request` are chosen among all that the window has in the file. One window's frames are in memory in
+    the size of the file, and the views of all that are asked for.
+
+    Raises DecodeError for what is no video, or is damaged, and for windows that hold fewer frames than the model sees
+    (a whole video may: it repeats its last). Raises OSError where the file cannot be read.
+    """
+    spans: list[Span] = []
+    chosen: list[list[int]] = []  # the frames of each clip that is asked for
+    wanted: list[int] = []  # all of them, each once
+
+    def choose(timeline: Timeline) -> list[int]:
+        spans[:] = [timeline.whole] if windows is None else windows.spans(timeline)
+        some = spans[first:] if at_most is None else spans[first : first + at_most]
+        chosen[:] = [_frames_of(timeline, span, request, is_whole=len(spans) == 1) for span in some]
+        wanted[:] = sorted({number for numbers in chosen for number in numbers})
+        return wanted
+
+    def encode(_: int, frames: Iterator[Pixels]) -> list[Tensor]:
+        return list(_views(zip(wanted, frames, strict=True), chosen, request))
+
+    views = encode_by_time(file, choose, encode, limits=limits).content
+    clips = zip(spans[first:], views, strict=False)
+    return VideoClips(tuple(VideoClip(span, shown) for span, shown in clips), len(spans))
+
+
+def _frames_of(timeline: Timeline, span: Span, request: ClipRequest, *, is_whole: bool) -> list[int]:
+    """The frames that are shown of a span. A whole video may have no times."""
+    here = timeline.within(None if is_whole else span)
+    if len(here) < request.frames.count and not is_whole:
+        raise DecodeError(
+            f"its {span[1] - span[0]:g} s from {span[0]:g} s on hold {len(here)} frames, and the model sees "
+            f"{request.frames.count} of a window"
+        )
+    return [here.start + number for number in request.frames.choose(len(here))]
+
+
+def _views(
+    frames: Iterator[tuple[int, Pixels]], chosen: Sequence[Sequence[int]], request: ClipRequest
+) -> Iterator[Tensor]:
+    """The views of each clip, made as soon as its last frame has come. frames: each once, after its number."""
+    held: dict[int, Pixels] = {}
+    for numbers in chosen:
+        held = {number: frame for number, frame in held.items() if number >= min(numbers)}
+        while max(numbers) not in held:
+            number, frame = next(frames)
+            held[number] = frame
+        yield torch.from_numpy(request.views_of(np.stack([held[number] for number in numbers])))
