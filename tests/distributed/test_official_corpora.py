@@ -64,9 +64,6 @@ def test_each_corpus_is_prepared_learned_from_and_scored_by_the_commands_of_its_
         check(name, result)
 
 
-ITEMS = {"retrieval": 2, "multiple_choice": 2, "zero_shot": 2, "question_answering": 2}
-
-
 def check(name: str, scores: dict[str, dict[str, Any]]) -> None:
     """Nothing is missing in the scores of a run, and its best is chosen by one of them."""
     for evaluation, score in scores.items():
