@@ -5,6 +5,8 @@ Shapes: C captions, L tokens, P vectors of a video, D width of the space where t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from umt_ds.data.order.views import Views
 from umt_ds.errors import ConfigError
 from umt_ds.evaluation.metrics.retrieval import similarity
 from umt_ds.evaluation.prediction import Asked, Predict, Prediction, Predictor, cleaned, likeliest
+from umt_ds.models.bert import Looked
 from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.captions import caption_tokenizer
 from umt_ds.tasks.video_text.retrieval import full_view
@@ -74,7 +77,8 @@ class _Captions:
         texts, numbers = self._asked.captions, {"similarity": near}
         if self._asked.match:
             some = near.argsort(descending=True, stable=True)[:_MATCHED]
-            match = torch.cat([self._match(tokens, part) for part in torch.split(some, _TEXTS)])
+            looked = self._model.text_encoder.look(tokens)  # once for all captions
+            match = torch.cat([self._match(looked, part) for part in torch.split(some, _TEXTS)])
             texts = tuple(texts[number] for number in some.tolist())
             numbers = {"similarity": near[some], "match": match.cpu()}
         return [Prediction(None, likeliest(texts, numbers, top=self._asked.top))]
@@ -83,9 +87,7 @@ class _Captions:
         """States of some captions, [C,L,W]."""
         return self._model.text_encoder.encode(self._tokens.ids[numbers], self._tokens.mask[numbers])
 
-    def _match(self, video: Tensor, numbers: Tensor) -> Tensor:
-        """How probably some captions match the video with these tokens: f32 [C]."""
-        of_video = torch.zeros(len(numbers), dtype=torch.long, device=video.device)
-        is_token = self._tokens.mask[numbers]
-        fused = self._model.text_encoder.fuse(self._encode(numbers), is_token, video, of_video)
+    def _match(self, looked: Sequence[Looked], numbers: Tensor) -> Tensor:
+        """How probably some captions match the video that they look at: f32 [C]."""
+        fused = self._model.text_encoder.fuse_with(self._encode(numbers), self._tokens.mask[numbers], looked)
         return self._model.match(fused).softmax(dim=-1)[:, 1]
