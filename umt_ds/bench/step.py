@@ -152,7 +152,7 @@ def _task(config: RunConfig, plan: RunPlan, job: Job, request: Request, precisio
             precision=precision,
             vocabulary=noise_vocabulary(config.task.text),
             pieces=plan.pieces,
-            shares=shares_of_shown(request.shown),
+            shares=lambda: shares_of_shown(request.shown),
         )
     return build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def build(
         vocabulary=vocabulary_of(caption_tokenizer(task.text)),
         pieces=pieces,
         fine_tuning=True,
-        shares=media_shares(run),
+        shares=partial(media_shares, run),
     )
 
 
