@@ -22,8 +22,7 @@ from umt_ds.errors import DecodeError, shown
 from umt_ds.evaluation.answer_list import AnswerList
 from umt_ds.evaluation.answer_ranking import rank_answers
 from umt_ds.evaluation.answer_writing import write_answers
-from umt_ds.evaluation.classification import refuse_non_finite
-from umt_ds.evaluation.encode import EncodedSet, look_at_set, on_first_rank, place_of
+from umt_ds.evaluation.encode import EncodedSet, look_at_set, on_first_rank, place_of, refuse_non_finite
 from umt_ds.evaluation.evaluator import Beat, Scores
 from umt_ds.evaluation.metrics.answers import as_compared, is_right
 from umt_ds.evaluation.said import Said, protocol_of, say_left_out
@@ -106,7 +105,8 @@ class AnsweringEvaluator:
         say_left_out(self.said, self.name, self.items, encoded.left_out)
         for measure in ("probability", "log_probability"):
             if measure in encoded.vectors:
-                refuse_non_finite(encoded, measure, where=f"evaluation.{self.name}")
+                is_finite = encoded.vectors[measure].isfinite().all(dim=1).tolist()
+                refuse_non_finite(encoded.keys, is_finite, where=f"evaluation.{self.name}")
         found = on_first_rank(world, lambda: self._answered(encoded))
         covered = self._covered(encoded)
         return Scores(

@@ -15,9 +15,10 @@ from umt_ds.config.run import RunConfig
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
-from umt_ds.tasks.initial import read_weights
-from umt_ds.tasks.stage2.model import build_module, load_initial
+from umt_ds.tasks.initial import read_initial, refuse_other_words
+from umt_ds.tasks.stage2.model import build_module
 from umt_ds.tasks.video_text.settings import has_word_head, objective_of
+from umt_ds.tasks.video_text.weights import load_retrieval, load_stage2
 
 
 class Retriever:
@@ -65,7 +66,9 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
         word_head=has_word_head(config),
     )
     if weights is not None:
-        load_initial(model, read_weights(weights), where=str(weights))
+        initial = read_initial(weights)
+        refuse_other_words(initial.fingerprints, {"vocabulary": tokenizer.fingerprint}, where=initial.where)
+        (load_stage2 if has_word_head(config) else load_retrieval)(model, initial)
     student = task.student
     return Retriever(
         model.to(device).eval(),
