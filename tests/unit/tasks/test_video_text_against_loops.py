@@ -35,9 +35,12 @@ CAPTIONS = [
 ]  # fmt: skip
 
 
+Kind = Literal["stage2", "retrieval", "question_answering"]
+
+
 def judged(
     folder: Path,
-    kind: Literal["stage2", "retrieval", "question_answering"],
+    kind: Kind,
     evaluation: Mapping[str, Any],
     *,
     seed: int,
