@@ -54,7 +54,7 @@ def build(
         precision=precision,
         vocabulary=vocabulary_of(caption_tokenizer(task.text)),
         pieces=pieces,
-        word_head=False,
+        fine_tuning=True,
         shares=media_shares(run),
     )
 

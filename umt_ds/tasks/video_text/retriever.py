@@ -13,11 +13,13 @@ from torch import Tensor
 from umt_ds.batch import Tokens
 from umt_ds.config.run import RunConfig
 from umt_ds.data.text import CaptionTokenizer
+from umt_ds.engine.protocol import VocabularyRead
 from umt_ds.models.video_text import VideoTextModel
-from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
-from umt_ds.tasks.initial import read_weights
-from umt_ds.tasks.stage2.model import build_module, load_initial
+from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of, vocabulary_place
+from umt_ds.tasks.initial import read_initial, require_vocabulary
+from umt_ds.tasks.stage2.model import build_module
 from umt_ds.tasks.video_text.settings import has_word_head, objective_of
+from umt_ds.tasks.video_text.weights import load_retrieval, load_stage2
 
 
 class Retriever:
@@ -65,7 +67,10 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
         word_head=has_word_head(config),
     )
     if weights is not None:
-        load_initial(model, read_weights(weights), where=str(weights))
+        initial = read_initial(weights)
+        own = VocabularyRead(tokenizer.fingerprint, vocabulary_place(task.text))
+        require_vocabulary(initial.vocabulary, own, where=initial.where)
+        (load_stage2 if has_word_head(config) else load_retrieval)(model, initial)
     student = task.student
     return Retriever(
         model.to(device).eval(),
