@@ -6,6 +6,7 @@ Models are random and of odd sizes; videos have several captions, captions sever
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import torch
 from tests.support import plain_video_text as plain
 from tests.support.video_text_runs import (
     FRAMES,
+    SPECIAL,
     ids_of,
     odd_weights,
     pixels_of,
@@ -145,3 +147,82 @@ def test_multiple_choice(tmp_path: Path, kind: Kind, seed: int) -> None:
         assert found.predictions["chosen"][number] == max(range(len(wanted)), key=lambda place: wanted[place])
         right += found.predictions["chosen"][number] == answer
     assert found.values["accuracy"] == pytest.approx(100 * right / len(OPTIONS))
+
+
+QUESTIONS = ["a man sits on", "the ball", "red box the", "a dog runs"]
+
+
+def answer_list(length: int) -> list[str]:
+    """So many different answers of one to six words, in no order; the first four are one word that no other begins."""
+    lone, others = ["man", "dog", "ball", "box"], ["a", "red", "runs", "sits", "on", "the", "blue"]
+    generator = torch.Generator().manual_seed(length)
+    found = dict.fromkeys(lone[: max(1, length // 2)])
+    while len(found) < length:
+        words = torch.randint(len(others), (int(torch.randint(1, 7, (1,), generator=generator)),), generator=generator)
+        found[" ".join(others[word] for word in words.tolist())] = None
+    return list(found)
+
+
+def answer_ids(answer: str, *, max_tokens: int = 5) -> list[int]:
+    """`[CLS] answer [SEP]`, cut."""
+    return [*ids_of(answer), SPECIAL.index("[SEP]")][:max_tokens]
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 127, 128, 129, 400])
+def test_answers_of_a_list(tmp_path: Path, length: int) -> None:
+    answers = answer_list(length)
+    said = [{"question": question, "answers": [answers[0]]} for question in QUESTIONS]
+    write_clips(tmp_path / "train", said)
+    write_clips(tmp_path / "test", said)
+    (tmp_path / "answers.json").write_text(json.dumps(answers))
+    settings: dict[str, Any] = {"kind": "question_answering", "shards": tmp_path / "test", "batch": 3}
+    found, model = judged(
+        tmp_path, "question_answering", {**settings, "answers": tmp_path / "answers.json"}, seed=length
+    )
+    assert found.predictions is not None
+    right = 0
+    for number, question in enumerate(QUESTIONS[: 1 if length > 100 else None]):
+        with torch.no_grad():
+            states = model.question(ids_of(question), model.video(plain.normalised(pixels_of(number))))
+            ranked = plain.ranked_answers(model, [answer_ids(answer) for answer in answers], states, k=128)
+        shown = found.predictions["probability"][number]
+        best = dict(ranked)
+        assert shown == pytest.approx([share for _, share in ranked[: len(shown)]], abs=1e-5)
+        # answers that agree in the pieces that are left of them are equals, in any order
+        predicted = found.predictions["predicted"][number]
+        assert [best[answers.index(text)] for text in predicted] == pytest.approx(shown, abs=1e-5)
+        right += predicted[0] == answers[0]
+    if length <= 100:
+        assert found.values["accuracy"] == pytest.approx(100 * right / len(QUESTIONS))
+
+
+@pytest.mark.parametrize("beams", [1, 3, 40])
+def test_answers_that_are_written_freely(tmp_path: Path, beams: int) -> None:
+    """Greedy: word by word the likeliest. With so many beams that none is dropped: the likeliest of all answers."""
+    said = [{"question": question, "answers": ["man"]} for question in QUESTIONS]
+    write_clips(tmp_path / "train", said)
+    write_clips(tmp_path / "test", said)
+    settings = {"kind": "question_answering", "shards": tmp_path / "test", "batch": 3, "generate.beams": beams}
+    found, model = judged(tmp_path, "question_answering", settings, seed=beams)
+    assert found.predictions is not None
+    for number, question in enumerate(QUESTIONS):
+        with torch.no_grad():
+            states = model.question(ids_of(question), model.video(plain.normalised(pixels_of(number))))
+            log_probability = beam_search(model, states, beams=beams)
+        assert found.predictions["log_probability"][number] == pytest.approx(log_probability, abs=1e-4)
+
+
+def beam_search(model: plain.PlainModel, states: torch.Tensor, *, beams: int, max_tokens: int = 5) -> float:
+    """Log probability of the best answer of at most max_tokens with [CLS]; [SEP] ends one."""
+    end = SPECIAL.index("[SEP]")
+    going: list[tuple[float, list[int]]] = [(0.0, [SPECIAL.index("[CLS]")])]
+    for _ in range(max_tokens - 1):
+        longer: list[tuple[float, list[int]]] = []
+        for score, ids in going:
+            if ids[-1] == end:
+                longer.append((score, ids))
+                continue
+            after = model.words_after(ids, states)[-1]
+            longer += [(score + float(after[word]), [*ids, word]) for word in range(len(after))]
+        going = sorted(longer, key=lambda one: -one[0])[:beams]
+    return going[0][0]
