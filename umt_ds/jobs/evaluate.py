@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights, require_average, verify_files
 from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint, versions
-from umt_ds.engine.protocol import Task, VocabularyRead
+from umt_ds.engine.protocol import Task
 from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores, try_sets
 from umt_ds.jobs.eval_plan import sets_of
@@ -27,7 +26,7 @@ from umt_ds.jobs.score_files import ScoreFiles
 from umt_ds.jobs.score_table import score_text
 from umt_ds.jobs.train import evaluated_by, judged_by_average, refuse_mixed_experiments
 from umt_ds.models.full_value import is_kept_full, keep_full
-from umt_ds.tasks.initial import read_initial, require_vocabulary, state_fingerprint, vocabulary_read
+from umt_ds.tasks.initial import read_initial, refuse_other_words, start_from, state_fingerprint
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.terminal import progress, write_beside_bars
 from umt_ds.weights.load import load_strict
@@ -121,17 +120,11 @@ def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
     """The weights into the module, or their moving average: all of a checkpoint of this run, or what training would
     begin with. A sentence about it."""
     if run.checkpoint is not None:
-        _require_own_vocabulary(task, run.checkpoint)
+        manifest = read_checkpoint_manifest(run.checkpoint)
+        refuse_other_words(manifest.fingerprints, task.fingerprints, where=str(run.checkpoint))
         state = read_checkpoint_weights(run.checkpoint, averaged=averaged)
         return str(load_strict(task.module, state, where=str(run.checkpoint)))
-    return task.load_weights(read_initial(run.weights, averaged=averaged or run.config.init.ema))
-
-
-def _require_own_vocabulary(task: Task, checkpoint: Path) -> None:
-    """Raises WeightsError where the run reads other word pieces now than when it wrote the checkpoint."""
-    theirs = vocabulary_read(read_checkpoint_manifest(checkpoint))
-    if theirs is not None and (own := task.fingerprints.get("vocabulary")) is not None:
-        require_vocabulary(theirs, VocabularyRead(own, "the settings"), where=str(checkpoint))
+    return start_from(task, read_initial(run.weights, averaged=averaged or run.config.init.ema))
 
 
 def _decay_of(run: EvalRun) -> float:

@@ -20,7 +20,7 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.optim import decay_groups
-from umt_ds.engine.protocol import InitialWeights, VocabularyRead
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.keyed import digest64
@@ -30,9 +30,8 @@ from umt_ds.models.alignment import unit_length
 from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher
 from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
-from umt_ds.tasks.captions import vocabulary_place
 from umt_ds.tasks.encoders import size_of
-from umt_ds.tasks.initial import require_vocabulary, state_fingerprint
+from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.stage2.cost import Stage2Cost
 from umt_ds.tasks.stage2.model import build_module, load_text_teacher, media_masks
 from umt_ds.tasks.stage2.module import Rows, Stage2Inputs, Stage2Module
@@ -113,9 +112,7 @@ class Stage2Task:
 
     def load_weights(self, weights: InitialWeights) -> str:
         """Start from stage 2 or retrieval (published or our own); stage 2 also from stage 1, with its video encoder.
-        Returns what was loaded. Raises WeightsError for what does not fit, and for another vocabulary."""
-        own = VocabularyRead(self._vocabulary.fingerprint, vocabulary_place(self._config.text))
-        require_vocabulary(weights.vocabulary, own, where=weights.where)
+        Returns what was loaded. Raises WeightsError for what does not fit."""
         return (load_retrieval if self._fine_tuning else load_stage2)(self._module, weights)
 
     # ------------------------------------------------------------ preparing

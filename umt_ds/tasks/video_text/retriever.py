@@ -13,10 +13,9 @@ from torch import Tensor
 from umt_ds.batch import Tokens
 from umt_ds.config.run import RunConfig
 from umt_ds.data.text import CaptionTokenizer
-from umt_ds.engine.protocol import VocabularyRead
 from umt_ds.models.video_text import VideoTextModel
-from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of, vocabulary_place
-from umt_ds.tasks.initial import read_initial, require_vocabulary
+from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
+from umt_ds.tasks.initial import read_initial, refuse_other_words
 from umt_ds.tasks.stage2.model import build_module
 from umt_ds.tasks.video_text.settings import has_word_head, objective_of
 from umt_ds.tasks.video_text.weights import load_retrieval, load_stage2
@@ -68,8 +67,7 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
     )
     if weights is not None:
         initial = read_initial(weights)
-        own = VocabularyRead(tokenizer.fingerprint, vocabulary_place(task.text))
-        require_vocabulary(initial.vocabulary, own, where=initial.where)
+        refuse_other_words(initial.fingerprints, {"vocabulary": tokenizer.fingerprint}, where=initial.where)
         (load_stage2 if has_word_head(config) else load_retrieval)(model, initial)
     student = task.student
     return Retriever(
