@@ -121,6 +121,47 @@ def test_retrieval_by_embeddings_with_several_videos_a_caption(captioned: Path, 
     close(found, expected("", similar, turned(similar), right))
 
 
+def check_reranking(found: Scores, similar: Matrix, match: Matrix, right: Sequence[set[int]], *, k: int) -> None:
+    of_videos = plain.reranked(similar, match, k=k)
+    of_texts = plain.reranked(turned(similar), turned(match), k=k)
+    close(found, expected("", similar, turned(similar), right))
+    close(found, expected("reranked_", of_videos, of_texts, right))
+    assert found.predictions is not None
+    ranks = plain.ranks(of_texts, right)
+    assert found.predictions["reranked_rank"] == [rank + 1 for rank in ranks]
+    assert found.predictions["match"] == pytest.approx([max(row) for row in of_texts], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "stage2"])
+@pytest.mark.parametrize(("k", "pairs"), [(1, 64), (3, 2), (5, 1), (128, 64)])
+def test_reranking_with_several_captions_a_video(captioned: Path, kind: Kind, k: int, pairs: int) -> None:
+    settings = {"kind": "retrieval", "shards": captioned / "test", "batch": 3, "rerank.pairs": pairs}
+    found, model = judged(captioned, kind, {**settings, "rerank.candidates": k}, seed=k)
+    texts = [text for some in CAPTIONS for text in some]
+    right = [{video} for video, some in enumerate(CAPTIONS) for _ in some]
+    check_reranking(found, *matrices(model, len(CAPTIONS), texts), right, k=k)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 128])
+def test_reranking_with_several_videos_a_caption(captioned: Path, k: int) -> None:
+    rows = [{"key": f"clip-{n:04d}", "caption": text, "group": text} for n, text in enumerate(GROUPS)]
+    items = write_items(captioned / "grouped", captioned / "test", rows)
+    settings = {"kind": "retrieval", "shards": items, "batch": 2, "rerank.candidates": k}
+    found, model = judged(captioned, "retrieval", settings, seed=k)
+    texts = list(dict.fromkeys(GROUPS))
+    right = [{video for video, said in enumerate(GROUPS) if said == text} for text in texts]
+    check_reranking(found, *matrices(model, len(GROUPS), texts), right, k=k)
+
+
+def test_captions_as_items_of_their_own_are_reranked_as_those_of_one_item(captioned: Path) -> None:
+    rows = [{"key": f"clip-{n:04d}", "caption": text} for n, some in enumerate(CAPTIONS) for text in some]
+    items = write_items(captioned / "each", captioned / "test", rows)
+    settings = {"kind": "retrieval", "shards": items, "batch": 4, "rerank.candidates": 3}
+    found, model = judged(captioned, "retrieval", settings, seed=3)
+    right = [{video} for video, some in enumerate(CAPTIONS) for _ in some]
+    check_reranking(found, *matrices(model, len(CAPTIONS), [row["caption"] for row in rows]), right, k=3)
+
+
 OPTIONS = [
     (["a man", "the dog sits"], 1), (["red ball", "blue ball", "a dog on the box"], 0), (["a man runs", "dog"], 0),
     (["box", "ball", "man", "dog", "the man sits on the red box"], 4), (["a dog", "the dog", "red"], 2),
