@@ -227,22 +227,8 @@ class Engine:
             return
         from deepspeed.runtime.zero import GatheredParameters
 
-        with GatheredParameters(self._exact), self._in_forward():
+        with GatheredParameters(self._exact):
             yield
-
-    @contextmanager
-    def _in_forward(self) -> Iterator[None]:
-        """Inside, ZeRO-3 gathers also what a module takes of another in its forward pass, as a word head does with the
-        table of embeddings. DeepSpeed finds such parameters only while its engine's own forward runs (0.19.8), which an
-        evaluation does not call; those of the modules that training has run it knows, others not."""
-        parameters: list[Any] = [part._parameters for part in self.module.modules()]
-        for each in parameters:
-            each._in_forward = True
-        try:
-            yield
-        finally:
-            for each in parameters:
-                each._in_forward = False
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
