@@ -63,11 +63,11 @@ class CaptionTokenizer:
         tokenizer.enable_truncation(max_tokens)
         tokenizer.enable_padding(length=max_tokens, pad_id=self.pad_id, pad_token="[PAD]")
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
 
     def clean(self, caption: str) -> str:
         """The caption as it is tokenised; empty where nothing is left to say. Raises DecodeError as `plain_text`."""
-        text = clean_caption(plain_text(caption))[: CHARACTERS * self._max_tokens]
+        text = clean_caption(plain_text(caption))[: CHARACTERS * self.max_tokens]
         # signs without ink (NUL, direction marks, a lone accent) are no words
         return text if self._tokenizer.normalizer.normalize_str(text).strip() else ""
 

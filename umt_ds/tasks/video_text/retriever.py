@@ -5,6 +5,7 @@ Shapes: B videos or texts, T frames, C width of the space where they are compare
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor
 from umt_ds.batch import Tokens
 from umt_ds.config.run import RunConfig
 from umt_ds.data.text import CaptionTokenizer
+from umt_ds.errors import WeightsError
 from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage2.model import build_module, load_initial
 from umt_ds.tasks.video_text.settings import has_word_head, objective_of
+from umt_ds.weights.published import is_video_text
 
 
 class Retriever:
@@ -29,31 +32,34 @@ class Retriever:
     def __init__(
         self, model: VideoTextModel, *, frames: int, side: int, antialias: bool, tokenizer: CaptionTokenizer
     ) -> None:
-        self._model = model
+        self.model = model
         self.frames, self.side, self.antialias = frames, side, antialias  # what videos must have, and how they get it
         self.tokenizer = tokenizer
 
     @torch.no_grad()
     def embed_videos(self, pixels: Tensor) -> Tensor:
         """u8 [B,T,H,W,3] to a unit vector of each frame, f32 [B,T,C]."""
-        vision = self._model.vision_encoder
+        vision = self.model.vision_encoder
         tokens = vision.encoder(pixels.to(self._device)).tokens
-        return self._model.embed_video(vision.pool(tokens, frames=pixels.shape[1]))
+        return self.model.embed_video(vision.pool(tokens, frames=pixels.shape[1]))
 
     @torch.no_grad()
     def embed_texts(self, tokens: Tokens) -> Tensor:
         """Captions to unit vectors, f32 [B,C]."""
-        encoded = self._model.text_encoder.encode(tokens.ids.to(self._device), tokens.mask.to(self._device))
-        return self._model.embed_text(encoded)
+        encoded = self.model.text_encoder.encode(tokens.ids.to(self._device), tokens.mask.to(self._device))
+        return self.model.embed_text(encoded)
 
     @property
     def _device(self) -> torch.device:
-        return self._model.temp.device
+        return self.model.temp.device
 
 
-def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.device) -> Retriever:
-    """The model of a run's configuration with weights from a run folder or file; None: as the run begins. Raises
-    ConfigError for a run that does not compare videos with texts."""
+def build_retriever(
+    config: RunConfig, weights: Path | None, *, device: torch.device, averaged: bool = False
+) -> Retriever:
+    """The model of a run's configuration with weights from a run folder or file, or with their moving average; None: as
+    the run begins. Raises ConfigError for a run that does not compare videos with texts, WeightsError for weights that
+    do not fit it or learned no text."""
     task = objective_of(config)
     tokenizer = caption_tokenizer(task.text)
     model = build_module(
@@ -65,7 +71,9 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
         word_head=has_word_head(config),
     )
     if weights is not None:
-        load_initial(model, read_weights(weights), where=str(weights))
+        state = read_weights(weights, averaged=averaged)
+        _require_text(state, weights)
+        load_initial(model, state, where=str(weights))
     student = task.student
     return Retriever(
         model.to(device).eval(),
@@ -74,3 +82,12 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
         antialias=config.data.augment.antialias,
         tokenizer=tokenizer,
     )
+
+
+def _require_text(state: Mapping[str, Tensor], weights: Path) -> None:
+    """Training may begin with a video encoder alone; what it says of texts would be chance."""
+    if not is_video_text(state):
+        raise WeightsError(
+            f"{weights} has no text encoder: it is of stage 1, or another model of videos alone",
+            hint="name weights of stage 2 or of retrieval",
+        )
