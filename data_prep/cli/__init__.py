@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from data_prep.cli import captioned, check, corpora, reshape, scenes, tasks
+from data_prep.cli import captioned, check, corpora, demo, reshape, scenes, tasks
 from umt_ds.data.shards.store_answers import told_of_store
 from umt_ds.environment import print_anything
 from umt_ds.errors import EXIT_FAILED, EXIT_INTERRUPTED, UmtError, shown
@@ -46,7 +46,7 @@ def umt_data() -> None:
     """
 
 
-for module in (corpora, captioned, scenes, check, reshape, tasks):
+for module in (corpora, demo, captioned, scenes, check, reshape, tasks):
     for command in module.COMMANDS:
         umt_data.add_command(command)
 

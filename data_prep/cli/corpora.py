@@ -16,12 +16,9 @@ from data_prep.cli.options import (
     Number,
     before_options,
     classes,
-    dry_run,
     given,
     keys,
-    run_options,
 )
-from data_prep.clip import RunOptions, StoreOptions
 from umt_ds.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -296,44 +293,4 @@ def classes_(name: str, in_k710: bool) -> None:
     click.echo(str(k710_numbers(names)) if in_k710 else "\n".join(names))
 
 
-@click.command(short_help="Render a small world and make shards of it.")
-@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--clips", default=1200, help="Clips in all; each fifth is for validation.")
-@click.option("--seed", default=0, help="Another seed, another world.")
-@click.option("--size", default=96, help="Height and width in pixels, rendered and stored.")
-@dry_run
-@run_options
-def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOptions) -> None:
-    """Render a small world of moving balls in OUT/videos and make the shards OUT/train and OUT/val of it.
-
-    A clip's appearance (a striped red ball) shows in any frame, its motion (moves left) in no single one. For video
-    and language there are as many pictures with captions in OUT/images, a vocabulary of their words in OUT/vocab.txt,
-    and in OUT/retrieval 64 clips of val that all show something different.
-
-    \b
-    Example:
-      umt-data demo ~/demo
-    """
-    from data_prep.cli.making import print_summary
-    from data_prep.making.prepare import prepare
-    from data_prep.sources import demo as world
-
-    if dry_run:
-        click.echo(f"would render {clips} clips and pictures of {size}x{size} below {out}, and make shards of them")
-        return
-    world.render_demo(out, count=clips, seed=seed, size=size, run=run)
-    world.render_pictures(out, count=clips, seed=seed, size=size, run=run)
-    world.write_vocabulary(out)
-    store = StoreOptions(frames=world.FRAMES, short_side=size, per_shard=128)
-    sets = {
-        "train": world.list_demo(out, "train"),
-        "val": world.list_demo(out, "val"),
-        "images": world.list_pictures(out),
-        "retrieval": world.list_distinct(out),
-    }
-    for name, listing in sets.items():
-        made = prepare(listing.first_in_order(), out / name, name=f"demo-{name}", store=store, run=run)
-        print_summary(made, run.max_bad)
-
-
-COMMANDS = (folder, list_, kinetics, k710, classes_, something, ucf101, hmdb51, moments, demo)
+COMMANDS = (folder, list_, kinetics, k710, classes_, something, ucf101, hmdb51, moments)

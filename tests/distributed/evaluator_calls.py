@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from torch import nn
 from tests.distributed.calls import Toy, _engine, _step
 from tests.support.stage2 import WORDS, tiny_module
 from umt_ds.batch import Tokens
-from umt_ds.data.evaluation import ClipRequest, EvalBatch, EvaluationSet, middle_frames, stored_frames
+from umt_ds.data.evaluation import AlsoAsked, ClipRequest, EvalBatch, EvaluationSet, middle_frames, stored_frames
 from umt_ds.data.order.views import Views
+from umt_ds.data.shards.sample_record import Choice, choice_of
 from umt_ds.distributed.job import start_job
 from umt_ds.distributed.world import World, find_world
 from umt_ds.errors import DataError, UmtError
@@ -23,8 +24,10 @@ from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.frozen_features import pooled_student
 from umt_ds.evaluation.knn import KnnEvaluator
+from umt_ds.evaluation.multiple_choice import MultipleChoiceEvaluator
 from umt_ds.evaluation.retrieval import RetrievalEvaluator
 from umt_ds.tasks.stage2.module import Stage2Module
+from umt_ds.tasks.video_text.choice import comparing
 from umt_ds.tasks.video_text.retriever import Retriever
 
 FRAMES, SIDE = 2, 16
@@ -84,6 +87,7 @@ def evaluators(
     frames = middle_frames(FRAMES)
     labelled = ClipRequest(frames, SIDE, label_fields=["label"], needs_labels=True)
     captioned = ClipRequest(frames, SIDE, view="stretched", antialias=False, caption_field="caption")
+    asked = replace(captioned, caption_field=None, also=AlsoAsked(("options", "answer"), _choice))
     segments = stored_frames(Views("recognition", FRAMES, 2))
     tested = replace(labelled, frames=segments, view="testing", antialias=False, crops=3, num_classes=CLASSES)
     return {
@@ -98,10 +102,17 @@ def evaluators(
         "retrieval": RetrievalEvaluator(
             "retrieval", clips(shards, captioned), _retriever, Letters(), num_workers=workers
         ),
+        "multiple_choice": MultipleChoiceEvaluator(
+            "multiple_choice", clips(shards, asked), comparing, Letters(), num_workers=workers
+        ),
         "classification": ClassificationEvaluator(
             "classification", clips(shards, tested), _logits, classes=CLASSES, num_workers=workers
         ),
     }
+
+
+def _choice(record: Mapping[str, Any]) -> Choice:
+    return choice_of(record, options="options", answer="answer")
 
 
 def _features(module: nn.Module) -> Encode:
@@ -135,9 +146,9 @@ def zero_scores(settings: dict[str, Any], shards: str, voters: str) -> dict[str,
     """What evaluators of both kinds find with the same model under DeepSpeed."""
     with start_job() as job:
         engine = _engine(settings, job.world.size, tiny_module())
-        engine.module.eval()
         some = evaluators(shards=shards, voters=voters)
-        result = {kind: _found(one, engine.module, job.world, lambda: None) for kind, one in some.items()}
+        with engine.evaluating() as module:
+            result = {kind: _found(one, module, job.world, lambda: None) for kind, one in some.items()}
         engine.close()
     return result
 

@@ -6,6 +6,7 @@ One launch for all stages: starting two DeepSpeed ranks costs more than all the 
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -35,14 +36,21 @@ OFFLOADED = [
 # and stage 3 where no weight is small enough to stay on every rank
 UNGATHERED = [{"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}]
 EVALUATED = [*FP32, *BF16, *FP16, *UNGATHERED, *OFFLOADED]
+SCORED = [FP32[0], FP32[3], *UNGATHERED, BF16[3]]
 AVERAGED = [*EVALUATED, *FP32_ACCUMULATION]
+
+
+def _with_options(number: int) -> dict[str, bytes]:
+    members = noisy_frames(number)
+    said = json.loads(members["json"]) | {"options": [f"clip {number + n}" for n in range(3)], "answer": number % 3}
+    return {**members, "json": json.dumps(said).encode()}
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Seven held-out clips, and clips that vote on them."""
     folder = tmp_path_factory.mktemp("sets")
-    shards = write_shards(folder / "seven", (4, 3), members=noisy_frames)
+    shards = write_shards(folder / "seven", (4, 3), members=_with_options)
     return {"shards": str(shards), "voters": str(write_shards(folder / "voters", (9,), members=noisy_frames, first=5))}
 
 
@@ -58,7 +66,9 @@ def results(sets: dict[str, str]) -> dict[str, list[Any]]:
         "evaluated": [call("tests.distributed.calls:evaluating_changes_nothing", settings=s) for s in EVALUATED],
         "averages": [call("tests.distributed.calls:averages", settings=s, steps=6) for s in AVERAGED],
         "poisoned": [call("tests.distributed.calls:poisoned_step", settings=s) for s in FP32 + BF16],
-        "scores": [call(f"{in_evaluation}:zero_scores", settings=s, **sets) for s in (FP32[0], FP32[3], BF16[3])],
+        "scores": [
+            call(f"{in_evaluation}:zero_scores", settings=s, **sets) for s in (FP32[0], FP32[3], *UNGATHERED, BF16[3])
+        ],
         "evaluated_curve": [
             call(f"{in_evaluation}:evaluated_curve", settings=s, steps=4, shards=sets["shards"]) for s in FP32
         ],
@@ -201,14 +211,14 @@ def test_the_optimizer_begins_with_the_weights_that_were_given_and_not_with_thei
     assert all(told["begins"] for told in results["full"])
 
 
-@pytest.mark.parametrize("kind", ["knn", "retrieval", "classification"])
+@pytest.mark.parametrize("kind", ["knn", "retrieval", "multiple_choice", "classification"])
 def test_evaluators_find_at_zero_3_what_they_find_without_deepspeed(
     kind: str, sets: dict[str, str], results: dict[str, list[Any]]
 ) -> None:
     alone = scores(ALONE, kind=kind, **sets)
     del alone["beats"]
-    plain, partitioned, rounded = (told[kind] for told in results["scores"])
-    assert plain == partitioned == alone
+    plain, partitioned, nothing_whole, rounded = (told[kind] for told in results["scores"])
+    assert plain == partitioned == nothing_whole == alone
     assert rounded["protocol"]["precision"] == "bf16"
 
 

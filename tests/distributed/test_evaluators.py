@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,15 @@ from umt_ds.evaluation.encode import ALONE
 
 torch.set_num_threads(1)
 WORLD = 3
-KINDS = ("knn", "retrieval", "classification")
+KINDS = ("knn", "retrieval", "multiple_choice", "classification")
 
 
 def in_pairs(number: int) -> dict[str, bytes]:
-    """Noise; two clips share a label, and have two captions each."""
-    said = f'{{"label": {number // 2}, "caption": ["clip {number}", "number {number}"]}}'
-    return {**noisy_frames(number), "json": said.encode()}
+    """Noise; two clips share a label, and have two captions each, and two to four options."""
+    options = [f"clip {number + other}" for other in range(2 + number % 3)]
+    captions = [f"clip {number}", f"number {number}"]
+    said = {"label": number // 2, "caption": captions, "options": options, "answer": number % 2}
+    return {**noisy_frames(number), "json": json.dumps(said).encode()}
 
 
 def bad(*numbers: int) -> Callable[[int], Members]:

@@ -61,8 +61,8 @@ def losses_of(file: dict[str, Any], ids: Tensor, mask: Tensor, counts: Sequence[
     """Of all answers in a row, of which so many belong to each question."""
     model = published_model(file)
     rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    states = model.text_decoder(ids[:, :-1], *questions_of(file, model), rows)
-    return answer_losses(model.text_decoder.words(states), ids, mask.bool())
+    logits = model.text_decoder(ids[:, :-1], *questions_of(file, model), rows)
+    return answer_losses(logits, ids, mask.bool())
 
 
 def test_the_loss_is_the_published_one(golden: Golden) -> None:
@@ -117,13 +117,13 @@ def test_first_pieces_and_scores_of_all_answers_are_the_published_ones(golden: G
     states, is_question = questions_of(file, model)
     ids, is_token = answers["answer_ids"], answers["answer_att"].bool()
     decoder = model.text_decoder
-    first = decoder.words(decoder(ids[:1, :1].expand(len(states), 1), states, is_question)[:, 0])
+    first = decoder(ids[:1, :1].expand(len(states), 1), states, is_question)[:, 0]
     short = shortlist(first, ids, k=len(ids))
     log_first = torch.empty_like(short.log_first).scatter(1, short.numbers, short.log_first)
     torch.testing.assert_close(log_first.exp(), answers["first"], **EXACT)
     for q in range(len(states)):
         here = torch.zeros(len(ids), dtype=torch.long)
-        losses = answer_losses(decoder.words(decoder(ids[:, :-1], states[[q]], is_question[[q]], here)), ids, is_token)
+        losses = answer_losses(decoder(ids[:, :-1], states[[q]], is_question[[q]], here), ids, is_token)
         torch.testing.assert_close(log_first[q] - losses, answers["score"][q], rtol=0, atol=1e-4)
 
 

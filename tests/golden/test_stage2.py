@@ -5,7 +5,8 @@ Every size comes from the file itself, so that another file of the same form is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from umt_ds.models.presets import BertSize, VitSize, bert_size, vit_size
 from umt_ds.models.teachers import build_teacher
 from umt_ds.models.video_text import VideoEncoder, mean_over_frames
 from umt_ds.models.vit import Clips, VideoViT
-from umt_ds.tasks.stage2.module import HardNegatives, Rows, Stage2Module
+from umt_ds.tasks.stage2.module import EncodedRows, HardNegatives, Rows, Stage2Inputs, Stage2Module
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import teacher_state, video_text_state
 
@@ -129,6 +130,103 @@ def test_each_loss_is_the_published_one(golden: Golden, medium: str) -> None:
     matching, mlm_sum = module.fuse(rows, encoded, negatives)
     close(matching / (3 * len(labels)), part["loss_vtm_seed7"])
     close(mlm_sum / len(positions), part["mlm_loss_fixed"])
+
+
+LOSSES = ("uta", "vtc", "vtm", "mlm")
+
+
+def masked_rows(file: dict[str, Any], medium: str, some: slice) -> Rows:
+    """Some rows of a medium, with words hidden as the file says."""
+    part = file[medium]
+    ids, labels = part["mlm_ids"][some], part["mlm_labels"][some].flatten()
+    positions = (labels != -100).nonzero().squeeze(1)
+    rows = rows_of(file, medium)
+    return replace(
+        rows,
+        clips=Clips(rows.clips.pixels[some], None if rows.clips.keep is None else rows.clips.keep[some]),
+        ids=rows.ids[some],
+        is_token=rows.is_token[some],
+        masked=MaskedTokens(ids, positions, labels[positions], len(positions)),
+        match_ids=rows.match_ids[some],
+        slots=rows.slots[some],
+        targets=tuple(target[some] for target in rows.targets),
+    )
+
+
+def given_negatives(monkeypatch: pytest.MonkeyPatch, module: Stage2Module, file: dict[str, Any]) -> None:
+    """The module draws those of the file."""
+
+    def negatives(
+        pieces: Sequence[Rows], encoded: Sequence[EncodedRows], temperature: Tensor, *, step: int
+    ) -> HardNegatives:
+        tokens, text = torch.cat([each.tokens for each in encoded]), torch.cat([each.text for each in encoded])
+        is_token, part = torch.cat([rows.is_token for rows in pieces]), file[pieces[0].medium]
+        all_have = torch.ones(len(text), dtype=torch.bool)
+        video, caption = part["vtm_negative_video"], part["vtm_negative_text"]
+        return HardNegatives(tokens, text, is_token, video, all_have, caption, all_have)
+
+    monkeypatch.setattr(module, "hard_negatives", negatives)
+
+
+def gradients_of(module: Stage2Module, file: dict[str, Any], media: Sequence[str], *, pieces: int) -> dict[str, Tensor]:
+    """By published name, of the parameters that the loss reaches, when a step is worked on in so many pieces."""
+    each = len(file["input_ids"]) // pieces
+    cut = [slice(piece * each, None if piece + 1 == pieces else (piece + 1) * each) for piece in range(pieces)]
+    rows = tuple(tuple(masked_rows(file, medium, some) for medium in media) for some in cut)
+    module(Stage2Inputs(rows, step=0, digest=torch.zeros((), dtype=torch.int64))).total.backward()
+    found = {name: p.grad for name, p in module.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    return {name: grad.squeeze() if name == "temp" else grad for name, grad in found.items()}
+
+
+def close_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """1e-4 of the maximum of each, and 1e-6 of the maximum of all: those of BERT's key biases are zero but for
+    rounding."""
+    reached = {name for name, grad in theirs.items() if bool(grad.any())}
+    assert reached - ours.keys() == set()
+    largest = max(float(grad.abs().max()) for grad in theirs.values())
+    for name in ours.keys() | reached:
+        expected = theirs[name]
+        atol = 1e-4 * float(expected.abs().max()) + 1e-6 * largest
+        torch.testing.assert_close(
+            ours[name], expected, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("loss", [*LOSSES, "sum"])
+@pytest.mark.parametrize("medium", MEDIA)
+def test_every_gradient_of_each_loss_is_the_published_one(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch, medium: str, loss: str, pieces: int
+) -> None:
+    file = golden("stage2_grads.pt")
+    module = published_module(file)
+    given_negatives(monkeypatch, module, file)
+    module.weights = {name: float(loss in (name, "sum")) for name in LOSSES}
+    close_gradients(gradients_of(module, file, [medium], pieces=pieces), file[medium]["grads"][loss])
+
+
+def test_images_and_clips_in_one_step_have_the_mean_of_the_published_gradients(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = golden("stage2_grads.pt")
+    module = published_module(file)
+    given_negatives(monkeypatch, module, file)
+    image, video = (file[medium]["grads"]["sum"] for medium in ("image", "video"))
+    both = {name: (image.get(name, 0) + video.get(name, 0)) / 2 for name in image.keys() | video.keys()}
+    close_gradients(gradients_of(module, file, ["image", "video"], pieces=1), both)
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_the_losses_of_a_step_are_the_published_ones(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch, medium: str
+) -> None:
+    file = golden("stage2_grads.pt")
+    module = published_module(file)
+    given_negatives(monkeypatch, module, file)
+    losses = module(Stage2Inputs(((masked_rows(file, medium, slice(None)),),), 0, torch.zeros((), dtype=torch.int64)))
+    for name in LOSSES:
+        close(losses.parts[f"{medium}_{name}"], file[medium]["losses"][name])
+    close(losses.total.squeeze(), sum(file[medium]["losses"].values()))
 
 
 @pytest.mark.parametrize("medium", MEDIA)

@@ -121,7 +121,8 @@ class Engine:
         self._clipper = GradientClipper(optimizer, clip_grad=optim.clip_grad, device=self.device)
         self._norm, self._skipped = self._clipper.norm, self._clipper.skip_step
         self._own_parameters = dict(wrapped.module.named_parameters())
-        self._kept_full = [p for p in self._own_parameters.values() if is_kept_full(p) and precision != "fp32"]
+        self._exact = [p for p in self._own_parameters.values() if is_kept_full(p)]
+        self._kept_full = [] if precision == "fp32" else self._exact
         self._has_clipper = self._takes_clipper()
 
     # ------------------------------------------------------------ training
@@ -209,12 +210,25 @@ class Engine:
         self._forget_order()
         module.eval()
         try:
-            with torch.no_grad(), self._averaged() if averaged else nullcontext():
+            with torch.no_grad(), self._averaged() if averaged else nullcontext(), self._exact_gathered():
                 yield module
         finally:
             for part in in_training:
                 part.training = True
             self._forget_order()
+
+    @contextmanager
+    def _exact_gathered(self) -> Iterator[None]:
+        """Inside, the parameters whose exact value counts (a temperature) are whole on every rank also at ZeRO-3, which
+        gathers them in a forward pass of the module that holds them, and an evaluation calls the modules in it alone.
+        Small ones, which stay whole after their first pass, are not so before it."""
+        if self.stage != 3:
+            yield
+            return
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters(self._exact):
+            yield
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -251,7 +265,7 @@ class Engine:
     def close(self) -> None:
         """Let go of DeepSpeed's references, before the process group is destroyed."""
         self._wrapped.destroy()
-        del self._wrapped, self._adamw, self._own_parameters, self._kept_full
+        del self._wrapped, self._adamw, self._own_parameters, self._exact, self._kept_full
 
     # ------------------------------------------------------------ state by name
 

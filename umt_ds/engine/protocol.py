@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -20,12 +20,14 @@ from umt_ds.keyed import add_digests
 class InitialWeights:
     """Weights made elsewhere, to begin with. where: names them in messages. classes: of the rows of their head, by
     name; none where nobody wrote them down. pretrained_on: the clip whose positions their encoder learned with; None
-    where nobody wrote it down."""
+    where nobody wrote it down. fingerprints: of what their run depended on (`Task.fingerprints`), as it wrote them
+    down."""
 
     state: Mapping[str, Tensor]
     where: str
     classes: tuple[str, ...] = ()
     pretrained_on: ClipShape | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 class Task(Protocol):

@@ -37,7 +37,7 @@ def rank_answers(
     if not len(answers.ids):
         raise ConfigError("the list of answers is empty: there is nothing to rank")
     start = answers.ids[:1, :1].expand(len(questions), 1)  # [CLS]
-    first = decoder.words(decoder(start, questions, is_question)[:, 0])  # [Q,V]
+    first = decoder(start, questions, is_question)[:, 0]  # [Q,V]
     short = shortlist(first, answers.ids, k=k)
     return ranked(short, _losses(decoder, questions, is_question, answers, short.numbers, rows))
 
@@ -51,6 +51,6 @@ def _losses(
     for of_question, number in zip(torch.split(asked, rows), torch.split(numbers.flatten(), rows), strict=True):
         ids, is_token = answers.ids[number], answers.mask[number]
         near, of_near = torch.unique(of_question, return_inverse=True)  # keys and values of these questions only
-        states = decoder(ids[:, :-1], questions[near], is_question[near], of_near)
-        losses.append(answer_losses(decoder.words(states), ids, is_token))
+        logits = decoder(ids[:, :-1], questions[near], is_question[near], of_near)
+        losses.append(answer_losses(logits, ids, is_token))
     return torch.cat(losses).view_as(numbers)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.distributed.world import World
-from umt_ds.errors import NonFiniteError, shown
-from umt_ds.evaluation.encode import Encode, EncodedSet, encode_set, on_first_rank, place_of
+from umt_ds.evaluation.encode import Encode, EncodedSet, encode_set, on_first_rank, place_of, refuse_non_finite
 from umt_ds.evaluation.evaluator import Beat, Scores
 from umt_ds.evaluation.metrics.classification import (
     TOP,
@@ -72,7 +71,9 @@ class ClassificationEvaluator:
             {_ENCODER: probabilities}, self.items, world, device=device, num_workers=self.num_workers, beat=beat
         )
         say_left_out(self.said, self.name, self.items, encoded.left_out)
-        refuse_non_finite(encoded, _ENCODER, where=f"evaluation.{self.name}")
+        refuse_non_finite(
+            encoded.keys, encoded.vectors[_ENCODER].isfinite().all(dim=1).tolist(), where=f"evaluation.{self.name}"
+        )
         return Classified(encoded, encoded.vectors[_ENCODER], precision)
 
     def scores(self, found: Classified, world: World, *, predictions: bool) -> Scores:
@@ -151,16 +152,3 @@ class Classified:
     def largest_class(self) -> int:
         """Clips of the most common class."""
         return int(torch.bincount(self.labels).max())
-
-
-def refuse_non_finite(encoded: EncodedSet, encoder: str, *, where: str) -> None:
-    """Raises NonFiniteError on all ranks where an encoder gave something that is not a number."""
-    is_finite = encoded.vectors[encoder].isfinite().all(dim=1).tolist()
-    broken = [key for key, finite in zip(encoded.keys, is_finite, strict=True) if not finite]
-    if broken:
-        raise NonFiniteError(
-            f"{where}: what the model says of {len(broken)} of {len(encoded.keys)} clips is not a number, first of "
-            f"{shown(broken[0])}",
-            hint="the weights or the activations have left the range of their precision: judge an earlier checkpoint",
-            again=True,
-        ).by_all_ranks()

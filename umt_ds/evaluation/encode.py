@@ -5,18 +5,18 @@ Shapes: B items of a batch, N items of a set, … what the model makes of one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from umt_ds.data.evaluation import EvaluationSet, ItemInfo, LeftOut
+from umt_ds.data.evaluation import EvalBatch, EvaluationSet, ItemInfo, LeftOut
 from umt_ds.distributed.collectives import broadcast_object, gather_objects, gather_uneven
 from umt_ds.distributed.world import World
-from umt_ds.errors import UmtError
+from umt_ds.errors import NonFiniteError, UmtError, shown
 from umt_ds.evaluation.evaluator import Beat
 
 Encode = Callable[[Tensor], Tensor]
@@ -60,13 +60,31 @@ def encode_set(
     beat: Beat = no_beat,
 ) -> EncodedSet:
     """Each item read once, by one rank, and put through every encoder. device: of the process group; None: the CPU.
-
-    Every rank makes as many passes as the others, also after it failed to read: then all raise its error. Raises
-    DataError or MachineError on all ranks, as `EvaluationSet.batches` and `EvaluationSet.check` do.
-    """
+    Arguments and errors as of `each_turn` and `gather_items`."""
     vectors: dict[str, list[Tensor]] = {name: [] for name in encoders}
     read: list[ItemInfo] = []
     left_out: list[LeftOut] = []
+    with closing(each_turn(items, world, num_workers=num_workers, beat=beat)) as turns:
+        for batch in turns:
+            for name, encode in encoders.items():
+                vectors[name].append(encode(batch.pixels)[: len(batch.items)].float().cpu())
+            read += batch.items
+            left_out += batch.left_out
+    gathered, order = gather_items(items, read, left_out)
+    group = device or torch.device("cpu")
+    together = {name: gather_uneven(torch.cat(parts), group)[order] for name, parts in vectors.items()}
+    return replace(gathered, vectors=together)
+
+
+def each_turn(
+    items: EvaluationSet, world: World, *, num_workers: int = 0, beat: Beat = no_beat
+) -> Generator[EvalBatch]:
+    """The batches of a rank, each item read once, by one rank: as many as every other rank has, the last ones without
+    items where it has none left, so that all make as many forward passes. Close it.
+
+    A rank that cannot read goes on without items, and at the end all ranks raise its error: DataError or MachineError,
+    as `EvaluationSet.batches`.
+    """
     failure: UmtError | None = None
     with closing(items.batches(rank=world.rank, world=world.size, num_workers=num_workers)) as batches:
         for _ in range(items.turns(world.size)):
@@ -76,24 +94,20 @@ def encode_set(
                     batch = next(batches)
                 except UmtError as error:
                     failure = error
-            for name, encode in encoders.items():
-                vectors[name].append(encode(batch.pixels)[: len(batch.items)].float().cpu())
-            read += batch.items
-            left_out += batch.left_out
+            yield batch
             beat()
     raise_together(failure)
-    return _gathered(items, read, left_out, vectors, device or torch.device("cpu"))
 
 
-def _gathered(
-    items: EvaluationSet,
-    read: list[ItemInfo],
-    left_out: list[LeftOut],
-    vectors: Mapping[str, list[Tensor]],
-    device: torch.device,
-) -> EncodedSet:
-    """What all ranks have, in the order of the set."""
-    of_ranks = gather_objects((read, left_out))
+def gather_items(
+    items: EvaluationSet, read: Sequence[ItemInfo], left_out: Sequence[LeftOut]
+) -> tuple[EncodedSet, list[int]]:
+    """What all ranks have read and left out, still without vectors; and at which place each item lies among those of
+    all ranks, one rank after the other. Every rank calls it with its own.
+
+    Raises DataError on all ranks, as `EvaluationSet.check` does.
+    """
+    of_ranks = gather_objects((list(read), list(left_out)))
     every = [item for some, _ in of_ranks for item in some]
     missing = tuple(one for _, some in of_ranks for one in some)
     try:
@@ -102,8 +116,8 @@ def _gathered(
         error.by_all_ranks()
         raise
     order = sorted(range(len(every)), key=lambda place: every[place].number)
-    together = {name: gather_uneven(torch.cat(parts), device)[order] for name, parts in vectors.items()}
-    return EncodedSet(tuple(every[place] for place in order), tuple(sorted(missing, key=lambda one: one.key)), together)
+    ordered = tuple(every[place] for place in order)
+    return EncodedSet(ordered, tuple(sorted(missing, key=lambda one: one.key)), {}), order
 
 
 def raise_together(failure: UmtError | None) -> None:
@@ -111,6 +125,18 @@ def raise_together(failure: UmtError | None) -> None:
     met = next((error for error in gather_objects(failure) if error is not None), None)
     if met is not None:
         raise met.by_all_ranks()
+
+
+def refuse_non_finite(keys: Sequence[str], is_finite: Sequence[bool], *, where: str) -> None:
+    """Raises NonFiniteError on all ranks where a model says something of an item that is not a number."""
+    broken = [key for key, finite in zip(keys, is_finite, strict=True) if not finite]
+    if broken:
+        raise NonFiniteError(
+            f"{where}: what the model says of {len(broken)} of {len(keys)} clips is not a number, first of "
+            f"{shown(broken[0])}",
+            hint="the weights or the activations have left the range of their precision: judge an earlier checkpoint",
+            again=True,
+        ).by_all_ranks()
 
 
 def on_first_rank(world: World, compute: Callable[[], T]) -> T:

@@ -26,7 +26,7 @@ from umt_ds.jobs.score_files import ScoreFiles
 from umt_ds.jobs.score_table import score_text
 from umt_ds.jobs.train import evaluated_by, judged_by_average, refuse_mixed_experiments
 from umt_ds.models.full_value import is_kept_full, keep_full
-from umt_ds.tasks.initial import read_initial, state_fingerprint
+from umt_ds.tasks.initial import read_initial, refuse_other_words, start_from, state_fingerprint
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.terminal import progress, write_beside_bars
 from umt_ds.weights.load import load_strict
@@ -120,9 +120,11 @@ def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
     """The weights into the module, or their moving average: all of a checkpoint of this run, or what training would
     begin with. A sentence about it."""
     if run.checkpoint is not None:
+        manifest = read_checkpoint_manifest(run.checkpoint)
+        refuse_other_words(manifest.fingerprints, task.fingerprints, where=str(run.checkpoint))
         state = read_checkpoint_weights(run.checkpoint, averaged=averaged)
         return str(load_strict(task.module, state, where=str(run.checkpoint)))
-    return task.load_weights(read_initial(run.weights, averaged=averaged or run.config.init.ema))
+    return start_from(task, read_initial(run.weights, averaged=averaged or run.config.init.ema))
 
 
 def _decay_of(run: EvalRun) -> float:

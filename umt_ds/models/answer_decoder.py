@@ -12,7 +12,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from umt_ds.errors import ConfigError
 from umt_ds.models.bert import Bert, Seen, WordHead, bert_parts, initialise, run_layer
@@ -25,35 +27,41 @@ class AnswerDecoder(nn.Module):
 
     size: of the text encoder; `layers` of its layers make the decoder (published: as many as fuse, 3 of 12 and 5 of
     24). The word head shares the matrix of its own word embeddings. dropout: of states and of attention weights.
+    checkpoint_layers: recompute the activations of the first n layers in the backward pass.
     `weights.published.answering_start` gives it the weights of a text encoder's fusion layers.
     """
 
-    def __init__(self, size: BertSize, *, layers: int, dropout: float = 0.1) -> None:
+    def __init__(self, size: BertSize, *, layers: int, dropout: float = 0.1, checkpoint_layers: int = 0) -> None:
         super().__init__()
         self.size = replace(size, layers=layers)
         self.dropout = dropout
+        self.checkpoint_layers = checkpoint_layers
         # a door of Any: module dicts are typed by half
         self.bert: Any = bert_parts(self.size, fusion_layers=layers, video_width=size.width, dropout=dropout)
         self.cls: Any = nn.ModuleDict({"predictions": WordHead(size)})
         self.apply(initialise)
 
     def forward(self, ids: Tensor, questions: Tensor, is_question: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Answers i64 [R,L] to states [R,L,W]; that of place l depends on tokens 0 to l.
+        """Answers i64 [R,L] to logits [R,L,V]: at place l those of token l+1, which depend on tokens 0 to l.
 
         questions: states [Q,M,W]; is_question: bool [Q,M], False where they are padding. rows: i64 [R], answer r is to
         question rows[r]; None: R = Q. Padding behind an answer needs no mask: no token sees what comes after it.
         """
         seen = Seen(questions, rows, is_question)
-        dropout = self.dropout if self.training else 0.0
         x: Tensor = self.bert["embeddings"](ids)
-        for layer in self.bert["encoder"]["layer"]:
-            x = run_layer(layer, x, heads=self.size.heads, dropout=dropout, causal=True, seen=seen)
-        return x
-
-    def words(self, x: Tensor) -> Tensor:
-        """States [...,W] to logits [...,V] of the token that comes next."""
+        for index in range(self.size.layers):
+            if index < self.checkpoint_layers and torch.is_grad_enabled():
+                x = checkpoint(self._layer, index, x, seen, use_reentrant=False)
+            else:
+                x = self._layer(index, x, seen)
+        # here, in a forward pass: at ZeRO stage 3 that is where a table of another part is gathered
         logits: Tensor = self.cls["predictions"](x, self.bert["embeddings"].word_embeddings.weight)
         return logits
+
+    def _layer(self, index: int, x: Tensor, seen: Seen) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        layer = self.bert["encoder"]["layer"][index]
+        return run_layer(layer, x, heads=self.size.heads, dropout=dropout, causal=True, seen=seen)
 
 
 class AnsweringModel(nn.Module):
@@ -74,8 +82,14 @@ class AnsweringModel(nn.Module):
         self.text_encoder = text
         self.text_decoder = decoder
 
+    @property
+    def encoder(self) -> VideoViT:
+        """The video encoder."""
+        encoder: VideoViT = self.vision_encoder["encoder"]  # type: ignore[assignment]
+        return encoder
+
     def read(self, clips: Clips, ids: Tensor, is_token: Tensor) -> Tensor:
         """Clips of Q videos, questions i64 [Q,M] and bool [Q,M] (False: padding) to states [Q,M,W]."""
         pixels, keep, drop_noise = clips
-        video = self.vision_encoder["encoder"](pixels, keep=keep, drop_noise=drop_noise).tokens
+        video = self.encoder(pixels, keep=keep, drop_noise=drop_noise).tokens
         return self.text_encoder.fuse(self.text_encoder.encode(ids, is_token), is_token, video)

@@ -169,6 +169,12 @@ class Bert(nn.Module):
             self.cls: Any = nn.ModuleDict({"predictions": WordHead(size)})
         self.apply(initialise)
 
+    def drop_word_head(self) -> None:
+        """Leave out `cls` from now on, as `word_head=False` does from the start."""
+        if self.has_word_head:
+            del self.cls
+        self.has_word_head = False
+
     @property
     def layers(self) -> Any:
         """All layers, text first."""

@@ -37,6 +37,7 @@ from umt_ds.search.index_files import CAPTIONS, CLIPS, LEFT_OUT, Facts, FileForm
 from umt_ds.search.model import SearchModel, open_model
 from umt_ds.search.part_files import LeftOutRow, PartFiles, finished
 from umt_ds.search.sources import Made, Source, Unit, find_sources
+from umt_ds.tasks.video_text.settings import objective_of
 from umt_ds.terminal import progress
 
 # of a set, the stored frames count; of a video file or a window, all
@@ -137,7 +138,7 @@ def _opened(job: EmbedJob, device: torch.device) -> tuple[SearchModel, list[Sour
         fingerprint=model.fingerprint,
         precision=model.precision,
         vocabulary=retriever.tokenizer.fingerprint,
-        max_tokens=retriever.tokenizer.max_tokens,
+        max_tokens=objective_of(run.config).text.max_tokens,
         frames=request.frames.count,
         frames_rule=_FRAMES_RULE.format(request.frames.count),
         side=request.side,

@@ -1,10 +1,15 @@
-"""The size of the encoder that a run asks for."""
+"""The size of the encoder that a run asks for, and of one in a file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import get_args
+
+from torch import Tensor
+
 from umt_ds.config.models import StudentConfig
-from umt_ds.errors import ConfigError
-from umt_ds.models.presets import VitSize, vit_size
+from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.models.presets import StudentPreset, VitSize, vit_size
 
 
 def size_of(student: StudentConfig) -> VitSize:
@@ -24,3 +29,19 @@ def _size(student: StudentConfig) -> VitSize:
         return VitSize(sizes.width, sizes.depth, sizes.heads, sizes.patch)
     assert student.preset != "custom", "it has sizes"
     return vit_size(student.preset)
+
+
+def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> None:
+    """Raises WeightsError for an encoder of another width or depth than that of the run, with the preset that it is.
+
+    encoder: in the keys of `VideoViT`. setting: the section of the run that says the size.
+    """
+    width = (*encoder["patch_embed.proj.weight"].shape, 0)[0] if "patch_embed.proj.weight" in encoder else 0
+    depth = len({name.split(".")[1] for name in encoder if name.startswith("blocks.")})
+    if (width, depth) != (own.width, own.depth):
+        sizes = {name: vit_size(name) for name in get_args(StudentPreset)}
+        fits = next((name for name, size in sizes.items() if (size.width, size.depth) == (width, depth)), None)
+        raise WeightsError(
+            f"its encoder has {depth} blocks of width {width}, that of the run {own.depth} of width {own.width}",
+            hint=f"{setting}.preset={fits}, or other weights" if fits else "weights of the size that the run has",
+        )

@@ -21,7 +21,7 @@ from umt_ds.engine.manifest import (
     read_checkpoint_manifest,
     resolve_checkpoint,
 )
-from umt_ds.engine.protocol import InitialWeights
+from umt_ds.engine.protocol import InitialWeights, Task
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
@@ -64,7 +64,28 @@ def read_initial(path: Path, *, averaged: bool = False) -> InitialWeights:
     if not _is_run(path):
         return InitialWeights(state, str(path))
     manifest = read_checkpoint_manifest(resolve_checkpoint(path))
-    return InitialWeights(state, str(path), tuple(manifest.classes), _pretrained_on(manifest))
+    return InitialWeights(state, str(path), tuple(manifest.classes), _pretrained_on(manifest), manifest.fingerprints)
+
+
+def start_from(task: Task, weights: InitialWeights) -> str:
+    """The weights into the module of a task; what was loaded. Raises WeightsError for what does not fit it, and as
+    `refuse_other_words`."""
+    refuse_other_words(weights.fingerprints, task.fingerprints, where=weights.where)
+    return task.load_weights(weights)
+
+
+def refuse_other_words(found: Mapping[str, str], own: Mapping[str, str], *, where: str) -> None:
+    """Raises WeightsError where the run that trained some weights split text by another vocabulary than the task does:
+    a number would stand for another word, and nothing else would tell. found, own: fingerprints of that run and of the
+    task."""
+    theirs, ours = found.get("vocabulary"), own.get("vocabulary")
+    if theirs is not None and ours is not None and theirs != ours:
+        raise WeightsError(
+            f"{where} was trained with another vocabulary ({theirs}) than that of task.text ({ours}): its numbers "
+            "stand for other words",
+            hint="set task.text.vocabulary, or task.text.weights where that is null, to what its run used (its "
+            "config.yaml says it)",
+        )
 
 
 def _pretrained_on(manifest: CheckpointManifest) -> ClipShape | None:

@@ -236,18 +236,18 @@ def is_video_text(state: Mapping[str, Tensor]) -> bool:
 
 
 def video_text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of stage 2, published or our own, in the keys of `models.video_text.VideoTextModel`.
+    """Weights of stage 2 or retrieval, published or our own, in the keys of `models.video_text.VideoTextModel`.
 
-    The teacher that published files hold is left out, and the tied decoder; the temperature gets its dimension.
+    Published files of fine-tuned models hold the text encoder without `bert.`, and no word head. The teacher that those
+    of stage 2 hold is left out, and the tied decoder; the temperature gets its dimension. Raises WeightsError where the
+    word head is not tied.
     """
-    kept = {
-        key: value
-        for key, value in bare_names(state).items()
-        if not key.startswith(("clip_teacher.", "text_encoder.cls.predictions.decoder."))
-    }
+    bare = {key: value for key, value in bare_names(state).items() if not key.startswith("clip_teacher.")}
+    text = _under(_TEXT, bare)
+    kept = {key: value for key, value in bare.items() if not key.startswith(_TEXT)}
     if "temp" in kept and kept["temp"].numel() == 1:
         kept["temp"] = kept["temp"].reshape(1)
-    return kept
+    return kept | (_below(_TEXT, bert_state(text)) if text else {})
 
 
 def has_answer_decoder(state: Mapping[str, Tensor]) -> bool:

@@ -45,8 +45,8 @@ def token_by_token(decoder: AnswerDecoder, states: Tensor, pieces: list[int]) ->
     """Log probabilities of the tokens after [CLS], each from a pass of its own over what comes before, unpadded."""
     logs = []
     for place in range(1, len(pieces)):
-        states_so_far = decoder(torch.tensor([pieces[:place]]), states[None], torch.ones(1, len(states)).bool())
-        logs.append(decoder.words(states_so_far[0, -1]).log_softmax(dim=0)[pieces[place]])
+        logits = decoder(torch.tensor([pieces[:place]]), states[None], torch.ones(1, len(states)).bool())
+        logs.append(logits[0, -1].log_softmax(dim=0)[pieces[place]])
     return torch.stack(logs)
 
 

@@ -63,7 +63,7 @@ def test_it_is_transformers_decoder() -> None:
     load_strict(decoder, bert_state(theirs.state_dict()), where="transformers")
     ids, questions, is_question = asked()
     logits = theirs(ids, encoder_hidden_states=questions, encoder_attention_mask=is_question.long()).logits
-    torch.testing.assert_close(decoder.words(decoder(ids, questions, is_question)), logits, **CLOSE)
+    torch.testing.assert_close(decoder(ids, questions, is_question), logits, **CLOSE)
 
 
 def test_no_token_sees_what_comes_after_it() -> None:
@@ -99,7 +99,7 @@ def test_every_weight_of_the_model_learns_from_an_answer() -> None:
     model, (ids, _, _) = answering_model(), asked()
     clips, mask = Clips(torch.randn(3, 3, 2, 16, 16)), torch.ones(3, 4, dtype=torch.bool)
     questions = model.read(clips, torch.randint(5, 50, (3, 4)), mask)
-    model.text_decoder.words(model.text_decoder(ids, questions, mask)).logsumexp(dim=-1).sum().backward()
+    model.text_decoder(ids, questions, mask).logsumexp(dim=-1).sum().backward()
     assert [key for key, value in model.named_parameters() if value.grad is None] == []
 
 

@@ -217,7 +217,7 @@ def test_a_run_that_learned_no_text_and_weights_without_text_are_refused(folder:
     assert "does not compare videos with texts" in told
     words = (folder / "run" / "config.yaml", folder / "shards", "-o", tmp_path / "index")
     told = error_of(embed.command, *words, "--weights", config.folder)
-    assert "has no text encoder" in told
+    assert "it has read no text" in told
 
 
 def test_texts_that_say_nothing_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.retrieval_runs import retrieval_yaml
 from tests.support.shards import noisy_frames, write_shards
 from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.config.load import load_run
@@ -20,7 +21,7 @@ from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.encode import ALONE, no_beat
-from umt_ds.evaluation.evaluator import Scores
+from umt_ds.evaluation.evaluator import Scores, try_sets
 from umt_ds.evaluation.frozen_features import pooled_student, probe_all
 from umt_ds.evaluation.knn import KnnEvaluator
 from umt_ds.evaluation.metrics.retrieval import retrieval_scores
@@ -289,3 +290,41 @@ def test_stage_2_is_judged_by_retrieval_and_knn_of_the_module_in_training(tmp_pa
     assert [rank <= 1 for rank in rows["rank"]].count(True) == round(7 * scores.text_to_video[1])
     assert isinstance(by_name["knn"], KnnEvaluator)
     assert list(by_name["knn"].run(module, ALONE, beat=no_beat).values) == ["label", "rankme"]
+
+
+def with_options(number: int) -> dict[str, bytes]:
+    members = noisy_frames(number)
+    said = json.loads(members["json"]) | {"texts": [f"A clip, {number}!", "nothing", "2"], "right": number % 3}
+    return {**members, "json": json.dumps(said).encode()}
+
+
+@pytest.mark.parametrize("kind", ["stage2", "retrieval"])
+def test_a_model_of_video_and_text_is_judged_by_retrieval_multiple_choice_and_knn(kind: str, tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", (5, 4), members=noisy_frames)
+    write_for_stage2(tmp_path)
+    held_out = write_shards(tmp_path / "held_out", (4, 3), members=with_options, first=20)
+    kinds = ("knn", "retrieval", "multiple_choice")
+    more = [f"evaluation.{name}.{key}" for name in kinds for key in (f"kind={name}", f"shards={held_out}", "batch=3")]
+    more += ["evaluation.multiple_choice.options=texts", "evaluation.multiple_choice.answer=right", "data.workers=0"]
+    run = load_run(retrieval_yaml(tmp_path, kind=kind), more)
+    module, judges = module_of(run), evaluators_of(run)
+    assert [one.name for one in judges] == list(kinds)
+    found = {one.name: one.run(module, ALONE, beat=no_beat, predictions=True) for one in judges}
+    assert all(scores.items == 7 for scores in found.values())
+    chosen = found["multiple_choice"]
+    assert chosen.predictions is not None
+    assert chosen.predictions["options"][0] == ["a clip 20", "nothing", "2"], "cleaned as captions are"
+    assert chosen.predictions["answer"] == [number % 3 for number in range(20, 27)]
+    assert chosen.protocol["view"] == "the whole frame, resized to a square out of its proportions"
+    assert chosen.protocol["antialias"] is False
+    assert chosen.protocol["num_frames"] == 3
+    assert chosen.protocol["percent_trained_on"] == {"clips": 0.0, "pictures": 0.0}
+    json.dumps(chosen.protocol)
+
+
+def test_a_set_without_options_is_refused_before_a_model_is_made(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", (5, 4), members=noisy_frames)
+    write_for_stage2(tmp_path)
+    more = ["evaluation.mc.kind=multiple_choice", f"evaluation.mc.shards={tmp_path / 'shards'}"]
+    with pytest.raises(DataError, match=r"9 of 9 clips cannot be scored: .*options is no list of texts"):
+        try_sets(evaluators_of(load_run(retrieval_yaml(tmp_path), more)))

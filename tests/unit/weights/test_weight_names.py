@@ -36,7 +36,9 @@ OPEN_CLIP = state(
 CUSTOM_CLIP = state("visual.trunk.patch_embed.proj.weight", "text.token_embedding.weight", "logit_scale")
 STUDENT = state("encoder.patch_embed.proj.weight", "encoder.blocks.0.norm1.bias", "clip_decoder.0.head.weight")
 BERT = state("bert.embeddings.word_embeddings.weight", "cls.predictions.bias", "bert.encoder.layer.0.output.dense.bias")
-STAGE2 = state("vision_encoder.encoder.norm.bias", "text_encoder.bert.embeddings.LayerNorm.bias", "vision_proj.weight")
+STAGE2 = state("vision_encoder.encoder.norm.bias", "vision_proj.weight") | {
+    f"text_encoder.bert.embeddings.{name}": torch.zeros(2) for name in ("LayerNorm.bias", "word_embeddings.weight")
+}
 
 
 def hugging_face(layers: int = 2) -> State:

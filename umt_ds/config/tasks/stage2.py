@@ -182,7 +182,7 @@ class Stage2Config(TaskSettings):
 
     @property
     def judged_by(self) -> tuple[str, ...]:
-        return ("knn", "retrieval")
+        return ("knn", "retrieval", "multiple_choice")
 
     def without_effect(self, run: RunConfig) -> Remarks:
         yield from self._losses_without_effect()

@@ -13,12 +13,16 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
 from umt_ds.data.collate import Tokenize, TokenizeAnswers
-from umt_ds.engine.protocol import Task
+from umt_ds.engine.memory import ELEMENT
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
-from umt_ds.tasks.captions import caption_tokenizer
+from umt_ds.evaluation.probes.features import all_tokens
+from umt_ds.tasks.captions import answer_tokenizer_of, caption_tokenizer, vocabulary_of
 from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.question_answering.cost import answering_cost
+from umt_ds.tasks.question_answering.module import AnsweringModule
+from umt_ds.tasks.question_answering.task import QuestionAnsweringTask
 from umt_ds.tasks.room import ExhibitOptions, Say
 
 
@@ -29,21 +33,25 @@ def tokenizer(run: RunConfig) -> Tokenize:
 
 def answer_tokenizer(run: RunConfig) -> TokenizeAnswers:
     """That of its BERT, with [SEP] behind an answer."""
-    raise NotImplementedError
+    return answer_tokenizer_of(_settings(run).text, max_tokens=_settings(run).answer_tokens)
 
 
 def num_classes(run: RunConfig) -> None:
     """No label is learned."""
 
 
-def build(run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]) -> Task:
+def build(
+    run: RunConfig, *, device: torch.device, precision: Precision, pieces: int, classes: Sequence[str]
+) -> QuestionAnsweringTask:
     """See `TaskRoom`."""
-    raise NotImplementedError
+    task = _settings(run)
+    vocabulary = vocabulary_of(caption_tokenizer(task.text))
+    return QuestionAnsweringTask(task, seed=run.seed, device=device, vocabulary=vocabulary)
 
 
 def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) -> TaskCost:
     """See `TaskRoom`."""
-    raise NotImplementedError
+    return answering_cost(run, _settings(run), ELEMENT[precision])
 
 
 def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
@@ -53,12 +61,13 @@ def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
 
 def tokens(run: RunConfig, module: nn.Module) -> Encode:
     """See `TaskRoom`."""
-    raise NotImplementedError
+    assert isinstance(module, AnsweringModule)
+    return all_tokens(module.encoder)
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
-    """What is answered to held-out questions."""
-    raise NotImplementedError
+    """Nothing beside what every run has."""
+    yield from ()
 
 
 def _settings(run: RunConfig) -> QuestionAnsweringConfig:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from umt_ds.engine.protocol import InitialWeights
 from umt_ds.errors import WeightsError
 from umt_ds.models.classifier import VideoClassifier
 from umt_ds.models.positions import BASE_FRAMES, BASE_SIDE, finetune_table
-from umt_ds.models.presets import StudentPreset, vit_size
+from umt_ds.tasks.encoders import check_size
 from umt_ds.tasks.recognition.classes import HeadClasses
 from umt_ds.tasks.recognition.head_rows import NEW, HeadRows, choose_rows, place_rows
 from umt_ds.weights.load import about, load_strict
@@ -59,7 +58,7 @@ def load_initial(
     with about(weights.where):
         given, beside = encoder_parts(weights.state)
         table = given.pop(_TABLE, None)
-        _check_size(given, module)
+        check_size(given, module.size, setting="task.encoder")
         parts = [_positions(table, config, module), _pretraining(weights.pretrained_on, config)]
     norm = {name for name in given if name.startswith("norm.")}
     kept = {name: value for name, value in given.items() if name not in norm}
@@ -70,20 +69,6 @@ def load_initial(
     parts += [_Part(f"head: {rows.told}", rows.doubt), _Part(_anew(report.fresh)), _Part(left_out)]
     clauses = [f"{report.loaded} tensors loaded", *(part.told for part in parts if part.told)]
     return Loading("; ".join(clauses), tuple(part.doubt for part in parts if part.doubt))
-
-
-def _check_size(given: Mapping[str, Tensor], module: VideoClassifier) -> None:
-    """Raises WeightsError for an encoder of another width or depth, with the preset that it is."""
-    width = (*given["patch_embed.proj.weight"].shape, 0)[0]
-    depth = len({name.split(".")[1] for name in given if name.startswith("blocks.")})
-    own = module.size
-    if (width, depth) != (own.width, own.depth):
-        sizes = {name: vit_size(name) for name in get_args(StudentPreset)}
-        fits = next((name for name, size in sizes.items() if (size.width, size.depth) == (width, depth)), None)
-        raise WeightsError(
-            f"its encoder has {depth} blocks of width {width}, that of the run {own.depth} of width {own.width}",
-            hint=f"task.encoder.preset={fits}, or other weights" if fits else "weights of the size that the run has",
-        )
 
 
 # ---------------------------------------------------------------- head

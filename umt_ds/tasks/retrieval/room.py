@@ -10,7 +10,6 @@ from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
-from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation, RetrievalEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.retrieval import RetrievalConfig
 from umt_ds.data.collate import Tokenize
@@ -18,17 +17,16 @@ from umt_ds.engine.memory import ELEMENT
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
-from umt_ds.evaluation.frozen_features import pooled_student
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.cost import TaskCost
-from umt_ds.tasks.evaluators import knn_evaluator
 from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.tasks.sources import media_shares
 from umt_ds.tasks.stage2.cost import stage2_cost
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.stage2.task import Stage2Task
-from umt_ds.tasks.video_text.retrieval import retrieval_evaluator, retrieved
+from umt_ds.tasks.video_text.evaluators import video_text_evaluators
+from umt_ds.tasks.video_text.retrieval import retrieved
 
 
 def tokenizer(run: RunConfig) -> Tokenize:
@@ -56,7 +54,7 @@ def build(
         precision=precision,
         vocabulary=vocabulary_of(caption_tokenizer(task.text)),
         pieces=pieces,
-        word_head=False,
+        fine_tuning=True,
         shares=media_shares(run),
     )
 
@@ -68,19 +66,7 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
 
 def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
-    return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
-
-
-def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
-    if isinstance(settings, KnnEvaluation):
-        return knn_evaluator(name, settings, run, encoder_of=_features)
-    assert isinstance(settings, RetrievalEvaluation)
-    return retrieval_evaluator(name, settings, run)
-
-
-def _features(module: nn.Module) -> Encode:
-    assert isinstance(module, Stage2Module)
-    return pooled_student(module.vision_encoder.encoder)
+    return video_text_evaluators(run)
 
 
 def tokens(run: RunConfig, module: nn.Module) -> Encode:

@@ -1,15 +1,13 @@
-"""The model of stage 2 as a configuration means it: built, and given its first weights.
+"""The model of stage 2 as a configuration means it.
 
 Floors below know neither configurations nor files; the task and the evaluation both start here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from umt_ds.batch import Media
 from umt_ds.config.models import MaskConfig
@@ -25,8 +23,8 @@ from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.teacher import common_grid
-from umt_ds.weights.load import about, load_strict
-from umt_ds.weights.published import is_video_text, student_state, text_teacher_state, video_text_state
+from umt_ds.weights.load import about
+from umt_ds.weights.published import text_teacher_state
 
 
 def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, MaskPlan | None]:
@@ -80,26 +78,6 @@ def build_module(
         )
     text = build_bert(config.text, vocabulary, video_width=size.width, pretrained=pretrained, word_head=word_head)
     return Stage2Module(vision, text, config=config, seed=seed)
-
-
-def load_initial(module: Stage2Module, state: Mapping[str, Tensor], *, where: str) -> str:
-    """Weights of stage 2 into all of it, or of stage 1 into its video encoder. Raises WeightsError on a misfit.
-
-    Decoders are left alone where one side has none; the pooling norm is new after stage 1.
-    """
-    own_decoders = len(module.vision_encoder.clip_decoder) > 0
-    with about(where):
-        is_whole = is_video_text(state)
-        named = video_text_state(state) if is_whole else student_state(state)
-    if is_whole:
-        decoders = "vision_encoder.clip_decoder."
-        both = own_decoders and any(key.startswith(decoders) for key in named)
-        unread = [] if both else [decoders]
-        unread += [] if module.text_encoder.has_word_head else ["text_encoder.cls."]
-        return str(load_strict(module, named, where=where, ignore=unread))
-    both = own_decoders and any(key.startswith("clip_decoder.") for key in named)
-    ignore = ("pool_norm.",) if both else ("pool_norm.", "clip_decoder.")
-    return f"video encoder: {load_strict(module.vision_encoder, named, where=where, ignore=ignore)}"
 
 
 def load_text_teacher(config: Stage2Config) -> TextTeacher:

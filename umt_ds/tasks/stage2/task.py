@@ -33,16 +33,18 @@ from umt_ds.models.vit import Clips, drop_path_noise
 from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.stage2.cost import Stage2Cost
-from umt_ds.tasks.stage2.model import build_module, load_initial, load_text_teacher, media_masks
+from umt_ds.tasks.stage2.model import build_module, load_text_teacher, media_masks
 from umt_ds.tasks.stage2.module import Rows, Stage2Inputs, Stage2Module
 from umt_ds.tasks.teacher import load_teacher, place_teacher
+from umt_ds.tasks.video_text.weights import load_retrieval, load_stage2
 
 log = logging.getLogger("umt_ds")
 
 
 class Stage2Task:
     """Satisfies `engine.protocol.Task`. pieces: that a batch is worked on in (`batch.split_contrastive`).
-    word_head: see `build_module`. shares: of all views, that each medium has, for those who count operations."""
+    fine_tuning: without the head of masked language modelling, and from weights that compare videos with texts.
+    shares: of all views, that each medium has, for those who count operations."""
 
     classes: tuple[str, ...] = ()
 
@@ -55,7 +57,7 @@ class Stage2Task:
         precision: Precision,
         vocabulary: Vocabulary,
         pieces: int = 1,
-        word_head: bool = True,
+        fine_tuning: bool = False,
         shares: Mapping[Media, float] | None = None,
     ) -> None:
         self._config, self._seed, self._device, self._pieces = config, seed, device, pieces
@@ -71,7 +73,8 @@ class Stage2Task:
             self._fingerprints["text teacher"] = state_fingerprint(self._text_teacher.state_dict())
             self._text_teacher.to(device)
         self._masks: dict[Media, MaskPlan | None] = media_masks(config, self._teacher)
-        self._module = build_module(config, self._teacher, self._vocabulary, seed=seed, word_head=word_head)
+        self._fine_tuning = fine_tuning
+        self._module = build_module(config, self._teacher, vocabulary, seed=seed, word_head=not fine_tuning)
         if self._teacher is not None and config.teacher is not None:
             place_teacher(self._teacher, config.teacher, device=device, precision=precision)
 
@@ -108,8 +111,9 @@ class Stage2Task:
         return decay_groups(self._module, optim.weight_decay, also=("temp",))
 
     def load_weights(self, weights: InitialWeights) -> str:
-        """Start from stage 2 (published or our own), or the video encoder from stage 1. Returns what was loaded."""
-        return load_initial(self._module, weights.state, where=weights.where)
+        """Start from stage 2 or retrieval (published or our own); stage 2 also from stage 1, with its video encoder.
+        Returns what was loaded. Raises WeightsError for what does not fit."""
+        return (load_retrieval if self._fine_tuning else load_stage2)(self._module, weights)
 
     # ------------------------------------------------------------ preparing
 

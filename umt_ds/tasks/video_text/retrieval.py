@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from umt_ds.config.evaluation import RetrievalEvaluation
+from umt_ds.config.evaluation import RetrievalEvaluation, VideoTextEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ShownFrames, middle_frames, published_frames
 from umt_ds.data.order.frames import middle
@@ -68,9 +68,9 @@ class Retrieval:
 
 
 def full_view(
-    tokenizer: CaptionTokenizer, *, frames: ShownFrames, side: int, antialias: bool, caption: str
+    tokenizer: CaptionTokenizer, *, frames: ShownFrames, side: int, antialias: bool, caption: str | None
 ) -> ClipRequest:
-    """All of each clip, out of its proportions, with the captions in the field `caption`.
+    """All of each clip, out of its proportions, with the captions in the field `caption`; None: without.
 
     Source: METHOD.md, "Frames: stage 2", "Crops: stage 2".
     """
@@ -84,6 +84,16 @@ def full_view(
     )
 
 
+def request_of(
+    settings: VideoTextEvaluation, run: RunConfig, tokenizer: CaptionTokenizer, *, caption: str | None
+) -> ClipRequest:
+    """How an evaluation of video and text sees clips."""
+    frames, side = run.task.clip_shape
+    shown = published_frames(Views("retrieval", frames)) if settings.frames == "published" else middle_frames(frames)
+    antialias = run.data.augment.antialias if settings.antialias is None else settings.antialias
+    return full_view(tokenizer, frames=shown, side=side, antialias=antialias, caption=caption)
+
+
 def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig) -> RetrievalEvaluator:
     """What captions find by the embeddings of the module in training.
 
@@ -91,15 +101,14 @@ def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig
     """
     task = objective_of(run)
     tokenizer = caption_tokenizer(task.text)
-    antialias = run.data.augment.antialias if settings.antialias is None else settings.antialias
+    request = request_of(settings, run, tokenizer, caption=settings.caption)
+    antialias = request.antialias
     frames, side = task.clip_shape
 
     def retriever(module: nn.Module) -> Retriever:
         assert isinstance(module, VideoTextModel)
         return Retriever(module, frames=frames, side=side, antialias=antialias, tokenizer=tokenizer)
 
-    shown = published_frames(Views("retrieval", frames)) if settings.frames == "published" else middle_frames(frames)
-    request = full_view(tokenizer, frames=shown, side=side, antialias=antialias, caption=settings.caption)
     items = evaluation_set(name, as_path(settings.shards), request, settings, run)
     about = {"vocabulary": tokenizer.fingerprint, "max_tokens": task.text.max_tokens, **trained_on(name, items, run)}
     return RetrievalEvaluator(name, items, retriever, tokenizer, num_workers=run.data.workers, about=about)

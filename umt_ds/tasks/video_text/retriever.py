@@ -5,7 +5,6 @@ Shapes: B videos or texts, T frames, C width of the space where they are compare
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,13 +13,12 @@ from torch import Tensor
 from umt_ds.batch import Tokens
 from umt_ds.config.run import RunConfig
 from umt_ds.data.text import CaptionTokenizer
-from umt_ds.errors import WeightsError
 from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
-from umt_ds.tasks.initial import read_weights
-from umt_ds.tasks.stage2.model import build_module, load_initial
+from umt_ds.tasks.initial import read_initial, refuse_other_words
+from umt_ds.tasks.stage2.model import build_module
 from umt_ds.tasks.video_text.settings import has_word_head, objective_of
-from umt_ds.weights.published import is_video_text
+from umt_ds.tasks.video_text.weights import load_retrieval
 
 
 class Retriever:
@@ -32,26 +30,31 @@ class Retriever:
     def __init__(
         self, model: VideoTextModel, *, frames: int, side: int, antialias: bool, tokenizer: CaptionTokenizer
     ) -> None:
-        self.model = model
+        self._model = model
         self.frames, self.side, self.antialias = frames, side, antialias  # what videos must have, and how they get it
         self.tokenizer = tokenizer
 
     @torch.no_grad()
     def embed_videos(self, pixels: Tensor) -> Tensor:
         """u8 [B,T,H,W,3] to a unit vector of each frame, f32 [B,T,C]."""
-        vision = self.model.vision_encoder
+        vision = self._model.vision_encoder
         tokens = vision.encoder(pixels.to(self._device)).tokens
-        return self.model.embed_video(vision.pool(tokens, frames=pixels.shape[1]))
+        return self._model.embed_video(vision.pool(tokens, frames=pixels.shape[1]))
 
     @torch.no_grad()
     def embed_texts(self, tokens: Tokens) -> Tensor:
         """Captions to unit vectors, f32 [B,C]."""
-        encoded = self.model.text_encoder.encode(tokens.ids.to(self._device), tokens.mask.to(self._device))
-        return self.model.embed_text(encoded)
+        encoded = self._model.text_encoder.encode(tokens.ids.to(self._device), tokens.mask.to(self._device))
+        return self._model.embed_text(encoded)
+
+    @property
+    def model(self) -> VideoTextModel:
+        """With all its weights."""
+        return self._model
 
     @property
     def _device(self) -> torch.device:
-        return self.model.temp.device
+        return self._model.temp.device
 
 
 def build_retriever(
@@ -71,9 +74,9 @@ def build_retriever(
         word_head=has_word_head(config),
     )
     if weights is not None:
-        state = read_weights(weights, averaged=averaged)
-        _require_text(state, weights)
-        load_initial(model, state, where=str(weights))
+        initial = read_initial(weights, averaged=averaged)
+        refuse_other_words(initial.fingerprints, {"vocabulary": tokenizer.fingerprint}, where=initial.where)
+        load_retrieval(model, initial)  # training may begin with an encoder of videos alone; this cannot
     student = task.student
     return Retriever(
         model.to(device).eval(),
@@ -82,12 +85,3 @@ def build_retriever(
         antialias=config.data.augment.antialias,
         tokenizer=tokenizer,
     )
-
-
-def _require_text(state: Mapping[str, Tensor], weights: Path) -> None:
-    """Training may begin with a video encoder alone; what it says of texts would be chance."""
-    if not is_video_text(state):
-        raise WeightsError(
-            f"{weights} has no text encoder: it is of stage 1, or another model of videos alone",
-            hint="name weights of stage 2 or of retrieval",
-        )
