@@ -88,8 +88,11 @@ class AnsweringModel(nn.Module):
         encoder: VideoViT = self.vision_encoder["encoder"]  # type: ignore[assignment]
         return encoder
 
-    def read(self, clips: Clips, ids: Tensor, is_token: Tensor) -> Tensor:
-        """Clips of Q videos, questions i64 [Q,M] and bool [Q,M] (False: padding) to states [Q,M,W]."""
+    def read(self, clips: Clips, ids: Tensor, is_token: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Clips of videos, questions i64 [Q,M] and bool [Q,M] (False: padding) to states [Q,M,W].
+
+        rows: i64 [Q], question q is about video rows[q]; None: each about its own.
+        """
         pixels, keep, drop_noise = clips
         video = self.encoder(pixels, keep=keep, drop_noise=drop_noise).tokens
-        return self.text_encoder.fuse(self.text_encoder.encode(ids, is_token), is_token, video)
+        return self.text_encoder.fuse(self.text_encoder.encode(ids, is_token), is_token, video, rows)
