@@ -57,7 +57,7 @@ def score_of(video: int, text: int) -> float:
 def test_ranks_are_those_of_a_written_out_loop(data: st.DataObject, k: int) -> None:
     """Several texts a video and several videos a text; of each query the best right one counts, behind its equals."""
     similar, right = matrices(data)
-    videos, texts = similar.shape
+    texts = similar.shape[1]
     candidates = candidates_of(similar, k=k)
     scores = torch.tensor([score_of(pair // texts, pair % texts) for pair in candidates.pairs.tolist()])
     found = reranked(candidates, scores, right)
