@@ -49,12 +49,16 @@ def command(
     Runs that differ by their seed alone are put together, and where such groups differ by init.weights alone, so is
     what these brought.
 
+    Re-ranking that was killed goes on where it was with the same command: what is finished is kept beside -o FILE, or
+    in the run folder.
+
     \b
     For example:
       umt eval runs/b16_k710 --ranks 8
       umt eval runs/recognition_b16_k400 --best --on test --ranks 8
       umt eval runs/b16_k400 --kind classification --shards /data/k400/val evaluation.classification.segments=4
       umt eval runs/b16_5m --kind retrieval --shards /data/msrvtt/test -o scores.json
+      umt eval runs/b16_5m --on msrvtt evaluation.msrvtt.rerank.candidates=128 -o scores.json --ranks 8
       umt eval runs/demo/stage2-* --on retrieval --save-predictions runs/demo/answers
       umt eval stage2/l16_25m --weights l16_25m.pth --kind retrieval --shards /data/msrvtt/test
       umt eval runs/b16_k400 evaluation.val.kind=knn evaluation.val.shards=/data/k400/val --dry-run
