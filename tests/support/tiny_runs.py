@@ -57,9 +57,11 @@ def add_checkpoint(
     step: int = 6,
     weights: Mapping[str, Tensor] | None = None,
     classes: Sequence[str] = (),
+    fingerprints: Mapping[str, str] | None = None,
 ) -> Path:
     """A checkpoint of a step in the folder `run`, with these weights, or with the student of a stage-1 run as it began;
-    where the run averages its weights, the average is twice that. classes: of a classifier's head."""
+    where the run averages its weights, the average is twice that. classes: of a classifier's head.
+    fingerprints: of what it depended on."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
     if weights is None:
@@ -74,7 +76,7 @@ def add_checkpoint(
     }
     manifest = CheckpointManifest(
         step=step, progress={"step": step}, config=as_tree(config), numbers_hash="numb", running_hash="runn",
-        fingerprints={"teacher": "tttt"}, files=files, world=2, zero_stage=1, precision="fp32",
+        fingerprints=dict(fingerprints or {"teacher": "tttt"}), files=files, world=2, zero_stage=1, precision="fp32",
         versions={"torch": "9.9"}, classes=list(classes), written="2024-01-01T00:00:00+00:00",
     )  # fmt: skip
     (folder / "manifest.json").write_text(manifest.to_json())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -16,24 +16,18 @@ from umt_ds.engine.step_stats import GlobalStepStats
 from umt_ds.keyed import add_digests
 
 
-class VocabularyRead(NamedTuple):
-    """The word pieces that a run tokenises with. fingerprint: of all of them. place: where it read them."""
-
-    fingerprint: str
-    place: str
-
-
 @dataclass(frozen=True)
 class InitialWeights:
     """Weights made elsewhere, to begin with. where: names them in messages. classes: of the rows of their head, by
-    name. pretrained_on: the clip whose positions their encoder learned with. vocabulary: of the captions that they were
-    trained on. None of these where nobody wrote it down."""
+    name; none where nobody wrote them down. pretrained_on: the clip whose positions their encoder learned with; None
+    where nobody wrote it down. fingerprints: of what their run depended on (`Task.fingerprints`), as it wrote them
+    down."""
 
     state: Mapping[str, Tensor]
     where: str
     classes: tuple[str, ...] = ()
     pretrained_on: ClipShape | None = None
-    vocabulary: VocabularyRead | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 class Task(Protocol):

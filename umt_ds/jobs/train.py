@@ -42,7 +42,7 @@ from umt_ds.engine.training_run import TrainingRun
 from umt_ds.engine.watchdog import Watchdog
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED, ConfigError, DataError, MachineError, NonFiniteError
 from umt_ds.evaluation.evaluator import Evaluator, try_sets
-from umt_ds.tasks.initial import read_initial
+from umt_ds.tasks.initial import read_initial, start_from
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.loader import build_loader
 from umt_ds.tasks.sources import count_samples
@@ -244,7 +244,7 @@ def _load_initial(task: Task, config: RunConfig, resume: Resume) -> str:
     if weights is not None:
         initial = read_initial(weights, averaged=config.init.ema)
         which = "averaged weights" if config.init.ema else "weights"
-        return f"{resume.sentence} with {which} from {weights}: {task.load_weights(initial)}"
+        return f"{resume.sentence} with {which} from {weights}: {start_from(task, initial)}"
     return f"{resume.sentence} from scratch"
 
 

@@ -48,11 +48,11 @@ def start(config: RunConfig) -> Finding:
     assert path is not None
     if (unset := unset_variable(path)) is not None:
         return unset
-    from umt_ds.tasks.initial import read_initial, state_fingerprint
+    from umt_ds.tasks.initial import read_initial, start_from, state_fingerprint
 
     with _warnings() as warned:
         initial = read_initial(path, averaged=config.init.ema)
-        told = _task(config, device="cpu").load_weights(initial)
+        told = start_from(_task(config, device="cpu"), initial)
     return _finding(f"{path}: {told}", f"fingerprint {state_fingerprint(initial.state)}", warned)
 
 

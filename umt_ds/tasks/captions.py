@@ -35,11 +35,6 @@ def _read(text: BertConfig, tokenizer_of: Callable[[Path], T]) -> T:
         return tokenizer_of(folder_of(text.weights))
 
 
-def vocabulary_place(text: BertConfig) -> str:
-    """Where the tokenizer of a run lies."""
-    return str(text.vocabulary or text.weights)
-
-
 def vocabulary_of(tokenizer: CaptionTokenizer) -> Vocabulary:
     """What masking and BERT need to know of a tokenizer."""
     return Vocabulary(

@@ -21,7 +21,7 @@ from umt_ds.engine.manifest import (
     read_checkpoint_manifest,
     resolve_checkpoint,
 )
-from umt_ds.engine.protocol import InitialWeights, VocabularyRead
+from umt_ds.engine.protocol import InitialWeights, Task
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
@@ -64,27 +64,27 @@ def read_initial(path: Path, *, averaged: bool = False) -> InitialWeights:
     if not _is_run(path):
         return InitialWeights(state, str(path))
     manifest = read_checkpoint_manifest(resolve_checkpoint(path))
-    return InitialWeights(
-        state, str(path), tuple(manifest.classes), _pretrained_on(manifest), vocabulary_read(manifest)
-    )
+    return InitialWeights(state, str(path), tuple(manifest.classes), _pretrained_on(manifest), manifest.fingerprints)
 
 
-def vocabulary_read(manifest: CheckpointManifest) -> VocabularyRead | None:
-    """That of the run that wrote a checkpoint; None where it reads no text."""
-    fingerprint = manifest.fingerprints.get("vocabulary")
-    text = manifest.config.get("task", {}).get("text") or {}
-    place = text.get("vocabulary") or text.get("weights") or "unknown place"
-    return None if fingerprint is None else VocabularyRead(fingerprint, str(place))
+def start_from(task: Task, weights: InitialWeights) -> str:
+    """The weights into the module of a task; what was loaded. Raises WeightsError for what does not fit it, and as
+    `refuse_other_words`."""
+    refuse_other_words(weights.fingerprints, task.fingerprints, where=weights.where)
+    return task.load_weights(weights)
 
 
-def require_vocabulary(theirs: VocabularyRead | None, own: VocabularyRead, *, where: str) -> None:
-    """Raises WeightsError where weights were trained on other word pieces than the run has: each number would mean
-    another word. theirs: None where nobody wrote it down, which tells nothing. where: names the weights."""
-    if theirs is not None and theirs.fingerprint != own.fingerprint:
+def refuse_other_words(found: Mapping[str, str], own: Mapping[str, str], *, where: str) -> None:
+    """Raises WeightsError where the run that trained some weights split text by another vocabulary than the task does:
+    a number would stand for another word, and nothing else would tell. found, own: fingerprints of that run and of the
+    task."""
+    theirs, ours = found.get("vocabulary"), own.get("vocabulary")
+    if theirs is not None and ours is not None and theirs != ours:
         raise WeightsError(
-            f"{where} was trained with another vocabulary ({theirs.fingerprint}, read from {theirs.place}) than that "
-            f"of {own.place} ({own.fingerprint})",
-            hint="task.text.vocabulary=PATH names the vocab.txt, or the folder of a tokenizer, of those weights",
+            f"{where} was trained with another vocabulary ({theirs}) than that of task.text ({ours}): its numbers "
+            "stand for other words",
+            hint="set task.text.vocabulary, or task.text.weights where that is null, to what its run used (its "
+            "config.yaml says it)",
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.unit.tasks.test_stage2_task import CPU, SETTINGS, WORDS, stage1_state
 from umt_ds.config.tasks.retrieval import RetrievalConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
-from umt_ds.engine.protocol import InitialWeights, VocabularyRead
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.errors import WeightsError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.tasks.stage2.task import Stage2Task
@@ -163,11 +163,3 @@ def test_another_size_is_one_error_with_the_setting_that_it_has(state: State, wh
     with pytest.raises(WeightsError, match=what) as raised:
         retrieval().load_weights(InitialWeights(state, "a file"))
     assert hint in str(raised.value.hint)
-
-
-def test_another_vocabulary_is_refused_with_both_places() -> None:
-    weights = InitialWeights(drawn(retrieval()), "runs/other", vocabulary=VocabularyRead("feed", "/old/vocab.txt"))
-    with pytest.raises(WeightsError, match=r"runs/other .*\(feed, read from /old/vocab.txt\).* of /vocab.txt \(of a t"):
-        retrieval().load_weights(weights)
-    same = VocabularyRead(WORDS.fingerprint, "/elsewhere/vocab.txt")
-    retrieval().load_weights(InitialWeights(drawn(retrieval()), "runs/other", vocabulary=same))

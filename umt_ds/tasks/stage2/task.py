@@ -9,7 +9,7 @@ Shapes: B rows of one medium, N visible tokens, L text tokens, K aligned layers,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.optim import decay_groups
-from umt_ds.engine.protocol import InitialWeights, VocabularyRead
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
 from umt_ds.kernels.philox import Purpose, uniform
 from umt_ds.keyed import digest64
@@ -30,9 +30,9 @@ from umt_ds.models.alignment import unit_length
 from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher
 from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
-from umt_ds.tasks.captions import vocabulary_place
+from umt_ds.tasks.cost import ONLY_VIDEO
 from umt_ds.tasks.encoders import size_of
-from umt_ds.tasks.initial import require_vocabulary, state_fingerprint
+from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.stage2.cost import Stage2Cost
 from umt_ds.tasks.stage2.model import build_module, load_text_teacher, media_masks
 from umt_ds.tasks.stage2.module import Rows, Stage2Inputs, Stage2Module
@@ -45,7 +45,8 @@ log = logging.getLogger("umt_ds")
 class Stage2Task:
     """Satisfies `engine.protocol.Task`. pieces: that a batch is worked on in (`batch.split_contrastive`).
     fine_tuning: without the head of masked language modelling, and from weights that compare videos with texts.
-    shares: of all views, that each medium has, for those who count operations."""
+    shares: tells the part of all views that each medium has, where somebody counts operations: a run that is judged is
+    not asked, whose training sets may be elsewhere."""
 
     classes: tuple[str, ...] = ()
 
@@ -59,11 +60,11 @@ class Stage2Task:
         vocabulary: Vocabulary,
         pieces: int = 1,
         fine_tuning: bool = False,
-        shares: Mapping[Media, float] | None = None,
+        shares: Callable[[], Mapping[Media, float]] = lambda: ONLY_VIDEO,
     ) -> None:
         self._config, self._seed, self._device, self._pieces = config, seed, device, pieces
         self._vocabulary = vocabulary
-        self._shares: Mapping[Media, float] = shares or {"video": 1.0}
+        self._shares = shares
         self._teacher: Teacher | None = None
         self._fingerprints = {"vocabulary": vocabulary.fingerprint}
         if config.teacher is not None and config.needs_teacher:
@@ -98,7 +99,7 @@ class Stage2Task:
     @property
     def flops_per_view(self) -> float:
         """The mean over images and clips as they are shown; captions count as if they had full length."""
-        return Stage2Cost(self._config, self._teacher).mean_flops(self._shares)
+        return Stage2Cost(self._config, self._teacher).mean_flops(self._shares())
 
     def accelerate(self, *, compile: bool, graph: bool) -> None:
         """torch.compile for the blocks of student and teacher; the teacher's look as a CUDA graph."""
@@ -113,9 +114,7 @@ class Stage2Task:
 
     def load_weights(self, weights: InitialWeights) -> str:
         """Start from stage 2 or retrieval (published or our own); stage 2 also from stage 1, with its video encoder.
-        Returns what was loaded. Raises WeightsError for what does not fit, and for another vocabulary."""
-        own = VocabularyRead(self._vocabulary.fingerprint, vocabulary_place(self._config.text))
-        require_vocabulary(weights.vocabulary, own, where=weights.where)
+        Returns what was loaded. Raises WeightsError for what does not fit."""
         return (load_retrieval if self._fine_tuning else load_stage2)(self._module, weights)
 
     # ------------------------------------------------------------ preparing
