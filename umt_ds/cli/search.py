@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from umt_ds.cli.words import LOCAL_FILE
-from umt_ds.environment import at_home, temporary_folder, working_folder
+from umt_ds.environment import at_home, set_default, temporary_folder, working_folder
 
 
 @click.command("search")
@@ -47,6 +47,7 @@ def command(
     """
     working_folder()  # without these two, libraries would fail somewhere below
     temporary_folder()
+    set_default("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads take the cores of those who work
     if video is not None and (texts or queries):
         raise click.UsageError("--video is a query of its own: leave TEXT and --queries away")
     if video is None and not texts and queries is None:
