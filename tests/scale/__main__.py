@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from tests.scale import index_of_ten_million
 from tests.scale.items_of_ten_million import tables_of_items
 from tests.scale.long_videos import items_of_long_videos
+from tests.scale.reranking import reranking
 from tests.scale.stores import preparing_from_a_store, training_from_a_store
 
 
@@ -27,6 +28,7 @@ PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "index": index_mapped,
     "tables": tables_of_items,
     "long": items_of_long_videos,
+    "reranking": reranking,
     "training": training_from_a_store,
     "preparing": preparing_from_a_store,
 }

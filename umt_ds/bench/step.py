@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,7 +153,7 @@ def _task(config: RunConfig, plan: RunPlan, job: Job, request: Request, precisio
             precision=precision,
             vocabulary=noise_vocabulary(config.task.text),
             pieces=plan.pieces,
-            shares=shares_of_shown(request.shown),
+            shares=partial(shares_of_shown, request.shown),
         )
     return build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
 

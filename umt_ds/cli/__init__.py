@@ -18,6 +18,7 @@ _COMMANDS = {
     "train": ("umt_ds.cli.train", "Train a run: umt train stage1/b16_k710 run_dir=… key=value …"),
     "config": ("umt_ds.cli.config", "Show a run's resolved configuration, or compare two."),
     "eval": ("umt_ds.cli.eval", "Score models on held-out data: umt eval RUN --ranks 2"),
+    "predict": ("umt_ds.cli.predict", "Say what is in videos: umt predict RUN VIDEO..."),
     "probe": ("umt_ds.cli.probe", "Ask frozen features what they know: umt probe RUN --train S --val S"),
     "embed": ("umt_ds.cli.embed", "Turn clips into vectors: umt embed RUN SET -o INDEX"),
     "search": ("umt_ds.cli.search", 'Find clips by a text or a video: umt search INDEX "a man opens a box"'),

@@ -41,6 +41,16 @@ class EvaluationSettings(Section):
         return 1
 
     @property
+    def looks(self) -> int:
+        """How often each clip is read and encoded."""
+        return 1
+
+    @property
+    def pairs_a_clip(self) -> int:
+        """Pairs of clip and text that go through fusion layers, for each clip that has one text: at most."""
+        return 0
+
+    @property
     def clips_a_pass(self) -> int:
         """That go through the model together, in all their views: as many as `batch` views are, or else one."""
         return max(1, self.batch // self.views)
@@ -92,10 +102,10 @@ class Reranking(Section):
 
 
 class DualSoftmax(Section):
-    """Similarities weighed by a softmax over the queries of the test set: no published UMT score uses it."""
+    """Similarities weighed by softmaxes over all videos and texts of a test set: no published UMT score uses it."""
 
     temperature: Positive | Literal["search"] = Field(
-        "search", description="of that softmax; search: the best of a grid on this very set, which flatters"
+        "search", description="of those softmaxes; search: the best of a grid on this very set, which flatters"
     )
 
 
@@ -105,7 +115,15 @@ class RetrievalEvaluation(VideoTextEvaluation):
     kind: Literal["retrieval"]
     caption: Text = Field("caption", description="field of a sample's json with its text, or a list of texts")
     rerank: Reranking | None = Field(None, description="score the most similar pairs with the fusion encoder, too")
-    dual_softmax: DualSoftmax | None = Field(None, description="and with a softmax over the queries, too")
+    dual_softmax: DualSoftmax | None = Field(None, description="score by softmaxes over all queries, too")
+
+    @property
+    def looks(self) -> int:
+        return 1 if self.rerank is None else 2  # the tokens of all clips do not fit into memory
+
+    @property
+    def pairs_a_clip(self) -> int:
+        return 0 if self.rerank is None else 2 * self.rerank.candidates
 
 
 class MultipleChoiceEvaluation(VideoTextEvaluation):

@@ -10,6 +10,7 @@ So a model sees the same batches whatever the number of ranks, and on a CPU ever
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -202,11 +203,18 @@ class EvaluationSet:
         self.shards, self.request, self.batch_size = shards, request, batch_size
         self.limit, self._max_left_out = limit, max_left_out
         self._source = ShardSource(shards, max_open=2, cache=cache, look=look)
-        self._size = len(self._source) if limit is None else min(limit, len(self._source))
+        size = len(self._source) if limit is None else min(limit, len(self._source))
+        self._places: Sequence[int] = range(size)  # in the source, of its items
 
     def __len__(self) -> int:
         """Items, good and bad."""
-        return self._size
+        return len(self._places)
+
+    def only(self, places: Sequence[int]) -> EvaluationSet:
+        """Of the same set the items at these places alone (`ItemInfo.number`), in this order."""
+        some = copy.copy(self)
+        some._places = tuple(places)
+        return some
 
     @property
     def manifest(self) -> Manifest:
@@ -266,7 +274,7 @@ class EvaluationSet:
     def batch(self, number: int) -> EvalBatch:
         """Batch `number` of the set; without items behind its end."""
         start = number * self.batch_size
-        refs = [(place, self._source.ref(place)) for place in range(start, min(start + self.batch_size, len(self)))]
+        refs = [(place, self._source.ref(place)) for place in self._places[start : start + self.batch_size]]
         self._source.prefetch((ref, self._shown(ref)) for _, ref in refs)
         items: list[ItemInfo] = []
         views: list[Frames] = []
@@ -294,7 +302,7 @@ class EvaluationSet:
         """Raises DataError where the first item that can be read says that the set is not what is asked for: without
         the frames of a published rule, or with a class that the model does not have."""
         try:
-            for place in range(min(len(self), _TRIED)):
+            for place in self._places[:_TRIED]:
                 with suppress(DecodeError):
                     self._read(place, self._source.ref(place))
                     return
@@ -308,7 +316,7 @@ class EvaluationSet:
         found: list[tuple[int, ...]] = []
         left_out: list[LeftOut] = []
         try:
-            for place in range(len(self) if self.request.reads_record else 0):
+            for place in self._places if self.request.reads_record else ():
                 ref = self._source.ref(place)
                 key = self._source.key(ref)
                 try:
@@ -322,6 +330,18 @@ class EvaluationSet:
             self._source.close()
         if self.request.reads_record:
             self.check(left_out)
+        return found
+
+    def said(self, most: int) -> list[Any]:
+        """What `AlsoAsked.read` makes of those of the first `most` items that say it, without a look at a frame."""
+        found = []
+        try:
+            for place in range(min(len(self), most)):
+                with suppress(DecodeError):
+                    record = read_record(self._source, self._source.ref(place), asked=self.request.asked)
+                    found.append(self._said(record))
+        finally:
+            self._source.close()
         return found
 
     def empty_batch(self) -> EvalBatch:

@@ -92,7 +92,9 @@ class AnswerTokenizer:
                 hint="a vocabulary of BERT as it was published; a small one of your own with a line [SEP]",
             )
         self.max_tokens = max_tokens
-        self.pad_id, self.cls_id, self.sep_id = (pieces.numbers[token] for token in ("[PAD]", "[CLS]", "[SEP]"))
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id = (
+            pieces.numbers[token] for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+        )
         self._words = {number: token for token, number in pieces.numbers.items()}
         self._tokenizer = _tokenizer_of(pieces)
 

@@ -46,8 +46,13 @@ class Best:
 
 
 def hash_of(protocol: Mapping[str, Any]) -> str:
-    """What of a protocol decides whether two scores compare: all of it but where sets lie and what was missing."""
-    other = ("shards", "items", "videos", "left_out", "stored_frames", "published")
+    """What of a protocol decides whether two scores compare: all of it but where sets lie, what was missing, what an
+    evaluation found on the way, and what older versions did not say, though they did it."""
+    where = ("shards",)
+    missing = ("items", "videos", "left_out", "stored_frames", "published", "captions_of_a_video")
+    found = ("num_pairs", "temperature_found")
+    unsaid = ("ties",)
+    other = (*where, *missing, *found, *unsaid)
 
     def decisive(value: Any) -> Any:
         if not isinstance(value, Mapping):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -14,6 +15,22 @@ from umt_ds.distributed.world import World
 from umt_ds.evaluation.published import gaps
 
 Beat = Callable[[], None]  # called after each batch: a sign of life for the watchdog
+
+
+@runtime_checkable
+class CountsBeats(Protocol):
+    """A beat that shows how far the work has come."""
+
+    def __call__(self) -> None: ...
+
+    def begin(self, what: str, total: int) -> None:
+        """So many beats of another kind of work follow."""
+
+
+def begins(beat: Beat, what: str, total: int) -> None:
+    """Tell whoever counts beats, if anybody does."""
+    if isinstance(beat, CountsBeats):
+        beat.begin(what, total)
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,10 @@ class Scores:
     # retrieval a caption; only where they were asked for
     predictions: Mapping[str, list[Any]] | None = None
     ranks: Mapping[str, float] = field(default_factory=dict)  # the smaller the better: none chooses a checkpoint
+    # what kind of item (of question) → how many of its kind there are, `items`, and `values` of those alone
+    by_type: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    # what else ranked the same: `reranked` where `values` has `reranked_mean` beside `mean`; for tables
+    scorers: tuple[str, ...] = ()
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -73,6 +94,23 @@ class Evaluator(Protocol):
 
         predictions: also give what was answered for each item.
         """
+
+
+@dataclass(frozen=True)
+class KeptWork:
+    """Where an evaluator may keep what it has finished, so that the same command goes on there after a kill. weights: a
+    hash of those that it judges."""
+
+    folder: Path
+    weights: str
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An evaluator that can keep what it has finished. Who tells it where removes it, when the scores are written."""
+
+    def resuming(self, kept: KeptWork) -> Evaluator:
+        """The same evaluator, which keeps its work there."""
 
 
 def try_sets(evaluators: Iterable[Evaluator]) -> None:

@@ -66,3 +66,15 @@ def _lines(run: EvalRun, ranks: int) -> Iterator[str]:
                 f"  {name} ({kind}): {one.role} {one.shards}, {one.items} of {one.of} items, "
                 f"{views} ({frames} frames of {side} px); {one.passes} forward passes of {together}{share}"
             )
+            if settings.pairs_a_clip:
+                yield _reranking(settings, one)
+
+
+def _reranking(settings: EvaluationConfig, one: PlannedSet) -> str:
+    """Items that share a clip, and pairs that a clip and a text both want, make it less; several texts a clip more."""
+    candidates = min(settings.pairs_a_clip // 2, one.items)
+    near = f"{candidates:,} texts for each clip and {candidates:,} clips for each text"
+    return (
+        f"    re-ranking: the clips are read and encoded once more; {near} go through the fusion layers: "
+        f"up to {2 * candidates * one.items:,} pairs where each item has a text of its own"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 from torch import nn
@@ -18,7 +18,8 @@ from umt_ds.engine.checkpoint_files import read_checkpoint_weights, require_aver
 from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint, versions
 from umt_ds.engine.protocol import Task
 from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
-from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores, try_sets
+from umt_ds.evaluation.encode import no_beat
+from umt_ds.evaluation.evaluator import Beat, Evaluator, KeptWork, Resumable, Scores, try_sets
 from umt_ds.jobs.eval_plan import sets_of
 from umt_ds.jobs.eval_runs import EvalRun
 from umt_ds.jobs.run_scores import RunScores
@@ -47,15 +48,17 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         if job.world.is_first:
             files.check(runs)
             verify_checkpoints(runs)
+            require_averages(runs)
         judges = judges_of(runs)
         scored = [
-            _score(run, evaluators, job, predictions=files.predictions is not None)
+            _score(run, evaluators, job, files, predictions=files.predictions is not None)
             for run, evaluators in zip(runs, judges, strict=True)
         ]
         if not job.world.is_first:
             return None
         about = {"versions": versions(), "device": name_of(job.device), "ranks": job.world.size}
         said = files.write(scored, about)
+        files.forget_kept_work(runs)
         return "\n".join([score_text(scored), *said])
 
 
@@ -64,6 +67,7 @@ def try_evaluation(runs: Sequence[EvalRun]) -> None:
     for what would be refused."""
     log_to_stderr(World.alone())
     verify_checkpoints(runs)
+    require_averages(runs)
     try_sets(evaluator for judges in judges_of(runs) for evaluator in judges)
 
 
@@ -73,21 +77,27 @@ def judges_of(runs: Sequence[EvalRun]) -> list[Sequence[Evaluator]]:
 
 
 def verify_checkpoints(runs: Sequence[EvalRun]) -> None:
-    """Raises CheckpointError for files that are not those that were written, and for an average that none holds."""
+    """Raises CheckpointError for files that are not those that were written."""
     for run in runs:
         if run.checkpoint is None:
             continue
-        manifest = read_checkpoint_manifest(run.checkpoint)
-        if judged_by_average(run.config):
-            require_average(run.checkpoint, manifest)
         try:
-            verify_files(run.checkpoint, manifest)
+            verify_files(run.checkpoint, read_checkpoint_manifest(run.checkpoint))
         except DamagedCheckpointError as error:
             hint = f"score another checkpoint of the run: a folder of {run.checkpoint.parent}"
             raise CheckpointError(f"{run.name}: {error.what}", hint=hint) from error
 
 
-def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictions: bool) -> RunScores:
+def require_averages(runs: Sequence[EvalRun]) -> None:
+    """Raises CheckpointError where an evaluation judges an average of weights that the checkpoint does not hold."""
+    for run in runs:
+        if run.checkpoint is not None and judged_by_average(run.config):
+            require_average(run.checkpoint, read_checkpoint_manifest(run.checkpoint))
+
+
+def _score(
+    run: EvalRun, evaluators: Sequence[Evaluator], job: Job, files: ScoreFiles, *, predictions: bool
+) -> RunScores:
     """First what judges the trained weights, then what judges their moving average: each are loaded once."""
     precision = precision_of(load_deepspeed_json(run.config.engine))
     by_average = judged_by_average(run.config)
@@ -103,7 +113,11 @@ def _score(run: EvalRun, evaluators: Sequence[Evaluator], job: Job, *, predictio
         module = as_trained(task.module, precision).to(job.device).eval()
         for one in evaluators:
             if (one.name in by_average) == averaged:
-                found = _judge(run, one, module, job.world, predictions=predictions)
+                folder = files.kept_work(run)
+                resumable = (
+                    one.resuming(KeptWork(folder, fingerprint)) if folder and isinstance(one, Resumable) else one
+                )
+                found = _judge(run, resumable, module, job.world, predictions=predictions)
                 scores[one.name] = found.of_average(_decay_of(run)) if averaged else found
     fingerprint, loaded = loads[0]
     return RunScores(
@@ -148,19 +162,38 @@ def _judge(run: EvalRun, evaluator: Evaluator, module: nn.Module, world: World, 
         return evaluator.run(module, world, beat=beat, predictions=predictions)
 
 
+class _Bar:
+    """A bar on stderr, which goes on with each batch of an evaluator. total: None where nobody knows it."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self._name = name
+        self._open(name, total)
+
+    def __call__(self) -> None:
+        self._bar.update(self._total is None or self._bar.n < self._total)  # it may beat in other work, too
+
+    def begin(self, what: str, total: int) -> None:
+        """A bar of its own for each kind of work: their batches do not take equally long."""
+        self.close()
+        self._open(f"{self._name}, {what}", total)
+
+    def close(self) -> None:
+        """Leave it as it is."""
+        self._bar.close()
+
+    def _open(self, name: str, total: int | None) -> None:
+        self._total = total
+        self._bar = progress(total=total, unit="batch", desc=name)
+
+
 @contextmanager
 def _bar(run: EvalRun, evaluator: Evaluator, world: World) -> Iterator[Beat]:
-    """A bar on stderr of the first rank, which goes on with each of its batches."""
+    """On the first rank a bar over the batches of the evaluator."""
     if not world.is_first:
-        yield lambda: None
+        yield no_beat
         return
-    total = _batches_of_a_rank(run, evaluator, world)
-    with progress(total=total, unit="batch", desc=f"{run.name} {evaluator.name}") as bar:
-
-        def beat() -> None:
-            bar.update(total is None or bar.n < total)  # an evaluator may beat in other work, too
-
-        yield beat
+    with closing(_Bar(f"{run.name} {evaluator.name}", _batches_of_a_rank(run, evaluator, world))) as bar:
+        yield bar
 
 
 def _batches_of_a_rank(run: EvalRun, evaluator: Evaluator, world: World) -> int | None:

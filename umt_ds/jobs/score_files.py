@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from umt_ds.engine.manifest import CHECKPOINTS
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.jobs.eval_runs import EvalRun
 from umt_ds.whole_file import write_whole
@@ -68,6 +70,21 @@ class ScoreFiles:
             said.append(f"the scores with their protocol: {self.out}")
         return said
 
+    def kept_work(self, run: EvalRun) -> Path | None:
+        """Where evaluators keep what they have finished, until the scores are written: beside the JSON file, else in
+        the folder of the run; None where there is neither."""
+        if self.out is not None:
+            return self.out.with_name(f"{self.out.name}.parts")
+        if run.checkpoint is None or run.checkpoint.parent.name != CHECKPOINTS:
+            return None
+        return run.checkpoint.parent.parent / "evaluation.parts"
+
+    def forget_kept_work(self, runs: Sequence[EvalRun]) -> None:
+        """Also that of earlier commands, which were killed and had other settings."""
+        for folder in {self.kept_work(run) for run in runs} - {None}:
+            assert folder is not None
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _place(self, run: EvalRun, scores: Scores) -> Path:
         assert self.predictions is not None
         return self.predictions / f"{_slug(run.name)}.{scores.name}.parquet"
@@ -108,6 +125,7 @@ def _run_as_json(one: RunScores, places: Mapping[tuple[str, str], str]) -> dict[
                 "settings": one.run.config.evaluation[scores.name].model_dump(mode="json"),
                 "values": _finite(scores.values),
                 "ranks": _finite(scores.ranks),
+                "by_type": _finite(scores.by_type),
                 "items": scores.items,
                 "partial": scores.is_partial,
                 "left_out": [{"key": item.key, "reason": item.reason} for item in scores.left_out],

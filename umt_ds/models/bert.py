@@ -10,7 +10,7 @@ Shapes: R texts, L tokens, W width, A heads, B videos (or images), N tokens of e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +86,13 @@ class Seen(NamedTuple):
     is_key: Tensor | None = None
 
 
+class Looked(NamedTuple):
+    """Keys and values of one video in one layer, made once for all texts that look at it: [1,N,W] each."""
+
+    key: Tensor
+    value: Tensor
+
+
 def run_layer(
     layer: Any,
     x: Tensor,
@@ -94,7 +101,7 @@ def run_layer(
     dropout: float,
     is_token: Tensor | None = None,
     causal: bool = False,
-    seen: Seen | None = None,
+    seen: Seen | Looked | None = None,
 ) -> Tensor:
     """Self-attention, cross-attention where there is something to see, feed-forward; each with its residual and norm.
 
@@ -105,14 +112,21 @@ def run_layer(
     mixed = _attend(own, x, own.key(x), own.value(x), heads=heads, dropout=dropout, is_key=is_token, causal=causal)
     x = layer.attention.output(mixed, x)
     if seen is not None:
-        cross = layer.crossattention.self
-        key, value, is_key = cross.key(seen.states), cross.value(seen.states), seen.is_key  # [B,N,W]
-        if seen.rows is not None:
-            key, value = key[seen.rows], value[seen.rows]  # [R,N,W]
-            is_key = None if is_key is None else is_key[seen.rows]
-        x = layer.crossattention.output(_attend(cross, x, key, value, heads=heads, dropout=dropout, is_key=is_key), x)
+        x = layer.crossattention.output(_look(layer.crossattention.self, x, seen, heads=heads, dropout=dropout), x)
     out: Tensor = layer.output(layer.intermediate(x), x)
     return out
+
+
+def _look(cross: Any, x: Tensor, seen: Seen | Looked, *, heads: int, dropout: float) -> Tensor:
+    """Cross-attention of x [R,L,W] to what is seen: [R,L,W]."""
+    if isinstance(seen, Looked):  # all tokens of all texts are queries of one sequence: nothing is copied for a text
+        tokens = x.flatten(0, 1)[None]
+        return _attend(cross, tokens, *seen, heads=heads, dropout=dropout, is_key=None).view_as(x)
+    key, value, is_key = cross.key(seen.states), cross.value(seen.states), seen.is_key  # [B,N,W]
+    if seen.rows is not None:
+        key, value = key[seen.rows], value[seen.rows]  # [R,N,W]
+        is_key = None if is_key is None else is_key[seen.rows]
+    return _attend(cross, x, key, value, heads=heads, dropout=dropout, is_key=is_key)
 
 
 def _attend(
@@ -191,6 +205,17 @@ class Bert(nn.Module):
         """Encoded text [R,L,W] looks at videos [B,N,D], text r at video rows[r] (i64 [R]; None: R = B): [R,L,W]."""
         for index in range(self.text_layers, self.size.layers):
             text = self._run(index, text, is_token, video, rows)
+        return text
+
+    def look(self, video: Tensor) -> tuple[Looked, ...]:
+        """Keys and values of one video [1,N,D] in each fusion layer, for `fuse_with`."""
+        crossing = [layer.crossattention.self for layer in self.layers[self.text_layers :]]
+        return tuple(Looked(cross.key(video), cross.value(video)) for cross in crossing)
+
+    def fuse_with(self, text: Tensor, is_token: Tensor, looked: Sequence[Looked]) -> Tensor:
+        """`fuse` of texts [R,L,W] that all look at one video; without gradients and dropout."""
+        for layer, one in zip(self.layers[self.text_layers :], looked, strict=True):
+            text = run_layer(layer, text, heads=self.size.heads, dropout=0.0, is_token=is_token, seen=one)
         return text
 
     def words(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from umt_ds.config.evaluation import EvaluationConfig
@@ -11,18 +12,23 @@ from umt_ds.data.shards.storage import as_path
 from umt_ds.errors import UmtError
 
 
-def evaluation_lines(run: RunConfig, *, samples: int, clips_per_s: float, step_s: float) -> Iterator[str]:
+def evaluation_lines(
+    run: RunConfig, *, samples: int, clips_per_s: float, step_s: float, pairs_per_s: float = math.inf
+) -> Iterator[str]:
     """A line for each evaluation. samples: of the run's own data, 0 where unknown. clips_per_s: views of clips that all
-    GPUs together look at. What is done with their features afterwards is left out."""
+    GPUs together look at; pairs_per_s: pairs of clip and text that they match in re-ranking, of which as many are
+    counted as clips with one text each have. What is done with features afterwards is left out."""
     every = run.cadence.evaluate
     for name, settings in run.evaluation.items():
         clips = clips_of(settings, samples)
         if clips is None:
             yield f"{name}: of unknown size, its shards are not here and evaluation.{name}.limit is null"
             continue
-        seconds = clips * settings.views / clips_per_s
+        pairs = min(settings.pairs_a_clip, 2 * clips) * clips
+        seconds = clips * settings.views * settings.looks / clips_per_s + pairs / pairs_per_s
         views = f" x {settings.views} views" if settings.views > 1 else ""
-        told = f"{name}: {clips:,} clips{views} in {seconds:,.1f} s"
+        again = f", read twice, and up to {pairs:,} pairs" if pairs else ""
+        told = f"{name}: {clips:,} clips{views}{again} in {seconds:,.1f} s"
         if not settings.in_training:
             yield f"{told}, only by `umt eval`"
         elif every:

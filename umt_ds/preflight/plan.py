@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -342,9 +343,16 @@ def _time(plan: JobPlan) -> list[str]:
 def _evaluation(plan: JobPlan) -> Iterator[str]:
     gpus, flops = plan.request.gpus, plan.cost.evaluation_flops
     if plan.config.evaluation and flops:
-        compute = GPUS[plan.request.kind].peak(plan.precision) * plan.request.mfu / flops
-        rate = gpus * min(compute, plan.cores_used * plan.loader.clips_per_core_s)
-        yield from evaluation_lines(plan.config, samples=plan.samples, clips_per_s=rate, step_s=plan.step_s)
+        reached = GPUS[plan.request.kind].peak(plan.precision) * plan.request.mfu
+        rate = gpus * min(reached / flops, plan.cores_used * plan.loader.clips_per_core_s)
+        match_flops = plan.cost.match_flops
+        yield from evaluation_lines(
+            plan.config,
+            samples=plan.samples,
+            clips_per_s=rate,
+            step_s=plan.step_s,
+            pairs_per_s=gpus * reached / match_flops if match_flops else math.inf,
+        )
 
 
 def _checkpoint(plan: JobPlan) -> list[str]:

@@ -29,6 +29,7 @@ class TaskCost:
     activation_bytes: float  # kept for the backward
     teacher_bytes: float  # at its largest
     evaluation_flops: float  # of an evaluation's look at a clip: forward, nothing hidden; 0 where nothing judges it
+    match_flops: float = 0.0  # of an evaluation's look at a clip and a text together, both encoded; 0: it has none
     assumptions: tuple[str, ...] = ()  # what these numbers take for granted
 
     @property

@@ -75,19 +75,23 @@ def retrieval_ranks(similar: Tensor, right: Tensor) -> RetrievalRanks:
     Of equals, and of what is not a number, those that are wrong come first: a model that finds everything alike, or
     has gone to NaN, finds nothing. Source: METHOD.md, "Retrieval".
     """
-    return RetrievalRanks(_wrong_before(similar, right, dim=0), _wrong_before(similar, right, dim=1))
+    return RetrievalRanks(wrong_before(similar, right, dim=0), wrong_before(similar, right, dim=1))
 
 
-def _wrong_before(similar: Tensor, right: Tensor, *, dim: int) -> Tensor:
-    """Along a dimension the wrong ones that do not come behind the best right one; NaN is never less."""
+def wrong_before(similar: Tensor, right: Tensor, *, dim: int) -> Tensor:
+    """Along a dimension of f32 [V,T] how many wrong ones do not come behind the best right one; NaN is never less."""
     best = similar.masked_fill(~right, -torch.inf).max(dim=dim, keepdim=True).values
     return (~(similar < best) & ~right).sum(dim=dim)
 
 
 def retrieval_scores(similar: Tensor, right: Tensor) -> RetrievalScores:
     """R@1, R@5 and R@10 both ways, and ranks. similar: f32 [V,T]; right: bool [V,T]."""
-    ranks = retrieval_ranks(similar, right)
-    videos, texts = similar.shape
+    return scores_of(retrieval_ranks(similar, right), right)
+
+
+def scores_of(ranks: RetrievalRanks, right: Tensor) -> RetrievalScores:
+    """The same of ranks that are known. right: bool [V,T]."""
+    videos, texts = right.shape
     return RetrievalScores(
         text_to_video={k: (ranks.of_texts < k).double().mean().item() for k in RANKS},
         video_to_text={k: (ranks.of_videos < k).double().mean().item() for k in RANKS},

@@ -65,6 +65,13 @@ class Stage2Cost:
         tokens = self.frames("video") * self._patches
         return student_flops_per_clip(size_of(self._config.student), visible=tokens, layers=0, out_width=0).forward
 
+    @property
+    def match_flops(self) -> float:
+        """Forward, of a clip and a text through the fusion layers; keys and values of a clip are made once for many."""
+        sizes = self._reading("video") | {"texts": 0, "fused_texts": 1, "videos": 0, "masked_tokens": 0.0}
+        sizes["video_tokens"] = self.frames("video") * self._patches
+        return text_flops(self._bert, **sizes).forward
+
     def activation_bytes(self, medium: Media, *, element: int) -> float:
         """Kept of one view for the backward."""
         settings = self._config
@@ -182,5 +189,6 @@ def stage2_cost(task: Stage2Config, element: int, shares: Mapping[Media, float],
         activation_bytes=max(cost.activation_bytes(medium, element=element) for medium in shares),
         teacher_bytes=max(cost.teacher_bytes(medium, element=element) for medium in shares),
         evaluation_flops=cost.evaluation_flops,
+        match_flops=cost.match_flops,
         assumptions=("captions of full length; memory of the heavier medium",),
     )

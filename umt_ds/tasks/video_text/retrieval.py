@@ -20,7 +20,7 @@ from umt_ds.engine.manifest import resolve_checkpoint
 from umt_ds.evaluation.bar import bar_of
 from umt_ds.evaluation.exhibits import Exhibit, Retrieved, or_why_not
 from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrieval_scores
-from umt_ds.evaluation.retrieval import RetrievalEvaluator, embed_set
+from umt_ds.evaluation.retrieval import Rerank, RetrievalEvaluator, embed_set
 from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.captions import caption_tokenizer
 from umt_ds.tasks.evaluators import evaluation_set, trained_on
@@ -95,7 +95,7 @@ def request_of(
 
 
 def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig) -> RetrievalEvaluator:
-    """What captions find by the embeddings of the module in training.
+    """What captions find by the embeddings of the module in training, and by its fusion encoder.
 
     Raises ConfigError where there is no vocabulary, DataError for what is no set.
     """
@@ -111,7 +111,17 @@ def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig
 
     items = evaluation_set(name, as_path(settings.shards), request, settings, run)
     about = {"vocabulary": tokenizer.fingerprint, "max_tokens": task.text.max_tokens, **trained_on(name, items, run)}
-    return RetrievalEvaluator(name, items, retriever, tokenizer, num_workers=run.data.workers, about=about)
+    reranking, weighed = settings.rerank, settings.dual_softmax
+    return RetrievalEvaluator(
+        name,
+        items,
+        retriever,
+        tokenizer,
+        num_workers=run.data.workers,
+        about=about,
+        rerank=None if reranking is None else Rerank(retriever, reranking.candidates, reranking.pairs),
+        dual_softmax=None if weighed is None else weighed.temperature,
+    )
 
 
 def resized_how(smooth: Collection[bool]) -> str:

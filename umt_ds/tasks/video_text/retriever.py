@@ -1,10 +1,12 @@
 """A model that finds texts for videos and videos for texts: nothing is hidden, every frame counts.
 
-Shapes: B videos or texts, T frames, C width of the space where they are compared.
+Shapes: B videos or texts, T frames, N tokens of a video, D their width, L tokens and W width of a text, R texts that
+look at one video, C width of the space where videos and texts are compared.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from umt_ds.batch import Tokens
 from umt_ds.config.run import RunConfig
 from umt_ds.data.text import CaptionTokenizer
+from umt_ds.models.bert import Looked
 from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.initial import read_initial, refuse_other_words
@@ -37,15 +40,34 @@ class Retriever:
     @torch.no_grad()
     def embed_videos(self, pixels: Tensor) -> Tensor:
         """u8 [B,T,H,W,3] to a unit vector of each frame, f32 [B,T,C]."""
-        vision = self._model.vision_encoder
-        tokens = vision.encoder(pixels.to(self._device)).tokens
-        return self._model.embed_video(vision.pool(tokens, frames=pixels.shape[1]))
+        pooled = self._model.vision_encoder.pool(self.encode_videos(pixels), frames=pixels.shape[1])
+        return self._model.embed_video(pooled)
 
     @torch.no_grad()
     def embed_texts(self, tokens: Tokens) -> Tensor:
         """Captions to unit vectors, f32 [B,C]."""
-        encoded = self._model.text_encoder.encode(tokens.ids.to(self._device), tokens.mask.to(self._device))
-        return self._model.embed_text(encoded)
+        return self._model.embed_text(self.encode_texts(tokens))
+
+    @torch.no_grad()
+    def encode_videos(self, pixels: Tensor) -> Tensor:
+        """u8 [B,T,H,W,3] to all tokens [B,N,D]."""
+        tokens: Tensor = self._model.vision_encoder.encoder(pixels.to(self._device)).tokens
+        return tokens
+
+    @torch.no_grad()
+    def encode_texts(self, tokens: Tokens) -> Tensor:
+        """Captions to states [B,L,W]."""
+        return self._model.text_encoder.encode(tokens.ids.to(self._device), tokens.mask.to(self._device))
+
+    @torch.no_grad()
+    def look(self, video: Tensor) -> Sequence[Looked]:
+        """Keys and values of a video [1,N,D], for all texts that look at it."""
+        return self._model.text_encoder.look(video)
+
+    @torch.no_grad()
+    def match(self, states: Tensor, is_token: Tensor, looked: Sequence[Looked]) -> Tensor:
+        """Texts [R,L,W], bool [R,L], with one video: the logits of class 1 of the matching head, f32 [R]."""
+        return self._model.match(self._model.text_encoder.fuse_with(states, is_token, looked))[:, 1]
 
     @property
     def model(self) -> VideoTextModel:
