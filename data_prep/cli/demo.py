@@ -49,8 +49,8 @@ def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOpt
         "retrieval": world.list_distinct(out),
     }
     for name, listing in sets.items():
-        made = prepare(listing.first_in_order(), out / name, name=f"demo-{name}", store=store, run=run)
-        print_summary(made, run.max_bad)
+        summary = prepare(listing.first_in_order(), out / name, name=f"demo-{name}", store=store, run=run)
+        print_summary(summary, run.max_bad)
     _ask(out, sets["train"], sets["val"], seed=seed)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.ranks import call, run_ranks
-from tests.support.recipes import map_ordered, smaller, variables, write_world
+from tests.support.recipes import AFTER_STAGE2, map_ordered, smaller, variables, write_world
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run, run_names
 from umt_ds.config.tasks.stage2 import Stage2Config
@@ -106,7 +106,7 @@ def test_some_recipes_train_from_real_shards_and_each_setting_is_read(tmp_path: 
 @pytest.mark.slow
 def test_every_shipped_recipe_trains_from_real_shards_and_each_setting_is_read(tmp_path: Path) -> None:
     names = map_ordered()
-    assert sorted(names) == sorted(run_names())
+    assert sorted(names) == sorted(name for name in run_names() if not name.startswith(AFTER_STAGE2))
     excused = set()
     for name, trained in train(tmp_path, *names).items():
         assert_trained(name, trained)

@@ -17,6 +17,7 @@ import pytest
 from tests.support.paths import REPO
 from tests.support.ranks import environment
 from tests.support.shards import picture, write_shards
+from tests.support.videos import write_video
 from umt_ds.engine.metrics_file import read_metrics, read_scores
 
 TOY = REPO / "tests" / "support" / "toy_task"
@@ -28,14 +29,15 @@ LISTS = {  # file: (what stands there, what stands there with the toy)
     ),
     "config/tasks/__init__.py": ("Stage1Config | ", "Stage1Config | ToyConfig | "),
     "config/evaluation.py": (
-        "EvaluationConfig = Annotated[\n    KnnEvaluation | ",
+        "EvaluationConfig = Annotated[\n    KnnEvaluation\n    | ",
         """class AccuracyEvaluation(EvaluationSettings):
     kind: Literal["accuracy"]
     digits: int = Field(2, ge=0, le=6)
 
 
 EvaluationConfig = Annotated[
-    KnnEvaluation | AccuracyEvaluation | """,
+    KnnEvaluation | AccuracyEvaluation
+    | """,
     ),
 }
 
@@ -64,6 +66,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(TOY / "toy.yaml", folder)
     write_shards(folder / "data" / "train", (6, 6), members=clip)
     write_shards(folder / "data" / "val", (5,), members=clip, first=12)
+    write_video(folder / "bright.mp4", pictures=[np.full((48, 64, 3), 200, np.uint8)] * 6)
     return folder
 
 
@@ -113,12 +116,14 @@ COMMANDS = {
     "doctor": ["doctor", "toy.yaml"],
     "report": ["report", "runs/toy"],
     "eval": ["eval", "runs/toy", "-o", "scores.json"],
+    "predict": ["predict", "runs/toy", "bright.mp4"],
     "by kind": ["eval", "runs/toy", "--kind", "accuracy", "--shards", "data/train"],
     "loader": ["bench", "loader", "toy.yaml", "--against", "plain", "--rounds", "1", "--workers", "1"],
 }
 REFUSED = {
     "a teacher in FP8": (["bench", "fp8", "toy.yaml"], "task.kind toy has no teacher"),
     "its plain twin": (["bench", "step", "toy.yaml", "--against", "plain"], "task.kind toy has no plain twin"),
+    "captions": (["predict", "runs/toy", "bright.mp4", "--caption", "a"], "--caption: this run tells classes apart"),
     "images": (["bench", "step", "toy.yaml", "--media", "image"], "--media: task.kind toy learns from clips alone"),
     "another evaluation": (
         ["config", "toy.yaml", "evaluation.x={kind: retrieval, shards: a}"],
@@ -165,6 +170,7 @@ def test_it_is_reported(trained: Path, told: dict[str, tuple[int, str]]) -> None
         ("plan", ["194 trained parameters", "held_out: 5 clips in"]),
         ("doctor", ["ok      shards of clips", "ok      evaluation.held_out.shards"]),
         ("eval", ["accuracy", "100.0"]),
+        ("predict", ["bright.mp4   probability\n  class 1 "]),
         ("by kind", ["accuracy", "100.0"]),
         ("loader", ["umt_ds, 1 worker"]),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ VARIABLES = {  # by name: what is there in the folder
     "UMT_BERT_LARGE": "bert",
     "UMT_STAGE1_B16": "runs/stage1/b16_k710",
     "UMT_STAGE1_L16": "runs/stage1/l16_k710",
-    "UMT_STAGE2_B16": "runs/stage2/b16_5m",
+    "UMT_STAGE2_B16_5M": "runs/stage2/b16_5m",
     "UMT_WEIGHTS": "runs/recognition/b16_k710",
     **{
         f"UMT_{data.upper()}_{size.upper()}": f"runs/recognition/{size}_{data}"
@@ -45,9 +46,14 @@ FIRST = (  # others start from them
 )  # fmt: skip
 
 
+# Their items are made by protocols: `tests/distributed/test_official_corpora.py` runs one of each corpus.
+AFTER_STAGE2 = ("retrieval/", "multiple_choice/", "question_answering/", "zero_shot/")
+
+
 def map_ordered() -> list[str]:
-    """Every shipped recipe, those first whose runs others start from."""
-    return [*FIRST, *(name for name in run_names() if name not in FIRST)]
+    """Every shipped recipe but those AFTER_STAGE2, those first whose runs others start from."""
+    others = [name for name in run_names() if name not in FIRST and not name.startswith(AFTER_STAGE2)]
+    return [*FIRST, *others]
 
 
 def write_world(folder: Path) -> None:
@@ -63,7 +69,7 @@ def write_world(folder: Path) -> None:
 
 def corpora() -> dict[str, str]:
     """What the recipes' sources and evaluations look for below UMT_DATA, and its medium."""
-    trees = [load_tree(name)[0] for name in run_names()]
+    trees = [load_tree(name)[0] for name in map_ordered()]
     named = [
         one for tree in trees for part in (tree["data"]["sources"], tree.get("evaluation", {})) for one in part.values()
     ]
@@ -107,14 +113,14 @@ def write_models(folder: Path) -> None:
     (folder / "tiny_clip.json").write_text(json.dumps(TINY_CLIP))
     open_clip.add_model_config(folder / "tiny_clip.json")
     torch.save(open_clip.create_model("tiny_clip").state_dict(), folder / "clip.pt")
-    _write_bert(folder / "bert", vocabulary=(folder / "runs" / "demo" / "data" / "vocab.txt").read_text())
+    write_bert(folder / "bert", words=(folder / "runs" / "demo" / "data" / "vocab.txt").read_text().splitlines())
 
 
-def _write_bert(folder: Path, *, vocabulary: str) -> None:
+def write_bert(folder: Path, *, words: Sequence[str]) -> None:
+    """A tiny BERT that knows these words, in the form of Hugging Face. Loads libraries for seconds: for ranks."""
     from transformers import BertConfig, BertForMaskedLM
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
-    words = len(vocabulary.splitlines())
     torch.manual_seed(0)
-    BertForMaskedLM(BertConfig(vocab_size=words, max_position_embeddings=64, **sizes)).save_pretrained(folder)
-    (folder / "vocab.txt").write_text(vocabulary)
+    BertForMaskedLM(BertConfig(vocab_size=len(words), max_position_embeddings=160, **sizes)).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")

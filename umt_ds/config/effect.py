@@ -72,7 +72,7 @@ def _of_running(run: RunConfig, on_gpu: bool) -> Remarks:
         yield "cadence.max_skipped", "fp16's loss scale passes over gradients that overflow, up to 50 in a row"
     if not run.evaluations_in_training:
         yield "cadence.evaluate", "the run has no evaluation while it trains"
-    if not run.cadence.evaluate:
+    if run.evaluations_in_training and not run.cadence.evaluate:
         yield "evaluation", "nothing is evaluated while it trains (cadence.evaluate is 0); `umt eval` uses it"
     if run.init.resume_from is not None:
         yield "init.weights", "init.resume_from brings its own weights"

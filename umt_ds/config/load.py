@@ -112,9 +112,8 @@ def _find(name: str, *, beside: Path | None = None) -> Path:
         advice = "name a YAML file, or a shipped run: `umt config` lists them"
         advice = "`umt train` writes it into the folder of a run" if is_of_run else advice
         raise ConfigError(_not_there(folder / path) + at, hint=near or advice)
-    raise ConfigError(
-        f"no run is called {quoted(name)!r}{at}", hint=near or f"one of: {', '.join(known)}; or a path to a YAML file"
-    )
+    advice = "`umt config` lists the runs; or give a path to a YAML file"
+    raise ConfigError(f"no run is called {quoted(name)!r}{at}", hint=near or advice)
 
 
 def is_path(name: str) -> bool:
@@ -147,11 +146,17 @@ def _is_there(path: Path) -> bool:
 
 
 def _meant(name: str, folder: Path, known: Sequence[str]) -> str | None:
-    """The nearest of what is there: a file without its ending, the folder of a run, a shipped name."""
+    """The nearest of what is there: a file without its ending, the folder of a run, shipped runs of a folder, a shipped
+    name."""
     for path in (f"{name}.yaml", f"{name}.yml", f"{name}/config.yaml"):
         if name and _is_there(folder / path):
             return f"did you mean {path}?"
-    near = [] if is_path(name) else difflib.get_close_matches(name, known, n=1)
+    if is_path(name):
+        return None
+    inside = [run for run in known if name and run.startswith(f"{name.rstrip('/')}/")]
+    if inside:
+        return f"it is a folder of runs: {some(inside)}"
+    near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else None
 
 

@@ -46,6 +46,7 @@ class ScoresRecord:
     seconds: float  # that it took; NaN where it is not said
     protocol: Mapping[str, Any] = field(default_factory=dict)  # what one must know to repeat the numbers
     attempt: int = 1
+    by_type: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # as of `evaluation.evaluator.Scores`
 
 
 @dataclass
@@ -164,20 +165,26 @@ def _step_in(found: Record) -> Record | None:
 
 
 def _scores_in(found: Record) -> ScoresRecord | None:
-    record = {"seconds": math.nan, "protocol": {}, "attempt": 1, **found}
+    record = {"seconds": math.nan, "protocol": {}, "attempt": 1, "by_type": {}, **found}
     fits = (
         all(_is_count(record.get(name)) for name in ("step", "items", "left_out", "attempt"))
         and _is_plain(record.get("evaluation"))
-        and isinstance(record.get("values"), dict)
-        and all(name.isprintable() and is_number(value) for name, value in record["values"].items())
+        and _are_numbers(record.get("values"))
+        and isinstance(record["by_type"], dict)
+        and all(map(_are_numbers, record["by_type"].values()))
         and is_number(record["seconds"])
         and isinstance(record["protocol"], dict)
     )
     if not fits:
         return None
     values = {name: float(value) for name, value in record["values"].items()}
-    names = ("step", "evaluation", "items", "left_out", "seconds", "protocol", "attempt")
+    names = ("step", "evaluation", "items", "left_out", "seconds", "protocol", "attempt", "by_type")
     return ScoresRecord(values=values, **{name: record[name] for name in names})
+
+
+def _are_numbers(value: object) -> bool:
+    """Numbers by printable names."""
+    return isinstance(value, dict) and all(name.isprintable() and is_number(one) for name, one in value.items())
 
 
 def _is_count(value: object) -> bool:

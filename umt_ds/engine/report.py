@@ -132,6 +132,11 @@ class Report:
                 "seconds": round(seconds, 3),
                 "protocol": dict(scores.protocol),
                 "attempt": self._attempt,
+                **(
+                    {"by_type": {kind: _finite(some) for kind, some in scores.by_type.items()}}
+                    if scores.by_type
+                    else {}
+                ),
             }
         )
         self._send({f"eval/{scores.name}/{metric}": value for metric, value in scores.values.items()}, step)

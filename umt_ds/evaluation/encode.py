@@ -21,6 +21,8 @@ from umt_ds.evaluation.evaluator import Beat
 
 Encode = Callable[[Tensor], Tensor]
 """Pixels u8 [B,T,H,W,3] to one tensor a clip, any float [B,…]."""
+Look = Callable[[EvalBatch], Mapping[str, Tensor]]
+"""A batch to tensors by name, whose first rows are of its items; a batch without items has the pixels of one."""
 
 ALONE = World.alone()
 T = TypeVar("T")
@@ -49,7 +51,6 @@ def no_beat() -> None:
     """Where nobody watches."""
 
 
-@torch.no_grad()
 def encode_set(
     encoders: Mapping[str, Encode],
     items: EvaluationSet,
@@ -59,15 +60,33 @@ def encode_set(
     num_workers: int = 0,
     beat: Beat = no_beat,
 ) -> EncodedSet:
-    """Each item read once, by one rank, and put through every encoder. device: of the process group; None: the CPU.
-    Arguments and errors as of `each_turn` and `gather_items`."""
-    vectors: dict[str, list[Tensor]] = {name: [] for name in encoders}
+    """Each item read once, by one rank, and put through every encoder. Arguments and errors as of `look_at_set`."""
+
+    def look(batch: EvalBatch) -> Mapping[str, Tensor]:
+        return {name: encode(batch.pixels) for name, encode in encoders.items()}
+
+    return look_at_set(look, items, world, device=device, num_workers=num_workers, beat=beat)
+
+
+@torch.no_grad()
+def look_at_set(
+    look: Look,
+    items: EvaluationSet,
+    world: World = ALONE,
+    *,
+    device: torch.device | None = None,
+    num_workers: int = 0,
+    beat: Beat = no_beat,
+) -> EncodedSet:
+    """Each item read once, by one rank, and looked at with those of its batch. device: of the process group; None: the
+    CPU. Arguments and errors as of `each_turn` and `gather_items`."""
+    vectors: dict[str, list[Tensor]] = {}
     read: list[ItemInfo] = []
     left_out: list[LeftOut] = []
     with closing(each_turn(items, world, num_workers=num_workers, beat=beat)) as turns:
         for batch in turns:
-            for name, encode in encoders.items():
-                vectors[name].append(encode(batch.pixels)[: len(batch.items)].float().cpu())
+            for name, found in look(batch).items():
+                vectors.setdefault(name, []).append(found[: len(batch.items)].float().cpu())
             read += batch.items
             left_out += batch.left_out
     gathered, order = gather_items(items, read, left_out)

@@ -47,6 +47,8 @@ class Scores:
     # retrieval a caption; only where they were asked for
     predictions: Mapping[str, list[Any]] | None = None
     ranks: Mapping[str, float] = field(default_factory=dict)  # the smaller the better: none chooses a checkpoint
+    # what kind of item (of question) → how many of its kind there are, `items`, and `values` of those alone
+    by_type: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     # what else ranked the same: `reranked` where `values` has `reranked_mean` beside `mean`; for tables
     scorers: tuple[str, ...] = ()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from umt_ds.data.evaluation import EvaluationSet, LeftOut
+from umt_ds.data.evaluation import EvaluationSet, EvaluationView, LeftOut
 from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.errors import some
 from umt_ds.evaluation.encode import EncodedSet
@@ -14,7 +14,7 @@ from umt_ds.evaluation.published import gaps, published_split
 
 log = logging.getLogger("umt_ds")
 
-_VIEWS = {
+VIEWS: Mapping[EvaluationView, str] = {
     "centre": "the largest square in the centre, resized",
     "stretched": "the whole frame, resized to a square out of its proportions",
     "testing": "short side resized as published, then squares along the long side (one: its centre)",
@@ -52,7 +52,7 @@ def protocol_of(items: EvaluationSet, encoded: EncodedSet, *, precision: str) ->
         "frames": request.frames.text,
         "num_frames": request.frames.count,
         "stored_frames": None if stored is None else list(stored),
-        "view": _VIEWS[request.view],
+        "view": VIEWS[request.view],
         "side": request.side,
         "antialias": request.antialias,
         "batch": items.batch_size,

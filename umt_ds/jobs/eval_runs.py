@@ -73,7 +73,8 @@ def find_runs(
 
     only: the evaluations to make; all of a run where it names none. own_weights: of a folder, take the newest
     checkpoint; False: `init.weights`, as of a run that has not begun. best: of a run folder, take the best checkpoint
-    (`cadence.keep_best`). judged: False where nobody makes evaluations: then none are needed, and none are kept.
+    (`cadence.keep_best`). judged: False where nobody makes evaluations: then none are needed, nor what their settings
+    name.
 
     The settings may name variables that are not set, where scoring has no need of them: paths of training data, the
     weights of a teacher, which nobody asks. Raises ConfigError or CheckpointError for a name with nothing behind it, a
@@ -98,8 +99,8 @@ def _find(
     lay_overrides(tree, origins, overrides)
     _forget_training(tree)
     config = check(tree, origins, keep_unset=True)
-    config = _with_evaluations(config, only, name) if judged else config.model_copy(update={"evaluation": {}})
-    _refuse_unset(config, name)
+    config = _with_evaluations(config, only, name) if judged else config
+    _refuse_unset(config, name, judged=judged)
     if folder is not None and own_weights:
         return EvalRun(name, config, _best_in(folder) if best else _checkpoint_in(folder))
     if best:
@@ -172,10 +173,12 @@ def _with_evaluations(config: RunConfig, only: Sequence[str], name: str) -> RunC
     return config.model_copy(update={"evaluation": chosen})
 
 
-def _refuse_unset(config: RunConfig, name: str) -> None:
-    """Raises ConfigError for a variable that is not set in what scoring reads: all but the sources of training."""
-    leaves = flatten({key: value for key, value in as_tree(config).items() if key != "data"})
-    leaves |= {f"evaluation.{one}.voters": voters for one, voters in _default_voters(config)}
+def _refuse_unset(config: RunConfig, name: str, *, judged: bool) -> None:
+    """Raises ConfigError for a variable that is not set in what is read: all but the sources of training, and where
+    nobody makes them the evaluations."""
+    unread = {"data"} if judged else {"data", "evaluation"}
+    leaves = flatten({key: value for key, value in as_tree(config).items() if key not in unread})
+    leaves |= {f"evaluation.{one}.voters": voters for one, voters in _default_voters(config) if judged}
     unset = [key for key, value in leaves.items() if isinstance(value, str) and "${env:" in value]
     if unset:
         raise ConfigError(

@@ -49,6 +49,7 @@ def run_evaluation(runs: Sequence[EvalRun], files: ScoreFiles) -> str | None:
         if job.world.is_first:
             files.check(runs)
             verify_checkpoints(runs)
+            require_averages(runs)
         judges = judges_of(runs)
         scored = [
             _score(run, evaluators, job, files, predictions=files.predictions is not None)
@@ -67,6 +68,7 @@ def try_evaluation(runs: Sequence[EvalRun]) -> None:
     for what would be refused."""
     log_to_stderr(World.alone())
     verify_checkpoints(runs)
+    require_averages(runs)
     try_sets(evaluator for judges in judges_of(runs) for evaluator in judges)
 
 
@@ -76,18 +78,22 @@ def judges_of(runs: Sequence[EvalRun]) -> list[Sequence[Evaluator]]:
 
 
 def verify_checkpoints(runs: Sequence[EvalRun]) -> None:
-    """Raises CheckpointError for files that are not those that were written, and for an average that none holds."""
+    """Raises CheckpointError for files that are not those that were written."""
     for run in runs:
         if run.checkpoint is None:
             continue
-        manifest = read_checkpoint_manifest(run.checkpoint)
-        if judged_by_average(run.config):
-            require_average(run.checkpoint, manifest)
         try:
-            verify_files(run.checkpoint, manifest)
+            verify_files(run.checkpoint, read_checkpoint_manifest(run.checkpoint))
         except DamagedCheckpointError as error:
             hint = f"score another checkpoint of the run: a folder of {run.checkpoint.parent}"
             raise CheckpointError(f"{run.name}: {error.what}", hint=hint) from error
+
+
+def require_averages(runs: Sequence[EvalRun]) -> None:
+    """Raises CheckpointError where an evaluation judges an average of weights that the checkpoint does not hold."""
+    for run in runs:
+        if run.checkpoint is not None and judged_by_average(run.config):
+            require_average(run.checkpoint, read_checkpoint_manifest(run.checkpoint))
 
 
 def _score(

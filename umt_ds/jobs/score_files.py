@@ -125,6 +125,7 @@ def _run_as_json(one: RunScores, places: Mapping[tuple[str, str], str]) -> dict[
                 "settings": one.run.config.evaluation[scores.name].model_dump(mode="json"),
                 "values": _finite(scores.values),
                 "ranks": _finite(scores.ranks),
+                "by_type": _finite(scores.by_type),
                 "items": scores.items,
                 "partial": scores.is_partial,
                 "left_out": [{"key": item.key, "reason": item.reason} for item in scores.left_out],

@@ -39,7 +39,23 @@ def _table(name: str, scored: Sequence[RunScores]) -> str:
     kind = scored[0].run.config.evaluation[name].kind
     about = [line for one, scores in zip(scored, found, strict=True) for line in _left_out(one, scores)]
     title = name if name == kind else f"{name} ({kind})"
-    return "\n".join([columns([[title, "step", "items", *metrics], *rows]), *about, *_protocol(scored, found)])
+    numbers = columns([[title, "step", "items", *metrics], *rows])
+    return "\n".join([numbers, *_by_type(name, scored, found), *about, *_protocol(scored, found)])
+
+
+def _by_type(name: str, scored: Sequence[RunScores], found: Sequence[Scores]) -> list[str]:
+    """The same numbers of the items of each type, where an evaluation tells types apart."""
+    metrics = list(dict.fromkeys(metric for scores in found for some in scores.by_type.values() for metric in some))
+    rows = [
+        [one.run.name, shown(kind), *(_by_type_cell(metric, some) for metric in metrics)]
+        for one, scores in zip(scored, found, strict=True)
+        for kind, some in scores.by_type.items()
+    ]
+    return [columns([[f"{name} by type", "", *metrics], *rows])] if rows else []
+
+
+def _by_type_cell(metric: str, some: Mapping[str, float]) -> str:
+    return f"{some[metric]:.0f}" if metric == "items" and metric in some else _number(some.get(metric))
 
 
 def _step(one: RunScores) -> str:

@@ -76,7 +76,8 @@ class History:
     """The training records of a run. records: one a logged step, ascending; of steps that ran twice the later
     one. resumed_at: the first logged step of each attempt but the first. passed_over: which lines of the file are no
     records, in words, if there are any. scores: the finite numbers of evaluations; evaluation_s: seconds they took;
-    protocols: of each evaluation, as it was last."""
+    protocols: of each evaluation, as it was last; by_type: its numbers for each type of item, none where it tells none
+    apart."""
 
     records: tuple[Record, ...]
     resumed_at: tuple[int, ...]
@@ -85,6 +86,7 @@ class History:
     scores: tuple[ScoreCurve, ...] = ()
     evaluation_s: float = 0.0
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    by_type: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
     def last(self) -> Record:
@@ -129,6 +131,7 @@ def read_history(run: Path) -> History:
         scores=_curves(scores),
         evaluation_s=sum(found.seconds for found in scores if math.isfinite(found.seconds)),
         protocols={found.evaluation: found.protocol for found in scores},
+        by_type={found.evaluation: found.by_type for found in scores},
     )
 
 

@@ -62,7 +62,7 @@ def draw_speed(history: History, *, title: str) -> bytes:
 
 def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
     """A panel for each metric over the steps, as PNG; what is partial has a hollow mark."""
-    figure = _figure(width=9.0, height=0.8 + 1.75 * len(curves), title=title)
+    figure = figure_of(width=9.0, height=0.8 + 1.75 * len(curves), title=title)
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for panel, curve in zip(panels, curves, strict=True):
         points = [point for point in curve.points if abs(point.value) < _MOST]
@@ -77,12 +77,12 @@ def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
         _tidy(panel)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str) -> bytes:
     """One panel for each row of names above one another, over the same steps; each resumption a dashed line."""
-    figure = _figure(width=9.0, height=0.8 + 1.75 * len(rows), title=title)
+    figure = figure_of(width=9.0, height=0.8 + 1.75 * len(rows), title=title)
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for panel, names in zip(panels, rows, strict=True):
         name = names[0]
@@ -103,7 +103,7 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str)
         panels[0].legend(loc="upper right", frameon=False)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw_line(panel: Axes, history: History, name: str) -> None:
@@ -130,7 +130,7 @@ def draw_masks(clips: Sequence[MaskedClip], *, title: str) -> bytes:
         rows.append(_show_attention)
     frames, height, width = clips[0].pixels.shape[:3]
     strip = min(2.4, 9.2 * height / (frames * width))  # inches
-    figure = _figure(width=10.5, height=0.7 + len(clips) * (len(rows) * (strip + 0.08) + 0.4), title=title)
+    figure = figure_of(width=10.5, height=0.7 + len(clips) * (len(rows) * (strip + 0.08) + 0.4), title=title)
     panels = figure.subplots(len(clips) * len(rows), 1, squeeze=False)[:, 0]
     for number, clip in enumerate(clips):
         for show, panel in zip(rows, panels[number * len(rows) :], strict=False):
@@ -139,7 +139,7 @@ def draw_masks(clips: Sequence[MaskedClip], *, title: str) -> bytes:
             panel.set_yticks([])
             panel.spines[:].set_visible(False)
         panels[number * len(rows)].set_title(clip.title, fontsize=10, loc="left")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _show_frames(clip: MaskedClip, panel: Axes) -> None:
@@ -174,7 +174,7 @@ def _strip(frames: Tensor) -> Tensor:
 def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) -> bytes:
     """A group of bars for each label field, a bar for each model, as PNG. accuracy: model → field → share."""
     fields = list(next(iter(accuracy.values())))
-    figure = _figure(width=max(6.5, 2.0 + 2.6 * len(fields)), height=3.8, title=title)
+    figure = figure_of(width=max(6.5, 2.0 + 2.6 * len(fields)), height=3.8, title=title)
     panel = figure.subplots()
     width = 0.8 / len(accuracy)
     for number, (model, scores) in enumerate(accuracy.items()):
@@ -188,7 +188,7 @@ def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) ->
     _tidy(panel)
     panel.grid(visible=False, axis="x")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 # ---------------------------------------------------------------- retrieval
@@ -197,13 +197,13 @@ def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) ->
 def draw_similarity(found: RetrievalResult, *, title: str) -> bytes:
     """Every caption against every video, as PNG; captions in the order of their videos: the diagonal is right."""
     order = found.right.int().argmax(dim=0).argsort(stable=True)  # by the first of their videos
-    figure = _figure(width=7.2, height=6.4, title=title)
+    figure = figure_of(width=7.2, height=6.4, title=title)
     panel = figure.subplots()
     image = panel.imshow(found.similarity[:, order].T.numpy(), cmap="viridis", aspect="auto", interpolation="nearest")
     panel.set_xlabel("video")
     panel.set_ylabel("caption")
     figure.colorbar(image, ax=panel, label="similarity (cosine)")
-    return _png(figure)
+    return png_of(figure)
 
 
 def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, title: str) -> bytes:
@@ -212,19 +212,16 @@ def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, tit
     frames: of each video shown, u8 [T,H,W,3].
     """
     columns = len(answers[0].found)
-    figure = _figure(width=2.6 * columns, height=0.6 + 1.15 * len(answers), title=title)
+    figure = figure_of(width=2.6 * columns, height=0.6 + 1.15 * len(answers), title=title)
     rows = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
     for row, answer in zip(rows, answers, strict=True):
         rank = next((rank for rank, video in enumerate(answer.found, 1) if video in answer.right), None)
         where = f"its own is number {rank}" if rank else f"its own is not among the first {columns}"
         row.suptitle(f"“{answer.caption}”: {where}", fontsize=9, x=0.01, ha="left")
         for panel, video in zip(row.subplots(1, columns, squeeze=False)[0], answer.found, strict=True):
-            panel.imshow(_strip(frames[video]).numpy(), interpolation="nearest")
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.spines[:].set_color(_RIGHT if video in answer.right else _GRID)
-            panel.spines[:].set_linewidth(4 if video in answer.right else 1)
-    return _png(figure)
+            is_right = video in answer.right
+            show_frames(panel, frames[video], edge=_RIGHT if is_right else _GRID, edge_width=4 if is_right else 1)
+    return png_of(figure)
 
 
 # ---------------------------------------------------------------- classes
@@ -236,7 +233,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], *, title: str) -> by
     labels = [shown(name, 24) for name in names]
     share = confusion.double() / confusion.sum(dim=1, keepdim=True).clamp(min=1)
     size = 1.2 + 0.42 * len(names) + 0.085 * max(map(len, labels))  # inches
-    figure = _figure(width=max(5.0, size + 1.0), height=max(4.2, size), title=title)
+    figure = figure_of(width=max(5.0, size + 1.0), height=max(4.2, size), title=title)
     panel = figure.subplots()
     image = panel.imshow(100 * share.numpy(), cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     panel.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
@@ -249,7 +246,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], *, title: str) -> by
         number = str(int(confusion[row, column]))
         panel.text(column, row, number, ha="center", va="center", fontsize=8, color=ink, weight=weight)
     figure.colorbar(image, ax=panel, label="% of the clips of a true class", shrink=0.7)
-    return _png(figure)
+    return png_of(figure)
 
 
 def draw_named_clips(
@@ -257,7 +254,7 @@ def draw_named_clips(
 ) -> bytes:
     """Clips that are named rightly on the left, wrongly on the right, each with its classes, as PNG."""
     rows = max(len(right), len(wrong), 1)
-    figure = _figure(width=13.0, height=0.9 + 1.2 * rows, title=title)
+    figure = figure_of(width=13.0, height=0.9 + 1.2 * rows, title=title)
     halves = (right, "named rightly"), (wrong, "named wrongly, with the most confidence")
     for half, (clips, about) in zip(figure.subfigures(1, 2, wspace=0.03, squeeze=False)[0], halves, strict=True):
         half.suptitle(f"{about}{'' if clips else ': none'}", fontsize=10)
@@ -266,18 +263,13 @@ def draw_named_clips(
                 _show_named(panel, clips[number], names)
             else:
                 panel.set_axis_off()
-    return _png(figure)
+    return png_of(figure)
 
 
 def _show_named(panel: Axes, clip: NamedClip, names: Sequence[str]) -> None:
     """At most eight of its frames under what it is taken for, and its true class or, where that is it, the next."""
     few = clip.frames[:: -(-len(clip.frames) // 8)]
-    panel.imshow(_strip(few).numpy(), interpolation="nearest")
-    panel.set_xticks([])
-    panel.set_yticks([])
-    panel.spines[:].set_color(_RIGHT if clip.is_right else _MARK)
-    panel.spines[:].set_linewidth(2.5)
-    panel.set_anchor("W")
+    show_frames(panel, few, edge=_RIGHT if clip.is_right else _MARK, edge_width=2.5)
     (first, share), *others = clip.likeliest
     said = f"{shown(clip.key, 24)}: {shown(names[first], 24)} {share:.0%}"
     if clip.is_right:
@@ -291,7 +283,8 @@ def _show_named(panel: Axes, clip: NamedClip, names: Sequence[str]) -> None:
 # ---------------------------------------------------------------- the door
 
 
-def _figure(*, width: float, height: float, title: str) -> Figure:
+def figure_of(*, width: float, height: float, title: str) -> Figure:
+    """An empty one, of so many inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -305,7 +298,18 @@ def _tidy(panel: Axes) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def show_frames(panel: Axes, frames: Tensor, *, edge: str = _GRID, edge_width: float = 1.0) -> None:
+    """Frames u8 [T,H,W,3] side by side, with an edge around all."""
+    panel.imshow(_strip(frames).numpy(), interpolation="nearest")
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.spines[:].set_color(edge)
+    panel.spines[:].set_linewidth(edge_width)
+    panel.set_anchor("W")
+
+
+def png_of(figure: Figure) -> bytes:
+    """Drawn."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return file.getvalue()

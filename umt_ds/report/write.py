@@ -12,7 +12,7 @@ from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.engine.best import read_best
-from umt_ds.errors import CheckpointError, MachineError
+from umt_ds.errors import CheckpointError, MachineError, shown
 from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NamedClips, NotMade, Remark, Retrieved
 from umt_ds.evaluation.frozen_features import ProbeResult
 from umt_ds.evaluation.metrics.retrieval import RetrievalScores
@@ -130,6 +130,7 @@ def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> 
             table(rows, head=("", "last", "at step", "items", "best", "at step", "items")),
             *(sentence(f"{name}: {_sets_in(protocol)}.") for name, protocol in history.protocols.items()),
             *([sentence(kept)] if kept else []),
+            *(_types(name, found) for name, found in history.by_type.items() if found),
             output.picture("scores.png", png, about="each metric of the evaluations over the steps"),
             note(
                 "The larger the better. A number that does not cover all items of its set is partial; the best is one "
@@ -137,6 +138,16 @@ def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> 
             ),
         ),
     )
+
+
+def _types(name: str, by_type: Mapping[str, Mapping[str, float]]) -> str:
+    """The last numbers of an evaluation for each type of its items."""
+    names = list(dict.fromkeys(metric for some in by_type.values() for metric in some))
+    rows = [
+        [shown(kind), *(f"{some[name]:.4g}" if name in some else "" for name in names)]
+        for kind, some in by_type.items()
+    ]
+    return table(rows, head=(f"{name}, last", *names))
 
 
 def _sets_in(protocol: Mapping[str, Any]) -> str:

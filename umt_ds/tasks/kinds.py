@@ -16,6 +16,7 @@ from umt_ds.engine.protocol import Task
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.tasks.cost import ONLY_VIDEO, TaskCost
 from umt_ds.tasks.room import ExhibitOptions, Say, TaskRoom
 
@@ -93,3 +94,8 @@ def tokens_of(run: RunConfig, module: nn.Module) -> Encode:
 def exhibits_of(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
     """What a report shows of the trained run in `folder`, beside what every run has."""
     return room_of(run).exhibits(folder, run, options, say)
+
+
+def predictor_of(run: RunConfig, asked: Asked, classes: Sequence[str] = ()) -> Predictor:
+    """What says of videos what is asked. classes: as above. Raises ConfigError where the run cannot say it."""
+    return room_of(run).predictor(run, asked, classes)

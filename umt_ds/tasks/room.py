@@ -22,6 +22,7 @@ from umt_ds.engine.protocol import Task
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.tasks.cost import TaskCost
 
 Say = Callable[[str], None]
@@ -72,3 +73,7 @@ class TaskRoom(Protocol):
 
     def exhibits(self, folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
         """What a report shows of the trained run in `folder`: made one by one, since each may take a while."""
+
+    def predictor(self, run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:
+        """What it says of videos that nobody has labelled. classes: as above. Raises ConfigError where it says nothing
+        of a video, or not what is asked, and where something is missing that it needs to be told."""

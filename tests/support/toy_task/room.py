@@ -21,6 +21,7 @@ from umt_ds.distributed.world import World
 from umt_ds.evaluation.encode import Encode, encode_set, place_of
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
 from umt_ds.evaluation.exhibits import Exhibit, Remark
+from umt_ds.evaluation.prediction import Asked, Predict, Prediction, Predictor, likeliest
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import evaluation_set
 from umt_ds.tasks.room import ExhibitOptions, Say
@@ -110,6 +111,23 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
     yield Remark("What was learned", f"{_settings(run).classes} classes told apart by their colours.")
+
+
+def predictor(run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:
+    asked.refuse_all_but((), says="tells classes apart by their colours")
+    task = _settings(run)
+    names = [f"class {number}" for number in range(task.classes)]
+
+    def of(module: nn.Module) -> Predict:
+        assert isinstance(module, ToyModule)
+
+        def predict(views: Tensor) -> Sequence[Prediction]:
+            (logits,) = module.classify(module.colours(views[0][None])).detach().cpu()
+            return [Prediction(None, likeliest(names, {"probability": logits.softmax(dim=0)}, top=asked.top))]
+
+        return predict
+
+    return Predictor(ClipRequest(frames=middle_frames(task.frames), side=task.image_size), averaged=False, of=of)
 
 
 def _settings(run: RunConfig) -> ToyConfig:

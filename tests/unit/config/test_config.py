@@ -24,7 +24,8 @@ from umt_ds.errors import EXIT_BAD_CONFIG, ConfigError
 ENVIRONMENT = {
     "UMT_DATA": "/data", "UMT_CLIP_B16": "/clip/b16.pt", "UMT_CLIP_L14": "/clip/l14.pt", "UMT_BERT_BASE": "/bert/base",
     "UMT_BERT_LARGE": "/bert/large", "UMT_STAGE1_B16": "/runs/b16", "UMT_STAGE1_L16": "/runs/l16",
-    "UMT_STAGE2_B16": "/runs/stage2", "UMT_K710_B16": "/runs/k710", "UMT_K710_L16": "/runs/k710", "UMT_WEIGHTS": "/w",
+    "UMT_K710_B16": "/runs/k710", "UMT_K710_L16": "/runs/k710", "UMT_WEIGHTS": "/w",
+    **{f"UMT_STAGE2_{size}_{data}": "/runs/stage2" for size in ("B16", "L16") for data in ("5M", "17M", "25M")},
     "UMT_K400_B16": "/runs/k400", "UMT_K400_L16": "/runs/k400", "UMT_MIT_B16": "/runs/mit", "UMT_MIT_L16": "/runs/mit",
 }  # fmt: skip
 
@@ -382,7 +383,7 @@ def test_every_shipped_file_begins_with_how_to_run_it_and_where_its_numbers_are_
     name = path.relative_to(CONFIGS).with_suffix("").as_posix()
     assert re.search(r"Source: \S", header)
     if not name.startswith("base/"):
-        assert re.search(rf"^# Run: .*(umt(_ds)? train|umt-launch) {name}\b", header, re.MULTILINE)
+        assert re.search(rf"^# Run: .*(umt(_ds)? train|umt-launch|umt eval) {name}\b", header, re.MULTILINE)
         assert re.search(r"^# Source: \S", header, re.MULTILINE)
 
 

@@ -102,6 +102,13 @@ def test_a_path_that_is_not_there_is_called_one_and_no_unknown_run(
     assert (raised.value.what, raised.value.hint) == (said.format(tmp_path, tmp_path), hint)
 
 
+def test_the_folder_of_shipped_runs_is_told_which_these_are() -> None:
+    for name in ("retrieval/msvd", "retrieval/msvd/"):
+        with pytest.raises(ConfigError) as raised:
+            load_run(name)
+        assert (raised.value.hint or "").startswith("it is a folder of runs: retrieval/msvd/b16_17m, ")
+
+
 def test_a_relative_path_that_is_not_there_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, said in (("./mine.yaml", "there is no mine.yaml"), ("jobs/x", "there is no folder jobs, where jobs/x")):

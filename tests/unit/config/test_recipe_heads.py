@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from data_prep.cli import umt_data
 from launchers.cli import launch
+from umt_ds.cli.eval import command as evaluate
 from umt_ds.cli.train import command as train
 from umt_ds.config.batching import plan_run
 from umt_ds.config.load import CONFIGS, load_run, load_tree, run_names
@@ -35,8 +36,16 @@ def run_line(name: str) -> tuple[list[list[str]], str]:
 
 
 def wanted(name: str) -> set[str]:
-    """The environment variables in a recipe's settings."""
-    return set(re.findall(r"\$\{env:(\w+)\}", str(load_tree(name)[0])))
+    """The environment variables in a recipe's settings; of one that is evaluated only, without those of its teacher."""
+    tree = load_tree(name)[0]
+    if is_evaluated(run_line(name)[0][-1]):
+        del tree["task"]["teacher"]
+    return set(re.findall(r"\$\{env:(\w+)\}", str(tree)))
+
+
+def is_evaluated(words: list[str]) -> bool:
+    """Whether a command trains nothing."""
+    return words[:2] == ["umt", "eval"]
 
 
 @pytest.fixture
@@ -68,7 +77,10 @@ def test_the_command_of_a_head_runs_its_recipe(with_variables: str) -> None:
     name = with_variables
     commands, _ = run_line(name)
     worlds = [world_of(words, name) for words in commands]
-    config = load_run(name)
+    config = load_run(name, keep_unset=is_evaluated(commands[-1]))
+    if is_evaluated(commands[-1]):
+        assert config.evaluation
+        return
     plan = plan_run(config, world=worlds[-1], num_samples=ENOUGH)
     assert plan.total_steps > plan.warmup_steps
 
@@ -82,6 +94,10 @@ def world_of(words: list[str], name: str) -> int:
         case ["umt", "train", *rest]:
             parsed = train.make_context("train", rest).params
             assert parsed["name"] == name
+            return int(parsed["ranks"] or 1)
+        case ["umt", "eval", *rest]:
+            parsed = evaluate.make_context("eval", rest).params
+            assert parsed["words"] == (name,)
             return int(parsed["ranks"] or 1)
         case ["umt-launch", *rest]:
             assert rest[0] == name
@@ -99,8 +115,8 @@ def world_of(words: list[str], name: str) -> int:
 def test_recipes_that_commands_in_readmes_and_helps_name_are_shipped() -> None:
     repository = CONFIGS.parents[1]
     texts = [*repository.glob("*.md"), *repository.glob("[a-z]*/README.md"), *repository.glob("*/cli/*.py")]
-    command = r"(?:umt train|umt_ds train|umt-launch|umt plan|umt doctor|umt config|umt bench [a-z0-9]+) "
-    recipe = r"((?:stage[12]|recognition|demo)/[a-z0-9_/]+)"
+    command = r"(?:umt train|umt_ds train|umt eval|umt-launch|umt plan|umt doctor|umt config|umt bench [a-z0-9]+) "
+    recipe = rf"((?:{'|'.join(sorted({name.partition('/')[0] for name in run_names()}))})/[a-z0-9_/]+)"
     named = {name for path in texts for name in re.findall(command + recipe, path.read_text())}
     assert len(named) >= 4
     assert named <= set(run_names())

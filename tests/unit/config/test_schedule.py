@@ -83,7 +83,7 @@ def test_a_floored_curve_starts_at_the_minimum_and_reaches_the_peak_after_the_wa
 def test_recipes_of_stage_2_take_the_floored_curve_and_those_of_stage_1_the_offset_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for variable in ("UMT_DATA", "UMT_CLIP_B16", "UMT_BERT_BASE", "UMT_STAGE1_B16", "UMT_STAGE2_B16"):
+    for variable in ("UMT_DATA", "UMT_CLIP_B16", "UMT_BERT_BASE", "UMT_STAGE1_B16", "UMT_STAGE2_B16_5M"):
         monkeypatch.setenv(variable, "/x")
     for name, curve, first in (("stage1/b16_k710", "cosine_offset", 0.0), ("stage2/b16_25m", "cosine_floor", 1e-6)):
         run = plan_run(load_run(name), world=32, num_samples=25_680_000)

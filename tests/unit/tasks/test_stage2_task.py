@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.batch import Batch, Media, Tokens
+from umt_ds.config.load import load_run
 from umt_ds.config.optimisation import OptimConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.protocol import InitialWeights
-from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.errors import ConfigError, DataError, WeightsError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.alignment import AlignmentModel
 from umt_ds.models.presets import vit_size
 from umt_ds.models.vit import VideoViT
+from umt_ds.tasks.kinds import build_task
 from umt_ds.tasks.stage2.task import Stage2Task
 
 CPU = torch.device("cpu")
@@ -204,3 +208,13 @@ def test_student_and_teacher_must_see_the_same_grid() -> None:
 def test_a_semantic_mask_without_a_teacher_is_refused_by_the_schema() -> None:
     with pytest.raises(ValueError, match="need a teacher"):
         task(teacher=None)
+
+
+def test_a_model_is_built_where_its_training_data_are_not(tmp_path: Path) -> None:
+    """As `umt eval` does; only counting operations asks how many images and clips there are."""
+    write_for_stage2(tmp_path)
+    run = load_run("demo/stage2", stage2_run(tmp_path, "run", "data.sources.clips.shards=/gone"))
+    built = build_task(run, device=CPU, precision="fp32")
+    assert len(built.module.state_dict()) > 0
+    with pytest.raises(DataError, match="gone"):
+        _ = built.flops_per_view

@@ -25,6 +25,7 @@ from umt_ds.errors import ConfigError, DecodeError, quoted, some
 
 Rule = Literal["recognition", "ssv2", "retrieval"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+MOST_CLIPS: Mapping[Rule, int] = {"recognition": 99, "ssv2": 2, "retrieval": 1}  # that a rule shows of a video
 ALL = "all"  # every frame of a clip, whatever rule will ask
 
 _CLIPS = re.compile(r"([1-9][0-9]{0,3})(?:x([1-9][0-9]?))?", re.ASCII)
@@ -70,7 +71,7 @@ class Views:
     num_clips: int = 1
 
     def __post_init__(self) -> None:
-        most = {"recognition": 99, "ssv2": 2, "retrieval": 1}[self.rule]
+        most = MOST_CLIPS[self.rule]
         if self.num_clips > most:
             raise ConfigError(
                 f"--views {self}: {self.rule} shows at most {most} clip{'s' * (most > 1)} of a video",

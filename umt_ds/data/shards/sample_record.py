@@ -101,7 +101,7 @@ def answers_of(record: Mapping[str, Any]) -> tuple[WeightedAnswer, ...]:
         raise DecodeError(f"answers is of type {type(said).__name__}, neither text nor a list of texts")
     weights = record.get("answer_weights")
     if weights is None:
-        weights = [1 / len(answers)] * len(answers)
+        weights = [1 / len(answers) for _ in answers]
     elif not _are_weights(weights) or len(weights) != len(answers):
         raise DecodeError(f"answer_weights={shown(repr(weights))} are not the weights of {len(answers)} answers")
     counted: dict[str, float] = {}

@@ -1,10 +1,11 @@
-"""Which answers of a list are likely. Pure functions of tensors.
+"""Which answers of a list are likely, and when an answer is right. Pure functions.
 
 Shapes: Q questions, A answers of the list, k answers that are looked at closely, L tokens of an answer, V words.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -52,3 +53,13 @@ def ranked(short: Shortlist, losses: Tensor) -> RankedAnswers:
     probability = (short.log_first - losses).softmax(dim=1)
     order = probability.argsort(dim=1, descending=True, stable=True)
     return RankedAnswers(short.numbers.gather(1, order), probability.gather(1, order))
+
+
+def as_compared(answer: str) -> str:
+    """An answer as answers are compared: without blanks around it, in lower case."""
+    return answer.strip().lower()
+
+
+def is_right(predicted: str, answers: Iterable[str]) -> bool:
+    """Exact match with one of the answers to a question. Source: METHOD.md, "Question answering"."""
+    return as_compared(predicted) in map(as_compared, answers)

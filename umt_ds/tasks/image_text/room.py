@@ -17,6 +17,7 @@ from umt_ds.errors import ConfigError
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit, Remark
+from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.image_text.cost import image_text_cost
 from umt_ds.tasks.image_text.task import ImageTextTask, Tokenizer
@@ -66,6 +67,14 @@ def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) ->
     yield Remark(
         "What was learned",
         "How good this CLIP is shows where it teaches: in the row `teacher` of the report of a stage-1 run.",
+    )
+
+
+def predictor(run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:
+    """See `TaskRoom`."""
+    raise ConfigError(
+        f"run {run.name} trains a CLIP that sees single images, and says nothing of videos",
+        hint="a run of recognition, stage 2, retrieval or question answering",
     )
 
 

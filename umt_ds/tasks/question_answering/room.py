@@ -10,6 +10,7 @@ from torch import nn
 
 from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
+from umt_ds.config.evaluation import EvaluationConfig, QuestionAnsweringEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
 from umt_ds.data.collate import Tokenize, TokenizeAnswers
@@ -17,11 +18,14 @@ from umt_ds.engine.memory import ELEMENT
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.captions import answer_tokenizer_of, caption_tokenizer, vocabulary_of
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.question_answering.cost import answering_cost
+from umt_ds.tasks.question_answering.evaluators import answering_evaluator
 from umt_ds.tasks.question_answering.module import AnsweringModule
+from umt_ds.tasks.question_answering.prediction import answer_predictor
 from umt_ds.tasks.question_answering.task import QuestionAnsweringTask
 from umt_ds.tasks.room import ExhibitOptions, Say
 
@@ -56,7 +60,12 @@ def cost(run: RunConfig, precision: Precision, shares: Mapping[Media, float]) ->
 
 def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
     """See `TaskRoom`."""
-    raise NotImplementedError
+    return [_evaluator(name, settings, run) for name, settings in run.evaluation.items()]
+
+
+def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig) -> Evaluator:
+    assert isinstance(settings, QuestionAnsweringEvaluation)
+    return answering_evaluator(name, settings, run)
 
 
 def tokens(run: RunConfig, module: nn.Module) -> Encode:
@@ -68,6 +77,11 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
     """Nothing beside what every run has."""
     yield from ()
+
+
+def predictor(run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:
+    """The answers to questions."""
+    return answer_predictor(run, asked)
 
 
 def _settings(run: RunConfig) -> QuestionAnsweringConfig:

@@ -17,6 +17,7 @@ from umt_ds.engine.memory import ELEMENT
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
@@ -24,6 +25,7 @@ from umt_ds.tasks.recognition.classes import HeadClasses, head_classes, warn_of_
 from umt_ds.tasks.recognition.cost import recognition_cost
 from umt_ds.tasks.recognition.evaluators import classification_evaluator
 from umt_ds.tasks.recognition.exhibits import named_clips
+from umt_ds.tasks.recognition.prediction import class_predictor
 from umt_ds.tasks.recognition.task import RecognitionModule, RecognitionTask
 from umt_ds.tasks.room import ExhibitOptions, Say
 
@@ -84,6 +86,11 @@ def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) ->
     """What held-out clips are taken for."""
     say("naming held-out clips")
     yield named_clips(folder, run, options)
+
+
+def predictor(run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:
+    """Its classes."""
+    return class_predictor(run, asked, classes)
 
 
 def _settings(run: RunConfig) -> RecognitionConfig:

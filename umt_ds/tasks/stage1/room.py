@@ -14,10 +14,12 @@ from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.errors import ConfigError
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
 from umt_ds.evaluation.frozen_features import pooled_student
+from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
@@ -79,6 +81,14 @@ def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) ->
     yield probe.masked_clips()
     if options.probe:
         yield probe.probe(say)
+
+
+def predictor(run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:
+    """See `TaskRoom`."""
+    raise ConfigError(
+        f"run {run.name} is of stage 1, which learns features and no names: it says nothing of videos",
+        hint="a run of recognition, stage 2, retrieval or question answering; umt probe asks what features know",
+    )
 
 
 def _settings(run: RunConfig) -> Stage1Config:

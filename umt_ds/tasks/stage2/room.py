@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from umt_ds.engine.memory import ELEMENT
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.cost import TaskCost
@@ -26,6 +28,7 @@ from umt_ds.tasks.stage2.cost import stage2_cost
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.stage2.task import Stage2Task
 from umt_ds.tasks.video_text.evaluators import video_text_evaluators
+from umt_ds.tasks.video_text.prediction import caption_predictor
 from umt_ds.tasks.video_text.retrieval import retrieved
 
 
@@ -60,7 +63,7 @@ def build(
         precision=precision,
         vocabulary=vocabulary_of(caption_tokenizer(task.text)),
         pieces=pieces,
-        shares=media_shares(run),
+        shares=partial(media_shares, run),
     )
 
 
@@ -84,6 +87,11 @@ def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) ->
     """What held-out captions find."""
     say("embedding held-out clips and captions")
     yield retrieved(folder, run, options)
+
+
+def predictor(run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:
+    """Which of some captions fits."""
+    return caption_predictor(run, asked)
 
 
 def _settings(run: RunConfig) -> Stage2Config:

@@ -9,7 +9,7 @@ Shapes: B rows of one medium, N visible tokens, L text tokens, K aligned layers,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from umt_ds.models.alignment import unit_length
 from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher
 from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
+from umt_ds.tasks.cost import ONLY_VIDEO
 from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.stage2.cost import Stage2Cost
@@ -44,7 +45,8 @@ log = logging.getLogger("umt_ds")
 class Stage2Task:
     """Satisfies `engine.protocol.Task`. pieces: that a batch is worked on in (`batch.split_contrastive`).
     fine_tuning: without the head of masked language modelling, and from weights that compare videos with texts.
-    shares: of all views, that each medium has, for those who count operations."""
+    shares: tells the part of all views that each medium has, where somebody counts operations: a run that is judged is
+    not asked, whose training sets may be elsewhere."""
 
     classes: tuple[str, ...] = ()
 
@@ -58,11 +60,11 @@ class Stage2Task:
         vocabulary: Vocabulary,
         pieces: int = 1,
         fine_tuning: bool = False,
-        shares: Mapping[Media, float] | None = None,
+        shares: Callable[[], Mapping[Media, float]] = lambda: ONLY_VIDEO,
     ) -> None:
         self._config, self._seed, self._device, self._pieces = config, seed, device, pieces
         self._vocabulary = vocabulary
-        self._shares: Mapping[Media, float] = shares or {"video": 1.0}
+        self._shares = shares
         self._teacher: Teacher | None = None
         self._fingerprints = {"vocabulary": vocabulary.fingerprint}
         if config.teacher is not None and config.needs_teacher:
@@ -97,7 +99,7 @@ class Stage2Task:
     @property
     def flops_per_view(self) -> float:
         """The mean over images and clips as they are shown; captions count as if they had full length."""
-        return Stage2Cost(self._config, self._teacher).mean_flops(self._shares)
+        return Stage2Cost(self._config, self._teacher).mean_flops(self._shares())
 
     def accelerate(self, *, compile: bool, graph: bool) -> None:
         """torch.compile for the blocks of student and teacher; the teacher's look as a CUDA graph."""

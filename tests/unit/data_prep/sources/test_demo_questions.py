@@ -33,7 +33,8 @@ def test_a_clip_is_asked_what_it_shows() -> None:
         ("motion", "what does it do", ["turns clockwise"]),
         ("direction", "which way does it turn", ["clockwise"]),
     ]
-    assert {row["key"] for row in rows} == {"a"} and len({row["question_id"] for row in rows}) == 5
+    assert {row["key"] for row in rows} == {"a"}
+    assert len({row["question_id"] for row in rows}) == 5
 
 
 def test_a_ball_that_grows_has_no_direction() -> None:
