@@ -36,8 +36,8 @@ def scores(
         else:
             with start_job() as job:
                 engine = _engine(zero, job.world.size, module)
-                engine.module.eval()
-                found = evaluator.run(engine.module, job.world, beat=lambda: beats.append(None), predictions=True)
+                with engine.evaluating() as judged:
+                    found = evaluator.run(judged, job.world, beat=lambda: beats.append(None), predictions=True)
                 engine.close()
     except UmtError as error:
         return {"error": error.what, "agreed": error.agreed}

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tests.support.shards import Members, picture, write_shards
+from umt_ds.batch import Batch
+from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
+from umt_ds.distributed.world import World
+from umt_ds.tasks.kinds import build_task
+from umt_ds.tasks.loader import build_loader
+from umt_ds.tasks.question_answering.task import QuestionAnsweringTask
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "dark blue": (30, 30, 220)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "colour", "it", "red", "green", "dark", "blue",
@@ -83,3 +91,31 @@ def write_run_file(folder: Path) -> Path:
     text = f"    weights: random\n    vocabulary: {folder / 'vocab.txt'}"
     file.write_text(_RUN.replace("data: {", data).replace("    weights: random", text))
     return file
+
+
+def batches(run: RunConfig, steps: int) -> Iterator[Batch]:
+    """What the loader gives in the first steps, of a micro-batch each."""
+    plan = plan_run(run, world=1, num_samples=12)
+    with closing(build_loader(run, plan, World.alone(), device=torch.device("cpu"))) as loader:
+        for step in range(steps):
+            yield from loader.micro_batches(step)
+
+
+def task_of(run: RunConfig) -> QuestionAnsweringTask:
+    task = build_task(run, device=torch.device("cpu"), precision="fp32")
+    assert isinstance(task, QuestionAnsweringTask)
+    return task
+
+
+def trained(run: RunConfig, steps: int = 60) -> tuple[QuestionAnsweringTask, list[float]]:
+    """The task after so many plain steps, in evaluation mode, and its losses."""
+    task, losses = task_of(run), []
+    optimiser = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
+    for step, batch in enumerate(batches(run, steps)):
+        optimiser.zero_grad()
+        loss = task.module(task.prepare(batch, step)).total
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    task.module.eval()
+    return task, losses

@@ -61,6 +61,8 @@ def write_settings(folder: Path, kind: str) -> None:
     encoder = "student" if kind == "stage2" else "encoder"
     task = f"kind: {kind}, {encoder}: {_ENCODER}, text: {text}"
     task += "" if kind == "question_answering" else ", embed_width: 14"
+    if kind == "stage2":
+        task += ", teacher: null, mask: {image: null, video: null}, loss_weights: {uta: 0}"
     (folder / f"{kind}.yaml").write_text(f"{_RUN}task: {{{task}}}\n")
 
 

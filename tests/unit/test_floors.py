@@ -33,7 +33,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"engine", "weights"}),  # how to run, with evaluations between the steps; how to load and export
         frozenset({"tasks"}),  # what to learn, and by which evaluators it is judged
         frozenset({"jobs"}),  # one rank of a training or evaluation job
-        frozenset({"bench", "report"}),  # how fast it is; what came of a run
+        frozenset({"bench", "report", "search"}),  # how fast it is; what came of a run; clips as vectors
         frozenset({"preflight"}),  # what one looks at before a job is queued
         frozenset({"cli"}),  # the commands
     ),
@@ -145,6 +145,7 @@ DOORS = {
     "click": ("umt_ds.cli*", "data_prep.cli*", "launchers.cli"),
     "pyarrow": (
         "umt_ds.jobs.score_files",
+        "umt_ds.search.*",  # vectors in parquet files
         "umt_ds.data.shards.arrow_files",
         "umt_ds.data.shards.set_index",
         "umt_ds.data.shards.items",
@@ -182,6 +183,7 @@ TORCH_FREE = (
     "umt_ds.data.order.frames", "umt_ds.data.order.views",
     "umt_ds.cli.eval", "umt_ds.cli.ranks", "umt_ds.jobs.eval_runs", "umt_ds.jobs.eval_plan", "umt_ds.jobs.score_files",
     "umt_ds.cli.predict", "umt_ds.jobs.predict_input",
+    "umt_ds.cli.embed", "umt_ds.cli.search", "umt_ds.search.index_files", "umt_ds.search.part_files",
     "umt_ds.cli.probe", "umt_ds.cli.words", "umt_ds.jobs.probe_table", "umt_ds.config.probes",
 )  # fmt: skip
 LOADS_TORCH = {

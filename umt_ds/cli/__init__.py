@@ -20,6 +20,8 @@ _COMMANDS = {
     "eval": ("umt_ds.cli.eval", "Score models on held-out data: umt eval RUN --ranks 2"),
     "predict": ("umt_ds.cli.predict", "Say what is in videos: umt predict RUN VIDEO..."),
     "probe": ("umt_ds.cli.probe", "Ask frozen features what they know: umt probe RUN --train S --val S"),
+    "embed": ("umt_ds.cli.embed", "Turn clips into vectors: umt embed RUN SET -o INDEX"),
+    "search": ("umt_ds.cli.search", 'Find clips by a text or a video: umt search INDEX "a man opens a box"'),
     "report": ("umt_ds.cli.report", "Make pictures and one HTML page of a run."),
     "verify-run": ("umt_ds.cli.verify_run", "Compare two runs step by step: clips, masks, numbers."),
     "doctor": ("umt_ds.cli.doctor", "Look at this machine: what is there, what will be used, what to install."),
@@ -30,7 +32,10 @@ _COMMANDS = {
 
 # What the same command does after Ctrl-C. A run that trains catches it: it saves, and leaves with 75
 _BEGINNING_ANEW = "the same command begins anew"
-_GOING_ON = {"train": "the same command goes on from the run's last checkpoint, if there is one"}
+_GOING_ON = {
+    "train": "the same command goes on from the run's last checkpoint, if there is one",
+    "embed": "the same command goes on with the parts that are not finished",
+}
 
 
 class _Lazy(click.Group):

@@ -242,6 +242,10 @@ class EvaluationSet:
                 found |= own.intersection(others.contents(number))
         return shared + len(found)
 
+    def shard_of(self, item: ItemInfo) -> Path:
+        """The file that an item's sample lies in."""
+        return self._source.tar(item.video[0])
+
     def turns(self, world: int) -> int:
         """Batches that each of `world` ranks has, those without an item among them."""
         num_batches = -(-len(self) // self.batch_size)
@@ -343,6 +347,10 @@ class EvaluationSet:
     def empty_batch(self) -> EvalBatch:
         """What a rank puts through the model where it has no item."""
         return EvalBatch((), self._zeros())
+
+    def close(self) -> None:
+        """Close files; the set opens them again when it is used."""
+        self._source.close()
 
     def check(self, left_out: Sequence[LeftOut]) -> None:
         """Raises DataError where so many items are left out that a score would not say much of the set."""

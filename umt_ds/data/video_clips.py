@@ -5,7 +5,7 @@ T frames, V views of a clip, H x W pixels, W windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -54,9 +54,11 @@ class VideoClips:
     of: int
 
 
-def clip_of_video(file: Path | bytes, request: ClipRequest, *, limits: Limits = LIMITS) -> VideoClip:
-    """The whole video as one clip. Raises as `clips_of_video`."""
-    return clips_of_video(file, request, limits=limits).clips[0]
+def clip_of_video(
+    file: Path | bytes, request: ClipRequest, *, span_s: Span | None = None, limits: Limits = LIMITS
+) -> VideoClip:
+    """The whole video as one clip, or some seconds of it. Raises as `clips_of_video`."""
+    return _clips(file, request, lambda timeline: [span_s or timeline.whole], limits=limits).clips[0]
 
 
 def clips_of_video(
@@ -76,14 +78,27 @@ def clips_of_video(
     Raises DecodeError for what is no video, or is damaged, and for windows that hold fewer frames than the model sees
     (a whole video may: it repeats its last). Raises OSError where the file cannot be read.
     """
+    spans_of = (lambda timeline: [timeline.whole]) if windows is None else windows.spans
+    return _clips(file, request, spans_of, first=first, at_most=at_most, limits=limits)
+
+
+def _clips(
+    file: Path | bytes,
+    request: ClipRequest,
+    spans_of: Callable[[Timeline], list[Span]],
+    *,
+    first: int = 0,
+    at_most: int | None = None,
+    limits: Limits,
+) -> VideoClips:
     spans: list[Span] = []
     chosen: list[list[int]] = []  # the frames of each clip that is asked for
     wanted: list[int] = []  # all of them, each once
 
     def choose(timeline: Timeline) -> list[int]:
-        spans[:] = [timeline.whole] if windows is None else windows.spans(timeline)
+        spans[:] = spans_of(timeline)
         some = spans[first:] if at_most is None else spans[first : first + at_most]
-        chosen[:] = [_frames_of(timeline, span, request, is_whole=len(spans) == 1) for span in some]
+        chosen[:] = [_frames_of(timeline, span, request) for span in some]
         wanted[:] = sorted({number for numbers in chosen for number in numbers})
         return wanted
 
@@ -95,8 +110,9 @@ def clips_of_video(
     return VideoClips(tuple(VideoClip(span, shown) for span, shown in clips), len(spans))
 
 
-def _frames_of(timeline: Timeline, span: Span, request: ClipRequest, *, is_whole: bool) -> list[int]:
-    """The frames that are shown of a span. A whole video may have no times."""
+def _frames_of(timeline: Timeline, span: Span, request: ClipRequest) -> list[int]:
+    """The frames that are shown of a span. A video that is shown whole may have no times."""
+    is_whole = span == timeline.whole
     here = timeline.within(None if is_whole else span)
     if len(here) < request.frames.count and not is_whole:
         raise DecodeError(

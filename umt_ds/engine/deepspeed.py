@@ -65,6 +65,9 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
         complete["gradient_clipping"] = 0.0  # done by the engine below, which needs the norm anyway
     given = {name: parameter.data for name, parameter in task.module.named_parameters()}
     wrapped, *_ = deepspeed.initialize(model=task.module, optimizer=optimizer, config=complete)
+    if stage == 3:
+        for part, parameter in _borrowed(task.module):
+            deepspeed.zero.register_external_parameter(part, parameter)
     if stage == 0 and plan.world == 1:
         wrapped.enable_backward_allreduce = False  # with nobody: it would copy all gradients there and back
     engine = Engine(wrapped, optimizer, precision=precision, stage=stage, optim=config.optim)
@@ -73,6 +76,16 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
             engine.write_state("weight", name, given[name])
     engine.reset_moments(steps=0)
     return engine
+
+
+def _borrowed(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Modules with the parameters of others that they use, as they say in `borrowed`.
+
+    In the forward pass of the whole engine DeepSpeed 0.19.8 finds out by itself; in an evaluation, which calls parts of
+    the module, it would leave such a parameter scattered.
+    """
+    for part in module.modules():
+        yield from getattr(part, "borrowed", ())
 
 
 def _is_plain(stage: int, precision: Precision) -> bool:

@@ -105,7 +105,7 @@ class AnsweringEvaluator:
         say_left_out(self.said, self.name, self.items, encoded.left_out)
         for measure in ("probability", "log_probability"):
             if measure in encoded.vectors:
-                is_finite = encoded.vectors[measure].isfinite().flatten(1).all(dim=1).tolist()
+                is_finite = encoded.vectors[measure].isfinite().all(dim=1).tolist()
                 refuse_non_finite(encoded.keys, is_finite, where=f"evaluation.{self.name}")
         found = on_first_rank(world, lambda: self._answered(encoded))
         covered = self._covered(encoded)

@@ -79,7 +79,7 @@ def look_at_set(
     beat: Beat = no_beat,
 ) -> EncodedSet:
     """Each item read once, by one rank, and looked at with those of its batch. device: of the process group; None: the
-    CPU. Errors as of `each_turn` and `gather_items`."""
+    CPU. Arguments and errors as of `each_turn` and `gather_items`."""
     vectors: dict[str, list[Tensor]] = {}
     read: list[ItemInfo] = []
     left_out: list[LeftOut] = []

@@ -41,6 +41,11 @@ class AnswerDecoder(nn.Module):
         self.cls: Any = nn.ModuleDict({"predictions": WordHead(size)})
         self.apply(initialise)
 
+    @property
+    def borrowed(self) -> tuple[tuple[nn.Module, nn.Parameter], ...]:
+        """The word head uses the table of the embeddings: ZeRO stage 3 gathers it for both."""
+        return ((self.cls["predictions"], self.bert["embeddings"].word_embeddings.weight),)
+
     def forward(self, ids: Tensor, questions: Tensor, is_question: Tensor, rows: Tensor | None = None) -> Tensor:
         """Answers i64 [R,L] to logits [R,L,V]: at place l those of token l+1, which depend on tokens 0 to l.
 
@@ -54,7 +59,6 @@ class AnswerDecoder(nn.Module):
                 x = checkpoint(self._layer, index, x, seen, use_reentrant=False)
             else:
                 x = self._layer(index, x, seen)
-        # here, in a forward pass: at ZeRO stage 3 that is where a table of another part is gathered
         logits: Tensor = self.cls["predictions"](x, self.bert["embeddings"].word_embeddings.weight)
         return logits
 

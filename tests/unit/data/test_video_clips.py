@@ -73,3 +73,8 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(DecodeError):
         clip_of_video(tmp_path / "a.mp4", request())
+
+
+def test_some_seconds_of_a_video_are_a_clip(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "a.mp4", frames=30, fps=10)
+    assert shown(clip_of_video(file, request(2), span_s=(1.0, 2.0))) == [12, 17]

@@ -15,13 +15,14 @@ from umt_ds.models.answer_decoder import AnswerDecoder
 from umt_ds.models.bert import Bert
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.bert import bert_size_of, build_bert
-from umt_ds.tasks.encoders import size_of
+from umt_ds.tasks.encoders import check_size, size_of
 from umt_ds.tasks.question_answering.module import AnsweringModule
+from umt_ds.tasks.video_text.weights import check_text
 from umt_ds.weights.load import about, load_strict
 from umt_ds.weights.published import answering_start, answering_state, has_answer_decoder, is_video_text
 
 _HINT = "init.weights: those of stage 2 or of question answering, published or of a run of yours"
-_DECODER = "text_decoder."
+_ENCODER, _DECODER = "vision_encoder.encoder.", "text_decoder."
 
 
 def build_module(
@@ -72,6 +73,9 @@ def load_initial(module: AnsweringModule, weights: InitialWeights) -> str:
             named, what = answering_state(weights.state), "weights of question answering"
         else:
             named, what = _of_stage2(weights.state, module.text_encoder), "weights of stage 2"
+        encoder = {key.removeprefix(_ENCODER): value for key, value in named.items() if key.startswith(_ENCODER)}
+        check_size(encoder, module.encoder.size, setting="task.encoder")
+        check_text(named, module.text_encoder)
         return f"{what}: {load_strict(module, named, where=weights.where)}"
 
 

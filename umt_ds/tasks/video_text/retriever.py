@@ -21,7 +21,7 @@ from umt_ds.tasks.captions import caption_tokenizer, vocabulary_of
 from umt_ds.tasks.initial import read_initial, refuse_other_words
 from umt_ds.tasks.stage2.model import build_module
 from umt_ds.tasks.video_text.settings import has_word_head, objective_of
-from umt_ds.tasks.video_text.weights import load_retrieval, load_stage2
+from umt_ds.tasks.video_text.weights import load_retrieval
 
 
 class Retriever:
@@ -70,13 +70,21 @@ class Retriever:
         return self._model.match(self._model.text_encoder.fuse_with(states, is_token, looked))[:, 1]
 
     @property
+    def model(self) -> VideoTextModel:
+        """With all its weights."""
+        return self._model
+
+    @property
     def _device(self) -> torch.device:
         return self._model.temp.device
 
 
-def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.device) -> Retriever:
-    """The model of a run's configuration with weights from a run folder or file; None: as the run begins. Raises
-    ConfigError for a run that does not compare videos with texts."""
+def build_retriever(
+    config: RunConfig, weights: Path | None, *, device: torch.device, averaged: bool = False
+) -> Retriever:
+    """The model of a run's configuration with weights from a run folder or file, or with their moving average; None: as
+    the run begins. Raises ConfigError for a run that does not compare videos with texts, WeightsError for weights that
+    do not fit it or learned no text."""
     task = objective_of(config)
     tokenizer = caption_tokenizer(task.text)
     model = build_module(
@@ -88,9 +96,9 @@ def build_retriever(config: RunConfig, weights: Path | None, *, device: torch.de
         word_head=has_word_head(config),
     )
     if weights is not None:
-        initial = read_initial(weights)
+        initial = read_initial(weights, averaged=averaged)
         refuse_other_words(initial.fingerprints, {"vocabulary": tokenizer.fingerprint}, where=initial.where)
-        (load_stage2 if has_word_head(config) else load_retrieval)(model, initial)
+        load_retrieval(model, initial)  # training may begin with an encoder of videos alone; this cannot
     student = task.student
     return Retriever(
         model.to(device).eval(),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from umt_ds.engine.protocol import InitialWeights
 from umt_ds.errors import WeightsError
+from umt_ds.models.bert import Bert
 from umt_ds.models.presets import bert_size
 from umt_ds.models.video_text import VideoTextModel
 from umt_ds.tasks.encoders import check_size
@@ -65,7 +66,7 @@ def _load_whole(module: VideoTextModel, weights: InitialWeights, *, encoder: str
         _require_comparing(weights.state)
         named = video_text_state(weights.state)
         check_size(_under(_ENCODER, named), module.vision_encoder.encoder.size, setting=encoder)
-        _check_text(named, module)
+        check_text(named, module.text_encoder)
         _check_space(named, module)
     own = module.state_dict()
     fresh = [part for part in (_DECODERS, _WORD_HEAD) if not _has(part, own) or not _has(part, named)]
@@ -111,10 +112,10 @@ class _TextSize:
         return f"{self.layers} layers of width {self.width} for {self.words} words, {self.fusion} of them for fusion"
 
 
-def _check_text(named: Mapping[str, Tensor], module: VideoTextModel) -> None:
-    """Raises WeightsError for a BERT of another size, with the settings that it is."""
+def check_text(named: Mapping[str, Tensor], text: Bert) -> None:
+    """Raises WeightsError for a BERT of another size, with the settings that it is. named: in the keys of
+    `VideoTextModel`, which question answering shares."""
     words, width = (*named[_WORDS].shape, 0, 0)[:2]
-    text = module.text_encoder
     fusing = _numbers(named, r"(\d+)\.crossattention\.")
     found = _TextSize(words, width, len(_numbers(named, r"(\d+)\.")), len(fusing))
     own = _TextSize(text.size.vocab_size, text.size.width, text.size.layers, text.size.layers - text.text_layers)

@@ -1,0 +1,123 @@
+"""The model that makes the vectors of an index, and of the texts and videos that ask it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from umt_ds.batch import Tokens
+from umt_ds.config.check import check
+from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
+from umt_ds.config.explain import Origin
+from umt_ds.config.run import RunConfig
+from umt_ds.data.evaluation import ClipRequest, middle_frames
+from umt_ds.data.video_clips import clip_of_video
+from umt_ds.errors import ConfigError, DataError, DecodeError, WeightsError, quoted
+from umt_ds.jobs.evaluate import as_trained
+from umt_ds.models.video_text import mean_over_frames
+from umt_ds.search.index_files import Facts
+from umt_ds.tasks.initial import state_fingerprint
+from umt_ds.tasks.video_text.retrieval import full_view
+from umt_ds.tasks.video_text.retriever import Retriever, build_retriever
+
+_TEXTS = 64  # that are encoded together
+
+
+@dataclass(frozen=True)
+class SearchModel:
+    """A model of video and text in evaluation mode. fingerprint: of its weights."""
+
+    retriever: Retriever
+    fingerprint: str
+    precision: Precision
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.retriever.model.vision_proj.out_features
+
+    @property
+    def request(self) -> ClipRequest:
+        """What it sees of a clip: all of each frame, the middle of each of so many parts of the clip."""
+        retriever = self.retriever
+        return full_view(
+            retriever.tokenizer,
+            frames=middle_frames(retriever.frames),
+            side=retriever.side,
+            antialias=retriever.antialias,
+            caption="caption",
+        )
+
+    def embed_clips(self, pixels: Tensor) -> Tensor:
+        """u8 [B,T,H,W,3] to the mean of the unit vectors of a clip's frames, f32 [B,C] on the CPU."""
+        return mean_over_frames(self.retriever.embed_videos(pixels)).float().cpu()
+
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Clean texts to unit vectors, f32 [R,C] on the CPU."""
+        tokens = [self.retriever.tokenizer(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+        return torch.cat([self._embedded(some) for some in tokens])
+
+    def _embedded(self, tokens: Tokens) -> Tensor:
+        return self.retriever.embed_texts(tokens).float().cpu()
+
+    def clean(self, text: str) -> str:
+        """A text as it is tokenised. Raises ConfigError where nothing is left of it."""
+        try:
+            cleaned = self.retriever.tokenizer.clean(text)
+        except DecodeError as error:
+            raise ConfigError(f"the text {quoted(text)}: {error.what}") from error
+        if not cleaned:
+            raise ConfigError(
+                f"nothing is left of the text {quoted(text)} without its punctuation", hint="search for words"
+            )
+        return cleaned
+
+    def embed_video(self, file: Path) -> Tensor:
+        """A whole video file to its vector, f32 [C]. Raises DataError where it is none."""
+        try:
+            clip = clip_of_video(file, self.request)
+        except DecodeError as error:
+            raise DataError(f"{file}: {error.what}", hint="name a video file that can be decoded") from error
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+        return self.embed_clips(clip.views)[0]
+
+
+def open_model(config: RunConfig, weights: Path, *, averaged: bool, device: torch.device) -> SearchModel:
+    """Raises ConfigError for a run that learned no text, WeightsError or CheckpointError for weights that are not its
+    own."""
+    precision = precision_of(load_deepspeed_json(config.engine))
+    retriever = build_retriever(config, weights, device=torch.device("cpu"), averaged=averaged)
+    fingerprint = state_fingerprint(retriever.model.state_dict())
+    as_trained(retriever.model, precision).to(device)
+    return SearchModel(retriever, fingerprint, precision)
+
+
+def open_model_of(facts: Facts, weights: Path | None, *, index: Path, device: torch.device) -> SearchModel:
+    """The model of an index. weights: where they lie now, where they are not where they were.
+
+    Raises WeightsError for weights that are not those of the index, ConfigError for another vocabulary.
+    """
+    config = check(dict(facts.config), {"": Origin(str(index))}, keep_unset=True)
+    given = weights or Path(facts.weights)
+    if not given.exists():
+        raise WeightsError(
+            f"the weights that made {index}, {given}, are not there", hint="say where they are now: --weights PATH"
+        )
+    model = open_model(config, given, averaged=facts.averaged, device=device)
+    if model.fingerprint != facts.fingerprint:
+        raise WeightsError(
+            f"{index} was made by other weights than those of {given}: their fingerprints are {facts.fingerprint} and "
+            f"{model.fingerprint}",
+            hint="--weights PATH names those that made it; or make it again with `umt embed`",
+        )
+    if (vocabulary := model.retriever.tokenizer.fingerprint) != facts.vocabulary:
+        raise ConfigError(
+            f"{index} was made with another vocabulary: its fingerprint is {facts.vocabulary}, and that of "
+            f"{config.task.kind} {config.name} here {vocabulary}",
+            hint="restore the vocabulary file, or make the index again with `umt embed`",
+        )
+    return model
