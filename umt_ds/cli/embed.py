@@ -62,6 +62,7 @@ def command(
     """
     working_folder()  # without these two, libraries would fail somewhere below
     temporary_folder()
+    set_default("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads take the cores of those who work
     set_default("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost rank is a stack of C++ on each of the others
     if stride is not None and window is None:
         raise click.UsageError("--stride is of windows: give their length with --window")

@@ -24,12 +24,14 @@ from umt_ds.search.index_files import CAPTIONS, CLIPS, Facts, Kind, index_file, 
 from umt_ds.search.model import SearchModel, open_model_of
 from umt_ds.search.nearest import nearest
 from umt_ds.search.picture import MOST_HITS, draw_hits
+from umt_ds.search.rerank import reranked
 
 
 @dataclass(frozen=True)
 class Search:
     """index: the folder of an index, or its file of clips. texts, video: what is looked for. weights: where they lie
-    now. captions: look among the captions instead of the clips. picture: a PNG of the hits."""
+    now. captions: look among the captions instead of the clips. picture: a PNG of the hits. rerank: how many
+    of the first hits of a text are put in the order of the fusion encoder."""
 
     index: Path
     texts: Sequence[str] = ()
@@ -38,6 +40,7 @@ class Search:
     captions: bool = False
     weights: Path | None = None
     picture: Path | None = None
+    rerank: int = 0
 
 
 @dataclass
@@ -64,12 +67,16 @@ def run_search(search: Search) -> Found:
     with _timed(seconds, "index"):
         index = read_index(path, kind)
     with _timed(seconds, "search"):
-        best = nearest(queries, index.vectors, top=search.top)
+        best = nearest(queries, index.vectors, top=max(search.top, search.rerank))
         rows = iter(index.rows(best.rows.flatten().tolist()))
     answers = [
         Answer(name, tuple(_hit(rank, value, next(rows)) for rank, value in enumerate(values, 1)))
         for name, values in zip(names, best.similarity.tolist(), strict=True)
     ]
+    if search.rerank:
+        with _timed(seconds, "re-rank"):
+            answers = [_reranked(answer, model, search) for answer in answers]
+    answers = [Answer(answer.query, answer.hits[: search.top]) for answer in answers]
     if search.picture is not None:
         with _timed(seconds, "picture"):
             draw_hits(answers, model.request, search.picture)
@@ -100,6 +107,11 @@ def _hit(rank: int, similarity: float, row: dict[str, Any]) -> Hit:
     return Hit(rank, similarity, **row)
 
 
+def _reranked(answer: Answer, model: SearchModel, search: Search) -> Answer:
+    first = reranked(answer.hits[: search.rerank], model.clean(answer.query), model)
+    return Answer(answer.query, (*first, *answer.hits[search.rerank :]))
+
+
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     begun = time.monotonic()
@@ -126,9 +138,14 @@ def as_text(found: Found) -> str:
     lines = []
     for answer in found.answers:
         lines.append(f"{shown(answer.query, 100)}")
-        lines += [f"{hit.rank:>6}   {hit.similarity:.4f}   {told(hit)}" for hit in answer.hits]
+        lines += [_line(hit) for hit in answer.hits]
     times = ", ".join(f"{name} {took:.2f} s" for name, took in found.seconds.items())
     return "\n".join([*lines, f"{found.clips:,} rows; {times}"])
+
+
+def _line(hit: Hit) -> str:
+    match = "" if hit.match is None else f"   match {hit.match:7.3f}"
+    return f"{hit.rank:>6}   {hit.similarity:.4f}{match}   {told(hit)}"
 
 
 def as_json(found: Found) -> str:

@@ -246,3 +246,29 @@ def test_a_hit_that_is_gone_has_the_reason_in_its_picture(folder: Path, tmp_path
     video.unlink()
     call(search.command, tmp_path / "index", "clip", "--picture", tmp_path / "hits.png")
     assert (tmp_path / "hits.png").exists()
+
+
+def test_the_first_hits_are_put_in_the_order_of_the_matching_head(folder: Path) -> None:
+    plain = hits_of(folder / "index", "clip 3", "--top", "6")
+    hits = hits_of(folder / "index", "clip 3", "--top", "6", "--rerank", "4")
+    retriever = build_retriever(retriever_config(folder), folder / "run", device=torch.device("cpu"))
+    frames = Retrieval(folder / "shards").frames_of(range(15), retriever)
+    tokens = retriever.tokenizer(["clip 3"])
+    model, states = retriever.model, retriever.encode_texts(tokens)
+    with torch.no_grad():
+        videos = torch.cat([retriever.encode_videos(frames[n][None]) for n in range(15)])
+        fused = model.text_encoder.fuse(states.expand(15, -1, -1), tokens.mask.expand(15, -1), videos)
+        logits = model.match(fused)[:, 1]
+    assert sorted(hit["item"] for hit in hits[:4]) == sorted(hit["item"] for hit in plain[:4])
+    assert [hit["item"] for hit in hits[4:]] == [hit["item"] for hit in plain[4:]]
+    assert [hit["match"] for hit in hits[:4]] == sorted((hit["match"] for hit in hits[:4]), reverse=True)
+    assert np.allclose([hit["match"] for hit in hits[:4]], [float(logits[hit["item"]]) for hit in hits[:4]], atol=1e-5)
+    assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_clip_that_is_gone_cannot_be_reranked(folder: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4")
+    call(embed.command, folder / "run", video, "-o", tmp_path / "index")
+    video.unlink()
+    told = error_of(search.command, tmp_path / "index", "clip", "--rerank", "3")
+    assert "v.mp4, which is to be re-ranked, cannot be read" in told
