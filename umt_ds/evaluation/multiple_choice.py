@@ -200,9 +200,8 @@ def _protocol(found: AnsweredSet) -> dict[str, Any]:
     counts = [len(choice.options) for choice in found.choices]
     return {
         "options": [min(counts), max(counts)],
-        "score": f"{MATCH_WEIGHT} of the probability that they match, {SIMILARITY_WEIGHT} of the softmax over the "
-        "options of similarity / temperature",
-        "weights_of_score": {"match": MATCH_WEIGHT, "similarity": SIMILARITY_WEIGHT},
+        "score": "of the probability that they match, and of the softmax over the options of similarity / temperature",
+        "score_weights": {"match": MATCH_WEIGHT, "similarity": SIMILARITY_WEIGHT},
         "temperature": found.temperature,
         "ties": "an option that only equals the best is not chosen",
         "chance": {"accuracy": 100 * sum(1 / count for count in counts) / len(counts)},
