@@ -117,7 +117,7 @@ def test_three_ranks_at_zero_2_go_on_as_two_ranks_at_zero_1_would_have(
 def test_the_device_never_waits_for_the_host_in_a_step(kind: str, two_ranks: dict[tuple[str, str], Any]) -> None:
     for told in two_ranks[kind, "elastic"]:
         assert told["code"] == 75
-        # tables are copied in the first step; what is made of numbers later (lift_fresh) is made on the host, and pinned
+        # tables are copied in the first step; what is made of numbers later (lift_fresh) is the host's, and pinned
         later = [[read for read in step if not read.startswith("lift_fresh")] for step in told["seen"][1:]]
         assert later == [[]] * (STOP - 1)
 
