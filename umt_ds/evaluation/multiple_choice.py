@@ -155,8 +155,8 @@ class MultipleChoiceEvaluator:
         return [self.items]
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
-        """See `Evaluator`. A row of the predictions is an item: its options with their scores, the place of the right
-        one, of that with the best score, and whether the right one is above all others."""
+        """See `Evaluator`. A row of the predictions is an item: its place in the set, options with their scores, the
+        place of the right one, of that with the best score, and whether the right one is above all others."""
         _, precision = place_of(module)
         model = self.model_of(module)
         found = answer_set(model, self.tokenizer, self.items, world, num_workers=self.num_workers, beat=beat)
@@ -188,6 +188,7 @@ def _columns(found: AnsweredSet) -> dict[str, list[Any]]:
     choices, scores, right = found.choices, found.scores(), found.right
     return {
         "key": list(found.encoded.keys),
+        "number": [item.number for item in found.encoded.items],
         "options": [list(choice.options) for choice in choices],
         "answer": right.tolist(),
         "chosen": scores.argmax(dim=1).tolist(),
