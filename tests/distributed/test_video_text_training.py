@@ -108,7 +108,7 @@ def test_three_ranks_at_zero_2_go_on_as_two_ranks_at_zero_1_would_have(
         for name, expected in read_tensors(resolve_checkpoint(plain), state):
             if name.endswith("self.key.bias"):
                 continue  # softmax does not see it: its gradient is rounding, and AdamW makes steps of that
-            within = 1e-4 * float(expected.abs().max()) 
+            within = 1e-4 * float(expected.abs().max())
             torch.testing.assert_close(found[name], expected, rtol=0, atol=within, msg=lambda m, n=name: f"{n}: {m}")
 
 
