@@ -15,6 +15,7 @@ from tests.scale import index_of_ten_million
 from tests.scale.items_of_ten_million import tables_of_items
 from tests.scale.long_videos import items_of_long_videos
 from tests.scale.reranking import reranking
+from tests.scale.search_of_a_million import search_of_a_million
 from tests.scale.stores import preparing_from_a_store, training_from_a_store
 
 
@@ -29,6 +30,7 @@ PARTS: dict[str, Callable[[Path], Iterator[str]]] = {
     "tables": tables_of_items,
     "long": items_of_long_videos,
     "reranking": reranking,
+    "search": search_of_a_million,
     "training": training_from_a_store,
     "preparing": preparing_from_a_store,
 }

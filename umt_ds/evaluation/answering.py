@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from umt_ds.batch import Tokens
 from umt_ds.data.evaluation import EvalBatch, EvaluationSet
-from umt_ds.data.shards.sample_record import ANSWERS, Clean, answers_of, captions_of
+from umt_ds.data.shards.sample_record import ANSWERS, Clean, answers_of, captions_of, plain_text
 from umt_ds.data.text import AnswerTokenizer
 from umt_ds.distributed.world import World
 from umt_ds.errors import DecodeError, shown
@@ -62,7 +62,7 @@ def asked_of(record: Mapping[str, Any], *, question: str, clean: Clean) -> Asked
     kind = record.get(_TYPE)
     if kind is not None and not isinstance(kind, str):
         raise DecodeError(f"{_TYPE}={shown(repr(kind))} is no text")
-    return Asked(texts[0], tuple(answer.text for answer in answers), kind)
+    return Asked(texts[0], tuple(answer.text for answer in answers), None if kind is None else plain_text(kind))
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class AnsweringEvaluator:
         return [self.items]
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
-        """See `Evaluator`. A row of the predictions is a question: its right answers, the likeliest of the list with
-        their probabilities, and what was written."""
+        """See `Evaluator`. A row of the predictions is a question: its place in the set, its right answers, the
+        likeliest of the list with their probabilities, and what was written."""
         assert isinstance(module, AnsweringModel)
         device, precision = place_of(module)
         encoded = look_at_set(
@@ -276,6 +276,7 @@ class Answered:
         """Of the predictions."""
         columns: dict[str, list[Any]] = {
             "key": list(encoded.keys),
+            "number": [item.number for item in encoded.items],
             "question": [one.question for one in self.asked],
             "type": [one.type for one in self.asked],
             "answers": [list(one.answers) for one in self.asked],

@@ -288,7 +288,7 @@ def _mapped(path: Path, member: str) -> Vectors:
     with zipfile.ZipFile(path) as archive, archive.open(member) as file:
         info = archive.getinfo(member)
         if info.compress_type != zipfile.ZIP_STORED:
-            return np.asarray(np.load(path, allow_pickle=False)["embedding"])
+            raise ValueError(f"{member} is compressed")
         read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read_header(file)
         within = file.tell()
@@ -301,8 +301,7 @@ def _mapped(path: Path, member: str) -> Vectors:
 
 
 def _npz_rows(path: Path, kind: Kind, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        columns = {name: arrays[name][list(numbers)].tolist() for name in _COLUMNS[kind]}
+    columns = {name: _mapped(path, f"{name}.npy")[list(numbers)].tolist() for name in _COLUMNS[kind]}
     return [
         {name: _said(columns[name][row], kinds) for name, kinds in _COLUMNS[kind].items()}
         for row in range(len(numbers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from tests.support.videos import write_video
 from umt_ds.cli import embed, search
 from umt_ds.errors import MachineError, UmtError
+from umt_ds.search import embed as embed_job
+from umt_ds.search import index_files
 from umt_ds.search.index_files import read_index
 from umt_ds.tasks.video_text.retrieval import Retrieval
 from umt_ds.tasks.video_text.retriever import build_retriever
@@ -272,3 +275,22 @@ def test_a_clip_that_is_gone_cannot_be_reranked(folder: Path, tmp_path: Path) ->
     video.unlink()
     told = error_of(search.command, tmp_path / "index", "clip", "--rerank", "3")
     assert "v.mp4, which is to be re-ranked, cannot be read" in told
+
+
+def test_an_empty_set_and_a_full_disk_are_one_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = write_shards(tmp_path / "empty", ())
+    assert "there are no clips in" in error_of(embed.command, folder / "run", empty, "-o", tmp_path / "index")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(index_files, "appearing", full)
+    told = error_of(embed.command, folder / "run", folder / "shards", "-o", tmp_path / "index")
+    assert "cannot be written" in told
+    assert "No space left on device" in told
+    monkeypatch.undo()
+    monkeypatch.setattr(embed_job, "free_bytes", lambda _: 10)
+    told = error_of(embed.command, folder / "run", folder / "shards", "-o", tmp_path / "index")
+    assert "GB left" in told
