@@ -5,21 +5,33 @@ Every size comes from the file itself, so that another file of the same form is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.support.shards import picture, write_shards
 from umt_ds.batch import Tokens
+from umt_ds.config.load import load_run
+from umt_ds.config.run import RunConfig
+from umt_ds.data.shards.sample_record import answers_of
+from umt_ds.data.text import AnswerTokenizer, CaptionTokenizer, clean_caption
+from umt_ds.engine.protocol import InitialWeights
 from umt_ds.evaluation.answer_ranking import rank_answers
+from umt_ds.evaluation.encode import ALONE, no_beat
 from umt_ds.evaluation.metrics.answers import RankedAnswers, shortlist
 from umt_ds.losses.answers import answer_losses, weighted_answer_loss
-from umt_ds.models.answer_decoder import AnswerDecoder, AnsweringModel
+from umt_ds.models.answer_decoder import AnswerDecoder
 from umt_ds.models.bert import Bert
 from umt_ds.models.presets import BertSize, VitSize, bert_size, vit_size
 from umt_ds.models.vit import Clips, VideoViT
+from umt_ds.tasks.kinds import build_task, evaluators_of
+from umt_ds.tasks.question_answering.module import AnsweringInputs, AnsweringModule
 from umt_ds.weights.load import load_strict
 from umt_ds.weights.published import answering_start, answering_state, has_answer_decoder
 
@@ -29,12 +41,12 @@ EXACT = {"rtol": 0, "atol": 1e-5}
 FILES = ("qa.pt", "qa_list.pt")
 
 
-def model_of(vit: VitSize, bert: BertSize, *, fusion_layers: int) -> AnsweringModel:
+def model_of(vit: VitSize, bert: BertSize, *, fusion_layers: int) -> AnsweringModule:
     text = Bert(bert, fusion_layers=fusion_layers, video_width=vit.width, dropout=0.0, word_head=False)
-    return AnsweringModel(VideoViT(vit), text, AnswerDecoder(bert, layers=fusion_layers, dropout=0.0)).eval()
+    return AnsweringModule(VideoViT(vit), text, AnswerDecoder(bert, layers=fusion_layers, dropout=0.0)).eval()
 
 
-def published_model(file: dict[str, Any]) -> AnsweringModel:
+def published_model(file: dict[str, Any]) -> AnsweringModule:
     ve, bert = file["cfg"]["ve"], file["cfg"]["bert"]
     model = model_of(
         VitSize(ve["encoder_embed_dim"], ve["encoder_depth"], ve["encoder_num_heads"], ve["patch_size"]),
@@ -52,7 +64,7 @@ def published_model(file: dict[str, Any]) -> AnsweringModel:
     return model
 
 
-def questions_of(file: dict[str, Any], model: AnsweringModel) -> tuple[Tensor, Tensor]:
+def questions_of(file: dict[str, Any], model: AnsweringModule) -> tuple[Tensor, Tensor]:
     is_question = file["q_att"].bool()
     return model.read(Clips(file["videos"].transpose(1, 2)), file["q_ids"], is_question), is_question
 
@@ -65,11 +77,17 @@ def losses_of(file: dict[str, Any], ids: Tensor, mask: Tensor, counts: Sequence[
     return answer_losses(logits, ids, mask.bool())
 
 
-def test_the_loss_is_the_published_one(golden: Golden) -> None:
+def test_the_loss_of_a_module_in_training_is_the_published_one(golden: Golden) -> None:
+    """As the task prepares it: questions with their answers, of which the second has two."""
     file = golden("qa.pt")
-    losses = losses_of(file, file["train_ids"], file["train_att"], file["n"])
-    ours = weighted_answer_loss(losses, torch.tensor(file["weights"]), questions=len(file["n"]))
-    torch.testing.assert_close(ours, file["loss"], **EXACT)
+    inputs = AnsweringInputs(
+        Clips(file["videos"].transpose(1, 2)),
+        Tokens(file["q_ids"], file["q_att"].bool()),
+        Tokens(file["train_ids"], file["train_att"].bool()),
+        torch.arange(len(file["n"])).repeat_interleave(torch.tensor(file["n"])),
+        torch.tensor(file["weights"]),
+    )
+    torch.testing.assert_close(published_model(file)(inputs).total, file["loss"], **EXACT)
 
 
 def test_the_loss_of_each_answer_is_the_published_one(golden: Golden) -> None:
@@ -79,6 +97,101 @@ def test_the_loss_of_each_answer_is_the_published_one(golden: Golden) -> None:
     torch.testing.assert_close(losses, train["answer_losses"], **EXACT)
     ours = weighted_answer_loss(losses, train["weights"], questions=len(train["n"]))
     torch.testing.assert_close(ours, train["loss"], **EXACT)
+
+
+# ---------------------------------------------------------------- from text, by the real path
+
+
+def vocabulary_in(folder: Path, file: dict[str, Any]) -> Path:
+    (folder / "vocab.txt").write_text("\n".join(file["vocab"]) + "\n")
+    return folder / "vocab.txt"
+
+
+def test_questions_and_answers_are_tokenised_as_published(golden: Golden, tmp_path: Path) -> None:
+    """Answers are counted and weighed out of those that were given, and tokenised as one batch of the loader."""
+    file = golden("qa_list.pt")
+    words, cfg, train = vocabulary_in(tmp_path, file), file["cfg"], file["train"]
+    questions = CaptionTokenizer(words, max_tokens=cfg["max_q_len"])(list(map(clean_caption, file["questions"])))
+    assert torch.equal(questions.ids, file["q_ids"])
+    assert torch.equal(questions.mask, file["q_att"].bool())
+
+    told = [answers_of({"answers": raw}) for raw in train["raw_answers"]]
+    answers = AnswerTokenizer(words, max_tokens=cfg["max_a_len"])(told)
+    is_answer = answers.weights > 0
+    assert is_answer.sum(dim=1).tolist() == train["n"]
+    assert torch.equal(answers.ids[is_answer], train["ids"])
+    assert torch.equal(answers.mask[is_answer], train["attention_mask"].bool())
+    torch.testing.assert_close(answers.weights[is_answer], train["weights"])
+
+
+def run_of(folder: Path, file: dict[str, Any], answers: list[str]) -> RunConfig:
+    """The settings of a golden file, on a set with its questions and pixels that nobody will see."""
+    ve, bert, cfg = file["cfg"]["ve"], file["cfg"]["bert"], file["cfg"]
+
+    def members(number: int) -> dict[str, bytes]:
+        frames = np.zeros((ve["num_frames"], ve["img_size"], ve["img_size"], 3), np.uint8)
+        said = {"question": file["questions"][number], "answers": answers[:1]}
+        return {**{f"{i}.png": picture(frame) for i, frame in enumerate(frames)}, "json": json.dumps(said).encode()}
+
+    write_shards(folder / "set", [len(file["questions"])], members=members)
+    (folder / "answers.json").write_text(json.dumps(answers))
+    encoder = {
+        "preset": "custom", "frames": ve["num_frames"], "image_size": ve["img_size"],
+        "sizes": {"width": ve["encoder_embed_dim"], "depth": ve["encoder_depth"], "heads": ve["encoder_num_heads"],
+                  "patch": ve["patch_size"]},
+    }  # fmt: skip
+    text = {
+        "preset": "custom", "weights": "random", "vocabulary": str(vocabulary_in(folder, file)), "dropout": 0.0,
+        "max_tokens": cfg["max_q_len"], "fusion_layers": bert["num_hidden_layers"] - bert["fusion_layer"],
+        "sizes": {"width": bert["hidden_size"], "layers": bert["num_hidden_layers"],
+                  "heads": bert["num_attention_heads"], "hidden": bert["intermediate_size"],
+                  "vocab_size": bert["vocab_size"]},
+    }  # fmt: skip
+    task = {
+        "kind": "question_answering", "encoder": encoder, "text": text, "answer_tokens": cfg["max_a_len"]
+    }  # fmt: skip
+    (folder / "run.yaml").write_text(json.dumps({
+        "name": "golden", "run_dir": str(folder / "run"), "task": task,
+        "data": {"sources": {"own": {"shards": str(folder / "set")}}, "augment": {"antialias": False}, "workers": 0},
+        "batch": {"global": 3, "micro": 3}, "optim": {"lr": 1e-5, "lr_rule": "absolute", "min_lr": 1e-7},
+        "schedule": {"curve": "cosine_floor", "steps": 3, "warmup_steps": 1}, "engine": {"deepspeed": "cpu.json"},
+        "evaluation": {"golden": {"kind": "question_answering", "shards": str(folder / "set"),
+                                  "answers": str(folder / "answers.json"), "candidates": 128}},
+    }))  # fmt: skip
+    return load_run(str(folder / "run.yaml"))
+
+
+def with_all_positions(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Places of text that nobody reaches, up to as many as a BERT of ours has."""
+    return {
+        key: torch.nn.functional.pad(value, (0, 0, 0, count - len(value))) if "position_embeddings" in key else value
+        for key, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_run_answers_as_published(golden: Golden, tmp_path: Path, which: int) -> None:
+    """From weights of a published file and questions of a set to the answer and its probability."""
+    file = golden("qa_list.pt")
+    answers = file["lists"][which]
+    run = run_of(tmp_path, file, answers["answers"])
+    task = build_task(run, device=torch.device("cpu"), precision="fp32")
+    task.load_weights(InitialWeights(with_all_positions(file["state"], 512), "golden file"))
+    module = task.module.eval()
+    assert isinstance(module, AnsweringModule)
+    # clips of the golden file are floats, and sets hold bytes
+    module.encoder.register_forward_pre_hook(lambda _, inputs: (file["videos"].transpose(1, 2),))
+    (evaluator,) = evaluators_of(run)
+    found = evaluator.run(module, ALONE, beat=no_beat, predictions=True)
+    rows = found.predictions or {}
+    assert [row[0] for row in rows["predicted"]] == answers["winner"]
+    best = min(5, len(answers["answers"]))
+    torch.testing.assert_close(torch.tensor(rows["probability"]), answers["topk_probs"][:, :best], **EXACT)
+    right = sum(winner == answers["answers"][0] for winner in answers["winner"])
+    assert found.values["accuracy"] == pytest.approx(100 * right / len(answers["winner"]))
+
+
+# ---------------------------------------------------------------- ranking
 
 
 @torch.no_grad()

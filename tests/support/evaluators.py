@@ -25,6 +25,7 @@ class Features:
     side: int
     left_out: tuple[LeftOut, ...] = ()
     protocol: dict[str, Any] = field(default_factory=dict)
+    by_type: dict[str, dict[str, float]] = field(default_factory=dict)
     fail: Callable[[World], None] = lambda world: None
     metrics = ("mean", "largest")
     sets = ()
@@ -50,6 +51,7 @@ class Features:
             left_out=self.left_out,
             protocol={"seed": 1, **self.protocol},
             predictions=found if predictions else None,
+            by_type=self.by_type,
         )
 
 

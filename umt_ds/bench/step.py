@@ -29,7 +29,9 @@ from umt_ds.bench.synthetic import DIFFERENT_BATCHES, Shown, SyntheticBatches, n
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of, zero_stage_of
 from umt_ds.config.run import RunConfig
+from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
+from umt_ds.config.tasks.retrieval import RetrievalConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.collectives import barrier, broadcast_object, mean_over_ranks
@@ -44,6 +46,7 @@ from umt_ds.engine.speed import Recorder, Stopwatch, peak_flops
 from umt_ds.errors import ConfigError, MachineError
 from umt_ds.tasks.kinds import build_task, cost_of
 from umt_ds.tasks.loader import build_loader
+from umt_ds.tasks.question_answering.task import QuestionAnsweringTask
 from umt_ds.tasks.sources import count_samples, media_shares
 from umt_ds.tasks.stage2.task import Stage2Task
 from umt_ds.whole_file import appearing
@@ -107,7 +110,7 @@ def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) 
         SyntheticBatches(config, plan, job, shown=request.shown) if synthetic else _shards(config, plan, job, leaving)
     )
     held = _held(device)
-    task = _task(config, plan, job, request, precision)
+    task = step_task(config, plan, job, request, precision)
     origin = None
     if request.against_plain:
         assert isinstance(task, Published), "measure has let through what has a reference"
@@ -144,18 +147,25 @@ def _measure(config: RunConfig, request: Request, job: Job, leaving: ExitStack) 
     )
 
 
-def _task(config: RunConfig, plan: RunPlan, job: Job, request: Request, precision: Precision) -> Task:
-    if request.data == "synthetic" and isinstance(config.task, Stage2Config):
+def step_task(config: RunConfig, plan: RunPlan, job: Job, request: Request, precision: Precision) -> Task:
+    """The task of a run; on noise with a vocabulary of which nothing but the size is known."""
+    task, seed, device = config.task, config.seed, job.device
+    if request.data == "shards":
+        return build_task(config, device=device, precision=precision, pieces=plan.pieces)
+    if isinstance(task, QuestionAnsweringConfig):
+        return QuestionAnsweringTask(task, seed=seed, device=device, vocabulary=noise_vocabulary(task.text))
+    if isinstance(task, (Stage2Config, RetrievalConfig)):
         return Stage2Task(
-            config.task,
-            seed=config.seed,
-            device=job.device,
+            task.objective if isinstance(task, RetrievalConfig) else task,
+            seed=seed,
+            device=device,
             precision=precision,
-            vocabulary=noise_vocabulary(config.task.text),
+            vocabulary=noise_vocabulary(task.text),
             pieces=plan.pieces,
+            fine_tuning=isinstance(task, RetrievalConfig),
             shares=partial(shares_of_shown, request.shown),
         )
-    return build_task(config, device=job.device, precision=precision, pieces=plan.pieces)
+    return build_task(config, device=device, precision=precision, pieces=plan.pieces)
 
 
 # ---------------------------------------------------------------- clips

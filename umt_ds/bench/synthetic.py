@@ -10,11 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Batch, Media, Targets, Tokens
+from umt_ds.batch import Answers, Batch, Media, Targets, Tokens
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.models import BertConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.base import ClipShape
+from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
+from umt_ds.config.tasks.retrieval import RetrievalConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.distributed.job import Job
 from umt_ds.losses.masked_lm import Vocabulary
@@ -24,7 +26,7 @@ from umt_ds.tasks.kinds import tokenizer_of
 
 Shown = Literal["video", "image", "packed"]
 DIFFERENT_BATCHES = 4
-_SHORTEST = 0.25  # captions have from a quarter of max_tokens to all of them
+_SHORTEST = 0.25  # texts have from a quarter of the most tokens to all of them
 
 
 def noise_vocabulary(text: BertConfig) -> Vocabulary:
@@ -45,11 +47,11 @@ class SyntheticBatches:
     def __init__(self, config: RunConfig, plan: RunPlan, job: Job, *, shown: Shown) -> None:
         self._plan, self._rank = plan, job.world.rank
         self._rows = plan.micro * config.data.num_sample
-        clip, labelled, captions = config.task.clip_shape, config.task.label_field is not None, _captions_of(config)
+        clip, texts, targets = config.task.clip_shape, _texts_of(config), _targets_of(config)
         draw = torch.Generator().manual_seed(job.world.rank)
         batches = [
             [
-                _batch(medium, round(share * self._rows), clip, captions, labelled=labelled, draw=draw)
+                _batch(medium, round(share * self._rows), clip, texts, targets, draw)
                 for medium, share in shares_of_shown(shown).items()
             ]
             for _ in range(DIFFERENT_BATCHES)
@@ -74,34 +76,54 @@ class SyntheticBatches:
             yield parts[0] if len(parts) == 1 else replace(parts[0], packed_with=parts[1])
 
 
-Captions = Callable[[int, torch.Generator], Tokens | None]
+MakeTexts = Callable[[int, torch.Generator], Tokens | None]  # of so many rows
+MakeTargets = Callable[[int, torch.Generator], Targets]
 
 
-def _captions_of(config: RunConfig) -> Captions:
-    """What makes the tokens of so many rows: noise for a BERT, one sentence for another tokenizer, or nothing."""
-    if isinstance(config.task, Stage2Config):
-        return partial(_noise_captions, task=config.task)
+def _texts_of(config: RunConfig) -> MakeTexts:
+    """Noise for a BERT, one sentence for another tokenizer, or nothing."""
+    task = config.task
+    if isinstance(task, (Stage2Config, RetrievalConfig, QuestionAnsweringConfig)):
+        for_clip = isinstance(task, Stage2Config) and task.align_projections == "visual_text"
+        return partial(_noise_texts, text=task.text, for_clip=for_clip)
     tokenizer = tokenizer_of(config)
     return lambda rows, _: None if tokenizer is None else tokenizer(["a caption of noise"] * rows)
 
 
+def _targets_of(config: RunConfig) -> MakeTargets:
+    task = config.task
+    if isinstance(task, QuestionAnsweringConfig):
+        words, length = noise_vocabulary(task.text), task.answer_tokens
+
+        def answers(rows: int, draw: torch.Generator) -> Targets:
+            one = _noise_tokens(words, rows, length, draw)  # an answer to each question
+            return Targets(answers=Answers(one.ids[:, None], one.mask[:, None], torch.ones(rows, 1)))
+
+        return answers
+    if task.label_field is None:
+        return lambda rows, draw: Targets()
+    # two classes in turns: every head has two, and what a label costs does not hang on which it is
+    return lambda rows, draw: Targets(labels=torch.arange(rows) % 2)
+
+
 def _batch(
-    medium: Media, rows: int, clip: ClipShape, captions: Captions, *, labelled: bool, draw: torch.Generator
+    medium: Media, rows: int, clip: ClipShape, texts: MakeTexts, targets: MakeTargets, draw: torch.Generator
 ) -> Batch:
     frames, side = 1 if medium == "image" else clip.frames, clip.side
     pixels = torch.randint(0, 256, (rows, frames, side, side, 3), dtype=torch.uint8, generator=draw)
     numbers = torch.arange(rows)
-    tokens = captions(rows, draw)
-    # two classes in turns: every head has two, and what a label costs does not hang on which it is
-    targets = Targets(labels=numbers % 2 if labelled else None)
-    return Batch(medium, pixels, numbers, numbers, ("noise",) * rows, text=tokens, targets=targets, ids=numbers)
+    keys, text = ("noise",) * rows, texts(rows, draw)
+    return Batch(medium, pixels, numbers, numbers, keys, text=text, targets=targets(rows, draw), ids=numbers)
 
 
-def _noise_captions(rows: int, draw: torch.Generator, *, task: Stage2Config) -> Tokens:
-    words, length = noise_vocabulary(task.text), task.text.max_tokens
+def _noise_texts(rows: int, draw: torch.Generator, *, text: BertConfig, for_clip: bool) -> Tokens:
+    noise = _noise_tokens(noise_vocabulary(text), rows, text.max_tokens, draw)
+    return replace(noise, clip_ids=clip_tokenizer()(["noise"] * rows).ids if for_clip else None)
+
+
+def _noise_tokens(words: Vocabulary, rows: int, length: int, draw: torch.Generator) -> Tokens:
     ids: Tensor = torch.randint(words.mask_id + 1, words.size, (rows, length), generator=draw)
     ids[:, 0] = words.cls_id
     lengths = torch.randint(max(2, round(_SHORTEST * length)), length + 1, (rows, 1), generator=draw)
     is_token = torch.arange(length) < lengths
-    of_clip = clip_tokenizer()(["noise"] * rows).ids if task.align_projections == "visual_text" else None
-    return Tokens(ids * is_token + words.pad_id * ~is_token, is_token, clip_ids=of_clip)
+    return Tokens(ids * is_token + words.pad_id * ~is_token, is_token)

@@ -166,6 +166,7 @@ def step(
       umt bench step stage1/b16_k710 batch.micro=2 engine.deepspeed=cpu.json --ranks 2
       umt bench step stage2/b16_5m --media image --against plain
       umt bench step stage2/b16_5m --sweep task.loss_weights.uta=1,0
+      umt bench step retrieval/msrvtt/b16_25m batch.micro=32
     """
     if sweeps and profile:
         raise click.UsageError("--profile takes one measurement, --sweep makes many")

@@ -9,6 +9,7 @@ import click
 
 from umt_ds.cli.ranks import start_ranks, tell_the_others
 from umt_ds.cli.words import LOCAL_FILE, LOCAL_FOLDER, overrides_in, runs_in
+from umt_ds.config.evaluation import EVALUATION_KINDS
 from umt_ds.distributed.world import sign_of_launcher
 from umt_ds.environment import set_default, temporary_folder, working_folder
 from umt_ds.errors import UmtError
@@ -22,7 +23,7 @@ from umt_ds.jobs.score_files import ScoreFiles
 @click.option("--ranks", type=click.IntRange(1), help="Start that many ranks on this machine; or use a launcher.")
 @click.option("--on", "only", multiple=True, metavar="NAME", help="Only this evaluation of the runs. May be repeated.")
 @click.option("--shards", metavar="SHARDS", help="Evaluate on this set alone, whatever the runs name; with --kind.")
-@click.option("--kind", metavar="KIND", help="What to measure on --shards: classification, knn or retrieval.")
+@click.option("--kind", metavar="KIND", help=f"What to measure on --shards: {', '.join(sorted(EVALUATION_KINDS))}.")
 @click.option("--weights", metavar="PATH", help="Score these: a weight file, the folder of a model, run or checkpoint.")
 @click.option("--best", is_flag=True, help="Of run folders, the best checkpoint (cadence.keep_best), not the newest.")
 @click.option("-o", "--out", type=LOCAL_FILE, help="Write the scores with their protocol as JSON, too.")
@@ -49,12 +50,17 @@ def command(
     Runs that differ by their seed alone are put together, and where such groups differ by init.weights alone, so is
     what these brought.
 
+    Re-ranking that was killed goes on where it was with the same command: what is finished is kept beside -o FILE, or
+    in the run folder.
+
     \b
     For example:
       umt eval runs/b16_k710 --ranks 8
       umt eval runs/recognition_b16_k400 --best --on test --ranks 8
       umt eval runs/b16_k400 --kind classification --shards /data/k400/val evaluation.classification.segments=4
       umt eval runs/b16_5m --kind retrieval --shards /data/msrvtt/test -o scores.json
+      umt eval runs/b16_5m --on msrvtt evaluation.msrvtt.rerank.candidates=128 -o scores.json --ranks 8
+      umt eval runs/b16_25m_msrvtt --kind multiple_choice --shards /data/msrvtt-mc
       umt eval runs/demo/stage2-* --on retrieval --save-predictions runs/demo/answers
       umt eval stage2/l16_25m --weights l16_25m.pth --kind retrieval --shards /data/msrvtt/test
       umt eval runs/b16_k400 evaluation.val.kind=knn evaluation.val.shards=/data/k400/val --dry-run

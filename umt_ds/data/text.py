@@ -123,8 +123,11 @@ class AnswerTokenizer:
         return [one.ids for one in self._tokenizer.encode_batch(short, add_special_tokens=False)]
 
     def text(self, pieces: Sequence[int]) -> str:
-        """Word pieces as one reads them: `play ##ing` is `playing`, a word or sign after another with a blank."""
-        return " ".join(self._words[piece] for piece in pieces).replace(" ##", "")
+        """Word pieces as one reads them: `play ##ing` is `playing`, a word or sign after another with a blank.
+
+        A piece that the vocabulary lacks is [UNK]: a model may have rows for more words than there are.
+        """
+        return " ".join(self._words.get(piece, "[UNK]") for piece in pieces).replace(" ##", "")
 
 
 def _tokenizer_of(pieces: WordPieces) -> Any:

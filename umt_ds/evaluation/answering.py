@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from umt_ds.batch import Tokens
 from umt_ds.data.evaluation import EvalBatch, EvaluationSet
-from umt_ds.data.shards.sample_record import ANSWERS, Clean, answers_of, captions_of
+from umt_ds.data.shards.sample_record import ANSWERS, Clean, answers_of, captions_of, plain_text
 from umt_ds.data.text import AnswerTokenizer
 from umt_ds.distributed.world import World
 from umt_ds.errors import DecodeError, shown
@@ -62,7 +62,7 @@ def asked_of(record: Mapping[str, Any], *, question: str, clean: Clean) -> Asked
     kind = record.get(_TYPE)
     if kind is not None and not isinstance(kind, str):
         raise DecodeError(f"{_TYPE}={shown(repr(kind))} is no text")
-    return Asked(texts[0], tuple(answer.text for answer in answers), kind)
+    return Asked(texts[0], tuple(answer.text for answer in answers), None if kind is None else plain_text(kind))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -113,16 +114,20 @@ def _score(
         module = as_trained(task.module, precision).to(job.device).eval()
         for one in evaluators:
             if (one.name in by_average) == averaged:
-                folder = files.kept_work(run)
-                resumable = (
-                    one.resuming(KeptWork(folder, fingerprint)) if folder and isinstance(one, Resumable) else one
-                )
-                found = _judge(run, resumable, module, job.world, predictions=predictions)
+                keeping = _keeping(one, files.kept_work(run), fingerprint)
+                found = _judge(run, keeping, module, job.world, predictions=predictions)
                 scores[one.name] = found.of_average(_decay_of(run)) if averaged else found
     fingerprint, loaded = loads[0]
     return RunScores(
         run, fingerprint, step_scored(run), loaded, precision, tuple(scores[one.name] for one in evaluators)
     )
+
+
+def _keeping(evaluator: Evaluator, folder: Path | None, weights: str) -> Evaluator:
+    """The evaluator, which keeps there what it has finished, if it can."""
+    if folder is None or not isinstance(evaluator, Resumable):
+        return evaluator
+    return evaluator.resuming(KeptWork(folder, weights))
 
 
 def step_scored(run: EvalRun) -> int | None:

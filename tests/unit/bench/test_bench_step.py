@@ -25,7 +25,7 @@ from umt_ds.bench.plain_recognition import (
     published_mixing,
 )
 from umt_ds.bench.run import load_step_run
-from umt_ds.bench.step import Request, kept_for_backward, measure_step
+from umt_ds.bench.step import Request, kept_for_backward, measure_step, step_task
 from umt_ds.bench.step_report import StepReport, Way, budget_line, load_outcome, save_outcome, sweep_text
 from umt_ds.bench.step_sweep import label, sweep_points
 from umt_ds.bench.synthetic import SyntheticBatches
@@ -67,6 +67,26 @@ def test_captions_of_noise_are_tokens_for_clip_too_where_its_text_tower_teaches(
         assert part.text is not None
         clip_ids = part.text.clip_ids
         assert (None if clip_ids is None else clip_ids.shape) == ((2, 77) if align == "visual_text" else None)
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "question_answering"])
+def test_noise_trains_a_fine_tuned_model_of_video_and_text(kind: str, tmp_path: Path) -> None:
+    """A step of it, without a vocabulary, weights or shards."""
+    bert = {"preset": "custom", "sizes": {"width": 32, "layers": 4, "heads": 2, "hidden": 64, "vocab_size": 128},
+            "weights": "nowhere", "fusion_layers": 2}  # fmt: skip
+    encoder = {"preset": "pocket", "frames": 2, "image_size": 16}
+    tree = {"name": kind, "task": {"kind": kind, "encoder": encoder, "text": bert}, "batch": {"global": 4, "micro": 4},
+            "data": {"sources": {"a": {"shards": "nowhere"}}}, "optim": {"lr": 1e-3, "lr_rule": "absolute"},
+            "schedule": {"steps": 1, "warmup_steps": 0}, "engine": {"deepspeed": "cpu.json"}}  # fmt: skip
+    (tmp_path / "run.yaml").write_text(json.dumps(tree))
+    config = load_step_run(str(tmp_path / "run.yaml"), [], ranks=1)
+    plan, job = plan_run(config, world=1, num_samples=4), Job(World.alone(), CPU)
+    task = step_task(config, plan, job, Request(), "fp32")
+    batch = next(SyntheticBatches(config, plan, job, shown="video").micro_batches(0))
+    assert (batch.targets.answers is not None) == (kind == "question_answering")
+    losses = task.module(task.prepare(batch, 0))
+    assert math.isfinite(losses.total.item())
+    losses.total.backward()
 
 
 # ---------------------------------------------------------------- the twin
@@ -199,6 +219,7 @@ def test_nothing_but_a_name_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ("name", "request_", "said"),
     [
         ("demo/teacher", Request(against_plain=True), "image_text has no plain twin"),
+        ("retrieval/msrvtt/b16_25m", Request(against_plain=True), "retrieval has no plain twin"),
         ("demo/stage1", Request(against_plain=True, data="shards"), "reads no shards"),
         ("demo/stage2", Request(against_plain=True, shown="packed"), "shows one medium"),
     ],

@@ -132,6 +132,15 @@ def test_a_limit_is_exact_whatever_the_batch(tmp_path: Path, batch_size: int) ->
     assert len(clips) == 7
 
 
+def test_some_items_of_a_set_alone_keep_their_numbers(tmp_path: Path) -> None:
+    items = clip_set(write_shards(tmp_path), batch_size=2)
+    some = items.only([6, 1, 12])
+    assert [[item.number for item in batch.items] for batch in some.batches()] == [[6, 1], [12]]
+    assert [key for batch in some.batches() for key in keys(batch)] == [key_of_sample(n) for n in (6, 1, 12)]
+    assert (len(some), len(items)) == (3, 15)
+    assert list(items.only([]).batches()) == []
+
+
 def test_the_same_clip_in_two_sets_has_one_content(tmp_path: Path) -> None:
     one = clip_set(write_shards(tmp_path / "one", [3]))
     other = clip_set(write_shards(tmp_path / "other", [3], first=1))

@@ -1,4 +1,4 @@
-"""Captions as stage 2 reads them."""
+"""Captions as stage 2 reads them, and answers as question answering writes them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from umt_ds.data.shards.sample_record import captions_of
-from umt_ds.data.text import CaptionTokenizer, clean_caption
+from umt_ds.data.shards.sample_record import WeightedAnswer, captions_of
+from umt_ds.data.text import AnswerTokenizer, CaptionTokenizer, clean_caption
 from umt_ds.errors import ConfigError, DecodeError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "play", "##s", "guitar"]
@@ -150,3 +150,52 @@ def test_what_is_no_text_is_called_so(captions: Any) -> None:
 @pytest.mark.parametrize("record", [{}, {"caption": None}, {"caption": ""}, {"caption": []}, {"caption": ["", " "]}])
 def test_a_record_without_a_caption_has_none(record: dict[str, Any]) -> None:
     assert captions_of(record) == []
+
+
+# ---------------------------------------------------------------- answers
+
+
+def test_an_answer_begins_with_cls_and_ends_with_sep_and_is_not_cleaned(tmp_path: Path) -> None:
+    tokens = AnswerTokenizer(vocabulary(tmp_path, [*WORDS, ".", "-"]), max_tokens=6).tokens(["A Man.", "guitar", "a-a"])
+    assert tokens.ids.tolist() == [[2, 5, 6, 10, 3, 0], [2, 9, 3, 0, 0, 0], [2, 5, 11, 5, 3, 0]]
+    assert tokens.mask.sum(dim=1).tolist() == [5, 3, 5]
+
+
+def test_a_long_answer_loses_its_sep_and_then_its_end(tmp_path: Path) -> None:
+    tokens = AnswerTokenizer(vocabulary(tmp_path), max_tokens=4).tokens(["a man", "a man a", "a man a guitar"])
+    assert tokens.ids.tolist() == [[2, 5, 6, 3], [2, 5, 6, 5], [2, 5, 6, 5]]
+    assert tokens.mask.all()
+
+
+def test_answers_of_rows_have_as_many_places_as_the_row_with_the_most(tmp_path: Path) -> None:
+    rows = [[WeightedAnswer("guitar", 1.0)], [WeightedAnswer("a", 0.75), WeightedAnswer("man", 0.25)]]
+    answers = AnswerTokenizer(vocabulary(tmp_path), max_tokens=3)(rows)
+    assert answers.ids.tolist() == [[[2, 9, 3], [0, 0, 0]], [[2, 5, 3], [2, 6, 3]]]
+    assert answers.mask.tolist() == [[[True] * 3, [False] * 3], [[True] * 3] * 2]
+    assert answers.weights.tolist() == [[1.0, 0.0], [0.75, 0.25]]
+
+
+def test_answers_of_the_real_vocabulary_are_those_of_berts_own_tokenizer() -> None:
+    from transformers import BertTokenizer
+
+    answers = ["T-shirt", "don't know", "3", "Café", "playing the electric guitar", "x" * 150]
+    ours = AnswerTokenizer(real_bert(), max_tokens=32)
+    theirs = BertTokenizer.from_pretrained(real_bert())
+    tokens = ours.tokens(answers)
+    for ids, mask, pieces, answer in zip(tokens.ids, tokens.mask, ours.pieces(answers), answers, strict=True):
+        expected = theirs(answer)["input_ids"]
+        assert ids[mask].tolist() == expected
+        assert pieces == expected[1:-1]
+        assert ours.text(pieces) == theirs.decode(pieces, clean_up_tokenization_spaces=False)
+
+
+def test_an_answer_of_a_megabyte_is_its_beginning(tmp_path: Path) -> None:
+    tokenizer = AnswerTokenizer(vocabulary(tmp_path), max_tokens=4)
+    (pieces,) = tokenizer.pieces(["a man plays guitar " * 60_000])
+    assert len(pieces) < 1000
+    assert tokenizer.tokens(["a man plays guitar " * 60_000]).ids.tolist() == [[2, 5, 6, 7]]
+
+
+def test_a_vocabulary_without_sep_has_no_end_for_answers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no token \[SEP\]"):
+        AnswerTokenizer(vocabulary(tmp_path, [word for word in WORDS if word != "[SEP]"]), max_tokens=4)

@@ -218,6 +218,13 @@ def test_an_evaluation_is_a_record_of_its_own_kind_and_none_of_a_step(tmp_path: 
     assert odd.count == 0
 
 
+def test_numbers_of_each_type_are_written_where_an_evaluation_tells_types_apart(tmp_path: Path, report: Report) -> None:
+    report.scores(2, replace(FOUND, by_type={"color": {"items": 3, "accuracy": float("nan")}}), seconds=1.25)
+    (found,) = read_scores(tmp_path / METRICS)
+    assert found.by_type.keys() == {"color"}
+    assert found.by_type["color"]["items"] == 3
+
+
 def test_scores_go_to_tensorboard_under_the_name_of_their_evaluation(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -356,7 +363,7 @@ def test_scores_may_lack_what_older_versions_did_not_write_and_hold_more_than_we
         {"step": -1}, {"step": "4"}, {"step": True}, {"evaluation": 3}, {"evaluation": "\x1b[31m"}, {"values": None},
         {"values": {"label": "high"}}, {"values": {"label": None}}, {"values": {"\ud83d": 1.0}}, {"values": [0.5]},
         {"items": 1.5}, {"left_out": -1}, {"left_out": None}, {"seconds": "1"}, {"protocol": []}, {"attempt": None},
-        {"kind": "other"},
+        {"kind": "other"}, {"by_type": []}, {"by_type": {"color": 1.0}}, {"by_type": {"color": {"items": "3"}}},
     ],
     ids=str,
 )  # fmt: skip

@@ -260,6 +260,18 @@ def test_the_json_tells_all_that_is_needed_to_repeat_the_numbers(tmp_path: Path,
     assert found["values"] == by_hand(make_config(tmp_path))
 
 
+def test_numbers_of_each_type_stand_below_the_table_and_in_the_file(
+    tmp_path: Path, judged: Callable[..., None]
+) -> None:
+    judged(by_type={"yes/no": {"items": 4, "mean": 0.5}, "\x1b[31m": {"items": 2, "mean": 1.25, "largest": 3.0}})
+    run = tiny_run(tmp_path, *KNN)
+    told = umt_eval(run, "-o", tmp_path / "scores.json").output
+    assert re.search(r"val by type +items +mean +largest\n\S+ +yes/no +4 +0\.50 +-\n\S+ +\S+ +2 +1\.25 +3\.00\n", told)
+    assert "\x1b" not in told
+    (found,) = scores_in(tmp_path / "scores.json")[0]["evaluations"]
+    assert found["by_type"]["yes/no"] == {"items": 4, "mean": 0.5}
+
+
 def test_a_score_with_items_left_out_is_called_partial_and_says_why(
     tmp_path: Path, judged: Callable[..., None]
 ) -> None:

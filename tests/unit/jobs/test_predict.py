@@ -347,9 +347,20 @@ def test_a_list_of_answers_is_ranked_for_each_question(answerer: Path, videos: P
     assert other["videos"][0]["predictions"] != said, "the video is looked at"
 
 
+def test_without_a_list_an_answer_is_written(answerer: Path, videos: Path) -> None:
+    greedy = told(answerer, videos / "grey.mp4", "--question", QUESTIONS[0])
+    (choice,) = greedy["videos"][0]["predictions"][0]["choices"]
+    assert choice["text"]
+    beams = told(answerer, videos / "grey.mp4", "--question", QUESTIONS[0], "--beams", 4)
+    assert beams["videos"][0]["predictions"][0]["choices"][0]["probability"] >= choice["probability"]
+    ended = umt_predict(answerer, videos / "grey.mp4", "--question", QUESTIONS[0])
+    assert ended.stdout.splitlines()[0].startswith(f"{videos / 'grey.mp4'}: {QUESTIONS[0]}")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--question", "a", "--answers", "answers.json", "--beams", "2"], "--beams is for answers that are written"),
         (["--answers", "answers.json"], "this run answers questions, and is asked none"),
         (["--question", "what", "--caption", "a"], "--caption: this run answers questions"),
         (["--question", "?", "--answers", "answers.json"], "question '?' says nothing"),

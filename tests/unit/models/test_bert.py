@@ -97,6 +97,14 @@ def test_texts_that_share_a_video_share_its_keys_and_values() -> None:
     torch.testing.assert_close(bert.fuse(text, is_token, video, rows), bert.fuse(text, is_token, video[rows]), **CLOSE)
 
 
+def test_texts_with_one_video_that_was_looked_at_before_are_fused_as_ever() -> None:
+    bert = Bert(SIZE, fusion_layers=2, video_width=24, dropout=0.0)
+    ids, is_token = texts(padded=True)
+    video, text = torch.randn(1, 5, 24), bert.encode(ids, is_token)
+    found = bert.fuse_with(text, is_token, bert.look(video))
+    torch.testing.assert_close(found, bert.fuse(text, is_token, video.expand(3, -1, -1)), **CLOSE)
+
+
 def test_recomputed_layers_give_the_same_gradients_also_with_dropout() -> None:
     gradients = []
     for checkpoint_layers in (0, 4):

@@ -298,6 +298,19 @@ def test_evaluations_are_planned_as_a_part_of_the_time(tmp_path: Path) -> None:
     assert "only by `umt eval`" in plan("stage1/b16_k710", knn, request=replace(PAPER, measure=False)).text()
 
 
+def test_re_ranking_is_planned_as_a_second_look_and_pairs(tmp_path: Path) -> None:
+    held_out = write_shards(tmp_path / "val", [3, 4])
+    val = f"evaluation.val={{kind: retrieval, shards: {held_out}, rerank: {{candidates: 5}}}}"
+    request = replace(PAPER, samples=25_680_000, measure=False)
+    planned = plan("stage2/b16_5m", "evaluation=null", "cadence.evaluate=5", val, request=request)
+    cost = planned.cost
+    # three layers on 32 tokens of a text that look at 4 x 196 of a clip, by hand
+    layer = 8 * 32 * 768**2 + 4 * 32 * 768 * 3072 + 4 * 32**2 * 768 + 4 * 32 * 768**2 + 4 * 32 * 784 * 768
+    assert cost.match_flops == 3 * layer
+    seconds = (2 * 7 * cost.evaluation_flops + 7 * 10 * cost.match_flops) / (32 * 312e12 * 0.25)
+    assert f"val: 7 clips, read twice, and up to 70 pairs in {seconds:.1f} s" in planned.text()
+
+
 def test_the_evaluation_of_a_classifier_takes_as_long_as_all_its_views(tmp_path: Path) -> None:
     held_out = write_shards(tmp_path / "val", [3, 4])
     val = f"evaluation.val={{kind: classification, shards: {held_out}, segments: 4, crops: 3}}"

@@ -91,8 +91,17 @@ VOTERS = {"shards": "/data/train", "items": 50, "samples": 900}
 PROTOCOL = {"shards": "/data/val", "items": 97, "samples": 400, "voters": VOTERS, "side": 64}
 
 
-def scores_line(step: int, *, name: str = "knn", left_out: int = 0, attempt: int = 1, **values: float) -> str:
+def scores_line(
+    step: int,
+    *,
+    name: str = "knn",
+    left_out: int = 0,
+    attempt: int = 1,
+    by_type: dict[str, dict[str, float]] | None = None,
+    **values: float,
+) -> str:
     record = {
+        **({} if by_type is None else {"by_type": by_type}),
         "kind": "scores", "step": step, "evaluation": name, "values": values, "items": 100 - left_out,
         "left_out": left_out, "seconds": 2.0, "protocol": PROTOCOL, "attempt": attempt,
     }  # fmt: skip
@@ -120,6 +129,19 @@ def test_history_tells_last_and_best_of_each_metric_of_the_evaluations(tmp_path:
     assert (told["knn/label"].last.step, told["knn/label"].last.left_out) == (6, 3)
     assert told["knn/label"].best.step == 4, "the larger one does not cover all items"
     assert told["knn/rankme"].best.value == 9.0
+
+
+def test_the_page_shows_the_last_numbers_of_each_type(tmp_path: Path) -> None:
+    lines = [
+        metrics_line(2),
+        scores_line(2, name="qa", by_type={"motion": {"items": 9, "accuracy": 1.0}}, accuracy=50.0),
+        scores_line(4, name="qa", by_type={"<b>": {"items": 3, "accuracy": 12.5}, "color": {"items": 5}}, accuracy=60),
+    ]
+    run = make_run(make_config(tmp_path), lines)
+    write_report(run, tmp_path / "out", ExhibitOptions(probe=False), say=lambda text: None)
+    words = words_of(tmp_path / "out" / "index.html")
+    assert "qa, last items accuracy &lt;b&gt; 3 12.5 color 5" in words
+    assert "motion" not in words
 
 
 def test_the_page_shows_the_scores_and_marks_what_is_partial(tmp_path: Path) -> None:

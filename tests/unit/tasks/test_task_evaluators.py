@@ -328,3 +328,12 @@ def test_a_set_without_options_is_refused_before_a_model_is_made(tmp_path: Path)
     more = ["evaluation.mc.kind=multiple_choice", f"evaluation.mc.shards={tmp_path / 'shards'}"]
     with pytest.raises(DataError, match=r"9 of 9 clips cannot be scored: .*options is no list of texts"):
         try_sets(evaluators_of(load_run(retrieval_yaml(tmp_path), more)))
+
+
+def test_a_run_without_matching_cannot_be_re_ranked(tmp_path: Path) -> None:
+    held_out = write_shards(tmp_path / "held_out", (4,), members=noisy_frames)
+    write_for_stage2(tmp_path)
+    judged = f"evaluation.retrieval={{kind: retrieval, shards: {held_out}, rerank: {{}}}}"
+    run = load_run("demo/stage2", stage2_run(tmp_path, "run", "evaluation=null", judged, "task.loss_weights.vtm=0"))
+    with pytest.raises(ConfigError, match=r"retrieval\.rerank: the run does not learn which texts match"):
+        evaluators_of(run)

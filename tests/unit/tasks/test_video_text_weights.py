@@ -14,6 +14,7 @@ from umt_ds.errors import WeightsError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.tasks.stage2.task import Stage2Task
 
+torch.set_num_threads(1)
 State = dict[str, Tensor]
 TEXT = {**SETTINGS["text"], "vocabulary": "/vocab.txt"}
 

@@ -95,7 +95,8 @@ class RetrievalConfig(TaskSettings):
         return ("retrieval", "multiple_choice", "knn")
 
     def without_effect(self, run: RunConfig) -> Remarks:
-        of_stage2 = {"task.vtc", "task.vtm"}
+        # what is said of the objective, in the words of this task; its other sections belong to stage 2 alone
         for key, why in self.objective.without_effect(run):
-            if any(key.startswith(part) for part in of_stage2):
-                yield key, why
+            own = key.replace("task.student", "task.encoder")
+            if own.startswith(("task.encoder", "task.vtc", "task.vtm")):
+                yield own, why

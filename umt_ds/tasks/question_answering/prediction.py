@@ -1,63 +1,49 @@
 """The answers to somebody's questions about a video.
 
-Shapes: Q questions, M tokens of a question, N tokens of the video, D its width, W width of the text, k answers.
+Shapes: Q questions, M tokens of a question, W width of the text, k answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from umt_ds.batch import Tokens
 from umt_ds.config.evaluation import QuestionAnsweringEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
 from umt_ds.data.evaluation import published_frames
 from umt_ds.data.order.views import Views
+from umt_ds.data.text import AnswerTokenizer
 from umt_ds.errors import ConfigError
 from umt_ds.evaluation.answer_ranking import rank_answers
-from umt_ds.evaluation.prediction import Asked, Choice, Predict, Prediction, Predictor, cleaned
+from umt_ds.evaluation.answer_writing import write_answers
+from umt_ds.evaluation.prediction import Asked, Choice, Prediction, Predictor, cleaned
+from umt_ds.models.vit import Clips
 from umt_ds.tasks.captions import answer_tokenizer_of, caption_tokenizer
 from umt_ds.tasks.question_answering.module import AnsweringModule
 from umt_ds.tasks.video_text.retrieval import full_view
 
 
 def answer_predictor(run: RunConfig, asked: Asked) -> Predictor:
-    """The likeliest answers of a list to each question. Raises ConfigError where there is no question or list, or one
-    says nothing, and for what such a run is not asked."""
-    asked.refuse_all_but(("--question", "--answers"), says="answers questions")
+    """To each question the likeliest answers of a list, or the one that is written freely. Raises ConfigError where
+    there is no question, or one says nothing, and for what such a run is not asked."""
+    asked.refuse_all_but(("--question", "--answers", "--beams"), says="answers questions")
     if not asked.questions:
         raise ConfigError("this run answers questions, and is asked none", hint='--question "what is the man doing"')
-    if not asked.answers:
+    if asked.answers and asked.beams is not None:
         raise ConfigError(
-            "this run chooses answers of a list, and is given none", hint="--answers FILE, as umt-data answers makes it"
+            "--beams is for answers that are written, and --answers is a list of them", hint="one of both"
         )
     task = run.task
     assert isinstance(task, QuestionAnsweringConfig)
     tokenizer = caption_tokenizer(task.text)
     questions = tokenizer([cleaned(question, tokenizer.clean, what="question") for question in asked.questions])
-    answers = answer_tokenizer_of(task.text, max_tokens=task.answer_tokens).tokens(asked.answers)
+    answers = answer_tokenizer_of(task.text, max_tokens=task.answer_tokens)
     judged = next((one for one in run.evaluation.values() if isinstance(one, QuestionAnsweringEvaluation)), None)
-
-    def of(module: nn.Module) -> Predict:
-        assert isinstance(module, AnsweringModule)
-        device = next(module.parameters()).device
-        ids, is_token, of_list = questions.ids.to(device), questions.mask.to(device), answers.to(device)
-
-        @torch.no_grad()
-        def predict(views: Tensor) -> list[Prediction]:
-            video = module.encoder(views.to(device)).tokens  # [1,N,D]
-            read, of_video = module.text_encoder.encode(ids, is_token), torch.zeros(len(ids), dtype=torch.long)
-            states = module.text_encoder.fuse(read, is_token, video, of_video.to(device))  # [Q,M,W]
-            found = rank_answers(module.text_decoder, states, is_token, of_list)
-            return [
-                Prediction(question, _choices(asked.answers, *best, top=asked.top))
-                for question, *best in zip(asked.questions, found.numbers, found.probability, strict=True)
-            ]
-
-        return predict
-
     return Predictor(
         full_view(
             tokenizer,
@@ -67,11 +53,52 @@ def answer_predictor(run: RunConfig, asked: Asked) -> Predictor:
             caption=task.question,
         ),
         averaged=judged is not None and judged.ema,
-        of=of,
+        of=partial(_Answering, asked=asked, questions=questions, answers=answers),
     )
 
 
-def _choices(answers: Sequence[str], numbers: Tensor, probability: Tensor, *, top: int) -> tuple[Choice, ...]:
-    """numbers: i64 [k], places in the list, the likeliest first; probability: f32 [k]."""
-    best = zip(numbers[:top].tolist(), probability[:top].tolist(), strict=True)
-    return tuple(Choice(answers[number], {"probability": share}) for number, share in best)
+class _Answering:
+    """Encodes a video once, and reads all questions with it. Satisfies `Predict`."""
+
+    def __init__(self, module: nn.Module, *, asked: Asked, questions: Tokens, answers: AnswerTokenizer) -> None:
+        assert isinstance(module, AnsweringModule)
+        self._module, self._asked, self._answers = module, asked, answers
+        self._device = next(module.parameters()).device
+        self._questions = questions.to(self._device)
+        self._listed = answers.tokens(asked.answers).to(self._device) if asked.answers else None
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> Sequence[Prediction]:
+        ids, is_token = self._questions.ids, self._questions.mask
+        of_video = torch.zeros(len(ids), dtype=torch.long, device=self._device)
+        states = self._module.read(Clips(views.to(self._device)), ids, is_token, of_video)  # [Q,M,W]
+        found = self._written(states) if self._listed is None else self._ranked(states, self._listed)
+        return [Prediction(*each) for each in zip(self._asked.questions, found, strict=True)]
+
+    def _ranked(self, states: Tensor, listed: Tokens) -> list[tuple[Choice, ...]]:
+        best = rank_answers(self._module.text_decoder, states, self._questions.mask, listed)
+        top = self._asked.top
+        rows = zip(best.numbers[:, :top].tolist(), best.probability[:, :top].tolist(), strict=True)
+        return [tuple(map(self._choice, *row)) for row in rows]
+
+    def _choice(self, number: int, probability: float) -> Choice:
+        return Choice(self._asked.answers[number], {"probability": probability})
+
+    def _written(self, states: Tensor) -> list[tuple[Choice, ...]]:
+        answers = self._answers
+        written = write_answers(
+            self._module.text_decoder,
+            states,
+            self._questions.mask,
+            cls_id=answers.cls_id,
+            sep_id=answers.sep_id,
+            max_tokens=answers.max_tokens,
+            beams=self._asked.beams or 1,
+        )
+        rows = zip(written.pieces.tolist(), written.log_probability.exp().tolist(), strict=True)
+        return [(Choice(self._text(pieces), {"probability": share}),) for pieces, share in rows]
+
+    def _text(self, pieces: list[int]) -> str:
+        """Up to the end of the answer."""
+        end = self._answers.sep_id
+        return self._answers.text(pieces[: pieces.index(end)] if end in pieces else pieces)

@@ -60,7 +60,8 @@ class Comparing:
         ids, is_token, rows = (each.to(self._device) for each in (texts.ids, texts.mask, rows))
         encoded = text.encode(ids, is_token)
         similarity = (model.embed_text(encoded) * seen.vectors[rows]).sum(dim=1)  # [R]
-        return similarity, model.match(text.fuse(encoded, is_token, seen.tokens, rows))
+        near, of_near = torch.unique(rows, return_inverse=True)  # keys and values of these videos only
+        return similarity, model.match(text.fuse(encoded, is_token, seen.tokens[near], of_near))
 
 
 def multiple_choice_evaluator(name: str, settings: MultipleChoiceEvaluation, run: RunConfig) -> MultipleChoiceEvaluator:

@@ -17,6 +17,7 @@ from umt_ds.data.order.views import Views
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.engine.manifest import resolve_checkpoint
+from umt_ds.errors import ConfigError
 from umt_ds.evaluation.bar import bar_of
 from umt_ds.evaluation.exhibits import Exhibit, Retrieved, or_why_not
 from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrieval_scores
@@ -97,9 +98,15 @@ def request_of(
 def retrieval_evaluator(name: str, settings: RetrievalEvaluation, run: RunConfig) -> RetrievalEvaluator:
     """What captions find by the embeddings of the module in training, and by its fusion encoder.
 
-    Raises ConfigError where there is no vocabulary, DataError for what is no set.
+    Raises ConfigError where there is no vocabulary, or no matching to re-rank by; DataError for what is no set.
     """
     task = objective_of(run)
+    if settings.rerank is not None and not task.loss_weights.vtm:
+        raise ConfigError(
+            f"evaluation.{name}.rerank: the run does not learn which texts match (task.loss_weights.vtm is 0), so its "
+            "fusion encoder cannot re-rank",
+            hint=f"evaluation.{name}.rerank=null",
+        )
     tokenizer = caption_tokenizer(task.text)
     request = request_of(settings, run, tokenizer, caption=settings.caption)
     antialias = request.antialias

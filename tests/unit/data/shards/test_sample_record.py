@@ -19,6 +19,7 @@ from tests.support.shards import frame, picture, write_shards
 from tests.support.videos import write_video
 from umt_ds.data.clips import read_clip
 from umt_ds.data.shards.manifest import load_manifest
+from umt_ds.data.shards.sample_record import answers_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DecodeError
 
@@ -127,3 +128,45 @@ def test_frames_that_training_refuses_are_refused_by_verify_and_show(tmp_path: P
     ((kind, said),) = verify(tmp_path, every=1).faults
     assert kind == "frames cannot be decoded"
     assert said.startswith("tiny-000000.tar clip-0000: frames of one clip differ in size")
+
+
+# ---------------------------------------------------------------- answers to questions
+
+
+@pytest.mark.parametrize(
+    ("record", "answers"),
+    [
+        ({"answers": "yes"}, [("yes", 1.0)]),
+        ({"answers": ["yes", "no", "yes", "yes"]}, [("yes", 0.75), ("no", 0.25)]),
+        ({"answers": ["yes", "no"], "answer_weights": [3, 0.5]}, [("yes", 3.0), ("no", 0.5)]),
+        ({"answers": [" Red ", "Red", "red"]}, [("Red", 2 / 3), ("red", 1 / 3)]),  # as it is written
+        ({"answers": []}, []),
+        ({"answers": ["", " "]}, []),
+        ({"answers": None}, []),
+        ({}, []),
+    ],
+)
+def test_different_answers_have_the_share_that_each_has_of_all(
+    record: dict[str, Any], answers: list[tuple[str, float]]
+) -> None:
+    found = answers_of(record)
+    assert [text for text, _ in found] == [text for text, _ in answers]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in answers])
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"answers": 3}, "neither text nor a list of texts"),
+        ({"answers": ["yes", 3]}, "neither text nor a list of texts"),
+        ({"answers": ["a \ud83d"]}, "half a character"),
+        ({"answers": ["yes"], "answer_weights": [1, 2]}, "are not the weights of 1 answers"),
+        ({"answers": ["yes"], "answer_weights": [-1]}, "are not the weights"),
+        ({"answers": ["yes", "no"], "answer_weights": [0, 0]}, "are not the weights"),
+        ({"answers": ["yes"], "answer_weights": [float("nan")]}, "are not the weights"),
+        ({"answers": [], "answer_weights": []}, "are not the weights"),
+    ],
+)
+def test_what_are_no_answers_or_weights_is_called_so(record: dict[str, Any], says: str) -> None:
+    with pytest.raises(DecodeError, match=says):
+        answers_of(record)
