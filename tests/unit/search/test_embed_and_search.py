@@ -294,3 +294,9 @@ def test_an_empty_set_and_a_full_disk_are_one_error(
     monkeypatch.setattr(embed_job, "free_bytes", lambda _: 10)
     told = error_of(embed.command, folder / "run", folder / "shards", "-o", tmp_path / "index")
     assert "GB left" in told
+
+
+def test_a_run_that_learned_no_matching_is_not_reranked(folder: Path, tmp_path: Path) -> None:
+    words = (folder / "run", folder / "shards", "-o", tmp_path / "index", "task.loss_weights.vtm=0")
+    call(embed.command, *words)
+    assert "does not learn which texts match" in error_of(search.command, tmp_path / "index", "a", "--rerank", "2")
