@@ -17,7 +17,8 @@ from tests.support.shards import noisy_frames, write_shards
 from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.encode import ALONE, no_beat
