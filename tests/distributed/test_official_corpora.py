@@ -59,9 +59,27 @@ def test_each_corpus_is_prepared_learned_from_and_scored_by_the_commands_of_its_
     for name, result in zip(trained, results[2:], strict=False):
         check(name, result["while it trained"])
         check(name, result["afterwards"])
-        assert [key for key in result["unread"] if not read_elsewhere(key)] == [], name
+        assert [key for key in result["unread"] if not is_excused(key, name)] == [], name
     for name, result in zip(scored, results[2 + len(trained) :], strict=True):
         check(name, result)
+
+
+COMPARED = {  # videos and captions of a test: several captions of a video, one caption of several videos
+    "retrieval/msrvtt": (2, 2),
+    "retrieval/msvd": (2, 4),
+    "zero_shot/msvd": (2, 4),
+    "retrieval/didemo": (2, 2),
+    "retrieval/ssv2_label": (2, 1),
+    "retrieval/ssv2_template": (2, 1),
+}
+
+
+def is_excused(key: str, name: str) -> bool:
+    """Whether a setting need not be read: of question answering, the field of captions, which the schema refuses."""
+    reads_questions = name.startswith("question_answering/")
+    return bool(read_elsewhere(key)) or (
+        reads_questions and key.startswith("data.sources.") and key.endswith(".caption")
+    )
 
 
 def check(name: str, scores: dict[str, dict[str, Any]]) -> None:
@@ -70,5 +88,7 @@ def check(name: str, scores: dict[str, dict[str, Any]]) -> None:
         assert score["left_out"] == 0, (name, evaluation)
         assert score["items"] >= 1, (name, evaluation)
         assert score["protocol"]["published"]["as_published"] is False, "there are two videos, and not a thousand"
+        if (compared := COMPARED.get(name.rpartition("/")[0])) and evaluation == "test":
+            assert (score["protocol"]["videos"], score["protocol"]["captions"]) == compared, name
         metric = "reranked_mean" if name.startswith(("retrieval", "zero_shot")) else "accuracy"
         assert 0 <= score["values"][metric] <= 100, (name, evaluation)

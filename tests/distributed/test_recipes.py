@@ -15,6 +15,7 @@ from tests.support.ranks import call, run_ranks
 from tests.support.recipes import AFTER_STAGE2, map_ordered, smaller, variables, write_world
 from umt_ds.config.effect import without_effect
 from umt_ds.config.load import load_run, run_names
+from umt_ds.config.tasks.retrieval import RetrievalConfig
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
@@ -69,8 +70,11 @@ def run_of(name: str) -> Path:
 def parts_of(name: str) -> set[str]:
     """The losses that a recipe must have shown, by their names in the log."""
     task = load_run(name).task
+    if isinstance(task, RetrievalConfig):
+        return {f"video_{part}" for part, weight in task.loss_weights if weight}
     if not isinstance(task, Stage2Config):
-        return {{"stage1": "uta", "recognition": "ce"}.get(task.kind, "contrastive")}
+        others = {"stage1": "uta", "recognition": "ce", "question_answering": "answers"}
+        return {others.get(task.kind, "contrastive")}
     parts = {part for part, weight in task.loss_weights if weight}
     parts |= {"align_visual"} if task.align_projections != "none" else set()
     parts |= {"align_text"} if task.align_projections == "visual_text" else set()
@@ -127,7 +131,7 @@ IDLE: dict[tuple[str, ...], list[str]] = {
     ("data.sources.clips.media=image",): ["task.student.frames=2", "task.mask.video.ratio=0.2", "batch.media=packed"],
     ("task.loss_weights.vtc=0",): ["task.vtc.gather=sliced", "batch.pack=8"],
     ("task.loss_weights={vtc: 0, vtm: 0}",): ["task.vtc.temperature=0.2", "task.vtc.bounds=[0.01, 0.4]"],
-    ("task.loss_weights.vtm=0",): ["task.vtm.hard=false", "task.vtm.negatives=global", "data.cache.max_gb=1"],
+    ("task.loss_weights.vtm=0",): ["task.vtm.hard=true", "task.vtm.negatives=global", "data.cache.max_gb=1"],
     ("task.loss_weights.mlm=0",): ["task.mlm.ratio=0.2", "task.mlm.mean=global"],
 }  # fmt: skip
 

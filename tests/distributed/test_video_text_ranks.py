@@ -45,6 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clips(root / "test", said)
     rows = [{"key": f"clip-{n:04d}", "caption": GROUPS[n], "group": GROUPS[n]} for n in range(7)]
     write_items(root / "grouped", root / "test", rows)
+    write_clips(root / "dumb", [said[n] if n != 3 else {"label": 1} for n in range(7)])  # one of 7 says nothing
+    (root / "other.json").write_text('["tree", "sky"]')
     (root / "answers.json").write_text(json.dumps(ANSWERS))
     for kind in ("retrieval", "question_answering"):
         write_settings(root, kind)
@@ -60,6 +62,16 @@ EVALUATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "answers": ("question_answering", {"kind": "question_answering", "answers": "answers.json", "candidates": 4}),
     "written": ("question_answering", {"kind": "question_answering", "generate.beams": 2}),
 }
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a caption": ("retrieval", {"kind": "retrieval", "shards": "dumb", **RERANKED}, "1 of 7 clips cannot be scored"),
+    "options": ("retrieval", {"kind": "multiple_choice", "shards": "dumb"}, "1 of 7 clips cannot be scored"),
+    "a question": (
+        "question_answering",
+        {"kind": "question_answering", "shards": "dumb", "answers": "answers.json"},
+        "1 of 7 clips cannot be scored",
+    ),
+    "an answer": ("question_answering", {"kind": "question_answering", "answers": "other.json"}, "none of the first 7"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +79,20 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
     """Arguments of `scores` by name and workers, and under ZeRO 3."""
     found: dict[str, dict[str, Any]] = {}
     for name, (kind, settings) in EVALUATIONS.items():
-        paths = {key: str(folder / settings[key]) for key in ("shards", "answers") if key in settings}
-        evaluation = {"shards": str(folder / "test"), "batch": 2, **settings, **paths}
-        one = {"folder": str(folder), "kind": kind, "evaluation": evaluation}
+        one = {"folder": str(folder), "kind": kind, "evaluation": placed(folder, settings)}
         found |= {name: one, f"{name} workers": {**one, "workers": 2}, f"{name} zero": {**one, "zero": ZERO3}}
+    for name, (kind, settings, _) in REFUSED.items():
+        found[f"without {name}"] = {"folder": str(folder), "kind": kind, "evaluation": placed(folder, settings)}
     return found
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+def placed(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings whose files and sets lie in the folder."""
+    paths = {key: str(folder / settings[key]) for key in ("shards", "answers") if key in settings}
+    return {"shards": str(folder / "test"), "batch": 2, **settings, **paths}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def of_ranks(request: pytest.FixtureRequest, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """All cases in one launch, the same on all ranks."""
     target = "tests.distributed.video_text_calls:scores"
@@ -92,3 +110,9 @@ def test_ranks_workers_and_zero_3_change_no_bit(
     alone = json.loads(json.dumps(scores(ALONE, **cases[name])))
     assert "error" not in alone
     assert of_ranks[f"{name}{how}"] == alone
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_missing_is_one_error_on_all_ranks(name: str, of_ranks: dict[str, Any]) -> None:
+    found = of_ranks[f"without {name}"]
+    assert REFUSED[name][2] in found["error"]

@@ -28,9 +28,9 @@ def scores(
     more = [f"evaluation.test.{key}={value}" for key, value in evaluation.items()]
     run = video_text_run(Path(folder), kind, f"data.workers={workers}", *more)  # type: ignore[arg-type]
     module = odd_weights(build_task(run, device=torch.device("cpu"), precision="fp32").module)
-    (evaluator,) = evaluators_of(run)
     beats: list[None] = []
     try:
+        (evaluator,) = evaluators_of(run)
         if zero is None:
             found = evaluator.run(module, world or find_world(), beat=lambda: beats.append(None), predictions=True)
         else:

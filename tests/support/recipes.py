@@ -40,7 +40,7 @@ VARIABLES = {  # by name: what is there in the folder
     },
 }
 FIRST = (  # others start from them
-    "demo/teacher", "demo/stage1", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m",
+    "demo/teacher", "demo/stage1", "demo/stage2", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m",
     "recognition/b16_k710", "recognition/l16_k710", "recognition/b16_k400", "recognition/l16_k400",
     "recognition/b16_mit", "recognition/l16_mit", "stage1/one_camera",
 )  # fmt: skip

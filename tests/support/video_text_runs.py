@@ -25,6 +25,7 @@ from umt_ds.config.run import RunConfig
 FRAMES, SIDE, PATCH = 3, 20, 5
 VIT_HEADS, TEXT_HEADS, FUSION_LAYER = 3, 5, 3
 WORDS = ("a", "man", "dog", "red", "ball", "runs", "sits", "on", "the", "blue", "box", "##s", "##ing", "##er")
+Kind = Literal["stage2", "retrieval", "question_answering"]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 _ENCODER = f"{{preset: custom, sizes: {{width: 18, depth: 2, heads: {VIT_HEADS}, patch: {PATCH}}}, "
@@ -40,9 +41,7 @@ engine: {deepspeed: cpu.json}
 """
 
 
-def video_text_run(
-    folder: Path, kind: Literal["stage2", "retrieval", "question_answering"], *more: str, max_tokens: int = 9
-) -> RunConfig:
+def video_text_run(folder: Path, kind: Kind, *more: str, max_tokens: int = 9) -> RunConfig:
     """A run that trains on FOLDER/train, with the vocabulary of WORDS."""
     file = folder / f"{kind}.yaml"
     if not file.exists():  # ranks that read it do not write it at the same time

@@ -29,7 +29,7 @@ def _place(ctx: click.Context, option: click.Parameter, text: str | None) -> Pat
     "--val",
     callback=_place,
     metavar="SHARDS",
-    help="Held-out clips; default: the folder val beside --train, or of a classifier the set that it is judged on.",
+    help="Held-out clips; default: the set that the run is judged on, or the folder val beside --train.",
 )
 @click.option("--clips", type=click.IntRange(1), default=2000, show_default=True, help="Probe at most so many of each.")
 def command(
@@ -37,11 +37,13 @@ def command(
 ) -> None:
     """Make pictures and one HTML page of each RUN folder: curves, speed, the scores of its evaluations, and what its
     task has to show. Of stage 1 these are masks drawn over held-out clips, and what the features know (kNN on held-out
-    clips: trained student, untrained student, teacher, chance); of stage 2 the clips that held-out captions find; of a
-    classifier its confusion matrix, and held-out clips with their predicted classes.
+    clips: trained student, untrained student, teacher, chance); of stage 2 and retrieval the clips that held-out
+    captions find, re-ranked too where the run is judged so, and the options that a multiple choice takes; of question
+    answering held-out questions with the answers; of a classifier its confusion matrix, and held-out clips with their
+    predicted classes.
 
-    Writes index.html, the PNGs, and numbers as JSON (probe.json, confusion.json). Prints the path of the page,
-    and what the task has to show as a table.
+    Writes index.html, the PNGs, and numbers as JSON (probe.json, retrieval.json, confusion.json, …). Prints the path of
+    the page, and what the task has to show as a table.
 
     \b
     For example:

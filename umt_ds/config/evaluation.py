@@ -31,6 +31,11 @@ class EvaluationSettings(Section):
         return {"shards": self.shards}
 
     @property
+    def answer_lists(self) -> Mapping[str, Place]:
+        """The lists of answers that it reads, by key."""
+        return {}
+
+    @property
     def looks_at_training_clips(self) -> bool:
         """Whether clips of the run's own first source are looked at, too."""
         return False
@@ -98,7 +103,9 @@ class Reranking(Section):
     candidates: Count = Field(
         128, description="for each video so many texts, and for each text so many videos: the most similar (k_test)"
     )
-    pairs: Count = Field(64, description="that go through the fusion encoder together; scores do not depend on it")
+    pairs: Count = Field(
+        256, description="texts that go through the fusion encoder with a video together; scores do not depend on it"
+    )
 
 
 class DualSoftmax(Section):
@@ -157,6 +164,10 @@ class QuestionAnsweringEvaluation(VideoTextEvaluation):
         128, description="answers of the list that are scored whole: those with the likeliest first piece (k_test)"
     )
     generate: Generation | None = Field(None, description="also score answers that are written freely")
+
+    @property
+    def answer_lists(self) -> Mapping[str, Place]:
+        return {} if self.answers is None else {"answers": self.answers}
 
     @model_validator(mode="after")
     def _some_way(self) -> QuestionAnsweringEvaluation:

@@ -55,7 +55,8 @@ def read_answer_list(path: Path) -> AnswerList:
         raise ConfigError(f"{path} is a folder", hint=_HINT) from error
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ConfigError(f"{path} is no json: {shown(str(error), 160)}", hint=_HINT) from error
-    listed = list(content) if isinstance(content, list | dict) else []
+    numbered = isinstance(content, dict) and all(isinstance(number, int) for number in content.values())
+    listed = list(content) if isinstance(content, list) or numbered else []
     if not listed:
         raise ConfigError(f"{path} is no list of answers, or an empty one", hint=_HINT)
     wrong = [f"{place}: {shown(repr(answer), 60)}" for place, answer in enumerate(listed) if not _is_answer(answer)]

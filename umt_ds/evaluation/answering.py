@@ -95,8 +95,8 @@ class AnsweringEvaluator:
         return [self.items]
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
-        """See `Evaluator`. A row of the predictions is a question: its right answers, the likeliest of the list with
-        their probabilities, and what was written."""
+        """See `Evaluator`. A row of the predictions is a question: its place in the set, its right answers, the
+        likeliest of the list with their probabilities, and what was written."""
         assert isinstance(module, AnsweringModel)
         device, precision = place_of(module)
         encoded = look_at_set(
@@ -276,6 +276,7 @@ class Answered:
         """Of the predictions."""
         columns: dict[str, list[Any]] = {
             "key": list(encoded.keys),
+            "number": [item.number for item in encoded.items],
             "question": [one.question for one in self.asked],
             "type": [one.type for one in self.asked],
             "answers": [list(one.answers) for one in self.asked],

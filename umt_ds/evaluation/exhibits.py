@@ -16,6 +16,7 @@ from umt_ds.evaluation.evaluator import Scores
 from umt_ds.evaluation.frozen_features import ProbeResult
 from umt_ds.evaluation.masked import MaskedClip
 from umt_ds.evaluation.metrics.retrieval import Answer, RetrievalResult, RetrievalScores
+from umt_ds.evaluation.prediction import Choice
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Retrieved:
     answers: list[Answer]
     frames: dict[int, Tensor]  # u8 [T,H,W,3] of each video that is shown
     resized: str  # how frames were
+    again: Scores | None = None  # by what ranks besides similarity: re-ranking, dual softmax
+    reranked_ranks: tuple[int, ...] = ()  # of the answers, after re-ranking, from 1
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,31 @@ class NamedClips:
     wrong: tuple[NamedClip, ...]  # those that are named wrongly with the most confidence
 
 
-Exhibit = Remark | NotMade | MaskedClips | KnnProbe | Retrieved | NamedClips
+@dataclass(frozen=True)
+class AnsweredClip:
+    """A held-out clip, and what a model answers: the likeliest first. question: None where captions are chosen among.
+    right: the right answers."""
+
+    key: str
+    question: str | None
+    choices: tuple[Choice, ...]
+    right: tuple[str, ...]
+    is_right: bool
+    frames: Tensor  # u8 [T,H,W,3]
+
+
+@dataclass(frozen=True)
+class AnsweredClips:
+    """What a model answers to held-out questions, or which captions it chooses; and some of them."""
+
+    title: str
+    checkpoint: Path
+    scores: Scores
+    right: tuple[AnsweredClip, ...]
+    wrong: tuple[AnsweredClip, ...]
+
+
+Exhibit = Remark | NotMade | MaskedClips | KnnProbe | Retrieved | NamedClips | AnsweredClips
 
 
 def or_why_not(title: str, make: Callable[[], Exhibit]) -> Exhibit:

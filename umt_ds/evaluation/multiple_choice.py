@@ -155,8 +155,8 @@ class MultipleChoiceEvaluator:
         return [self.items]
 
     def run(self, module: nn.Module, world: World, *, beat: Beat, predictions: bool = False) -> Scores:
-        """See `Evaluator`. A row of the predictions is an item: its options with their scores, the place of the right
-        one, of that with the best score, and whether the right one is above all others."""
+        """See `Evaluator`. A row of the predictions is an item: its place in the set, options with their scores, the
+        place of the right one, of that with the best score, and whether the right one is above all others."""
         _, precision = place_of(module)
         model = self.model_of(module)
         found = answer_set(model, self.tokenizer, self.items, world, num_workers=self.num_workers, beat=beat)
@@ -188,6 +188,7 @@ def _columns(found: AnsweredSet) -> dict[str, list[Any]]:
     choices, scores, right = found.choices, found.scores(), found.right
     return {
         "key": list(found.encoded.keys),
+        "number": [item.number for item in found.encoded.items],
         "options": [list(choice.options) for choice in choices],
         "answer": right.tolist(),
         "chosen": scores.argmax(dim=1).tolist(),
@@ -200,9 +201,8 @@ def _protocol(found: AnsweredSet) -> dict[str, Any]:
     counts = [len(choice.options) for choice in found.choices]
     return {
         "options": [min(counts), max(counts)],
-        "score": f"{MATCH_WEIGHT} of the probability that they match, {SIMILARITY_WEIGHT} of the softmax over the "
-        "options of similarity / temperature",
-        "weights_of_score": {"match": MATCH_WEIGHT, "similarity": SIMILARITY_WEIGHT},
+        "score": "of the probability that they match, and of the softmax over the options of similarity / temperature",
+        "score_weights": {"match": MATCH_WEIGHT, "similarity": SIMILARITY_WEIGHT},
         "temperature": found.temperature,
         "ties": "an option that only equals the best is not chosen",
         "chance": {"accuracy": 100 * sum(1 / count for count in counts) / len(counts)},

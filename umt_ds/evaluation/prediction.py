@@ -94,5 +94,5 @@ def cleaned(text: str, clean: Clean, *, what: str) -> str:
 
 
 def number_text(kind: str, number: float) -> str:
-    """A number of a choice for a reader: similarities as they are, probabilities in percent."""
-    return f"{number:.3f}" if kind == "similarity" else f"{100 * number:.1f} %"
+    """A number of a choice for a reader: probabilities in percent, others as they are."""
+    return f"{100 * number:.1f} %" if kind in ("probability", "match") else f"{number:.3f}"

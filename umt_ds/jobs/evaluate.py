@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
+from umt_ds.config.evaluation import VideoTextEvaluation
 from umt_ds.config.show import numbers_of
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
 from umt_ds.distributed.world import World
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights, require_average, verify_files
 from umt_ds.engine.manifest import read_checkpoint_manifest, resolve_checkpoint, versions
-from umt_ds.engine.protocol import Task
-from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError
+from umt_ds.engine.protocol import InitialWeights, Task
+from umt_ds.errors import CheckpointError, DamagedCheckpointError, UmtError, WeightsError
 from umt_ds.evaluation.encode import no_beat
 from umt_ds.evaluation.evaluator import Beat, Evaluator, KeptWork, Resumable, Scores, try_sets
 from umt_ds.jobs.eval_plan import sets_of
@@ -32,6 +33,7 @@ from umt_ds.tasks.initial import read_initial, refuse_other_words, start_from, s
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.terminal import progress, write_beside_bars
 from umt_ds.weights.load import load_strict
+from umt_ds.weights.published import is_video_text
 
 log = logging.getLogger("umt_ds")
 
@@ -143,7 +145,22 @@ def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
         refuse_other_words(manifest.fingerprints, task.fingerprints, where=str(run.checkpoint))
         state = read_checkpoint_weights(run.checkpoint, averaged=averaged)
         return str(load_strict(task.module, state, where=str(run.checkpoint)))
-    return start_from(task, read_initial(run.weights, averaged=averaged or run.config.init.ema))
+    initial = read_initial(run.weights, averaged=averaged or run.config.init.ema)
+    loaded = start_from(task, initial)
+    _require_text(run, initial)
+    return loaded
+
+
+def _require_text(run: EvalRun, weights: InitialWeights) -> None:
+    """Raises WeightsError where texts would be judged by a text encoder that nobody has trained: stage 2 begins with a
+    video encoder alone, which is nothing to score."""
+    names = [name for name, one in run.config.evaluation.items() if isinstance(one, VideoTextEvaluation)]
+    if names and not is_video_text(weights.state):
+        raise WeightsError(
+            f"{weights.where}: a video encoder alone ({len(weights.state)} tensors), as stage 1 or recognition trains "
+            f"it, and evaluation.{names[0]} asks about texts, which it has not learned to read",
+            hint="weights that stage 2 or its fine-tuning has trained; kind: knn judges a video encoder",
+        )
 
 
 def _decay_of(run: EvalRun) -> float:

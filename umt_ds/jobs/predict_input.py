@@ -68,7 +68,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _texts(listed: object) -> Iterator[str]:
-    if not isinstance(listed, list):
+    if not isinstance(listed, list | dict):  # published lists of answers are objects that number them
         raise ValueError("it holds no list")
     for number, one in enumerate(listed):
         if not isinstance(one, str):

@@ -1,4 +1,5 @@
-"""What `umt doctor` looks at of what a run reads: shards, the room to keep them, BERT, teacher, weights.
+"""What `umt doctor` looks at of what a run reads: shards, the room to keep them, lists of answers, BERT,
+teacher, weights.
 
 Like `checks.py`: one function each, torch-free to import, run in a process of its own.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from umt_ds.config.data import CacheConfig
 from umt_ds.config.models import BertConfig, TeacherConfig
+from umt_ds.errors import quoted
 from umt_ds.preflight.checks import Finding, nearest_folder
 
 _MOST_DECODED = 64  # frames of a sample: those of 15 minutes would fill the memory
@@ -86,6 +88,22 @@ def bert(settings: BertConfig) -> Finding:
     if settings.weights == "random":
         return Finding("note", f"random weights, {found}", "a BERT that knows nothing: for trying things out")
     return Finding("ok", f"{settings.weights}: {found}", f"{settings.fusion_layers} of the layers fuse")
+
+
+def answers(where: str) -> Finding:
+    """A list of answers to choose from. Raises ConfigError where it is none."""
+    if (unset := unset_variable(where)) is not None:
+        return unset
+    from umt_ds.data.shards.storage import as_path
+    from umt_ds.evaluation.answer_list import read_answer_list
+
+    listed = read_answer_list(as_path(where))
+    there = f"{where}: {len(listed.answers):,} answers, from {quoted(listed.answers[0], 40)} on"
+    if listed.twice:
+        return Finding(
+            "note", there, f"{len(listed.twice)} stand there more than once", "umt-data answers lists each once"
+        )
+    return Finding("ok", there)
 
 
 def teacher(settings: TeacherConfig) -> Finding:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pebble import ProcessExpired, ProcessPool
 
 from umt_ds.config.load import load_run
-from umt_ds.config.models import TeacherConfig
+from umt_ds.config.models import BertConfig, TeacherConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.storage import is_url
 from umt_ds.errors import UmtError
@@ -73,6 +73,8 @@ def _checks_of_run(config: RunConfig) -> dict[str, Check]:
     for name, judged in config.evaluation.items():
         for key, folder in judged.places.items():
             plan[f"evaluation.{name}.{key}"] = partial(input_checks.shards, folder)
+        for key, file in judged.answer_lists.items():
+            plan[f"evaluation.{name}.{key}"] = partial(input_checks.answers, file)
     if any(is_url(source.names[0]) and not source.is_stream for source in config.data.sources.values()):
         plan["cache"] = partial(input_checks.cache, config.data.cache)
     for part, settings in config.task.required_weights.items():
@@ -80,6 +82,8 @@ def _checks_of_run(config: RunConfig) -> dict[str, Check]:
             plan[part] = partial(input_checks.teacher, settings)
         else:
             plan[part] = partial(input_checks.bert, settings)
+    if any(isinstance(settings, BertConfig) for settings in config.task.required_weights.values()):
+        plan["texts"] = partial(task_checks.texts, config)
     if config.task.label_field is not None:
         plan["classes"] = partial(task_checks.classes, config)
     if config.init.weights is not None:

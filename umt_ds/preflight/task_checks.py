@@ -6,7 +6,7 @@ Like `checks.py`: one function each, torch-free to import, run in a process of i
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from umt_ds.engine.protocol import Task
 
 _LOOKED_AT = 8  # clips of a source
+_TEXTS_LOOKED_AT = 64
+_MOST_CUT = 0.25  # share of texts that are as long as they may be
 
 
 def classes(config: RunConfig) -> Finding:
@@ -40,6 +42,38 @@ def classes(config: RunConfig) -> Finding:
     told = "labels of any number" if count is None else f"{count} classes{called}"
     shown = [f"{source}: {some(_named(labels, names))}" for source, labels in _first_labels(config, count)]
     return _finding(f"{told}; first clips of {'; '.join(shown)}", "", warned)
+
+
+def texts(config: RunConfig) -> Finding:
+    """What the first clips of each source say: how many have a text (and answers, where these are learned), and how
+    many texts are cut. Raises ConfigError without a vocabulary, and DataError where no clip says anything."""
+    for source in config.data.sources.values():
+        if (unset := unset_variable(" ".join(source.names))) is not None:
+            return unset
+    from umt_ds.tasks.kinds import answer_tokenizer_of, tokenizer_of
+
+    tokenize, learns_answers = tokenizer_of(config), answer_tokenizer_of(config) is not None
+    assert tokenize is not None, "a task with a BERT reads text"
+    told, cut = [], False
+    for name, settings in config.data.sources.items():
+        field = config.task.text_field or settings.caption
+        found = list(_first_texts(config, name, field, tokenize.clean, answered=learns_answers))
+        said = [text for text in found if text]
+        if found and not said:
+            asked = f"{field!r}, or no answer" if learns_answers else f"{field!r}"
+            raise DataError(
+                f"data.sources.{name}: none of its first {len(found)} clips has a text in {asked}",
+                hint="umt-data items adds a table with what is asked of them; the fields: umt-data show",
+            )
+        if said:
+            full = tokenize(said).mask.all(dim=1).float().mean().item()  # as long as they may be, or longer
+            cut |= full > _MOST_CUT
+            have = f"{len(said)} of the first {len(found)} clips have one ({quoted(said[0], 40)})"
+            told.append(f"{name}: {have}, {full:.0%} fill all tokens")
+    shown = "; ".join(told) or "streamed: looked at by the run alone"
+    if cut:
+        return Finding("note", shown, "longer texts lose their end", "task.text.max_tokens=N reads more")
+    return Finding("ok", shown)
 
 
 def start(config: RunConfig) -> Finding:
@@ -91,6 +125,29 @@ def _first_labels(config: RunConfig, count: int | None) -> Iterator[tuple[str, l
                 hint="task.classes=N makes more rows; task.label=FIELD reads another field",
             )
         yield name, [label for label in labels if label != -1]
+
+
+def _first_texts(
+    config: RunConfig, name: str, field: str, clean: Callable[[str], str], *, answered: bool
+) -> Iterator[str]:
+    """The first text of each of the first clips of a source, cleaned; empty where it has none, or where answers are
+    learned none of these. Nothing of a stream."""
+    from umt_ds.data.clips import read_record
+    from umt_ds.data.shards.sample_record import ANSWERS, answers_of, captions_of
+    from umt_ds.data.shards.source import ShardSource
+    from umt_ds.tasks.sources import shards_of
+
+    shards, asked = shards_of(config.data.sources[name]), (field, *(ANSWERS if answered else ()))
+    if not isinstance(shards, Path):
+        return
+    with closing(ShardSource(shards, max_open=1)) as source:
+        for ref in islice(source.refs(), _TEXTS_LOOKED_AT):
+            try:
+                record = read_record(source, ref, asked=asked)
+                found = captions_of(record, field=field, clean=clean)
+                yield found[0] if found and (not answered or answers_of(record)) else ""
+            except DecodeError:  # the run counts such a clip, and shows another one
+                yield ""
 
 
 def _named(labels: Sequence[int], names: Sequence[str]) -> list[str]:

@@ -32,7 +32,8 @@ _TITLES = {
     "peak_memory_gib": "peak memory, GiB",
 }
 _MOST = 1e100  # what is larger is not drawn: margins around it are infinite
-_LINE, _MARK, _GRID, _RIGHT = "#1f5fa8", "#c0392b", "#dddddd", "#2e9e4f"
+_LINE, _GRID = "#1f5fa8", "#dddddd"
+RIGHT, WRONG = "#2e9e4f", "#c0392b"
 _MEDIA = {"image": "#e39c37", "video": "#1f5fa8"}  # whose losses are logged apart
 _BARS = ("#1f5fa8", "#9bbcdd", "#e39c37", "#bbbbbb", "#6aa84f", "#8e63a9")
 
@@ -70,7 +71,7 @@ def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
         panel.plot([p.step for p in points], [p.value for p in points], color=_LINE, linewidth=1.6, marker="o", ms=4)
         if partial:
             steps, values = [p.step for p in partial], [p.value for p in partial]
-            panel.plot(steps, values, "o", ms=7, mfc="white", mec=_MARK, label="partial: items are left out")
+            panel.plot(steps, values, "o", ms=7, mfc="white", mec=WRONG, label="partial: items are left out")
             panel.legend(loc="lower right", frameon=False, fontsize=8)
         panel.set_ylabel(curve.name)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
@@ -97,7 +98,7 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str)
             panel.set_ylim(0, 100 if name == "data_stall_percent" else _above(history.values(name)))
         for number, step in enumerate(history.resumed_at):
             label = "resumed (first step logged after it)" if number == 0 else None
-            panel.axvline(step, color=_MARK, linestyle="--", linewidth=1.2, label=label)
+            panel.axvline(step, color=WRONG, linestyle="--", linewidth=1.2, label=label)
         _tidy(panel)
     if history.resumed_at:
         panels[0].legend(loc="upper right", frameon=False)
@@ -206,21 +207,24 @@ def draw_similarity(found: RetrievalResult, *, title: str) -> bytes:
     return png_of(figure)
 
 
-def draw_answers(answers: Sequence[Answer], frames: Mapping[int, Tensor], *, title: str) -> bytes:
+def draw_answers(
+    answers: Sequence[Answer], frames: Mapping[int, Tensor], *, title: str, reranked: Sequence[int] = ()
+) -> bytes:
     """For each caption a row of the videos it found, best first; its own have a green frame. As PNG.
 
-    frames: of each video shown, u8 [T,H,W,3].
+    frames: of each video shown, u8 [T,H,W,3]. reranked: the rank of its own after re-ranking, of each caption.
     """
     columns = len(answers[0].found)
     figure = figure_of(width=2.6 * columns, height=0.6 + 1.15 * len(answers), title=title)
     rows = figure.subfigures(len(answers), 1, squeeze=False)[:, 0]
-    for row, answer in zip(rows, answers, strict=True):
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         rank = next((rank for rank, video in enumerate(answer.found, 1) if video in answer.right), None)
         where = f"its own is number {rank}" if rank else f"its own is not among the first {columns}"
+        where += f", re-ranked {reranked[number]}" if reranked else ""
         row.suptitle(f"“{answer.caption}”: {where}", fontsize=9, x=0.01, ha="left")
         for panel, video in zip(row.subplots(1, columns, squeeze=False)[0], answer.found, strict=True):
             is_right = video in answer.right
-            show_frames(panel, frames[video], edge=_RIGHT if is_right else _GRID, edge_width=4 if is_right else 1)
+            show_frames(panel, frames[video], edge=RIGHT if is_right else _GRID, edge_width=4 if is_right else 1)
     return png_of(figure)
 
 
@@ -269,7 +273,7 @@ def draw_named_clips(
 def _show_named(panel: Axes, clip: NamedClip, names: Sequence[str]) -> None:
     """At most eight of its frames under what it is taken for, and its true class or, where that is it, the next."""
     few = clip.frames[:: -(-len(clip.frames) // 8)]
-    show_frames(panel, few, edge=_RIGHT if clip.is_right else _MARK, edge_width=2.5)
+    show_frames(panel, few, edge=RIGHT if clip.is_right else WRONG, edge_width=2.5)
     (first, share), *others = clip.likeliest
     said = f"{shown(clip.key, 24)}: {shown(names[first], 24)} {share:.0%}"
     if clip.is_right:

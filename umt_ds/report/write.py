@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,20 @@ from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.engine.best import read_best
 from umt_ds.errors import CheckpointError, MachineError, shown
-from umt_ds.evaluation.exhibits import Exhibit, KnnProbe, MaskedClips, NamedClips, NotMade, Remark, Retrieved
+from umt_ds.evaluation.evaluator import Scores
+from umt_ds.evaluation.exhibits import (
+    AnsweredClips,
+    Exhibit,
+    KnnProbe,
+    MaskedClips,
+    NamedClips,
+    NotMade,
+    Remark,
+    Retrieved,
+)
 from umt_ds.evaluation.frozen_features import ProbeResult
-from umt_ds.evaluation.metrics.retrieval import RetrievalScores
 from umt_ds.evaluation.published import gaps
+from umt_ds.report.answers import answer_rows, answers_as_json, draw_answered, retrieval_rows
 from umt_ds.report.classes import MOST_DRAWN, accuracy_rows, class_rows, confused_pairs, confusion_as_json
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
 from umt_ds.report.history import History, ScorePoint, read_history
@@ -198,6 +209,8 @@ def _section(exhibit: Exhibit, name: str, output: _Output) -> Section:
             return _retrieved(exhibit, name, output)
         case NamedClips():
             return _named(exhibit, name, output)
+        case AnsweredClips():
+            return _answered(exhibit, name, output)
         case _:
             assert_never(exhibit)
 
@@ -208,7 +221,9 @@ def _in_words(exhibit: Exhibit) -> str:
         case KnnProbe(result):
             return f"\n{columns(_probe_rows(result))}"
         case Retrieved():
-            return f"\n{columns(_score_rows(exhibit.scores))}"
+            return f"\n{columns(retrieval_rows(exhibit.scores, exhibit.again))}"
+        case AnsweredClips(title, scores=scores):
+            return f"\n{title}\n{columns(answer_rows(scores))}"
         case NamedClips(scores=scores):
             return f"\n{columns(accuracy_rows(scores))}"
         case NotMade(title, error):
@@ -264,10 +279,17 @@ def _probe_rows(result: ProbeResult) -> list[list[str]]:
 
 
 def _retrieved(result: Retrieved, name: str, output: _Output) -> Section:
-    output.write("retrieval.json", (json.dumps(asdict(result.scores), indent=1) + "\n").encode())
+    again = (
+        {}
+        if result.again is None
+        else {"again": {"values": dict(result.again.values), "ranks": dict(result.again.ranks)}}
+    )
+    output.write("retrieval.json", (json.dumps(asdict(result.scores) | again, indent=1) + "\n").encode())
     matrix = draw_similarity(result.found, title=f"{name}: held-out captions and clips")
-    strips = draw_answers(result.answers, result.frames, title=f"{name}: what some captions find")
-    head, *rows = _score_rows(result.scores)
+    strips = draw_answers(
+        result.answers, result.frames, title=f"{name}: what some captions find", reranked=result.reranked_ranks
+    )
+    head, *rows = retrieval_rows(result.scores, result.again)
     scores = result.scores
     return Section(
         "What finds what",
@@ -275,12 +297,45 @@ def _retrieved(result: Retrieved, name: str, output: _Output) -> Section:
             table(rows, head=head),
             note(
                 f"{scores.texts} captions and {scores.videos} clips that the run has not seen, by the similarity of "
-                f"their embeddings; frames are {result.resized}, nothing is hidden and nothing re-ranked. By chance a "
-                f"caption finds its clip {100 * scores.chance:.1f} % of the time."
+                f"their embeddings{_and_again(result.again)}; frames are {result.resized}, nothing is hidden. By "
+                f"chance a caption finds its clip {100 * scores.chance:.1f} % of the time."
             ),
             output.picture("similarity.png", matrix, about="similarity of every caption to every clip"),
             output.picture("retrieved.png", strips, about="some captions and the clips found for them, best first"),
             table([("checkpoint", str(result.checkpoint)), ("clips", str(result.shards))]),
+        ),
+    )
+
+
+def _and_again(again: Scores | None) -> str:
+    """What else ranked them."""
+    if again is None:
+        return ", nothing re-ranked"
+    told = {"reranked": "by the fusion encoder among the most similar", "dual_softmax": "by a softmax over all of them"}
+    return ", and ".join(["", *(f"{told.get(one, one)} ({one.replace('_', ' ')})" for one in again.scorers)])
+
+
+def _answered(result: AnsweredClips, name: str, output: _Output) -> Section:
+    slug = re.sub(r"\W+", "_", result.title.lower()).strip("_")
+    output.write(f"{slug}.json", (json.dumps(answers_as_json(result), indent=1) + "\n").encode())
+    head, *rows = answer_rows(result.scores)
+    protocol = result.scores.protocol
+    png = draw_answered(result, title=f"{name}: {result.title[0].lower()}{result.title[1:]}")
+    return Section(
+        result.title,
+        (
+            table(rows, head=head),
+            note(
+                f"Frames: {protocol['frames']}. Without a look at the video: always the most frequent answer, or any "
+                "of the options. Green: answered rightly; ✓ stands before what is right."
+            ),
+            *(
+                sentence(f"{share:.3g} % of these items are among those of {one}, which the run trained on.")
+                for one, share in protocol.get("percent_trained_on", {}).items()
+                if share
+            ),
+            output.picture(f"{slug}.png", png, about="some items with what is answered"),
+            table([("checkpoint", str(result.checkpoint)), ("clips", str(protocol["shards"]))]),
         ),
     )
 
@@ -321,10 +376,3 @@ def _confusion(result: NamedClips, name: str, output: _Output) -> Iterator[str]:
     else:
         yield sentence(f"Confused most, of {len(result.names)} classes; below, the {MOST_DRAWN} that are named worst:")
         yield table(confused_pairs(result), head=("true class", "taken for", "clips", "of"))
-
-
-def _score_rows(scores: RetrievalScores) -> list[list[str]]:
-    """R@k both ways in percent, heading first."""
-    ways = {"caption → clip": scores.text_to_video, "clip → caption": scores.video_to_text}
-    head = ["found among the first k, %", *(f"k = {k}" for k in scores.text_to_video)]
-    return [head, *([way, *(f"{100 * share:.1f}" for share in shares.values())] for way, shares in ways.items())]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,8 @@ from torch import Tensor
 from data_prep.making.item_table import read_items, write_table
 from tests.support.shards import frame, noisy_frames, picture, write_shards
 from umt_ds.batch import Tokens
+from umt_ds.config.evaluation import RetrievalEvaluation
+from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
 from umt_ds.data.pixels.augment import stretch_view
@@ -26,7 +27,7 @@ from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrie
 from umt_ds.evaluation.metrics.spread import Spread, groups_of, pairs_of
 from umt_ds.evaluation.retrieval import embed_set
 from umt_ds.report.pictures import draw_answers, draw_similarity
-from umt_ds.tasks.video_text.retrieval import Retrieval, resized_how
+from umt_ds.tasks.video_text.retrieval import request_of, resized_how
 
 
 def of_one(videos: Sequence[int]) -> Tensor:
@@ -128,18 +129,8 @@ def test_a_table_that_gives_each_caption_an_item_scores_as_one_of_lists(tmp_path
     assert (each.keys, each.captions) == (lists.keys, lists.captions)
     assert torch.equal(each.right, of_one([0, 0, 1, 1, 2, 2, 3, 3, 4, 4]))
     assert each.numbers == (0, 2, 4, 6, 8), "their first items"
-    frames = Retrieval(tmp_path / "each").frames_of(each.numbers, Looks(antialias=True))  # type: ignore[arg-type]
-    assert [int(frames[number][0, 0, 0, 0]) for number in each.numbers] == [0, 10, 20, 30, 40]
-
-
-@dataclass
-class Looks:
-    """What `Retrieval` asks of a retriever to show it clips."""
-
-    antialias: bool
-    frames: int = 1
-    side: int = 8
-    tokenizer: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(clean=str.strip))
+    frames = captioned(tmp_path / "each").views_of(each.numbers)
+    assert [int(frames[number].flatten()[0]) for number in each.numbers] == [0, 10, 20, 30, 40]
 
 
 @pytest.mark.parametrize("of_run", [True, False])
@@ -147,12 +138,17 @@ class Looks:
 def test_frames_are_resized_as_the_run_does_it_unless_told_otherwise(
     of_run: bool, asked: bool | None, tmp_path: Path
 ) -> None:
+    run = load_run(
+        "demo/stage2", [f"data.augment.antialias={str(of_run).lower()}", "task.student.frames=1"], keep_unset=True
+    )
+    settings = RetrievalEvaluation(kind="retrieval", shards="none", antialias=asked)
+    clean: Any = SimpleNamespace(clean=str.strip)
+    request = request_of(settings, run, clean, caption=None)
     folder = write_shards(tmp_path, [2], members=noisy_frames)
-    request = Retrieval(folder, antialias=asked)
-    shown = request.frames_of({0}, Looks(antialias=of_run))  # type: ignore[arg-type]
+    shown = EvaluationSet(folder, request, batch_size=1).views_of({0})
     stored = np.random.default_rng(0).integers(0, 256, (7, 20, 28, 3), dtype=np.uint8)  # of `noisy_frames`
     how = of_run if asked is None else asked
-    assert np.array_equal(shown[0].numpy(), stretch_view(stored[[3]], side=8, antialias=how))
+    assert np.array_equal(shown[0][0].numpy(), stretch_view(stored[[3]], side=request.side, antialias=how))
 
 
 def test_the_table_says_how_frames_were_resized() -> None:

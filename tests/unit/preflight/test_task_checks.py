@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tests.support.shards import write_shards
+from tests.support.shards import picture, write_shards
+from tests.support.stage2_runs import write_for_stage2
+from umt_ds.config.evaluation import QuestionAnsweringEvaluation
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.manifest import load_manifest
@@ -103,3 +108,69 @@ def test_of_a_task_that_takes_any_label_those_of_the_first_clips_are_shown(
     monkeypatch.setattr(RecognitionTask, "classes", ())
     found = task_checks.classes(a_run(a_set(tmp_path / "set", clips=2)))
     assert found.there == "labels of any number; first clips of demo: 0, 1"
+
+
+# ---------------------------------------------------------------- texts
+
+
+def saying(**said: object) -> Callable[[int], Mapping[str, bytes]]:
+    """Clips of two frames that say this; every third one nothing."""
+
+    def members(number: int) -> Mapping[str, bytes]:
+        record = said if number % 3 else {}
+        frames = {f"{place:03d}.png": picture(np.zeros((16, 16, 3), np.uint8)) for place in range(2)}
+        return {**frames, "json": json.dumps(record).encode()}
+
+    return members
+
+
+def reading(shards: Path, vocabulary: Path, kind: str) -> RunConfig:
+    sizes = {"width": 32, "layers": 3, "heads": 2, "hidden": 64, "vocab_size": 128}
+    bert = {"preset": "custom", "sizes": sizes, "weights": "random", "vocabulary": str(vocabulary), "max_tokens": 8}
+    tree = {"name": kind, "task": {"kind": kind, "text": bert}, "data": {"sources": {"a": {"shards": str(shards)}}},
+            "batch": {"global": 2, "micro": 2}, "optim": {"lr": 1e-4, "lr_rule": "absolute"},
+            "schedule": {"steps": 1, "warmup_steps": 0}, "engine": {"deepspeed": "cpu.json"}}  # fmt: skip
+    (vocabulary.parent / "run.yaml").write_text(json.dumps(tree))
+    return load_run(str(vocabulary.parent / "run.yaml"))
+
+
+def test_texts_of_the_first_clips_are_counted_and_those_that_are_cut(tmp_path: Path) -> None:
+    write_for_stage2(tmp_path)
+    write_shards(tmp_path / "short", (6,), members=saying(caption="a dog"))
+    found = task_checks.texts(reading(tmp_path / "short", tmp_path / "vocab.txt", "retrieval"))
+    assert (found.status, found.there) == ("ok", "a: 4 of the first 6 clips have one ('a dog'), 0% fill all tokens")
+    write_shards(tmp_path / "long", (6,), members=saying(caption="many many letters"))
+    found = task_checks.texts(reading(tmp_path / "long", tmp_path / "vocab.txt", "retrieval"))
+    assert found.status == "note"
+    assert "100% fill all tokens" in found.there
+
+
+def test_questions_without_answers_are_a_problem(tmp_path: Path) -> None:
+    write_for_stage2(tmp_path)
+    write_shards(tmp_path / "asked", (4,), members=saying(question="why", answers=["yes"]))
+    found = task_checks.texts(reading(tmp_path / "asked", tmp_path / "vocab.txt", "question_answering"))
+    assert found.there.startswith("a: 2 of the first 4 clips have one ('why')")
+    write_shards(tmp_path / "bare", (4,), members=saying(question="why"))
+    with pytest.raises(DataError, match=r"a: none of its first 4 clips has a text in 'question', or no answer"):
+        task_checks.texts(reading(tmp_path / "bare", tmp_path / "vocab.txt", "question_answering"))
+
+
+def test_a_list_of_answers_is_looked_at(tmp_path: Path) -> None:
+    write_for_stage2(tmp_path)
+    run = reading(tmp_path / "gone", tmp_path / "vocab.txt", "question_answering")
+    settings = {"kind": "question_answering", "shards": "gone", "answers": str(tmp_path / "answers.json")}
+    judged = QuestionAnsweringEvaluation.model_validate(settings)
+    look = run_checks._checks_of_run(run.model_copy(update={"evaluation": {"test": judged}}))["evaluation.test.answers"]
+    with pytest.raises(ConfigError, match=r"there is no .*answers\.json"):
+        look()
+    (tmp_path / "answers.json").write_text('["yes", "no"]')
+    assert (look().status, "2 answers, from 'yes' on" in look().there) == ("ok", True)
+    (tmp_path / "answers.json").write_text('["yes", "no", "yes"]')
+    assert look().status == "note"
+
+
+def test_doctor_looks_at_the_texts_of_a_run_with_a_bert(tmp_path: Path) -> None:
+    write_for_stage2(tmp_path)
+    config = reading(tmp_path / "gone", tmp_path / "vocab.txt", "retrieval")
+    assert "texts" in run_checks._checks_of_run(config)
+    assert "texts" not in run_checks._checks_of_run(a_run("gone"))

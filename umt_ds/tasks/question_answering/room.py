@@ -24,6 +24,7 @@ from umt_ds.tasks.captions import answer_tokenizer_of, caption_tokenizer, vocabu
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.question_answering.cost import answering_cost
 from umt_ds.tasks.question_answering.evaluators import answering_evaluator
+from umt_ds.tasks.question_answering.exhibits import answered_questions
 from umt_ds.tasks.question_answering.module import AnsweringModule
 from umt_ds.tasks.question_answering.prediction import answer_predictor
 from umt_ds.tasks.question_answering.task import QuestionAnsweringTask
@@ -75,8 +76,8 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
-    """Nothing beside what every run has."""
-    yield from ()
+    """Some held-out questions, and what is answered."""
+    yield from answered_questions(folder, run, options, say)
 
 
 def predictor(run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:

@@ -28,8 +28,8 @@ from umt_ds.tasks.stage2.cost import stage2_cost
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.stage2.task import Stage2Task
 from umt_ds.tasks.video_text.evaluators import video_text_evaluators
+from umt_ds.tasks.video_text.exhibits import video_text_exhibits
 from umt_ds.tasks.video_text.prediction import caption_predictor
-from umt_ds.tasks.video_text.retrieval import retrieved
 
 
 def tokenizer(run: RunConfig) -> Tokenize:
@@ -79,9 +79,8 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
-    """What held-out captions find."""
-    say("embedding held-out clips and captions")
-    yield retrieved(folder, run, options)
+    """What held-out captions find, and which captions are chosen."""
+    yield from video_text_exhibits(folder, run, options, say)
 
 
 def predictor(run: RunConfig, asked: Asked, classes: Sequence[str]) -> Predictor:
