@@ -257,9 +257,14 @@ class EvaluationSet:
         first = "; ".join(f"{shown(one.key)} ({shown(one.reason, 120)})" for one in left_out[:3])
         raise DataError(
             f"{self.shards}: {len(left_out)} of {len(self)} clips cannot be scored: {first}",
-            hint=f"run `umt-data verify {self.shards}`; a score may lack {100 * self._max_left_out:g} % of its clips "
-            "(max_left_out of an evaluation)",
+            hint=f"run `umt-data verify {self.shards}`{self._asked_of_clips()}; a score may lack "
+            f"{100 * self._max_left_out:g} % of its clips (max_left_out of an evaluation)",
         )
+
+    def _asked_of_clips(self) -> str:
+        """For a hint: where the clips say it by another name, settings of the evaluation or the task change it."""
+        asked = self.request.asked
+        return f", or name the fields that its clips have for {', '.join(asked)}" if asked else ""
 
     def _zeros(self) -> Tensor:
         request = self.request
