@@ -20,12 +20,14 @@ from tests.support.shards import key_of_sample, png_frames, write_shards
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from tests.support.videos import write_video
 from umt_ds.cli import embed, search
+from umt_ds.data.evaluation import EvaluationSet, middle_frames
 from umt_ds.errors import MachineError, UmtError
+from umt_ds.evaluation.retrieval import embed_set
 from umt_ds.search import embed as embed_job
 from umt_ds.search import index_files
 from umt_ds.search.index_files import read_index
-from umt_ds.tasks.video_text.retrieval import Retrieval
-from umt_ds.tasks.video_text.retriever import build_retriever
+from umt_ds.tasks.video_text.retrieval import full_view
+from umt_ds.tasks.video_text.retriever import Retriever, build_retriever
 
 torch.set_num_threads(1)
 
@@ -48,6 +50,18 @@ def hits_of(*words: object) -> list[dict[str, Any]]:
     return [hit for answer in found["answers"] for hit in answer["hits"]]
 
 
+def items_of(shards: Path, retriever: Retriever) -> EvaluationSet:
+    """As the retrieval evaluation sees them."""
+    request = full_view(
+        retriever.tokenizer,
+        frames=middle_frames(retriever.frames),
+        side=retriever.side,
+        antialias=retriever.antialias,
+        caption="caption",
+    )
+    return EvaluationSet(shards, request, batch_size=4)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, a set of 15 clips, three videos and a file that is none, and an index of the set."""
@@ -65,7 +79,7 @@ def test_products_of_the_embeddings_are_the_similarities_of_evaluation(folder: P
     clips, captions = read_index(folder / "index"), read_index(folder / "index", "captions")
     config = retriever_config(folder)
     retriever = build_retriever(config, folder / "run", device=torch.device("cpu"))
-    expected = Retrieval(folder / "shards").search(retriever, name="")
+    expected = embed_set(retriever, retriever.tokenizer, items_of(folder / "shards", retriever)).compared()
     assert [row["key"] for row in clips.rows(range(15))] == list(expected.keys)
     assert [row["caption"] for row in captions.rows(range(15))] == list(expected.captions)
     products = clips.vectors.astype(np.float64) @ captions.vectors.astype(np.float64).T
@@ -255,11 +269,11 @@ def test_the_first_hits_are_put_in_the_order_of_the_matching_head(folder: Path) 
     plain = hits_of(folder / "index", "clip 3", "--top", "6")
     hits = hits_of(folder / "index", "clip 3", "--top", "6", "--rerank", "4")
     retriever = build_retriever(retriever_config(folder), folder / "run", device=torch.device("cpu"))
-    frames = Retrieval(folder / "shards").frames_of(range(15), retriever)
+    frames = items_of(folder / "shards", retriever).views_of(range(15))
     tokens = retriever.tokenizer(["clip 3"])
     model, states = retriever.model, retriever.encode_texts(tokens)
     with torch.no_grad():
-        videos = torch.cat([retriever.encode_videos(frames[n][None]) for n in range(15)])
+        videos = torch.cat([retriever.encode_videos(frames[n]) for n in range(15)])
         fused = model.text_encoder.fuse(states.expand(15, -1, -1), tokens.mask.expand(15, -1), videos)
         logits = model.match(fused)[:, 1]
     assert sorted(hit["item"] for hit in hits[:4]) == sorted(hit["item"] for hit in plain[:4])
