@@ -13,7 +13,7 @@ from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
 from umt_ds.data.video_clips import clip_of_video
 from umt_ds.errors import ConfigError, DataError, DecodeError, WeightsError, quoted
 from umt_ds.jobs.evaluate import as_trained

@@ -16,18 +16,16 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.support.indexes import retriever_config, retriever_run
+from tests.support.retrieval_runs import clips_of, searched
 from tests.support.shards import key_of_sample, png_frames, write_shards
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from tests.support.videos import write_video
 from umt_ds.cli import embed, search
-from umt_ds.data.evaluation import EvaluationSet, middle_frames
 from umt_ds.errors import MachineError, UmtError
-from umt_ds.evaluation.retrieval import embed_set
 from umt_ds.search import embed as embed_job
 from umt_ds.search import index_files
 from umt_ds.search.index_files import read_index
-from umt_ds.tasks.video_text.retrieval import full_view
-from umt_ds.tasks.video_text.retriever import Retriever, build_retriever
+from umt_ds.tasks.video_text.retriever import build_retriever
 
 torch.set_num_threads(1)
 
@@ -50,18 +48,6 @@ def hits_of(*words: object) -> list[dict[str, Any]]:
     return [hit for answer in found["answers"] for hit in answer["hits"]]
 
 
-def items_of(shards: Path, retriever: Retriever) -> EvaluationSet:
-    """As the retrieval evaluation sees them."""
-    request = full_view(
-        retriever.tokenizer,
-        frames=middle_frames(retriever.frames),
-        side=retriever.side,
-        antialias=retriever.antialias,
-        caption="caption",
-    )
-    return EvaluationSet(shards, request, batch_size=4)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, a set of 15 clips, three videos and a file that is none, and an index of the set."""
@@ -79,7 +65,7 @@ def test_products_of_the_embeddings_are_the_similarities_of_evaluation(folder: P
     clips, captions = read_index(folder / "index"), read_index(folder / "index", "captions")
     config = retriever_config(folder)
     retriever = build_retriever(config, folder / "run", device=torch.device("cpu"))
-    expected = embed_set(retriever, retriever.tokenizer, items_of(folder / "shards", retriever)).compared()
+    expected = searched(folder / "shards", retriever)
     assert [row["key"] for row in clips.rows(range(15))] == list(expected.keys)
     assert [row["caption"] for row in captions.rows(range(15))] == list(expected.captions)
     products = clips.vectors.astype(np.float64) @ captions.vectors.astype(np.float64).T
@@ -269,11 +255,11 @@ def test_the_first_hits_are_put_in_the_order_of_the_matching_head(folder: Path) 
     plain = hits_of(folder / "index", "clip 3", "--top", "6")
     hits = hits_of(folder / "index", "clip 3", "--top", "6", "--rerank", "4")
     retriever = build_retriever(retriever_config(folder), folder / "run", device=torch.device("cpu"))
-    frames = items_of(folder / "shards", retriever).views_of(range(15))
+    frames = {number: views[0] for number, views in clips_of(folder / "shards", retriever).views_of(range(15)).items()}
     tokens = retriever.tokenizer(["clip 3"])
     model, states = retriever.model, retriever.encode_texts(tokens)
     with torch.no_grad():
-        videos = torch.cat([retriever.encode_videos(frames[n]) for n in range(15)])
+        videos = torch.cat([retriever.encode_videos(frames[n][None]) for n in range(15)])
         fused = model.text_encoder.fuse(states.expand(15, -1, -1), tokens.mask.expand(15, -1), videos)
         logits = model.match(fused)[:, 1]
     assert sorted(hit["item"] for hit in hits[:4]) == sorted(hit["item"] for hit in plain[:4])

@@ -12,8 +12,9 @@ from typing import Any
 from umt_ds.config.evaluation import QuestionAnsweringEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
+from umt_ds.data.clip_request import AlsoAsked, ClipRequest, middle_frames, published_frames
 from umt_ds.data.clips import read_record
-from umt_ds.data.evaluation import AlsoAsked, ClipRequest, EvaluationSet, middle_frames, published_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.sample_record import ANSWERS, answers_of
 from umt_ds.data.shards.source import ShardSource
