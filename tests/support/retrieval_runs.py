@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from umt_ds.data.evaluation import EvaluationSet, middle_frames
+from umt_ds.data.clip_request import middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.evaluation.metrics.retrieval import RetrievalResult
 from umt_ds.evaluation.retrieval import embed_set
 from umt_ds.tasks.video_text.retrieval import full_view
