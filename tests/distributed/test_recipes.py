@@ -31,6 +31,7 @@ READ_ELSEWHERE = {
     "cadence.async_save": "a save that does not end the run",
     "data.cache.*": "shards that are remote",
     "data.sources.*.samples": "streamed tars",
+    "data.sources.questions.caption": "the schema of question answering, which refuses another than the default",
     "evaluation.test.*": "`umt eval`",
     "init.ema": "a run that starts from another one's weights",
     "optim.layer_decay": "recognition; the schema refuses it elsewhere",
