@@ -13,7 +13,8 @@ from torch import nn
 from tests.distributed.calls import Toy, _engine, _step
 from tests.support.stage2 import WORDS, tiny_module
 from umt_ds.batch import Tokens
-from umt_ds.data.evaluation import AlsoAsked, ClipRequest, EvalBatch, EvaluationSet, middle_frames, stored_frames
+from umt_ds.data.clip_request import AlsoAsked, ClipRequest, middle_frames, stored_frames
+from umt_ds.data.evaluation import EvalBatch, EvaluationSet
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.sample_record import Choice, choice_of
 from umt_ds.distributed.job import start_job

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from tests.support.shards import picture, write_shards
 from tests.support.stage2 import WORDS
 from umt_ds.batch import Tokens
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.evaluation.encode import ALONE
 from umt_ds.evaluation.retrieval import Rerank, RetrievalEvaluator
 from umt_ds.models.bert import Bert, Looked

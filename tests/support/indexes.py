@@ -28,7 +28,8 @@ def retriever_config(folder: Path, *more: str) -> RunConfig:
     text = "{width: 32, layers: 2, heads: 2, hidden: 64, vocab_size: 77}"
     tower = "{image_size: 16, patch_size: 8, width: 32, layers: 2, heads: 2, out_width: 16}"
     small = (
-        "task.student.image_size=16", "task.student.frames=2", f"task.text.sizes={text}", "task.embed_width=8",
-        f"task.teacher.tower={tower}", "task.teacher.layers=2", "evaluation=null", "data.workers=0",
+        "task.student.image_size=16", "task.student.frames=2", f"task.text.sizes={text}", "task.text.fusion_layers=1",
+        f"task.teacher.tower={tower}", "task.teacher.layers=2", "task.embed_width=8", "evaluation=null",
+        "data.workers=0",
     )  # fmt: skip
     return load_run("demo/stage2", stage2_run(folder, "run", *small, *more))

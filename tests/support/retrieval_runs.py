@@ -5,6 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from umt_ds.data.clip_request import middle_frames
+from umt_ds.data.evaluation import EvaluationSet
+from umt_ds.evaluation.metrics.retrieval import RetrievalResult
+from umt_ds.evaluation.retrieval import embed_set
+from umt_ds.tasks.video_text.retrieval import full_view
+from umt_ds.tasks.video_text.retriever import Retriever
+
 STEPS = 6
 _SIZES = {"width": 128, "layers": 4, "heads": 4, "hidden": 512, "vocab_size": 128}
 
@@ -42,3 +49,21 @@ def retrieval_yaml(folder: Path, *, kind: str = "retrieval") -> str:
     path = folder / f"{kind}.yaml"
     path.write_text(json.dumps(run))
     return str(path)
+
+
+def clips_of(shards: Path, retriever: Retriever, *, batch: int = 16, antialias: bool | None = None) -> EvaluationSet:
+    """All of each clip and its captions, as a retriever sees them; antialias: None as its run resizes."""
+    request = full_view(
+        retriever.tokenizer,
+        frames=middle_frames(retriever.frames),
+        side=retriever.side,
+        antialias=retriever.antialias if antialias is None else antialias,
+        caption="caption",
+    )
+    return EvaluationSet(shards, request, batch_size=batch)
+
+
+def searched(shards: Path, retriever: Retriever, *, batch: int = 16, antialias: bool | None = None) -> RetrievalResult:
+    """What the captions of a set find by a retriever, without an evaluation."""
+    items = clips_of(shards, retriever, batch=batch, antialias=antialias)
+    return embed_set(retriever, retriever.tokenizer, items).compared()

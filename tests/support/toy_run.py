@@ -53,7 +53,7 @@ class ToyEngine:
     """What the loop, the store and evaluations ask of an `Engine`, over torch's own AdamW."""
 
     stage, precision, device = 0, "fp32", CPU
-    _forget_order = Engine._forget_order
+    _forget_order, _exact_gathered = Engine._forget_order, Engine._exact_gathered
     evaluating: Callable[..., AbstractContextManager[nn.Module]] = Engine.evaluating
 
     def __init__(self, ema_decay: float | None = None) -> None:

@@ -42,6 +42,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"shards"}),  # what lies where, and how it is read
         frozenset({"order", "pixels"}),  # which samples and frames; from bytes to views
         frozenset({"clips", "vocabulary", "pipeline", "collate", "faults"}),
+        frozenset({"clip_request"}),  # what an evaluation wants of a clip
         frozenset({"on_device", "evaluation", "text"}),
         frozenset({"loader_plan", "video_clips"}),  # what a loader is told; video files without a set
         frozenset({"draws"}),  # what a draw shows

@@ -33,16 +33,19 @@ KINDS = [
     get_args(task.model_fields["kind"].annotation)[0] for task in opened(RunConfig.model_fields["task"].annotation)
 ]
 KIND_OF_RECIPE = {name: load_tree(name)[0]["task"]["kind"] for name in run_names()}
+WITH_TEXT = ["stage2", "retrieval", "question_answering"]  # runs with a BERT
 # Modules outside the rooms of a task that speak of some tasks alone.
 OF_SOME_TASKS = {
     "umt_ds/bench/plain_recognition.py": ["recognition"],
     "umt_ds/bench/plain*.py": ["stage1", "stage2"],  # twins of two tasks
     "umt_ds/bench/fp8.py": ["stage1", "stage2"],  # of runs with a teacher
     "umt_ds/tasks/teacher.py": ["stage1", "stage2"],  # of runs with a teacher
-    "umt_ds/tasks/bert.py": ["stage2"],  # of runs with a BERT
-    "umt_ds/tasks/captions.py": ["stage2"],  # of runs with a BERT
+    "umt_ds/tasks/bert.py": WITH_TEXT,
+    "umt_ds/tasks/captions.py": WITH_TEXT,
+    "umt_ds/tasks/initial.py": WITH_TEXT,  # of runs that read a vocabulary
+    "umt_ds/tasks/video_text/*.py": ["stage2", "retrieval"],
     "umt_ds/data/draws.py": ["recognition"],  # of runs that learn classes
-    "umt_ds/preflight/task_checks.py": ["recognition"],  # of runs that learn classes
+    "umt_ds/preflight/task_checks.py": ["recognition", *WITH_TEXT],  # of runs that learn classes, and that read text
 }
 PROGRAMS = {"umt": umt, "umt-data": umt_data, "umt-launch": launch}
 # What follows a program's name in prose.

@@ -103,7 +103,9 @@ class Reranking(Section):
     candidates: Count = Field(
         128, description="for each video so many texts, and for each text so many videos: the most similar (k_test)"
     )
-    pairs: Count = Field(64, description="that go through the fusion encoder together; scores do not depend on it")
+    pairs: Count = Field(
+        256, description="texts that go through the fusion encoder with a video together; scores do not depend on it"
+    )
 
 
 class DualSoftmax(Section):

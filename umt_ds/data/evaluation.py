@@ -11,28 +11,26 @@ So a model sees the same batches whatever the number of ranks, and on a CPU ever
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from umt_ds.batch import Movable
-from umt_ds.data.clips import ChooseFrames, members_shown, read_clip, read_record
-from umt_ds.data.order.frames import middle
-from umt_ds.data.order.views import FrameRule, Views
+from umt_ds.data.clip_request import ClipRequest
+from umt_ds.data.clips import members_shown, read_clip, read_record
+from umt_ds.data.order.views import FrameRule
 from umt_ds.data.pipeline import WorkerPool
-from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.data.pixels.decode import Frames
-from umt_ds.data.pixels.testing import testing_views, validation_view
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.manifest import Manifest
 from umt_ds.data.shards.records import Member, SampleRef
-from umt_ds.data.shards.sample_record import Clean, captions_of, label_of
+from umt_ds.data.shards.sample_record import captions_of, label_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError, DecodeError, shown
 from umt_ds.keyed import digest64
@@ -41,11 +39,6 @@ _PREFETCH = 1  # batches that a worker builds ahead: those of training stay in m
 _STALL_LIMIT_S = 900.0
 _TRIED = 8  # items, of which one should be readable
 
-# How a frame becomes squares: its centre (our own probes); all of it, out of shape (retrieval); or those in which
-# recognition is tested, one or several along its long side.
-# Source: METHOD.md, "Crops: stage 2", "Views in testing".
-EvaluationView = Literal["centre", "stretched", "testing"]
-
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -53,103 +46,6 @@ class LeftOut:
 
     key: str
     reason: str
-
-
-@dataclass(frozen=True)
-class ShownFrames:
-    """Which frames of a clip are shown. text: how that is said. choose: as `read_clip` takes it; it gives the frames of
-    all `segments`, `count` of each, one segment after the other."""
-
-    text: str
-    count: int
-    choose: ChooseFrames | FrameRule
-    segments: int = 1
-
-
-def middle_frames(count: int) -> ShownFrames:
-    """The centre of each of `count` equal parts of the stored frames (`order.frames.middle`), in any set."""
-    return ShownFrames(
-        f"the middle frame of each of {count} parts of the stored frames",
-        count,
-        lambda num_frames: middle(num_frames, count=count),
-    )
-
-
-def published_frames(views: Views) -> ShownFrames:
-    """What published evaluation shows, of all frames that the video has; one test clip is that of validation. A set
-    that does not store these is a DataError that names the command which makes it."""
-    text = f"{views}, of all frames of the video, as published"
-    return ShownFrames(text, views.num_frames, views.testing_rule, views.num_clips)
-
-
-def stored_frames(views: Views) -> ShownFrames:
-    """By the same rule, of the frames that a set stores, in any set."""
-    rule = views.testing_rule
-    text = f"{views}, of the stored frames"
-    return ShownFrames(text, views.num_frames, lambda num_frames: rule(num_frames), views.num_clips)
-
-
-@dataclass(frozen=True)
-class AlsoAsked:
-    """What else is wanted of what a clip says of itself. fields: that are read. read: makes of them what an evaluator
-    wants (`ItemInfo.said`); it raises DecodeError where an item does not say it, which is then left out."""
-
-    fields: tuple[str, ...]
-    read: Callable[[Mapping[str, Any]], object]
-
-
-@dataclass(frozen=True)
-class ClipRequest:
-    """What is wanted of each clip: V views of it, for each segment `crops` squares, all of a segment before the next.
-
-    view: several segments or crops are for `testing` alone, which is without antialias, as published.
-    needs_labels: a clip that lacks one of the `label_fields` is left out; else it is given with label -1.
-    num_classes: a label from there on is a DataError: its class list is not that of the model.
-    caption_field: None where no text is wanted; else a clip without text is left out. clean: see `Tokenize`.
-    """
-
-    frames: ShownFrames
-    side: int
-    view: EvaluationView = "centre"
-    antialias: bool = True
-    crops: int = 1
-    label_fields: Sequence[str] = ()
-    needs_labels: bool = False
-    num_classes: int | None = None
-    caption_field: str | None = None
-    clean: Clean = str.strip
-    also: AlsoAsked | None = None
-
-    def __post_init__(self) -> None:
-        assert not self.antialias if self.view == "testing" else self.num_views == 1
-
-    @property
-    def num_views(self) -> int:
-        """V, of each clip."""
-        return self.frames.segments * self.crops
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """The fields that are wanted of what a clip says of itself."""
-        captions = () if self.caption_field is None else (self.caption_field,)
-        return (*self.label_fields, *captions, *(() if self.also is None else self.also.fields))
-
-    @property
-    def reads_record(self) -> bool:
-        """Whether the json of a clip is read."""
-        return bool(self.asked)
-
-    def views_of(self, frames: Frames) -> Frames:
-        """The frames of all segments, u8 [segments·T,H,W,3] → u8 [V,T,side,side,3]."""
-        if self.view == "centre":
-            return centre_view(frames, side=self.side, antialias=self.antialias)[None]
-        if self.view == "stretched":
-            return stretch_view(frames, side=self.side, antialias=self.antialias)[None]
-        if self.num_views == 1:
-            return validation_view(frames, side=self.side)[None]
-        squares = testing_views(frames, side=self.side, num_crops=self.crops)  # [crops,segments·T,side,side,3]
-        by_segment = squares.reshape(self.crops, self.frames.segments, self.frames.count, *squares.shape[2:])
-        return by_segment.swapaxes(0, 1).reshape(self.num_views, self.frames.count, *squares.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -361,9 +257,14 @@ class EvaluationSet:
         first = "; ".join(f"{shown(one.key)} ({shown(one.reason, 120)})" for one in left_out[:3])
         raise DataError(
             f"{self.shards}: {len(left_out)} of {len(self)} clips cannot be scored: {first}",
-            hint=f"run `umt-data verify {self.shards}`; a score may lack {100 * self._max_left_out:g} % of its clips "
-            "(max_left_out of an evaluation)",
+            hint=f"run `umt-data verify {self.shards}`{self._asked_of_clips()}; a score may lack "
+            f"{100 * self._max_left_out:g} % of its clips (max_left_out of an evaluation)",
         )
+
+    def _asked_of_clips(self) -> str:
+        """For a hint: where the clips say it by another name, settings of the evaluation or the task change it."""
+        asked = self.request.asked
+        return f", or name the fields that its clips have for {', '.join(asked)}" if asked else ""
 
     def _zeros(self) -> Tensor:
         request = self.request

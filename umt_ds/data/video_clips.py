@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umt_ds.data.evaluation import ClipRequest
+from umt_ds.data.clip_request import ClipRequest
 from umt_ds.data.pixels.video import LIMITS, Limits, Pixels, Span, Timeline, encode_by_time
 from umt_ds.errors import DecodeError
 

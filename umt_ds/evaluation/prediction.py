@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from umt_ds.data.evaluation import ClipRequest
+from umt_ds.data.clip_request import ClipRequest
 from umt_ds.data.shards.sample_record import Clean
 from umt_ds.errors import ConfigError, DecodeError, quoted
 

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from umt_ds.data.evaluation import EvaluationSet, EvaluationView, LeftOut
+from umt_ds.data.clip_request import EvaluationView
+from umt_ds.data.evaluation import EvaluationSet, LeftOut
 from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.errors import some
 from umt_ds.evaluation.encode import EncodedSet

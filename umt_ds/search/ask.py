@@ -62,6 +62,12 @@ def run_search(search: Search) -> Found:
     facts = read_facts(path)
     with _timed(seconds, "model"):
         model = _model_of(search, facts, path)
+    if search.rerank and not model.can_match:
+        raise ConfigError(
+            f"the run of {path} does not learn which texts match (its weight of VTM is 0), so its fusion encoder "
+            "cannot re-rank",
+            hint="leave --rerank away",
+        )
     with _timed(seconds, "query"):
         names, queries = _queries(search, model)
     with _timed(seconds, "index"):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet
+from umt_ds.data.clip_request import ClipRequest
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.video_clips import clip_of_video
 from umt_ds.errors import DataError, UmtError

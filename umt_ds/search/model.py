@@ -13,7 +13,7 @@ from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
 from umt_ds.data.video_clips import clip_of_video
 from umt_ds.errors import ConfigError, DataError, DecodeError, WeightsError, quoted
 from umt_ds.jobs.evaluate import as_trained
@@ -22,6 +22,7 @@ from umt_ds.search.index_files import Facts
 from umt_ds.tasks.initial import state_fingerprint
 from umt_ds.tasks.video_text.retrieval import full_view
 from umt_ds.tasks.video_text.retriever import Retriever, build_retriever
+from umt_ds.tasks.video_text.settings import objective_of
 
 _TEXTS = 64  # that are encoded together
 
@@ -33,6 +34,7 @@ class SearchModel:
     retriever: Retriever
     fingerprint: str
     precision: Precision
+    can_match: bool  # whether the run has learned which texts match which clips
 
     @property
     def width(self) -> int:
@@ -93,7 +95,7 @@ def open_model(config: RunConfig, weights: Path, *, averaged: bool, device: torc
     retriever = build_retriever(config, weights, device=torch.device("cpu"), averaged=averaged)
     fingerprint = state_fingerprint(retriever.model.state_dict())
     as_trained(retriever.model, precision).to(device)
-    return SearchModel(retriever, fingerprint, precision)
+    return SearchModel(retriever, fingerprint, precision, can_match=objective_of(config).loss_weights.vtm > 0)
 
 
 def open_model_of(facts: Facts, weights: Path | None, *, index: Path, device: torch.device) -> SearchModel:

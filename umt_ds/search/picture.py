@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from umt_ds.data.evaluation import ClipRequest
+from umt_ds.data.clip_request import ClipRequest
 from umt_ds.data.order.frames import middle
 from umt_ds.errors import MachineError, UmtError, shown
 from umt_ds.search.clips_found import frames_of

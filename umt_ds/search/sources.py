@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from umt_ds.batch import Movable
-from umt_ds.data.evaluation import AlsoAsked, ClipRequest, EvaluationSet, ItemInfo, LeftOut
+from umt_ds.data.clip_request import AlsoAsked, ClipRequest
+from umt_ds.data.evaluation import EvaluationSet, ItemInfo, LeftOut
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.manifest import MANIFEST
 from umt_ds.data.shards.sample_record import captions_of

@@ -13,7 +13,8 @@ from umt_ds.classes.matching import ClassMatch
 from umt_ds.config.data import SourceConfig
 from umt_ds.config.evaluation import EvaluationConfig, KnnEvaluation
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.order.views import FrameRule
 from umt_ds.data.shards.storage import as_path, is_local
 from umt_ds.data.shards.stream import Tars

@@ -11,7 +11,8 @@ import torch
 from umt_ds.classes import are_names
 from umt_ds.config.probes import ProbeSettings
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.storage import is_local
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.frozen_features import label_fields, labels_found

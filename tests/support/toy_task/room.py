@@ -15,7 +15,8 @@ from umt_ds.batch import Media
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.evaluation import AccuracyEvaluation
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.storage import as_path
 from umt_ds.distributed.world import World
 from umt_ds.evaluation.encode import Encode, encode_set, place_of

@@ -21,15 +21,8 @@ from tests.support.shards import (
     undecodable,
     write_shards,
 )
-from umt_ds.data.evaluation import (
-    ClipRequest,
-    EvalBatch,
-    EvaluationSet,
-    EvaluationView,
-    middle_frames,
-    published_frames,
-    stored_frames,
-)
+from umt_ds.data.clip_request import ClipRequest, EvaluationView, middle_frames, published_frames, stored_frames
+from umt_ds.data.evaluation import EvalBatch, EvaluationSet
 from umt_ds.data.order.views import Rule, Views, frames_of
 from umt_ds.data.pixels.augment import centre_view, stretch_view
 from umt_ds.errors import DataError

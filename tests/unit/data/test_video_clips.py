@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.videos import frame_number, write_video
-from umt_ds.data.evaluation import ClipRequest, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
 from umt_ds.data.pixels.augment import stretch_view
 from umt_ds.data.pixels.video import decode
 from umt_ds.data.pixels.video_timeline import Timeline

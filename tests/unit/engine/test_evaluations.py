@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -166,7 +167,7 @@ def test_an_evaluation_that_is_added_to_a_finished_run_is_made_by_starting_it_ag
 def test_each_part_of_a_module_is_put_back_into_its_mode() -> None:
     module = ToyModule()
     module.layers[2].eval()  # a frozen part
-    engine: Any = SimpleNamespace(module=module, stage=0, _forget_order=lambda: None)
+    engine: Any = SimpleNamespace(module=module, stage=0, _forget_order=lambda: None, _exact_gathered=nullcontext)
     with Engine.evaluating(engine):
         assert not any(part.training for part in module.modules())
     assert [part.training for part in module.modules()] == [True, True, True, True, False]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tests.support.shards import frame as one_colour
 from tests.support.shards import picture, write_shards
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.errors import DataError
 from umt_ds.evaluation.encode import encode_set
 from umt_ds.evaluation.frozen_features import features_of, label_fields, pooled_student, pooled_teacher, probe_all

@@ -18,7 +18,8 @@ from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import protocol
 from tests.support.shards import frame, picture, write_shards
 from umt_ds.batch import Tokens
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ItemInfo, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet, ItemInfo
 from umt_ds.engine.best import hash_of
 from umt_ds.evaluation.encode import ALONE, no_beat
 from umt_ds.evaluation.evaluator import Scores

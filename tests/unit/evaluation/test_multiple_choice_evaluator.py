@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from tests.distributed.evaluator_calls import FRAMES, SIDE, Letters, evaluators
 from tests.support.shards import noisy_frames, write_shards
 from tests.support.stage2 import tiny_module
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.errors import DataError, NonFiniteError
 from umt_ds.evaluation.encode import ALONE, no_beat
 from umt_ds.evaluation.evaluator import Scores

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from tests.support.shards import frame, picture, write_shards
 from umt_ds.batch import Tokens
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.engine.best import hash_of
 from umt_ds.errors import DataError
 from umt_ds.evaluation.encode import ALONE, no_beat

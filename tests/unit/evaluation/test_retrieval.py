@@ -20,7 +20,8 @@ from umt_ds.batch import Tokens
 from umt_ds.config.evaluation import RetrievalEvaluation
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.pixels.augment import stretch_view
 from umt_ds.errors import DataError
 from umt_ds.evaluation.metrics.retrieval import RetrievalResult, answers, retrieval_scores, similarity

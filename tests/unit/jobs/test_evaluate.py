@@ -20,7 +20,8 @@ from tests.support.shards import write_shards
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.eval import command
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.distributed.job import start_job
 from umt_ds.engine.best import Best, judge
 from umt_ds.environment import RANK_VARIABLES

@@ -192,6 +192,7 @@ def test_sets_that_do_not_say_what_is_asked(
     assert "1 of 6 clips cannot be scored: clip-0003" in told
     assert why in told
     assert "max_left_out" in told
+    assert "name the fields that its clips have for " in told
 
 
 def test_a_set_without_an_item_is_not_made(folder: Path, tmp_path: Path) -> None:

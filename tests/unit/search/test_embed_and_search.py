@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.support.indexes import retriever_config, retriever_run
+from tests.support.retrieval_runs import clips_of, searched
 from tests.support.shards import key_of_sample, png_frames, write_shards
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from tests.support.videos import write_video
@@ -24,7 +25,6 @@ from umt_ds.errors import MachineError, UmtError
 from umt_ds.search import embed as embed_job
 from umt_ds.search import index_files
 from umt_ds.search.index_files import read_index
-from umt_ds.tasks.video_text.retrieval import Retrieval
 from umt_ds.tasks.video_text.retriever import build_retriever
 
 torch.set_num_threads(1)
@@ -65,7 +65,7 @@ def test_products_of_the_embeddings_are_the_similarities_of_evaluation(folder: P
     clips, captions = read_index(folder / "index"), read_index(folder / "index", "captions")
     config = retriever_config(folder)
     retriever = build_retriever(config, folder / "run", device=torch.device("cpu"))
-    expected = Retrieval(folder / "shards").search(retriever, name="")
+    expected = searched(folder / "shards", retriever)
     assert [row["key"] for row in clips.rows(range(15))] == list(expected.keys)
     assert [row["caption"] for row in captions.rows(range(15))] == list(expected.captions)
     products = clips.vectors.astype(np.float64) @ captions.vectors.astype(np.float64).T
@@ -255,7 +255,7 @@ def test_the_first_hits_are_put_in_the_order_of_the_matching_head(folder: Path) 
     plain = hits_of(folder / "index", "clip 3", "--top", "6")
     hits = hits_of(folder / "index", "clip 3", "--top", "6", "--rerank", "4")
     retriever = build_retriever(retriever_config(folder), folder / "run", device=torch.device("cpu"))
-    frames = Retrieval(folder / "shards").frames_of(range(15), retriever)
+    frames = {number: views[0] for number, views in clips_of(folder / "shards", retriever).views_of(range(15)).items()}
     tokens = retriever.tokenizer(["clip 3"])
     model, states = retriever.model, retriever.encode_texts(tokens)
     with torch.no_grad():
@@ -294,3 +294,9 @@ def test_an_empty_set_and_a_full_disk_are_one_error(
     monkeypatch.setattr(embed_job, "free_bytes", lambda _: 10)
     told = error_of(embed.command, folder / "run", folder / "shards", "-o", tmp_path / "index")
     assert "GB left" in told
+
+
+def test_a_run_that_learned_no_matching_is_not_reranked(folder: Path, tmp_path: Path) -> None:
+    words = (folder / "run", folder / "shards", "-o", tmp_path / "index", "task.loss_weights.vtm=0")
+    call(embed.command, *words)
+    assert "does not learn which texts match" in error_of(search.command, tmp_path / "index", "a", "--rerank", "2")

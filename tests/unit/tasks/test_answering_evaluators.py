@@ -161,7 +161,7 @@ def test_a_protocol_says_what_the_list_covers_and_how_answers_are_found(
     assert said["chance"]["accuracy"] == pytest.approx(100 * most / 9)
     assert said["questions_with_writable_answer"] == 9
     text = caplog.text
-    assert "1 answers stand in" in text
+    assert "answers.json has no more than once" in text
     assert f"{9 - listed} of 9 questions have no answer among the 3" in text
     assert "questions of data.sources.questions have no answer among the 3" in text
 

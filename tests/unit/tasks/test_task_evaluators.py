@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.retrieval_runs import retrieval_yaml
+from tests.support.retrieval_runs import retrieval_yaml, searched
 from tests.support.shards import noisy_frames, write_shards
 from tests.support.stage2_runs import stage2_run, write_for_stage2
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import ConfigError, DataError
 from umt_ds.evaluation.encode import ALONE, no_beat
@@ -29,7 +30,6 @@ from umt_ds.evaluation.retrieval import RetrievalEvaluator
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.tasks.stage1.task import Stage1Module
 from umt_ds.tasks.stage2.module import Stage2Module
-from umt_ds.tasks.video_text.retrieval import Retrieval
 from umt_ds.tasks.video_text.retriever import Retriever
 
 torch.set_num_threads(1)
@@ -277,7 +277,7 @@ def test_stage_2_is_judged_by_retrieval_and_knn_of_the_module_in_training(tmp_pa
     assert isinstance(evaluator, RetrievalEvaluator)
     retriever = evaluator.model_of(module)
     assert isinstance(retriever, Retriever)
-    offline = Retrieval(held_out, batch=3, antialias=False).search(retriever, name="held out")
+    offline = searched(held_out, retriever, batch=3, antialias=False)
     scores = retrieval_scores(offline.similarity, offline.right)
     assert found.values["t2v_r1"] == pytest.approx(100 * scores.text_to_video[1])
     assert found.values["mean"] == pytest.approx(100 * scores.mean)

@@ -97,6 +97,6 @@ class RetrievalConfig(TaskSettings):
     def without_effect(self, run: RunConfig) -> Remarks:
         # what is said of the objective, in the words of this task; its other sections belong to stage 2 alone
         for key, why in self.objective.without_effect(run):
-            own = key.replace("task.student", "task.encoder")
+            own = key.replace(".student", ".encoder")
             if own.startswith(("task.encoder", "task.vtc", "task.vtm")):
                 yield own, why

@@ -12,15 +12,16 @@ from typing import Any
 from umt_ds.config.evaluation import QuestionAnsweringEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
+from umt_ds.data.clip_request import AlsoAsked, ClipRequest, middle_frames, published_frames
 from umt_ds.data.clips import read_record
-from umt_ds.data.evaluation import AlsoAsked, ClipRequest, EvaluationSet, middle_frames, published_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.sample_record import ANSWERS, answers_of
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.collectives import broadcast_object, is_first_rank
-from umt_ds.errors import ConfigError, DecodeError, UmtError
+from umt_ds.errors import ConfigError, DecodeError, UmtError, some
 from umt_ds.evaluation.answer_list import AnswerList, read_answer_list
 from umt_ds.evaluation.answering import AnsweringEvaluator, asked_fields, asked_of
 from umt_ds.tasks.captions import answer_tokenizer_of, caption_tokenizer
@@ -91,8 +92,8 @@ def _list_of(name: str, settings: QuestionAnsweringEvaluation, items: Evaluation
         raise ConfigError(f"{key}: {error.what}", hint=error.hint) from error
     if is_first_rank():
         if among.twice:
-            log.warning("%s: %d answers stand in %s more than once, and take up as many places among the candidates",
-                        key, len(among.twice), among.where)  # fmt: skip
+            log.warning("%s: %s has %s more than once, each time as a candidate of its own",
+                        key, among.where, some(among.twice))  # fmt: skip
         _warn_of_training(key, among, run)
     questions = broadcast_object([asked.answers for asked in items.said(_LOOKED_AT)] if is_first_rank() else None)
     if questions and not any(map(among.has_one_of, questions)):

@@ -15,7 +15,7 @@ from umt_ds.batch import Tokens
 from umt_ds.config.evaluation import QuestionAnsweringEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
-from umt_ds.data.evaluation import published_frames
+from umt_ds.data.clip_request import published_frames
 from umt_ds.data.order.views import Views
 from umt_ds.data.text import AnswerTokenizer
 from umt_ds.errors import ConfigError

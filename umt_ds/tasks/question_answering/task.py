@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from umt_ds.batch import Answers, Batch, Tokens
 from umt_ds.config.optimisation import OptimConfig
@@ -67,8 +68,9 @@ class QuestionAnsweringTask:
         told = batch.targets.answers
         assert batch.text is not None, "the loader tokenises questions for this task"
         assert told is not None, "and answers"
-        places = _places(told)  # on the host, where the loader left them
+        places = _places(told)
         with span("host_to_device"):
+            places = places.pin_memory() if self._device.type == "cuda" else places  # else the copy would wait
             batch, places = batch.to(self._device), places.to(self._device, non_blocking=True)
         text, told = batch.text, batch.targets.answers
         assert text is not None
@@ -86,7 +88,10 @@ class QuestionAnsweringTask:
         )
 
 
-def _places(answers: Answers) -> torch.Tensor:
-    """Of the B · A places those with an answer that counts: i64 [R]. At least one, which counts nothing."""
-    counts = (answers.weights > 0).flatten().nonzero().squeeze(1)
-    return counts if len(counts) else counts.new_zeros(1)
+def _places(answers: Answers) -> Tensor:
+    """Of the B · A places those with an answer that counts: i64 [R]; where none does the first, which adds nothing.
+
+    The host counts them, in what the loader left there: how many there are is a shape, for which a device would wait.
+    """
+    counts = torch.from_numpy(answers.weights.numpy().ravel().nonzero()[0])
+    return counts if len(counts) else torch.zeros(1, dtype=torch.int64)

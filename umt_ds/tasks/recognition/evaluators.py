@@ -13,7 +13,7 @@ from umt_ds.classes.matching import matched_by_number
 from umt_ds.config.evaluation import ClassificationEvaluation
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
-from umt_ds.data.evaluation import ClipRequest, published_frames, stored_frames
+from umt_ds.data.clip_request import ClipRequest, published_frames, stored_frames
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.storage import as_path
 from umt_ds.distributed.collectives import is_first_rank

@@ -11,7 +11,8 @@ import torch
 
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.storage import absolute
 from umt_ds.engine.manifest import resolve_checkpoint
 from umt_ds.errors import ConfigError, DataError, UmtError

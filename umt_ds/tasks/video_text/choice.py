@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from umt_ds.batch import Tokens
 from umt_ds.config.evaluation import MultipleChoiceEvaluation
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import AlsoAsked
+from umt_ds.data.clip_request import AlsoAsked
 from umt_ds.data.shards.sample_record import Choice, choice_of
 from umt_ds.data.shards.storage import as_path
 from umt_ds.evaluation.multiple_choice import MultipleChoiceEvaluator

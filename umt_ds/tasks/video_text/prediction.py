@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from umt_ds.batch import Tokens
 from umt_ds.config.evaluation import RetrievalEvaluation
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import published_frames
+from umt_ds.data.clip_request import published_frames
 from umt_ds.data.order.views import Views
 from umt_ds.errors import ConfigError
 from umt_ds.evaluation.metrics.retrieval import similarity

@@ -8,7 +8,7 @@ from torch import nn
 
 from umt_ds.config.evaluation import RetrievalEvaluation, VideoTextEvaluation
 from umt_ds.config.run import RunConfig
-from umt_ds.data.evaluation import ClipRequest, ShownFrames, middle_frames, published_frames
+from umt_ds.data.clip_request import ClipRequest, ShownFrames, middle_frames, published_frames
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.text import CaptionTokenizer

@@ -26,8 +26,9 @@ from umt_ds.bench.rate import measure_loader
 from umt_ds.cli import umt
 from umt_ds.config.batching import plan_run
 from umt_ds.config.load import load_run
+from umt_ds.data.clip_request import ClipRequest, middle_frames
 from umt_ds.data.clips import read_clip
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.loader import Loader
 from umt_ds.data.shards import back_off, fetch, remote
 from umt_ds.data.shards import storage as places

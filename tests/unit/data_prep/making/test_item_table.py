@@ -19,7 +19,8 @@ from data_prep.cli import umt_data as command
 from data_prep.tables.annotations import read_annotations
 from tests.support.shards import frame as one_colour
 from tests.support.shards import picture, write_shards
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.shards.manifest import load_manifest

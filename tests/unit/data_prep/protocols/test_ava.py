@@ -21,7 +21,8 @@ from data_prep.sources.folder import list_folder
 from tests.support.shards import frame as one_colour
 from tests.support.shards import picture, write_shards
 from tests.support.videos import shown_number, write_numbered_video
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, ShownFrames
+from umt_ds.data.clip_request import ClipRequest, ShownFrames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.source import ShardSource
 from umt_ds.errors import DataError

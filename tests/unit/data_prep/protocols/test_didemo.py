@@ -16,7 +16,8 @@ from tests.support import caption_files
 from tests.support.shards import frame, picture, write_shards
 from tests.support.umt_data import Umt, umt_data
 from tests.support.videos import frame_number, write_video
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, published_frames
+from umt_ds.data.clip_request import ClipRequest, published_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import DataError

@@ -14,7 +14,8 @@ from data_prep.cli import umt_data as command
 from tests.support.caption_files import as_json, as_lines, as_sqlite, reasons, rows
 from tests.support.loading import LAST_NUMBER
 from tests.support.videos import write_video
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.shards.manifest import load_manifest

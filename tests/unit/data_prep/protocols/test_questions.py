@@ -18,8 +18,9 @@ from pyarrow import parquet
 from data_prep.making.item_table import read_items, write_table
 from data_prep.protocols.known import protocol
 from tests.support.shards import write_shards
+from umt_ds.data.clip_request import ClipRequest, middle_frames
 from umt_ds.data.clips import read_clip
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
 from umt_ds.data.shards.source import ShardSource

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from tests.support.shards import undecodable, write_shards
-from umt_ds.data.evaluation import ClipRequest, EvaluationSet, middle_frames
+from umt_ds.data.clip_request import ClipRequest, middle_frames
+from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.errors import ConfigError, DataError, MachineError, WeightsError
 from umt_ds.evaluation.probes.features import (
     FeatureRequest,
