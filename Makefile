@@ -35,7 +35,7 @@ demo: setup
 
 # And video and language: stage 2 on captioned clips and pictures; then retrieval and question answering on clips,
 # fine-tuned from the first of its seeds. Three seeds of each. The tables: scores of stage 2 as it is (zero-shot),
-# of retrieval with multiple choice, and of answers.
+# of retrieval with multiple choice, and of answers. By the rates of single runs about thirteen minutes more.
 demo-full: demo
 	for seed in $(SEEDS); do \
 	  $(BIN)/umt train demo/stage2 --ranks 2 seed=$$seed run_dir=runs/demo/stage2-$$seed || exit 1; \
