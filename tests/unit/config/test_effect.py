@@ -94,7 +94,7 @@ def test_what_only_a_gpu_does_is_said_on_cpus() -> None:
         ("demo/stage2", [NO_UTA, "task.align_projections=visual"], "task.teacher"),
         ("demo/stage2", [NO_UTA, "task.mask={image: {kind: random}, video: {kind: tube}}"], "task.mask.image"),
         ("demo/stage2", ["batch.media=packed", "batch.pack=8"], "batch.pack"),
-        ("demo/stage2", ["task.loss_weights.vtc=0"], "task.vtc.temperature"),
+        ("demo/stage2", ["task.loss_weights.vtc=0", "task.vtm.hard=true"], "task.vtc.temperature"),
         ("demo/stage2", ["engine.graph=true"], "engine.graph"),
         ("demo/stage1", ["data.cache.max_gb=3", "data.sources.demo.shards=s3://bucket/x"], "data.cache"),
         ("demo/stage1", ["init.weights=/a"], "init.weights"),

@@ -265,7 +265,7 @@ def test_stage_2_is_judged_by_retrieval_and_knn_of_the_module_in_training(tmp_pa
     write_for_stage2(tmp_path)
     held_out = write_shards(tmp_path / "held_out", (4, 3), members=noisy_frames, first=20)
     more = [f"evaluation.{name}.{key}" for name in ("retrieval", "knn") for key in (f"shards={held_out}", "batch=3")]
-    more += ["evaluation.retrieval.antialias=false", "data.workers=0"]
+    more += ["evaluation.retrieval.antialias=false", "evaluation.retrieval.rerank=null", "data.workers=0"]
     run = load_run("demo/stage2", stage2_run(tmp_path, "run", *more))
     module = module_of(run)
     assert isinstance(module, Stage2Module)
