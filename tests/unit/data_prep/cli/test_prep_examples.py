@@ -38,7 +38,8 @@ def of_help() -> list[str]:
 
 def of_pages() -> list[str]:
     lines = [line for page in PAGES for line in examples_in((REPO / page).read_text())]
-    return [line for line in lines if "…" not in line]
+    # the body of a function of a script is tried where it is called (`of_scripts`)
+    return [line for line in lines if "…" not in line and "${@" not in line]
 
 
 def of_scripts() -> list[str]:
