@@ -201,16 +201,20 @@ def index_file(index: Path, kind: Kind = "clips") -> Path:
 
 
 def read_index(index: Path, kind: Kind = "clips") -> IndexFile:
-    """Open an index: an npz file is mapped, a parquet file read with all cores. Raises DataError for what is none."""
+    """Open an index: an npz file is mapped, a parquet file read with all cores. Raises DataError for what is none, or
+    of the other kind."""
     path = index_file(index, kind)
     try:
         text, found, vectors = (_open_npz if path.suffix == ".npz" else _open_parquet)(path)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
+    if found != kind:
+        hint = "name the folder of `umt embed -o`; --captions searches among captions"
+        raise DataError(f"{path} holds {found}, and {kind} are searched", hint=hint)
     facts = facts_of(text, where=path)
     if vectors.ndim != 2 or vectors.shape[1] != facts.width or vectors.dtype != np.dtype(facts.dtype):
         raise DataError(f"{path} is damaged: its embeddings are {vectors.dtype} {vectors.shape}", hint=_AGAIN)
-    return IndexFile(path, found, facts, vectors)
+    return IndexFile(path, kind, facts, vectors)
 
 
 def read_facts(path: Path) -> Facts:
