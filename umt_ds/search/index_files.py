@@ -55,6 +55,7 @@ _COLUMNS: Mapping[Kind, Mapping[str, pa.DataType]] = {
     },
     "captions": {"key": pa.string(), "set": pa.string(), "item": pa.int64(), "caption": pa.string()},
 }
+_DTYPES = ("float16", "float32")
 _DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError)
 
 
@@ -106,6 +107,8 @@ def facts_of(text: str, *, where: Path) -> Facts:
         found = Facts(**{name: said[name] for name in (each.name for each in fields(Facts)) if name in said})
         if found.format != FORMAT:
             raise ValueError(f"it is of format {found.format}")
+        if not (isinstance(found.config, dict) and isinstance(found.weights, str) and found.dtype in _DTYPES):
+            raise ValueError("what it says of its settings, weights or numbers is nothing that is written there")
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{where} is an index of another version of umt_ds ({error})", hint="make it again with `umt embed`"
@@ -236,7 +239,10 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def _about(schema: pa.Schema) -> str:
-    return str((schema.metadata or {})[_ABOUT.encode()], "utf-8")
+    said = (schema.metadata or {}).get(_ABOUT.encode())
+    if said is None:
+        raise ValueError(f"it does not say under {_ABOUT} what made it")
+    return str(said, "utf-8")
 
 
 def _open_parquet(path: Path) -> tuple[str, Kind, Vectors]:

@@ -25,7 +25,7 @@ from umt_ds.data.shards.sample_record import captions_of
 from umt_ds.data.shards.storage import absolute, as_path, common_folder, is_local, kind_of
 from umt_ds.data.shards.suffixes import VIDEO_SUFFIXES
 from umt_ds.data.video_clips import VideoClip, Windows, clips_of_video
-from umt_ds.errors import ConfigError, DataError, DecodeError, some
+from umt_ds.errors import ConfigError, DataError, DecodeError, printable, some
 
 _TIMES = "times_s"  # of the stored frames, in the json of a sample of ours
 
@@ -170,6 +170,9 @@ class VideoSource:
         more: list[Unit] = []
         for number in numbers:
             file = self._files[number]
+            if not _is_utf8(str(file)):
+                left_out.append(LeftOut(printable(self._name(file)), "its path is not in UTF-8: rename it"))
+                continue
             try:
                 found = clips_of_video(
                     file, self._request, windows=self._windows, first=unit.first, at_most=self._batch
@@ -255,6 +258,15 @@ def videos_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
             hint=f"videos end in {some(VIDEO_SUFFIXES)}",
         )
     return sorted(files), sorted(others, key=lambda one: one.key)
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a file can be called so in an index. Names on a disk are any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_video(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,21 @@ def test_linked_videos_are_embedded_by_their_names_and_links_to_nothing_are_left
         assert [row["key"] for row in rows] == ["film0.mp4", "film1.mp4"]
     assert "gone.mp4 (a link that leads nowhere)" in told
     assert hits_of(tmp_path / "index", "clip", "--rerank", "2")
+
+
+def test_a_video_whose_name_is_not_utf8_is_left_out(folder: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "videos" / "a.mp4")
+    shutil.copy(video, os.fsencode(tmp_path / "videos") + b"/b\xff.mp4")
+    told = call(embed.command, folder / "run", tmp_path / "videos", "-o", tmp_path / "index").stdout
+    assert "left out: 1" in told
+    assert "not in UTF-8" in (tmp_path / "index" / "left_out.csv").read_text()
+
+
+@pytest.mark.parametrize("words", [("--window", "nan"), ("--window", "inf"), ("--window", "1", "--stride", "nan")])
+def test_windows_have_a_length_in_seconds(folder: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    result = call(embed.command, folder / "run", folder / "videos", "-o", tmp_path / "index", *words)
+    assert result.exit_code == 2
+    assert "numbers of seconds" in result.stderr
 
 
 def test_clips_that_a_model_makes_no_numbers_of_are_left_out(
