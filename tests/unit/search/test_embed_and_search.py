@@ -151,7 +151,7 @@ def test_linked_videos_are_embedded_by_their_names_and_links_to_nothing_are_left
 
 def test_a_video_whose_name_is_not_utf8_is_left_out(folder: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "videos" / "a.mp4")
-    shutil.copy(video, os.fsencode(tmp_path / "videos") + b"/b\xff.mp4")
+    shutil.copy(os.fsencode(video), os.fsencode(tmp_path / "videos") + b"/b\xff.mp4")
     told = call(embed.command, folder / "run", tmp_path / "videos", "-o", tmp_path / "index").stdout
     assert "left out: 1" in told
     assert "not in UTF-8" in (tmp_path / "index" / "left_out.csv").read_text()
