@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from click.testing import CliRunner, Result
 
 from tests.support.stage2_runs import stage2_run, write_for_stage2
 from tests.support.tiny_runs import add_checkpoint, write_run
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
+from umt_ds.errors import UmtError
 from umt_ds.tasks.video_text.retriever import build_retriever
 
 
@@ -33,3 +36,16 @@ def retriever_config(folder: Path, *more: str) -> RunConfig:
         "data.workers=0",
     )  # fmt: skip
     return load_run("demo/stage2", stage2_run(folder, "run", *small, *more))
+
+
+def call(command: Any, *words: object) -> Result:
+    """Raises what the command raises."""
+    return CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False)
+
+
+def error_of(command: Any, *words: object) -> str:
+    """What it says and ends with: an error of the command, or of a rank that has said it."""
+    result = CliRunner().invoke(command, [str(word) for word in words])
+    assert isinstance(result.exception, UmtError | SystemExit), result.exception
+    assert result.exit_code != 0
+    return str(result.exception) if isinstance(result.exception, UmtError) else result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 import click
@@ -66,6 +67,8 @@ def command(
     set_default("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost rank is a stack of C++ on each of the others
     if stride is not None and window is None:
         raise click.UsageError("--stride is of windows: give their length with --window")
+    if not all(isfinite(seconds or 0) for seconds in (window, stride)):
+        raise click.UsageError("--window and --stride are numbers of seconds")
     names = runs_in(words, weights=None)
     if len(names) < 2:
         raise click.UsageError("Missing argument 'SOURCE...': which clips?")

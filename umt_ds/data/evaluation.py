@@ -142,6 +142,10 @@ class EvaluationSet:
         """The file that an item's sample lies in."""
         return self._source.tar(item.video[0])
 
+    def key_of(self, number: int) -> str:
+        """The key of the item at a place in the set. Raises DataError where its shard cannot be read."""
+        return self._source.key(self._source.ref(number))
+
     def turns(self, world: int) -> int:
         """Batches that each of `world` ranks has, those without an item among them."""
         num_batches = -(-len(self) // self.batch_size)

@@ -14,7 +14,7 @@ from umt_ds.data.clip_request import ClipRequest
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.storage import as_path
 from umt_ds.data.video_clips import clip_of_video
-from umt_ds.errors import DataError, UmtError
+from umt_ds.errors import DataError, UmtError, shown
 from umt_ds.search.hits import Hit
 
 
@@ -33,9 +33,12 @@ def _of_set(hit: Hit, folder: str, request: ClipRequest, sets: dict[str, Evaluat
     if folder not in sets:
         sets[folder] = EvaluationSet(as_path(folder), request, batch_size=1)
     assert hit.item is not None, "an index says the number of an item of a set"
-    if hit.item >= len(sets[folder]):
+    items = sets[folder]
+    if hit.item >= len(items):
         raise DataError(f"{folder} has no item {hit.item} any more: it has changed since it was embedded")
-    return sets[folder].views_of([hit.item])[hit.item][0]
+    if (key := items.key_of(hit.item)) != hit.key:  # of a set that grew, items have other numbers
+        raise DataError(f"item {hit.item} of {folder} is now {shown(key)}: it has changed since it was embedded")
+    return items.views_of([hit.item])[hit.item][0]
 
 
 def _of_video(hit: Hit, request: ClipRequest) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from umt_ds.config.show import as_tree
+from umt_ds.data.evaluation import LeftOut
 from umt_ds.data.pipeline import WorkerPool
 from umt_ds.data.shards.storage import free_bytes
 from umt_ds.data.video_clips import Windows
@@ -43,6 +45,7 @@ from umt_ds.terminal import progress
 # of a set, the stored frames count; of a video file or a window, all
 _FRAMES_RULE = "the middle frame of each of {} equal parts of the frames that the clip has"
 _PREFETCH = 1  # units that a worker makes ahead
+_NAN = "the model makes a vector of it that is not of numbers: its weights are broken, or too large for its precision"
 _STALL_LIMIT_S = 900.0
 _LOOK_S = 0.2  # how often a rank that is ready looks for the parts of the others
 
@@ -169,6 +172,7 @@ def _begin(job: EmbedJob, sources: Sequence[Source], files: PartFiles) -> set[in
     if not files.count:
         raise DataError(f"there are no clips in {', '.join(job.sources)}", hint="look into it with `umt-data sheet`")
     if finished(job.out, files.facts, job.file_format) is not None:
+        files.clear()
         return None
     _check_room(job, sources, files.facts)
     return set(files.begin())
@@ -257,12 +261,21 @@ def _made(units: Sequence[Unit], sources: Sequence[Source], workers: int) -> Gen
 def _embedded(unit: Unit, made: Made, model: SearchModel) -> _Embedded:
     nothing = torch.empty(0, model.width)
     captions = [caption for row in made.rows for caption in row.captions]
-    return _Embedded(
-        unit,
-        replace(made, pixels=torch.empty(0)),
-        model.embed_clips(made.pixels) if made.rows else nothing,
-        model.embed_texts(captions) if captions else nothing,
-    )
+    vectors = model.embed_clips(made.pixels) if made.rows else nothing
+    texts = model.embed_texts(captions) if captions else nothing
+    return _without_nan(_Embedded(unit, replace(made, pixels=torch.empty(0)), vectors, texts))
+
+
+def _without_nan(one: _Embedded) -> _Embedded:
+    """Clips whose vector, or that of a caption, is not of numbers are left out: no text would ever find them."""
+    rows = one.made.rows
+    of_rows = torch.split(one.texts, [len(row.captions) for row in rows])
+    good = [bool(v.isfinite().all() and t.isfinite().all()) for v, t in zip(one.vectors, of_rows, strict=True)]
+    if all(good):
+        return one
+    left_out = [LeftOut(row.key, _NAN) for row, is_good in zip(rows, good, strict=True) if not is_good]
+    made = replace(one.made, rows=tuple(compress(rows, good)), left_out=(*one.made.left_out, *left_out))
+    return _Embedded(one.unit, made, one.vectors[good], torch.cat([one.texts[:0], *compress(of_rows, good)]))
 
 
 def _tables(found: Sequence[_Embedded], facts: Facts) -> list[tuple[Kind, pa.Table]]:
@@ -304,7 +317,7 @@ def _join(job: EmbedJob, files: PartFiles, *, seconds: float, device: str, ranks
     first = "; ".join(f"{shown(key)} ({shown(reason, 120)})" for _, key, reason in left_out[:3])
     clips = sum(count_rows(files.path(CLIPS, part)) for part in range(files.count))
     if not clips:
-        raise DataError(f"none of the clips could be read: {first}", hint="`umt-data verify` says what is wrong")
+        raise DataError(f"none of the clips could be embedded: {first}", hint="`umt-data verify` looks into a set")
     paths = files.join(replace(files.facts, made=made), job.file_format)
     lines = [f"{clips:,} clips, {files.facts.width} numbers each, {job.dtype}: {', '.join(map(str, paths))}"]
     if left_out:

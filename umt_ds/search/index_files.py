@@ -55,6 +55,7 @@ _COLUMNS: Mapping[Kind, Mapping[str, pa.DataType]] = {
     },
     "captions": {"key": pa.string(), "set": pa.string(), "item": pa.int64(), "caption": pa.string()},
 }
+_DTYPES = ("float16", "float32")
 _DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError)
 
 
@@ -106,6 +107,8 @@ def facts_of(text: str, *, where: Path) -> Facts:
         found = Facts(**{name: said[name] for name in (each.name for each in fields(Facts)) if name in said})
         if found.format != FORMAT:
             raise ValueError(f"it is of format {found.format}")
+        if not (isinstance(found.config, dict) and isinstance(found.weights, str) and found.dtype in _DTYPES):
+            raise ValueError("what it says of its settings, weights or numbers is nothing that is written there")
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{where} is an index of another version of umt_ds ({error})", hint="make it again with `umt embed`"
@@ -201,16 +204,20 @@ def index_file(index: Path, kind: Kind = "clips") -> Path:
 
 
 def read_index(index: Path, kind: Kind = "clips") -> IndexFile:
-    """Open an index: an npz file is mapped, a parquet file read with all cores. Raises DataError for what is none."""
+    """Open an index: an npz file is mapped, a parquet file read with all cores. Raises DataError for what is none, or
+    of the other kind."""
     path = index_file(index, kind)
     try:
         text, found, vectors = (_open_npz if path.suffix == ".npz" else _open_parquet)(path)
     except _DAMAGED as error:
         raise _damaged(path, error) from error
+    if found != kind:
+        hint = "name the folder of `umt embed -o`; --captions searches among captions"
+        raise DataError(f"{path} holds {found}, and {kind} are searched", hint=hint)
     facts = facts_of(text, where=path)
     if vectors.ndim != 2 or vectors.shape[1] != facts.width or vectors.dtype != np.dtype(facts.dtype):
         raise DataError(f"{path} is damaged: its embeddings are {vectors.dtype} {vectors.shape}", hint=_AGAIN)
-    return IndexFile(path, found, facts, vectors)
+    return IndexFile(path, kind, facts, vectors)
 
 
 def read_facts(path: Path) -> Facts:
@@ -232,7 +239,10 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def _about(schema: pa.Schema) -> str:
-    return str((schema.metadata or {})[_ABOUT.encode()], "utf-8")
+    said = (schema.metadata or {}).get(_ABOUT.encode())
+    if said is None:
+        raise ValueError(f"it does not say under {_ABOUT} what made it")
+    return str(said, "utf-8")
 
 
 def _open_parquet(path: Path) -> tuple[str, Kind, Vectors]:

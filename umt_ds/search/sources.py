@@ -22,10 +22,10 @@ from umt_ds.data.evaluation import EvaluationSet, ItemInfo, LeftOut
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.manifest import MANIFEST
 from umt_ds.data.shards.sample_record import captions_of
-from umt_ds.data.shards.storage import absolute, as_path, is_local, kind_of
+from umt_ds.data.shards.storage import absolute, as_path, common_folder, is_local, kind_of
 from umt_ds.data.shards.suffixes import VIDEO_SUFFIXES
 from umt_ds.data.video_clips import VideoClip, Windows, clips_of_video
-from umt_ds.errors import ConfigError, DataError, DecodeError, some
+from umt_ds.errors import ConfigError, DataError, DecodeError, printable, some
 
 _TIMES = "times_s"  # of the stored frames, in the json of a sample of ours
 
@@ -130,13 +130,21 @@ class SetSource:
 
 
 class VideoSource:
-    """Video files, whole or in windows. folder: below which the keys name them."""
+    """Video files, whole or in windows. folder: below which the keys name them, absolute as they are. unreadable: what
+    else is called as videos are there, and is left out."""
 
     def __init__(
-        self, files: Sequence[Path], request: ClipRequest, *, batch: int, folder: Path, windows: Windows | None
+        self,
+        files: Sequence[Path],
+        request: ClipRequest,
+        *,
+        batch: int,
+        folder: Path,
+        windows: Windows | None,
+        unreadable: Sequence[LeftOut] = (),
     ) -> None:
-        self._files, self._request, self._folder = files, request, absolute(folder)
-        self._batch, self._windows = batch, windows
+        self._files, self._request, self._folder = files, request, folder
+        self._batch, self._windows, self._unreadable = batch, windows, tuple(unreadable)
         self.units = ceil(len(files) / batch) if windows is None else len(files)
         self.units_of_a_part = _units_of_a_part(batch) if windows is None else _VIDEOS_OF_A_PART
 
@@ -158,10 +166,13 @@ class VideoSource:
     def _made(self, unit: Unit, numbers: Sequence[int]) -> Made:
         rows: list[Row] = []
         views: list[Tensor] = []
-        left_out: list[LeftOut] = []
+        left_out = [*self._unreadable] if (unit.number, unit.first) == (0, 0) else []
         more: list[Unit] = []
         for number in numbers:
             file = self._files[number]
+            if not _is_utf8(str(file)):
+                left_out.append(LeftOut(printable(self._name(file)), "its path is not in UTF-8: rename it"))
+                continue
             try:
                 found = clips_of_video(
                     file, self._request, windows=self._windows, first=unit.first, at_most=self._batch
@@ -181,10 +192,10 @@ class VideoSource:
 
     def _row(self, number: int, window: int, clip: VideoClip) -> Row:
         file, (start, end) = self._files[number], clip.span_s
-        return Row((number, window), self._name(file), str(absolute(file)), start_s=float(start), end_s=float(end))
+        return Row((number, window), self._name(file), str(file), start_s=float(start), end_s=float(end))
 
     def _name(self, file: Path) -> str:
-        return absolute(file).relative_to(self._folder).as_posix()
+        return file.relative_to(self._folder).as_posix()  # not resolved: a file may be a link that leads elsewhere
 
 
 _CLIPS_OF_A_PART = 1024  # at least, of sets and whole videos; what a kill can cost
@@ -214,40 +225,52 @@ def find_sources(
         _refuse_captions(path, captions)
         kind = kind_of(path) if is_local(path) else None
         if kind == "file":
-            files.append(path)
+            files.append(absolute(path.parent) / path.name)
         elif kind == "folder":
-            found = videos_below(path)
-            sources.append(VideoSource(found, request, batch=batch, folder=path, windows=windows))
+            folder = absolute(path)
+            found, bad = videos_below(folder)
+            sources.append(VideoSource(found, request, batch=batch, folder=folder, windows=windows, unreadable=bad))
         else:
             raise ConfigError(
                 f"{path} is not there" if is_local(path) else f"{path} is no set of shards: it has no {MANIFEST}",
                 hint="name a set or table that `umt-data` made, a video file, or a folder of video files",
             )
     if files:
-        folder = files[0].absolute().parent if len(files) == 1 else _folder_of(files)
+        folder = common_folder([file.parent for file in files])
         sources.append(VideoSource(files, request, batch=batch, folder=folder, windows=windows))
     return sources
 
 
-def videos_below(folder: Path) -> list[Path]:
-    """The video files below a folder by their suffixes, sorted. Raises DataError where there are none."""
-    found = [
-        folder / below.folder / name
-        for below in files_below(folder)
-        for name in below.files
-        if name.rpartition(".")[2].lower() in VIDEO_SUFFIXES
-    ]
-    if not found:
+def videos_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+    """The video files below a folder by their suffixes, sorted, and what is called so and is no file, with what it is.
+    Raises DataError where there are none, or a folder cannot be read: nobody knows what is in it."""
+    files: list[Path] = []
+    others: list[LeftOut] = []
+    for below in files_below(folder):
+        if (why := below.others.get("")) is not None:
+            raise DataError(f"{folder / below.folder}: {why}", hint="make it readable; or name the other folders")
+        files += [folder / below.folder / name for name in below.files if _is_video(name)]
+        named = {(Path(below.folder) / name).as_posix(): what for name, what in below.others.items()}
+        others += [LeftOut(name, what) for name, what in named.items() if _is_video(name)]
+    if not files:
         raise DataError(
             f"{folder} holds no video files and is no set of shards ({MANIFEST} is not there)",
             hint=f"videos end in {some(VIDEO_SUFFIXES)}",
         )
-    return sorted(found)
+    return sorted(files), sorted(others, key=lambda one: one.key)
 
 
-def _folder_of(files: Sequence[Path]) -> Path:
-    parents = [set(file.absolute().parents) for file in files]
-    return max(set.intersection(*parents), key=lambda path: len(path.parts))
+def _is_utf8(name: str) -> bool:
+    """Whether a file can be called so in an index. Names on a disk are any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_video(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in VIDEO_SUFFIXES
 
 
 def _refuse_windows(path: Path, windows: Windows | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,53 +14,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.support.indexes import retriever_config, retriever_run
+from tests.support.indexes import call, error_of, retriever_config, retriever_run
 from tests.support.retrieval_runs import clips_of, searched
 from tests.support.shards import key_of_sample, png_frames, write_shards
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from tests.support.videos import write_video
 from umt_ds.cli import embed, search
-from umt_ds.errors import MachineError, UmtError
 from umt_ds.search import embed as embed_job
 from umt_ds.search import index_files
 from umt_ds.search.index_files import read_index
+from umt_ds.search.model import SearchModel
 from umt_ds.tasks.video_text.retriever import build_retriever
 
 torch.set_num_threads(1)
 
 
-def call(command: Any, *words: object) -> Result:
-    """Raises what the command raises."""
-    return CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False)
-
-
-def error_of(command: Any, *words: object) -> str:
-    """What it says and ends with: an error of the command, or of a rank that has said it."""
-    result = CliRunner().invoke(command, [str(word) for word in words])
-    assert isinstance(result.exception, UmtError | SystemExit), result.exception
-    assert result.exit_code != 0
-    return str(result.exception) if isinstance(result.exception, UmtError) else result.stderr
-
-
 def hits_of(*words: object) -> list[dict[str, Any]]:
     found = json.loads(call(search.command, *words, "--json").stdout)
     return [hit for answer in found["answers"] for hit in answer["hits"]]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, a set of 15 clips, three videos and a file that is none, and an index of the set."""
-    folder = tmp_path_factory.mktemp("search")
-    write_shards(folder / "shards")
-    for number in range(3):
-        write_video(folder / "videos" / "below" / f"v{number}.mp4", frames=20 + 10 * number, fps=10)
-    (folder / "videos" / "bad.mp4").write_bytes(b"no video")
-    retriever_run(folder)
-    call(embed.command, folder / "run", folder / "shards", "-o", folder / "index", "--captions", "--dtype", "float32")
-    return folder
 
 
 def test_products_of_the_embeddings_are_the_similarities_of_evaluation(folder: Path) -> None:
@@ -147,40 +122,70 @@ def test_a_clip_that_cannot_be_read_is_left_out_and_one_without_caption_is_not(f
     assert key_of_sample(2) in (tmp_path / "index" / "left_out.csv").read_text()
 
 
-def test_the_same_command_goes_on_and_another_one_is_refused(
+def test_a_hit_whose_item_is_another_clip_now_is_not_shown_in_its_place(folder: Path, tmp_path: Path) -> None:
+    write_shards(tmp_path / "set", (6,))
+    call(embed.command, folder / "run", tmp_path / "set", "-o", tmp_path / "index")
+    shutil.rmtree(tmp_path / "set")
+    write_shards(tmp_path / "set", (6,), key=lambda number: f"other-{number:04d}")
+    told = error_of(search.command, tmp_path / "index", "clip", "--rerank", "3")
+    assert "is now other-000" in told
+    assert "changed since it was embedded" in told
+
+
+def test_linked_videos_are_embedded_by_their_names_and_links_to_nothing_are_left_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for number in range(2):
+        (links / f"film{number}.mp4").symlink_to(folder / "videos" / "below" / f"v{number}.mp4")
+    call(embed.command, folder / "run", *sorted(links.iterdir()), "-o", tmp_path / "named")
+    (links / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    told = call(embed.command, folder / "run", links, "-o", tmp_path / "index").stdout
+    for name in ("named", "index"):
+        rows = read_index(tmp_path / name).rows(range(2))
+        assert [row["key"] for row in rows] == ["film0.mp4", "film1.mp4"]
+    assert "gone.mp4 (a link that leads nowhere)" in told
+    assert hits_of(tmp_path / "index", "clip", "--rerank", "2")
+
+
+def test_a_video_whose_name_is_not_utf8_is_left_out(folder: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "videos" / "a.mp4")
+    shutil.copy(os.fsencode(video), os.fsencode(tmp_path / "videos") + b"/b\xff.mp4")
+    told = call(embed.command, folder / "run", tmp_path / "videos", "-o", tmp_path / "index").stdout
+    assert "left out: 1" in told
+    assert "not in UTF-8" in (tmp_path / "index" / "left_out.csv").read_text()
+
+
+@pytest.mark.parametrize("words", [("--window", "nan"), ("--window", "inf"), ("--window", "1", "--stride", "nan")])
+def test_windows_have_a_length_in_seconds(folder: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    result = call(embed.command, folder / "run", folder / "videos", "-o", tmp_path / "index", *words)
+    assert result.exit_code == 2
+    assert "numbers of seconds" in result.stderr
+
+
+def test_clips_that_a_model_makes_no_numbers_of_are_left_out(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended in the second of its parts, of two batches each."""
-    from umt_ds.search import sources
-    from umt_ds.search.model import SearchModel
-
-    monkeypatch.setattr(sources, "_CLIPS_OF_A_PART", 4)
-    words = (folder / "run", folder / "shards", "--batch", "2", "--dtype", "float32")
-    call(embed.command, *words, "-o", tmp_path / "whole")
-    calls: list[int] = []
     real = SearchModel.embed_clips
 
-    def counted(model: SearchModel, pixels: torch.Tensor) -> torch.Tensor:
-        calls.append(len(pixels))
-        if len(calls) == 4:
-            raise MachineError("the machine is needed for something else")
-        return real(model, pixels)
+    def broken(model: SearchModel, pixels: torch.Tensor) -> torch.Tensor:
+        vectors = real(model, pixels)
+        vectors[2] = torch.nan
+        return vectors
 
-    monkeypatch.setattr(SearchModel, "embed_clips", counted)
-    assert "needed for something else" in error_of(embed.command, *words, "-o", tmp_path / "ended")
-    assert "is not finished" in error_of(search.command, tmp_path / "ended", "a")
-    told = error_of(embed.command, folder / "run", folder / "shards", "--batch", "3", "-o", tmp_path / "ended")
-    assert "was begun with other clips, weights or settings" in told
-    calls.clear()
-    calls += [0] * 10
-    call(embed.command, *words, "-o", tmp_path / "ended")
-    assert len(calls) - 10 == 6, "the first of four parts is kept: 15 clips are 8 batches of 2"
-    ended, whole = read_index(tmp_path / "ended"), read_index(tmp_path / "whole")
-    assert np.array_equal(ended.vectors, whole.vectors)
-    assert not (tmp_path / "ended" / "parts").exists()
-    assert "is finished" in call(embed.command, *words, "-o", tmp_path / "ended").stdout
-    told = error_of(embed.command, *words[:-2], "-o", tmp_path / "ended")
-    assert "dtype was 'float32', and is 'float16'" in told
+    monkeypatch.setattr(SearchModel, "embed_clips", broken)
+    told = call(embed.command, folder / "run", folder / "shards", "-o", tmp_path / "index", "--captions").stdout
+    assert f"{key_of_sample(2)} (the model makes a vector of it that is not of numbers" in told
+    for kind in ("clips", "captions"):
+        index = read_index(tmp_path / "index", kind)
+        assert [row["item"] for row in index.rows(range(len(index)))] == [0, 1, *range(3, 15)]
+
+
+@pytest.mark.parametrize(("file", "words"), [("clips", ["--captions"]), ("captions", [])])
+def test_captions_are_not_taken_for_clips(folder: Path, file: str, words: list[str]) -> None:
+    told = error_of(search.command, folder / "index" / f"{file}.parquet", "clip 3", *words)
+    assert f"holds {file}" in told
 
 
 def test_other_weights_are_refused_and_the_same_ones_elsewhere_are_not(folder: Path, tmp_path: Path) -> None:
@@ -203,7 +208,7 @@ def test_other_weights_are_refused_and_the_same_ones_elsewhere_are_not(folder: P
         (lambda f: (f / "videos", "--captions"), "--captions is for sets"),
         (lambda f: (f / "nothing",), "nothing is not there"),
         (lambda f: (f / "run",), "holds no video files"),
-        (lambda f: (f / "videos", "--window", "0.1"), "none of the clips could be read"),
+        (lambda f: (f / "videos", "--window", "0.1"), "none of the clips could be embedded"),
     ],
 )
 def test_sources_that_do_not_fit_are_one_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,19 @@ def test_an_index_without_captions_says_how_to_make_one_with(tmp_path: Path) -> 
     with pytest.raises(DataError, match="has no captions") as raised:
         read_index(tmp_path, "captions")
     assert "--captions" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("said", [{"config": "x"}, {"config": [1]}, {"weights": 3}, {"dtype": "banana"}, {"format": 2}])
+def test_facts_that_nobody_wrote_are_refused(tmp_path: Path, said: dict[str, Any]) -> None:
+    path = write(tmp_path / "clips.parquet")
+    table = parquet.read_table(path)
+    facts = json.dumps(json.loads(FACTS.to_json()) | said)
+    parquet.write_table(table.replace_schema_metadata({"umt_ds": facts}), path)
+    with pytest.raises(DataError, match="another version"):
+        read_facts(path)
+
+
+def test_a_table_of_others_is_no_index(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"key": ["a"], "embedding": [[1.0]]}), tmp_path / "clips.parquet")
+    with pytest.raises(DataError, match="does not say under umt_ds what made it"):
+        read_facts(tmp_path / "clips.parquet")
