@@ -10,8 +10,9 @@ from typing import get_args
 from umt_ds.classes import ClassList, classes
 from umt_ds.data.shards.folders import files_below
 from umt_ds.data.shards.manifest import MANIFEST
+from umt_ds.data.shards.sample_record import plain_text
 from umt_ds.data.shards.suffixes import media_of
-from umt_ds.errors import ConfigError, some
+from umt_ds.errors import ConfigError, DecodeError, some
 
 KINETICS: tuple[ClassList, ...] = get_args(ClassList)
 
@@ -55,7 +56,7 @@ def text_lines(file: Path) -> tuple[str, ...]:
         found = tuple(_texts(json.loads(text))) if file.suffix.lower() == ".json" else tuple(_lines(text))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (DecodeError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         hint = "UTF-8 text with one on each line, or a .json file with a list of texts"
         raise ConfigError(f"{file} is no list of texts: {error}", hint=hint) from error
     if not found:
@@ -73,7 +74,10 @@ def _texts(listed: object) -> Iterator[str]:
     for number, one in enumerate(listed):
         if not isinstance(one, str):
             raise ValueError(f"entry {number} is no text")
-        yield one
+        text = plain_text(one)
+        if not text:
+            raise ValueError(f"entry {number} is an empty text")
+        yield text
 
 
 def class_names(named: str | None, *, known: Sequence[str], are_named: bool) -> tuple[str, ...]:

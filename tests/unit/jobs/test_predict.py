@@ -284,7 +284,13 @@ def test_captions_that_are_missing_or_empty_are_one_error(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\xff\xfe", "is no list of texts"), (b"\n \n", "says nothing"), (b"[1]", "entry 0 is no text")],
+    [
+        (b"\xff\xfe", "is no list of texts"),
+        (b"\n \n", "says nothing"),
+        (b"[1]", "entry 0 is no text"),
+        (b'["a", " "]', "entry 1 is an empty text"),
+        (b'["\\ud800"]', "a text holds half a character"),
+    ],
 )
 def test_a_file_of_captions_that_holds_none_is_one_error(
     finder: Path, videos: Path, tmp_path: Path, content: bytes, said: str
@@ -371,3 +377,18 @@ def test_questions_that_are_missing_or_empty_are_one_error(
 ) -> None:
     given = [answerer.parent / word if word.endswith(".json") else word for word in words]
     assert said in refused(answerer, videos / "grey.mp4", *given).what
+
+
+def test_blanks_around_the_answers_of_a_list_are_none_of_theirs(answerer: Path, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "blanks.json").write_text(json.dumps([f" {answer} " for answer in ANSWERS]))
+    document = told(answerer, videos / "grey.mp4", "--question", QUESTIONS[0], "--answers", tmp_path / "blanks.json")
+    assert sorted(texts(document)) == sorted(ANSWERS)
+
+
+def test_answers_are_chosen_among_as_many_as_the_run_is_judged_by(answerer: Path, videos: Path, tmp_path: Path) -> None:
+    """By default 128 of the list: more than those cannot be told."""
+    (tmp_path / "many.txt").write_text("\n".join(f"answer {number}" for number in range(200)))
+    asked_so = ("--question", QUESTIONS[0], "--answers", tmp_path / "many.txt", "--top")
+    assert len(texts(told(answerer, videos / "grey.mp4", *asked_so, 128))) == 128
+    error = refused(answerer, videos / "grey.mp4", *asked_so, 129)
+    assert "of the 200 answers the 128 with the likeliest first piece are scored" in error.what

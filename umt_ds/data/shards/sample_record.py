@@ -198,12 +198,12 @@ def _are_counts(value: object) -> bool:
     return isinstance(value, list) and all(type(one) is int and 0 <= one <= _LARGEST for one in value)
 
 
-def plain_text(caption: str) -> str:
-    """The caption without space around it.
+def plain_text(text: str) -> str:
+    """The text without space around it.
 
     Raises DecodeError for half a character: JSON can hold one (`"\\ud83d"`, of an emoji that was cut), no file and no
     tokenizer can.
     """
-    if re.search("[\ud800-\udfff]", caption):
-        raise DecodeError(f"a caption holds half a character (a lone surrogate): {quoted(caption)}")
-    return caption.strip()
+    if re.search("[\ud800-\udfff]", text):
+        raise DecodeError(f"a text holds half a character (a lone surrogate): {quoted(text)}")
+    return text.strip()

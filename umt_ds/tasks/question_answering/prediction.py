@@ -44,6 +44,13 @@ def answer_predictor(run: RunConfig, asked: Asked) -> Predictor:
     questions = tokenizer([cleaned(question, tokenizer.clean, what="question") for question in asked.questions])
     answers = answer_tokenizer_of(task.text, max_tokens=task.answer_tokens)
     judged = next((one for one in run.evaluation.values() if isinstance(one, QuestionAnsweringEvaluation)), None)
+    candidates = QuestionAnsweringEvaluation.model_fields["candidates"].default if judged is None else judged.candidates
+    if min(asked.top, len(asked.answers)) > candidates:
+        raise ConfigError(
+            f"--top {asked.top}: of the {len(asked.answers)} answers the {candidates} with the likeliest first piece "
+            "are scored, as the run is judged",
+            hint=f"--top {candidates} at most",
+        )
     return Predictor(
         full_view(
             tokenizer,
@@ -53,16 +60,18 @@ def answer_predictor(run: RunConfig, asked: Asked) -> Predictor:
             caption=task.question,
         ),
         averaged=judged is not None and judged.ema,
-        of=partial(_Answering, asked=asked, questions=questions, answers=answers),
+        of=partial(_Answering, asked=asked, questions=questions, answers=answers, candidates=candidates),
     )
 
 
 class _Answering:
     """Encodes a video once, and reads all questions with it. Satisfies `Predict`."""
 
-    def __init__(self, module: nn.Module, *, asked: Asked, questions: Tokens, answers: AnswerTokenizer) -> None:
+    def __init__(
+        self, module: nn.Module, *, asked: Asked, questions: Tokens, answers: AnswerTokenizer, candidates: int
+    ) -> None:
         assert isinstance(module, AnsweringModule)
-        self._module, self._asked, self._answers = module, asked, answers
+        self._module, self._asked, self._answers, self._candidates = module, asked, answers, candidates
         self._device = next(module.parameters()).device
         self._questions = questions.to(self._device)
         self._listed = answers.tokens(asked.answers).to(self._device) if asked.answers else None
@@ -76,7 +85,7 @@ class _Answering:
         return [Prediction(*each) for each in zip(self._asked.questions, found, strict=True)]
 
     def _ranked(self, states: Tensor, listed: Tokens) -> list[tuple[Choice, ...]]:
-        best = rank_answers(self._module.text_decoder, states, self._questions.mask, listed)
+        best = rank_answers(self._module.text_decoder, states, self._questions.mask, listed, k=self._candidates)
         top = self._asked.top
         rows = zip(best.numbers[:, :top].tolist(), best.probability[:, :top].tolist(), strict=True)
         return [tuple(map(self._choice, *row)) for row in rows]
