@@ -126,9 +126,9 @@ def test_items_of_one_video_are_asked_each_for_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"answer": 7}, "answer=7 is no place among its 2 texts"),
-        ({"answer": None}, "answer=None is no place among its 2 texts"),
-        ({"options": ["one"]}, "options is no list of texts to choose from"),
+        ({"answer": 7}, "answer=7 is no place among its 2 texts, which count from 0"),
+        ({"answer": None}, "it has no answer"),
+        ({"options": ["one"]}, "options has 1 of the two texts that a choice needs at least"),
         ({"options": None}, "options is no list of texts to choose from"),
         ({"options": ["a", " "]}, "options has an empty text in place 1"),
     ],
