@@ -35,8 +35,10 @@ def write_video(
     fps: int | Fraction = 10,
     rotation: int = 0,
     pictures: Sequence[NDArray[np.uint8]] | None = None,
+    ticks: Sequence[int] | None = None,
 ) -> Path:
-    """A small H.264 file of `size` (width, height). `rotation`: a display matrix, degrees counter-clockwise."""
+    """A small H.264 file of `size` (width, height). `rotation`: a display matrix, degrees counter-clockwise. ticks:
+    when each frame is shown, in parts 1/fps of a second; default: one in each."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     if pictures is None:
@@ -46,8 +48,11 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         if rotation:
             stream.set_display_rotation(rotation)
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for picture, tick in zip(pictures, ticks or range(len(pictures)), strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if ticks is not None:
+                frame.pts, frame.time_base = tick, 1 / Fraction(fps)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 

@@ -17,9 +17,10 @@ from umt_ds.data.evaluation import EvalBatch
 from umt_ds.data.on_device import EncodedFrames
 from umt_ds.data.worker import MediaRows, WorkerBatch
 from umt_ds.losses.masked_lm import MaskedTokens
+from umt_ds.search.sources import Made
 
 ROWS = 4
-TRAVELLERS = (Tokens, Answers, Targets, Batch, EncodedFrames, MediaRows, WorkerBatch, MaskedTokens, EvalBatch)
+TRAVELLERS = (Tokens, Answers, Targets, Batch, EncodedFrames, MediaRows, WorkerBatch, MaskedTokens, EvalBatch, Made)
 
 
 def filled(kind: Any, name: str = "", *, depth: int = 0) -> Any:

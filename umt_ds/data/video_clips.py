@@ -5,6 +5,7 @@ T frames, V views of a clip, H x W pixels, W windows.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -48,17 +49,23 @@ class VideoClip:
 
 @dataclass(frozen=True)
 class VideoClips:
-    """Some of the clips of a video, in their order. of: how many the video has."""
+    """Some of the clips of a video, in their order. of: how many the video has. too_short: what is said of the windows
+    among these that hold fewer frames than the model sees; they are no clips."""
 
     clips: tuple[VideoClip, ...]
     of: int
+    too_short: tuple[str, ...] = ()
 
 
 def clip_of_video(
     file: Path | bytes, request: ClipRequest, *, span_s: Span | None = None, limits: Limits = LIMITS
 ) -> VideoClip:
-    """The whole video as one clip, or some seconds of it. Raises as `clips_of_video`."""
-    return _clips(file, request, lambda timeline: [span_s or timeline.whole], limits=limits).clips[0]
+    """The whole video as one clip, or some seconds of it. Raises as `clips_of_video`, and DecodeError for seconds that
+    hold fewer frames than the model sees."""
+    found = _clips(file, request, lambda timeline: [span_s or timeline.whole], limits=limits)
+    if found.too_short:
+        raise DecodeError(found.too_short[0])
+    return found.clips[0]
 
 
 def clips_of_video(
@@ -75,8 +82,8 @@ def clips_of_video(
     The frames of `request` are chosen among all that the window has in the file. One window's frames are in memory in
     the size of the file, and the views of all that are asked for.
 
-    Raises DecodeError for what is no video, or is damaged, and for windows that hold fewer frames than the model sees
-    (a whole video may: it repeats its last). Raises OSError where the file cannot be read.
+    A window that holds fewer frames than the model sees is no clip (a whole video may: it repeats its last). Raises
+    DecodeError for what is no video, or is damaged, OSError where the file cannot be read.
     """
     spans_of = (lambda timeline: [timeline.whole]) if windows is None else windows.spans
     return _clips(file, request, spans_of, first=first, at_most=at_most, limits=limits)
@@ -92,34 +99,42 @@ def _clips(
     limits: Limits,
 ) -> VideoClips:
     spans: list[Span] = []
-    chosen: list[list[int]] = []  # the frames of each clip that is asked for
-    wanted: list[int] = []  # all of them, each once
+    some: list[Span] = []  # those that are asked for and are clips
+    chosen: list[list[int]] = []  # the frames of each of these
+    too_short: list[str] = []
+    wanted: list[int] = []  # all frames, each once
 
     def choose(timeline: Timeline) -> list[int]:
+        for found in (some, chosen, too_short):
+            found.clear()  # it may be asked twice
         spans[:] = spans_of(timeline)
-        some = spans[first:] if at_most is None else spans[first : first + at_most]
-        chosen[:] = [_frames_of(timeline, span, request) for span in some]
-        wanted[:] = sorted({number for numbers in chosen for number in numbers})
+        for span in spans[first:] if at_most is None else spans[first : first + at_most]:
+            is_whole = span == timeline.whole  # such a video may have no times
+            held = timeline.within(None if is_whole else span)
+            if len(held) < request.frames.count and not is_whole:
+                too_short.append(_too_short(span, held, request))
+                continue
+            some.append(span)
+            chosen.append([held.start + number for number in request.frames.choose(len(held))])
+        wanted[:] = sorted({number for numbers in chosen for number in numbers}) or [0]  # one must be chosen
         return wanted
 
     def encode(_: int, frames: Iterator[Pixels]) -> list[Tensor]:
-        return list(_views(zip(wanted, frames, strict=True), chosen, request))
+        numbered = zip(wanted, frames, strict=True)
+        views = list(_views(numbered, chosen, request))
+        deque(numbered, maxlen=0)
+        return views
 
     views = encode_by_time(file, choose, encode, limits=limits).content
-    clips = zip(spans[first:], views, strict=False)
-    return VideoClips(tuple(VideoClip(span, shown) for span, shown in clips), len(spans))
+    clips = tuple(VideoClip(span, shown) for span, shown in zip(some, views, strict=True))
+    return VideoClips(clips, len(spans), tuple(too_short))
 
 
-def _frames_of(timeline: Timeline, span: Span, request: ClipRequest) -> list[int]:
-    """The frames that are shown of a span. A video that is shown whole may have no times."""
-    is_whole = span == timeline.whole
-    here = timeline.within(None if is_whole else span)
-    if len(here) < request.frames.count and not is_whole:
-        raise DecodeError(
-            f"its {span[1] - span[0]:g} s from {span[0]:g} s on hold {len(here)} frames, and the model sees "
-            f"{request.frames.count} of a window"
-        )
-    return [here.start + number for number in request.frames.choose(len(here))]
+def _too_short(span: Span, held: range, request: ClipRequest) -> str:
+    return (
+        f"its {span[1] - span[0]:g} s from {span[0]:g} s on hold {len(held)} frames, and the model sees "
+        f"{request.frames.count} of a window"
+    )
 
 
 def _views(

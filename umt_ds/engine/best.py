@@ -49,7 +49,8 @@ def hash_of(protocol: Mapping[str, Any]) -> str:
     """What of a protocol decides whether two scores compare: all of it but where sets lie, what was missing, what an
     evaluation found on the way, and what older versions did not say, though they did it."""
     where = ("shards",)
-    missing = ("items", "videos", "left_out", "stored_frames", "published", "captions_of_a_video")
+    missing = {"items", "videos", "left_out", "stored_frames", "published", "captions_of_a_video", "best_possible"}
+    missing |= {"questions_with_listed_answer", "questions_with_writable_answer"}
     found = ("num_pairs", "temperature_found")
     unsaid = ("ties",)
     other = (*where, *missing, *found, *unsaid)

@@ -203,7 +203,7 @@ def _protocol(found: AnsweredSet) -> dict[str, Any]:
         "options": [min(counts), max(counts)],
         "score": "of the probability that they match, and of the softmax over the options of similarity / temperature",
         "score_weights": {"match": MATCH_WEIGHT, "similarity": SIMILARITY_WEIGHT},
-        "temperature": found.temperature,
+        "temperature_found": found.temperature,  # of the weights: another one after each step
         "ties": "an option that only equals the best is not chosen",
         "chance": {"accuracy": 100 * sum(1 / count for count in counts) / len(counts)},
     }

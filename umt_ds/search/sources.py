@@ -32,9 +32,8 @@ _TIMES = "times_s"  # of the stored frames, in the json of a sample of ours
 
 @dataclass(frozen=True)
 class Row:
-    """A clip of an index, without its vector: see `index_files`. order: its place among those of its source."""
+    """A clip of an index, without its vector: see `index_files`."""
 
-    order: tuple[int, int]
     key: str
     file: str
     set: str | None = None
@@ -126,7 +125,7 @@ class SetSource:
         part = times[slice(item.video[2], item.video[3] + 1)] if len(item.video) > 2 else times
         start, end = (min(part), max(part)) if part else (None, None)
         shard = str(absolute(self._items.shard_of(item)))
-        return Row((item.number, 0), item.key, shard, str(self.path), item.number, start, end, captions)
+        return Row(item.key, shard, str(self.path), item.number, start, end, captions)
 
 
 class VideoSource:
@@ -182,7 +181,8 @@ class VideoSource:
             except OSError as error:
                 left_out.append(LeftOut(self._name(file), f"cannot be read: {error.strerror or error}"))
             else:
-                rows += [self._row(number, unit.first + nth, clip) for nth, clip in enumerate(found.clips)]
+                rows += [self._row(file, clip) for clip in found.clips]
+                left_out += [LeftOut(self._name(file), why) for why in found.too_short]
                 views += [clip.views for clip in found.clips]
                 following = range(self._batch, found.of, self._batch) if unit.first == 0 else ()
                 more += [Unit(unit.source, number, first) for first in following]
@@ -190,9 +190,9 @@ class VideoSource:
         empty = torch.zeros((0, request.frames.count, request.side, request.side, 3), dtype=torch.uint8)
         return Made(tuple(rows), torch.cat([empty, *views]), tuple(left_out), tuple(more))
 
-    def _row(self, number: int, window: int, clip: VideoClip) -> Row:
-        file, (start, end) = self._files[number], clip.span_s
-        return Row((number, window), self._name(file), str(file), start_s=float(start), end_s=float(end))
+    def _row(self, file: Path, clip: VideoClip) -> Row:
+        start, end = clip.span_s
+        return Row(self._name(file), str(file), start_s=float(start), end_s=float(end))
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self._folder).as_posix()  # not resolved: a file may be a link that leads elsewhere

@@ -65,8 +65,21 @@ def test_some_of_the_windows_are_those_of_all_windows(tmp_path: Path) -> None:
 def test_a_short_video_repeats_its_last_frame_but_a_window_must_hold_as_many_as_the_model_sees(tmp_path: Path) -> None:
     file = write_video(tmp_path / "a.mp4", frames=20, fps=10)
     assert shown(clip_of_video(write_video(tmp_path / "b.mp4", frames=2), request(4))) == [0, 1, 1, 1]
-    with pytest.raises(DecodeError, match=r"its 0.2 s from 0 s on hold 2 frames, and the model sees 4 of a window"):
-        clips_of_video(file, request(4), windows=Windows(0.2, 0.2))
+    found = clips_of_video(file, request(4), windows=Windows(0.2, 0.2), first=1, at_most=2)
+    assert (found.clips, found.of) == ((), 10)
+    ends = "on hold 2 frames, and the model sees 4 of a window"
+    assert found.too_short == (f"its 0.2 s from 0.2 s {ends}", f"its 0.2 s from 0.4 s {ends}")
+    with pytest.raises(DecodeError, match=r"its 0\.2 s from 0\.4 s on hold 2 frames"):
+        clip_of_video(file, request(4), span_s=(0.4, 0.6))
+
+
+def test_a_gap_of_a_video_costs_only_the_windows_in_it(tmp_path: Path) -> None:
+    """Frames each tenth of a second in seconds 0 and 3, and none between."""
+    file = write_video(tmp_path / "a.mp4", frames=20, fps=10, ticks=[*range(10), *range(30, 40)])
+    found = clips_of_video(file, request(2), windows=Windows(1.0, 1.0))
+    assert [(clip.span_s[0], shown(clip)) for clip in found.clips] == [(0, [2, 7]), (3, [12, 17])]
+    assert found.of == 4
+    assert [why.split(" on hold ")[0] for why in found.too_short] == ["its 1 s from 1 s", "its 1 s from 2 s"]
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:

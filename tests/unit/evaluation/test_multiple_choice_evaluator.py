@@ -16,6 +16,7 @@ from tests.support.shards import noisy_frames, write_shards
 from tests.support.stage2 import tiny_module
 from umt_ds.data.clip_request import ClipRequest, middle_frames
 from umt_ds.data.evaluation import EvaluationSet
+from umt_ds.engine.best import hash_of
 from umt_ds.errors import DataError, NonFiniteError
 from umt_ds.evaluation.encode import ALONE, no_beat
 from umt_ds.evaluation.evaluator import Scores
@@ -77,9 +78,21 @@ def test_the_scores_are_those_of_each_pair_alone(tmp_path: Path) -> None:
         right += best == answer
     assert found.values["accuracy"] == pytest.approx(100 * right / 5)
     assert found.predictions["options"] == OPTIONS
-    assert found.protocol["temperature"] == pytest.approx(0.2)
+    assert found.protocol["temperature_found"] == pytest.approx(0.2)
     assert found.protocol["options"] == [2, 4]
     assert found.protocol["chance"]["accuracy"] == pytest.approx(100 * (1 / 3 + 1 / 2 + 1 / 4 + 1 / 2 + 1 / 2) / 5)
+
+
+def test_scores_before_and_after_the_temperature_is_trained_compare(tmp_path: Path) -> None:
+    """Else `cadence.keep_best` would keep the newest checkpoint, whatever its accuracy."""
+    shards = write_shards(tmp_path / "set", (5,), members=asked)
+    module = tiny_module().eval()
+    before = choose(shards, module)
+    with torch.no_grad():
+        module.temp.mul_(1.5)
+    after = choose(shards, module)
+    assert before.protocol != after.protocol
+    assert hash_of(before.protocol) == hash_of(after.protocol)
 
 
 def test_the_scores_do_not_depend_on_how_many_pairs_go_together(tmp_path: Path) -> None:
@@ -113,9 +126,9 @@ def test_items_of_one_video_are_asked_each_for_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"answer": 7}, "answer=7 is no place among its 2 texts"),
-        ({"answer": None}, "answer=None is no place among its 2 texts"),
-        ({"options": ["one"]}, "options is no list of texts to choose from"),
+        ({"answer": 7}, "answer=7 is no place among its 2 texts, which count from 0"),
+        ({"answer": None}, "it has no answer"),
+        ({"options": ["one"]}, "options has 1 of the two texts that a choice needs at least"),
         ({"options": None}, "options is no list of texts to choose from"),
         ({"options": ["a", " "]}, "options has an empty text in place 1"),
     ],

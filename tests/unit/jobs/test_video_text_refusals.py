@@ -176,7 +176,7 @@ def test_more_tokens_than_bert_has_places(folder: Path) -> None:
         ("retrieval", RETRIEVAL, {"label": 1}, "no caption in 'caption'"),
         ("retrieval", RERANKED, {"caption": " .,;"}, "no caption in 'caption'"),
         ("retrieval", CHOICE, {"caption": "a man"}, "options is no list of texts"),
-        ("retrieval", CHOICE, {"options": ["a man"], "answer": 0}, "options is no list of texts"),
+        ("retrieval", CHOICE, {"options": ["a man"], "answer": 0}, "options has 1 of the two texts"),
         ("retrieval", CHOICE, {"options": ["a man", ".."], "answer": 0}, "an empty text in place 1"),
         ("retrieval", CHOICE, {"options": ["a man", "dog"], "answer": 2}, "answer=2 is no place among its 2 texts"),
         ("question_answering", None, {"question": "a man"}, "no answer"),

@@ -131,13 +131,17 @@ def choice_of(record: Mapping[str, Any], *, options: str, answer: str, clean: Cl
     Raises DecodeError where there are not two texts at least, one of them is empty, or none of them is right.
     """
     said, place = record.get(options), record.get(answer)
-    if not isinstance(said, list) or len(said) < 2 or not all(isinstance(text, str) for text in said):
+    if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
         raise DecodeError(f"{options} is no list of texts to choose from")
+    if len(said) < 2:
+        raise DecodeError(f"{options} has {len(said)} of the two texts that a choice needs at least")
     texts = tuple(clean(plain_text(text)) for text in said)
     if not all(texts):
         raise DecodeError(f"{options} has an empty text in place {texts.index('')}")
+    if place is None:
+        raise DecodeError(f"it has no {answer}")
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(texts):
-        raise DecodeError(f"{answer}={shown(repr(place))} is no place among its {len(texts)} texts")
+        raise DecodeError(f"{answer}={shown(repr(place))} is no place among its {len(texts)} texts, which count from 0")
     return Choice(texts, place)
 
 
