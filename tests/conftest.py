@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def own_indexes(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 def no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits shorter for a store because one before it has waited."""
     monkeypatch.setattr("umt_ds.data.shards.back_off._away", None)
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> None:
+    """A command that was run in this process has sent its log to stderr alone: the next test hears the log again."""
+    log = logging.getLogger("umt_ds")
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
