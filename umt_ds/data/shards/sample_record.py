@@ -99,15 +99,18 @@ def answers_of(record: Mapping[str, Any]) -> tuple[WeightedAnswer, ...]:
     answers = [] if said is None else [said] if isinstance(said, str) else said
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise DecodeError(f"answers is of type {type(said).__name__}, neither text nor a list of texts")
+    texts = [plain_text(answer) for answer in answers]
     weights = record.get("answer_weights")
     if weights is None:
-        weights = [1 / len(answers) for _ in answers]
+        weights = [1 / max(1, sum(map(bool, texts))) for _ in texts]  # an empty one has no share
     elif not _are_weights(weights) or len(weights) != len(answers):
         raise DecodeError(f"answer_weights={shown(repr(weights))} are not the weights of {len(answers)} answers")
     counted: dict[str, float] = {}
-    for answer, weight in zip(map(plain_text, answers), weights, strict=True):
+    for answer, weight in zip(texts, weights, strict=True):
         if answer:
             counted[answer] = counted.get(answer, 0.0) + weight
+    if counted and not any(counted.values()):
+        raise DecodeError(f"answer_weights={shown(repr(weights))} leave all answers that say something at 0")
     return tuple(WeightedAnswer(answer, weight) for answer, weight in counted.items())
 
 

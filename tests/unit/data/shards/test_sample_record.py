@@ -140,6 +140,7 @@ def test_frames_that_training_refuses_are_refused_by_verify_and_show(tmp_path: P
         ({"answers": ["yes", "no", "yes", "yes"]}, [("yes", 0.75), ("no", 0.25)]),
         ({"answers": ["yes", "no"], "answer_weights": [3, 0.5]}, [("yes", 3.0), ("no", 0.5)]),
         ({"answers": [" Red ", "Red", "red"]}, [("Red", 2 / 3), ("red", 1 / 3)]),  # as it is written
+        ({"answers": ["", "yes"]}, [("yes", 1.0)]),  # an empty one has no share
         ({"answers": []}, []),
         ({"answers": ["", " "]}, []),
         ({"answers": None}, []),
@@ -165,6 +166,7 @@ def test_different_answers_have_the_share_that_each_has_of_all(
         ({"answers": ["yes", "no"], "answer_weights": [0, 0]}, "are not the weights"),
         ({"answers": ["yes"], "answer_weights": [float("nan")]}, "are not the weights"),
         ({"answers": [], "answer_weights": []}, "are not the weights"),
+        ({"answers": ["", "yes"], "answer_weights": [1, 0]}, "leave all answers that say something at 0"),
     ],
 )
 def test_what_are_no_answers_or_weights_is_called_so(record: dict[str, Any], says: str) -> None:
