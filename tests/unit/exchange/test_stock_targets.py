@@ -171,12 +171,12 @@ def test_the_tokenizer_makes_our_tokens(retrieval: Source, tmp_path: Path) -> No
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=False)
     ours = retrieval.tokenizer
     assert ours is not None
-    captions = ["A man's DOG - on/off!", "balls, running (the ball)", "sits " * 20]
+    captions = ["A man's DOG - on/off!", "balls, running (the ball)", "sits " * 20]  # off, man's, running: [UNK]
     tokens = ours([ours.clean(caption) for caption in captions])
     found = theirs(captions, padding="max_length", truncation=True, return_tensors="pt")
     assert torch.equal(found.input_ids, tokens.ids)
     assert torch.equal(found.attention_mask.bool(), tokens.mask)
-    assert tokens.mask.sum(dim=1).tolist() == [6, 8, 9]
+    assert tokens.mask.sum(dim=1).tolist() == [7, 6, 9]
 
 
 def test_frames_are_resized_as_evaluation_does(classifier: Source, retrieval: Source, tmp_path: Path) -> None:
@@ -201,7 +201,9 @@ def test_frames_are_resized_as_evaluation_does(classifier: Source, retrieval: So
 # ---------------------------------------------------------------- onnx
 
 
-def test_onnx_says_the_same_of_any_number_of_clips(classifier: Source, tmp_path: Path) -> None:
+def test_onnx_says_the_same_of_any_number_of_clips(tmp_path: Path) -> None:
+    size = "{width: 12, depth: 1, heads: 2, patch: 8}"
+    classifier = a_classifier(tmp_path, "task.encoder.preset=custom", f"task.encoder.sizes={size}")
     out = tmp_path / "out"
     check(export(classifier, "onnx", out, Options()), "features", "logits")
     assert json.loads((out / "classes.json").read_text()) == ["archery", "biking", "crying"]
@@ -214,12 +216,14 @@ def test_onnx_says_the_same_of_any_number_of_clips(classifier: Source, tmp_path:
     torch.testing.assert_close(found["logits"], module.logits(five.pixels), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_has_vectors_of_videos_and_of_texts(retrieval: Source, tmp_path: Path) -> None:
     out = tmp_path / "out"
     check(export(retrieval, "onnx", out, Options()), "features", "video", "text")
     assert type_in(out)["vectors"].shape == (1, 14)
 
 
+@pytest.mark.slow
 def test_onnx_has_features_of_a_student(student: Source, tmp_path: Path) -> None:
     check(export(student, "onnx", tmp_path / "out", Options()), "features")
 
