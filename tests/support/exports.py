@@ -25,9 +25,9 @@ def opened(folder: Path, config: RunConfig) -> Source:
     return open_source(EvalRun(config.name, config.model_copy(update={"init": init}), None))
 
 
-def a_student(folder: Path) -> Source:
-    """Of stage 1: two frames of 16 pixels."""
-    return opened(folder, make_config(folder))
+def a_student(folder: Path, *overrides: str) -> Source:
+    """Of stage 1: two frames of 16 pixels unless overrides say else."""
+    return opened(folder, make_config(folder, *overrides))
 
 
 def a_classifier(folder: Path, *overrides: str) -> Source:
