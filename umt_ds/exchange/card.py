@@ -16,7 +16,7 @@ from umt_ds.engine.metrics_file import METRICS, ScoresRecord, read_scores
 from umt_ds.exchange.compare import Difference
 from umt_ds.exchange.source import Source
 from umt_ds.exchange.targets import TargetName, Written
-from umt_ds.weights.model_folder import CARD, FORMAT, README
+from umt_ds.weights.exported import CARD, FORMAT, README
 from umt_ds.whole_file import write_whole
 
 

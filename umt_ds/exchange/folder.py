@@ -1,4 +1,4 @@
-"""The folder of `--to safetensors`: its layout is that of `weights.model_folder`, and here it is written.
+"""The folder of `--to safetensors`: its layout is that of `weights.exported`, and here it is written.
 
 `read_folder` is what others (the Python API) call to read one.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.data.vocabulary import WordPieces, read_vocabulary
 from umt_ds.exchange.source import Source
-from umt_ds.weights.model_folder import CLASSES, CONFIG, SPLITTING, VOCABULARY, ModelFolder, read_model_folder
+from umt_ds.weights.exported import CLASSES, CONFIG, SPLITTING, VOCABULARY, ModelFolder, read_model_folder
 from umt_ds.whole_file import write_whole
 
 
