@@ -34,8 +34,9 @@ def plan(source: Source, options: Options) -> Plan:
 def write(source: Source, folder: Path, options: Options) -> Written:
     """See `Target`."""
     shards = _shards(source, options)
+    state = source.state
     for file, names in shards.filename_to_tensors.items():
-        save_file({name: source.state[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        save_file({name: state[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         (folder / _INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ from umt_ds.engine.manifest import (
 from umt_ds.engine.readback import is_file, is_folder
 from umt_ds.environment import at_home
 from umt_ds.errors import CheckpointError, ConfigError, WeightsError
-from umt_ds.weights.exported import is_model_folder, read_model_folder
+from umt_ds.weights.exported import classes_in, is_model_folder, read_model_folder
 
 CONFIG = "config.yaml"
 _KINDS_OF_RUN = "a run, checkpoint or model folder, a YAML file, or a shipped run (`umt config` lists them)"
@@ -56,7 +56,7 @@ class EvalRun:
         """The names of the rows of its head, as the checkpoint has them; none where nobody wrote them down."""
         if self.checkpoint is not None:
             return tuple(read_checkpoint_manifest(self.checkpoint).classes)
-        return read_model_folder(self.weights).classes if is_model_folder(self.weights) else ()
+        return classes_in(self.weights) if is_model_folder(self.weights) else ()
 
     def is_same(self, other: EvalRun) -> bool:
         """Whether it is the other one, perhaps in another spelling."""
