@@ -164,7 +164,7 @@ def left_out(source: Source) -> tuple[str, ...]:
 
 
 def open_source(run: EvalRun, *, averaged: bool = False, classes: str | None = None) -> Source:
-    """The model of a run, as `jobs.eval_runs.find_runs` or `guess.run_of_file` finds it.
+    """The model of a run, as `jobs.eval_runs.find_runs` finds it; of a bare file, of that which `tasks.file_run` names.
 
     A checkpoint may be of any ZeRO stage and number of ranks. averaged: the moving average of its weights
     (`optim.ema_decay`). classes: names of its classes, see `jobs.predict_input.class_names`. Nothing is read but the

@@ -1,4 +1,4 @@
-"""`umt export` on small runs: what is written, that it is the same model, that commands take it, and what is refused."""
+"""`umt export` on small runs: what is written, that it is the same model, who takes it, and what is refused."""
 
 from __future__ import annotations
 
