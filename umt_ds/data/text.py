@@ -80,8 +80,9 @@ class CaptionTokenizer:
         """The text of a `tokenizer.json`: a tokenizer of the library's that makes the same tokens of raw captions, for
         programs that do not know `clean_caption`. It neither cuts nor fills: that is asked of it when it is called.
 
-        Two things differ: a caption of more than 64 letters for each token is not cut before its words are counted, and
-        the name of a special token, as [MASK] in capitals, is that token for transformers.
+        What differs: a caption of more than 64 letters for each token is not cut before it is split; a capital sigma
+        beside an apostrophe is taken for the last letter of a word or not; and to transformers the name of a special
+        token, as [MASK] in capitals, is that token.
         """
         from tokenizers import Tokenizer, normalizers
 

@@ -29,7 +29,7 @@ from umt_ds.models.layers import IMAGENET, normalise
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Every number that differs from this model of timm's registry is said in `model_args`.
-_ARCHITECTURE = "vit_base_patch16_224"
+_REGISTERED = "vit_base_patch16_224"
 
 
 def plan(source: Source, options: Options) -> Plan:
@@ -88,7 +88,7 @@ def timm_config(classifier: VideoClassifier, *, frames: int, side: int, classes:
     size, count = classifier.size, classifier.head.out_features
     height = frames * side
     return {
-        "architecture": _ARCHITECTURE,
+        "architecture": _REGISTERED,
         "num_classes": count,
         "num_features": size.width,
         "global_pool": "avg",
