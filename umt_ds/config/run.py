@@ -12,6 +12,7 @@ from umt_ds.config.evaluation import EvaluationConfig
 from umt_ds.config.optimisation import BatchConfig, OptimConfig, ScheduleConfig
 from umt_ds.config.running import CadenceConfig, EngineConfig, InitConfig, ReportConfig
 from umt_ds.config.section import RUNNING, Section
+from umt_ds.config.segments import refuse_odd_segments
 from umt_ds.config.tasks import TaskConfig
 from umt_ds.config.tasks.base import Remarks
 from umt_ds.config.values import FilePath, Name, Steps
@@ -43,6 +44,7 @@ class RunConfig(Section):
         for key, why in _meaningless(self):
             # no ValueError, which pydantic would blame on the whole run: the key is known here
             raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
+        refuse_odd_segments(self)
         _refuse_foreign_evaluations(self)
         _refuse_average_of_nothing(self)
         _refuse_best_of_nothing(self)
