@@ -135,8 +135,8 @@ class DataConfig(Section):
     sources: dict[Text, SourceConfig] = Field(min_length=1)
     segments: dict[Text, dict[Text, PositiveOrNone]] = Field(
         {},
-        description="changes of the mixture: by step, counted from 0, the weights that sources have from there on, such "
-        'as {"30000": {webvid: 0, cc3m: 2}}; a source that is not named keeps its own',
+        description="changes of the mixture: by step, counted from 0, the weights that sources have from there on, "
+        'such as {"30000": {webvid: 0, cc3m: 2}}; a source that is not named keeps its own',
     )
     cache: Annotated[CacheConfig, RUNNING] = CacheConfig()
     augment: AugmentConfig = AugmentConfig()

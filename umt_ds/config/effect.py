@@ -70,6 +70,8 @@ def _of_running(run: RunConfig, on_gpu: bool) -> Remarks:
     for switch in ("graph", "ahead"):
         if getattr(run.engine, switch) and not on_gpu:
             yield f"engine.{switch}", "only a GPU gains by it, and this run is on CPUs"
+    if run.schedule.curve == "constant":
+        yield "optim.min_lr", "schedule.curve=constant does not fall"
     if run.cadence.max_skipped and precision_of(load_deepspeed_json(run.engine)) == "fp16":
         yield "cadence.max_skipped", "fp16's loss scale passes over gradients that overflow, up to 50 in a row"
     if not run.evaluations_in_training:

@@ -20,7 +20,8 @@ from umt_ds.environment import at_home
 from umt_ds.errors import ConfigError, shown, some
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-TABLES = ("evaluation", "data.sources", "data.segments")  # entries by names of the user's own: null drops an inherited one
+# entries by names of the user's own: null drops an inherited one
+TABLES = ("evaluation", "data.sources", "data.segments")
 _DEEPEST = 30  # parts of a key
 _MOST_TOLD = 200  # characters of an override
 _MOST_OF_PATH = 400  # characters

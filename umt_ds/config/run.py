@@ -119,7 +119,7 @@ def _meaningless(run: RunConfig) -> Remarks:
         yield "engine.graph", f"it replays a teacher, and task.kind {task.kind} has none"
     if run.optim.layer_decay is not None and not task.has_layers_to_decay:
         yield "optim.layer_decay", f"task.kind {task.kind} trains all of its layers at one rate"
-    if run.optim.warmup_lr and run.schedule.curve != "cosine_offset":
+    if run.optim.warmup_lr and run.schedule.curve == "cosine_floor":
         yield "optim.warmup_lr", f"schedule.curve={run.schedule.curve} warms up from min_lr"
     if run.optim.warmup_lr and not (run.schedule.warmup_steps or run.schedule.warmup_epochs):
         unit = "epochs" if run.schedule.steps is None else "steps"

@@ -21,8 +21,8 @@ def refuse_odd_segments(run: RunConfig) -> None:
     if not data.segments:
         _refuse_never_drawn({name: weight != 0 for name, weight in at_start.items()})
         return
-    for step in data.segments:
-        _refuse_odd_step(step)
+    for written in data.segments:
+        _refuse_odd_step(written)
     if run.schedule.steps is None:
         raise ConfigError(
             "data.segments: it counts steps, and the schedule counts epochs, whose length is that of all sources "
@@ -67,9 +67,7 @@ def _refuse_odd_step(step: str) -> None:
 def _refuse_odd_change(step: int, change: dict[str, float], before: dict[str, float]) -> None:
     at = f"data.segments.{step}"
     if unknown := [name for name in change if name not in before]:
-        raise ConfigError(
-            f"{at}.{shown(unknown[0])}: there is no such source", hint=f"data.sources has {some(before)}"
-        )
+        raise ConfigError(f"{at}.{shown(unknown[0])}: there is no such source", hint=f"data.sources has {some(before)}")
     if all(before[name] == weight for name, weight in change.items()):
         raise ConfigError(
             f"{at}: it changes nothing: {_told(before)} is what the sources weigh before it", hint=f"leave {at} out"

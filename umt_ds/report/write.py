@@ -45,6 +45,7 @@ from umt_ds.report.pictures import (
 )
 from umt_ds.tasks.kinds import exhibits_of
 from umt_ds.tasks.room import ExhibitOptions, Say
+from umt_ds.tasks.sources import SegmentDraws, drawn_by_segment
 from umt_ds.terminal import columns
 from umt_ds.whole_file import write_whole
 
@@ -113,7 +114,8 @@ def _facts(config: RunConfig, history: History) -> Section:
 
 
 def _training(config: RunConfig, history: History, output: _Output) -> Section:
-    png = draw_training(history, title=f"{config.name}: training")
+    parts = drawn_by_segment(config, steps=history.last["step"])
+    png = draw_training(history, title=f"{config.name}: training", changes=[part.first for part in parts[1:]])
     resumed = ", ".join(str(step) for step in history.resumed_at)
     return Section(
         "Training",
@@ -122,8 +124,23 @@ def _training(config: RunConfig, history: History, output: _Output) -> Section:
             sentence(f"Resumed; first steps logged after it: {resumed}." if resumed else "Ran without interruption."),
             sentence(str(history.rerun)),
             *([sentence(history.passed_over)] if history.passed_over else []),
+            *_mixture(parts),
         ),
     )
+
+
+def _mixture(parts: list[SegmentDraws]) -> Iterator[str]:
+    """The clips of each source that were drawn before and after each change of the mixture."""
+    if parts:
+        yield sentence("The mixture was declared to change (data.segments). Clips drawn of each source so far:")
+        rows = [
+            (
+                f"{part.first} to {part.end - 1}",
+                *(f"{count} ({100 * count / part.total:.3g} %)" for count in part.drawn.values()),
+            )
+            for part in parts
+        ]
+        yield table(rows, head=("steps", *map(shown, parts[0].drawn)))
 
 
 def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> Section:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from umt_ds.batch import Media
 from umt_ds.config.data import CacheConfig, SourceConfig
 from umt_ds.config.run import RunConfig
-from umt_ds.data.order.segments import Segment, segments_of, shares_over
+from umt_ds.data.order.segments import MixtureSchedule, Segment, lengths, segments_of, shares_over
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import as_path
@@ -108,3 +109,42 @@ def segments(config: RunConfig) -> tuple[Segment, ...]:
         for name, source in sources.items()
     }
     return segments_of(weights, config.data.changes)
+
+
+@dataclass(frozen=True)
+class SegmentDraws:
+    """The draws of each source in the steps first … end-1 of a mixture that changes."""
+
+    first: int
+    end: int
+    drawn: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.drawn.values())
+
+
+def drawn_by_segment(config: RunConfig, *, steps: int) -> list[SegmentDraws]:
+    """What the first `steps` steps of a run draw, segment by segment; nothing where its mixture does not change.
+
+    Raises ConfigError for weights that leave a source without a draw.
+    """
+    if not config.data.segments:
+        return []
+    found, sources = segments(config), config.data.sources
+    schedule = MixtureSchedule(
+        found,
+        [source.media for source in sources.values()],
+        seed=config.seed,
+        step_draws=config.batch.global_,
+        mode=config.batch.media,
+        pack=config.batch.pack,
+        names=list(sources),
+    )
+    parts = []
+    for segment, length in zip(found, lengths(found, steps=steps), strict=True):
+        first, end = segment.step, segment.step + length
+        before, after = (schedule.before(step * config.batch.global_) for step in (first, end))
+        drawn = {name: b - a for name, a, b in zip(sources, before, after, strict=True)}
+        parts += [SegmentDraws(first, end, drawn)] if length else []
+    return parts

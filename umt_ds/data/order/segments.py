@@ -4,11 +4,11 @@ A segment is a stretch of steps with weights of its own. Each has a `MediaSchedu
 the start of the segment and is shuffled by a key that holds its first step. So what comes before a change is what the
 run without the change draws, bit for bit, and a later change moves nothing before it.
 
-A source goes on where it stood: its k-th draw is the k-th of the whole run, so that no sample is shown again before its
-pass is over, and none is left out. How often a source was drawn before a segment is computed (`before`), not remembered.
+A source goes on where it stood: its k-th draw is the k-th of the whole run. So no sample is shown again before its pass
+is over, and none is left out. How often a source was drawn before a segment is computed (`before`), not remembered.
 
-Three sources, weights 2, 1, 0 and from step 3 on 0, 1, 1; 4 draws a step, so that the second segment begins with draw 12.
-There the second source may have had 4 draws: its next one, wherever it comes, is its draw number 4.
+Three sources of weights 2, 1, 0, and from step 3 on 0, 1, 1; 4 draws a step, so that the second segment begins with
+draw 12. If the second source had 4 draws until there, its next one, wherever it comes, is its draw number 4.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class MixtureSchedule:
         names: Sequence[str] = (),
     ) -> None:
         steps = [segment.step for segment in segments]
-        assert steps[:1] == [0] and steps == sorted(set(steps)), f"segments at steps {steps}"
+        assert steps[:1] == [0], f"segments at steps {steps}"
+        assert steps == sorted(set(steps)), f"segments at steps {steps}"
         self.segments = tuple(segments)
         self._first_draws = [step * step_draws for step in steps]
         self._schedules: list[MediaSchedule] = []
