@@ -244,7 +244,7 @@ def _load_initial(task: Task, config: RunConfig, resume: Resume) -> str:
     if weights is not None:
         initial = read_initial(weights, averaged=config.init.ema)
         which = "averaged weights" if config.init.ema else "weights"
-        return f"{resume.sentence} with {which} from {weights}: {start_from(task, initial)}"
+        return f"{resume.sentence} with {which} from {weights}: {start_from(task, initial, config.task)}"
     return f"{resume.sentence} from scratch"
 
 

@@ -8,8 +8,11 @@ from typing import get_args
 from torch import Tensor
 
 from umt_ds.config.models import StudentConfig
+from umt_ds.config.tasks.base import ClipShape
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.models.presets import StudentPreset, VitSize, vit_size
+
+_PATCHES = "patch_embed.proj.weight"
 
 
 def size_of(student: StudentConfig) -> VitSize:
@@ -32,11 +35,12 @@ def _size(student: StudentConfig) -> VitSize:
 
 
 def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> None:
-    """Raises WeightsError for an encoder of another width or depth than that of the run, with the preset that it is.
+    """Raises WeightsError for an encoder of another width, depth or patch than that of the run, with its preset.
 
     encoder: in the keys of `VideoViT`. setting: the section of the run that says the size.
     """
-    width = (*encoder["patch_embed.proj.weight"].shape, 0)[0] if "patch_embed.proj.weight" in encoder else 0
+    kernel = tuple(encoder[_PATCHES].shape) if _PATCHES in encoder else ()
+    width = (*kernel, 0)[0]
     depth = len({name.split(".")[1] for name in encoder if name.startswith("blocks.")})
     if (width, depth) != (own.width, own.depth):
         sizes = {name: vit_size(name) for name in get_args(StudentPreset)}
@@ -45,3 +49,28 @@ def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> 
             f"its encoder has {depth} blocks of width {width}, that of the run {own.depth} of width {own.width}",
             hint=f"{setting}.preset={fits}, or other weights" if fits else "weights of the size that the run has",
         )
+    if len(kernel) == 5 and kernel[2:] != (1, own.patch, own.patch):
+        frames, *sides = kernel[2:]
+        raise WeightsError(
+            f"its encoder has patches of {' x '.join(map(str, sides))} px in {frames} frame(s), that of the run of "
+            f"{own.patch} x {own.patch} px in one",
+            hint=f"{setting}.sizes with its patch, or weights of the size that the run has",
+        )
+
+
+def told_positions(trained_on: ClipShape | None, own: ClipShape) -> str:
+    """What becomes of positions that are computed anew, where an encoder goes on with clips of another shape than it
+    was trained on; nothing where the shape is the same, or nobody wrote it down.
+
+    Source: METHOD.md, "Positions".
+    """
+    if trained_on is None or trained_on == own:
+        return ""
+    theirs, ours = (f"{clip.frames} frame(s) of {clip.side} px" for clip in (trained_on, own))
+    if trained_on.side != own.side:
+        places = "a number stands for another place of the picture than it did"
+    elif own.frames > trained_on.frames:
+        places = f"those of the first {trained_on.frames} frames are the same, those after them new to it"
+    else:
+        places = "they are those of its first frames"
+    return f"positions are computed anew for {ours}; it was trained with those of {theirs}: {places}"

@@ -54,6 +54,11 @@ class TaskSettings(Section):
         return self.clip_shape
 
     @property
+    def stretches_positions(self) -> bool:
+        """Whether positions of other clips are stretched from those of `positions_of`, and not computed anew."""
+        return False
+
+    @property
     def required_weights(self) -> Mapping[str, TeacherConfig | BertConfig]:
         """The parts that are read from files before training, by name."""
         return {}
