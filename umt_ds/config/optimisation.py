@@ -94,7 +94,9 @@ class ScheduleConfig(Section):
         in_epochs = self.epochs is not None and self.steps is None and of_steps == (None, None)
         in_steps = self.steps is not None and self.epochs is None and of_epochs == (None, None)
         if not (in_epochs or in_steps):
-            raise ValueError("give epochs and warmup_epochs, or steps and warmup_steps (and decay_* in the same unit)")
+            if (self.decay_epochs, self.decay_steps) != (None, None):
+                raise ValueError("give epochs, warmup_epochs and decay_epochs, or steps, warmup_steps and decay_steps")
+            raise ValueError("give epochs and warmup_epochs, or steps and warmup_steps")
         return self
 
     @model_validator(mode="after")

@@ -62,8 +62,8 @@ def draw_speed(history: History, *, title: str) -> bytes:
     return _draw_curves(history, [["clips_per_s"], ["data_stall_percent"], ["peak_memory_gib"]], title=title)
 
 
-def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
-    """A panel for each metric over the steps, as PNG; what is partial has a hollow mark."""
+def draw_scores(curves: Sequence[ScoreCurve], *, title: str, changes: Sequence[int] = ()) -> bytes:
+    """A panel for each metric over the steps, as PNG; what is partial has a hollow mark. changes: of the mixture."""
     figure = figure_of(width=9.0, height=0.8 + 1.75 * len(curves), title=title)
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for panel, curve in zip(panels, curves, strict=True):
@@ -73,6 +73,8 @@ def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
         if partial:
             steps, values = [p.step for p in partial], [p.value for p in partial]
             panel.plot(steps, values, "o", ms=7, mfc="white", mec=WRONG, label="partial: items are left out")
+        _mark_changes(panel, changes)
+        if partial or (changes and panel is panels[0]):
             panel.legend(loc="lower right", frameon=False, fontsize=8)
         panel.set_ylabel(curve.name)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
@@ -101,15 +103,20 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str,
         for number, step in enumerate(history.resumed_at):
             label = "resumed (first step logged after it)" if number == 0 else None
             panel.axvline(step, color=WRONG, linestyle="--", linewidth=1.2, label=label)
-        for number, step in enumerate(changes):
-            label = "the mixture changes (data.segments)" if number == 0 else None
-            panel.axvline(step, color=RIGHT, linestyle=":", linewidth=1.6, label=label)
+        _mark_changes(panel, changes)
         _tidy(panel)
     if history.resumed_at or changes:
         panels[0].legend(loc="upper right", frameon=False)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
     return png_of(figure)
+
+
+def _mark_changes(panel: Axes, changes: Sequence[int]) -> None:
+    """A dotted line where the mixture changes; the first has a label."""
+    for number, step in enumerate(changes):
+        label = "the mixture changes (data.segments)" if number == 0 else None
+        panel.axvline(step, color=RIGHT, linestyle=":", linewidth=1.6, label=label)
 
 
 def _draw_line(panel: Axes, history: History, name: str) -> None:

@@ -65,9 +65,10 @@ def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> 
             load_manifest(named)
     output = _Output(out)
     say(f"drawing the curves of {run}")
-    sections = [_facts(config, history), _training(config, history, output)]
+    parts = drawn_by_segment(config, steps=history.last["step"])
+    sections = [_facts(config, history), _training(config, history, parts, output)]
     if history.scores:
-        sections.append(_scores(run, config, history, output))
+        sections.append(_scores(run, config, history, parts, output))
     text = str(out / "index.html")
     for exhibit in exhibits_of(run, config, options, say):
         sections.append(_section(exhibit, config.name, output))
@@ -113,8 +114,7 @@ def _facts(config: RunConfig, history: History) -> Section:
     return Section("The run", tuple(parts))
 
 
-def _training(config: RunConfig, history: History, output: _Output) -> Section:
-    parts = drawn_by_segment(config, steps=history.last["step"])
+def _training(config: RunConfig, history: History, parts: list[SegmentDraws], output: _Output) -> Section:
     png = draw_training(history, title=f"{config.name}: training", changes=[part.first for part in parts[1:]])
     resumed = ", ".join(str(step) for step in history.resumed_at)
     return Section(
@@ -143,9 +143,10 @@ def _mixture(parts: list[SegmentDraws]) -> Iterator[str]:
         yield table(rows, head=("steps", *map(shown, parts[0].drawn)))
 
 
-def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> Section:
+def _scores(run: Path, config: RunConfig, history: History, parts: list[SegmentDraws], output: _Output) -> Section:
     """What evaluations between the steps found: the last and the best of each metric, and all of them as curves."""
-    png = draw_scores(history.scores, title=f"{config.name}: scores on held-out data")
+    changes = [part.first for part in parts[1:]]
+    png = draw_scores(history.scores, title=f"{config.name}: scores on held-out data", changes=changes)
     rows = [[curve.name, *_score_cells(curve.last), *_score_cells(curve.best)] for curve in history.scores]
     try:
         best = read_best(run)

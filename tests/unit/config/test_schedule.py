@@ -151,7 +151,7 @@ def test_a_longer_run_is_the_same_until_the_shorter_one_decays() -> None:
     [
         (["schedule.curve=wsd"], "curve: wsd falls in the last decay_steps, which is not given"),
         (["schedule.decay_steps=2"], "decay_steps is for curve: wsd, and curve is cosine_offset"),
-        (["schedule.curve=wsd", "schedule.decay_epochs=2"], "give epochs and warmup_epochs, or steps"),
+        (["schedule.curve=wsd", "schedule.decay_epochs=2"], "give epochs, warmup_epochs and decay_epochs, or"),
         (["schedule.curve=constant", "schedule.epochs=9", "schedule.decay_epochs=2"], "decay_epochs is for"),
     ],
 )
