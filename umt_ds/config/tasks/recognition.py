@@ -74,6 +74,10 @@ class RecognitionConfig(TaskSettings):
         return ClipShape(self.positions.frames, self.positions.image_size)
 
     @property
+    def tells_positions(self) -> bool:
+        return True
+
+    @property
     def summary(self) -> str:
         encoder = self.encoder
         classes = "the classes of its set" if self.classes is None else f"{self.classes} classes"
