@@ -13,8 +13,8 @@ from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precisi
 from umt_ds.config.explain import Origin
 from umt_ds.config.run import RunConfig
 from umt_ds.data.clip_request import ClipRequest
-from umt_ds.data.video_clips import clip_of_video
-from umt_ds.errors import ConfigError, DataError, DecodeError, WeightsError
+from umt_ds.data.video_clips import whole_clip
+from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.evaluation.embedding import Embedder, TextEmbedder
 from umt_ds.jobs.evaluate import as_trained
 from umt_ds.search.index_files import Facts
@@ -49,13 +49,7 @@ class SearchModel:
 
     def embed_video(self, file: Path) -> Tensor:
         """A whole video file to its vector, f32 [C]. Raises DataError where it is none."""
-        try:
-            clip = clip_of_video(file, self.request)
-        except DecodeError as error:
-            raise DataError(f"{file}: {error.what}", hint="name a video file that can be decoded") from error
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
-        return self.embed_clips(clip.views)[0]
+        return self.embed_clips(whole_clip(file, self.request).views)[0]
 
 
 def open_model(config: RunConfig, weights: Path, *, averaged: bool, device: torch.device) -> SearchModel:
