@@ -35,6 +35,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"jobs"}),  # one rank of a training or evaluation job
         frozenset({"bench", "report", "search"}),  # how fast it is; what came of a run; clips as vectors
         frozenset({"preflight"}),  # what one looks at before a job is queued
+        frozenset({"api"}),  # trained models from Python
         frozenset({"cli"}),  # the commands
     ),
     "umt_ds.data": (

@@ -63,9 +63,7 @@ def clip_of_video(
 ) -> VideoClip:
     """The whole video as one clip, or some seconds of it. Raises as `clips_of_video`, and DecodeError for seconds that
     hold fewer frames than the model sees."""
-    found = _clips(
-        file, request.frames, request.views_of, lambda timeline: [span_s or timeline.whole], limits=limits
-    )
+    found = _clips(file, request.frames, request.views_of, lambda timeline: [span_s or timeline.whole], limits=limits)
     if found.too_short:
         raise DecodeError(found.too_short[0])
     return found.clips[0]

@@ -41,8 +41,8 @@ class PredictedVideo:
 
 
 class Model:
-    """The model of a run and what it is asked, which is loaded before its first answer. classes: names of its classes, see `class_names`.
-    averaged: whether the moving average of its weights answers; None: as its evaluations judge it.
+    """The model of a run and what it is asked; it is loaded before its first answer. classes: names of its classes, see
+    `class_names`. averaged: whether the moving average of its weights answers; None: as its evaluations judge it.
 
     Raises UmtError for a run that cannot say what is asked, before anything is loaded.
     """
