@@ -80,7 +80,14 @@ def keep_patches(
     return plan.keep(flat, seed=seed, step=step, slots=slots, frames=frames, patches=rows * cols)[0]
 
 
-def shade(frames: Tensor, keep: Tensor, grid: tuple[int, int]) -> Tensor:
+def shade(frames: Array, keep: Tensor, grid: tuple[int, int]) -> Tensor:
     """Kept patches as they are, all others dark and grey: frames u8 [T,H,W,3], keep i64 [V], grid (h, w) to u8
-    [T,H,W,3]."""
-    return shade_removed(frames, keep, grid)
+    [T,H,W,3]. Raises DataError for patches that the frames do not have."""
+    pixels, patches = torch.as_tensor(frames), len(frames) * grid[0] * grid[1]
+    if keep.numel() and not 0 <= int(keep.min()) <= int(keep.max()) < patches:
+        raise DataError(
+            f"patches {int(keep.min())} to {int(keep.max())} are kept, and {len(frames)} frames of {grid[0]} x {grid[1]} "
+            f"have {patches}",
+            hint="the frames and the grid that the mask was drawn for",
+        )
+    return shade_removed(pixels, keep.cpu(), (grid[0], grid[1]))

@@ -64,7 +64,13 @@ def load(
 def _run_of(source: str, recipe: str | None, overrides: Sequence[str], *, best: bool) -> EvalRun:
     if recipe is None:
         _refuse_bare_weights(source)
-        return find_runs([source], overrides, best=best, judged=False)[0]
+        try:
+            return find_runs([source], overrides, best=best, judged=False)[0]
+        except ConfigError as error:
+            if (error.hint or "").startswith("give --weights PATH"):  # as commands call it
+                hint = f"umt_ds.load(FILE, recipe={source!r}), or a run folder"
+                raise ConfigError(error.what, hint=hint) from error
+            raise
     if best:
         raise ConfigError("best= is a checkpoint of a run folder, and recipe= is for weights without one")
     weights = os.path.abspath(at_home(source))
