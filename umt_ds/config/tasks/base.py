@@ -109,6 +109,12 @@ class TaskSettings(Section):
         return ()
 
     @property
+    def says(self) -> Literal["classes", "captions", "answers"] | None:
+        """What its model says of videos that nobody has labelled: which class they are of, which of some captions fits,
+        what the answer to a question is. None: nothing."""
+        return None
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         """Kinds of `evaluation` that the task can be judged by."""
         return ()

@@ -99,6 +99,10 @@ class RecognitionConfig(TaskSettings):
         return ("task.encoder.checkpoint_blocks",)
 
     @property
+    def says(self) -> Literal["classes"]:
+        return "classes"
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         return ("classification", "knn")
 

@@ -191,6 +191,10 @@ class Stage2Config(TaskSettings):
         return ("task.student.checkpoint_blocks", "task.text.checkpoint_layers")
 
     @property
+    def says(self) -> Literal["captions"]:
+        return "captions"
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         return ("knn", "retrieval", "multiple_choice")
 
