@@ -21,13 +21,25 @@ def metrics_line(step: int, *, attempt: int = 1, digest: str = "", loss: float |
     return json.dumps(record) + "\n"
 
 
+VOTERS = {"shards": "/data/train", "items": 50, "samples": 900}
+PROTOCOL = {"shards": "/data/val", "items": 97, "samples": 400, "voters": VOTERS, "side": 64}
+
+
 def scores_line(
-    step: int, evaluation: str, *, protocol: Mapping[str, Any] | None = None, left_out: int = 0, **values: float
+    step: int,
+    *,
+    name: str = "knn",
+    left_out: int = 0,
+    attempt: int = 1,
+    by_type: Mapping[str, Mapping[str, float]] | None = None,
+    protocol: Mapping[str, Any] = PROTOCOL,
+    **values: float,
 ) -> str:
     """What an evaluation found after a step."""
     record = {
-        "kind": "scores", "step": step, "evaluation": evaluation, "values": values, "items": 10, "left_out": left_out,
-        "seconds": 1.0, "protocol": dict(protocol or {}), "attempt": 1,
+        **({} if by_type is None else {"by_type": by_type}),
+        "kind": "scores", "step": step, "evaluation": name, "values": values, "items": 100 - left_out,
+        "left_out": left_out, "seconds": 2.0, "protocol": protocol, "attempt": attempt,
     }  # fmt: skip
     return json.dumps(record) + "\n"
 

@@ -122,7 +122,10 @@ def _unequal(trees: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def _told(tree: Mapping[str, Any], name: str) -> str:
-    return shown(str(tree[name]), _LONGEST) if name in tree else "-"
+    if name not in tree:
+        return "-"
+    value = tree[name]
+    return shown(value if isinstance(value, str) else json.dumps(value), _LONGEST)  # null, as users write it
 
 
 def _names(trees: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -171,7 +174,11 @@ def _score(curve: ScoreCurve | None) -> str:
         return "-"
     last, best = curve.last, curve.best
     told = f"{last.value:.4g} at step {last.step}" + (f", partial: {last.left_out} left out" if last.left_out else "")
-    return told if best == last else f"{told}; best {best.value:.4g} at {best.step}"
+    return (
+        told
+        if (best.left_out, best.value) == (last.left_out, last.value)
+        else f"{told}; best {best.value:.4g} at {best.step}"
+    )
 
 
 def way_rows(runs: Sequence[ComparedRun], evaluation: str) -> Rows:

@@ -81,7 +81,7 @@ def _which(runs: Sequence[ComparedRun], out: Path) -> Section:
 
 def _training(runs: Sequence[ComparedRun], output: ReportFolder) -> Section:
     losses = list(dict.fromkeys(name for run in runs for name in run.history.loss_names))
-    png = draw_curves(runs, [*losses, "lr", "grad_norm"], title="training")
+    png = draw_curves(runs, [*losses, "lr", "grad_norm"])
     sizes = ", ".join(f"{run.config.batch.global_} of {run.letter}" for run in runs)
     about = f"The batches differ ({sizes}), so the curves are drawn over the clips that each run has drawn."
     return Section(
@@ -100,7 +100,7 @@ def _unscored() -> Section:
 def _scores(runs: Sequence[ComparedRun], measured: Sequence[Measured], output: ReportFolder) -> Section:
     """A table for each way in which an evaluation was made, and in what these ways differ."""
     names = list(dict.fromkeys(one.evaluation for one in measured))
-    png = draw_measured(measured, runs, title="scores on held-out data")
+    png = draw_measured(measured, runs)
     return Section(
         "Scores",
         (
@@ -150,5 +150,5 @@ def _clips(runs: Sequence[ComparedRun]) -> Section:
 
 
 def _speed(runs: Sequence[ComparedRun], output: ReportFolder) -> Section:
-    png = draw_curves(runs, _SPEED, title="speed")
+    png = draw_curves(runs, _SPEED)
     return Section("Speed", (output.picture("speed.png", png, about="throughput, data stall and memory of all runs"),))

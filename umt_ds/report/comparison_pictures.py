@@ -30,15 +30,15 @@ def axis_of(runs: Sequence[ComparedRun]) -> Axis:
     return "optimiser step" if len({run.config.batch.global_ for run in runs}) == 1 else "clips drawn"
 
 
-def draw_curves(runs: Sequence[ComparedRun], names: Sequence[str], *, title: str) -> bytes:
+def draw_curves(runs: Sequence[ComparedRun], names: Sequence[str]) -> bytes:
     """A panel for each logged number, over steps or clips (`axis_of`), as PNG."""
     axis = axis_of(runs)
     x_name = "step" if axis == "optimiser step" else "draws"
     panels: list[Callable[[Axes], None]] = [partial(_lines, runs=runs, x_name=x_name, name=name) for name in names]
-    return _draw(panels, [TITLES.get(name, name) for name in names], runs, axis, title=title)
+    return _draw(panels, [TITLES.get(name, name) for name in names], runs, axis)
 
 
-def draw_measured(groups: Sequence[Measured], runs: Sequence[ComparedRun], *, title: str) -> bytes:
+def draw_measured(groups: Sequence[Measured], runs: Sequence[ComparedRun]) -> bytes:
     """A panel for each metric of each group over the steps, as PNG; what is partial has a hollow mark."""
     panels: list[Callable[[Axes], None]] = []
     labels = []
@@ -48,7 +48,7 @@ def draw_measured(groups: Sequence[Measured], runs: Sequence[ComparedRun], *, ti
         for metric in group.metrics:
             panels.append(partial(_scores, group=group, metric=metric))
             labels.append(f"{group.evaluation}/{metric}{which}")
-    return _draw(panels, labels, runs, "optimiser step", title=title)
+    return _draw(panels, labels, runs, "optimiser step")
 
 
 def _draw(
@@ -56,10 +56,8 @@ def _draw(
     labels: Sequence[str],
     runs: Sequence[ComparedRun],
     x_label: str,
-    *,
-    title: str,
 ) -> bytes:
-    figure = figure_of(width=9.0, height=1.1 + 1.75 * len(panels), title=title)
+    figure = figure_of(width=9.0, height=0.8 + 1.75 * len(panels), title="")  # the legend stands there
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, panel, label in zip(axes, panels, labels, strict=True):
         panel(axis)

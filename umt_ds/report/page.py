@@ -14,11 +14,13 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; marg
 h1 { font-size: 1.6rem; overflow-wrap: anywhere }
 h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; overflow-wrap: anywhere }
 p { overflow-wrap: anywhere } p.note { color: #666 } .scroll { overflow-x: auto; margin: 1em 0 }
-img { max-width: 100%; height: auto } @media (max-width: 640px) { .scroll > img { min-width: 640px } }
+img { max-width: 100%; height: auto }
 table { border-collapse: collapse } th, td { text-align: left; padding: .15rem 1.2rem .15rem 0; vertical-align: top }
 th { font-weight: 600 } td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; min-width: 3.5rem }
 tr + tr { border-top: 1px solid #eee }
 .key { display: inline-block; width: 1.8rem; margin-right: .5rem; vertical-align: middle }
+@media (max-width: 640px) { .scroll > img { min-width: 640px } td { min-width: 9rem }
+th { overflow-wrap: anywhere; min-width: 6rem } }
 """
 
 

@@ -36,8 +36,8 @@ def trained(steps: int = 3, **changes: Any) -> list[str]:
 
 def test_runs_stand_beside_each_other_on_one_page_that_needs_nothing_else(tmp_path: Path) -> None:
     runs = [
-        make_run(tmp_path / "one", [*trained(), scores_line(3, "knn", top1=40.0)]),
-        make_run(tmp_path / "two", [*trained(), scores_line(3, "knn", top1=50.0)], "optim.lr=0.5"),
+        make_run(tmp_path / "one", [*trained(), scores_line(3, name="knn", top1=40.0)]),
+        make_run(tmp_path / "two", [*trained(), scores_line(3, name="knn", top1=50.0)], "optim.lr=0.5"),
     ]
     said = report(*runs, "-o", tmp_path / "out")
     assert said.splitlines()[0] == str(tmp_path / "out" / "index.html")
@@ -66,7 +66,7 @@ def test_the_page_of_a_run_is_linked_where_it_has_one(tmp_path: Path) -> None:
 def test_scores_that_were_measured_in_different_ways_stand_apart_with_what_differs(tmp_path: Path) -> None:
     protocols = [{"frames": 8, "shards": "/a"}, {"frames": 8, "shards": "/b"}, {"frames": 16, "shards": "/a"}]
     runs = [
-        make_run(tmp_path / str(number), [*trained(), scores_line(3, "test", protocol=protocol, top1=40.0)])
+        make_run(tmp_path / str(number), [*trained(), scores_line(3, name="test", protocol=protocol, top1=40.0)])
         for number, protocol in enumerate(protocols)
     ]
     compared = read_compared(runs)
@@ -80,7 +80,7 @@ def test_scores_that_were_measured_in_different_ways_stand_apart_with_what_diffe
 
 def test_what_cannot_change_a_score_is_told_and_divides_nothing(tmp_path: Path) -> None:
     runs = [
-        make_run(tmp_path / batch, [*trained(), scores_line(3, "test", protocol={"batch": int(batch)}, top1=1.0)])
+        make_run(tmp_path / batch, [*trained(), scores_line(3, name="test", protocol={"batch": int(batch)}, top1=1.0)])
         for batch in ("4", "8")
     ]
     assert len(measured_alike(read_compared(runs))) == 1
@@ -89,7 +89,7 @@ def test_what_cannot_change_a_score_is_told_and_divides_nothing(tmp_path: Path) 
 
 
 def test_a_partial_score_says_so_and_the_best_step_is_told(tmp_path: Path) -> None:
-    lines = [*trained(), scores_line(1, "test", top1=60.0), scores_line(3, "test", left_out=2, top1=70.0)]
+    lines = [*trained(), scores_line(1, name="test", top1=60.0), scores_line(3, name="test", left_out=2, top1=70.0)]
     said = report(make_run(tmp_path / "one", lines), make_run(tmp_path / "two", trained()), "-o", tmp_path / "out")
     assert "70 at step 3, partial: 2 left out; best 60 at 1" in said
 

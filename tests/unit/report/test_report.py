@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.support.run_records import metrics_line, words_of
+from tests.support.run_records import metrics_line, scores_line, words_of
 from tests.support.shards import noisy_frames, write_shards
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.report import command
@@ -68,27 +68,6 @@ def test_the_rank_that_the_others_wait_for_most_often_is_named(tmp_path: Path) -
     assert history.loss_names == ["loss"], "numbers of ranks are no losses"
     told = dict(key_numbers(config, history))["slowest rank"]
     assert told == "rank 5 in 67 % of the logged steps; the last one came 8.0 ms a step after the others (median)"
-
-
-VOTERS = {"shards": "/data/train", "items": 50, "samples": 900}
-PROTOCOL = {"shards": "/data/val", "items": 97, "samples": 400, "voters": VOTERS, "side": 64}
-
-
-def scores_line(
-    step: int,
-    *,
-    name: str = "knn",
-    left_out: int = 0,
-    attempt: int = 1,
-    by_type: dict[str, dict[str, float]] | None = None,
-    **values: float,
-) -> str:
-    record = {
-        **({} if by_type is None else {"by_type": by_type}),
-        "kind": "scores", "step": step, "evaluation": name, "values": values, "items": 100 - left_out,
-        "left_out": left_out, "seconds": 2.0, "protocol": PROTOCOL, "attempt": attempt,
-    }  # fmt: skip
-    return json.dumps(record) + "\n"
 
 
 SCORED = [
