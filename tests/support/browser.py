@@ -7,7 +7,8 @@ chromium` fetches.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -83,19 +84,22 @@ def _is_elsewhere(url: str) -> bool:
     return not url.startswith(("file:", "data:"))
 
 
-def main(arguments: Sequence[str]) -> None:
-    """`python -m tests.support.browser PAGE.html PICTURE.png [WIDTH [HEIGHT]]`: all of a page, or its top."""
-    page, picture = Path(arguments[0]), Path(arguments[1])
-    width, *height = map(int, arguments[2:] or ["1400"])
+def photograph(page: Path, picture: Path, *, width: int, height: int, heading: str) -> None:
+    """A picture of a page where a heading stands at its top, of so few colours that a repository may hold it."""
+    from PIL import Image
+
+    with browser() as chromium:
+        tab = chromium.new_page(viewport={"width": width, "height": height})
+        tab.goto(page.resolve().as_uri(), wait_until="load")
+        tab.get_by_role("heading", name=heading).evaluate("heading => heading.scrollIntoView()")
+        tab.screenshot(path=str(picture))
+    with Image.open(picture) as taken:
+        small = taken.convert("RGB").quantize(128)
+    small.save(picture, optimize=True)
+
+
+if __name__ == "__main__":  # python -m tests.support.browser PAGE.html PICTURE.png WIDTH HEIGHT HEADING
+    _page, _picture, _width, _height, _heading = sys.argv[1:]
     if reason := why_no_browser():
         raise SystemExit(reason)
-    with browser() as chromium:
-        tab = chromium.new_page(viewport={"width": width, "height": height[0] if height else 900})
-        tab.goto(page.resolve().as_uri(), wait_until="load")
-        tab.screenshot(path=str(picture), full_page=not height)
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    photograph(Path(_page), Path(_picture), width=int(_width), height=int(_height), heading=_heading)

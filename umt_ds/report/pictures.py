@@ -100,8 +100,8 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str)
             label = "resumed (first step logged after it)" if number == 0 else None
             panel.axvline(step, color=WRONG, linestyle="--", linewidth=1.2, label=label)
         tidy(panel)
-    if history.resumed_at:
-        panels[0].legend(loc="upper right", frameon=False)
+    if history.resumed_at:  # above the panel, where no curve is
+        panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=9)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
     return png_of(figure)
@@ -112,8 +112,9 @@ def _draw_line(panel: Axes, history: History, name: str) -> None:
     steps, values = history.steps(), history.values(name)
     told = [(step, value) for step, value in zip(steps, values, strict=True) if is_drawable(value)]
     medium = name.partition("_")[0]
+    label = medium if medium in _MEDIA else None
     marker = "o" if len(told) == 1 else ""  # a line through one point shows nothing
-    panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=medium)
+    panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=label)
 
 
 def _above(values: Sequence[float]) -> float:
