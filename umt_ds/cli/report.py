@@ -38,6 +38,14 @@ def _place(ctx: click.Context, option: click.Parameter, text: str | None) -> Pat
     help="Held-out clips; default: the set that the run is judged on, or the folder val beside --train.",
 )
 @click.option("--clips", type=click.IntRange(1), default=2000, show_default=True, help="Probe at most so many of each.")
+@click.option(
+    "--scores",
+    "score_files",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Of several runs: also the scores that `umt eval RUN RUN -o FILE` has written. May be repeated.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -47,6 +55,7 @@ def command(
     train: Path | None,
     val: Path | None,
     clips: int,
+    score_files: tuple[Path, ...],
 ) -> None:
     """Make pictures and one HTML page of a RUN folder, or of several runs beside each other.
 
@@ -68,6 +77,7 @@ def command(
       umt report runs/demo/stage1
       umt report runs/mine --train /data/k710/train --val /data/k710/val --clips 5000
       umt report runs/mine-0 runs/mine-1 runs/mine-2 -o compared
+      umt report runs/k400-a runs/k400-b --scores scores.json
     """
     # before torch loads: idle threads sleep instead of spinning, since a report often runs beside a training
     set_default("OMP_WAIT_POLICY", "PASSIVE")
@@ -79,8 +89,11 @@ def command(
         _refuse_options_of_one_run(ctx)
         from umt_ds.report.comparison_page import write_comparison
 
-        click.echo(write_comparison(runs, out or runs[0] / "report" / "comparison", say=say))
+        folder = out or runs[0] / "report" / "comparison"
+        click.echo(write_comparison(runs, folder, say=say, score_files=score_files))
         return
+    if score_files:
+        raise ConfigError("--scores is for the page of several runs", hint="name them all; or leave it out")
     from umt_ds.report.write import write_report
     from umt_ds.tasks.room import ExhibitOptions
 

@@ -14,10 +14,11 @@ from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.config.show import as_tree
 from umt_ds.engine.best import decisive
-from umt_ds.errors import ConfigError, shown
+from umt_ds.errors import ConfigError, shown, some
 from umt_ds.report.compare_runs import compare_runs
+from umt_ds.report.evaluated import Evaluated, read_evaluated
 from umt_ds.report.facts import key_numbers, origin_rows
-from umt_ds.report.history import History, ScoreCurve, read_history
+from umt_ds.report.history import History, ScoreCurve, ScorePoint, read_history
 from umt_ds.terminal import progress
 
 MOST_RUNS = len(ascii_uppercase)
@@ -38,6 +39,15 @@ class ComparedRun:
     folder: Path
     config: RunConfig
     history: History
+    evaluations: Mapping[str, Evaluation]  # by name
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation of one name found of a run: a curve for each metric, and the protocol, as it was last."""
+
+    curves: Mapping[str, ScoreCurve]
+    protocol: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,20 +65,52 @@ class Measured:
         return list(dict.fromkeys(metric for curves in self.curves for metric in curves))
 
 
-def read_compared(folders: Sequence[Path]) -> list[ComparedRun]:
-    """Read the runs, with a bar. Raises UmtError where one is no run folder or has logged no step, ConfigError where
-    one is named twice or there are more than letters."""
+def read_compared(folders: Sequence[Path], score_files: Sequence[Path] = ()) -> list[ComparedRun]:
+    """Read the runs, with a bar; and what `umt eval` wrote of them. Raises UmtError where one is no run folder or has
+    logged no step, ConfigError where one is named twice, there are more than letters, or a file tells of other runs."""
     if len(folders) > MOST_RUNS:
         raise ConfigError(f"{len(folders)} runs are too many for one page", hint=f"name at most {MOST_RUNS}")
     where = [folder.resolve() for folder in folders]
     if twice := [str(folder) for folder, path in zip(folders, where, strict=True) if where.count(path) > 1]:
         raise ConfigError(f"{' and '.join(twice)} are one run", hint="name each run once")
+    scored = [found for file in score_files for found in _of_these(file, where)]
     return [
-        ComparedRun(letter, label, folder, load_run(str(folder / "config.yaml")), read_history(folder))
+        _read(folder, letter, label, [found for found in scored if found.where.is_relative_to(folder.resolve())])
         for folder, letter, label in zip(
             progress(folders, desc="reading", unit="run"), ascii_uppercase, _labels(where), strict=False
         )
     ]
+
+
+def _of_these(file: Path, folders: Sequence[Path]) -> list[Evaluated]:
+    found = read_evaluated(file)
+    if strange := sorted({str(one.where) for one in found if not any(map(one.where.is_relative_to, folders))}):
+        raise ConfigError(
+            f"{file} tells of weights of other runs: {some(strange, 3, each=200)}", hint="name these runs, too"
+        )
+    return found
+
+
+def _read(folder: Path, letter: str, label: str, scored: Sequence[Evaluated]) -> ComparedRun:
+    history = read_history(folder)
+    evaluations = {
+        name: Evaluation(curves, history.protocols.get(name, {})) for name, curves in _by_evaluation(history).items()
+    }
+    for one in scored:
+        name, step = one.evaluation, history.last["step"] if one.step is None else one.step
+        if name in evaluations and decisive(evaluations[name].protocol) != decisive(one.protocol):
+            name = f"{name} (umt eval)"  # measured in another way than while the run trained
+        before = evaluations[name].curves if name in evaluations else {}
+        points = {metric: ScorePoint(step, value, one.items, one.left_out) for metric, value in one.values.items()}
+        curves = {metric: _with(before.get(metric), f"{name}/{metric}", point) for metric, point in points.items()}
+        evaluations[name] = Evaluation({**before, **curves}, one.protocol)
+    return ComparedRun(letter, label, folder, load_run(str(folder / "config.yaml")), history, evaluations)
+
+
+def _with(curve: ScoreCurve | None, name: str, point: ScorePoint) -> ScoreCurve:
+    """The curve with a point that takes the place of one at its step."""
+    points = {one.step: one for one in (*(curve.points if curve else ()), point)}
+    return ScoreCurve(name, tuple(points[step] for step in sorted(points)))
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
@@ -137,11 +179,11 @@ def _names(trees: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def measured_alike(runs: Sequence[ComparedRun]) -> list[Measured]:
     """The evaluations of all runs, in groups of runs that were measured in the same way."""
-    found: dict[tuple[str, str], list[tuple[ComparedRun, dict[str, ScoreCurve]]]] = {}
+    found: dict[tuple[str, str], list[tuple[ComparedRun, Mapping[str, ScoreCurve]]]] = {}
     for run in runs:
-        for evaluation, curves in _by_evaluation(run.history).items():
-            way = {key: value for key, value in _way(run, evaluation).items() if key not in _BESIDE}
-            found.setdefault((evaluation, json.dumps(way, sort_keys=True)), []).append((run, curves))
+        for name, evaluation in run.evaluations.items():
+            way = {key: value for key, value in _way(run, name).items() if key not in _BESIDE}
+            found.setdefault((name, json.dumps(way, sort_keys=True)), []).append((run, evaluation.curves))
     groups = [
         Measured(evaluation, tuple(run for run, _ in members), tuple(curves for _, curves in members))
         for (evaluation, _), members in found.items()
@@ -160,7 +202,7 @@ def _by_evaluation(history: History) -> dict[str, dict[str, ScoreCurve]]:
 
 
 def _way(run: ComparedRun, evaluation: str) -> dict[str, Any]:
-    return decisive(run.history.protocols.get(evaluation, {}))
+    return decisive(run.evaluations[evaluation].protocol)
 
 
 def score_rows(group: Measured) -> Rows:

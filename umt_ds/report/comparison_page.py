@@ -28,12 +28,13 @@ _RTOL = 1e-5  # as `umt verify-run` has it
 _SPEED = ("clips_per_s", "data_stall_percent", "peak_memory_gib")
 
 
-def write_comparison(folders: Sequence[Path], out: Path, *, say: Say) -> str:
+def write_comparison(folders: Sequence[Path], out: Path, *, say: Say, score_files: Sequence[Path] = ()) -> str:
     """Write index.html and the PNGs of several runs into `out`; the page's path and their scores as text.
 
-    Raises UmtError where one of them is no run folder, or has logged no step.
+    score_files: what `umt eval -o` wrote of these runs. Raises UmtError as `read_compared`, MachineError where `out`
+    cannot be written.
     """
-    runs = read_compared(folders)
+    runs = read_compared(folders, score_files)
     for run in runs:
         if run.history.passed_over:
             say(run.history.passed_over)
@@ -94,7 +95,15 @@ def _training(runs: Sequence[ComparedRun], output: ReportFolder) -> Section:
 
 
 def _unscored() -> Section:
-    return Section("Scores", (note("None of the runs was evaluated while it trained: see cadence.evaluate."),))
+    return Section(
+        "Scores",
+        (
+            note(
+                "None of the runs was evaluated while it trained (cadence.evaluate). With --scores FILE, also what "
+                "umt eval -o FILE found of them stands here."
+            ),
+        ),
+    )
 
 
 def _scores(runs: Sequence[ComparedRun], measured: Sequence[Measured], output: ReportFolder) -> Section:

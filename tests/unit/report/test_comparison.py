@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.support.run_records import metrics_line, scores_line, words_of
 from umt_ds.cli.report import command
 from umt_ds.config.load import load_run
 from umt_ds.config.show import as_tree, as_yaml
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, DataError
 from umt_ds.report.comparison import measured_alike, read_compared, setting_rows, way_rows
 from umt_ds.report.comparison_pictures import axis_of, style_of
 
@@ -136,3 +137,50 @@ def test_numbers_that_no_axis_can_show_are_left_out(tmp_path: Path) -> None:
     lines = [metrics_line(1, loss=1e300), metrics_line(2, loss=1.0)]
     runs = [make_run(tmp_path / name, lines) for name in ("one", "two")]
     assert report(*runs, "-o", tmp_path / "out")
+
+
+def eval_file(path: Path, weights: Path, *, protocol: dict[str, Any], **values: float | None) -> Path:
+    """What `umt eval -o` writes, as far as a page reads it."""
+    found = {"evaluation": "test", "values": values, "items": 8, "left_out": [{"key": "k"}], "protocol": protocol}
+    runs = [{"run": "r", "weights": str(weights), "step": 2, "evaluations": [found]}]
+    path.write_text(json.dumps({"format": 1, "runs": runs}))
+    return path
+
+
+def test_what_umt_eval_wrote_stands_beside_what_the_training_found(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / name, [*trained(), scores_line(3, name="test", protocol={"views": 1}, top1=5.0)])
+        for name in "ab"
+    ]
+    alike = eval_file(tmp_path / "1.json", runs[0] / "checkpoints" / "step-00000002", protocol={"views": 1}, top1=4.0)
+    other = eval_file(tmp_path / "2.json", runs[1], protocol={"views": 12}, top1=9.0, top5=None)
+    one, two = read_compared(runs, [alike, other])
+    assert [(p.step, p.value, p.left_out) for p in one.evaluations["test"].curves["top1"].points] == [
+        (2, 4.0, 1),
+        (3, 5.0, 0),
+    ]
+    assert list(two.evaluations) == ["test", "test (umt eval)"], "12 views are another way to measure"
+    assert list(two.evaluations["test (umt eval)"].curves) == ["top1"], "a number that is null is none"
+    said = report(*runs, "-o", tmp_path / "out", "--scores", alike, "--scores", other)
+    assert "9 at step 2, partial: 1 left out" in said
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 2, "runs": []}', '{"format": 1, "runs": [3]}', '{"format": 1}']
+)
+def test_a_file_that_umt_eval_did_not_write_is_refused(tmp_path: Path, content: str) -> None:
+    runs = [make_run(tmp_path / name, trained()) for name in "ab"]
+    (tmp_path / "scores.json").write_text(content)
+    with pytest.raises(DataError, match=r"scores\.json holds no scores: "):
+        read_compared(runs, [tmp_path / "scores.json"])
+
+
+def test_scores_of_other_runs_and_of_one_run_are_refused(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, trained()) for name in "ab"]
+    file = eval_file(tmp_path / "scores.json", tmp_path / "c", protocol={}, top1=1.0)
+    with pytest.raises(ConfigError, match=r"tells of weights of other runs: .*/c"):
+        read_compared(runs, [file])
+    with pytest.raises(ConfigError, match="there is no file"):
+        read_compared(runs, [tmp_path / "nothing.json"])
+    with pytest.raises(ConfigError, match="--scores is for the page of several runs"):
+        report(runs[0], "--scores", file)
