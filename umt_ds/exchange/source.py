@@ -64,7 +64,7 @@ class Source:
     loaded: str
     manifest: CheckpointManifest | None
     averaged: bool
-    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def form(self) -> Form:
@@ -80,6 +80,11 @@ class Source:
     def fingerprint(self) -> str:
         """A hash of names, shapes and values of `state`."""
         return state_fingerprint(self.state)
+
+    def forget_weights(self) -> None:
+        """From now on only names, shapes and settings are known: so that another copy has room in memory."""
+        self.module.to(device="meta")
+        self.beside.clear()
 
     @property
     def clip_shape(self) -> ClipShape:
