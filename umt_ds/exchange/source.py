@@ -206,7 +206,7 @@ def _load(task: Task, run: EvalRun, *, averaged: bool) -> tuple[dict[str, Tensor
     if run.checkpoint is not None:
         return {}, load_scored(task, run, averaged=averaged)
     initial = read_initial(run.weights, averaged=averaged or run.config.init.ema)
-    loaded = start_from(task, initial)
+    loaded = start_from(task, initial, run.config.task)
     bare = bare_names(initial.state)
     return {name: value for name, value in bare.items() if name.startswith(BESIDE)}, loaded
 
