@@ -97,7 +97,7 @@ def command(
     if dry_run:
         click.echo(plan_text(out, plan_export(source, target, out, options)))
         return
-    click.echo(as_text(export(source, target, out, options, clip=clip)))
+    click.echo(as_text(export(source, target, out, options, clip=clip, keep=False)))
 
 
 def _runs(name: str, overrides: list[str], *, weights: str | None, best: bool) -> list[EvalRun]:

@@ -55,8 +55,11 @@ def _refuse_idle(options: Options, target: TargetName) -> None:
             raise ConfigError(f"{option} means nothing to --to {target}", hint=f"it is for: {', '.join(heeding)}")
 
 
-def export(source: Source, target: TargetName, out: Path, options: Options, *, clip: Path | None = None) -> Exported:
-    """Write the folder `out`, and compare. clip: a video file to compare on; None: synthetic clips.
+def export(
+    source: Source, target: TargetName, out: Path, options: Options, *, clip: Path | None = None, keep: bool = True
+) -> Exported:
+    """Write the folder `out`, and compare. clip: a video file to compare on; None: synthetic clips. keep: False forgets
+    the weights of `source` when they are written, so that no two copies are in memory.
 
     Raises ConfigError as `plan_export`, MachineError where the disk refuses, and what the target raises; then nothing
     is left behind.
@@ -70,6 +73,8 @@ def export(source: Source, target: TargetName, out: Path, options: Options, *, c
         written = target_of(target).write(source, partial, options)
         card = card_of(source, target, partial)
         write_card(card, partial, written)  # a model folder is one by its card
+        if not keep:
+            source.forget_weights()
         after = target_of(target).run(partial, source, probe, options)
         compared = tuple(differences(before, after))
         write_card(card | compared_on(clip, compared), partial, written)

@@ -64,7 +64,7 @@ class Source:
     loaded: str
     manifest: CheckpointManifest | None
     averaged: bool
-    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def form(self) -> Form:
@@ -80,6 +80,11 @@ class Source:
     def fingerprint(self) -> str:
         """A hash of names, shapes and values of `state`."""
         return state_fingerprint(self.state)
+
+    def forget_weights(self) -> None:
+        """From now on only names, shapes and settings are known: so that another copy has room in memory."""
+        self.module.to(device="meta")
+        self.beside.clear()
 
     @property
     def clip_shape(self) -> ClipShape:
@@ -201,7 +206,7 @@ def _load(task: Task, run: EvalRun, *, averaged: bool) -> tuple[dict[str, Tensor
     if run.checkpoint is not None:
         return {}, load_scored(task, run, averaged=averaged)
     initial = read_initial(run.weights, averaged=averaged or run.config.init.ema)
-    loaded = start_from(task, initial)
+    loaded = start_from(task, initial, run.config.task)
     bare = bare_names(initial.state)
     return {name: value for name, value in bare.items() if name.startswith(BESIDE)}, loaded
 

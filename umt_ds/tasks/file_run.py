@@ -16,6 +16,7 @@ from umt_ds.weights.names import bare_names
 from umt_ds.weights.published import encoder_parts, has_answer_decoder, is_video_text
 
 _SIZES = {(768, 12): "b16", (1024, 24): "l16"}  # width and depth of an encoder
+_CORPORA = {400: "k400", 600: "k600", 700: "k700", 710: "k710", 339: "mit", 174: "ssv2"}  # by rows of the head
 _PATCHES, _TABLE = "patch_embed.proj.weight", "pos_embed"
 _NAME_IT = "name the run that it belongs to, and the file with --weights"
 
@@ -29,30 +30,30 @@ def run_of_file(path: Path, overrides: Sequence[str] = ()) -> tuple[str, list[st
     """
     state = read_state(path)
     with about(path):
-        encoder, beside = encoder_parts(state)
+        encoder = encoder_parts(state)[0]
         patch, depth = encoder[_PATCHES], len({name.split(".")[1] for name in encoder if name.startswith("blocks.")})
         size = _SIZES.get((patch.shape[0], depth))
         if size is None:
             raise WeightsError(
                 f"its encoder has {depth} blocks of width {patch.shape[0]}, which is neither B nor L", hint=_NAME_IT
             )
-        folder, corpus = _family(state, encoder, beside)
+        folder, corpus = _family(state, encoder)
         given = [f"init.weights={path}", *_classifier(encoder, patch.shape[-1])]
         if any(override.startswith("task.text.vocabulary=") for override in overrides):
             given.append("task.text.weights=random")  # of BERT nothing else is needed than its words
         return f"{folder}/{size}_{corpus}", [*given, *overrides]
 
 
-def _family(
-    state: Mapping[str, Tensor], encoder: Mapping[str, Tensor], beside: Mapping[str, Tensor]
-) -> tuple[str, str]:
-    """The folder of runs, and the corpus in the name of one."""
+def _family(state: Mapping[str, Tensor], encoder: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The folder of runs, and the corpus in the name of one: of a classifier that with as many classes."""
     if has_answer_decoder(state):
         return "question_answering/msrvtt", "25m"
     if is_video_text(state):
         has_words = any(name.startswith("text_encoder.cls.") for name in bare_names(state))
         return ("stage2" if has_words else "retrieval/msrvtt"), "25m"
-    return ("recognition", "k400") if "head.weight" in encoder else ("stage1", "k710")
+    if (head := encoder.get("head.weight")) is not None:
+        return "recognition", _CORPORA.get(len(head), "k400")
+    return "stage1", "k710"
 
 
 def _classifier(encoder: Mapping[str, Tensor], patch: int) -> Iterator[str]:
