@@ -41,10 +41,11 @@ _BARS = ("#1f5fa8", "#9bbcdd", "#e39c37", "#bbbbbb", "#6aa84f", "#8e63a9")
 # ---------------------------------------------------------------- curves
 
 
-def draw_training(history: History, *, title: str) -> bytes:
-    """Loss and its parts (of images and clips together), learning rate and gradient norm over the steps, as PNG."""
+def draw_training(history: History, *, title: str, changes: Sequence[int] = ()) -> bytes:
+    """Loss and its parts (of images and clips together), learning rate and gradient norm over the steps, as PNG.
+    changes: after so many steps the mixture is another."""
     panels = [names for _, names in groupby_loss(history.loss_names)]
-    return _draw_curves(history, [*panels, ["lr"], ["grad_norm"]], title=title)
+    return _draw_curves(history, [*panels, ["lr"], ["grad_norm"]], title=title, changes=changes)
 
 
 def groupby_loss(names: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -61,8 +62,8 @@ def draw_speed(history: History, *, title: str) -> bytes:
     return _draw_curves(history, [["clips_per_s"], ["data_stall_percent"], ["peak_memory_gib"]], title=title)
 
 
-def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
-    """A panel for each metric over the steps, as PNG; what is partial has a hollow mark."""
+def draw_scores(curves: Sequence[ScoreCurve], *, title: str, changes: Sequence[int] = ()) -> bytes:
+    """A panel for each metric over the steps, as PNG; what is partial has a hollow mark. changes: of the mixture."""
     figure = figure_of(width=9.0, height=0.8 + 1.75 * len(curves), title=title)
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for panel, curve in zip(panels, curves, strict=True):
@@ -72,6 +73,8 @@ def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
         if partial:
             steps, values = [p.step for p in partial], [p.value for p in partial]
             panel.plot(steps, values, "o", ms=7, mfc="white", mec=WRONG, label="partial: items are left out")
+        _mark_changes(panel, changes)
+        if partial or (changes and panel is panels[0]):
             panel.legend(loc="lower right", frameon=False, fontsize=8)
         panel.set_ylabel(curve.name)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
@@ -81,8 +84,9 @@ def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
     return png_of(figure)
 
 
-def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str) -> bytes:
-    """One panel for each row of names above one another, over the same steps; each resumption a dashed line."""
+def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str, changes: Sequence[int] = ()) -> bytes:
+    """One panel for each row of names above one another, over the same steps; each resumption a dashed line, each
+    change of the mixture a dotted one."""
     figure = figure_of(width=9.0, height=0.8 + 1.75 * len(rows), title=title)
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for panel, names in zip(panels, rows, strict=True):
@@ -99,12 +103,20 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str)
         for number, step in enumerate(history.resumed_at):
             label = "resumed (first step logged after it)" if number == 0 else None
             panel.axvline(step, color=WRONG, linestyle="--", linewidth=1.2, label=label)
+        _mark_changes(panel, changes)
         _tidy(panel)
-    if history.resumed_at:
+    if history.resumed_at or changes:
         panels[0].legend(loc="upper right", frameon=False)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
     return png_of(figure)
+
+
+def _mark_changes(panel: Axes, changes: Sequence[int]) -> None:
+    """A dotted line where the mixture changes; the first has a label."""
+    for number, step in enumerate(changes):
+        label = "the mixture changes (data.segments)" if number == 0 else None
+        panel.axvline(step, color=RIGHT, linestyle=":", linewidth=1.6, label=label)
 
 
 def _draw_line(panel: Axes, history: History, name: str) -> None:

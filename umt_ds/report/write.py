@@ -45,6 +45,7 @@ from umt_ds.report.pictures import (
 )
 from umt_ds.tasks.kinds import exhibits_of
 from umt_ds.tasks.room import ExhibitOptions, Say
+from umt_ds.tasks.sources import SegmentDraws, drawn_by_segment
 from umt_ds.terminal import columns
 from umt_ds.whole_file import write_whole
 
@@ -64,9 +65,10 @@ def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> 
             load_manifest(named)
     output = _Output(out)
     say(f"drawing the curves of {run}")
-    sections = [_facts(config, history), _training(config, history, output)]
+    parts = drawn_by_segment(config, steps=history.last["step"])
+    sections = [_facts(config, history), _training(config, history, parts, output)]
     if history.scores:
-        sections.append(_scores(run, config, history, output))
+        sections.append(_scores(run, config, history, parts, output))
     text = str(out / "index.html")
     for exhibit in exhibits_of(run, config, options, say):
         sections.append(_section(exhibit, config.name, output))
@@ -112,8 +114,8 @@ def _facts(config: RunConfig, history: History) -> Section:
     return Section("The run", tuple(parts))
 
 
-def _training(config: RunConfig, history: History, output: _Output) -> Section:
-    png = draw_training(history, title=f"{config.name}: training")
+def _training(config: RunConfig, history: History, parts: list[SegmentDraws], output: _Output) -> Section:
+    png = draw_training(history, title=f"{config.name}: training", changes=[part.first for part in parts[1:]])
     resumed = ", ".join(str(step) for step in history.resumed_at)
     return Section(
         "Training",
@@ -122,13 +124,29 @@ def _training(config: RunConfig, history: History, output: _Output) -> Section:
             sentence(f"Resumed; first steps logged after it: {resumed}." if resumed else "Ran without interruption."),
             sentence(str(history.rerun)),
             *([sentence(history.passed_over)] if history.passed_over else []),
+            *_mixture(parts),
         ),
     )
 
 
-def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> Section:
+def _mixture(parts: list[SegmentDraws]) -> Iterator[str]:
+    """The clips of each source that were drawn before and after each change of the mixture."""
+    if parts:
+        yield sentence("The mixture was declared to change (data.segments). Clips drawn of each source so far:")
+        rows = [
+            (
+                f"{part.first} to {part.end - 1}",
+                *(f"{count} ({100 * count / part.total:.3g} %)" for count in part.drawn.values()),
+            )
+            for part in parts
+        ]
+        yield table(rows, head=("steps", *map(shown, parts[0].drawn)))
+
+
+def _scores(run: Path, config: RunConfig, history: History, parts: list[SegmentDraws], output: _Output) -> Section:
     """What evaluations between the steps found: the last and the best of each metric, and all of them as curves."""
-    png = draw_scores(history.scores, title=f"{config.name}: scores on held-out data")
+    changes = [part.first for part in parts[1:]]
+    png = draw_scores(history.scores, title=f"{config.name}: scores on held-out data", changes=changes)
     rows = [[curve.name, *_score_cells(curve.last), *_score_cells(curve.best)] for curve in history.scores]
     try:
         best = read_best(run)

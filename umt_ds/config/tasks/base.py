@@ -54,6 +54,11 @@ class TaskSettings(Section):
         return self.clip_shape
 
     @property
+    def tells_positions(self) -> bool:
+        """Whether its task itself says, of weights that it starts from, what becomes of their positions."""
+        return False
+
+    @property
     def required_weights(self) -> Mapping[str, TeacherConfig | BertConfig]:
         """The parts that are read from files before training, by name."""
         return {}
