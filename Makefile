@@ -7,7 +7,7 @@ JOBS ?= 2
 
 SEEDS := 0 1 2
 
-.PHONY: setup demo demo-full nightly test test-slow test-slurm fuzz drills scale check format clean
+.PHONY: setup demo demo-full screenshot nightly test test-slow test-slurm fuzz drills scale check format clean
 
 setup: .venv/.ready
 
@@ -52,6 +52,11 @@ demo-full: demo
 	done
 	$(BIN)/umt report runs/demo/stage2_motion-$(firstword $(SEEDS))
 	@echo "The tables above are in runs/demo/*.json; open runs/demo/stage2_motion-$(firstword $(SEEDS))/report/index.html"
+
+# The picture of README.md, anew: after `make demo`, with a Chromium (Debian's package `chromium`).
+screenshot: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pages]'
+	$(BIN)/python -m tests.support.browser runs/demo/stage1/report/index.html pictures/report.png 1000 462 "What the student sees"
 
 # What a machine proves in a night: the demo learns, what few changes can break, and runs that are broken on purpose.
 # One after the other, as each takes all cores.

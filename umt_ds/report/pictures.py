@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TITLES = {
+TITLES = {
     "loss": "loss",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
@@ -67,7 +67,7 @@ def draw_scores(curves: Sequence[ScoreCurve], *, title: str, changes: Sequence[i
     figure = figure_of(width=9.0, height=0.8 + 1.75 * len(curves), title=title)
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for panel, curve in zip(panels, curves, strict=True):
-        points = [point for point in curve.points if abs(point.value) < _MOST]
+        points = [point for point in curve.points if is_drawable(point.value)]
         partial = [point for point in points if point.left_out]
         panel.plot([p.step for p in points], [p.value for p in points], color=_LINE, linewidth=1.6, marker="o", ms=4)
         if partial:
@@ -78,7 +78,7 @@ def draw_scores(curves: Sequence[ScoreCurve], *, title: str, changes: Sequence[i
             panel.legend(loc="lower right", frameon=False, fontsize=8)
         panel.set_ylabel(curve.name)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
-        _tidy(panel)
+        tidy(panel)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
     return png_of(figure)
@@ -94,7 +94,7 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str,
         for each in names:
             _draw_line(panel, history, each)
         medium, _, part = name.partition("_")
-        panel.set_ylabel(part if medium in _MEDIA else _TITLES.get(name, name))
+        panel.set_ylabel(part if medium in _MEDIA else TITLES.get(name, name))
         if len(names) > 1 or medium in _MEDIA:
             panel.legend(loc="upper right", frameon=False, fontsize=8)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
@@ -104,9 +104,9 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str,
             label = "resumed (first step logged after it)" if number == 0 else None
             panel.axvline(step, color=WRONG, linestyle="--", linewidth=1.2, label=label)
         _mark_changes(panel, changes)
-        _tidy(panel)
-    if history.resumed_at or changes:
-        panels[0].legend(loc="upper right", frameon=False)
+        tidy(panel)
+    if history.resumed_at or changes:  # above the panel, where no curve is
+        panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=9)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
     return png_of(figure)
@@ -122,15 +122,16 @@ def _mark_changes(panel: Axes, changes: Sequence[int]) -> None:
 def _draw_line(panel: Axes, history: History, name: str) -> None:
     """What was logged under a name, where it was: a step that shows clips says nothing of images."""
     steps, values = history.steps(), history.values(name)
-    told = [(step, value) for step, value in zip(steps, values, strict=True) if abs(value) < _MOST]
+    told = [(step, value) for step, value in zip(steps, values, strict=True) if is_drawable(value)]
     medium = name.partition("_")[0]
+    label = medium if medium in _MEDIA else None
     marker = "o" if len(told) == 1 else ""  # a line through one point shows nothing
-    panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=medium)
+    panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=label)
 
 
 def _above(values: Sequence[float]) -> float:
     """The top of an axis from 0 that has room for all values that are drawn."""
-    return max(1.08 * max((value for value in values if abs(value) < _MOST), default=0.0), 0.0) or 1.0
+    return max(1.08 * max((value for value in values if is_drawable(value)), default=0.0), 0.0) or 1.0
 
 
 # ---------------------------------------------------------------- masks
@@ -198,7 +199,7 @@ def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) ->
     panel.set_xticks(range(len(fields)), fields)
     panel.set_ylabel("kNN accuracy, %")
     panel.set_ylim(0, 108)
-    _tidy(panel)
+    tidy(panel)
     panel.grid(visible=False, axis="x")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return png_of(figure)
@@ -308,7 +309,13 @@ def figure_of(*, width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def _tidy(panel: Axes) -> None:
+def is_drawable(value: float) -> bool:
+    """Neither NaN nor infinite, nor so large that the margins of an axis would be."""
+    return abs(value) < _MOST
+
+
+def tidy(panel: Axes) -> None:
+    """A grid behind the curves, and no frame above and right of them."""
     panel.grid(visible=True, color=_GRID, linewidth=0.7)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
