@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.masking import MaskPlan
-from umt_ds.models.teachers import Teacher, build_teacher, build_text_teacher
-from umt_ds.models.towers import SiglipTower
+from umt_ds.models.clip_towers import build_text_teacher
+from umt_ds.models.teachers import Teacher, build_teacher
 from umt_ds.weights.published import text_teacher_state
 
 POCKET: dict[str, Any] = {

@@ -15,7 +15,8 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.errors import ConfigError, of_setting
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.masking import MaskPlan
-from umt_ds.models.teachers import Teacher, TextTeacher, build_text_teacher
+from umt_ds.models.clip_towers import TextTeacher, build_text_teacher
+from umt_ds.models.teachers import Teacher
 from umt_ds.models.video_text import VideoEncoder
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.bert import build_bert
