@@ -230,10 +230,10 @@ def _statistics(tower: ClipTower | TimmTower, pixels: TeacherPixels) -> PixelSta
         case "own":
             if tower.own_pixels is None:
                 raise ConfigError(
-                    f"task.teacher.pixels=own, but weights called {tower.name} were trained with several means, and "
+                    f"pixels=own, but weights called {tower.name} were trained with several means, and "
                     "nothing beside these says which",
                     hint="name the folder of the weights, with its open_clip_config.json, config.json or "
-                    "preprocessor_config.json; or task.teacher.pixels=clip or imagenet",
+                    "preprocessor_config.json; or pixels=clip or imagenet",
                 )
             return tower.own_pixels
 

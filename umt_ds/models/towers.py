@@ -72,8 +72,8 @@ def choose_features(wanted: Features | None, *, name: str, has_projection: bool,
     has not; why: the reason."""
     if wanted == "projected" and not has_projection:
         raise ConfigError(
-            f"task.teacher.features=projected, but {name} has no projection of a token: {why}",
-            hint="task.teacher.features=tokens, its outputs before any projection",
+            f"features=projected, but {name} has no projection of a token: {why}",
+            hint="features=tokens, its outputs before any projection",
         )
     return wanted or ("projected" if has_projection else "tokens")
 

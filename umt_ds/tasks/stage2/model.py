@@ -30,12 +30,12 @@ from umt_ds.weights.published import text_teacher_state
 
 def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, MaskPlan | None]:
     """How tokens of each medium are hidden; None where all are seen. Raises ConfigError for a semantic mask with a
-    teacher that has no class token."""
+    teacher whose attention draws none."""
 
     def plan(mask: MaskConfig | None) -> MaskPlan | None:
-        if mask is not None and mask.kind == "semantic" and (teacher is None or not teacher.has_class_token):
+        if mask is not None and mask.kind == "semantic" and (teacher is None or teacher.map_source is None):
             raise ConfigError(
-                "a semantic mask needs a teacher with a class token",
+                "a semantic mask needs a teacher with a class token or a pooling head",
                 hint="task.mask.video.kind and task.mask.image.kind: tube or random, or a CLIP teacher",
             )
         return None if mask is None else MaskPlan(mask.kind, mask.ratio)
