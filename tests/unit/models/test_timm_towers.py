@@ -11,6 +11,8 @@ import pytest
 import timm
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.tiny_towers import TOWERS, open_clip_config, randomised
 from umt_ds.errors import ConfigError, WeightsError
@@ -18,6 +20,7 @@ from umt_ds.masking import MaskPlan
 from umt_ds.models.teachers import Teacher, build_teacher
 from umt_ds.models.timm_blocks import can_open
 from umt_ds.models.timm_tower import TimmTower
+from umt_ds.tasks.teacher import forward_flops
 
 CLIPS, FRAMES, LAYERS = 2, 3, 3
 NO_MAP = ("tiny_siglip_gap", "tiny_aimv2")
@@ -250,3 +253,26 @@ def test_blocks_whose_sums_are_not_known_run_as_the_library_has_them(monkeypatch
     assert look.attention is None, "nobody can say what its class token looks at"
     assert "its blocks are not known here" in plain.summary
     torch.testing.assert_close(look.features(keep), teacher.attend(pixels).features(keep))
+
+
+# Cost
+
+
+@pytest.mark.parametrize("name", ["tiny_siglip", "tiny_dinov2_reg", "tiny_dinov3_plus", "tiny_aimv2", "tiny_beitv2"])
+def test_operations_are_counted_as_torch_counts_them(name: str) -> None:
+    """Within 2 %: the query of the class token, and products with the pooling head's query, are nearly nothing."""
+    teacher = build_teacher(name, layers=LAYERS, norm="none")
+    kept, pixels = 6, video().float()
+    keep = torch.cat([torch.arange(kept) + frame * 16 for frame in range(FRAMES)]).expand(CLIPS, -1)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        teacher.attend(pixels).features(keep, equal_frames=True)
+    ours = CLIPS * forward_flops(teacher, frames=FRAMES, kept=kept)
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_a_projection_counts_where_there_is_one() -> None:
+    flops = [
+        forward_flops(build_teacher(open_clip_config("tiny_eva02_clip"), layers=2, features=what), frames=1, kept=None)
+        for what in ("tokens", "projected")
+    ]
+    assert flops[1] - flops[0] == 2 * 2 * 16 * 32 * 24
