@@ -1,4 +1,4 @@
-"""The size of the encoder that a run asks for, and of one in a file."""
+"""The encoder that a run asks for, and the size of one in a file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import get_args
 
 from torch import Tensor
 
-from umt_ds.config.models import StudentConfig
+from umt_ds.config.models import PositionBase, StudentConfig
 from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.models.positions import BaseClip
 from umt_ds.models.presets import StudentPreset, VitSize, vit_size
+from umt_ds.models.vit import VideoViT
 
 
 def size_of(student: StudentConfig) -> VitSize:
@@ -29,6 +31,32 @@ def _size(student: StudentConfig) -> VitSize:
         return VitSize(sizes.width, sizes.depth, sizes.heads, sizes.patch)
     assert student.preset != "custom", "it has sizes"
     return vit_size(student.preset)
+
+
+def build_encoder(student: StudentConfig, positions: PositionBase | None) -> VideoViT:
+    """The video transformer with weights drawn from torch's generator. positions: the clip whose table is stretched;
+    None: the table of as many tokens as there are. Raises ConfigError for frames that cannot be cut into patches."""
+    size = size_of(student)
+    if positions is None:
+        return VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks)
+    return VideoViT(
+        size,
+        drop_path=student.drop_path,
+        checkpoint_blocks=student.checkpoint_blocks,
+        positions="interpolated",
+        base=base_clip(positions, size),
+    )
+
+
+def base_clip(positions: PositionBase, size: VitSize) -> BaseClip:
+    """The clip whose table of positions is stretched. Raises ConfigError for frames that cannot be cut into patches."""
+    side = positions.image_size
+    if side % size.patch:
+        raise ConfigError(
+            f"task.positions.image_size: frames of {side} px cannot be cut into patches of {size.patch}",
+            hint="the clip that the weights were pretrained on: published ones 224",
+        )
+    return BaseClip(positions.frames, side)
 
 
 def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> None:
