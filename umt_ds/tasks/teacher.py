@@ -75,6 +75,13 @@ def teacher_of(
         )
 
 
+def teacher_by_shape(config: TeacherConfig) -> Teacher:
+    """The teacher for those who ask for its sizes alone, on torch's meta device. Which pixels are its own may stand
+    beside weights that are not here, and counts for nothing. Raises as `teacher_of`."""
+    with torch.device("meta"):
+        return teacher_of(config.model_copy(update={"pixels": "imagenet"}))
+
+
 def _model(config: TeacherConfig) -> str | dict[str, Any]:
     return config.preset if config.tower is None else config.tower.open_clip_config()
 

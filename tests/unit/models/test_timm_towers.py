@@ -5,6 +5,7 @@ Shapes: B clips, T frames, F = B·T, S patches per frame, P prefix tokens, N = P
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.tiny_towers import TOWERS, open_clip_config, randomised
+from umt_ds.config.models import TeacherConfig
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.masking import MaskPlan
 from umt_ds.models.teachers import Teacher, build_teacher
 from umt_ds.models.timm_blocks import can_open
 from umt_ds.models.timm_tower import TimmTower
-from umt_ds.tasks.teacher import forward_flops
+from umt_ds.tasks.teacher import forward_flops, teacher_by_shape
 
 CLIPS, FRAMES, LAYERS = 2, 3, 3
 NO_MAP = ("tiny_siglip_gap", "tiny_aimv2")
@@ -220,6 +222,8 @@ def test_names_may_carry_the_tag_of_their_weights() -> None:
 def test_pixels_that_weights_of_one_name_do_not_agree_on_are_asked_for() -> None:
     with torch.device("meta"), pytest.raises(ConfigError, match="trained with several means"):
         build_teacher("ViT-L-14", pixels="own")
+    settings = TeacherConfig(preset="ViT-L-14", weights=Path("nowhere"), pixels="own")
+    assert teacher_by_shape(settings).out_width == 768, "what it costs can be said without its weights"
     with torch.device("meta"):
         assert build_teacher("PE-Core-B-16", pixels="own").statistics.mean == (0.5, 0.5, 0.5)
         assert build_teacher("clip_b16", pixels="own").statistics.mean[0] == 0.48145466

@@ -12,15 +12,15 @@ from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.cost import TaskCost, count_parameters
 from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.stage1.task import Stage1Module, refuse_semantic_mask, stage1_flops
-from umt_ds.tasks.teacher import common_grid, forward_flops, teacher_of
+from umt_ds.tasks.teacher import common_grid, forward_flops, teacher_by_shape
 
 
 def stage1_cost(task: Stage1Config, element: int) -> TaskCost:
     """Raises ConfigError where student and teacher do not fit each other. element: bytes of a number."""
     settings, frames = task.teacher, task.student.frames
     size = size_of(task.student)
+    teacher = teacher_by_shape(settings)
     with torch.device("meta"):
-        teacher = teacher_of(settings)
         module = Stage1Module(VideoViT(size), teacher=teacher, loss=task.loss, settings=settings)
     refuse_semantic_mask(task, teacher)
     rows, cols = common_grid(task.student.image_size, size.patch, teacher)

@@ -19,7 +19,7 @@ from umt_ds.tasks.cost import TaskCost, count_parameters
 from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.stage2.model import build_module, media_masks
 from umt_ds.tasks.stage2.module import Stage2Module
-from umt_ds.tasks.teacher import forward_flops, teacher_of
+from umt_ds.tasks.teacher import forward_flops, teacher_by_shape
 
 
 class Stage2Cost:
@@ -154,7 +154,7 @@ def on_meta(config: Stage2Config, *, word_head: bool = True) -> tuple[Stage2Modu
     with torch.device("meta"):
         teacher = None
         if settings is not None and config.needs_teacher:
-            teacher = teacher_of(settings)
+            teacher = teacher_by_shape(settings)
         words = Vocabulary(bert_size_of(config.text).vocab_size, cls_id=0, pad_id=0, mask_id=0)
         return build_module(config, teacher, words, seed=0, pretrained=False, word_head=word_head), teacher
 
