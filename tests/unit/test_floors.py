@@ -36,6 +36,7 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         # how fast it is; what came of a run; clips as vectors; models for other programs
         frozenset({"bench", "report", "search", "exchange"}),
         frozenset({"preflight"}),  # what one looks at before a job is queued
+        frozenset({"api"}),  # trained models from Python
         frozenset({"cli"}),  # the commands
     ),
     "umt_ds.data": (

@@ -91,6 +91,11 @@ class Teacher(nn.Module):
         return self.tower.out_width
 
     @property
+    def embed_width(self) -> int:
+        """The width of `TeacherPass.embedding`, whatever the features are."""
+        return self.tower.embed_width
+
+    @property
     def map_source(self) -> MapSource | None:
         """Whose attention semantic masks are drawn from; None where nothing in the tower looks at patches so."""
         return self.tower.map_source

@@ -71,6 +71,7 @@ class TimmTower(nn.Module):
         )
         self.projected_width: int = trunk.head.out_features if self.features == "projected" else 0
         self.out_width: int = self.projected_width or trunk.embed_dim
+        self.embed_width: int = trunk.head.out_features if isinstance(trunk.head, nn.Linear) else trunk.num_features
         self.left_out: tuple[str, ...] = ()
         self._last = OpenBlock(trunk.blocks[-1]) if can_open(trunk.blocks[-1]) else None
         self.map_source: MapSource | None = self._source_of_map()

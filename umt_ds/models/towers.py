@@ -216,6 +216,7 @@ class ClipTower(nn.Module):
         self.patches = self.grid[0] * self.grid[1]
         self.name, self.own_pixels = name, statistics
         self.features: Features = choose_features(features, name=name, has_projection=True, why="")
+        self.embed_width: int = visual.proj.shape[1]
         self.projected_width: int = visual.proj.shape[1] if self.features == "projected" else 0
         self.out_width: int = self.projected_width or self.size.width
         # Towers that average the patches never read their class token: its attention means nothing.

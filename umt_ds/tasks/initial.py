@@ -12,7 +12,7 @@ from torch import Tensor
 
 from umt_ds.config.check import check
 from umt_ds.config.explain import Origin
-from umt_ds.config.tasks.base import ClipShape
+from umt_ds.config.tasks.base import ClipShape, TaskSettings
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights
 from umt_ds.engine.manifest import (
     CHECKPOINTS,
@@ -23,6 +23,7 @@ from umt_ds.engine.manifest import (
 )
 from umt_ds.engine.protocol import InitialWeights, Task
 from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.tasks.encoders import told_positions
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_state
 from umt_ds.weights.model_folder import is_model_folder, read_model_folder
@@ -72,11 +73,14 @@ def read_initial(path: Path, *, averaged: bool = False) -> InitialWeights:
     return InitialWeights(state, str(path), tuple(manifest.classes), pretrained_on, manifest.fingerprints)
 
 
-def start_from(task: Task, weights: InitialWeights) -> str:
-    """The weights into the module of a task; what was loaded. Raises WeightsError for what does not fit it, and as
-    `refuse_other_words`."""
+def start_from(task: Task, weights: InitialWeights, settings: TaskSettings) -> str:
+    """The weights into the module of a task of these settings; what was loaded, and what becomes of the positions of
+    clips of another shape. Raises WeightsError for what does not fit it, and as `refuse_other_words`."""
     refuse_other_words(weights.fingerprints, task.fingerprints, where=weights.where)
-    return task.load_weights(weights)
+    told = task.load_weights(weights)
+    if settings.tells_positions:
+        return told
+    return "; ".join(filter(None, [told, told_positions(weights.pretrained_on, settings)]))
 
 
 def refuse_other_words(found: Mapping[str, str], own: Mapping[str, str], *, where: str) -> None:

@@ -126,6 +126,7 @@ def test_the_embedding_of_a_frame_is_the_librarys(name: str) -> None:
     pixels = video()
     expected = library(frames_of(pixels)).float().unflatten(0, (CLIPS, FRAMES))
     torch.testing.assert_close(teacher.attend(pixels).embedding(), expected)
+    assert teacher.embed_width == expected.shape[-1]
 
 
 @pytest.mark.parametrize("name", ["tiny_siglip", "tiny_aimv2", "tiny_dinov3", "tiny_beitv2"])
@@ -180,6 +181,7 @@ def test_clips_own_tower_gives_its_tokens_before_the_projection_too() -> None:
     keep, pixels = torch.arange(48).expand(CLIPS, -1), video().float()
     before, behind = (torch.stack(one.attend(pixels).features(keep)) for one in (tokens, projected))
     assert (tokens.out_width, projected.out_width) == (24, 10)
+    assert tokens.embed_width == projected.embed_width == 10
     torch.testing.assert_close(before @ tokens.tower.visual.proj, behind)
     torch.testing.assert_close(tokens.attend(pixels).embedding(), projected.attend(pixels).embedding())
 

@@ -6,17 +6,21 @@ Shapes: F images, S patches, P prefix tokens, W width.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.support.tiny_towers import open_clip_config, randomised
+from umt_ds.config.models import TeacherConfig
 from umt_ds.errors import WeightsError
 from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.tasks.teacher import load_teacher
 from umt_ds.weights.folder_pixels import pixels_of_folder
 from umt_ds.weights.load import read_state
 from umt_ds.weights.timm_towers import timm_state
@@ -155,3 +159,18 @@ def test_a_mean_that_is_not_three_numbers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5, 0.5, 0.5]}')
     with pytest.raises(WeightsError, match=r"image_mean in .* is not three numbers"):
         pixels_of_folder(tmp_path)
+
+
+def test_a_run_takes_pixels_from_the_folder_and_says_what_of_a_file_it_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a timm model, as its hub has it."""
+    save_file(timm.create_model("tiny_dinov2", num_classes=3).state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}')
+    monkeypatch.setattr(logging.getLogger("umt_ds"), "propagate", True)
+    settings = TeacherConfig(preset="tiny_dinov2", weights=tmp_path, pixels="own", layers=2)
+    with caplog.at_level(logging.INFO, logger="umt_ds"):
+        teacher, _ = load_teacher(settings)
+    assert teacher.statistics.mean == (0.1, 0.2, 0.3)
+    assert "2 tensors are no part of the teacher: head.bias, head.weight" in caplog.text
+    assert "masks from the attention of its class token; the last block runs on kept tokens alone" in caplog.text

@@ -67,6 +67,10 @@ class QuestionAnsweringConfig(TaskSettings):
         return ("task.encoder.checkpoint_blocks", "task.text.checkpoint_layers")
 
     @property
+    def says(self) -> Literal["answers"]:
+        return "answers"
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         return ("question_answering",)
 

@@ -74,6 +74,10 @@ class RecognitionConfig(TaskSettings):
         return ClipShape(self.positions.frames, self.positions.image_size)
 
     @property
+    def tells_positions(self) -> bool:
+        return True
+
+    @property
     def summary(self) -> str:
         encoder = self.encoder
         classes = "the classes of its set" if self.classes is None else f"{self.classes} classes"
@@ -93,6 +97,10 @@ class RecognitionConfig(TaskSettings):
     @property
     def recomputing(self) -> tuple[str, ...]:
         return ("task.encoder.checkpoint_blocks",)
+
+    @property
+    def says(self) -> Literal["classes"]:
+        return "classes"
 
     @property
     def judged_by(self) -> tuple[str, ...]:

@@ -102,6 +102,10 @@ class RetrievalConfig(TaskSettings):
         return ("task.encoder.checkpoint_blocks", "task.text.checkpoint_layers")
 
     @property
+    def says(self) -> Literal["captions"]:
+        return "captions"
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         return ("retrieval", "multiple_choice", "knn")
 

@@ -61,10 +61,10 @@ def build_module(
     size = size_of(student)
     if teacher is not None:
         common_grid(student.image_size, size.patch, teacher)
-    if teacher is not None and config.align_projections != "none" and teacher.out_width != config.embed_width:
+    if teacher is not None and config.align_projections != "none" and teacher.embed_width != config.embed_width:
         raise ConfigError(
-            f"task.align_projections: CLIP's projections are {teacher.out_width} wide, not {config.embed_width}",
-            hint=f"task.embed_width={teacher.out_width}",
+            f"task.align_projections: CLIP's projections are {teacher.embed_width} wide, not {config.embed_width}",
+            hint=f"task.embed_width={teacher.embed_width}",
         )
     aligned = teacher is not None and settings is not None and config.loss_weights.uta > 0
     torch.manual_seed(seed)
