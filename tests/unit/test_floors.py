@@ -139,9 +139,15 @@ DOORS = {
     "av": ("umt_ds.data.pixels.video*",),
     "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*", "umt_ds.exchange.transformers"),
     "tokenizers": ("umt_ds.data.text",),
-    "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text.task"),
+    "open_clip": ("umt_ds.models.clip_towers", "umt_ds.weights.*", "umt_ds.tasks.image_text.task"),
     # image towers; rates that fall from layer to layer; blocks of the attentive probe
-    "timm": ("umt_ds.models.teachers", "umt_ds.engine.optim", "umt_ds.evaluation.probes.heads", "umt_ds.exchange.timm"),
+    "timm": (
+        "umt_ds.models.timm_tower",
+        "umt_ds.models.timm_blocks",
+        "umt_ds.engine.optim",
+        "umt_ds.evaluation.probes.heads",
+        "umt_ds.exchange.timm",
+    ),
     "webdataset": ("umt_ds.data.shards.stream",),
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),

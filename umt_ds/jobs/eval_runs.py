@@ -174,6 +174,7 @@ def _forget_training(tree: Tree) -> None:
     teacher = task.get("teacher") if isinstance(task, dict) else None
     if isinstance(teacher, dict):
         teacher["weights"] = "random"
+        teacher["pixels"] = "imagenet"  # its own may be said beside its weights only
     if isinstance(cadence, dict):
         cadence.pop("keep_best", None)
 

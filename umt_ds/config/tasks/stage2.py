@@ -213,7 +213,7 @@ class Stage2Config(TaskSettings):
         if self.teacher is not None and not self.needs_teacher:
             yield "task.teacher", "nothing is compared with it (task.loss_weights.uta=0, task.align_projections=none)"
         elif self.teacher is not None and not weights.uta:
-            for name in ("layers", "interval", "norm"):
+            for name in ("layers", "interval", "norm", "features"):
                 yield f"task.teacher.{name}", "task.loss_weights.uta=0, and only UTA aligns layers"
         if not weights.uta:
             yield "task.loss", "it is the loss of UTA, and task.loss_weights.uta=0"
