@@ -22,6 +22,7 @@ _COMMANDS = {
     "probe": ("umt_ds.cli.probe", "Ask frozen features what they know: umt probe RUN --train S --val S"),
     "embed": ("umt_ds.cli.embed", "Turn clips into vectors: umt embed RUN SET -o INDEX"),
     "search": ("umt_ds.cli.search", 'Find clips by a text or a video: umt search INDEX "a man opens a box"'),
+    "export": ("umt_ds.cli.export", "Write a model for other programs: umt export RUN --to published -o FOLDER"),
     "report": ("umt_ds.cli.report", "Make pictures and one HTML page of a run."),
     "verify-run": ("umt_ds.cli.verify_run", "Compare two runs step by step: clips, masks, numbers."),
     "doctor": ("umt_ds.cli.doctor", "Look at this machine: what is there, what will be used, what to install."),

@@ -1,4 +1,4 @@
-"""The size of the encoder that a run asks for, and of one in a file."""
+"""The encoder that a run asks for, and the size of one in a file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import get_args
 
 from torch import Tensor
 
-from umt_ds.config.models import StudentConfig
-from umt_ds.config.tasks.base import ClipShape
+from umt_ds.config.models import PositionBase, StudentConfig
+from umt_ds.config.tasks.base import ClipShape, TaskSettings
 from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.models.positions import BaseClip
 from umt_ds.models.presets import StudentPreset, VitSize, vit_size
+from umt_ds.models.vit import VideoViT
 
 _PATCHES = "patch_embed.proj.weight"
 
@@ -32,6 +34,32 @@ def _size(student: StudentConfig) -> VitSize:
         return VitSize(sizes.width, sizes.depth, sizes.heads, sizes.patch)
     assert student.preset != "custom", "it has sizes"
     return vit_size(student.preset)
+
+
+def build_encoder(student: StudentConfig, positions: PositionBase | None) -> VideoViT:
+    """The video transformer with weights drawn from torch's generator. positions: the clip whose table is stretched;
+    None: the table of as many tokens as there are. Raises ConfigError for frames that cannot be cut into patches."""
+    size = size_of(student)
+    if positions is None:
+        return VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks)
+    return VideoViT(
+        size,
+        drop_path=student.drop_path,
+        checkpoint_blocks=student.checkpoint_blocks,
+        positions="interpolated",
+        base=base_clip(positions, size),
+    )
+
+
+def base_clip(positions: PositionBase, size: VitSize) -> BaseClip:
+    """The clip whose table of positions is stretched. Raises ConfigError for frames that cannot be cut into patches."""
+    side = positions.image_size
+    if side % size.patch:
+        raise ConfigError(
+            f"task.positions.image_size: frames of {side} px cannot be cut into patches of {size.patch}",
+            hint="the clip that the weights were pretrained on: published ones 224",
+        )
+    return BaseClip(positions.frames, side)
 
 
 def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> None:
@@ -58,19 +86,29 @@ def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> 
         )
 
 
-def told_positions(trained_on: ClipShape | None, own: ClipShape) -> str:
-    """What becomes of positions that are computed anew, where an encoder goes on with clips of another shape than it
-    was trained on; nothing where the shape is the same, or nobody wrote it down.
+def told_positions(trained_on: ClipShape | None, settings: TaskSettings) -> str:
+    """What becomes of positions where an encoder goes on with clips of another shape than it was trained on; nothing
+    where the shape is the same, or nobody wrote it down.
 
     Source: METHOD.md, "Positions".
     """
-    if trained_on is None or trained_on == own:
+    own, base = settings.clip_shape, settings.positions_of
+    if trained_on is None:
         return ""
-    theirs, ours = (f"{clip.frames} frame(s) of {clip.side} px" for clip in (trained_on, own))
+    if settings.stretches_positions and trained_on != base:
+        return f"it was trained with the positions of {_told(trained_on)}, and those of {_told(base)} are stretched"
+    if trained_on == own:
+        return ""
+    if settings.stretches_positions:
+        return f"positions of {_told(base)} are stretched to {_told(own)} (task.positions)"
     if trained_on.side != own.side:
         places = "a number stands for another place of the picture than it did"
     elif own.frames > trained_on.frames:
         places = f"those of the first {trained_on.frames} frames are the same, those after them new to it"
     else:
         places = "they are those of its first frames"
-    return f"positions are computed anew for {ours}; it was trained with those of {theirs}: {places}"
+    return f"positions are computed anew for {_told(own)}; it was trained with those of {_told(trained_on)}: {places}"
+
+
+def _told(clip: ClipShape) -> str:
+    return f"{clip.frames} frame(s) of {clip.side} px"

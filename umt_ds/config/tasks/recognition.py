@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from umt_ds.config.data import SourceConfig
-from umt_ds.config.models import StudentConfig
+from umt_ds.config.models import PositionBase, StudentConfig
 from umt_ds.config.section import Section
 from umt_ds.config.tasks.base import ClipShape, Remarks, TaskSettings
 from umt_ds.config.values import Count, CountAboveOne, Part, PartBelowOne, Positive, PositiveOrNone, Text
@@ -38,13 +38,6 @@ class MixingConfig(Section):
         if not self.mixup and not self.cutmix:
             raise ValueError("mixup and cutmix are both 0: leave mixing out (null)")
         return self
-
-
-class PositionBase(Section):
-    """The clip whose sin-cos table is stretched to other clips: that of pretraining (METHOD.md, "Positions")."""
-
-    frames: Count = 8
-    image_size: Count = 224
 
 
 class RecognitionConfig(TaskSettings):
