@@ -77,11 +77,9 @@ def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> 
             f"its encoder has {depth} blocks of width {width}, that of the run {own.depth} of width {own.width}",
             hint=f"{setting}.preset={fits}, or other weights" if fits else "weights of the size that the run has",
         )
-    if len(kernel) == 5 and kernel[2:] != (1, own.patch, own.patch):
-        frames, *sides = kernel[2:]
+    if len(kernel) == 5 and kernel[2] == 1 and kernel[3:] != (own.patch, own.patch):  # of two frames: `load_strict`
         raise WeightsError(
-            f"its encoder has patches of {' x '.join(map(str, sides))} px in {frames} frame(s), that of the run of "
-            f"{own.patch} x {own.patch} px in one",
+            f"its encoder has patches of {kernel[3]} x {kernel[4]} px, that of the run of {own.patch} x {own.patch} px",
             hint=f"{setting}.sizes with its patch, or weights of the size that the run has",
         )
 

@@ -128,7 +128,9 @@ def test_another_depth_is_refused_with_both_numbers_and_the_setting(kind: str, t
         WeightsError, match="a file: its encoder has 2 blocks of width 18, that of the run 3 of width 18"
     ):
         started(kind, replace(TRAINED, depth=3), tmp_path)
-    with pytest.raises(WeightsError, match="its encoder has patches of 5 x 5 px in 1 frame") as raised:
+    with pytest.raises(
+        WeightsError, match="its encoder has patches of 5 x 5 px, that of the run of 10 x 10 px"
+    ) as raised:
         started(kind, replace(TRAINED, patch=10), tmp_path)
     assert "task." in str(raised.value.hint)
 
