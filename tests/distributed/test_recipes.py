@@ -35,6 +35,8 @@ READ_ELSEWHERE = {
     "evaluation.test.*": "`umt eval`",
     "init.ema": "a run that starts from another one's weights",
     "optim.layer_decay": "recognition; the schema refuses it elsewhere",
+    "schedule.decay_epochs": "a schedule in epochs",
+    "schedule.decay_steps": "a schedule in steps",
     "task.head": "weights that have a head",
     "schedule.epochs": "a schedule in epochs",
     "schedule.warmup_epochs": "a schedule in epochs",

@@ -54,8 +54,8 @@ class TaskSettings(Section):
         return self.clip_shape
 
     @property
-    def tells_positions(self) -> bool:
-        """Whether its task itself says, of weights that it starts from, what becomes of their positions."""
+    def stretches_positions(self) -> bool:
+        """Whether positions of other clips are stretched from those of `positions_of`, and not computed anew."""
         return False
 
     @property

@@ -73,6 +73,10 @@ class RetrievalConfig(TaskSettings):
         return self.clip_shape if base is None else ClipShape(base.frames, base.image_size)
 
     @property
+    def stretches_positions(self) -> bool:
+        return self.positions is not None
+
+    @property
     def summary(self) -> str:
         encoder, text = self.encoder, self.text
         losses = " + ".join(f"{weight:g} {name}" for name, weight in self.loss_weights.model_dump().items() if weight)

@@ -146,6 +146,10 @@ class Stage2Config(TaskSettings):
         return self.clip_shape if base is None else ClipShape(base.frames, base.image_size)
 
     @property
+    def stretches_positions(self) -> bool:
+        return self.positions is not None
+
+    @property
     def summary(self) -> str:
         student, text, mask, weights = self.student, self.text, self.mask, self.loss_weights
         hidden = ", ".join(
