@@ -10,7 +10,7 @@ import click
 
 from umt_ds.cli.words import LOCAL_FOLDER, overrides_in, runs_in
 from umt_ds.environment import set_default, temporary_folder, working_folder
-from umt_ds.exchange.targets import TARGETS, Options, TargetName, Wrap
+from umt_ds.exchange.targets import TARGETS, Options, Part, TargetName, Wrap
 from umt_ds.jobs.eval_runs import EvalRun, find_runs
 
 _CLIP = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,6 +40,7 @@ class _Size(click.ParamType[int]):
 @click.option("--wrap", type=click.Choice(get_args(Wrap)), help="published: the key that holds the weights, or flat; "
               "default: as the release of that task has it.")  # fmt: skip
 @click.option("--max-shard-size", "max_shard_bytes", type=_Size(), help="safetensors: files of at most that size.")
+@click.option("--part", type=click.Choice(get_args(Part)), help="transformers, onnx: one part of a model alone.")
 @click.option("--clip", type=_CLIP, help="Compare on this video; default: on synthetic clips.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 def command(
@@ -52,6 +53,7 @@ def command(
     classes: str | None,
     wrap: Wrap | None,
     max_shard_bytes: int | None,
+    part: Part | None,
     clip: Path | None,
     dry_run: bool,
 ) -> None:
@@ -69,6 +71,8 @@ def command(
     For example:
       umt export runs/stage1 --to published -o stage1_published
       umt export recognition/b16_k400 --weights b16_k400.pth --classes k400 --to safetensors -o b16_k400
+      umt export runs/recognition --to timm -o b16_timm
+      umt export runs/retrieval --to transformers --part text -o b16_text
       umt export b16_25m.pth task.text.vocabulary=vocab.txt --to safetensors -o b16_25m
       umt export runs/b16_5m --ema --to safetensors --max-shard-size 500MB -o b16_5m --dry-run
     """
@@ -88,7 +92,7 @@ def command(
 
     log_to_stderr(World.alone())
     refuse_existing(out)
-    options = Options(wrap=wrap, max_shard_bytes=max_shard_bytes)
+    options = Options(wrap=wrap, max_shard_bytes=max_shard_bytes, part=part)
     source = open_source(run, averaged=ema, classes=classes)
     if dry_run:
         click.echo(plan_text(out, plan_export(source, target, out, options)))

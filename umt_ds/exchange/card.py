@@ -46,7 +46,9 @@ def card_of(source: Source, target: TargetName, folder: Path) -> dict[str, Any]:
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),
         "licence": licence_of(source),
         "scores": [_score(one) for one in scores_of(source)],
-        "files": {path.name: _of_file(path) for path in sorted(folder.iterdir())},
+        "files": {
+            path.relative_to(folder).as_posix(): _of_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+        },
     }
 
 
