@@ -94,7 +94,10 @@ def told_positions(trained_on: ClipShape | None, settings: TaskSettings) -> str:
     if trained_on is None:
         return ""
     if settings.stretches_positions and trained_on != base:
-        return f"it was trained with the positions of {_told(trained_on)}, and those of {_told(base)} are stretched"
+        return (
+            f"it was trained with the positions of {_told(trained_on)}, and those of {_told(base)} are stretched: "
+            f"task.positions.frames={trained_on.frames} task.positions.image_size={trained_on.side} are theirs"
+        )
     if trained_on == own:
         return ""
     if settings.stretches_positions:

@@ -162,9 +162,9 @@ def test_what_is_told_of_stretched_positions_says_whose_they_are() -> None:
     assert told(eight, 12, 224, base).startswith(
         "positions of 8 frame(s) of 224 px are stretched to 12 frame(s) of 224"
     )
-    assert "trained with the positions of 4 frame(s) of 224 px, and those of 8 f" in told(
-        ClipShape(4, 224), 4, 224, base
-    )
+    others = told(ClipShape(4, 224), 4, 224, base)
+    assert "trained with the positions of 4 frame(s) of 224 px, and those of 8 f" in others
+    assert "task.positions.frames=4 task.positions.image_size=224 are theirs" in others
 
 
 def test_decoders_for_another_number_of_layers_are_refused_with_both_numbers(tmp_path: Path) -> None:
