@@ -13,7 +13,7 @@ from umt_ds.config.optimisation import BatchConfig, OptimConfig, ScheduleConfig
 from umt_ds.config.running import CadenceConfig, EngineConfig, InitConfig, ReportConfig
 from umt_ds.config.section import RUNNING, Section
 from umt_ds.config.tasks import TaskConfig
-from umt_ds.config.tasks.base import Remarks
+from umt_ds.config.tasks.base import Remarks, TaskSettings
 from umt_ds.config.values import FilePath, Name, Steps
 from umt_ds.errors import ConfigError, some
 
@@ -46,6 +46,8 @@ class RunConfig(Section):
         _refuse_foreign_evaluations(self)
         _refuse_average_of_nothing(self)
         _refuse_best_of_nothing(self)
+        most = self.batch.global_ if self.batch.split_contrastive else self.batch.micro
+        refuse_lone_rows(self.task, of_rank=most, of_all=self.batch.global_)
         return self
 
     @property
@@ -57,6 +59,23 @@ class RunConfig(Section):
     def evaluations_in_training(self) -> dict[str, EvaluationConfig]:
         """Those that are made after every `cadence.evaluate` steps. `umt eval` makes the others, too."""
         return {name: settings for name, settings in self.evaluation.items() if settings.in_training}
+
+
+def refuse_lone_rows(task: TaskSettings, *, of_rank: int, of_all: int, medium: str = "") -> None:
+    """Raises ConfigError where a task compares rows and there is but one: so many on a rank and on all, in a
+    micro-batch, all of its pieces taken together. medium: that has so many of them, where several are packed."""
+    if task.compares_rows == "of_rank" and of_rank == 1:
+        raise ConfigError(
+            f"a micro-batch of a rank has one row{medium}, and matching learns from pairs that do not match, which are "
+            "made of the rows of a rank (task.vtm.negatives=local)",
+            hint="batch.micro=2 or more (with batch.split_contrastive: fewer ranks, or a larger batch.global); or "
+            "task.vtm.negatives=global on several ranks",
+        )
+    if task.compares_rows and of_all == 1:
+        raise ConfigError(
+            f"a micro-batch has one row{medium} on all ranks together, and there is nothing to compare it with",
+            hint="batch.micro=2 or more",
+        )
 
 
 def _refuse_foreign_evaluations(run: RunConfig) -> None:

@@ -83,7 +83,7 @@ class Model:
         """The module, and the fingerprint of its weights."""
         verify_checkpoints([self.run])
         task = build_task(self.run.config, device=self._device, precision=self._precision, classes=self._names)
-        load_scored(task, self.run, averaged=self._averaged)
+        load_scored(task, self.run, averaged=self._averaged, judged=self.run.config.task.judged_by)
         fingerprint = state_fingerprint(task.module.state_dict())
         return as_trained(task.module, self._precision).to(self._device).eval(), fingerprint
 

@@ -156,6 +156,19 @@ def test_fine_tuned_retrieval_has_no_word_head_for_answers(folder: Path, tmp_pat
     assert "word head" in told or "cls" in told
 
 
+def test_a_decoder_that_nobody_has_trained_is_not_scored(folder: Path, tmp_path: Path) -> None:
+    save_file(state_of(folder, "stage2", EQUAL.format("student")), tmp_path / "begun.safetensors")
+    told = refused(
+        folder,
+        "question_answering",
+        answers_of(folder),
+        EQUAL.format("encoder"),
+        weights=tmp_path / "begun.safetensors",
+    )
+    assert "no answer decoder" in told
+    assert "umt train question_answering/" in told
+
+
 def test_another_size_of_frames_needs_no_other_weights(folder: Path) -> None:
     for frames in (1, 4, 16):
         found = umt_eval(folder, "retrieval", RERANKED, f"task.encoder.frames={frames}")

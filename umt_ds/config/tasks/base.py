@@ -64,9 +64,10 @@ class TaskSettings(Section):
         return None
 
     @property
-    def compares_rows(self) -> bool:
-        """Whether rows of a step are compared with each other, so that cutting the step up changes the objective."""
-        return False
+    def compares_rows(self) -> Literal["of_rank", "of_all"] | None:
+        """Rows of a micro-batch that are compared with each other, of which there must be two: those of a rank, or
+        those of all ranks. Cutting a step up changes such an objective. None: each row is learned by itself."""
+        return None
 
     @property
     def works_in_pieces(self) -> bool:

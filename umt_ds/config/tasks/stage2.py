@@ -161,8 +161,11 @@ class Stage2Config(TaskSettings):
         return None if hours is None else PublishedRun(hours, 32, 25_680_000, 10, shares)
 
     @property
-    def compares_rows(self) -> bool:
-        return bool(self.loss_weights.vtc or self.loss_weights.vtm)
+    def compares_rows(self) -> Literal["of_rank", "of_all"] | None:
+        weights = self.loss_weights
+        if weights.vtm and self.vtm.negatives == "local":
+            return "of_rank"
+        return "of_all" if weights.vtc or weights.vtm else None
 
     @property
     def works_in_pieces(self) -> bool:
