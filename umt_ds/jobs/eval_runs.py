@@ -106,7 +106,7 @@ def _find(
     if best:
         raise ConfigError(f"{name} is no run folder, and has no best checkpoint", hint="leave --best away")
     _check_initial_weights(config, name)
-    return EvalRun(name, config, None)
+    return EvalRun(name, config.model_copy(update={"task": config.task.judged_alone()}), None)
 
 
 # ---------------------------------------------------------------- settings

@@ -175,6 +175,14 @@ def test_another_size_of_frames_needs_no_other_weights(folder: Path) -> None:
         assert found.exit_code == 0, found.exception
 
 
+def test_a_teacher_that_sees_frames_of_its_own_size_binds_nobody_who_only_judges(folder: Path) -> None:
+    tower = "{width: 16, layers: 2, heads: 2, patch_size: 4, image_size: 16, out_width: 8}"
+    teacher = f"task.teacher={{preset: custom, tower: {tower}, layers: 1, weights: /not/there.pt}}"
+    more = [teacher, "task.loss_weights.uta=1", "task.student.image_size=25"]
+    found = umt_eval(folder, "stage2", RERANKED, *more)
+    assert found.exit_code == 0, found.exception
+
+
 def test_more_tokens_than_bert_has_places(folder: Path) -> None:
     told = refused(folder, "retrieval", RETRIEVAL, "task.text.max_tokens=513")
     assert "512 positions" in told

@@ -62,6 +62,48 @@ def test_other_readers_of_parquet_find_keys_and_lists_of_numbers(tmp_path: Path)
     assert np.array_equal(np.stack(table["embedding"].to_numpy()), VECTORS)
 
 
+def test_vectors_are_copied_from_where_they_lie_and_are_those_that_pyarrow_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "clips.parquet")
+    monkeypatch.setattr("umt_ds.search.index_files._read_groups", lambda *_: pytest.fail("lists were made"))
+    assert np.array_equal(read_index(path).vectors, VECTORS)
+
+
+@pytest.mark.parametrize("how", [{"compression": "snappy"}, {"use_dictionary": True}, {"data_page_size": 8}])
+def test_vectors_that_others_have_written_in_pages_of_their_own_are_read_too(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
+    many = np.random.default_rng(1).standard_normal((5000, 4)).astype(np.float16)
+    columns = {name: (values * 1000)[:5000] for name, values in COLUMNS.items()}
+    about = {"umt_ds": FACTS.to_json()}
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    table = table_of("clips", columns, many).replace_schema_metadata(about)
+    parquet.write_table(table, tmp_path / "clips.parquet", **(plain | how))
+    assert np.array_equal(read_index(tmp_path).vectors, many)
+
+
+def test_pandas_reads_keys_and_vectors(tmp_path: Path) -> None:
+    frame = pytest.importorskip("pandas").read_parquet(write(tmp_path / "clips.parquet"))
+    assert frame["key"].tolist() == COLUMNS["key"]
+    assert np.array_equal(np.stack(frame["embedding"]), VECTORS)
+
+
+def test_polars_reads_keys_and_vectors(tmp_path: Path) -> None:
+    facts, vectors = replace(FACTS, dtype="float32"), VECTORS.astype("float32")
+    frame = pytest.importorskip("polars").read_parquet(write(tmp_path / "clips.parquet", facts, vectors))
+    assert frame["key"].to_list() == COLUMNS["key"]
+    assert np.array_equal(np.array(frame["embedding"].to_list(), np.float32), vectors)
+
+
+def test_duckdb_reads_keys_and_vectors(tmp_path: Path) -> None:
+    facts, vectors = replace(FACTS, dtype="float32"), VECTORS.astype("float32")
+    path = write(tmp_path / "clips.parquet", facts, vectors)
+    rows = pytest.importorskip("duckdb").sql(f"select key, embedding from '{path}'").fetchall()
+    assert [key for key, _ in rows] == COLUMNS["key"]
+    assert np.array_equal(np.array([vector for _, vector in rows], np.float32), vectors)
+
+
 def test_an_npz_file_is_mapped_and_holds_no_pickle(tmp_path: Path) -> None:
     path = write(tmp_path / "clips.npz")
     assert isinstance(read_index(path).vectors, np.memmap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from umt_ds.config.models import BertConfig, TeacherConfig
 from umt_ds.config.section import Section
@@ -108,6 +108,10 @@ class TaskSettings(Section):
     def judged_by(self) -> tuple[str, ...]:
         """Kinds of `evaluation` that the task can be judged by."""
         return ()
+
+    def judged_alone(self) -> Self:
+        """The same for those who judge weights that no run of theirs wrote: without what training alone needs."""
+        return self
 
     def refused(self, run: RunConfig) -> Remarks:
         """Settings of a run that this task cannot honour, beside those that follow from the properties above."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -186,6 +186,14 @@ class Stage2Config(TaskSettings):
     @property
     def judged_by(self) -> tuple[str, ...]:
         return ("knn", "retrieval", "multiple_choice")
+
+    def judged_alone(self) -> Self:
+        """Without its teacher, who sees as many patches as the student and so binds the size of the frames; decoders
+        go with it. A student of UTA alone keeps it: without, there would be nothing to learn."""
+        weights = self.loss_weights.model_copy(update={"uta": 0.0})
+        if self.teacher is None or not any(weights.model_dump().values()):
+            return self
+        return self.model_copy(update={"teacher": None, "loss_weights": weights, "align_projections": "none"})
 
     def without_effect(self, run: RunConfig) -> Remarks:
         yield from self._losses_without_effect()
