@@ -8,10 +8,10 @@ from umt_ds.config.load import load_run
 from umt_ds.engine.gpus import GPUS
 from umt_ds.errors import ConfigError
 
-# Of a recipe whose evaluations are all made by `umt eval`, as zero_shot/… are.
+# Of a recipe whose evaluations are all made by `umt eval`, as those of zero_shot/… are, which nobody trains.
 _ONLY_JUDGED = (
-    "umt eval NAME --dry-run says what would be read and how many passes it takes; to plan its training, "
-    "plan the run that its weights are of (stage2/…)"
+    "a plan is of training: where the run is only judged, `umt eval NAME --dry-run` says what is read, and in how many "
+    "passes"
 )
 
 
@@ -53,8 +53,6 @@ def command(
         job = plan_job(config, request, say=lambda text: click.echo(text, err=True))
     except ConfigError as error:
         if config.evaluation and not config.evaluations_in_training:
-            raise ConfigError(
-                f"{error.what}; and {config.name} is not trained, only judged", hint=_ONLY_JUDGED
-            ) from error
+            raise ConfigError(error.what, hint="; ".join(filter(None, [error.hint, _ONLY_JUDGED]))) from error
         raise
     click.echo(plan_text(job))

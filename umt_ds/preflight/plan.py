@@ -203,7 +203,8 @@ def _refuse_too_large(
     hints += [f"{key} recomputes activations instead of keeping them" for key in config.task.recomputing]
     raise ConfigError(
         f"the run does not fit: {gigabytes(used.total)} of {gigabytes(room)} on each {request.kind} at ZeRO {stage} "
-        f"({gigabytes(used.activations)} of activations at batch.micro={config.batch.micro}, {gigabytes(fixed)} of all else)",
+        f"({gigabytes(used.activations)} of activations at batch.micro={config.batch.micro}, {gigabytes(fixed)} of all "
+        "else)",
         hint="; ".join(hints),
     )
 

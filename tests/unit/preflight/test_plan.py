@@ -239,6 +239,7 @@ def test_a_run_that_does_not_fit_is_refused_with_a_batch_that_does() -> None:
         (["stage1/b16_k710", "--gpus", "24", "--samples", "658000"], "not a multiple of micro × world = 64 × 24"),
         (["stage1/b16_k710", "--samples", "1000"], "an epoch has no step"),
         (["stage1/b16_k710"], "--samples"),
+        (["zero_shot/msrvtt/b16", "--samples", "1000"], "umt eval NAME --dry-run"),
         (["stage1/b16_k710", "task.teacher.image_size=448", "--samples", "658000"], "see different grids"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from pyarrow import parquet
 
+from tests.support.indexes import call, error_of
+from umt_ds.cli.search import command
 from umt_ds.errors import DataError
 from umt_ds.search.index_files import Facts, FileFormat, read_facts, read_index, table_of, write_npz, writing_parquet
 
@@ -158,3 +162,25 @@ def test_a_table_of_others_is_no_index(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"key": ["a"], "embedding": [[1.0]]}), tmp_path / "clips.parquet")
     with pytest.raises(DataError, match="does not say under umt_ds what made it"):
         read_facts(tmp_path / "clips.parquet")
+
+
+def test_faiss_finds_the_rows_of_the_index(tmp_path: Path) -> None:
+    faiss = pytest.importorskip("faiss")
+    write(tmp_path / "clips.parquet")
+    result = call(command, tmp_path, "--export-faiss", tmp_path / "clips.faiss")
+    assert "6 vectors" in result.output
+    found = faiss.read_index(str(tmp_path / "clips.faiss"))
+    similarity, rows = found.search(VECTORS.astype(np.float32), 2)
+    product = VECTORS.astype(np.float32) @ VECTORS.astype(np.float32).T
+    assert np.array_equal(rows, np.argsort(-product, axis=1)[:, :2])
+    assert np.allclose(similarity, -np.sort(-product, axis=1)[:, :2])
+
+
+def test_an_export_searches_nothing_and_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "clips.parquet")
+    said = CliRunner().invoke(command, [str(tmp_path), "a man", "--export-faiss", str(tmp_path / "f")])
+    assert said.exit_code == 2
+    assert "searches nothing" in said.output
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert "pip install faiss-cpu" in error_of(command, tmp_path, "--export-faiss", tmp_path / "f")
+    assert not (tmp_path / "f").exists()
