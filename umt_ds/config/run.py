@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 
 from umt_ds.config.data import DataConfig
 from umt_ds.config.evaluation import EvaluationConfig
+from umt_ds.config.lone_rows import refuse_lone_rows
 from umt_ds.config.optimisation import BatchConfig, OptimConfig, ScheduleConfig
 from umt_ds.config.running import CadenceConfig, EngineConfig, InitConfig, ReportConfig
 from umt_ds.config.section import RUNNING, Section
+from umt_ds.config.segments import refuse_odd_segments
 from umt_ds.config.tasks import TaskConfig
-from umt_ds.config.tasks.base import Remarks, TaskSettings
+from umt_ds.config.tasks.base import Remarks
 from umt_ds.config.values import FilePath, Name, Steps
 from umt_ds.errors import ConfigError, some
 
@@ -43,6 +45,7 @@ class RunConfig(Section):
         for key, why in _meaningless(self):
             # no ValueError, which pydantic would blame on the whole run: the key is known here
             raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
+        refuse_odd_segments(self)
         _refuse_foreign_evaluations(self)
         _refuse_average_of_nothing(self)
         _refuse_best_of_nothing(self)
@@ -59,23 +62,6 @@ class RunConfig(Section):
     def evaluations_in_training(self) -> dict[str, EvaluationConfig]:
         """Those that are made after every `cadence.evaluate` steps. `umt eval` makes the others, too."""
         return {name: settings for name, settings in self.evaluation.items() if settings.in_training}
-
-
-def refuse_lone_rows(task: TaskSettings, *, of_rank: int, of_all: int, medium: str = "") -> None:
-    """Raises ConfigError where a task compares rows and there is but one: so many on a rank and on all, in a
-    micro-batch, all of its pieces taken together. medium: that has so many of them, where several are packed."""
-    if task.compares_rows == "of_rank" and of_rank == 1:
-        raise ConfigError(
-            f"a micro-batch of a rank has one row{medium}, and matching learns from pairs that do not match, which are "
-            "made of the rows of a rank (task.vtm.negatives=local)",
-            hint="batch.micro=2 or more (with batch.split_contrastive: fewer ranks, or a larger batch.global); or "
-            "task.vtm.negatives=global on several ranks",
-        )
-    if task.compares_rows and of_all == 1:
-        raise ConfigError(
-            f"a micro-batch has one row{medium} on all ranks together, and there is nothing to compare it with",
-            hint="batch.micro=2 or more",
-        )
 
 
 def _refuse_foreign_evaluations(run: RunConfig) -> None:
@@ -136,7 +122,7 @@ def _meaningless(run: RunConfig) -> Remarks:
         yield "engine.graph", f"it replays a teacher, and task.kind {task.kind} has none"
     if run.optim.layer_decay is not None and not task.has_layers_to_decay:
         yield "optim.layer_decay", f"task.kind {task.kind} trains all of its layers at one rate"
-    if run.optim.warmup_lr and run.schedule.curve != "cosine_offset":
+    if run.optim.warmup_lr and run.schedule.curve == "cosine_floor":
         yield "optim.warmup_lr", f"schedule.curve={run.schedule.curve} warms up from min_lr"
     if run.optim.warmup_lr and not (run.schedule.warmup_steps or run.schedule.warmup_epochs):
         unit = "epochs" if run.schedule.steps is None else "steps"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from umt_ds.config.check import Tree, check
+from umt_ds.config.check import Tree, check, fill
 from umt_ds.config.evaluation import EVALUATION_KINDS
 from umt_ds.config.explain import Origin, Origins
 from umt_ds.config.key_paths import flatten
@@ -26,20 +26,23 @@ from umt_ds.engine.manifest import (
 from umt_ds.engine.readback import is_file, is_folder
 from umt_ds.environment import at_home
 from umt_ds.errors import CheckpointError, ConfigError, WeightsError
+from umt_ds.weights.exported import classes_in, is_model_folder, read_model_folder
 
 CONFIG = "config.yaml"
-_KINDS_OF_RUN = "a run folder, a checkpoint folder, a YAML file, or a shipped run (`umt config` lists them)"
+_KINDS_OF_RUN = "a run, checkpoint or model folder, a YAML file, or a shipped run (`umt config` lists them)"
 # A folder of weights that no run comes with, as an example in a hint.
 _WITH_WEIGHTS = "umt eval NAME --weights"
 
 
 @dataclass(frozen=True)
 class EvalRun:
-    """A run to score. name: as the user calls it. checkpoint: one of ours; None: `init.weights` is taken."""
+    """A run to score. name: as the user calls it. checkpoint: one of ours; None: `init.weights` is taken. teacher:
+    where the weights of its teacher were, which `config` calls random; None where it has none, or nobody says."""
 
     name: str
     config: RunConfig
     checkpoint: Path | None
+    teacher: Path | None = None
 
     @property
     def weights(self) -> Path:
@@ -51,7 +54,9 @@ class EvalRun:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the rows of its head, as the checkpoint has them; none where nobody wrote them down."""
-        return () if self.checkpoint is None else tuple(read_checkpoint_manifest(self.checkpoint).classes)
+        if self.checkpoint is not None:
+            return tuple(read_checkpoint_manifest(self.checkpoint).classes)
+        return classes_in(self.weights) if is_model_folder(self.weights) else ()
 
     def is_same(self, other: EvalRun) -> bool:
         """Whether it is the other one, perhaps in another spelling."""
@@ -97,16 +102,19 @@ def _find(
     folder = _folder_called(name)
     tree, origins = _tree_of_folder(folder) if folder is not None else _tree_of_recipe(name)
     lay_overrides(tree, origins, overrides)
+    teacher = _teacher_weights(tree, origins)
     _forget_training(tree)
     config = check(tree, origins, keep_unset=True)
     config = _with_evaluations(config, only, name) if judged else config
     _refuse_unset(config, name, judged=judged)
-    if folder is not None and own_weights:
-        return EvalRun(name, config, _best_in(folder) if best else _checkpoint_in(folder))
+    if folder is not None and own_weights and not is_model_folder(folder):
+        return EvalRun(name, config, _best_in(folder) if best else _checkpoint_in(folder), teacher)
     if best:
         raise ConfigError(f"{name} is no run folder, and has no best checkpoint", hint="leave --best away")
     _check_initial_weights(config, name)
-    return EvalRun(name, config.model_copy(update={"task": config.task.judged_alone()}), None)
+    if judged:
+        config = config.model_copy(update={"task": config.task.judged_alone()})
+    return EvalRun(name, config, None, teacher)
 
 
 # ---------------------------------------------------------------- settings
@@ -122,6 +130,10 @@ def _folder_called(name: str) -> Path | None:
 
 def _tree_of_folder(folder: Path) -> tuple[Tree, Origins]:
     """Of a run folder, what it was started with last; of a checkpoint, what it was written with."""
+    if is_model_folder(folder):
+        tree = read_model_folder(folder).tree
+        tree["init"] = {"weights": str(folder)}
+        return tree, {"": Origin(str(folder / CONFIG))}
     if is_file(folder / CONFIG):
         return load_tree(str(folder / CONFIG))
     if not is_file(folder / MANIFEST) and not checkpoint_folders(folder):
@@ -147,6 +159,16 @@ def _tree_of_recipe(name: str) -> tuple[Tree, Origins]:
     raise ConfigError(f"{name}: there is no such folder or file, and no shipped run is called so", hint=hint)
 
 
+def _teacher_weights(tree: Tree, origins: Origins) -> Path | None:
+    task = tree.get("task")
+    teacher = task.get("teacher") if isinstance(task, dict) else None
+    if not isinstance(teacher, dict) or not isinstance(teacher.get("weights"), str):
+        return None
+    said = fill({"task": {"teacher": {"weights": teacher["weights"]}}}, origins, keep_unset=True)
+    weights = said["task"]["teacher"]["weights"]
+    return None if weights == "random" or "${env:" in weights else Path(at_home(weights))
+
+
 def _forget_training(tree: Tree) -> None:
     """What training alone needs. A teacher gets random weights: nobody asks it anything here, and its file may not be
     on this machine. No checkpoint is kept as the best, whose evaluation may not be among those that are made."""
@@ -154,6 +176,7 @@ def _forget_training(tree: Tree) -> None:
     teacher = task.get("teacher") if isinstance(task, dict) else None
     if isinstance(teacher, dict):
         teacher["weights"] = "random"
+        teacher["pixels"] = "imagenet"  # its own may be said beside its weights only
     if isinstance(cadence, dict):
         cadence.pop("keep_best", None)
 

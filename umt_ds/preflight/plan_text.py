@@ -10,6 +10,7 @@ from umt_ds.engine.gpus import GPUS
 from umt_ds.preflight.assumed_loader import FRAME_BYTES, assumed_pace
 from umt_ds.preflight.evaluation_time import evaluation_lines
 from umt_ds.preflight.plan import SLACK, STAGES, JobPlan, gigabytes
+from umt_ds.preflight.schedule_lines import lr_line, mixture_lines
 
 
 def plan_text(plan: JobPlan) -> str:
@@ -17,7 +18,8 @@ def plan_text(plan: JobPlan) -> str:
     sections = {
         "run": _run(plan),
         "FLOPs": _flops(plan),
-        "steps": _steps(plan),
+        "steps": [*_steps(plan), lr_line(plan.run)],
+        "mixture": mixture_lines(plan.config, plan.run),
         "memory": _memory(plan),
         "compute": _compute(plan),
         "loader": _loader(plan),

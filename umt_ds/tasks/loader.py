@@ -8,7 +8,8 @@ import torch
 
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.data import SourceConfig
-from umt_ds.config.run import RunConfig, refuse_lone_rows
+from umt_ds.config.lone_rows import refuse_lone_rows
+from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.base import TaskSettings
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
 from umt_ds.data.order.frames import FramePolicy
@@ -78,6 +79,7 @@ def plan_loader(config: RunConfig, plan: RunPlan, world: World) -> LoaderPlan:
         on_device=data.augment.on_device,
         media_mode=config.batch.media,
         pack=config.batch.pack,
+        segments=data.changes,
         window=data.window,
         skip_draws=data.skip_draws,
         micro=plan.micro,
