@@ -168,6 +168,7 @@ DOORS = {
     "tqdm": ("umt_ds.terminal",),
     "upath": ("umt_ds.data.shards.storage",),
     "ray": ("data_prep.making.cluster",),
+    "faiss": ("umt_ds.search.faiss_file",),
     "scenedetect": ("data_prep.sources.scenes",),
     "py3langid": ("data_prep.sources.before",),
     "imagehash": ("data_prep.leaks.near_duplicates",),

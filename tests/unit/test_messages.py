@@ -38,6 +38,7 @@ WITH_TEXT = ["stage2", "retrieval", "question_answering"]  # runs with a BERT
 OF_SOME_TASKS = {
     "umt_ds/bench/plain_recognition.py": ["recognition"],
     "umt_ds/bench/plain*.py": ["stage1", "stage2"],  # twins of two tasks
+    "umt_ds/config/lone_rows.py": ["stage2", "retrieval"],
     "umt_ds/bench/fp8.py": ["stage1", "stage2"],  # of runs with a teacher
     "umt_ds/tasks/teacher.py": ["stage1", "stage2"],  # of runs with a teacher
     "umt_ds/tasks/bert.py": WITH_TEXT,

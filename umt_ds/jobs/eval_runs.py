@@ -112,6 +112,8 @@ def _find(
     if best:
         raise ConfigError(f"{name} is no run folder, and has no best checkpoint", hint="leave --best away")
     _check_initial_weights(config, name)
+    if judged:
+        config = config.model_copy(update={"task": config.task.judged_alone()})
     return EvalRun(name, config, None, teacher)
 
 

@@ -90,8 +90,8 @@ class RetrievalConfig(TaskSettings):
         return {"BERT": self.text}
 
     @property
-    def compares_rows(self) -> bool:
-        return True
+    def compares_rows(self) -> Literal["of_rank", "of_all"] | None:
+        return self.objective.compares_rows
 
     @property
     def works_in_pieces(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -175,8 +175,11 @@ class Stage2Config(TaskSettings):
         return None if hours is None else PublishedRun(hours, 32, 25_680_000, 10, shares)
 
     @property
-    def compares_rows(self) -> bool:
-        return bool(self.loss_weights.vtc or self.loss_weights.vtm)
+    def compares_rows(self) -> Literal["of_rank", "of_all"] | None:
+        weights = self.loss_weights
+        if weights.vtm and self.vtm.negatives == "local":
+            return "of_rank"
+        return "of_all" if weights.vtc or weights.vtm else None
 
     @property
     def works_in_pieces(self) -> bool:
@@ -201,6 +204,14 @@ class Stage2Config(TaskSettings):
     @property
     def judged_by(self) -> tuple[str, ...]:
         return ("knn", "retrieval", "multiple_choice")
+
+    def judged_alone(self) -> Self:
+        """Without its teacher, who sees as many patches as the student and so binds the size of the frames; decoders
+        go with it. A student of UTA alone keeps it: without, there would be nothing to learn."""
+        weights = self.loss_weights.model_copy(update={"uta": 0.0})
+        if self.teacher is None or not any(weights.model_dump().values()):
+            return self
+        return self.model_copy(update={"teacher": None, "loss_weights": weights, "align_projections": "none"})
 
     def refused(self, run: RunConfig) -> Remarks:
         if self.positions is not None and any(source.media == "image" for source in run.data.sources.values()):
