@@ -13,8 +13,9 @@ from torch import Tensor
 from tests.support.exported import bert, differing, source_of, tower, vit, write_words
 from umt_ds.exchange.export import export
 from umt_ds.exchange.published import FILE
-from umt_ds.exchange.source import Source
+from umt_ds.exchange.source import Source, open_source
 from umt_ds.exchange.targets import Options
+from umt_ds.jobs.eval_runs import find_runs
 
 Golden = Callable[[str], Any]
 
@@ -102,3 +103,18 @@ def test_the_tied_tensors_of_a_file_share_their_numbers(golden: Golden, tmp_path
     words = written["text_encoder.bert.embeddings.word_embeddings.weight"]
     assert words.data_ptr() == written["text_encoder.cls.predictions.decoder.weight"].data_ptr()
     assert differing(written, state) == []
+
+
+def test_a_model_folder_of_stage_2_holds_all_but_the_teacher(golden: Golden, tmp_path: Path) -> None:
+    task, state = stage2(golden, tmp_path)
+    export(source_of(tmp_path, task, state), "safetensors", tmp_path / "model", Options())
+    (run,) = find_runs([str(tmp_path / "model")], judged=False)
+
+    exported = export(open_source(run), "published", tmp_path / "out", Options(wrap="flat"))
+
+    written = torch.load(tmp_path / "out" / FILE, weights_only=True)
+    assert differing(written, state, ignore=["clip_teacher."]) == []
+    assert not any(name.startswith("clip_teacher.") for name in written)
+    assert exported.written.notes == (
+        "The teacher, which files of stage 2 hold, is left out: its file is random or nobody says where it lies.",
+    )

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from tests.support.exported import differing, write_words
 from umt_ds.cli import export
+from umt_ds.config.load import run_names
+from umt_ds.errors import WeightsError
 from umt_ds.exchange.published import FILE
 from umt_ds.models.positions import finetune_table
+from umt_ds.tasks.file_run import run_of_state
 
 Keys = Callable[..., dict[str, tuple[int, ...]]]
 SIZES = ["base", pytest.param("large", marks=pytest.mark.slow)]
@@ -73,6 +76,38 @@ def exported(folder: Path, *words: str) -> Iterator[str]:
     ended = CliRunner().invoke(export.command, words)
     assert ended.exit_code == 0, (ended.exception, ended.output)
     return iter(ended.stdout.splitlines())
+
+
+def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Tensors of these shapes that take no memory."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_the_tensors_of_a_released_file_tell_its_run(size: str, published_keys: Keys) -> None:
+    recipes = [run_of_state(zeros(kind(published_keys, size))) for kind in KINDS]
+    letter = size[0]
+    assert recipes == [
+        (f"stage1/{letter}16_k710", []),
+        (f"recognition/{letter}16_k400", ["task.classes=400"]),
+        (f"stage2/{letter}16_25m", []),
+        (f"retrieval/msrvtt/{letter}16_25m", []),
+        (f"question_answering/msrvtt/{letter}16_25m", []),
+    ]
+    assert {name for name, _ in recipes} <= set(run_names())
+
+
+def test_a_classifier_tells_its_frames_by_its_table_of_positions(published_keys: Keys) -> None:
+    state = zeros(recognition(published_keys, "base"))
+    state["pos_embed"] = finetune_table(16, 224, 16, 768)[None]
+    frames = ["task.encoder.frames=16", "task.encoder.image_size=224"]
+    assert run_of_state(state) == ("recognition/b16_k400", ["task.classes=400", *frames])
+
+
+def test_a_file_of_another_size_wants_its_run(published_keys: Keys) -> None:
+    state = {name: value for name, value in zeros(stage1(published_keys, "base")).items() if ".blocks.11." not in name}
+    with pytest.raises(WeightsError, match="11 blocks of width 768, which is neither B nor L"):
+        run_of_state(state)
 
 
 @pytest.mark.slow  # half a minute each at B

@@ -22,26 +22,31 @@ _NAME_IT = "name the run that it belongs to, and the file with --weights"
 
 
 def run_of_file(path: Path, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """The shipped run to which the tensors of a file belong, and the overrides with which it is that model. overrides:
-    that the user gives; they come after those.
-
-    Raises WeightsError for a file that is none of UMT's, or of another size than B and L, whose number of heads no
-    tensor tells.
-    """
+    """The shipped run to which a file belongs, and the overrides with which it is that model. overrides: that the user
+    gives; they come after those. Raises WeightsError for a file that cannot be read, and as `run_of_state`."""
     state = read_state(path)
     with about(path):
-        encoder = encoder_parts(state)[0]
-        patch, depth = encoder[_PATCHES], len({name.split(".")[1] for name in encoder if name.startswith("blocks.")})
-        size = _SIZES.get((patch.shape[0], depth))
-        if size is None:
-            raise WeightsError(
-                f"its encoder has {depth} blocks of width {patch.shape[0]}, which is neither B nor L", hint=_NAME_IT
-            )
-        folder, corpus = _family(state, encoder)
-        given = [f"init.weights={path}", *_classifier(encoder, patch.shape[-1])]
-        if any(override.startswith("task.text.vocabulary=") for override in overrides):
-            given.append("task.text.weights=random")  # of BERT nothing else is needed than its words
-        return f"{folder}/{size}_{corpus}", [*given, *overrides]
+        recipe, given = run_of_state(state)
+    if any(override.startswith("task.text.vocabulary=") for override in overrides):
+        given.append("task.text.weights=random")  # of BERT nothing else is needed than its words
+    return recipe, [f"init.weights={path}", *given, *overrides]
+
+
+def run_of_state(state: Mapping[str, Tensor]) -> tuple[str, list[str]]:
+    """The shipped run to which tensors belong, and the overrides with which it is that model.
+
+    Raises WeightsError for tensors that are none of UMT's, or of another size than B and L, whose number of heads no
+    tensor tells.
+    """
+    encoder = encoder_parts(state)[0]
+    patch, depth = encoder[_PATCHES], len({name.split(".")[1] for name in encoder if name.startswith("blocks.")})
+    size = _SIZES.get((patch.shape[0], depth))
+    if size is None:
+        raise WeightsError(
+            f"its encoder has {depth} blocks of width {patch.shape[0]}, which is neither B nor L", hint=_NAME_IT
+        )
+    folder, corpus = _family(state, encoder)
+    return f"{folder}/{size}_{corpus}", list(_classifier(encoder, patch.shape[-1]))
 
 
 def _family(state: Mapping[str, Tensor], encoder: Mapping[str, Tensor]) -> tuple[str, str]:
