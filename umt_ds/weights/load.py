@@ -36,10 +36,9 @@ class LoadReport:
 def read_state(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU.
 
-    Takes safetensors and torch files, told apart by their content, flat or wrapped in `model`, `module` or
-    `state_dict`; the folder of a model, as `save_pretrained` writes it; and the index of several files. Nothing in a
-    file is executed: torch files are read with weights_only, and TorchScript is refused, since loading it runs code of
-    the file. Raises WeightsError that says what the file is and what to do, also where weights are not finite numbers.
+    Takes safetensors, files of torch.save and TorchScript, told apart by their content, flat or wrapped in `model`,
+    `module` or `state_dict`, or a whole pickled model; the folder of a model, as `save_pretrained` writes it; and the index of several files. Nothing in a
+    file is executed (README.md beside this module). Raises WeightsError that says what the file is and what to do, also where weights are not finite numbers.
     """
     path = Path(path)
     if os.path.isdir(path):
