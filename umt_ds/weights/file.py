@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 from umt_ds.errors import WeightsError, quoted
 from umt_ds.weights.names import some
 from umt_ds.weights.numbers import require_weights
-from umt_ds.weights.pickle_values import OtherTensor, RefusedPickle, Standin, StoredTensor, described
+from umt_ds.weights.pickle_values import OtherTensor, RefusedPickleError, Standin, StoredTensor, described
 from umt_ds.weights.pickled_modules import is_module, module_state
 from umt_ds.weights.sniff import SAVE_WEIGHTS, Form, damaged
 from umt_ds.weights.torch_file import TorchFile, open_torch_file
@@ -60,9 +61,10 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 def _read_torch(path: Path) -> WeightFile:
     try:
-        with open_torch_file(path) as file:
+        # warnings: of odd pickles, which are read or refused
+        with warnings.catch_warnings(action="ignore"), open_torch_file(path) as file:
             return _weights_in(file, path)
-    except RefusedPickle as error:
+    except RefusedPickleError as error:
         told = f"{path} holds more than tensors, which could run code: it asks for {quoted(str(error), 120)[1:-1]}"
         raise WeightsError(told, hint=SAVE_WEIGHTS) from error
     except (WeightsError, MemoryError):
@@ -75,8 +77,7 @@ def _weights_in(file: TorchFile, path: Path) -> WeightFile:
     """The flat dict of tensors inside what a file holds."""
     content, wrappers, beside = _mapping(file.content), [], []
     for _ in _WRAPPERS:  # no deeper than there are kinds: a pickle can contain itself
-        wrapper = next((name for name in _WRAPPERS if _mapping(content.get(name)) is not None), None) if content else None
-        if wrapper is None or content is None:
+        if content is None or (wrapper := _wrapper_in(content)) is None:
             break
         wrappers.append(wrapper)
         beside += [str(name) for name in content if name != wrapper]
@@ -85,6 +86,10 @@ def _weights_in(file: TorchFile, path: Path) -> WeightFile:
         raise WeightsError(f"{path} holds no state dict but {described(file.content)}", hint="save model.state_dict()")
     written = "TorchScript" if file.is_script else "a file of torch.save"
     return WeightFile(_tensors(content, file, path), written, tuple(wrappers), tuple(beside))
+
+
+def _wrapper_in(content: Mapping[object, object]) -> str | None:
+    return next((name for name in _WRAPPERS if _mapping(content.get(name)) is not None), None)
 
 
 def _mapping(value: object) -> Mapping[object, object] | None:
@@ -107,5 +112,6 @@ def _tensors(content: Mapping[object, object], file: TorchFile, path: Path) -> d
             hint=f"save the weights flat, or under one of {', '.join(_WRAPPERS)}",
         )
     if reasons := [f"{name} {value.reason}" for name, value in others.items() if isinstance(value, OtherTensor)]:
-        raise WeightsError(f"{path} holds {len(reasons)} tensors that are no weights: {some(reasons)}", hint=SAVE_WEIGHTS)
+        told = f"{path} holds {len(reasons)} tensors that are no weights: {some(reasons)}"
+        raise WeightsError(told, hint=SAVE_WEIGHTS)
     return {name: file.tensor(value) for name, value in stored.items()}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from umt_ds.weights.pickle_values import Named, OtherTensor, RefusedPickle, Standin, Storage, StoredTensor
+from umt_ds.weights.pickle_values import Named, OtherTensor, RefusedPickleError, Standin, Storage, StoredTensor
 
 _STANDARD = sys.stdlib_module_names | {"__builtin__", "copy_reg", "_pathlib"}
 # Of the standard library: classes that only hold data, and types that are named without being called.
@@ -33,12 +33,12 @@ _MOST_NUMBER = 2**62  # beyond it sizes and offsets overflow
 def named(module: str, name: str) -> object:
     """What a pickle gets where it names something: a number type of torch, or an inert `Named`.
 
-    Raises RefusedPickle for what is in the standard library and no plain data.
+    Raises RefusedPickleError for what is in the standard library and no plain data.
     """
     module = _OLD.get(module, module)
     full = f"{module}.{name}"
     if module.split(".", maxsplit=1)[0] in _STANDARD and not _PLAIN.fullmatch(full):
-        raise RefusedPickle(full)
+        raise RefusedPickleError(full)
     if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):
         return found
     return Named(full)
@@ -47,10 +47,10 @@ def named(module: str, name: str) -> object:
 def called(target: object, args: object, *, is_class: bool, depth: int = 0) -> object:
     """What a pickle gets where it calls `target`. is_class: it makes an object in the way that only classes allow.
 
-    Raises RefusedPickle for what is no known function and no class; TypeError or ValueError for wrong arguments.
+    Raises RefusedPickleError for what is no known function and no class; TypeError or ValueError for wrong arguments.
     """
     if not isinstance(target, Named):
-        raise RefusedPickle(f"calling something without a name ({type(target).__name__})")
+        raise RefusedPickleError(f"calling something without a name ({type(target).__name__})")
     if not isinstance(args, tuple):
         raise ValueError(f"arguments of {target.name} are no tuple")
     if target.name in _WRAPPED and depth < _MOST_CALLS_INSIDE:
@@ -60,7 +60,7 @@ def called(target: object, args: object, *, is_class: bool, depth: int = 0) -> o
         return make(*args)
     if is_class or target.name in _HOLDERS or _CLASS.fullmatch(target.name.rpartition(".")[2]):
         return Standin(target.name, args)
-    raise RefusedPickle(f"calling {target.name}")
+    raise RefusedPickleError(f"calling {target.name}")
 
 
 # ---------------------------------------------------------------- containers
@@ -79,6 +79,13 @@ def _sequence(content: object = ()) -> list[object]:
     if not isinstance(content, (list, tuple)):
         raise ValueError(f"a sequence is made of {type(content).__name__}")
     return list(content)
+
+
+def _no_bytes(*content: object) -> bytes:
+    """Protocols 0 to 2 write empty bytes so; a count, or a list, would be a call that allocates."""
+    if content:
+        raise ValueError("bytes made of something")
+    return b""
 
 
 def _sizes(content: object = ()) -> tuple[object, ...]:
@@ -109,7 +116,8 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *rest
     """`torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`; rest: requires_grad, hooks, bits."""
     if not isinstance(storage, Storage):
         raise ValueError(f"a tensor over {type(storage).__name__}, which is no storage")
-    return _strided(storage, storage.dtype or torch.uint8, offset, size, stride, bits=rest[2] if len(rest) > 2 else None)
+    bits = rest[2] if len(rest) > 2 else None
+    return _strided(storage, storage.dtype or torch.uint8, offset, size, stride, bits=bits)
 
 
 def _typed_tensor(
@@ -163,6 +171,7 @@ _MADE: dict[str, Callable[..., object]] = {
     "builtins.set": _sequence,
     "builtins.frozenset": _sequence,
     "builtins.tuple": _sizes,
+    "builtins.bytes": _no_bytes,
     "torch.Size": _sizes,
     "_codecs.encode": _encoded,
     "torch._utils._rebuild_tensor": _tensor,

@@ -17,7 +17,7 @@ STORAGE_TYPES: dict[str, torch.dtype | None] = {
 }  # fmt: skip
 
 
-class RefusedPickle(Exception):
+class RefusedPickleError(Exception):
     """A pickle asks for more than data. Its text is what it asks for: a name, or a few words."""
 
 

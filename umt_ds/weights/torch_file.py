@@ -1,8 +1,8 @@
 """Files of torch.save and torch.jit.save: their pickle is read by `unpickle`, their tensors from the bytes beside it.
 
 A zip archive has the parts `NAME/data.pkl` (the pickle) and `NAME/data/KEY` (a storage each); torch before 1.6 wrote
-three pickles, the storages' keys, and the storages one behind the other. Code that TorchScript keeps beside them is never
-looked at. A storage is read when a tensor is taken out of the file, so that an optimizer's state is left where it lies.
+three pickles, the storages' keys, and the storages one behind the other. Code that TorchScript keeps beside them is
+never looked at. A storage is read when a tensor is taken out of the file: an optimizer's state is left where it lies.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _swapped(flat: Tensor) -> Tensor:
 
 @contextmanager
 def open_torch_file(path: Path) -> Iterator[TorchFile]:
-    """A file that `sniff.form_of` calls torch. Raises RefusedPickle for one that wants more than data, and nearly
+    """A file that `sniff.form_of` calls torch. Raises RefusedPickleError for one that wants more than data, and nearly
     anything for a broken one."""
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
@@ -118,16 +118,16 @@ def _from_zip(archive: zipfile.ZipFile, *, size: int) -> TorchFile:
     """
     parts = archive.infolist()
     names = [part.filename for part in parts]
-    claimed = sum(part.file_size for part in parts)
-    if claimed > size:
-        more = f"it claims {claimed:,} bytes of content, more than it has"
-        raise ValueError(f"{more}; whoever zips it anew must not compress it")
     if len(set(names)) < len(names):
         raise ValueError("two parts of it have one name")
     pickles = [name for name in names if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"it has {len(pickles)} parts data.pkl")
     folder = pickles[0].removesuffix("/data.pkl")
+    claimed = sum(part.file_size for part in parts if part.filename.startswith((f"{folder}/data/", pickles[0])))
+    if claimed > size:  # TorchScript compresses its program, and nothing else
+        more = f"it claims {claimed:,} bytes of tensors, more than it has"
+        raise ValueError(f"{more}; whoever zips it anew must not compress it")
     storages = _ZipStorages(archive, folder, has_checksums=any(part.CRC for part in parts))
     content = storages.part("data.pkl")
     if len(content) > _MOST_PICKLE:
@@ -138,24 +138,6 @@ def _from_zip(archive: zipfile.ZipFile, *, size: int) -> TorchFile:
 
 
 # ---------------------------------------------------------------- torch before 1.6
-
-
-class _Bounded(io.RawIOBase):
-    """A file up to some place, of which a pickle cannot ask more than there is."""
-
-    def __init__(self, file: IO[bytes], end: int) -> None:
-        self._file, self._end = file, end
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._end - self._file.tell())
-        return self._file.read(left if size < 0 else min(size, left))
-
-    def readline(self, size: int | None = -1) -> bytes:
-        left = max(0, self._end - self._file.tell())
-        return self._file.readline(left if size is None or size < 0 else min(size, left))
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 class _StorageRow:
@@ -176,10 +158,11 @@ class _StorageRow:
 
 
 def _from_pickles(file: IO[bytes], *, size: int) -> TorchFile:
-    bounded = _Bounded(file, min(size, _MOST_PICKLE))
-    _magic, _protocol, system = unpickle(bounded), unpickle(bounded), unpickle(bounded)
+    head = io.BytesIO(file.read(_MOST_PICKLE))  # in memory: a pickle there cannot ask for more than there is
+    _magic, _protocol, system = unpickle(head), unpickle(head), unpickle(head)
     stored: dict[str, Storage] = {}
-    content, keys = unpickle(bounded, stored), unpickle(bounded)
+    content, keys = unpickle(head, stored), unpickle(head)
+    file.seek(head.tell())
     if not isinstance(keys, list):
         raise ValueError("no list of storages")
     swap = isinstance(system, dict) and system.get("little_endian") is False

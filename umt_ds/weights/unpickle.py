@@ -2,8 +2,8 @@
 
 `pickle.Unpickler` looks names up, calls what it found and sets attributes of it; even one that finds only harmless
 names can be made to change them, or to allocate what it says it needs. Here a name stays a name (`pickle_names`), a
-call makes a container, a tensor that is not read yet, or a stand-in that does nothing, and no attribute of any object is
-looked up or set. The standard library's `pickletools` takes the instructions apart. All protocols are read.
+call makes a container, a tensor that is not read yet, or a stand-in that does nothing, and no attribute of any object
+is looked up or set. The standard library's `pickletools` takes the instructions apart. All protocols are read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from umt_ds.weights.pickle_values import (
     STORAGE_TYPES,
     Named,
     OtherTensor,
-    RefusedPickle,
+    RefusedPickleError,
     Standin,
     Storage,
     StoredTensor,
@@ -48,7 +48,7 @@ def unpickle(file: IO[bytes], stored: dict[str, Storage] | None = None) -> objec
     """The next pickle of a file: None, truths, numbers, texts, bytes, lists, tuples and dicts of them (sets are lists),
     and the types of `pickle_values`. stored: gets the storages that it refers to, by their key.
 
-    Raises RefusedPickle for one that asks for more; ValueError, TypeError, IndexError or KeyError for a broken one.
+    Raises RefusedPickleError for one that asks for more; ValueError, TypeError, IndexError, KeyError for a broken one.
     """
     machine = _Machine({} if stored is None else stored)
     for instruction, argument, _ in pickletools.genops(file):
@@ -80,7 +80,7 @@ class _Machine:
         elif (action := _ACTIONS.get(name)) is not None:
             action(self, argument)
         elif name not in _NOTHING:
-            raise RefusedPickle(f"the instruction {name}")
+            raise RefusedPickleError(f"the instruction {name}")
 
     def _marked(self) -> list[object]:
         """What was put on the stack since the last mark."""
@@ -202,7 +202,7 @@ class _Machine:
             case dict() | StoredTensor() | OtherTensor():
                 pass
             case _:
-                raise RefusedPickle(f"changing {described(target)}")
+                raise RefusedPickleError(f"changing {described(target)}")
 
     def _persistent(self, _: object) -> None:
         found = _stored(self.pop())
@@ -248,7 +248,8 @@ _ACTIONS: dict[str, Callable[[_Machine, object], None]] = {
 
 
 def _stored(identity: object) -> object:
-    """What lies outside the pickle: ('storage', type, key, device, count[, view]); ('module', object, …) in old files."""
+    """What lies outside the pickle: ('storage', type, key, device, count[, view]), or in old files ('module', object,
+    …), which is the object."""
     if not isinstance(identity, tuple) or len(identity) < 2:
         raise ValueError("a reference to nothing that torch.save writes")
     kind = identity[0].decode("latin-1") if isinstance(identity[0], bytes) else identity[0]
