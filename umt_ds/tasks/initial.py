@@ -23,6 +23,7 @@ from umt_ds.engine.manifest import (
 )
 from umt_ds.engine.protocol import InitialWeights, Task
 from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.weights.deepspeed_folder import deepspeed_folder
 from umt_ds.weights.file import WeightFile
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_weight_source
@@ -48,7 +49,7 @@ def read_source(path: Path, *, averaged: bool = False) -> WeightFile:
             f"averaged weights are asked for, and {path} is no run or checkpoint of ours, which alone have them",
             hint="leave out init.ema and evaluation.NAME.ema, or name a run that was trained with optim.ema_decay",
         )
-    if os.path.isdir(path) and not holds_weights(path):
+    if os.path.isdir(path) and not holds_weights(path) and deepspeed_folder(path) is None:
         raise WeightsError(
             f"{path} is neither a run nor a model: {listing(path)}",
             hint=f"a run has {CHECKPOINTS}/, a model {LOOKED_FOR}; or name a weight file",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +61,16 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 
 def _read_torch(path: Path) -> WeightFile:
+    with reading(path), open_torch_file(path) as file:
+        return _weights_in(file, path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What a broken or hostile file of torch raises inside is one WeightsError about `path`."""
     try:
-        # warnings: of odd pickles, which are read or refused
-        with warnings.catch_warnings(action="ignore"), open_torch_file(path) as file:
-            return _weights_in(file, path)
+        with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are read or refused
+            yield
     except RefusedPickleError as error:
         told = f"{path} holds more than tensors, which could run code: it asks for {quoted(str(error), 120)[1:-1]}"
         raise WeightsError(told, hint=SAVE_WEIGHTS) from error
@@ -85,7 +92,7 @@ def _weights_in(file: TorchFile, path: Path) -> WeightFile:
     if not content:
         raise WeightsError(f"{path} holds no state dict but {described(file.content)}", hint="save model.state_dict()")
     written = "TorchScript" if file.is_script else "a file of torch.save"
-    return WeightFile(_tensors(content, file, path), written, tuple(wrappers), tuple(beside))
+    return WeightFile(plain_tensors(content, file, path), written, tuple(wrappers), tuple(beside))
 
 
 def _wrapper_in(content: Mapping[object, object]) -> str | None:
@@ -101,8 +108,10 @@ def _mapping(value: object) -> Mapping[object, object] | None:
     return value if isinstance(value, Mapping) else None
 
 
-def _tensors(content: Mapping[object, object], file: TorchFile, path: Path) -> dict[str, Tensor]:
-    """Raises WeightsError for entries that are no named tensors, and for those without plain numbers."""
+def plain_tensors(content: object, file: TorchFile, path: Path) -> dict[str, Tensor]:
+    """The tensors of a mapping. Raises WeightsError for entries that are no named tensors, or without plain numbers."""
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds no state dict but {described(content)}", hint="save model.state_dict()")
     stored = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, StoredTensor)}
     others = {str(key): value for key, value in content.items() if key not in stored}
     strange = [(name, value) for name, value in others.items() if not isinstance(value, OtherTensor)]

@@ -12,8 +12,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from umt_ds.errors import WeightsError
+from umt_ds.weights.deepspeed_folder import deepspeed_folder, is_share, read_deepspeed_folder
 from umt_ds.weights.file import WeightFile, read_weight_file
-from umt_ds.weights.folder import read_index, weight_file_in
+from umt_ds.weights.folder import holds_weights, read_index, weight_file_in
 from umt_ds.weights.model_folder import check_model_folder
 from umt_ds.weights.names import some
 from umt_ds.weights.sniff import form_of
@@ -50,10 +51,16 @@ def read_weight_source(path: Path | str) -> WeightFile:
     path = Path(path)
     if os.path.isdir(path):
         check_model_folder(path)
+        if not holds_weights(path) and (step := deepspeed_folder(path)) is not None:
+            return read_deepspeed_folder(step)
         path = weight_file_in(path)
     form = form_of(path)
     if form == "index":
         return WeightFile(read_index(path), "several files and their index")
+    if is_share(path.name):
+        raise WeightsError(
+            f"{path} is the share of one rank in a DeepSpeed checkpoint", hint=f"name its folder: {path.parent}"
+        )
     if _ONE_OF_SEVERAL.search(path.name):
         raise WeightsError(
             f"{path} is one of several files that belong together", hint="name their folder, or the index beside them"

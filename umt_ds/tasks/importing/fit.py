@@ -49,7 +49,7 @@ def fit(state: Mapping[str, Tensor], identity: Identity) -> Fit:
     used = {key: value for key, value in named.items() if key in wanted}
     return Fit(
         used,
-        _unused(state, used),
+        _unused(state, used, is_clip=identity.kind == "clip"),
         tuple(sorted(key for key in wanted.keys() - used.keys())),
         {key: (tuple(value.shape), wanted[key]) for key, value in used.items() if tuple(value.shape) != wanted[key]},
         dict(Counter(str(value.dtype).removeprefix("torch.") for value in used.values())),
@@ -118,12 +118,13 @@ def _bert(identity: Identity) -> Bert:
 # ---------------------------------------------------------------- what is left out
 
 
-def _unused(state: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, int]:
+def _unused(state: Mapping[str, Tensor], used: Mapping[str, Tensor], *, is_clip: bool) -> dict[str, int]:
+    """Hugging Face's CLIP has queries, keys and values apart: there, what belongs to no image tower is not used."""
     taken = {id(value) for value in used.values()}
     new_names = {id(value): key for key, value in bare_names(state).items()}
     reasons: Counter[str] = Counter()
     for name, value in state.items():
-        if id(value) in taken or new_names.get(id(value)) in used:
+        if id(value) in taken or new_names.get(id(value)) in used or (is_clip and "vision_model." in name):
             continue
         reasons[_reason(name, new_names.get(id(value), name))] += 1
     return dict(reasons)

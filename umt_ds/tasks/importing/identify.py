@@ -24,6 +24,7 @@ from umt_ds.weights.published import (
     is_video_text,
     student_state,
     teacher_state,
+    text_teacher_state,
     video_text_state,
 )
 
@@ -35,9 +36,9 @@ _PIXELS = ("mask_token", "decoder.blocks.", "decoder_pos_embed")  # of VideoMAE,
 @dataclass(frozen=True)
 class Identity:
     """kind: what trained it. state: its tensors in the names of the model here. encoder: the size that the file should
-    have: a preset's where its width is one's, with `heads` that no tensor shows (1 where unknown). frame_depth: how many
-    frames deep a patch is. text, fusion_layers: of its BERT. decoder_layers: of the one that answers. classes: rows of
-    its head. aligned, aligned_width: decoders towards a teacher. clip: for which a table of positions in it was
+    have: a preset's where its width is one's, with `heads` that no tensor shows (1 where unknown). frame_depth: how
+    many frames deep a patch is. text, fusion_layers: of its BERT. decoder_layers: of the one that answers. classes:
+    rows of its head. aligned, aligned_width: decoders towards a teacher. clip: for which a table of positions in it was
     computed, and whose table was stretched for that."""
 
     kind: FileKind
@@ -68,8 +69,7 @@ def identify(state: Mapping[str, Tensor], *, kind: FileKind | None = None) -> Id
         )
     named = _READERS[taken](state)
     if taken == "clip":
-        width = named["ln_post.weight"].shape[0] if "ln_post.weight" in named else 0
-        return Identity(taken, named, VitSize(width, _count(named, r"transformer\.resblocks\.(\d+)\."), 1, 0), None)
+        return Identity(taken, named, _tower_size(named), None)
     prefix = _ENCODERS.get(taken, "")
     kernel = named[f"{prefix}{_PATCHES}"]
     if kernel.dim() != 5:
@@ -151,6 +151,14 @@ def _with_last_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def _clip_towers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The image tower, and the text tower beside it, which alignment of projections asks for."""
+    tower, text = teacher_state(state), text_teacher_state(state)
+    if "token_embedding.weight" not in text or "conv1.weight" in text:
+        return tower
+    return {f"visual.{key}": value for key, value in tower.items()} | text
+
+
 _READERS = {
     "stage1": student_state,
     "recognition": _with_head,
@@ -159,11 +167,18 @@ _READERS = {
     "retrieval": video_text_state,
     "question_answering": answering_state,
     "encoder": _alone,
-    "clip": teacher_state,
+    "clip": _clip_towers,
 }
 
 
 # ---------------------------------------------------------------- sizes
+
+
+def _tower_size(named: Mapping[str, Tensor]) -> VitSize:
+    """Of a CLIP's image tower; zeros where it is of a form whose sizes do not show."""
+    norms = [value for key, value in named.items() if re.fullmatch(r"(visual\.)?(ln_post|trunk\.norm)\.weight", key)]
+    depth = _count(named, r"(?:visual\.)?(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\.")
+    return VitSize(len(norms[0]) if norms else 0, depth, 1, 0)
 
 
 def _size(kernel: Tensor, depth: int) -> tuple[VitSize, StudentPreset | None]:
@@ -194,10 +209,8 @@ def _text_size(named: Mapping[str, Tensor]) -> BertSize | None:
 
 def _count(names: Iterable[str], pattern: str) -> int:
     """One more than the highest number of a layer."""
-    return (
-        max((int(found[1]) for name in names if (found := re.match(pattern, name)) and len(found[1]) < 5), default=-1)
-        + 1
-    )
+    found = (re.match(pattern, name) for name in names)
+    return max((int(one[1]) for one in found if one and len(one[1]) < 5), default=-1) + 1
 
 
 def _count_of(names: Iterable[str], pattern: str) -> int:

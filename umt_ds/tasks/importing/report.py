@@ -64,9 +64,10 @@ def check(imported: Imported, folder: Path) -> None:
     found = imported.fit
     if not found.is_whole:
         lacking = [*found.missing, *found.reshaped]
+        what = SAID_AS[imported.identity.kind]
         raise WeightsError(
-            f"{imported.path} is no whole model of {SAID_AS[imported.identity.kind]}: {len(lacking)} of its tensors are "
-            f"missing or of another shape: {some(lacking)}",
+            f"{imported.path} is no whole model ({what}): {len(lacking)} tensors are missing or of another shape: "
+            f"{some(lacking)}",
             hint="nothing is written; --as encoder takes the video encoder alone, where that is whole",
         )
     require_new(folder)
@@ -129,8 +130,9 @@ def _lines(imported: Imported, path: Path) -> Iterator[str]:
     inside = f"under {'.'.join(imported.file.wrappers)}" if imported.file.wrappers else "flat"
     beside = f"; beside them, not read: {some(imported.file.beside)}" if imported.file.beside else ""
     yield f"  form      {imported.file.written}, tensors {inside}{beside}"
-    yield f"  frames    {_frames(imported)}"
-    yield f"  release   {_releases(imported.releases)}"
+    if identity.kind != "clip":
+        yield f"  frames    {_frames(imported)}"
+        yield f"  release   {_releases(imported.releases)}"
     numbers = sum(value.numel() for value in found.used.values())
     types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
     yield f"  used      {len(found.used)} of {len(imported.file.state)} tensors, {numbers:,} numbers ({types})"

@@ -1,5 +1,5 @@
-"""What a person should know of a weight file before using it: where its name and its content disagree, and what is known
-of the published files.
+"""What a person should know of a weight file before using it: where its name and its content disagree, and what is
+known of the published files.
 
 Source: METHOD.md, "Files of weights", and the threads of the authors' repository that the sentences name.
 """
@@ -84,8 +84,8 @@ def _of_its_head(identity: Identity, claim: Release | None) -> Iterator[str]:
         yield f"by its name its head has {claim.classes} rows ({_SET_NAMES[claim.data]}), and it has {identity.classes}"
     if of == "k710":
         yield (
-            "its head has the 710 classes of Kinetics-710: for Kinetics-400 a run takes the first 400 rows, for 600 and "
-            "700 those of the same names"
+            "its head has the 710 classes of Kinetics-710: for Kinetics-400 a run takes the first 400 rows, for 600 "
+            "and 700 those of the same names"
         )
     if of == "ssv2" and claim is not None and "ftk710" in claim.name:
         yield "its name says that it was fine-tuned on Kinetics-710 first; the authors' settings start from stage 1"
