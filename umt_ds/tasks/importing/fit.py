@@ -76,6 +76,9 @@ def _shapes(identity: Identity) -> dict[str, tuple[int, ...]] | None:
 
 
 def _may_be_absent(key: str, identity: Identity) -> bool:
+    """What a task begins anew where the file has none of it."""
+    if identity.kind in ("encoder", "detection") and key.startswith("norm."):
+        return "norm.weight" not in identity.state  # after a classifier, which has fc_norm in its place
     return key.startswith(_FRESH) and not any(
         key.startswith(part) and any(own.startswith(part) for own in identity.state) for part in _FRESH
     )

@@ -168,6 +168,8 @@ def _size(identity: Identity) -> str:
         told += f", {identity.aligned} decoders of width {identity.aligned_width}"
     if identity.text is not None:
         told += f", BERT of {identity.text.layers} layers ({identity.fusion_layers} fuse)"
+    if "token_embedding.weight" in identity.state:
+        told += ", and its text tower"
     if identity.decoder_layers:
         told += f", answers by {identity.decoder_layers} layers"
     return f"{named} ({told})" if named else told

@@ -104,6 +104,8 @@ def _of_its_kind(identity: Identity) -> Iterator[str]:
             "it has no last norm: a classifier of Kinetics has fc_norm in its place, so detection starts with a norm "
             "that changes nothing"
         )
+    if identity.kind == "encoder" and "norm.weight" not in identity.state:
+        yield "it has no last norm, as it comes from a classifier: recognition needs none, stages 1 and 2 do"
     if identity.kind == "retrieval":
         yield (
             "it has no word head, as fine-tuned files of retrieval: it can be evaluated and fine-tuned for retrieval, "
