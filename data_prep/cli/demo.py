@@ -22,7 +22,8 @@ def demo(out: Path, clips: int, seed: int, size: int, dry_run: bool, run: RunOpt
 
     A clip's appearance (a striped red ball) shows in any frame, its motion (moves left) in no single one. For video
     and language there are as many pictures with captions in OUT/images, a vocabulary of their words in OUT/vocab.txt,
-    and in OUT/retrieval 64 clips of val that all show something different. OUT/train_questions and OUT/val_questions
+    and in OUT/retrieval 64 clips of val that all show something different. OUT/train_captions is a table of the
+    captions of train which says what of them means the same in other words. OUT/train_questions and OUT/val_questions
     are tables of questions about the clips, OUT/answers.json lists what can be answered, and OUT/val_choices has five
     captions for each clip of val, of which one is right.
 
@@ -63,6 +64,7 @@ def _ask(out: Path, train: Listing, val: Listing, *, seed: int) -> None:
 
     learned, held_out = asked.question_rows(train.clips), asked.question_rows(val.clips)
     tables = {
+        "train_captions": (out / "train", asked.caption_rows(train.clips)),
         "train_questions": (out / "train", learned),
         "val_questions": (out / "val", held_out),
         "val_choices": (out / "val", asked.choice_rows(val.clips, seed)),

@@ -1,4 +1,5 @@
-"""What is asked about the clips of the demo: questions with answers, and five captions of which one is right.
+"""What is said and asked about the clips of the demo: captions, questions with answers, and five captions of which one
+is right.
 
     how many  type         question                   answer
     a clip    color        what color is the ball     red, green, blue, yellow
@@ -27,6 +28,16 @@ Row = Mapping[str, Any]  # of an annotation file, as `umt-data items` reads it
 
 OPTIONS = 5  # captions of a choice
 _DIRECTED = ("moves", "turns")  # motions that a direction follows
+
+
+def caption_rows(clips: Iterable[Clip]) -> list[Row]:
+    """A row a clip: its `key`, its `caption`, and in `group` what the caption says, in whichever words: clips of one
+    group are right answers to one another's captions."""
+    says = ("appearance", "motion", "background")
+    return [
+        {"key": clip.key, "caption": clip.captions[0], "group": " ".join(str(clip.extra[part]) for part in says)}
+        for clip in clips
+    ]
 
 
 def question_rows(clips: Iterable[Clip]) -> list[Row]:

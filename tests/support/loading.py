@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def training_view(frames: NDArray[np.uint8], *, side: int, stream: Stream, **how
 
 
 def global_batch(
-    folder: Path,
+    folder: Path | Sequence[SourceSpec],
     steps: range,
     *,
     world: int = 1,
@@ -45,12 +45,13 @@ def global_batch(
     workers: int = 0,
     plan: LoaderPlan = PLAN,
 ) -> list[Batch]:
-    """What all ranks together see in each step: one batch, rows in slot order."""
+    """What all ranks together see in each step of a folder, or of several: one batch, rows in slot order."""
+    sources = [spec(folder)] if isinstance(folder, Path) else folder
     micro = plan.global_draws // (world * accumulation)
     parts: dict[int, list[Batch]] = {step: [] for step in steps}
     for rank in range(world):
         own = replace(plan, micro=micro, world=world, accumulation=accumulation, rank=rank, num_workers=workers)
-        loader = Loader([spec(folder)], own, label_field="label")
+        loader = Loader(sources, own, label_field="label")
         for step in steps:
             got = list(loader.micro_batches(step))
             assert len(got) == accumulation

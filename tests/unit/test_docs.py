@@ -1,4 +1,6 @@
-"""What pages and comments point to is there: headings of METHOD.md, files that a README names."""
+"""What pages and comments point to is there: headings of METHOD.md, files that a README names, links between pages.
+
+(Keys, commands and messages that pages name: test_messages.py, test_doc_commands.py.)"""
 
 from __future__ import annotations
 
@@ -81,3 +83,54 @@ def test_a_path_or_heading_that_is_not_there_is_seen() -> None:
     assert not any(is_missing(name, beside=beside) for name in ("tasks/stage1/task.py", "RUN/stacks/", "loop.py"))
     assert POINTER.findall(f'see {METHOD.name}, "Masking", "Nothing".') == [', "Masking", "Nothing"']
     assert {"Masking", "Nothing"} - headings(METHOD.read_text()) == {"Nothing"}
+
+
+# ---------------------------------------------------------------- links between pages
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def anchors_of(page: Path) -> set[str]:
+    """What a link after `#` may name, as GitHub makes it of headings."""
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading).lower()).replace(" ", "-")
+        for heading in headings(re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL))
+    }
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Links that lead to no file, or to no heading of it."""
+    broken = []
+    for target, anchor in LINK.findall(re.sub(r"\]\(\s+", "](", text)):
+        to = page.parent / target if target else page
+        if not to.exists() or (anchor and anchor not in anchors_of(to)):
+            broken.append(f"{target}#{anchor}")
+    return broken
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_link_of_a_page_leads_somewhere(readme: str) -> None:
+    assert broken_links(REPO / readme, (REPO / readme).read_text()) == []
+
+
+def test_a_link_that_leads_nowhere_is_seen() -> None:
+    text = "[a](umt_ds/README.md#floors) [b](umt_ds/README.md#flors) [c](umt_ds/NOTHING.md) [d](#nothing)"
+    assert broken_links(REPO / "README.md", text) == ["umt_ds/README.md#flors", "umt_ds/NOTHING.md#", "#nothing"]
+
+
+def test_every_page_is_reached_from_the_first_one() -> None:
+    """A newcomer follows links; a page that none leads to is not there."""
+    reached, to_visit = set(), [REPO / "README.md"]
+    while to_visit:
+        page = to_visit.pop().resolve()
+        if page in reached or page.suffix != ".md":
+            continue
+        reached.add(page)
+        to_visit += [page.parent / target for target, _ in LINK.findall(page.read_text()) if target]
+    assert [name for name in READMES if (REPO / name).resolve() not in reached] == []
+
+
+def test_pictures_of_pages_are_small() -> None:
+    pictures = [path for path in (REPO / "pictures").iterdir() if path.is_file()]
+    assert {path.name for path in pictures} == {"flow.svg", "report.png"}
+    assert max(path.stat().st_size for path in pictures) < 200_000

@@ -33,8 +33,10 @@ HOUSES: dict[str, tuple[frozenset[str], ...]] = {
         frozenset({"engine", "weights"}),  # how to run, with evaluations between the steps; how to load and export
         frozenset({"tasks"}),  # what to learn, and by which evaluators it is judged
         frozenset({"jobs"}),  # one rank of a training or evaluation job
-        frozenset({"bench", "report", "search"}),  # how fast it is; what came of a run; clips as vectors
+        # how fast it is; what came of a run; clips as vectors; models for other programs
+        frozenset({"bench", "report", "search", "exchange"}),
         frozenset({"preflight"}),  # what one looks at before a job is queued
+        frozenset({"api"}),  # trained models from Python
         frozenset({"cli"}),  # the commands
     ),
     "umt_ds.data": (
@@ -154,6 +156,7 @@ DOORS = {
         "data_prep.tables.annotations",
         "data_prep.tables.parquet_files",
     ),
+    "huggingface_hub": ("umt_ds.exchange.safetensors",),  # cuts a model into files
     "wandb": ("umt_ds.engine.report",),
     "tqdm": ("umt_ds.terminal",),
     "upath": ("umt_ds.data.shards.storage",),
@@ -186,6 +189,7 @@ TORCH_FREE = (
     "umt_ds.cli.predict", "umt_ds.jobs.predict_input",
     "umt_ds.cli.embed", "umt_ds.cli.search", "umt_ds.search.index_files", "umt_ds.search.part_files",
     "umt_ds.cli.import_", "umt_ds.tasks.importing.releases",
+    "umt_ds.cli.export", "umt_ds.exchange", "umt_ds.exchange.targets", "umt_ds.weights.model_folder",
     "umt_ds.cli.probe", "umt_ds.cli.words", "umt_ds.jobs.probe_table", "umt_ds.config.probes",
 )  # fmt: skip
 LOADS_TORCH = {

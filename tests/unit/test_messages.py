@@ -40,6 +40,9 @@ OF_SOME_TASKS = {
     "umt_ds/bench/plain*.py": ["stage1", "stage2"],  # twins of two tasks
     "umt_ds/bench/fp8.py": ["stage1", "stage2"],  # of runs with a teacher
     "umt_ds/tasks/teacher.py": ["stage1", "stage2"],  # of runs with a teacher
+    "umt_ds/tasks/importing/report.py": ["stage1", "stage2"],  # of runs that read a CLIP
+    "umt_ds/tasks/importing/identify.py": WITH_TEXT,  # of runs that read a BERT
+    "umt_ds/weights/README.md": ["stage1", "stage2"],  # of runs that read a CLIP
     "umt_ds/tasks/bert.py": WITH_TEXT,
     "umt_ds/tasks/captions.py": WITH_TEXT,
     "umt_ds/tasks/initial.py": WITH_TEXT,  # of runs that read a vocabulary
@@ -54,12 +57,13 @@ PROSE = {"and", "cannot", "does", "has", "is", "needs", "python", "stores", "sub
 FOREIGN_OPTIONS = {
     "--caption_col", "--constraint", "--container-image", "--exclusive", "--gres", "--ignore-zeros", "--image_size",
     "--input_format", "--local-dir", "--master-addr", "--master_port", "--mem", "--module", "--nnodes", "--node-rank",
-    "--nproc-per-node", "--output_folder", "--output_format", "--pids-limit", "--repo-type", "--resize_mode",
-    "--shm-size", "--signal", "--sort", "--sparse", "--url_col", "--url_list",
+    "--nproc-per-node", "--ntasks-per-node", "--output_folder", "--output_format", "--pids-limit", "--repo-type",
+    "--resize_mode", "--shm-size", "--signal", "--sort", "--sparse", "--url_col", "--url_list",
 }  # fmt: skip
 
 KEY = re.compile(rf"(?<![\w./*-])(?:{'|'.join(SECTIONS)})(?:\.[a-z_*][\w*-]*)+(?![\w/(])")
 FILES = (".py", ".json", ".yaml")
+FOLDERS = ("data_prep", "launchers", "ds_configs")  # with pages for users
 COMMAND = re.compile(r"(?<![\w/.-])(umt|umt-data|umt-launch) ([a-z][\w-]*)(?: ([a-z][\w-]*))?")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 
@@ -116,8 +120,9 @@ LINES = [
 
 PAGES = [
     Said(path.relative_to(REPO).as_posix(), number, line)
-    for pattern in ("*.md", "umt_ds/*.md", "umt_ds/configs/**/*.yaml", "data_prep/*.md", "launchers/*.md")
+    for pattern in ("*.md", "umt_ds/**/*.md", "umt_ds/configs/**/*.yaml", *(f"{one}/*.md" for one in FOLDERS))
     for path in sorted(REPO.glob(pattern))
+    if path.name != "RESULTS.md"  # what was true on its day
     for number, line in enumerate(path.read_text().splitlines(), start=1)
 ]
 
@@ -296,3 +301,77 @@ def _advice(recipe: str, override: str) -> str:
     with pytest.raises(ConfigError) as raised:
         load_run(recipe, [override], keep_unset=True)
     return str(raised.value.hint)
+
+
+# ---------------------------------------------------------------- troubleshooting, and the published flags
+
+CELL = re.compile(r"`([^`]+)`")
+
+
+def table_rows(page: str) -> list[list[str]]:
+    """The cells of all table rows, without headings."""
+    lines = [line for line in (REPO / page).read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_each_message_that_troubleshooting_quotes_is_one_of_ours() -> None:
+    """A symptom in backquotes is a message; what it fills in stands as `…`."""
+    ours = "\n".join(said.text for said in LINES)
+    quoted = [message for row in table_rows("TROUBLESHOOTING.md") for message in CELL.findall(row[0])]
+    messages = [message for message in quoted if " " in message and not message.startswith("b16")]
+    assert len(messages) > 15, "the search finds them"
+    parts = [part for message in messages for part in re.split("…", message) if len(part.strip(" ,:")) > 3]
+    assert [part for part in parts if part.strip() not in ours] == []
+
+
+# Of the two parsers of the published code, and the keys of its configs for video and language.
+STAGE_1_FLAGS = """
+batch_size epochs save_ckpt_freq model decoder_depth mask_type mask_ratio input_size drop_path normlize_target
+tubelet_size use_learnable_pos_emb clip_teacher clip_input_resolution clip_loss_ratio clip_loss_type clip_decoder_type
+clip_decoder_embed_dim clip_output_dim clip_norm_type clip_return_attn clip_return_layer clip_return_interval
+clip_student_return_interval opt opt_eps opt_betas clip_grad momentum weight_decay weight_decay_end lr warmup_lr
+min_lr warmup_epochs warmup_steps use_checkpoint checkpoint_num num_sample color_jitter train_interpolation flip
+prefix split data_path imagenet_default_mean_and_std use_decord num_segments num_frames sampling_rate output_dir
+log_dir device seed resume auto_resume no_auto_resume start_epoch num_workers pin_mem no_pin_mem world_size local_rank
+dist_on_itp dist_url
+"""
+RECOGNITION_FLAGS = """
+update_freq fc_drop_rate drop attn_drop_rate disable_eval_during_finetuning model_ema model_ema_decay
+model_ema_force_cpu layer_decay aa smoothing crop_pct short_side_size test_num_segment test_num_crop reprob remode
+recount resplit mixup cutmix cutmix_minmax mixup_prob mixup_switch_prob mixup_mode finetune delete_head model_key
+model_prefix init_scale use_mean_pooling use_cls eval_data_path nb_classes data_set save_ckpt no_save_ckpt test_best
+eval dist_eval enable_deepspeed
+"""
+CONFIG_KEYS = """
+train_corpus train_file test_file test_types num_workers stop_key is_paragraph_retrieval has_multi_vision_gt
+multi_txt_gt trimmed30 num_frames num_frames_test batch_size batch_size_test max_txt_l image_res sample_type
+sample_type_test random_aug model_cls name img_size patch_size d_model encoder_embed_dim encoder_depth
+encoder_num_heads drop_path_rate tubelet_size use_checkpoint checkpoint_num clip_decoder_embed_dim clip_output_dim
+clip_return_layer clip_return_interval clip_student_return_interval pretrained clip_teacher clip_img_size
+video_mask_type video_mask_ratio image_mask_type image_mask_ratio video_double_mask_ratio image_double_mask_ratio
+keep_temporal text_encoder fusion_layer embed_dim temp vtc vtm mlm uta vtm_hard_neg mlm_masking_prob uta_norm_type
+uta_loss_type opt different_lr lr opt_betas weight_decay max_grad_norm sched epochs warmup_epochs min_lr_multi
+evaluate zero_shot deep_fusion eval_x_only eval_offload debug multimodal eval_frame_ensemble k_test fp16
+gradient_checkpointing wandb dist_url device mode output_dir resume auto_resume save_latest log_freq seed
+pretrained_path
+"""
+
+
+@pytest.mark.parametrize(
+    ("heading", "flags"),
+    [
+        ("### Flags of stage 1", STAGE_1_FLAGS),
+        ("### Flags of recognition", RECOGNITION_FLAGS),
+        ("### Keys of stage 2 and after", CONFIG_KEYS),
+    ],
+)
+def test_each_published_flag_has_a_row_with_a_key_of_ours_or_a_reason(heading: str, flags: str) -> None:
+    """Whose keys exist."""
+    section = (REPO / "MIGRATING.md").read_text().split(heading)[1].split("\n#")[0]
+    rows = [line.split("|")[1:4] for line in section.splitlines() if line.startswith("| `")]
+    told = [flag for row in rows for flag in CELL.findall(row[0])]
+    assert sorted(told) == sorted(flags.split()), set(told) ^ set(flags.split())
+    for flag, ours, remark in rows:
+        keys = CELL.findall(ours)
+        assert keys or remark.strip(), f"{flag} has neither a key nor a reason"
+        assert [key for key in keys if not any(is_key(key, kind) for kind in KINDS)] == [], flag

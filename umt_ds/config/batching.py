@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
-from umt_ds.config.optimisation import LrCurve
+from umt_ds.config.optimisation import LrCurve, ScheduleConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.errors import ConfigError
 
@@ -27,6 +27,7 @@ class RunPlan:
     min_lr: float
     lr_curve: LrCurve = "cosine_offset"
     warmup_lr: float = 0.0
+    decay_steps: int = 0  # the last ones of a run whose curve is wsd
 
     @property
     def pieces(self) -> int:
@@ -70,7 +71,7 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
     views = batch.global_ * config.data.num_sample
     steps_per_epoch = num_samples // batch.global_
     if schedule.steps is not None:
-        total, warmup = schedule.steps, schedule.warmup_steps or 0
+        total, warmup, decay = schedule.steps, schedule.warmup_steps or 0, schedule.decay_steps or 0
     else:
         assert schedule.epochs is not None  # the schema demands one of the two
         if steps_per_epoch == 0:
@@ -80,11 +81,8 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
             )
         total = int(schedule.epochs * steps_per_epoch)
         warmup = int((schedule.warmup_epochs or 0) * steps_per_epoch)
-    if warmup >= total:
-        raise ConfigError(
-            f"warm-up ({warmup} steps) is not shorter than the run ({total} steps)",
-            hint="shorten schedule.warmup_*",
-        )
+        decay = int((schedule.decay_epochs or 0) * steps_per_epoch)
+    _refuse_no_room(schedule, total, warmup, decay)
     micro, accumulation = split_batch(config, world)
     scale = views / 256 if optim.lr_rule == "per_256" else 1.0
     return RunPlan(
@@ -101,7 +99,27 @@ def plan_run(config: RunConfig, *, world: int, num_samples: int) -> RunPlan:
         min_lr=optim.min_lr * scale,
         lr_curve=schedule.curve,
         warmup_lr=optim.warmup_lr * scale,
+        decay_steps=decay,
     )
+
+
+def _refuse_no_room(schedule: ScheduleConfig, total: int, warmup: int, decay: int) -> None:
+    """Raises ConfigError where warm-up and decay do not fit into the run."""
+    if warmup >= total:
+        raise ConfigError(
+            f"warm-up ({warmup} steps) is not shorter than the run ({total} steps)",
+            hint="shorten schedule.warmup_*",
+        )
+    if warmup + decay > total:
+        raise ConfigError(
+            f"warm-up ({warmup} steps) and decay ({decay} steps) are longer than the run ({total} steps)",
+            hint="shorten schedule.warmup_* or schedule.decay_*",
+        )
+    if schedule.curve == "wsd" and not decay:
+        raise ConfigError(
+            f"schedule.decay_epochs={schedule.decay_epochs:g} is less than a step: the learning rate would not fall",
+            hint="more of them, or schedule.curve=constant",
+        )
 
 
 def _refuse_shrunken_contrast(config: RunConfig, together: int, accumulation: int) -> None:

@@ -45,8 +45,10 @@ class SourceConfig(Section):
         description="draws of an epoch that a sample stands for, such as its number of captions (each draw shows one); "
         "without weights the mixture follows",
     )
-    weight: Positive | None = Field(
-        None, description="share of the draws; default: proportional to size × repeat, one in 2^20 at least"
+    weight: PositiveOrNone | None = Field(
+        None,
+        description="share of the draws; default: proportional to size × repeat, one in 2^20 at least; 0: none until "
+        "data.segments gives it one",
     )
     frames: FramesConfig = FramesConfig()
 
@@ -131,6 +133,11 @@ class DataConfig(Section):
     """Where clips come from and how they are read."""
 
     sources: dict[Text, SourceConfig] = Field(min_length=1)
+    segments: dict[Text, dict[Text, PositiveOrNone]] = Field(
+        {},
+        description="changes of the mixture: by step, counted from 0, the weights that sources have from there on, "
+        'such as {"30000": {webvid: 0, cc3m: 2}}; a source that is not named keeps its own',
+    )
     cache: Annotated[CacheConfig, RUNNING] = CacheConfig()
     augment: AugmentConfig = AugmentConfig()
     num_sample: Count = Field(1, description="augmented views per drawn clip (repeated augmentation)")
@@ -138,6 +145,11 @@ class DataConfig(Section):
     workers: Annotated[int, RUNNING] = Field(4, ge=0, le=1000, description="loader processes per rank")
     max_bad_rate: Annotated[Part, RUNNING] = Field(0.01, description="stop when more draws than this need a substitute")
     skip_draws: tuple[tuple[Draw, Draw], ...] = Field((), description="draw ranges [a, b) to replace, e.g. after a NaN")
+
+    @property
+    def changes(self) -> dict[int, dict[str, float]]:
+        """`segments` by step, ascending."""
+        return {int(step): self.segments[step] for step in sorted(self.segments, key=int)}
 
     @model_validator(mode="after")
     def _ranges(self) -> DataConfig:

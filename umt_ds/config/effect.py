@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from umt_ds.config.deepspeed_json import load_deepspeed_json, precision_of
 from umt_ds.config.run import RunConfig
+from umt_ds.config.segments import segments_without_effect
 from umt_ds.config.tasks.base import Remarks
 
 
@@ -57,6 +58,7 @@ def _of_data(run: RunConfig) -> Remarks:
         yield "data.window", "it is for indexed shards, and all are streamed"
     if len(sources) == 1:
         yield f"data.sources.{next(iter(sources))}.weight", "there is no other source"
+    yield from segments_without_effect(run)
 
 
 def _of_running(run: RunConfig, on_gpu: bool) -> Remarks:
@@ -68,6 +70,8 @@ def _of_running(run: RunConfig, on_gpu: bool) -> Remarks:
     for switch in ("graph", "ahead"):
         if getattr(run.engine, switch) and not on_gpu:
             yield f"engine.{switch}", "only a GPU gains by it, and this run is on CPUs"
+    if run.schedule.curve == "constant":
+        yield "optim.min_lr", "schedule.curve=constant does not fall"
     if run.cadence.max_skipped and precision_of(load_deepspeed_json(run.engine)) == "fp16":
         yield "cadence.max_skipped", "fp16's loss scale passes over gradients that overflow, up to 50 in a row"
     if not run.evaluations_in_training:

@@ -20,7 +20,8 @@ from umt_ds.environment import at_home
 from umt_ds.errors import ConfigError, shown, some
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-TABLES = ("evaluation", "data.sources")  # entries by names of the user's own: null drops an inherited one
+# entries by names of the user's own: null drops an inherited one
+TABLES = ("evaluation", "data.sources", "data.segments")
 _DEEPEST = 30  # parts of a key
 _MOST_TOLD = 200  # characters of an override
 _MOST_OF_PATH = 400  # characters
@@ -194,7 +195,10 @@ def _nest(path: str, value: Any) -> Tree:
 def _lay(tree: Tree, over: Tree, origins: Origins, own: Origins) -> None:
     """Merge one layer. A layer that gives the schedule in steps replaces one in epochs, and the other way round."""
     _undot(over, own)
-    units = {"steps": ("epochs", "warmup_epochs"), "epochs": ("steps", "warmup_steps")}
+    units = {
+        "steps": ("epochs", "warmup_epochs", "decay_epochs"),
+        "epochs": ("steps", "warmup_steps", "decay_steps"),
+    }
     below, above = tree.get("schedule"), over.get("schedule")
     if isinstance(below, dict) and isinstance(above, Mapping):
         for unit, others in units.items():

@@ -80,6 +80,13 @@ class StudentConfig(Section):
         return self
 
 
+class PositionBase(Section):
+    """The clip whose sin-cos table is stretched to other clips: that of pretraining (METHOD.md, "Positions")."""
+
+    frames: Count = 8
+    image_size: Count = 224
+
+
 class TeacherConfig(Section):
     """The frozen CLIP tower that is imitated (METHOD.md, "Teacher")."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, assert_never
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -35,7 +36,9 @@ class OptimConfig(Section):
     lr_rule: Literal["per_256", "absolute"]
     min_lr: PositiveOrNone = 0.0
     warmup_lr: PositiveOrNone = Field(
-        0.0, description="where the warm-up of schedule.curve=cosine_offset begins, scaled as lr is (fine-tuning: 1e-6)"
+        0.0,
+        description="where the warm-up begins (but for schedule.curve=cosine_floor), scaled as lr is (fine-tuning: "
+        "1e-6)",
     )
     betas: tuple[PartBelowOne, PartBelowOne] = (0.9, 0.95)
     eps: float = Field(1e-8, ge=1e-30, le=1)
@@ -62,7 +65,7 @@ class OptimConfig(Section):
         return rate
 
 
-LrCurve = Literal["cosine_offset", "cosine_floor"]
+LrCurve = Literal["cosine_offset", "cosine_floor", "wsd", "constant"]
 
 
 class ScheduleConfig(Section):
@@ -71,19 +74,59 @@ class ScheduleConfig(Section):
     # the default is what runs had before there was a choice: their config.yaml keeps its meaning
     curve: LrCurve = Field(
         "cosine_offset",
-        description="offset: from warmup_lr to lr, and down to min_lr (stage 1, fine-tuning); floor: down to 0, but "
-        "never below min_lr, where it starts too (stage 2). Formulas: umt_ds/engine/schedule.py",
+        description="cosine_offset: from warmup_lr to lr, and down to min_lr (stage 1, fine-tuning); cosine_floor: "
+        "down to 0, but never below min_lr, where it starts too (stage 2); wsd: warm-up, lr, and in the last "
+        "decay_steps (or decay_epochs) straight down to min_lr; constant: warm-up, then lr. A run of the "
+        "last two can be made longer. Formulas: umt_ds/engine/schedule.py",
     )
 
     epochs: Positive | None = Field(None, le=1e6)
     warmup_epochs: PositiveOrNone | None = Field(None, le=1e6)
+    decay_epochs: Positive | None = Field(None, le=1e6, description="wsd only: the last so many fall to min_lr")
     steps: Steps | None = None
     warmup_steps: StepsOrNone | None = None
+    decay_steps: Steps | None = Field(None, description="wsd only: the last so many fall to min_lr")
 
     @model_validator(mode="after")
     def _one_unit(self) -> ScheduleConfig:
-        in_epochs = (self.epochs is not None) and self.steps is None and self.warmup_steps is None
-        in_steps = (self.steps is not None) and self.epochs is None and self.warmup_epochs is None
+        of_steps = self.warmup_steps, self.decay_steps
+        of_epochs = self.warmup_epochs, self.decay_epochs
+        in_epochs = self.epochs is not None and self.steps is None and of_steps == (None, None)
+        in_steps = self.steps is not None and self.epochs is None and of_epochs == (None, None)
         if not (in_epochs or in_steps):
+            if (self.decay_epochs, self.decay_steps) != (None, None):
+                raise ValueError("give epochs, warmup_epochs and decay_epochs, or steps, warmup_steps and decay_steps")
             raise ValueError("give epochs and warmup_epochs, or steps and warmup_steps")
         return self
+
+    @model_validator(mode="after")
+    def _decay_of_wsd(self) -> ScheduleConfig:
+        unit = "epochs" if self.steps is None else "steps"
+        decay = self.decay_epochs if self.steps is None else self.decay_steps
+        if self.curve == "wsd" and decay is None:
+            raise ValueError(f"curve: wsd falls in the last decay_{unit}, which is not given")
+        if self.curve != "wsd" and decay is not None:
+            raise ValueError(f"decay_{unit} is for curve: wsd, and curve is {self.curve}")
+        return self
+
+    def is_same_until(self, other: ScheduleConfig, step: int) -> bool:
+        """Whether it is plain that all steps before `step` have the same learning rates under both, where the sections
+        optim and batch are equal. Of runs in epochs it is not: that depends on the length of an epoch."""
+        if self.steps is None or other.steps is None:
+            return False
+        warm_up_alike = (self.curve == "cosine_floor") == (other.curve == "cosine_floor")
+        if not warm_up_alike or (self.warmup_steps or 0) != (other.warmup_steps or 0):
+            return False
+        return step <= min(self._known_until(self.steps), other._known_until(other.steps))
+
+    def _known_until(self, steps: int) -> float:
+        """The first step whose learning rate depends on the length of the run."""
+        match self.curve:
+            case "constant":
+                return math.inf
+            case "wsd":
+                return steps - (self.decay_steps or 0)
+            case "cosine_offset" | "cosine_floor":
+                return self.warmup_steps or 0
+            case _:
+                assert_never(self.curve)

@@ -12,6 +12,7 @@ from umt_ds.config.evaluation import EvaluationConfig
 from umt_ds.config.optimisation import BatchConfig, OptimConfig, ScheduleConfig
 from umt_ds.config.running import CadenceConfig, EngineConfig, InitConfig, ReportConfig
 from umt_ds.config.section import RUNNING, Section
+from umt_ds.config.segments import refuse_odd_segments
 from umt_ds.config.tasks import TaskConfig
 from umt_ds.config.tasks.base import Remarks
 from umt_ds.config.values import FilePath, Name, Steps
@@ -43,6 +44,7 @@ class RunConfig(Section):
         for key, why in _meaningless(self):
             # no ValueError, which pydantic would blame on the whole run: the key is known here
             raise ConfigError(f"{key}: {why}", hint=f"leave {key} out, or at its default")
+        refuse_odd_segments(self)
         _refuse_foreign_evaluations(self)
         _refuse_average_of_nothing(self)
         _refuse_best_of_nothing(self)
@@ -117,7 +119,7 @@ def _meaningless(run: RunConfig) -> Remarks:
         yield "engine.graph", f"it replays a teacher, and task.kind {task.kind} has none"
     if run.optim.layer_decay is not None and not task.has_layers_to_decay:
         yield "optim.layer_decay", f"task.kind {task.kind} trains all of its layers at one rate"
-    if run.optim.warmup_lr and run.schedule.curve != "cosine_offset":
+    if run.optim.warmup_lr and run.schedule.curve == "cosine_floor":
         yield "optim.warmup_lr", f"schedule.curve={run.schedule.curve} warms up from min_lr"
     if run.optim.warmup_lr and not (run.schedule.warmup_steps or run.schedule.warmup_epochs):
         unit = "epochs" if run.schedule.steps is None else "steps"

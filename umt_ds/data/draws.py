@@ -18,9 +18,9 @@ from umt_ds.data.collate import SampleMeta, Tokenize
 from umt_ds.data.faults import MAX_SUBSTITUTES, Fault, candidates, first_good
 from umt_ds.data.loader_plan import LoaderPlan, SourceSpec
 from umt_ds.data.lru_cache import LruCache
-from umt_ds.data.order.media import MediaSchedule
 from umt_ds.data.order.mixture import MOST
 from umt_ds.data.order.order import Order
+from umt_ds.data.order.segments import MixtureSchedule, segments_of
 from umt_ds.data.pixels.decode import Frames, new_memory
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.records import Member, SampleRef
@@ -84,9 +84,10 @@ class Draws:
         }
         # frames are rendered before the next are read: fresh memory for each clip would cost its pages every time
         self._frame_memory: LruCache[tuple[int, ...], Frames] = LruCache(new_memory, size=4)
-        self.schedule = MediaSchedule(
+        weights = dict(zip((spec.name for spec in specs), _weights(specs, self.sources), strict=True))
+        self.schedule = MixtureSchedule(
+            segments_of(weights, plan.segments),
             [spec.media for spec in specs],
-            _weights(specs, self.sources),
             seed=plan.seed,
             step_draws=plan.global_draws,
             mode=plan.media_mode,
@@ -282,4 +283,6 @@ def _weights(specs: Sequence[SourceSpec], sources: Sequence[ShardSource | TarStr
     draws = [(size or 0) * spec.repeat for spec, size in zip(specs, sizes, strict=True)]
     # a tiny source without a weight is drawn rarely: once in a block, if its samples are fewer than that
     least = sum(draws) / MOST if specs[0].weight is None else 0.0
-    return [float(spec.weight or max(own, least)) for spec, own in zip(specs, draws, strict=True)]
+    return [
+        float(max(own, least) if spec.weight is None else spec.weight) for spec, own in zip(specs, draws, strict=True)
+    ]

@@ -77,6 +77,10 @@ class Loader:
         self._say_what_is_unusual()
         for a, b in plan.skip_draws:
             log.info("draws %d to %d show other samples (data.skip_draws)", a, b - 1)
+        self._mixtures = {segment.step: segment.told(self._names) for segment in self.builder.draws.schedule.segments}
+        if len(self._mixtures) > 1:
+            for step, told in self._mixtures.items():
+                log.info("mixture from step %d on: %s", step, told)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -125,6 +129,8 @@ class Loader:
         memory that they lie in is a worker's: call it before the next one is taken."""
         if self._pipeline is None or self._next != step * self._plan.accumulation:
             self.start(step)
+        if step and step in self._mixtures:
+            log.info("the mixture changes after %d steps (data.segments): %s", step, self._mixtures[step])
         for _ in range(self._plan.accumulation):
             yield partial(self._finished, self._take())
 

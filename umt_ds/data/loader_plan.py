@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from umt_ds.batch import Media
@@ -18,7 +18,8 @@ from umt_ds.errors import ConfigError
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """One folder of shards, or a stream, in the mixture. `weight`: share of the draws; None: its samples × `repeat`."""
+    """One folder of shards, or a stream, in the mixture. `weight`: share of the draws, 0 where a later segment alone
+    draws from it; None: its samples × `repeat`."""
 
     name: str
     shards: Path | Tars
@@ -48,6 +49,8 @@ class LoaderPlan:
     window: int = 16  # shards shuffled together
     media_mode: Mode = "alternate"  # sources of images and of clips: one medium a step, or both in each micro-batch
     pack: int = 16  # packed: draws that hold whole shares of both; divides micro
+    # by step: the weights of sources that change there, by name (`order/segments.py`)
+    segments: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     num_classes: int | None = None  # labels are of 0 … num_classes-1, and each sample has one; None: whatever they say
     skip_draws: tuple[tuple[int, int], ...] = ()  # ranges [a, b) that show a substitute instead of their sample
 

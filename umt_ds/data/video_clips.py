@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from umt_ds.data.clip_request import ClipRequest
+from umt_ds.data.clip_request import ClipRequest, ShownFrames
 from umt_ds.data.pixels.video import LIMITS, Limits, Pixels, Span, Timeline, encode_by_time
-from umt_ds.errors import DecodeError
+from umt_ds.errors import DataError, DecodeError
 
 _SAME_TIME_S = 1e-6  # what adding up floating point numbers is off by
 
@@ -62,7 +63,41 @@ def clip_of_video(
 ) -> VideoClip:
     """The whole video as one clip, or some seconds of it. Raises as `clips_of_video`, and DecodeError for seconds that
     hold fewer frames than the model sees."""
-    found = _clips(file, request, lambda timeline: [span_s or timeline.whole], limits=limits)
+    found = _clips(file, request.frames, request.views_of, lambda timeline: [span_s or timeline.whole], limits=limits)
+    if found.too_short:
+        raise DecodeError(found.too_short[0])
+    return found.clips[0]
+
+
+def whole_clip(file: Path, request: ClipRequest) -> VideoClip:
+    """The whole of a video file that somebody named, as one clip. Raises DataError with its name where it is no video,
+    is damaged or cannot be read."""
+    with naming(file):
+        return clip_of_video(file, request)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """What is wrong with a video file is a DataError with its name."""
+    try:
+        yield
+    except DecodeError as error:
+        raise DataError(f"{file}: {error.what}", hint="name a video file that can be decoded") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def frames_of_video(
+    file: Path | bytes, frames: ShownFrames, *, start_s: float | None, end_s: float | None, limits: Limits = LIMITS
+) -> VideoClip:
+    """The frames that are shown of a video, or of the seconds from `start_s` (None: its start) to `end_s` (None: its
+    end), in the size that they have: views u8 [1,T,H,W,3]. Raises as `clip_of_video`."""
+
+    def spans_of(timeline: Timeline) -> list[Span]:
+        begin, end = timeline.whole
+        return [(begin if start_s is None else start_s, end if end_s is None else end_s)]
+
+    found = _clips(file, frames, lambda shown: shown[None], spans_of, limits=limits)
     if found.too_short:
         raise DecodeError(found.too_short[0])
     return found.clips[0]
@@ -86,12 +121,13 @@ def clips_of_video(
     DecodeError for what is no video, or is damaged, OSError where the file cannot be read.
     """
     spans_of = (lambda timeline: [timeline.whole]) if windows is None else windows.spans
-    return _clips(file, request, spans_of, first=first, at_most=at_most, limits=limits)
+    return _clips(file, request.frames, request.views_of, spans_of, first=first, at_most=at_most, limits=limits)
 
 
 def _clips(
     file: Path | bytes,
-    request: ClipRequest,
+    frames: ShownFrames,
+    views_of: Callable[[Pixels], Pixels],
     spans_of: Callable[[Timeline], list[Span]],
     *,
     first: int = 0,
@@ -111,17 +147,17 @@ def _clips(
         for span in spans[first:] if at_most is None else spans[first : first + at_most]:
             is_whole = span == timeline.whole  # such a video may have no times
             held = timeline.within(None if is_whole else span)
-            if len(held) < request.frames.count and not is_whole:
-                too_short.append(_too_short(span, held, request))
+            if len(held) < frames.count and not is_whole:
+                too_short.append(_too_short(span, held, frames))
                 continue
             some.append(span)
-            chosen.append([held.start + number for number in request.frames.choose(len(held))])
+            chosen.append([held.start + number for number in frames.choose(len(held))])
         wanted[:] = sorted({number for numbers in chosen for number in numbers}) or [0]  # one must be chosen
         return wanted
 
-    def encode(_: int, frames: Iterator[Pixels]) -> list[Tensor]:
-        numbered = zip(wanted, frames, strict=True)
-        views = list(_views(numbered, chosen, request))
+    def encode(_: int, decoded: Iterator[Pixels]) -> list[Tensor]:
+        numbered = zip(wanted, decoded, strict=True)
+        views = list(_views(numbered, chosen, views_of))
         deque(numbered, maxlen=0)
         return views
 
@@ -130,15 +166,15 @@ def _clips(
     return VideoClips(clips, len(spans), tuple(too_short))
 
 
-def _too_short(span: Span, held: range, request: ClipRequest) -> str:
+def _too_short(span: Span, held: range, frames: ShownFrames) -> str:
     return (
         f"its {span[1] - span[0]:g} s from {span[0]:g} s on hold {len(held)} frames, and the model sees "
-        f"{request.frames.count} of a window"
+        f"{frames.count} of a window"
     )
 
 
 def _views(
-    frames: Iterator[tuple[int, Pixels]], chosen: Sequence[Sequence[int]], request: ClipRequest
+    frames: Iterator[tuple[int, Pixels]], chosen: Sequence[Sequence[int]], views_of: Callable[[Pixels], Pixels]
 ) -> Iterator[Tensor]:
     """The views of each clip, made as soon as its last frame has come. frames: each once, after its number."""
     held: dict[int, Pixels] = {}
@@ -147,4 +183,4 @@ def _views(
         while max(numbers) not in held:
             number, frame = next(frames)
             held[number] = frame
-        yield torch.from_numpy(request.views_of(np.stack([held[number] for number in numbers])))
+        yield torch.from_numpy(views_of(np.stack([held[number] for number in numbers])))

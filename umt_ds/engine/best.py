@@ -46,6 +46,11 @@ class Best:
 
 
 def hash_of(protocol: Mapping[str, Any]) -> str:
+    """Of what `decisive` leaves of a protocol: scores of equal hashes compare."""
+    return hashlib.sha256(json.dumps(decisive(protocol), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def decisive(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """What of a protocol decides whether two scores compare: all of it but where sets lie, what was missing, what an
     evaluation found on the way, and what older versions did not say, though they did it."""
     where = ("shards",)
@@ -54,14 +59,11 @@ def hash_of(protocol: Mapping[str, Any]) -> str:
     found = ("num_pairs", "temperature_found")
     unsaid = ("ties",)
     other = (*where, *missing, *found, *unsaid)
-
-    def decisive(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        return {key: decisive(inner) for key, inner in value.items() if key not in other}
-
-    text = json.dumps(decisive(protocol), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {
+        key: decisive(value) if isinstance(value, Mapping) else value
+        for key, value in protocol.items()
+        if key not in other
+    }
 
 
 def best_of(new: Best, old: Best | None) -> Best:

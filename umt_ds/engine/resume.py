@@ -124,7 +124,11 @@ def _compare_config(
     theirs = {**then, **{f"content of {k}": v for k, v in manifest.fingerprints.items()}}
     changed = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
     known = {f"content of {name}": said for name, said in earlier.items()}
-    told = {key: known.get(key, {}).get(str(theirs.get(key))) for key in changed}
+    ahead = _only_ahead(config_then, config, manifest.step)
+    told = {
+        key: "the steps so far are the same" if key.startswith(ahead) else known.get(key, {}).get(str(theirs.get(key)))
+        for key in changed
+    }
     lines = [
         f"{key}: {theirs.get(key)} → {mine.get(key)}" + (f" ({told[key]})" if told[key] else "") for key in changed
     ]
@@ -141,6 +145,13 @@ def _compare_config(
     for key in sorted(now.keys() | before.keys()):
         if now.get(key) != before.get(key) and key not in changed:
             log.info("changed since the checkpoint (running only): %s: %s → %s", key, before.get(key), now.get(key))
+
+
+def _only_ahead(then: RunConfig, now: RunConfig, step: int) -> tuple[str, ...]:
+    """Beginnings of keys whose values, if they differ, say other things of steps to come alone."""
+    before, after = ({at: one for at, one in run.data.changes.items() if at < step} for run in (then, now))
+    mixture = ("data.segments",) if before == after else ()
+    return (*(("schedule.",) if now.schedule.is_same_until(then.schedule, step) else ()), *mixture)
 
 
 def numbers_with_precision(config: RunConfig) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from umt_ds.data.clip_request import ClipRequest
 from umt_ds.data.shards.sample_record import Clean
-from umt_ds.errors import ConfigError, DecodeError, quoted
+from umt_ds.errors import ConfigError, DecodeError, NonFiniteError, quoted
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,14 @@ def cleaned(text: str, clean: Clean, *, what: str) -> str:
 def number_text(kind: str, number: float) -> str:
     """A number of a choice for a reader: probabilities in percent, others as they are."""
     return f"{100 * number:.1f} %" if kind in ("probability", "match") else f"{number:.3f}"
+
+
+def refuse_no_numbers(predictions: Sequence[Prediction], *, of: str) -> None:
+    """Raises NonFiniteError where something that is said is NaN or infinite. of: the video, for the message."""
+    numbers = [number for said in predictions for choice in said.choices for number in choice.numbers.values()]
+    if not all(map(math.isfinite, numbers)):
+        raise NonFiniteError(
+            f"what the model says of {of} is not a number",
+            hint="the weights or the activations have left the range of their precision: ask another checkpoint",
+            again=True,
+        )

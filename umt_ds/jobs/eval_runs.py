@@ -26,9 +26,10 @@ from umt_ds.engine.manifest import (
 from umt_ds.engine.readback import is_file, is_folder
 from umt_ds.environment import at_home
 from umt_ds.errors import CheckpointError, ConfigError, WeightsError
+from umt_ds.weights.model_folder import is_model_folder, read_model_folder
 
 CONFIG = "config.yaml"
-_KINDS_OF_RUN = "a run folder, a checkpoint folder, a YAML file, or a shipped run (`umt config` lists them)"
+_KINDS_OF_RUN = "a run, checkpoint or model folder, a YAML file, or a shipped run (`umt config` lists them)"
 # A folder of weights that no run comes with, as an example in a hint.
 _WITH_WEIGHTS = "umt eval NAME --weights"
 
@@ -51,7 +52,9 @@ class EvalRun:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the rows of its head, as the checkpoint has them; none where nobody wrote them down."""
-        return () if self.checkpoint is None else tuple(read_checkpoint_manifest(self.checkpoint).classes)
+        if self.checkpoint is not None:
+            return tuple(read_checkpoint_manifest(self.checkpoint).classes)
+        return read_model_folder(self.weights).classes if is_model_folder(self.weights) else ()
 
     def is_same(self, other: EvalRun) -> bool:
         """Whether it is the other one, perhaps in another spelling."""
@@ -101,7 +104,7 @@ def _find(
     config = check(tree, origins, keep_unset=True)
     config = _with_evaluations(config, only, name) if judged else config
     _refuse_unset(config, name, judged=judged)
-    if folder is not None and own_weights:
+    if folder is not None and own_weights and not is_model_folder(folder):
         return EvalRun(name, config, _best_in(folder) if best else _checkpoint_in(folder))
     if best:
         raise ConfigError(f"{name} is no run folder, and has no best checkpoint", hint="leave --best away")
@@ -122,6 +125,10 @@ def _folder_called(name: str) -> Path | None:
 
 def _tree_of_folder(folder: Path) -> tuple[Tree, Origins]:
     """Of a run folder, what it was started with last; of a checkpoint, what it was written with."""
+    if is_model_folder(folder):
+        tree = read_model_folder(folder).tree
+        tree["init"] = {"weights": str(folder)}
+        return tree, {"": Origin(str(folder / CONFIG))}
     if is_file(folder / CONFIG):
         return load_tree(str(folder / CONFIG))
     if not is_file(folder / MANIFEST) and not checkpoint_folders(folder):

@@ -146,7 +146,7 @@ def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
         state = read_checkpoint_weights(run.checkpoint, averaged=averaged)
         return str(load_strict(task.module, state, where=str(run.checkpoint)))
     initial = read_initial(run.weights, averaged=averaged or run.config.init.ema)
-    loaded = start_from(task, initial)
+    loaded = start_from(task, initial, run.config.task)
     _require_text(run, initial)
     return loaded
 

@@ -80,17 +80,23 @@ def _texts(listed: object) -> Iterator[str]:
         yield text
 
 
-def class_names(named: str | None, *, known: Sequence[str], are_named: bool) -> tuple[str, ...]:
-    """The names of the rows of a head: those that its checkpoint knows, or, where these are none, of a file or one of
-    the Kinetics lists. Raises ConfigError where both say them, or there are not as many."""
+def class_names(named: str | Sequence[str] | None, *, known: Sequence[str], are_named: bool) -> tuple[str, ...]:
+    """The names of the rows of a head: those that its checkpoint knows, or, where these are none, of a file, one of
+    the Kinetics lists, or as they are given. Raises ConfigError where both say them, or there are not as many."""
     if named is None:
         return tuple(known)
     if are_named:
         raise ConfigError(
             f"the checkpoint names its {len(known)} classes ({some(known, 3)})", hint="leave --classes away"
         )
-    kinetics = next((one for one in KINETICS if one == named), None)
-    names = text_lines(Path(named)) if kinetics is None else classes(kinetics)
+    names = _named(named) if isinstance(named, str) else tuple(named)
     if known and len(names) != len(known):
-        raise ConfigError(f"--classes {named}: {len(names)} names, and the model has {len(known)} classes")
+        said = f" {named}" if isinstance(named, str) else ""
+        raise ConfigError(f"--classes{said}: {len(names)} names, and the model has {len(known)} classes")
     return names
+
+
+def _named(named: str) -> tuple[str, ...]:
+    """The names of a Kinetics list, or in a file."""
+    kinetics = next((one for one in KINETICS if one == named), None)
+    return text_lines(Path(named)) if kinetics is None else classes(kinetics)

@@ -244,7 +244,7 @@ def _load_initial(task: Task, config: RunConfig, resume: Resume) -> str:
     if weights is not None:
         initial = read_initial(weights, averaged=config.init.ema)
         which = "averaged weights" if config.init.ema else "weights"
-        return f"{resume.sentence} with {which} from {weights}: {start_from(task, initial)}"
+        return f"{resume.sentence} with {which} from {weights}: {start_from(task, initial, config.task)}"
     return f"{resume.sentence} from scratch"
 
 
@@ -292,10 +292,11 @@ def _announce(config: RunConfig, job: Job, plan: RunPlan, settings: dict[str, An
         plan.accumulation,
     )
     log.info(
-        "%d steps (%d an epoch), warm-up %d, peak lr %.3g, min lr %.3g (%s)",
+        "%d steps (%d an epoch), warm-up %d%s, peak lr %.3g, min lr %.3g (%s)",
         plan.total_steps,
         plan.steps_per_epoch,
         plan.warmup_steps,
+        f", decay {plan.decay_steps}" if plan.decay_steps else "",
         plan.peak_lr,
         plan.min_lr,
         plan.lr_curve,

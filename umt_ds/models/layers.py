@@ -9,6 +9,7 @@ take [B,V,D], or with `lengths` the tokens of clips of any lengths in one row, [
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -134,11 +135,31 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, lengths: Lengths | None = None) -> Tensor:
         """[B,V,D] to [B,V,D], or [L,D] to [L,D]."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        query, key, value = self.qkv(x, bias).unflatten(-1, (3, self.heads, -1)).unbind(-3)  # [B,V,heads,D/heads] each
+        query, key, value = self._projected(x)
         mixed = attention(query, key, value) if lengths is None else attention_packed(query, key, value, lengths)
         out: Tensor = self.proj(mixed.flatten(-2))
         return out
+
+    def looked_at(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """How much each token is looked at: the softmax weights, the mean over the heads and over the tokens that look.
+        [B,V,D] to f32 [B,V], which sums to 1. rows: i64 [n], of the tokens that look; None: all.
+
+        A head at a time, so that one matrix of weights is in memory.
+        """
+        query, key, _ = self._projected(x)
+        query = query if rows is None else query[:, rows]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        total = torch.zeros(x.shape[:2], dtype=wide, device=x.device)
+        for head in range(self.heads):
+            logits = query[:, :, head].to(wide) @ key[:, :, head].to(wide).transpose(1, 2)  # [B,n,V]
+            total += (logits / math.sqrt(query.shape[-1])).softmax(dim=-1).mean(dim=1)
+        return (total / self.heads).float()
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [B,V,heads,D/heads] each (or [L,heads,D/heads])."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        query, key, value = self.qkv(x, bias).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return query, key, value
 
 
 class Mlp(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,17 @@ class VideoViT(nn.Module):
         for x, (tokens, *tapped) in zip(embedded, zip(*split, strict=True), strict=True):
             outputs.append(VitOutput(tokens.view_as(x), tuple(tap.view_as(x) for tap in tapped)))
         return outputs
+
+    def looked_at(self, pixels: Tensor, *, block: int = -1, rows: Tensor | None = None) -> Tensor:
+        """How much each patch of whole clips is looked at in a block, f32 [B,N]: see `Attention.looked_at`. pixels: as
+        `forward` takes them. block: counted from 0, or from the end with -1."""
+        number = range(len(self.blocks))[block]
+        x = self._embed(pixels, None)
+        for earlier in self.blocks[:number]:
+            x = earlier(x)
+        last: Any = self.blocks[number]
+        looked: Tensor = last.attn.looked_at(last.norm1(x), rows)
+        return looked
 
     def _embed(self, pixels: Tensor, keep: Tensor | None) -> Tensor:
         """The kept tokens at their places: [M·B,V,D]."""

@@ -21,6 +21,7 @@ from umt_ds.engine.memory import StateBytes, state_bytes
 from umt_ds.errors import ConfigError, DataError, UmtError
 from umt_ds.preflight.assumed_loader import FRAME_BYTES, assumed_loader, assumed_pace
 from umt_ds.preflight.evaluation_time import evaluation_lines
+from umt_ds.preflight.schedule_lines import lr_line, mixture_lines
 from umt_ds.preflight.store_reads import StoreReads, store_reads
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.kinds import cost_of
@@ -222,7 +223,8 @@ def _text(plan: JobPlan) -> str:
     sections = {
         "run": _run(plan),
         "FLOPs": _flops(plan),
-        "steps": _steps(plan),
+        "steps": [*_steps(plan), lr_line(plan.run)],
+        "mixture": mixture_lines(plan.config, plan.run),
         "memory": _memory(plan),
         "compute": _compute(plan),
         "loader": _loader(plan),

@@ -86,7 +86,7 @@ def start(config: RunConfig) -> Finding:
 
     with _warnings() as warned:
         initial = read_initial(path, averaged=config.init.ema)
-        told = start_from(_task(config, device="cpu"), initial)
+        told = start_from(_task(config, device="cpu"), initial, config.task)
     return _finding(f"{path}: {told}", f"fingerprint {state_fingerprint(initial.state)}", warned)
 
 

@@ -21,7 +21,7 @@ _NAMES: dict[StateKind, str] = {
 }
 
 
-def compare_checkpoints(a: Path, b: Path) -> str:
+def compare_checkpoints(a: Path, b: Path, *, names: tuple[str, str] = ("A", "B")) -> str:
     """A sentence on the newest step of which both run folders hold a checkpoint: what of it is equal bit for bit.
 
     Raises MachineError where a disk does not say what it holds.
@@ -37,8 +37,8 @@ def compare_checkpoints(a: Path, b: Path) -> str:
         return f"weights, moments and averages are not compared: {error.what}"
     if one.world != other.world:
         return (
-            f"weights, moments and averages of step {step} are not compared: {one.world} rank(s) wrote those of A and "
-            f"{other.world} those of B, which cuts them into other files"
+            f"weights, moments and averages of step {step} are not compared: {one.world} rank(s) wrote those of "
+            f"{names[0]} and {other.world} those of {names[1]}, which cuts them into other files"
         )
     return _verdict(step, one, other)
 

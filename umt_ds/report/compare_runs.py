@@ -60,15 +60,17 @@ class Comparison:
     passed_over: tuple[str, ...] = ()  # which lines of whose file are no records, in words
     checkpoints: str = ""  # what of the state after the newest common step is equal, in words
 
-    def text(self) -> str:
+    def text(self, names: tuple[str, str] = ("A", "B")) -> str:
+        """In a few lines. names: what they call the two runs."""
+        a, b = names
         lines = [f"{self.bit_equal + self.within_rtol} of {self.common_steps} common steps agree: "]
         lines[0] += f"{self.bit_equal} bit for bit, {self.within_rtol} within rtol {self.rtol:g}"
         if self.largest_relative_difference:
             lines[0] += f" (losses and norms differ by at most {self.largest_relative_difference:.2g})"
         if self.only_in_a or self.only_in_b:
-            lines.append(f"steps that only one of them logged: {self.only_in_a} in A, {self.only_in_b} in B")
+            lines.append(f"steps that only one of them logged: {self.only_in_a} in {a}, {self.only_in_b} in {b}")
         if (first := self.first_difference) is not None:
-            lines.append(f"first difference: step {first.step}, {first.field}: {first.a} in A, {first.b} in B")
+            lines.append(f"first difference: step {first.step}, {first.field}: {first.a} in {a}, {first.b} in {b}")
             lines.append(f"it means: {first.meaning}")
         if self.inexact:
             lines.append(f"streamed, so no two runs show the same clips: {', '.join(self.inexact)}")
@@ -131,8 +133,9 @@ def _strict(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
-    """Compare two run folders by their metrics.jsonl. Raises ConfigError where they have no logged step in common."""
+def compare_runs(a: Path, b: Path, *, rtol: float, names: tuple[str, str] = ("A", "B")) -> Comparison:
+    """Compare two run folders by their metrics.jsonl. names: what `checkpoints` calls them. Raises ConfigError where
+    they have no logged step in common."""
     records, passed_over = [], []
     for run in (a, b):
         path, odd = run / METRICS, OddLines()
@@ -153,5 +156,5 @@ def compare_runs(a: Path, b: Path, *, rtol: float) -> Comparison:
         comparison,
         inexact=tuple(sorted(streamed)),
         passed_over=tuple(dict.fromkeys(passed_over)),
-        checkpoints=compare_checkpoints(a, b),
+        checkpoints=compare_checkpoints(a, b, names=names),
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_TITLES = {
+TITLES = {
     "loss": "loss",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
@@ -41,10 +41,11 @@ _BARS = ("#1f5fa8", "#9bbcdd", "#e39c37", "#bbbbbb", "#6aa84f", "#8e63a9")
 # ---------------------------------------------------------------- curves
 
 
-def draw_training(history: History, *, title: str) -> bytes:
-    """Loss and its parts (of images and clips together), learning rate and gradient norm over the steps, as PNG."""
+def draw_training(history: History, *, title: str, changes: Sequence[int] = ()) -> bytes:
+    """Loss and its parts (of images and clips together), learning rate and gradient norm over the steps, as PNG.
+    changes: after so many steps the mixture is another."""
     panels = [names for _, names in groupby_loss(history.loss_names)]
-    return _draw_curves(history, [*panels, ["lr"], ["grad_norm"]], title=title)
+    return _draw_curves(history, [*panels, ["lr"], ["grad_norm"]], title=title, changes=changes)
 
 
 def groupby_loss(names: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -61,28 +62,31 @@ def draw_speed(history: History, *, title: str) -> bytes:
     return _draw_curves(history, [["clips_per_s"], ["data_stall_percent"], ["peak_memory_gib"]], title=title)
 
 
-def draw_scores(curves: Sequence[ScoreCurve], *, title: str) -> bytes:
-    """A panel for each metric over the steps, as PNG; what is partial has a hollow mark."""
+def draw_scores(curves: Sequence[ScoreCurve], *, title: str, changes: Sequence[int] = ()) -> bytes:
+    """A panel for each metric over the steps, as PNG; what is partial has a hollow mark. changes: of the mixture."""
     figure = figure_of(width=9.0, height=0.8 + 1.75 * len(curves), title=title)
     panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for panel, curve in zip(panels, curves, strict=True):
-        points = [point for point in curve.points if abs(point.value) < _MOST]
+        points = [point for point in curve.points if is_drawable(point.value)]
         partial = [point for point in points if point.left_out]
         panel.plot([p.step for p in points], [p.value for p in points], color=_LINE, linewidth=1.6, marker="o", ms=4)
         if partial:
             steps, values = [p.step for p in partial], [p.value for p in partial]
             panel.plot(steps, values, "o", ms=7, mfc="white", mec=WRONG, label="partial: items are left out")
+        _mark_changes(panel, changes)
+        if partial or (changes and panel is panels[0]):
             panel.legend(loc="lower right", frameon=False, fontsize=8)
         panel.set_ylabel(curve.name)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
-        _tidy(panel)
+        tidy(panel)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
     return png_of(figure)
 
 
-def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str) -> bytes:
-    """One panel for each row of names above one another, over the same steps; each resumption a dashed line."""
+def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str, changes: Sequence[int] = ()) -> bytes:
+    """One panel for each row of names above one another, over the same steps; each resumption a dashed line, each
+    change of the mixture a dotted one."""
     figure = figure_of(width=9.0, height=0.8 + 1.75 * len(rows), title=title)
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for panel, names in zip(panels, rows, strict=True):
@@ -90,7 +94,7 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str)
         for each in names:
             _draw_line(panel, history, each)
         medium, _, part = name.partition("_")
-        panel.set_ylabel(part if medium in _MEDIA else _TITLES.get(name, name))
+        panel.set_ylabel(part if medium in _MEDIA else TITLES.get(name, name))
         if len(names) > 1 or medium in _MEDIA:
             panel.legend(loc="upper right", frameon=False, fontsize=8)
         panel.ticklabel_format(axis="y", scilimits=(-3, 5))
@@ -99,26 +103,35 @@ def _draw_curves(history: History, rows: Sequence[Sequence[str]], *, title: str)
         for number, step in enumerate(history.resumed_at):
             label = "resumed (first step logged after it)" if number == 0 else None
             panel.axvline(step, color=WRONG, linestyle="--", linewidth=1.2, label=label)
-        _tidy(panel)
-    if history.resumed_at:
-        panels[0].legend(loc="upper right", frameon=False)
+        _mark_changes(panel, changes)
+        tidy(panel)
+    if history.resumed_at or changes:  # above the panel, where no curve is
+        panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=9)
     panels[-1].set_xlabel("optimiser step")
     figure.align_ylabels()
     return png_of(figure)
 
 
+def _mark_changes(panel: Axes, changes: Sequence[int]) -> None:
+    """A dotted line where the mixture changes; the first has a label."""
+    for number, step in enumerate(changes):
+        label = "the mixture changes (data.segments)" if number == 0 else None
+        panel.axvline(step, color=RIGHT, linestyle=":", linewidth=1.6, label=label)
+
+
 def _draw_line(panel: Axes, history: History, name: str) -> None:
     """What was logged under a name, where it was: a step that shows clips says nothing of images."""
     steps, values = history.steps(), history.values(name)
-    told = [(step, value) for step, value in zip(steps, values, strict=True) if abs(value) < _MOST]
+    told = [(step, value) for step, value in zip(steps, values, strict=True) if is_drawable(value)]
     medium = name.partition("_")[0]
+    label = medium if medium in _MEDIA else None
     marker = "o" if len(told) == 1 else ""  # a line through one point shows nothing
-    panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=medium)
+    panel.plot(*zip(*told, strict=True), color=_MEDIA.get(medium, _LINE), linewidth=1.6, marker=marker, label=label)
 
 
 def _above(values: Sequence[float]) -> float:
     """The top of an axis from 0 that has room for all values that are drawn."""
-    return max(1.08 * max((value for value in values if abs(value) < _MOST), default=0.0), 0.0) or 1.0
+    return max(1.08 * max((value for value in values if is_drawable(value)), default=0.0), 0.0) or 1.0
 
 
 # ---------------------------------------------------------------- masks
@@ -186,7 +199,7 @@ def draw_accuracy(accuracy: Mapping[str, Mapping[str, float]], *, title: str) ->
     panel.set_xticks(range(len(fields)), fields)
     panel.set_ylabel("kNN accuracy, %")
     panel.set_ylim(0, 108)
-    _tidy(panel)
+    tidy(panel)
     panel.grid(visible=False, axis="x")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return png_of(figure)
@@ -296,7 +309,13 @@ def figure_of(*, width: float, height: float, title: str) -> Figure:
     return figure
 
 
-def _tidy(panel: Axes) -> None:
+def is_drawable(value: float) -> bool:
+    """Neither NaN nor infinite, nor so large that the margins of an axis would be."""
+    return abs(value) < _MOST
+
+
+def tidy(panel: Axes) -> None:
+    """A grid behind the curves, and no frame above and right of them."""
     panel.grid(visible=True, color=_GRID, linewidth=0.7)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

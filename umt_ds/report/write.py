@@ -13,7 +13,7 @@ from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.engine.best import read_best
-from umt_ds.errors import CheckpointError, MachineError, shown
+from umt_ds.errors import CheckpointError, shown
 from umt_ds.evaluation.evaluator import Scores
 from umt_ds.evaluation.exhibits import (
     AnsweredClips,
@@ -30,8 +30,9 @@ from umt_ds.evaluation.published import gaps
 from umt_ds.report.answers import answer_rows, answers_as_json, draw_answered, retrieval_rows
 from umt_ds.report.classes import MOST_DRAWN, accuracy_rows, class_rows, confused_pairs, confusion_as_json
 from umt_ds.report.facts import checkpoint_rows, key_numbers, origin_rows, recipe_difference
+from umt_ds.report.folder import ReportFolder
 from umt_ds.report.history import History, ScorePoint, read_history
-from umt_ds.report.page import Section, note, page, picture, sentence, table
+from umt_ds.report.page import Section, note, page, sentence, table
 from umt_ds.report.pictures import (
     draw_accuracy,
     draw_answers,
@@ -45,8 +46,8 @@ from umt_ds.report.pictures import (
 )
 from umt_ds.tasks.kinds import exhibits_of
 from umt_ds.tasks.room import ExhibitOptions, Say
+from umt_ds.tasks.sources import SegmentDraws, drawn_by_segment
 from umt_ds.terminal import columns
-from umt_ds.whole_file import write_whole
 
 
 def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> str:
@@ -62,11 +63,12 @@ def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> 
     for named in (options.train, options.val):
         if named is not None:
             load_manifest(named)
-    output = _Output(out)
+    output = ReportFolder(out)
     say(f"drawing the curves of {run}")
-    sections = [_facts(config, history), _training(config, history, output)]
+    parts = drawn_by_segment(config, steps=history.last["step"])
+    sections = [_facts(config, history), _training(config, history, parts, output)]
     if history.scores:
-        sections.append(_scores(run, config, history, output))
+        sections.append(_scores(run, config, history, parts, output))
     text = str(out / "index.html")
     for exhibit in exhibits_of(run, config, options, say):
         sections.append(_section(exhibit, config.name, output))
@@ -74,26 +76,6 @@ def write_report(run: Path, out: Path, options: ExhibitOptions, *, say: Say) -> 
     sections += [_speed(config, history, output), _origins(run)]
     output.write("index.html", page(f"Run {config.name}", sections).encode())
     return text
-
-
-class _Output:
-    """The folder of a report. Files appear whole. Raises MachineError where they cannot be written."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def write(self, name: str, content: bytes) -> None:
-        path = self._folder / name
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
-        except OSError as error:
-            raise MachineError(f"cannot write {path}: {error}", hint="choose another folder with -o") from error
-
-    def picture(self, name: str, png: bytes, *, about: str) -> str:
-        """Write the PNG; the same picture as HTML."""
-        self.write(name, png)
-        return picture(png, about=about)
 
 
 # ---------------------------------------------------------------- the sections
@@ -112,8 +94,8 @@ def _facts(config: RunConfig, history: History) -> Section:
     return Section("The run", tuple(parts))
 
 
-def _training(config: RunConfig, history: History, output: _Output) -> Section:
-    png = draw_training(history, title=f"{config.name}: training")
+def _training(config: RunConfig, history: History, parts: list[SegmentDraws], output: ReportFolder) -> Section:
+    png = draw_training(history, title=f"{config.name}: training", changes=[part.first for part in parts[1:]])
     resumed = ", ".join(str(step) for step in history.resumed_at)
     return Section(
         "Training",
@@ -122,13 +104,29 @@ def _training(config: RunConfig, history: History, output: _Output) -> Section:
             sentence(f"Resumed; first steps logged after it: {resumed}." if resumed else "Ran without interruption."),
             sentence(str(history.rerun)),
             *([sentence(history.passed_over)] if history.passed_over else []),
+            *_mixture(parts),
         ),
     )
 
 
-def _scores(run: Path, config: RunConfig, history: History, output: _Output) -> Section:
+def _mixture(parts: list[SegmentDraws]) -> Iterator[str]:
+    """The clips of each source that were drawn before and after each change of the mixture."""
+    if parts:
+        yield sentence("The mixture was declared to change (data.segments). Clips drawn of each source so far:")
+        rows = [
+            (
+                f"{part.first} to {part.end - 1}",
+                *(f"{count} ({100 * count / part.total:.3g} %)" for count in part.drawn.values()),
+            )
+            for part in parts
+        ]
+        yield table(rows, head=("steps", *map(shown, parts[0].drawn)))
+
+
+def _scores(run: Path, config: RunConfig, history: History, parts: list[SegmentDraws], output: ReportFolder) -> Section:
     """What evaluations between the steps found: the last and the best of each metric, and all of them as curves."""
-    png = draw_scores(history.scores, title=f"{config.name}: scores on held-out data")
+    changes = [part.first for part in parts[1:]]
+    png = draw_scores(history.scores, title=f"{config.name}: scores on held-out data", changes=changes)
     rows = [[curve.name, *_score_cells(curve.last), *_score_cells(curve.best)] for curve in history.scores]
     try:
         best = read_best(run)
@@ -179,7 +177,7 @@ def _score_cells(point: ScorePoint) -> list[str]:
     return [f"{point.value:.4g}", str(point.step), f"{point.items}{partial}"]
 
 
-def _speed(config: RunConfig, history: History, output: _Output) -> Section:
+def _speed(config: RunConfig, history: History, output: ReportFolder) -> Section:
     png = draw_speed(history, title=f"{config.name}: speed")
     return Section("Speed", (output.picture("speed.png", png, about="throughput and data stall over the steps"),))
 
@@ -194,7 +192,7 @@ def _origins(run: Path) -> Section:
 # ---------------------------------------------------------------- exhibits
 
 
-def _section(exhibit: Exhibit, name: str, output: _Output) -> Section:
+def _section(exhibit: Exhibit, name: str, output: ReportFolder) -> Section:
     """An exhibit of the run `name`, drawn."""
     match exhibit:
         case Remark(title, text):
@@ -232,7 +230,7 @@ def _in_words(exhibit: Exhibit) -> str:
             return ""
 
 
-def _masks(masked: MaskedClips, name: str, output: _Output) -> Section:
+def _masks(masked: MaskedClips, name: str, output: ReportFolder) -> Section:
     (rows, cols), frames = masked.clips[0].grid, len(masked.clips[0].pixels)
     png = draw_masks(masked.clips, title=f"{name}: held-out clips under the {masked.mask_kind} mask")
     about = (
@@ -250,7 +248,7 @@ def _masks(masked: MaskedClips, name: str, output: _Output) -> Section:
     )
 
 
-def _probe(probe: KnnProbe, name: str, output: _Output) -> Section:
+def _probe(probe: KnnProbe, name: str, output: ReportFolder) -> Section:
     result = probe.result
     output.write("probe.json", (json.dumps({**probe.where, **asdict(result)}, indent=1) + "\n").encode())
     png = draw_accuracy(result.accuracy, title=f"{name}: kNN accuracy on held-out clips")
@@ -278,7 +276,7 @@ def _probe_rows(result: ProbeResult) -> list[list[str]]:
     return [["kNN accuracy, %", *result.labels], *rows]
 
 
-def _retrieved(result: Retrieved, name: str, output: _Output) -> Section:
+def _retrieved(result: Retrieved, name: str, output: ReportFolder) -> Section:
     again = (
         {}
         if result.again is None
@@ -315,7 +313,7 @@ def _and_again(again: Scores | None) -> str:
     return ", and ".join(["", *(f"{told.get(one, one)} ({one.replace('_', ' ')})" for one in again.scorers)])
 
 
-def _answered(result: AnsweredClips, name: str, output: _Output) -> Section:
+def _answered(result: AnsweredClips, name: str, output: ReportFolder) -> Section:
     slug = re.sub(r"\W+", "_", result.title.lower()).strip("_")
     output.write(f"{slug}.json", (json.dumps(answers_as_json(result), indent=1) + "\n").encode())
     head, *rows = answer_rows(result.scores)
@@ -340,7 +338,7 @@ def _answered(result: AnsweredClips, name: str, output: _Output) -> Section:
     )
 
 
-def _named(result: NamedClips, name: str, output: _Output) -> Section:
+def _named(result: NamedClips, name: str, output: ReportFolder) -> Section:
     output.write("confusion.json", (json.dumps(confusion_as_json(result), indent=1) + "\n").encode())
     head, *rows = accuracy_rows(result.scores)
     clips = draw_named_clips(
@@ -368,7 +366,7 @@ def _named(result: NamedClips, name: str, output: _Output) -> Section:
     )
 
 
-def _confusion(result: NamedClips, name: str, output: _Output) -> Iterator[str]:
+def _confusion(result: NamedClips, name: str, output: ReportFolder) -> Iterator[str]:
     """A matrix; of many classes the pairs that are confused most."""
     if len(result.names) <= MOST_DRAWN:
         png = draw_confusion(result.confusion, result.names, title=f"{name}: what held-out clips are taken for")

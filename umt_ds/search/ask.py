@@ -62,7 +62,7 @@ def run_search(search: Search) -> Found:
     facts = read_facts(path)
     with _timed(seconds, "model"):
         model = _model_of(search, facts, path)
-    if search.rerank and not model.can_match:
+    if search.rerank and not model.text.can_match:
         raise ConfigError(
             f"the run of {path} does not learn which texts match (its weight of VTM is 0), so its fusion encoder "
             "cannot re-rank",
@@ -106,7 +106,7 @@ def _queries(search: Search, model: SearchModel) -> tuple[list[str], Tensor]:
     """Their names, and f32 [Q,C]."""
     if search.video is not None:
         return [str(search.video)], model.embed_video(search.video)[None]
-    return list(search.texts), model.embed_texts([model.clean(text) for text in search.texts])
+    return list(search.texts), model.text.texts([model.text.clean(text) for text in search.texts])
 
 
 def _hit(rank: int, similarity: float, row: dict[str, Any]) -> Hit:
@@ -114,7 +114,7 @@ def _hit(rank: int, similarity: float, row: dict[str, Any]) -> Hit:
 
 
 def _reranked(answer: Answer, model: SearchModel, search: Search) -> Answer:
-    first = reranked(answer.hits[: search.rerank], model.clean(answer.query), model)
+    first = reranked(answer.hits[: search.rerank], model.text.clean(answer.query), model)
     return Answer(answer.query, (*first, *answer.hits[search.rerank :]))
 
 

@@ -262,7 +262,7 @@ def _embedded(unit: Unit, made: Made, model: SearchModel) -> _Embedded:
     nothing = torch.empty(0, model.width)
     captions = [caption for row in made.rows for caption in row.captions]
     vectors = model.embed_clips(made.pixels) if made.rows else nothing
-    texts = model.embed_texts(captions) if captions else nothing
+    texts = model.text.texts(captions) if captions else nothing
     return _without_nan(_Embedded(unit, replace(made, pixels=torch.empty(0)), vectors, texts))
 
 

@@ -8,33 +8,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from umt_ds.batch import Tokens
 from umt_ds.config.check import check
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
 from umt_ds.config.explain import Origin
 from umt_ds.config.run import RunConfig
-from umt_ds.data.clip_request import ClipRequest, middle_frames
-from umt_ds.data.video_clips import clip_of_video
-from umt_ds.errors import ConfigError, DataError, DecodeError, WeightsError, quoted
+from umt_ds.data.clip_request import ClipRequest
+from umt_ds.data.video_clips import whole_clip
+from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.evaluation.embedding import Embedder, TextEmbedder
 from umt_ds.jobs.evaluate import as_trained
-from umt_ds.models.video_text import mean_over_frames
 from umt_ds.search.index_files import Facts
 from umt_ds.tasks.initial import state_fingerprint
-from umt_ds.tasks.video_text.retrieval import full_view
+from umt_ds.tasks.video_text.embedding import embedder_of
 from umt_ds.tasks.video_text.retriever import Retriever, build_retriever
-from umt_ds.tasks.video_text.settings import objective_of
-
-_TEXTS = 64  # that are encoded together
 
 
 @dataclass(frozen=True)
 class SearchModel:
-    """A model of video and text in evaluation mode. fingerprint: of its weights."""
+    """A model of video and text in evaluation mode. embedder: its vectors. fingerprint: of its weights."""
 
     retriever: Retriever
+    embedder: Embedder
+    text: TextEmbedder
     fingerprint: str
     precision: Precision
-    can_match: bool  # whether the run has learned which texts match which clips
 
     @property
     def width(self) -> int:
@@ -43,49 +40,16 @@ class SearchModel:
 
     @property
     def request(self) -> ClipRequest:
-        """What it sees of a clip: all of each frame, the middle of each of so many parts of the clip."""
-        retriever = self.retriever
-        return full_view(
-            retriever.tokenizer,
-            frames=middle_frames(retriever.frames),
-            side=retriever.side,
-            antialias=retriever.antialias,
-            caption="caption",
-        )
+        """What it sees of a clip."""
+        return self.embedder.request
 
     def embed_clips(self, pixels: Tensor) -> Tensor:
         """u8 [B,T,H,W,3] to the mean of the unit vectors of a clip's frames, f32 [B,C] on the CPU."""
-        return mean_over_frames(self.retriever.embed_videos(pixels)).float().cpu()
-
-    def embed_texts(self, texts: list[str]) -> Tensor:
-        """Clean texts to unit vectors, f32 [R,C] on the CPU."""
-        tokens = [self.retriever.tokenizer(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
-        return torch.cat([self._embedded(some) for some in tokens])
-
-    def _embedded(self, tokens: Tokens) -> Tensor:
-        return self.retriever.embed_texts(tokens).float().cpu()
-
-    def clean(self, text: str) -> str:
-        """A text as it is tokenised. Raises ConfigError where nothing is left of it."""
-        try:
-            cleaned = self.retriever.tokenizer.clean(text)
-        except DecodeError as error:
-            raise ConfigError(f"the text {quoted(text)}: {error.what}") from error
-        if not cleaned:
-            raise ConfigError(
-                f"nothing is left of the text {quoted(text)} without its punctuation", hint="search for words"
-            )
-        return cleaned
+        return self.embedder.clips(pixels)
 
     def embed_video(self, file: Path) -> Tensor:
         """A whole video file to its vector, f32 [C]. Raises DataError where it is none."""
-        try:
-            clip = clip_of_video(file, self.request)
-        except DecodeError as error:
-            raise DataError(f"{file}: {error.what}", hint="name a video file that can be decoded") from error
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
-        return self.embed_clips(clip.views)[0]
+        return self.embed_clips(whole_clip(file, self.request).views)[0]
 
 
 def open_model(config: RunConfig, weights: Path, *, averaged: bool, device: torch.device) -> SearchModel:
@@ -95,7 +59,9 @@ def open_model(config: RunConfig, weights: Path, *, averaged: bool, device: torc
     retriever = build_retriever(config, weights, device=torch.device("cpu"), averaged=averaged)
     fingerprint = state_fingerprint(retriever.model.state_dict())
     as_trained(retriever.model, precision).to(device)
-    return SearchModel(retriever, fingerprint, precision, can_match=objective_of(config).loss_weights.vtm > 0)
+    embedder = embedder_of(retriever, config)
+    assert embedder.text is not None, "it compares videos with texts"
+    return SearchModel(retriever, embedder, embedder.text, fingerprint, precision)
 
 
 def open_model_of(facts: Facts, weights: Path | None, *, index: Path, device: torch.device) -> SearchModel:

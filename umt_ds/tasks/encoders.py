@@ -1,4 +1,4 @@
-"""The size of the encoder that a run asks for, and of one in a file."""
+"""The encoder that a run asks for, and the size of one in a file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from typing import get_args
 
 from torch import Tensor
 
-from umt_ds.config.models import StudentConfig
+from umt_ds.config.models import PositionBase, StudentConfig
+from umt_ds.config.tasks.base import ClipShape, TaskSettings
 from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.models.positions import BaseClip
 from umt_ds.models.presets import StudentPreset, VitSize, vit_size
+from umt_ds.models.vit import VideoViT
+
+_PATCHES = "patch_embed.proj.weight"
 
 
 def size_of(student: StudentConfig) -> VitSize:
@@ -31,12 +36,39 @@ def _size(student: StudentConfig) -> VitSize:
     return vit_size(student.preset)
 
 
+def build_encoder(student: StudentConfig, positions: PositionBase | None) -> VideoViT:
+    """The video transformer with weights drawn from torch's generator. positions: the clip whose table is stretched;
+    None: the table of as many tokens as there are. Raises ConfigError for frames that cannot be cut into patches."""
+    size = size_of(student)
+    if positions is None:
+        return VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks)
+    return VideoViT(
+        size,
+        drop_path=student.drop_path,
+        checkpoint_blocks=student.checkpoint_blocks,
+        positions="interpolated",
+        base=base_clip(positions, size),
+    )
+
+
+def base_clip(positions: PositionBase, size: VitSize) -> BaseClip:
+    """The clip whose table of positions is stretched. Raises ConfigError for frames that cannot be cut into patches."""
+    side = positions.image_size
+    if side % size.patch:
+        raise ConfigError(
+            f"task.positions.image_size: frames of {side} px cannot be cut into patches of {size.patch}",
+            hint="the clip that the weights were pretrained on: published ones 224",
+        )
+    return BaseClip(positions.frames, side)
+
+
 def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> None:
-    """Raises WeightsError for an encoder of another width or depth than that of the run, with the preset that it is.
+    """Raises WeightsError for an encoder of another width, depth or patch than that of the run, with its preset.
 
     encoder: in the keys of `VideoViT`. setting: the section of the run that says the size.
     """
-    width = (*encoder["patch_embed.proj.weight"].shape, 0)[0] if "patch_embed.proj.weight" in encoder else 0
+    kernel = tuple(encoder[_PATCHES].shape) if _PATCHES in encoder else ()
+    width = (*kernel, 0)[0]
     depth = len({name.split(".")[1] for name in encoder if name.startswith("blocks.")})
     if (width, depth) != (own.width, own.depth):
         sizes = {name: vit_size(name) for name in get_args(StudentPreset)}
@@ -45,3 +77,34 @@ def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> 
             f"its encoder has {depth} blocks of width {width}, that of the run {own.depth} of width {own.width}",
             hint=f"{setting}.preset={fits}, or other weights" if fits else "weights of the size that the run has",
         )
+    if len(kernel) == 5 and kernel[2:] != (1, own.patch, own.patch):
+        frames, *sides = kernel[2:]
+        raise WeightsError(
+            f"its encoder has patches of {' x '.join(map(str, sides))} px in {frames} frame(s), that of the run of "
+            f"{own.patch} x {own.patch} px in one",
+            hint=f"{setting}.sizes with its patch, or weights of the size that the run has",
+        )
+
+
+def told_positions(trained_on: ClipShape | None, settings: TaskSettings) -> str:
+    """What becomes of positions where an encoder goes on with others than it was trained with; nothing where they are
+    the same, or nobody wrote it down. trained_on: the clip whose table that was.
+
+    Source: METHOD.md, "Positions".
+    """
+    base, own = settings.positions_of, settings.clip_shape
+    if trained_on is None or trained_on == base:
+        return ""
+    theirs, ours, of_base = (f"{clip.frames} frame(s) of {clip.side} px" for clip in (trained_on, own, base))
+    if base != own:
+        return (
+            f"positions are stretched from those of {of_base}; it was trained with those of {theirs}: "
+            f"task.positions.frames={trained_on.frames} task.positions.image_size={trained_on.side} are theirs"
+        )
+    if trained_on.side != own.side:
+        places = "a number stands for another place of the picture than it did"
+    elif own.frames > trained_on.frames:
+        places = f"those of the first {trained_on.frames} frames are the same, those after them new to it"
+    else:
+        places = "they are those of its first frames"
+    return f"positions are computed anew for {ours}; it was trained with those of {theirs}: {places}"

@@ -6,27 +6,29 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from umt_ds.config.check import check
 from umt_ds.config.explain import Origin
-from umt_ds.config.tasks.base import ClipShape
+from umt_ds.config.tasks.base import ClipShape, TaskSettings
 from umt_ds.engine.checkpoint_files import read_checkpoint_weights
 from umt_ds.engine.manifest import (
     CHECKPOINTS,
     MANIFEST,
-    CheckpointManifest,
     checkpoint_folders,
     read_checkpoint_manifest,
     resolve_checkpoint,
 )
 from umt_ds.engine.protocol import InitialWeights, Task
 from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.tasks.encoders import told_positions
 from umt_ds.weights.deepspeed_folder import deepspeed_folder
 from umt_ds.weights.file import WeightFile
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_weight_source
+from umt_ds.weights.model_folder import is_model_folder, read_model_folder
 from umt_ds.weights.numbers import require_weights
 
 
@@ -68,17 +70,24 @@ def _is_run(path: Path) -> bool:
 def read_initial(path: Path, *, averaged: bool = False) -> InitialWeights:
     """Weights to begin with, and what their run said of them. Raises as `read_weights`."""
     state = read_weights(path, averaged=averaged)
+    if is_model_folder(path):
+        model = read_model_folder(path)
+        return InitialWeights(state, str(path), model.classes, _positions_in(model.tree), model.fingerprints)
     if not _is_run(path):
         return InitialWeights(state, str(path))
     manifest = read_checkpoint_manifest(resolve_checkpoint(path))
-    return InitialWeights(state, str(path), tuple(manifest.classes), _pretrained_on(manifest), manifest.fingerprints)
+    pretrained_on = _positions_in(manifest.config)
+    return InitialWeights(state, str(path), tuple(manifest.classes), pretrained_on, manifest.fingerprints)
 
 
-def start_from(task: Task, weights: InitialWeights) -> str:
-    """The weights into the module of a task; what was loaded. Raises WeightsError for what does not fit it, and as
-    `refuse_other_words`."""
+def start_from(task: Task, weights: InitialWeights, settings: TaskSettings) -> str:
+    """The weights into the module of a task of these settings; what was loaded, and what becomes of the positions of
+    clips of another shape. Raises WeightsError for what does not fit it, and as `refuse_other_words`."""
     refuse_other_words(weights.fingerprints, task.fingerprints, where=weights.where)
-    return task.load_weights(weights)
+    told = task.load_weights(weights)
+    if settings.tells_positions:
+        return told
+    return "; ".join(filter(None, [told, told_positions(weights.pretrained_on, settings)]))
 
 
 def refuse_other_words(found: Mapping[str, str], own: Mapping[str, str], *, where: str) -> None:
@@ -95,11 +104,11 @@ def refuse_other_words(found: Mapping[str, str], own: Mapping[str, str], *, wher
         )
 
 
-def _pretrained_on(manifest: CheckpointManifest) -> ClipShape | None:
+def _positions_in(settings: dict[str, Any]) -> ClipShape | None:
     """The clip whose positions the encoder of a run learned with; None of a run whose settings another version wrote,
     so that they cannot be read here."""
     try:
-        return check(manifest.config, {"": Origin("its manifest")}, keep_unset=True).task.positions_of
+        return check(settings, {"": Origin("its settings")}, keep_unset=True).task.positions_of
     except ConfigError:
         return None
 

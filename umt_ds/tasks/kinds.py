@@ -13,6 +13,7 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.data.collate import Tokenize, TokenizeAnswers
 from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.embedding import Embedder
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
@@ -89,6 +90,11 @@ def evaluators_of(run: RunConfig, classes: Sequence[str] = ()) -> Sequence[Evalu
 def tokens_of(run: RunConfig, module: nn.Module) -> Encode:
     """What the frozen encoder of the run makes of clips: see `TaskRoom.tokens`. Raises ConfigError."""
     return room_of(run).tokens(run, module)
+
+
+def embedder_of(run: RunConfig, module: nn.Module) -> Embedder:
+    """How the trained module of the run makes vectors: see `TaskRoom.embedder`. Raises ConfigError."""
+    return room_of(run).embedder(run, module)
 
 
 def exhibits_of(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

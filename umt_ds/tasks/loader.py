@@ -68,6 +68,7 @@ def plan_loader(config: RunConfig, plan: RunPlan, world: World) -> LoaderPlan:
         on_device=data.augment.on_device,
         media_mode=config.batch.media,
         pack=config.batch.pack,
+        segments=data.changes,
         window=data.window,
         skip_draws=data.skip_draws,
         micro=plan.micro,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from umt_ds.classes import are_names
 from umt_ds.config.probes import ProbeSettings
@@ -15,8 +17,11 @@ from umt_ds.data.clip_request import ClipRequest, middle_frames
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.storage import is_local
 from umt_ds.errors import ConfigError, DataError
+from umt_ds.evaluation.embedding import Embedder
+from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.frozen_features import label_fields, labels_found
 from umt_ds.evaluation.probes.labels import SetLabels, match_labels
+from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.sources import build_cache
 
 log = logging.getLogger("umt_ds")
@@ -58,16 +63,33 @@ def match_probed(fields: Sequence[str], *, train: EvaluationSet, val: Evaluation
     return ways
 
 
+def probed_request(run: RunConfig) -> ClipRequest:
+    """A clip as a frozen encoder is shown it: as many frames as it learned with, the middle ones, and their centre."""
+    frames, side = run.task.clip_shape
+    return ClipRequest(middle_frames(frames), side, antialias=run.data.augment.antialias)
+
+
+def feature_embedder(
+    run: RunConfig,
+    encoder: VideoViT,
+    encode: Encode,
+    *,
+    features: str = "mean of all tokens of the clip, after the last norm",
+) -> Embedder:
+    """How a run whose vectors have no space in common with texts makes them. encode: u8 [B,T,side,side,3] to [B,D]."""
+
+    def clips(pixels: Tensor) -> Tensor:
+        return encode(pixels).float().cpu()
+
+    return Embedder(probed_request(run), clips, features, encoder)
+
+
 def probed_set(shards: Path, run: RunConfig, settings: ProbeSettings) -> EvaluationSet:
     """The clips of a set as the run's encoder sees them: its number of frames and its side, the middle frames, the
     centre. With all labels that the first clips have, so that what is stored of them serves every probe."""
-    frames, side = run.task.clip_shape
-    request = ClipRequest(
-        middle_frames(frames), side, antialias=run.data.augment.antialias, label_fields=tuple(labels_found(shards))
-    )
     return EvaluationSet(
         shards,
-        request,
+        replace(probed_request(run), label_fields=tuple(labels_found(shards))),
         batch_size=settings.clips_at_once,
         limit=settings.limit,
         max_left_out=settings.max_left_out,

@@ -19,6 +19,7 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.run import RunConfig
 from umt_ds.data.collate import Tokenize, TokenizeAnswers
 from umt_ds.engine.protocol import Task
+from umt_ds.evaluation.embedding import Embedder
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
@@ -70,6 +71,10 @@ class TaskRoom(Protocol):
     def tokens(self, run: RunConfig, module: nn.Module) -> Encode:
         """All tokens of whole, unmasked clips after the last norm, [B,n,D], by the module of a task that was built:
         what a probe asks. Raises ConfigError where the task trains no encoder of clips."""
+
+    def embedder(self, run: RunConfig, module: nn.Module) -> Embedder:
+        """How the module of a task that was built makes vectors of clips, and of texts where it reads them. Raises
+        ConfigError where the task trains no encoder of clips."""
 
     def exhibits(self, folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:
         """What a report shows of the trained run in `folder`: made one by one, since each may take a while."""

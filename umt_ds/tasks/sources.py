@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from umt_ds.batch import Media
 from umt_ds.config.data import CacheConfig, SourceConfig
 from umt_ds.config.run import RunConfig
-from umt_ds.data.order.media import shares_of
+from umt_ds.data.order.segments import MixtureSchedule, Segment, lengths, segments_of, shares_over
 from umt_ds.data.shards.block_cache import BlockCache
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.storage import as_path
@@ -90,12 +91,60 @@ def build_cache(settings: CacheConfig) -> BlockCache:
 
 
 def media_shares(config: RunConfig) -> dict[Media, float]:
-    """The part of all views that each medium has. Raises ConfigError where nobody knows how large the sources are."""
-    sources = config.data.sources
-    media: list[Media] = [source.media for source in sources.values()]
+    """The part of all views of the run that each medium has. Raises ConfigError where nobody knows how large the
+    sources are."""
+    media: list[Media] = [source.media for source in config.data.sources.values()]
     if len(set(media)) == 1:
         return {media[0]: 1.0}
-    weights = [source.weight for source in sources.values()]
-    sizes = sample_counts(config) if None in weights else {}
-    known = [source.weight or _draws(source, sizes.get(name)) for name, source in sources.items()]
-    return shares_of(media, known, mode=config.batch.media, pack=config.batch.pack)
+    steps = config.schedule.steps or 1  # in epochs there is one segment
+    return shares_over(segments(config), media, steps=steps, mode=config.batch.media, pack=config.batch.pack)
+
+
+def segments(config: RunConfig) -> tuple[Segment, ...]:
+    """What the sources weigh, from which step on; without weights, their samples × repeat."""
+    sources = config.data.sources
+    sizes = sample_counts(config) if any(source.weight is None for source in sources.values()) else {}
+    weights = {
+        name: _draws(source, sizes.get(name)) if source.weight is None else source.weight
+        for name, source in sources.items()
+    }
+    return segments_of(weights, config.data.changes)
+
+
+@dataclass(frozen=True)
+class SegmentDraws:
+    """The draws of each source in the steps first … end-1 of a mixture that changes."""
+
+    first: int
+    end: int
+    drawn: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.drawn.values())
+
+
+def drawn_by_segment(config: RunConfig, *, steps: int) -> list[SegmentDraws]:
+    """What the first `steps` steps of a run draw, segment by segment; nothing where its mixture does not change.
+
+    Raises ConfigError for weights that leave a source without a draw.
+    """
+    if not config.data.segments:
+        return []
+    found, sources = segments(config), config.data.sources
+    schedule = MixtureSchedule(
+        found,
+        [source.media for source in sources.values()],
+        seed=config.seed,
+        step_draws=config.batch.global_,
+        mode=config.batch.media,
+        pack=config.batch.pack,
+        names=list(sources),
+    )
+    parts = []
+    for segment, length in zip(found, lengths(found, steps=steps), strict=True):
+        first, end = segment.step, segment.step + length
+        before, after = (schedule.before(step * config.batch.global_) for step in (first, end))
+        drawn = {name: b - a for name, a, b in zip(sources, before, after, strict=True)}
+        parts += [SegmentDraws(first, end, drawn)] if length else []
+    return parts

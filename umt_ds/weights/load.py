@@ -15,7 +15,7 @@ from umt_ds.errors import WeightsError
 from umt_ds.weights.deepspeed_folder import deepspeed_folder, is_share, read_deepspeed_folder
 from umt_ds.weights.file import WeightFile, read_weight_file
 from umt_ds.weights.folder import holds_weights, read_index, weight_file_in
-from umt_ds.weights.model_folder import check_model_folder
+from umt_ds.weights.imported_folder import check_imported_folder
 from umt_ds.weights.names import some
 from umt_ds.weights.sniff import form_of
 
@@ -50,7 +50,7 @@ def read_weight_source(path: Path | str) -> WeightFile:
     """
     path = Path(path)
     if os.path.isdir(path):
-        check_model_folder(path)
+        check_imported_folder(path)
         if not holds_weights(path) and (step := deepspeed_folder(path)) is not None:
             return read_deepspeed_folder(step)
         path = weight_file_in(path)

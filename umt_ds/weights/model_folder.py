@@ -1,80 +1,91 @@
-"""A model's folder as `umt import` writes it: the weights as safetensors, and a JSON file that says what they are."""
+"""A model folder of ours, which `umt export --to safetensors` writes: which files there are, and what they say.
+Torch-free.
+
+    config.yaml                    the settings of its run; `task.text.vocabulary` is relative to the folder
+    model.safetensors              its weights, or model.safetensors.index.json and the files that it names
+    card.json                      what it is (`Card`), for programs; README.md says the same to people
+    vocab.txt                      word pieces, a line each; of a model that reads text
+    tokenizer_config.json          how text is split, where that is not BERT's usual way
+    classes.json                   names of the rows of a head, in their order; of a classifier whose classes are known
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from umt_ds.config.yaml_text import parse_yaml, read_text
 from umt_ds.errors import WeightsError
-from umt_ds.weights.sniff import read_json
-from umt_ds.whole_file import appearing, write_whole
 
-WEIGHTS = "model.safetensors"
-ABOUT = "umt_weights.json"
-_READ = 1 << 24  # bytes at a time
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's content."""
-    content = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(_READ):
-            content.update(part)
-    return content.hexdigest()
+CONFIG, CARD, README, CLASSES = "config.yaml", "card.json", "README.md", "classes.json"
+VOCABULARY, SPLITTING = "vocab.txt", "tokenizer_config.json"
+FORMAT = 1  # of card.json
+_AGAIN = "copy the whole folder again, or export it anew"
 
 
-def write_model_folder(folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """The weights, and `about` with the hash of their file beside them, which is written last.
+@dataclass(frozen=True)
+class ModelFolder:
+    """path: of the folder, which is what `init.weights` and `read_weights` take, too. tree: its settings, unchecked,
+    with all paths that lead into the folder made absolute (`config.check.check` makes a RunConfig of it). classes:
+    names of the rows of a head, none where nobody knows them. fingerprints: of what its run depended on, the
+    vocabulary among them. card: all that card.json says."""
 
-    Raises WeightsError where the folder holds something already; OSError.
-    """
-    from safetensors.torch import save_file
+    path: Path
+    tree: dict[str, Any]
+    classes: tuple[str, ...]
+    fingerprints: Mapping[str, str]
+    card: Mapping[str, Any]
 
-    require_new(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with appearing(folder / WEIGHTS) as partial:
-        save_file(_apart(state), partial, metadata={"format": "pt"})
-    told = {**about, "files": {WEIGHTS: {"sha256": sha256_of(folder / WEIGHTS)}}}
-    write_whole(folder / ABOUT, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-
-
-def require_new(folder: Path) -> None:
-    """Raises WeightsError where a folder holds something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WeightsError(f"{folder} is there already", hint="name a new folder, or move this one away")
+    @property
+    def vocabulary(self) -> Path | None:
+        """Its word pieces; None where it reads no text."""
+        path = self.path / VOCABULARY
+        return path if path.is_file() else None
 
 
-def check_model_folder(folder: Path) -> None:
-    """Raises WeightsError where the weights are not those that were written; nothing where no such file says it."""
-    if not os.path.isfile(folder / ABOUT):
-        return
-    files = read_json(folder / ABOUT).get("files")
-    listed = files.get(WEIGHTS) if isinstance(files, dict) else None
-    written = listed.get("sha256") if isinstance(listed, dict) else None
-    if written is None or not os.path.isfile(folder / WEIGHTS):
-        raise WeightsError(f"{folder / ABOUT} does not belong to the weights beside it", hint="import them again")
-    if (found := sha256_of(folder / WEIGHTS)) != written:
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is one of these: it has settings and a card, which no run has."""
+    return (path / CONFIG).is_file() and (path / CARD).is_file()
+
+
+def read_model_folder(path: Path) -> ModelFolder:
+    """What a model folder says of itself; its weights are read by `weights.load.read_state(path)`. Raises WeightsError
+    for a folder that is none, that another version wrote, or whose files are damaged."""
+    if not is_model_folder(path):
+        raise WeightsError(f"{path} is no model folder of umt: it lacks {CONFIG} or {CARD}", hint=_AGAIN)
+    card = _json(path / CARD, dict)
+    if card.get("format") != FORMAT:
         raise WeightsError(
-            f"{folder / WEIGHTS} was altered: its sha256 is {found[:16]}…, not {written[:16]}… as {ABOUT} says",
-            hint="import the file again, or copy the folder again",
+            f"{path / CARD} has format {card.get('format')!r:.40}; this version reads {FORMAT}",
+            hint="update umt_ds, or read it with the version that wrote it",
         )
+    fingerprints = card.get("fingerprints")
+    if not isinstance(fingerprints, dict) or not all(isinstance(one, str) for one in fingerprints.values()):
+        raise WeightsError(f"{path / CARD} is damaged: its fingerprints are no texts", hint=_AGAIN)
+    names = _json(path / CLASSES, list) if (path / CLASSES).is_file() else []
+    if not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{path / CLASSES} is damaged: it is no list of names", hint=_AGAIN)
+    return ModelFolder(path, _settings(path), tuple(names), fingerprints, card)
 
 
-def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor with numbers of its own, as safetensors wants it: tied ones are written twice."""
-    seen: set[int] = set()
-    apart = {}
-    for name, value in state.items():
-        whole = value.contiguous()
-        place = whole.untyped_storage().data_ptr()
-        shared = place in seen or whole.untyped_storage().nbytes() != whole.numel() * whole.element_size()
-        apart[name] = whole.clone(memory_format=torch.contiguous_format) if shared else whole
-        seen.add(place)
-    return apart
+def _settings(path: Path) -> dict[str, Any]:
+    tree = parse_yaml(read_text(path / CONFIG), where=str(path / CONFIG))
+    if not isinstance(tree, dict) or not isinstance(tree.get("task"), dict):
+        raise WeightsError(f"{path / CONFIG} holds no settings of a run", hint=_AGAIN)
+    text = tree["task"].get("text")
+    if isinstance(text, dict) and text.get("vocabulary") == VOCABULARY:
+        text["vocabulary"] = str(path.resolve() / VOCABULARY)
+    return tree
+
+
+def _json(path: Path, kind: type) -> Any:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
+    if not isinstance(found, kind):
+        raise WeightsError(f"{path} is damaged: it holds no {kind.__name__}", hint=_AGAIN)
+    return found

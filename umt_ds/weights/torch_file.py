@@ -22,6 +22,7 @@ from torch import Tensor
 from umt_ds.weights.pickle_values import Storage, StoredTensor
 from umt_ds.weights.unpickle import unpickle
 
+_PICKLE = "/data" ".pkl"
 _MOST_PICKLE = 64 << 20  # bytes; names and sizes of a hundred thousand tensors are a quarter of it
 
 
@@ -120,16 +121,16 @@ def _from_zip(archive: zipfile.ZipFile, *, size: int) -> TorchFile:
     names = [part.filename for part in parts]
     if len(set(names)) < len(names):
         raise ValueError("two parts of it have one name")
-    pickles = [name for name in names if name.endswith("/data.pkl")]
+    pickles = [name for name in names if name.endswith(_PICKLE)]
     if len(pickles) != 1:
-        raise ValueError(f"it has {len(pickles)} parts data.pkl")
-    folder = pickles[0].removesuffix("/data.pkl")
+        raise ValueError(f"it has {len(pickles)} pickles beside its tensors, not one")
+    folder = pickles[0].removesuffix(_PICKLE)
     claimed = sum(part.file_size for part in parts if part.filename.startswith((f"{folder}/data/", pickles[0])))
     if claimed > size:  # TorchScript compresses its program, and nothing else
         more = f"it claims {claimed:,} bytes of tensors, more than it has"
         raise ValueError(f"{more}; whoever zips it anew must not compress it")
     storages = _ZipStorages(archive, folder, has_checksums=any(part.CRC for part in parts))
-    content = storages.part("data.pkl")
+    content = storages.part(_PICKLE[1:])
     if len(content) > _MOST_PICKLE:
         raise ValueError(f"its list of tensors is {len(content):,} bytes long")
     swap = f"{folder}/byteorder" in names and storages.part("byteorder") == b"big"

@@ -19,6 +19,8 @@ from umt_ds.data.clip_request import ClipRequest, middle_frames
 from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.shards.storage import as_path
 from umt_ds.distributed.world import World
+from umt_ds.errors import ConfigError
+from umt_ds.evaluation.embedding import Embedder
 from umt_ds.evaluation.encode import Encode, encode_set, place_of
 from umt_ds.evaluation.evaluator import Beat, Evaluator, Scores
 from umt_ds.evaluation.exhibits import Exhibit, Remark
@@ -108,6 +110,10 @@ class Accuracy:
 def tokens(run: RunConfig, module: nn.Module) -> Encode:
     assert isinstance(module, ToyModule)
     return lambda pixels: module.colours(pixels)[:, None]
+
+
+def embedder(run: RunConfig, module: nn.Module) -> Embedder:
+    raise ConfigError(f"run {run.name} knows colours alone", hint="a run with an encoder of clips")
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

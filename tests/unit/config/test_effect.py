@@ -164,6 +164,7 @@ REFUSED = [
     ("demo/stage1", "data.sources.demo.frames.stride=2", "data.sources.demo.frames.stride"),
     ("demo/stage1", "data.augment.scale=[0.2, 1.0]", "data.augment.scale"),
     ("demo/stage2", "task.loss_weights={vtc: 0, vtm: 0, mlm: 0, uta: 0}", "task"),
+    ("demo/stage2", "task.positions={frames: 8, image_size: 64}", "task.positions: .*an image has the positions"),
     ("demo/stage2", "task.vtc.temperature=0.9", "temperature"),
     ("demo/stage2", "task.vtc.bounds=[0.1, 0.5]", "temperature"),
     ("demo/stage1", "optim.min_lr=1", "optim.min_lr"),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
 from umt_ds.config.batching import RunPlan, plan_run
 from umt_ds.config.load import check, load_run
-from umt_ds.config.optimisation import LrCurve, OptimConfig
+from umt_ds.config.optimisation import LrCurve, OptimConfig, ScheduleConfig
 from umt_ds.config.show import as_tree, numbers_of
 from umt_ds.engine.optim import build_adamw, decay_groups
 from umt_ds.engine.schedule import lr_at
@@ -78,6 +82,98 @@ def test_a_floored_curve_starts_at_the_minimum_and_reaches_the_peak_after_the_wa
     assert rates[6] == max(rates) == 1e-4
     assert rates[3] == pytest.approx(5e-5)
     assert rates[-3:] == [1e-6] * 3, "the last steps have the minimum itself"
+
+
+def in_phases(total: int, warmup: int, decay: int, *, peak: float = 1.2e-3, low: float = 8e-5) -> NDArray[np.float64]:
+    """wsd phase by phase: np.linspace for both straight lines; the last rate is that of the step after the run."""
+    hold = np.full(total - warmup - decay, peak)
+    return np.concatenate([np.linspace(0, peak, warmup), hold, np.linspace(peak, low, decay + 1)])
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "decay"), [(100, 20, 10), (100, 0, 100), (10, 1, 9), (7, 0, 1), (64_200, 12_840, 6_420)]
+)
+def test_wsd_warms_up_holds_and_falls_straight_to_the_minimum(total: int, warmup: int, decay: int) -> None:
+    run = replace(plan(total, warmup, curve="wsd"), decay_steps=decay)
+    ours = [lr_at(step, run) for step in range(total + 1)]
+    np.testing.assert_allclose(ours, in_phases(total, warmup, decay), rtol=1e-12, atol=1e-18)
+    assert ours[total - decay] == 1.2e-3, "the first step of the decay still has the peak"
+    assert ours[total - 1] > 8e-5 == ours[total] == lr_at(2 * total, run), "the minimum is where the next would be"
+
+
+def test_a_constant_curve_stays_at_the_peak_after_the_warm_up() -> None:
+    rates = [lr_at(step, replace(plan(50, 5, curve="constant"), warmup_lr=1e-4)) for step in range(60)]
+    np.testing.assert_allclose(rates[:5], np.linspace(1e-4, 1.2e-3, 5), rtol=1e-12)
+    assert set(rates[4:]) == {1.2e-3}
+
+
+def schedules() -> st.SearchStrategy[ScheduleConfig]:
+    """In steps: 10 to 30, of which up to 5 warm up and up to 5 decay."""
+    curves = st.sampled_from(("cosine_offset", "cosine_floor", "wsd", "constant"))
+    return st.builds(
+        lambda curve, steps, warmup, decay: ScheduleConfig(
+            curve=curve, steps=steps, warmup_steps=warmup, decay_steps=decay if curve == "wsd" else None
+        ),
+        curves, st.integers(10, 30), st.sampled_from((0, 5)), st.integers(1, 5),
+    )  # fmt: skip
+
+
+@given(one=schedules(), other=schedules(), step=st.integers(0, 30))
+@hypothesis_settings(max_examples=100, deadline=None)
+def test_two_schedules_that_are_said_to_be_the_same_so_far_have_the_same_rates(
+    one: ScheduleConfig, other: ScheduleConfig, step: int
+) -> None:
+    if one.is_same_until(other, step):
+        assert rates_of(one, step) == rates_of(other, step)
+
+
+def rates_of(schedule: ScheduleConfig, steps: int) -> list[float]:
+    of_run = plan(schedule.steps or 0, schedule.warmup_steps or 0, curve=schedule.curve)
+    return [lr_at(step, replace(of_run, decay_steps=schedule.decay_steps or 0)) for step in range(steps)]
+
+
+def test_a_longer_run_is_the_same_until_the_shorter_one_decays() -> None:
+    def wsd(steps: int) -> ScheduleConfig:
+        return ScheduleConfig(curve="wsd", steps=steps, warmup_steps=10, decay_steps=20)
+
+    assert wsd(100).is_same_until(wsd(200), 80)
+    assert not wsd(100).is_same_until(wsd(200), 81)
+    constant = ScheduleConfig(curve="constant", steps=50, warmup_steps=10)
+    assert constant.is_same_until(wsd(100), 80), "one decays from a constant run"
+    cosine = ScheduleConfig(steps=100, warmup_steps=10)
+    assert not cosine.is_same_until(cosine.model_copy(update={"steps": 200}), 50)
+    in_epochs = ScheduleConfig(curve="constant", epochs=5)
+    assert not in_epochs.is_same_until(ScheduleConfig(curve="constant", epochs=6), 1), "an epoch's length is not known"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["schedule.curve=wsd"], "curve: wsd falls in the last decay_steps, which is not given"),
+        (["schedule.decay_steps=2"], "decay_steps is for curve: wsd, and curve is cosine_offset"),
+        (["schedule.curve=wsd", "schedule.decay_epochs=2"], "give epochs, warmup_epochs and decay_epochs, or"),
+        (["schedule.curve=constant", "schedule.epochs=9", "schedule.decay_epochs=2"], "decay_epochs is for"),
+    ],
+)
+def test_a_decay_that_is_missing_or_of_another_curve_is_refused(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_run("demo/stage1", overrides)
+
+
+def test_a_decay_without_room_is_refused_with_what_to_shorten() -> None:
+    wsd = ["schedule.curve=wsd", "schedule.steps=10", "schedule.warmup_steps=4", "schedule.decay_steps=7"]
+    with pytest.raises(ConfigError, match=r"warm-up \(4 steps\) and decay \(7 steps\) are longer than the run") as no:
+        plan_run(load_run("demo/stage1", wsd), world=1, num_samples=64)
+    assert "schedule.decay_*" in str(no.value)
+    short = ["schedule.curve=wsd", "schedule.epochs=5", "schedule.warmup_epochs=0", "schedule.decay_epochs=0.001"]
+    with pytest.raises(ConfigError, match="is less than a step"):
+        plan_run(load_run("demo/stage1", short), world=1, num_samples=64)
+
+
+def test_a_run_in_steps_drops_an_inherited_decay_in_epochs() -> None:
+    overrides = ["schedule.curve=wsd", "schedule.decay_epochs=2", "schedule.steps=10", "schedule.decay_steps=4"]
+    schedule = load_run("demo/stage1", overrides).schedule
+    assert (schedule.decay_epochs, schedule.decay_steps) == (None, 4)
 
 
 def test_recipes_of_stage_2_take_the_floored_curve_and_those_of_stage_1_the_offset_one(

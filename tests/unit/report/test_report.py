@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from tests.support.run_records import metrics_line, scores_line, words_of
 from tests.support.shards import noisy_frames, write_shards
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli.report import command
@@ -36,18 +36,6 @@ torch.set_num_threads(1)
 FAR = ("loss", "lr", "grad_norm", "clips_per_s", "peak_memory_gib")
 
 
-def metrics_line(step: int, *, attempt: int = 1, digest: str = "", loss: float | None = None) -> str:
-    """One logged step as the engine writes it."""
-    record: dict[str, Any] = {
-        "step": step, "draws": 4 * step, "epoch": step / 10, "loss": 2.0 / step if loss is None else loss,
-        "uta": 2.0 / step if loss is None else loss, "lr": 1e-3, "grad_norm": 1.0, "clips_per_s": 10.0,
-        "clips_per_s_per_device": 5.0, "data_stall_percent": 3.0, "mfu_percent": 1.0, "gflops_per_clip": 0.1,
-        "peak_memory_gib": 1.0, "bad_samples": 0, "skipped_steps": 0, "digest": digest or f"{step:016x}",
-        "digest_total": "feed", "mask_digest_total": "beef", "attempt": attempt,
-    }  # fmt: skip
-    return json.dumps(record) + "\n"
-
-
 KILLED_AND_RESUMED = [
     *(metrics_line(step) for step in (1, 2, 3, 4, 5)),
     *(metrics_line(step, attempt=2) for step in (4, 5, 6)),
@@ -66,11 +54,6 @@ def labelled(number: int) -> dict[str, bytes]:
     return {**noisy_frames(number), "json": json.dumps(content).encode()}
 
 
-def words_of(page: Path) -> str:
-    """The text of a page without tags and pictures."""
-    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", " ", page.read_text(), flags=re.DOTALL))
-
-
 # ---------------------------------------------------------------- the log
 
 
@@ -85,27 +68,6 @@ def test_the_rank_that_the_others_wait_for_most_often_is_named(tmp_path: Path) -
     assert history.loss_names == ["loss"], "numbers of ranks are no losses"
     told = dict(key_numbers(config, history))["slowest rank"]
     assert told == "rank 5 in 67 % of the logged steps; the last one came 8.0 ms a step after the others (median)"
-
-
-VOTERS = {"shards": "/data/train", "items": 50, "samples": 900}
-PROTOCOL = {"shards": "/data/val", "items": 97, "samples": 400, "voters": VOTERS, "side": 64}
-
-
-def scores_line(
-    step: int,
-    *,
-    name: str = "knn",
-    left_out: int = 0,
-    attempt: int = 1,
-    by_type: dict[str, dict[str, float]] | None = None,
-    **values: float,
-) -> str:
-    record = {
-        **({} if by_type is None else {"by_type": by_type}),
-        "kind": "scores", "step": step, "evaluation": name, "values": values, "items": 100 - left_out,
-        "left_out": left_out, "seconds": 2.0, "protocol": PROTOCOL, "attempt": attempt,
-    }  # fmt: skip
-    return json.dumps(record) + "\n"
 
 
 SCORED = [
@@ -295,16 +257,6 @@ def test_a_run_of_another_kind_has_curves_and_facts_only(tmp_path: Path) -> None
     words = words_of(tmp_path / "out" / "index.html")
     assert "image_text: a CLIP of 4 layers" in words
     assert "How good this CLIP is shows where it teaches" in words
-
-
-def test_several_runs_go_to_folders_of_their_names(tmp_path: Path) -> None:
-    config = load_run("demo/teacher", (f"run_dir={tmp_path / 'one'}",))
-    runs = [make_run(config.model_copy(update={"run_dir": tmp_path / n}), [metrics_line(1)]) for n in ("one", "two")]
-    out = tmp_path / "out"
-    result = CliRunner().invoke(command, [str(runs[0]), str(runs[1]), "-o", str(out)], catch_exceptions=False)
-    assert result.stdout.split() == [str(out / "one" / "index.html"), str(out / "two" / "index.html")]
-    with pytest.raises(ConfigError, match="two of the runs have one name"):
-        CliRunner().invoke(command, [str(runs[0]), str(runs[0]), "-o", str(out)], catch_exceptions=False)
 
 
 def test_a_folder_that_is_no_run_is_refused_with_the_next_step(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def reorder(run: RunConfig) -> None:
 
 def test_a_run_starts_from_weights_of_its_own_vocabulary(trained: tuple[RunConfig, Path]) -> None:
     run, checkpoint = trained
-    assert start_from(task_of(run), read_initial(checkpoint)).startswith("144 tensors loaded")
+    assert start_from(task_of(run), read_initial(checkpoint), run.task).startswith("144 tensors loaded")
     assert load_scored(task_of(run), EvalRun("trained", run, checkpoint)).startswith("144 tensors loaded")
 
 
@@ -51,7 +51,7 @@ def test_a_run_does_not_start_from_weights_of_another_vocabulary(trained: tuple[
     run, checkpoint = trained
     reorder(run)
     with pytest.raises(WeightsError, match="was trained with another vocabulary") as raised:
-        start_from(task_of(run), read_initial(checkpoint))
+        start_from(task_of(run), read_initial(checkpoint), run.task)
     assert str(checkpoint) in raised.value.what
     assert "task.text.vocabulary" in str(raised.value.hint)
 

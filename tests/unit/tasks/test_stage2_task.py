@@ -19,6 +19,8 @@ from umt_ds.engine.protocol import InitialWeights
 from umt_ds.errors import ConfigError, DataError, WeightsError
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.alignment import AlignmentModel
+from umt_ds.models.classifier import VideoClassifier
+from umt_ds.models.positions import finetune_table, sincos_table
 from umt_ds.models.presets import vit_size
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.kinds import build_task
@@ -166,6 +168,34 @@ def test_a_bare_encoder_or_a_run_without_alignment_leaves_the_decoders_alone() -
     bare = {name: value for name, value in stage1_state().items() if name.startswith("encoder.")}
     task().load_weights(InitialWeights(bare, "a published encoder"))
     task(loss_weights={"uta": 0.0}).load_weights(InitialWeights(stage1_state(), "a run"))
+
+
+def test_it_starts_from_a_classifier_without_what_names_the_classes() -> None:
+    torch.manual_seed(8)
+    state = VideoClassifier(vit_size("pocket"), classes=7).state_dict()
+    one = task()
+    told = one.load_weights(InitialWeights(state, "a run of recognition"))
+    own = one.module.vision_encoder.state_dict()
+    kept = {name: value for name, value in state.items() if not name.startswith(("head.", "fc_norm."))}
+    assert kept, "its encoder"
+    assert all(torch.equal(own[f"encoder.{name}"], value) for name, value in kept.items())
+    assert "left out: 4 tensors that name classes" in told
+    assert torch.equal(own["encoder.norm.weight"], torch.ones(128)), "begins anew"
+
+
+def test_positions_are_stretched_from_those_of_another_clip_where_that_is_said() -> None:
+    clip = torch.zeros(1, 2, 32, 32, 3, dtype=torch.uint8)
+    small = {
+        "student": {"preset": "pocket", "frames": 2, "image_size": 32},
+        "teacher": None,
+        "loss_weights": {"uta": 0},
+    }
+    plain = task(**small).module.vision_encoder.encoder.position_table(clip)
+    stretched = task(**small, positions={"frames": 4, "image_size": 64}).module.vision_encoder.encoder
+    assert torch.equal(plain, sincos_table(2 * 16, 128))
+    assert torch.equal(stretched.position_table(clip), finetune_table(2, 32, 8, 128, base_frames=4, base_side=64))
+    with pytest.raises(ConfigError, match=r"task\.positions\.image_size: frames of 60 px cannot be cut"):
+        task(**small, positions={"frames": 4, "image_size": 60})
 
 
 def test_it_starts_from_stage_2_published_or_own() -> None:

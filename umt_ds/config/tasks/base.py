@@ -54,6 +54,11 @@ class TaskSettings(Section):
         return self.clip_shape
 
     @property
+    def tells_positions(self) -> bool:
+        """Whether its task itself says, of weights that it starts from, what becomes of their positions."""
+        return False
+
+    @property
     def required_weights(self) -> Mapping[str, TeacherConfig | BertConfig]:
         """The parts that are read from files before training, by name."""
         return {}
@@ -102,6 +107,12 @@ class TaskSettings(Section):
     def recomputing(self) -> tuple[str, ...]:
         """Keys of settings that save memory: in the backward, activations are computed again instead of kept."""
         return ()
+
+    @property
+    def says(self) -> Literal["classes", "captions", "answers"] | None:
+        """What its model says of videos that nobody has labelled: which class they are of, which of some captions fits,
+        what the answer to a question is. None: nothing."""
+        return None
 
     @property
     def judged_by(self) -> tuple[str, ...]:

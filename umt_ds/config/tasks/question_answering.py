@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from umt_ds.config.data import SourceConfig
-from umt_ds.config.models import BertConfig, StudentConfig, TeacherConfig
+from umt_ds.config.models import BertConfig, PositionBase, StudentConfig, TeacherConfig
 from umt_ds.config.tasks.base import ClipShape, Remarks, TaskSettings
 from umt_ds.config.values import CountAboveOne, Text
 
@@ -25,6 +25,11 @@ class QuestionAnsweringConfig(TaskSettings):
 
     kind: Literal["question_answering"]
     encoder: StudentConfig = Field(StudentConfig(frames=12), description="the video transformer")
+    positions: PositionBase | None = Field(
+        None,
+        description="the clip whose table of positions is stretched to that of the encoder, to keep what the weights "
+        "know of another size or number of frames; null: the table of as many tokens as there are, as published",
+    )
     text: BertConfig = Field(description="its max_tokens are those of a question (published: 25)")
     question: Text = Field("question", description="field of an item with its question")
     answer_tokens: CountAboveOne = Field(
@@ -34,6 +39,11 @@ class QuestionAnsweringConfig(TaskSettings):
     @property
     def clip_shape(self) -> ClipShape:
         return ClipShape(self.encoder.frames, self.encoder.image_size)
+
+    @property
+    def positions_of(self) -> ClipShape:
+        base = self.positions
+        return self.clip_shape if base is None else ClipShape(base.frames, base.image_size)
 
     @property
     def summary(self) -> str:
@@ -55,6 +65,10 @@ class QuestionAnsweringConfig(TaskSettings):
     @property
     def recomputing(self) -> tuple[str, ...]:
         return ("task.encoder.checkpoint_blocks", "task.text.checkpoint_layers")
+
+    @property
+    def says(self) -> Literal["answers"]:
+        return "answers"
 
     @property
     def judged_by(self) -> tuple[str, ...]:

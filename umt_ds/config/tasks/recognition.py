@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from umt_ds.config.data import SourceConfig
-from umt_ds.config.models import StudentConfig
+from umt_ds.config.models import PositionBase, StudentConfig
 from umt_ds.config.section import Section
 from umt_ds.config.tasks.base import ClipShape, Remarks, TaskSettings
 from umt_ds.config.values import Count, CountAboveOne, Part, PartBelowOne, Positive, PositiveOrNone, Text
@@ -38,13 +38,6 @@ class MixingConfig(Section):
         if not self.mixup and not self.cutmix:
             raise ValueError("mixup and cutmix are both 0: leave mixing out (null)")
         return self
-
-
-class PositionBase(Section):
-    """The clip whose sin-cos table is stretched to other clips: that of pretraining (METHOD.md, "Positions")."""
-
-    frames: Count = 8
-    image_size: Count = 224
 
 
 class RecognitionConfig(TaskSettings):
@@ -81,6 +74,10 @@ class RecognitionConfig(TaskSettings):
         return ClipShape(self.positions.frames, self.positions.image_size)
 
     @property
+    def tells_positions(self) -> bool:
+        return True
+
+    @property
     def summary(self) -> str:
         encoder = self.encoder
         classes = "the classes of its set" if self.classes is None else f"{self.classes} classes"
@@ -100,6 +97,10 @@ class RecognitionConfig(TaskSettings):
     @property
     def recomputing(self) -> tuple[str, ...]:
         return ("task.encoder.checkpoint_blocks",)
+
+    @property
+    def says(self) -> Literal["classes"]:
+        return "classes"
 
     @property
     def judged_by(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from umt_ds.config.models import BertConfig, StudentConfig, TeacherConfig
+from umt_ds.config.models import BertConfig, PositionBase, StudentConfig, TeacherConfig
 from umt_ds.config.section import Section
 from umt_ds.config.tasks.base import ClipShape, Remarks, TaskSettings
 from umt_ds.config.tasks.stage2 import ContrastiveConfig, LossWeights, MatchingConfig, MediaMasks, Stage2Config
@@ -30,6 +30,11 @@ class RetrievalConfig(TaskSettings):
 
     kind: Literal["retrieval"]
     encoder: StudentConfig = Field(StudentConfig(frames=12), description="the video transformer")
+    positions: PositionBase | None = Field(
+        None,
+        description="the clip whose table of positions is stretched to that of the encoder, to keep what the weights "
+        "know of another size or number of frames; null: the table of as many tokens as there are, as published",
+    )
     text: BertConfig
     embed_width: Count = Field(512, description="of the space where videos and texts are compared")
     loss_weights: RetrievalLossWeights = RetrievalLossWeights()
@@ -48,6 +53,7 @@ class RetrievalConfig(TaskSettings):
         return Stage2Config(
             kind="stage2",
             student=self.encoder,
+            positions=self.positions,
             text=self.text,
             teacher=None,
             mask=MediaMasks(image=None, video=None),
@@ -60,6 +66,11 @@ class RetrievalConfig(TaskSettings):
     @property
     def clip_shape(self) -> ClipShape:
         return ClipShape(self.encoder.frames, self.encoder.image_size)
+
+    @property
+    def positions_of(self) -> ClipShape:
+        base = self.positions
+        return self.clip_shape if base is None else ClipShape(base.frames, base.image_size)
 
     @property
     def summary(self) -> str:
@@ -91,8 +102,16 @@ class RetrievalConfig(TaskSettings):
         return ("task.encoder.checkpoint_blocks", "task.text.checkpoint_layers")
 
     @property
+    def says(self) -> Literal["captions"]:
+        return "captions"
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         return ("retrieval", "multiple_choice", "knn")
+
+    def refused(self, run: RunConfig) -> Remarks:
+        if self.positions is not None and any(source.media == "image" for source in run.data.sources.values()):
+            yield "task.positions", "an image has the positions of one frame, and none are stretched to it"
 
     def without_effect(self, run: RunConfig) -> Remarks:
         # what is said of the objective, in the words of this task; its other sections belong to stage 2 alone

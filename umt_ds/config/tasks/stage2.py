@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from umt_ds.config.models import BertConfig, MaskConfig, StudentConfig, TeacherConfig
+from umt_ds.config.models import BertConfig, MaskConfig, PositionBase, StudentConfig, TeacherConfig
 from umt_ds.config.section import Section, refuse_backwards
 from umt_ds.config.tasks.base import ClipShape, PublishedRun, Remarks, TaskSettings
 from umt_ds.config.values import Count, PartBelowOne, Positive, PositiveOrNone
@@ -91,6 +91,11 @@ class Stage2Config(TaskSettings):
 
     kind: Literal["stage2"]
     student: StudentConfig = StudentConfig(frames=4)
+    positions: PositionBase | None = Field(
+        None,
+        description="the clip whose table of positions is stretched to that of the encoder, to keep what the weights "
+        "know of another size or number of frames; null: the table of as many tokens as there are, as published",
+    )
     text: BertConfig
     teacher: TeacherConfig | None = None
     mask: MediaMasks = MediaMasks()
@@ -134,6 +139,11 @@ class Stage2Config(TaskSettings):
     @property
     def clip_shape(self) -> ClipShape:
         return ClipShape(self.student.frames, self.student.image_size)
+
+    @property
+    def positions_of(self) -> ClipShape:
+        base = self.positions
+        return self.clip_shape if base is None else ClipShape(base.frames, base.image_size)
 
     @property
     def summary(self) -> str:
@@ -181,8 +191,16 @@ class Stage2Config(TaskSettings):
         return ("task.student.checkpoint_blocks", "task.text.checkpoint_layers")
 
     @property
+    def says(self) -> Literal["captions"]:
+        return "captions"
+
+    @property
     def judged_by(self) -> tuple[str, ...]:
         return ("knn", "retrieval", "multiple_choice")
+
+    def refused(self, run: RunConfig) -> Remarks:
+        if self.positions is not None and any(source.media == "image" for source in run.data.sources.values()):
+            yield "task.positions", "an image has the positions of one frame, and none are stretched to it"
 
     def without_effect(self, run: RunConfig) -> Remarks:
         yield from self._losses_without_effect()

@@ -26,8 +26,9 @@ Mode = Literal["alternate", "packed"]
 class MediaSchedule:
     """`schedule(draw)` → (source, k): draw number `draw` is the k-th draw of source `source`.
 
-    media, weights: of each source. step_draws: draws of one optimiser step (`batch.global`). pack: in `packed`, the
-    draws that hold whole shares. Raises ConfigError for shares that leave a medium without a draw.
+    media, weights: of each source; one of weight 0 is never drawn. step_draws: draws of one optimiser step
+    (`batch.global`). pack: in `packed`, the draws that hold whole shares. Raises ConfigError for shares that leave a
+    medium without a draw.
     """
 
     def __init__(
@@ -42,9 +43,12 @@ class MediaSchedule:
         names: Sequence[str] = (),
     ) -> None:
         self._step_draws, self._mode = step_draws, mode
-        self.media: tuple[Media, ...] = tuple(medium for medium in ("image", "video") if medium in media)
+        drawn = [i for i, weight in enumerate(weights) if weight != 0]
+        shown = {media[i] for i in drawn}
+        self.media: tuple[Media, ...] = tuple(medium for medium in ("image", "video") if medium in shown)
         # the sources of each medium, by their index among all
-        self._members = [[i for i, own in enumerate(media) if own == medium] for medium in self.media]
+        self._members = [[i for i in drawn if media[i] == medium] for medium in self.media]
+        self._num_sources = len(weights)
         alone = len(self.media) == 1
         self._sources = [
             Mixture(
@@ -71,6 +75,26 @@ class MediaSchedule:
     def medium(self, draw: int) -> Media:
         """The medium that a draw shows."""
         return self.media[self._medium_of(draw)[0]]
+
+    def before(self, draw: int) -> list[int]:
+        """How many draws each source had before draw `draw`."""
+        counts = [0] * self._num_sources
+        of_media = zip(self._members, self._sources, self._media_before(draw), strict=True)
+        for members, mixture, number in of_media:
+            for source, own in zip(members, mixture.before(number), strict=True):
+                counts[source] = own
+        return counts
+
+    def _media_before(self, draw: int) -> list[int]:
+        """How many draws each medium had before draw `draw`."""
+        if self._turns is None:
+            return [draw]
+        if self._mode == "packed":
+            return self._turns.before(draw)
+        step, offset = divmod(draw, self._step_draws)
+        counts = [steps * self._step_draws for steps in self._turns.before(step)]
+        counts[self._turns(step)[0]] += offset
+        return counts
 
     def _medium_of(self, draw: int) -> tuple[int, int]:
         """The medium of a draw, and how many draws that medium had before."""

@@ -84,6 +84,14 @@ class Mixture:
         source = int(sources[offset])
         return source, block * self.counts[source] + int(ranks[offset])
 
+    def before(self, draw: int) -> list[int]:
+        """How many draws each source had before draw `draw`."""
+        block, offset = divmod(draw, self._block)
+        begun = np.zeros(len(self.counts), np.int64)
+        if offset:
+            begun = np.bincount(self._blocks(block)[0][:offset], minlength=len(self.counts))
+        return [block * count + int(own) for count, own in zip(self.counts, begun, strict=True)]
+
     def _deal(self, block: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The source of each draw of a block, and how often that source came earlier in the block: i32 [M] each."""
         sources = self._sorted[permutation(self._block, self._seed, "mixture", block)]

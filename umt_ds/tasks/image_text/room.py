@@ -14,6 +14,7 @@ from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.image_text import ImageTextConfig
 from umt_ds.engine.memory import ELEMENT
 from umt_ds.errors import ConfigError
+from umt_ds.evaluation.embedding import Embedder
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit, Remark
@@ -59,6 +60,14 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
     raise ConfigError(
         f"run {run.name} trains a CLIP, which sees single images and has no tokens of clips",
         hint="probe a student: a run of stage 1, stage 2 or recognition",
+    )
+
+
+def embedder(run: RunConfig, module: nn.Module) -> Embedder:
+    """See `TaskRoom`."""
+    raise ConfigError(
+        f"run {run.name} trains a CLIP, which sees single images and makes no vectors of clips",
+        hint="a run of stage 1, recognition, stage 2, retrieval or question answering",
     )
 
 

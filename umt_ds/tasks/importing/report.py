@@ -15,8 +15,8 @@ from umt_ds.tasks.importing.releases import SAID_AS, FileKind, named_as
 from umt_ds.tasks.importing.traps import likely, traps
 from umt_ds.tasks.initial import read_source
 from umt_ds.weights.file import WeightFile
+from umt_ds.weights.imported_folder import require_new, sha256_of, write_imported_folder
 from umt_ds.weights.load import about
-from umt_ds.weights.model_folder import require_new, sha256_of, write_model_folder
 from umt_ds.weights.names import some
 
 _FORMAT = 1  # of the JSON file in a model's folder
@@ -79,7 +79,7 @@ def write(imported: Imported, folder: Path) -> None:
     Raises as `check`; OSError.
     """
     check(imported, folder)
-    write_model_folder(folder, imported.fit.used, as_json(imported))
+    write_imported_folder(folder, imported.fit.used, as_json(imported))
 
 
 def as_json(imported: Imported) -> dict[str, Any]:

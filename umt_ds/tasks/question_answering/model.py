@@ -13,9 +13,8 @@ from umt_ds.errors import WeightsError, of_setting
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.models.answer_decoder import AnswerDecoder
 from umt_ds.models.bert import Bert
-from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.bert import bert_size_of, build_bert
-from umt_ds.tasks.encoders import check_size, size_of
+from umt_ds.tasks.encoders import build_encoder, check_size, size_of
 from umt_ds.tasks.question_answering.module import AnsweringModule
 from umt_ds.tasks.video_text.weights import check_text
 from umt_ds.weights.load import about, load_strict
@@ -37,7 +36,7 @@ def build_module(
     encoder, text = config.encoder, config.text
     size = size_of(encoder)
     torch.manual_seed(seed)
-    vision = VideoViT(size, drop_path=encoder.drop_path, checkpoint_blocks=encoder.checkpoint_blocks)
+    vision = build_encoder(encoder, config.positions)
     bert = build_bert(text, vocabulary, video_width=size.width, pretrained=pretrained)
     decoder = AnswerDecoder(
         bert_size_of(text),

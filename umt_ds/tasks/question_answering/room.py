@@ -15,13 +15,16 @@ from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.question_answering import QuestionAnsweringConfig
 from umt_ds.data.collate import Tokenize, TokenizeAnswers
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.embedding import Embedder
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
+from umt_ds.evaluation.frozen_features import pooled_student
 from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.captions import answer_tokenizer_of, caption_tokenizer, vocabulary_of
 from umt_ds.tasks.cost import TaskCost
+from umt_ds.tasks.probing import feature_embedder
 from umt_ds.tasks.question_answering.cost import answering_cost
 from umt_ds.tasks.question_answering.evaluators import answering_evaluator
 from umt_ds.tasks.question_answering.exhibits import answered_questions
@@ -73,6 +76,12 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
     """See `TaskRoom`."""
     assert isinstance(module, AnsweringModule)
     return all_tokens(module.encoder)
+
+
+def embedder(run: RunConfig, module: nn.Module) -> Embedder:
+    """Of clips alone: its questions and answers are no vectors."""
+    assert isinstance(module, AnsweringModule)
+    return feature_embedder(run, module.encoder, pooled_student(module.encoder))
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

@@ -14,6 +14,7 @@ from umt_ds.config.evaluation import ClassificationEvaluation, EvaluationConfig,
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.recognition import RecognitionConfig
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.embedding import Embedder
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
@@ -21,6 +22,7 @@ from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
+from umt_ds.tasks.probing import feature_embedder
 from umt_ds.tasks.recognition.classes import HeadClasses, head_classes, warn_of_unchecked
 from umt_ds.tasks.recognition.cost import recognition_cost
 from umt_ds.tasks.recognition.evaluators import classification_evaluator
@@ -65,10 +67,12 @@ def evaluators(run: RunConfig, classes: Sequence[str]) -> Sequence[Evaluator]:
 
 def _evaluator(name: str, settings: EvaluationConfig, run: RunConfig, head: HeadClasses) -> Evaluator:
     if isinstance(settings, KnnEvaluation):
-        said = "mean of all tokens of the clip, after fc_norm"
-        return knn_evaluator(name, settings, run, encoder_of=_features, features=said)
+        return knn_evaluator(name, settings, run, encoder_of=_features, features=_POOLED)
     assert isinstance(settings, ClassificationEvaluation)
     return classification_evaluator(name, settings, run, head)
+
+
+_POOLED = "mean of all tokens of the clip, after fc_norm"
 
 
 def _features(module: nn.Module) -> Encode:
@@ -80,6 +84,12 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
     """See `TaskRoom`. Its encoder has no last norm: `fc_norm` belongs to the head."""
     assert isinstance(module, RecognitionModule)
     return all_tokens(module)
+
+
+def embedder(run: RunConfig, module: nn.Module) -> Embedder:
+    """What kNN votes by."""
+    assert isinstance(module, RecognitionModule)
+    return feature_embedder(run, module, _features(module), features=_POOLED)
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

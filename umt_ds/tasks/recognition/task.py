@@ -26,12 +26,10 @@ from umt_ds.distributed.collectives import is_first_rank
 from umt_ds.engine.optim import decay_groups, layer_decay_groups
 from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
-from umt_ds.errors import ConfigError
 from umt_ds.models.classifier import VideoClassifier
 from umt_ds.models.flops import ClipFlops, student_flops_per_clip
-from umt_ds.models.positions import BaseClip
 from umt_ds.models.vit import drop_path_noise
-from umt_ds.tasks.encoders import size_of
+from umt_ds.tasks.encoders import base_clip, size_of
 from umt_ds.tasks.recognition.classes import HeadClasses
 from umt_ds.tasks.recognition.regularisation import Regularisation
 from umt_ds.tasks.recognition.weights import load_initial
@@ -137,19 +135,14 @@ class RecognitionTask:
 def module_of(config: RecognitionConfig, classes: int) -> RecognitionModule:
     """The module that a run trains, with weights drawn from torch's generator. Raises ConfigError for positions of
     frames that cannot be cut into patches."""
-    encoder, size, side = config.encoder, size_of(config.encoder), config.positions.image_size
-    if side % size.patch:
-        raise ConfigError(
-            f"task.positions.image_size: frames of {side} px cannot be cut into patches of {size.patch}",
-            hint="the clip that the weights were pretrained on: published ones 224",
-        )
+    encoder, size = config.encoder, size_of(config.encoder)
     return RecognitionModule(
         size,
         classes=classes,
         drop_path=encoder.drop_path,
         checkpoint_blocks=encoder.checkpoint_blocks,
         head_scale=config.head_scale,
-        base=BaseClip(config.positions.frames, config.positions.image_size),
+        base=base_clip(config.positions, size),
     )
 
 

@@ -15,6 +15,7 @@ from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.retrieval import RetrievalConfig
 from umt_ds.data.collate import Tokenize
 from umt_ds.engine.memory import ELEMENT
+from umt_ds.evaluation.embedding import Embedder
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
@@ -27,6 +28,7 @@ from umt_ds.tasks.sources import media_shares
 from umt_ds.tasks.stage2.cost import stage2_cost
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.stage2.task import Stage2Task
+from umt_ds.tasks.video_text.embedding import video_text_embedder
 from umt_ds.tasks.video_text.evaluators import video_text_evaluators
 from umt_ds.tasks.video_text.exhibits import video_text_exhibits
 from umt_ds.tasks.video_text.prediction import caption_predictor
@@ -76,6 +78,11 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
     """See `TaskRoom`."""
     assert isinstance(module, Stage2Module)
     return all_tokens(module.vision_encoder.encoder)
+
+
+def embedder(run: RunConfig, module: nn.Module) -> Embedder:
+    """Clips and texts in one space."""
+    return video_text_embedder(run, module)
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

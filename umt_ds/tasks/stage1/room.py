@@ -15,6 +15,7 @@ from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.memory import ELEMENT
 from umt_ds.errors import ConfigError
+from umt_ds.evaluation.embedding import Embedder
 from umt_ds.evaluation.encode import Encode
 from umt_ds.evaluation.evaluator import Evaluator
 from umt_ds.evaluation.exhibits import Exhibit
@@ -23,6 +24,7 @@ from umt_ds.evaluation.prediction import Asked, Predictor
 from umt_ds.evaluation.probes.features import all_tokens
 from umt_ds.tasks.cost import TaskCost
 from umt_ds.tasks.evaluators import knn_evaluator
+from umt_ds.tasks.probing import feature_embedder
 from umt_ds.tasks.room import ExhibitOptions, Say
 from umt_ds.tasks.stage1.cost import stage1_cost
 from umt_ds.tasks.stage1.probe import Stage1Probe
@@ -72,6 +74,12 @@ def tokens(run: RunConfig, module: nn.Module) -> Encode:
     """See `TaskRoom`."""
     assert isinstance(module, Stage1Module)
     return all_tokens(module.encoder)
+
+
+def embedder(run: RunConfig, module: nn.Module) -> Embedder:
+    """What kNN votes by."""
+    assert isinstance(module, Stage1Module)
+    return feature_embedder(run, module.encoder, pooled_student(module.encoder))
 
 
 def exhibits(folder: Path, run: RunConfig, options: ExhibitOptions, say: Say) -> Iterator[Exhibit]:

@@ -25,7 +25,7 @@ from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.engine.optim import decay_groups
 from umt_ds.engine.protocol import InitialWeights
 from umt_ds.engine.speed import span
-from umt_ds.errors import ConfigError, of_setting
+from umt_ds.errors import ConfigError, WeightsError, of_setting
 from umt_ds.losses.alignment import AlignmentLoss
 from umt_ds.masking import MaskPlan, keep_digest
 from umt_ds.models.alignment import AlignmentModel
@@ -33,7 +33,7 @@ from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import Clips, VideoViT, drop_path_noise
 from umt_ds.tasks.alignment import uta_loss
-from umt_ds.tasks.encoders import size_of
+from umt_ds.tasks.encoders import check_size, size_of
 from umt_ds.tasks.teacher import common_grid, load_teacher, place_teacher
 from umt_ds.weights.load import about, load_strict
 from umt_ds.weights.published import student_state
@@ -127,9 +127,21 @@ class Stage1Task:
         """Start from a published or own stage-1 student; decoders may be absent. Returns what was loaded."""
         with about(weights.where):
             named = student_state(weights.state)
+            encoder = {key.removeprefix("encoder."): value for key, value in named.items()}
+            check_size(encoder, self._module.encoder.size, setting="task.student")
+            self._check_decoders(named)
         has_decoders = any(key.startswith("clip_decoder.") for key in named)
         ignored = () if has_decoders else ("clip_decoder.",)
         return str(load_strict(self._module, named, where=weights.where, ignore=ignored))
+
+    def _check_decoders(self, named: Mapping[str, Tensor]) -> None:
+        """Raises WeightsError for decoders of another number of layers than the run aligns."""
+        found, own = len({key.split(".")[1] for key in named if key.startswith("clip_decoder.")}), self._config.teacher
+        if found not in (0, own.layers):
+            raise WeightsError(
+                f"it has decoders for {found} layers of a teacher, and the run aligns {own.layers}",
+                hint=f"task.teacher.layers={found}; or weights without decoders, which then begin anew",
+            )
 
     @torch.no_grad()
     def prepare(self, batch: Batch, step: int) -> Stage1Inputs:

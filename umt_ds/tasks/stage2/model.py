@@ -17,9 +17,8 @@ from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.masking import MaskPlan
 from umt_ds.models.teachers import Teacher, TextTeacher, build_text_teacher
 from umt_ds.models.video_text import VideoEncoder
-from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.bert import build_bert
-from umt_ds.tasks.encoders import size_of
+from umt_ds.tasks.encoders import build_encoder, size_of
 from umt_ds.tasks.initial import read_weights
 from umt_ds.tasks.stage2.module import Stage2Module
 from umt_ds.tasks.teacher import common_grid
@@ -70,7 +69,7 @@ def build_module(
     torch.manual_seed(seed)
     with of_setting("task.teacher"):
         vision = VideoEncoder(
-            VideoViT(size, drop_path=student.drop_path, checkpoint_blocks=student.checkpoint_blocks),
+            build_encoder(student, config.positions),
             out_width=teacher.out_width if teacher is not None else size.width,
             layers=settings.layers if aligned and settings is not None else 0,
             interval=settings.interval if settings is not None else 1.0,

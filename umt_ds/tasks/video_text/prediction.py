@@ -38,6 +38,11 @@ def caption_predictor(run: RunConfig, asked: Asked) -> Predictor:
             f"this run {says}, and is given none", hint='--caption "a man opens a box", or --captions FILE'
         )
     task = objective_of(run)
+    if asked.match and not task.loss_weights.vtm:
+        raise ConfigError(
+            "--match: this run does not learn which texts match (its weight of VTM is 0)",
+            hint="leave --match away: captions are ranked by their similarity",
+        )
     frames, side = task.clip_shape
     tokenizer = caption_tokenizer(task.text)
     captions = tokenizer([cleaned(caption, tokenizer.clean, what="caption") for caption in asked.captions])

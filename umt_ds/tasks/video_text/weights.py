@@ -26,6 +26,7 @@ _WORD_HEAD, _LAYERS = "text_encoder.cls.", "text_encoder.bert.encoder.layer."
 _WORDS = "text_encoder.bert.embeddings.word_embeddings.weight"
 _NEEDED = ("vision_encoder.pool_norm.", "text_encoder.", "vision_proj.", "text_proj.", "itm_head.", "temp")
 _LEFT_OUT = ("clip_teacher.", _DECODERS, _WORD_HEAD, "text_encoder.pooler.", "text_encoder.bert.pooler.")
+_NAMING = ("encoder.head.", "encoder.fc_norm.")  # of a classifier, as `student_state` names them
 _COMPARING = "weights that stage 2 or retrieval has trained, published ones or a run of yours"
 
 
@@ -41,9 +42,13 @@ def load_stage2(module: VideoTextModel, weights: InitialWeights) -> str:
     with about(weights.where):
         named = student_state(weights.state)
         check_size(_under("encoder.", named), module.vision_encoder.encoder.size, setting="task.student")
+    naming = [key for key in named if key.startswith(_NAMING)]
+    named = {key: value for key, value in named.items() if key not in naming}
     both = len(module.vision_encoder.clip_decoder) > 0 and any(key.startswith("clip_decoder.") for key in named)
-    ignore = ("pool_norm.",) if both else ("pool_norm.", "clip_decoder.")
-    return f"video encoder: {load_strict(module.vision_encoder, named, where=weights.where, ignore=ignore)}"
+    ignore = ["pool_norm.", *([] if both else ["clip_decoder."]), *(["encoder.norm."] if naming else [])]
+    report = load_strict(module.vision_encoder, named, where=weights.where, ignore=ignore)
+    left_out = f"; left out: {len(naming)} tensors that name classes, and the norm before them" if naming else ""
+    return f"video encoder: {report}{left_out}"
 
 
 def load_retrieval(module: VideoTextModel, weights: InitialWeights) -> str:

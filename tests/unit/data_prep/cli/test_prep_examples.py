@@ -20,7 +20,14 @@ from tests.support.paths import REPO
 from tests.support.shards import write_shards
 from tests.support.umt_data import Umt
 
-PAGES = ("data_prep/README.md", "data_prep/CORPORA.md", "README.md")
+PAGES = (
+    "data_prep/README.md",
+    "data_prep/CORPORA.md",
+    "README.md",
+    "MIGRATING.md",
+    "umt_ds/tasks/README.md",
+    "umt_ds/configs/README.md",
+)
 
 
 def examples_in(text: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 
 from data_prep.cli import umt_data
 from data_prep.clip import Clip
-from data_prep.sources.demo_questions import all_answers, blind_accuracy, choice_rows, question_rows
+from data_prep.sources.demo_questions import all_answers, blind_accuracy, caption_rows, choice_rows, question_rows
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.data.shards.source import ShardSource
 
@@ -72,6 +73,14 @@ def test_the_right_caption_stands_in_every_place_equally_often() -> None:
     assert all(70 < count < 130 for count in Counter(row["answer"] for row in rows).values())
 
 
+def test_captions_of_one_group_say_the_same_in_any_words() -> None:
+    clips = [clip("a", "moves left"), replace(clip("b", "moves left"), captions=("other words",)), clip("c", "grows")]
+    rows = caption_rows(clips)
+    assert [row["key"] for row in rows] == ["a", "b", "c"]
+    assert [row["caption"] for row in rows] == [each.captions[0] for each in clips]
+    assert rows[0]["group"] == rows[1]["group"] != rows[2]["group"]
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "world"
@@ -81,7 +90,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_demo_has_tables_over_its_clips(demo: Path) -> None:
-    asked = {"train_questions": 8, "val_questions": 2, "val_choices": 2}
+    asked = {"train_captions": 8, "train_questions": 8, "val_questions": 2, "val_choices": 2}
     for name, clips in asked.items():
         with closing(ShardSource(demo / name)) as source:
             keys = {key for shard in range(len(source.counts)) for key in source.sample_keys(shard)}
