@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.calls import HostReads
+from tests.support.exported import differing
 from tests.support.jobs import write_clips
 from tests.support.ranks import REPO, Call, call, run_ranks
 from tests.support.same_run import assert_same_run, assert_same_state, stored
 from umt_ds.engine.manifest import read_checkpoint_manifest
 from umt_ds.engine.metrics_file import METRICS, read_metrics, read_scores
+from umt_ds.exchange.source import open_source
+from umt_ds.jobs.eval_runs import find_runs
 
 STEPS, STOP = 6, 3
 DS_CONFIGS = sorted(path.name for path in (REPO / "ds_configs").glob("*.json"))
@@ -259,6 +263,33 @@ def test_every_ds_config_trains_three_steps(name: str, folder: Path, two_ranks: 
     assert losses[2] < losses[0]  # at 3 steps of this recipe the loss has fallen from 1.97
 
 
+def exported(run: Path, *, averaged: bool = False) -> Mapping[str, torch.Tensor]:
+    """What `umt export` takes out of a run."""
+    return open_source(find_runs([str(run)], judged=False)[0], averaged=averaged).state
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["trained", "averaged"])
+@pytest.mark.parametrize("run", ["unbroken", f"ds-{ZERO2_FP32}", "plain-3"])
+def test_a_model_is_exported_from_the_shards_of_two_ranks_at_each_zero_stage(
+    run: str, averaged: bool, folder: Path, two_ranks: dict[str, list[Any]]
+) -> None:
+    """ZeRO 1, 2 and 3. That of one rank: the test below."""
+    kind = "ema" if averaged else "weight"
+    parts = {key.removeprefix(f"{kind} "): value for key, value in stored(folder / run).items() if key.startswith(kind)}
+    model = exported(folder / run, averaged=averaged)
+    assert differing(model, parts) == []
+    if run == "plain-3":
+        assert_close(model, exported(folder / "unbroken", averaged=averaged))
+
+
+def assert_close(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
+    """But for rounding."""
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        within = 1e-4 * float(expected.abs().max())
+        torch.testing.assert_close(ours[name], expected, rtol=0, atol=within, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_one_rank_at_zero_3_sees_the_same_clips_and_masks_and_the_same_losses_to_rounding(
     folder: Path, two_ranks: dict[str, list[Any]]
 ) -> None:
@@ -273,3 +304,4 @@ def test_one_rank_at_zero_3_sees_the_same_clips_and_masks_and_the_same_losses_to
     )
     assert run_ranks(1, [train(folder, run.name, zero(3), "data.workers=2")]) == [[{"code": 0}]]
     assert_same_run(folder / "unbroken", run, steps=STEPS, rtol=1e-5)
+    assert_close(exported(folder / "unbroken"), exported(run))

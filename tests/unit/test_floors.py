@@ -137,11 +137,11 @@ DOORS = {
     "flash_attn_interface": ("umt_ds.kernels.attention.flash",),  # its version 3
     "decord": ("umt_ds.bench.prep", "umt_ds.bench.loader"),  # as what others use, to compare with
     "av": ("umt_ds.data.pixels.video*",),
-    "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*"),
+    "transformers": ("umt_ds.models.bert", "umt_ds.data.text", "umt_ds.weights.*", "umt_ds.exchange.transformers"),
     "tokenizers": ("umt_ds.data.text",),
     "open_clip": ("umt_ds.models.teachers", "umt_ds.weights.*", "umt_ds.tasks.image_text.task"),
     # image towers; rates that fall from layer to layer; blocks of the attentive probe
-    "timm": ("umt_ds.models.teachers", "umt_ds.engine.optim", "umt_ds.evaluation.probes.heads"),
+    "timm": ("umt_ds.models.teachers", "umt_ds.engine.optim", "umt_ds.evaluation.probes.heads", "umt_ds.exchange.timm"),
     "webdataset": ("umt_ds.data.shards.stream",),
     "pydantic": ("umt_ds.config.*",),
     "yaml": ("umt_ds.config.*",),
@@ -156,6 +156,7 @@ DOORS = {
         "data_prep.tables.annotations",
         "data_prep.tables.parquet_files",
     ),
+    "onnxruntime": ("umt_ds.exchange.onnx",),
     "huggingface_hub": ("umt_ds.exchange.safetensors",),  # cuts a model into files
     "wandb": ("umt_ds.engine.report",),
     "tqdm": ("umt_ds.terminal",),
@@ -189,7 +190,7 @@ TORCH_FREE = (
     "umt_ds.cli.predict", "umt_ds.jobs.predict_input",
     "umt_ds.cli.embed", "umt_ds.cli.search", "umt_ds.search.index_files", "umt_ds.search.part_files",
     "umt_ds.cli.import_", "umt_ds.tasks.importing.releases",
-    "umt_ds.cli.export", "umt_ds.exchange", "umt_ds.exchange.targets", "umt_ds.weights.model_folder",
+    "umt_ds.cli.export", "umt_ds.exchange", "umt_ds.exchange.targets", "umt_ds.weights.exported",
     "umt_ds.cli.probe", "umt_ds.cli.words", "umt_ds.jobs.probe_table", "umt_ds.config.probes",
 )  # fmt: skip
 LOADS_TORCH = {

@@ -18,13 +18,13 @@ from umt_ds.config.load import load_run
 from umt_ds.config.models import TeacherConfig
 from umt_ds.environment import at_home
 from umt_ds.errors import ConfigError, DataError
-from umt_ds.evaluation.masked import shade_removed
+from umt_ds.evaluation.masked import shade_removed, squares
 from umt_ds.jobs.eval_runs import CONFIG
 from umt_ds.masking import MaskKind, MaskPlan
 from umt_ds.models.teachers import Teacher
 from umt_ds.tasks.teacher import load_teacher
 
-__all__ = ["FrozenTeacher", "keep_patches", "load_frozen_teacher", "shade"]
+__all__ = ["FrozenTeacher", "keep_patches", "load_frozen_teacher", "shade", "spotlight"]
 
 
 class FrozenTeacher:
@@ -86,8 +86,20 @@ def shade(frames: Array, keep: Tensor, grid: tuple[int, int]) -> Tensor:
     pixels, patches = torch.as_tensor(frames), len(frames) * grid[0] * grid[1]
     if keep.numel() and not 0 <= int(keep.min()) <= int(keep.max()) < patches:
         raise DataError(
-            f"patches {int(keep.min())} to {int(keep.max())} are kept, and {len(frames)} frames of {grid[0]} x {grid[1]} "
-            f"have {patches}",
+            f"patches {int(keep.min())} to {int(keep.max())} are kept, and {len(frames)} frames of "
+            f"{grid[0]} x {grid[1]} have {patches}",
             hint="the frames and the grid that the mask was drawn for",
         )
     return shade_removed(pixels, keep.cpu(), (grid[0], grid[1]))
+
+
+def spotlight(frames: Array, attention: Tensor) -> Tensor:
+    """Frames that are as bright as their patches are looked at, the most of all at full light: u8 [T,H,W,3] and f32
+    [T,h,w] to u8 [T,H,W,3]. Raises DataError where these are not of as many frames."""
+    pixels = torch.as_tensor(frames)
+    if attention.ndim != 3 or len(attention) != len(pixels):
+        raise DataError(
+            f"attention of shape {list(attention.shape)} is not that of {len(pixels)} frames", hint="[T,h,w]"
+        )
+    light = squares((attention / attention.max()).float().cpu(), like=pixels)[..., None]
+    return (pixels * light).round().to(torch.uint8)

@@ -22,7 +22,8 @@ from umt_ds.keyed import digest64
 
 CHARACTERS = 64  # of a caption for each token that it may have: twice the longest of CLIP's 49,408 tokens
 _ANSWER_CHARACTERS = 200  # of an answer for each of its tokens: a word of more than 100 is [UNK]
-_DELETED = str.maketrans("-/", "  ", ",.'!?\"()*#:;~")
+_SPACED, _LOST = "-/", ",.'!?\"()*#:;~"
+_DELETED = str.maketrans(_SPACED, " " * len(_SPACED), _LOST)
 
 
 def clean_caption(caption: str) -> str:
@@ -74,6 +75,41 @@ class CaptionTokenizer:
         encoded = self._tokenizer.encode_batch(captions)
         ids = torch.tensor([one.ids for one in encoded])
         return Tokens(ids, torch.tensor([one.attention_mask for one in encoded], dtype=torch.bool))
+
+    def library_json(self) -> str:
+        """The text of a `tokenizer.json`: a tokenizer of the library's that makes the same tokens of raw captions, for
+        programs that do not know `clean_caption`. It neither cuts nor fills: that is asked of it when it is called.
+
+        What differs: a caption of more than 64 letters for each token is not cut before it is split; a capital sigma
+        beside an apostrophe is taken for the last letter of a word or not; and to transformers the name of a special
+        token, as [MASK] in capitals, is that token.
+        """
+        from tokenizers import Tokenizer, normalizers
+
+        tokenizer: Any = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.normalizer = normalizers.Sequence([*_cleaning(), tokenizer.normalizer])
+        text: str = tokenizer.to_str()
+        return text
+
+
+def _cleaning() -> list[Any]:
+    """`clean_caption` in the words of the library. What Python knows and the library's `Lowercase` does not: a sigma at
+    the end of a word; and separators of ASCII are white space."""
+    from tokenizers import Regex, normalizers
+
+    def replaced(pattern: str, by: str) -> Any:
+        return normalizers.Replace(Regex(pattern), by)
+
+    return [
+        replaced(r"(?<=\p{L})Σ(?!\p{L})", "ς"),
+        normalizers.Lowercase(),
+        replaced(f"[{re.escape(_SPACED)}]", " "),
+        replaced(f"[{re.escape(_LOST)}]", ""),
+        normalizers.Replace("<person>", "person"),
+        replaced(r"[\s\x1c-\x1f]+", " "),
+    ]
 
 
 class AnswerTokenizer:

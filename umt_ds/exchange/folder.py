@@ -1,4 +1,4 @@
-"""The folder of `--to safetensors`: its layout is that of `weights.model_folder`, and here it is written.
+"""The folder of `--to safetensors`: its layout is that of `weights.exported`, and here it is written.
 
 `read_folder` is what others (the Python API) call to read one.
 """
@@ -11,8 +11,13 @@ from pathlib import Path
 from umt_ds.config.show import as_tree, as_yaml
 from umt_ds.data.vocabulary import WordPieces, read_vocabulary
 from umt_ds.exchange.source import Source
-from umt_ds.weights.model_folder import CLASSES, CONFIG, SPLITTING, VOCABULARY, ModelFolder, read_model_folder
+from umt_ds.weights.exported import CLASSES, CONFIG, SPLITTING, VOCABULARY, ModelFolder, read_model_folder
 from umt_ds.whole_file import write_whole
+
+_HEAD = """\
+# The settings of the run that trained the weights beside this file. Commands take the folder where they take a run; to
+# train from these weights, name the folder as init.weights of a run.
+"""
 
 
 def read_folder(path: Path) -> ModelFolder:
@@ -24,12 +29,13 @@ def read_folder(path: Path) -> ModelFolder:
 def write_settings(source: Source, folder: Path) -> None:
     """config.yaml, and beside it the vocabulary and the names of classes, where it has them."""
     tree = as_tree(source.config)
-    tree["init"] = {}
-    tree["run_dir"] = None
+    tree["init"], tree["run_dir"] = {}, None
+    for judged in tree["evaluation"].values():
+        judged["ema"] = False  # there are no other weights than these, averaged or not
     if source.vocabulary is not None:
         tree["task"]["text"]["vocabulary"] = VOCABULARY
         write_vocabulary(read_vocabulary(source.vocabulary), folder)
-    write_whole(folder / CONFIG, as_yaml(tree))
+    write_whole(folder / CONFIG, _HEAD + as_yaml(tree))
     if source.classes:
         write_whole(folder / CLASSES, json.dumps(list(source.classes), ensure_ascii=False, indent=0) + "\n")
 

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from umt_ds.exchange.compare import Outputs, Probe, outputs_of
 from umt_ds.exchange.folder import write_settings
-from umt_ds.exchange.source import Source, open_source
+from umt_ds.exchange.source import Source, left_out, open_source
 from umt_ds.exchange.targets import Options, Plan, Written
 from umt_ds.jobs.eval_runs import find_runs
-from umt_ds.weights.model_folder import CLASSES, CONFIG, VOCABULARY
+from umt_ds.weights.exported import CLASSES, CONFIG, VOCABULARY
 
 _WEIGHTS = "model{suffix}.safetensors"  # as transformers calls them
 _INDEX = "model.safetensors.index.json"
@@ -28,19 +28,20 @@ def plan(source: Source, options: Options) -> Plan:
     files |= {CONFIG: "the settings of its run"}
     files |= {VOCABULARY: "its word pieces"} if source.text is not None else {}
     files |= {CLASSES: f"the names of its {len(source.classes)} classes"} if source.classes else {}
-    return Plan(files, _notes(source))
+    return Plan(files, left_out(source))
 
 
 def write(source: Source, folder: Path, options: Options) -> Written:
     """See `Target`."""
     shards = _shards(source, options)
+    state = source.state
     for file, names in shards.filename_to_tensors.items():
-        save_file({name: source.state[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})
+        save_file({name: state[name].contiguous() for name in names}, folder / file, metadata={"format": "pt"})
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         (folder / _INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     write_settings(source, folder)
-    return Written(_USAGE, _notes(source))
+    return Written(_USAGE, left_out(source))
 
 
 def run(folder: Path, source: Source, probe: Probe, options: Options) -> Outputs:
@@ -53,11 +54,6 @@ def _shards(source: Source, options: Options):  # type: ignore[no-untyped-def]
     return split_torch_state_dict_into_shards(
         dict(source.state), filename_pattern=_WEIGHTS, max_shard_size=options.max_shard_bytes or _WHOLE
     )
-
-
-def _notes(source: Source) -> tuple[str, ...]:
-    parts = sorted({name.rpartition(".")[0] for name in source.fresh})
-    return (f"The weights held nothing of {', '.join(parts)}: these are not written.",) if parts else ()
 
 
 _USAGE = """\

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -18,6 +18,7 @@ from umt_ds.config.section import Section
 from umt_ds.config.tasks.base import ClipShape
 from umt_ds.data.text import CaptionTokenizer
 from umt_ds.engine.manifest import CheckpointManifest, read_checkpoint_manifest
+from umt_ds.engine.protocol import Task
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.jobs.eval_runs import EvalRun
 from umt_ds.jobs.evaluate import load_scored, verify_checkpoints
@@ -29,10 +30,10 @@ from umt_ds.models.video_text import VideoTextModel
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.bert import bert_size_of
 from umt_ds.tasks.captions import caption_tokenizer
-from umt_ds.tasks.initial import state_fingerprint
+from umt_ds.tasks.initial import read_initial, start_from, state_fingerprint
 from umt_ds.tasks.kinds import build_task
 from umt_ds.weights.folder import folder_of
-from umt_ds.weights.names import some
+from umt_ds.weights.names import bare_names, some
 
 P = TypeVar("P", bound=Section)
 
@@ -40,6 +41,8 @@ _CPU = torch.device("cpu")
 _BERT_NUMBERS = ("width", "layers", "heads", "hidden", "vocab_size")
 # What a trained model may be without: decoders of the alignment, and the head of masked language modelling.
 _DISPENSABLE = ("clip_decoder.", "text_encoder.cls.")
+# What published files hold beside the model: the frozen teacher of stage 2, and a table of positions.
+BESIDE = ("clip_teacher.", "pos_embed")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Source:
     run: where it came from. config: its settings; no file that they name is needed but the vocabulary. module: all of
     it, in the keys of this project (METHOD.md, "Names of weights"). fresh: names of parameters that the weights did not
     hold, which are NaN in the module: no target writes them. classes: names of the rows of a head. loaded: a sentence
-    about the loading. manifest: of a checkpoint of ours. averaged: whether these are averaged weights.
+    about the loading. manifest: of a checkpoint of ours. averaged: whether these are averaged weights. beside: what a
+    published file held that the module computes or does without (`BESIDE`), by its published name.
     """
 
     run: EvalRun
@@ -60,13 +64,14 @@ class Source:
     loaded: str
     manifest: CheckpointManifest | None
     averaged: bool
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def form(self) -> Form:
         """What `module` is."""
         return form_of(self.module)
 
-    @cached_property
+    @property
     def state(self) -> Mapping[str, Tensor]:
         """What the weights held, in the keys of `module`; fp32."""
         return {name: value for name, value in self.module.state_dict().items() if name not in self.fresh}
@@ -75,6 +80,11 @@ class Source:
     def fingerprint(self) -> str:
         """A hash of names, shapes and values of `state`."""
         return state_fingerprint(self.state)
+
+    def forget_weights(self) -> None:
+        """From now on only names, shapes and settings are known: so that another copy has room in memory."""
+        self.module.to(device="meta")
+        self.beside.clear()
 
     @property
     def clip_shape(self) -> ClipShape:
@@ -149,11 +159,17 @@ def encoder_in(module: nn.Module) -> VideoViT:
             raise TypeError(type(module))
 
 
+def left_out(source: Source) -> tuple[str, ...]:
+    """A sentence about what the weights did not hold, so that no target writes it; none where they held all."""
+    parts = sorted({name.rpartition(".")[0] for name in source.fresh})
+    return (f"The weights held nothing of {some(parts)}: these are not written.",) if parts else ()
+
+
 # ---------------------------------------------------------------- opening
 
 
 def open_source(run: EvalRun, *, averaged: bool = False, classes: str | None = None) -> Source:
-    """The model of a run, as `jobs.eval_runs.find_runs` or `guess.run_of_file` finds it.
+    """The model of a run, as `jobs.eval_runs.find_runs` finds it; of a bare file, of that which `tasks.file_run` names.
 
     A checkpoint may be of any ZeRO stage and number of ranks. averaged: the moving average of its weights
     (`optim.ema_decay`). classes: names of its classes, see `jobs.predict_input.class_names`. Nothing is read but the
@@ -169,7 +185,7 @@ def open_source(run: EvalRun, *, averaged: bool = False, classes: str | None = N
     module = task.module
     form_of(module)
     _forget_start(module)
-    loaded = load_scored(task, replace(run, config=config), averaged=averaged)
+    beside, loaded = _load(task, replace(run, config=config), averaged=averaged)
     fresh = _fresh_in(module)
     _refuse_untrained(fresh, run)
     return Source(
@@ -180,8 +196,19 @@ def open_source(run: EvalRun, *, averaged: bool = False, classes: str | None = N
         classes=names or task.classes,
         loaded=loaded,
         manifest=None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint),
-        averaged=averaged,
+        averaged=averaged or (run.checkpoint is None and config.init.ema),
+        beside=beside,
     )
+
+
+def _load(task: Task, run: EvalRun, *, averaged: bool) -> tuple[dict[str, Tensor], str]:
+    """The weights into the module; what the file holds beside it, and a sentence. One copy of the file is in memory."""
+    if run.checkpoint is not None:
+        return {}, load_scored(task, run, averaged=averaged)
+    initial = read_initial(run.weights, averaged=averaged or run.config.init.ema)
+    loaded = start_from(task, initial, run.config.task)
+    bare = bare_names(initial.state)
+    return {name: value for name, value in bare.items() if name.startswith(BESIDE)}, loaded
 
 
 def settings_in(config: RunConfig, part: type[P]) -> Iterator[P]:

@@ -17,20 +17,21 @@ if TYPE_CHECKING:
     from umt_ds.exchange.compare import Outputs, Probe
     from umt_ds.exchange.source import Source
 
-TargetName = Literal["published", "safetensors"]
+TargetName = Literal["published", "safetensors", "timm", "transformers", "onnx"]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 Wrap = Literal["model", "module", "flat"]
+Part = Literal["video", "text"]
 
 
 @dataclass(frozen=True)
 class Options:
     """What a user may choose. wrap: the key under which a published file holds its weights; None: as the release of
     that task has it. max_shard_bytes: of a safetensors file; None: one file, whatever its size. part: of a model with
-    several parts, the one that is written (`video`, `text`); None: all that the target has."""
+    several parts, the one that is written; None: all that the target has."""
 
     wrap: Wrap | None = None
     max_shard_bytes: int | None = None
-    part: str | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,18 @@ def target_of(name: TargetName) -> Target:
             from umt_ds.exchange import safetensors
 
             return safetensors
+        case "timm":
+            from umt_ds.exchange import timm
+
+            return timm
+        case "transformers":
+            from umt_ds.exchange import transformers
+
+            return transformers
+        case "onnx":
+            from umt_ds.exchange import onnx
+
+            return onnx
 
 
 # Which forms of a model (`source.Form`) a target takes, and what it makes of them.
@@ -89,6 +102,14 @@ FORMS: Mapping[TargetName, Mapping[str, str]] = {
         "answering": "the fine-tuned file that the authors' code loads",
     },
     "safetensors": dict.fromkeys(("student", "classifier", "video_text", "answering"), "a model folder of umt_ds"),
+    "timm": {"classifier": "VisionTransformer over frames one above the other"},
+    "transformers": {
+        "student": "VideoMAEModel",
+        "classifier": "TimmWrapperForImageClassification over frames one above the other",
+        "video_text": "VideoMAEModel, and BertModel of the text layers",
+        "answering": "VideoMAEModel, and BertModel of the text layers",
+    },
+    "onnx": {"student": "features of clips", "classifier": "logits", "video_text": "vectors of clips and of texts"},
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from umt_ds.config.check import Tree, check
+from umt_ds.config.check import Tree, check, fill
 from umt_ds.config.evaluation import EVALUATION_KINDS
 from umt_ds.config.explain import Origin, Origins
 from umt_ds.config.key_paths import flatten
@@ -26,7 +26,7 @@ from umt_ds.engine.manifest import (
 from umt_ds.engine.readback import is_file, is_folder
 from umt_ds.environment import at_home
 from umt_ds.errors import CheckpointError, ConfigError, WeightsError
-from umt_ds.weights.model_folder import is_model_folder, read_model_folder
+from umt_ds.weights.exported import classes_in, is_model_folder, read_model_folder
 
 CONFIG = "config.yaml"
 _KINDS_OF_RUN = "a run, checkpoint or model folder, a YAML file, or a shipped run (`umt config` lists them)"
@@ -36,11 +36,13 @@ _WITH_WEIGHTS = "umt eval NAME --weights"
 
 @dataclass(frozen=True)
 class EvalRun:
-    """A run to score. name: as the user calls it. checkpoint: one of ours; None: `init.weights` is taken."""
+    """A run to score. name: as the user calls it. checkpoint: one of ours; None: `init.weights` is taken. teacher:
+    where the weights of its teacher were, which `config` calls random; None where it has none, or nobody says."""
 
     name: str
     config: RunConfig
     checkpoint: Path | None
+    teacher: Path | None = None
 
     @property
     def weights(self) -> Path:
@@ -54,7 +56,7 @@ class EvalRun:
         """The names of the rows of its head, as the checkpoint has them; none where nobody wrote them down."""
         if self.checkpoint is not None:
             return tuple(read_checkpoint_manifest(self.checkpoint).classes)
-        return read_model_folder(self.weights).classes if is_model_folder(self.weights) else ()
+        return classes_in(self.weights) if is_model_folder(self.weights) else ()
 
     def is_same(self, other: EvalRun) -> bool:
         """Whether it is the other one, perhaps in another spelling."""
@@ -100,16 +102,17 @@ def _find(
     folder = _folder_called(name)
     tree, origins = _tree_of_folder(folder) if folder is not None else _tree_of_recipe(name)
     lay_overrides(tree, origins, overrides)
+    teacher = _teacher_weights(tree, origins)
     _forget_training(tree)
     config = check(tree, origins, keep_unset=True)
     config = _with_evaluations(config, only, name) if judged else config
     _refuse_unset(config, name, judged=judged)
     if folder is not None and own_weights and not is_model_folder(folder):
-        return EvalRun(name, config, _best_in(folder) if best else _checkpoint_in(folder))
+        return EvalRun(name, config, _best_in(folder) if best else _checkpoint_in(folder), teacher)
     if best:
         raise ConfigError(f"{name} is no run folder, and has no best checkpoint", hint="leave --best away")
     _check_initial_weights(config, name)
-    return EvalRun(name, config, None)
+    return EvalRun(name, config, None, teacher)
 
 
 # ---------------------------------------------------------------- settings
@@ -152,6 +155,16 @@ def _tree_of_recipe(name: str) -> tuple[Tree, Origins]:
     if name in EVALUATION_KINDS:
         hint = f"a kind of evaluation is an option: umt eval RUN --kind {name} --shards SHARDS"
     raise ConfigError(f"{name}: there is no such folder or file, and no shipped run is called so", hint=hint)
+
+
+def _teacher_weights(tree: Tree, origins: Origins) -> Path | None:
+    task = tree.get("task")
+    teacher = task.get("teacher") if isinstance(task, dict) else None
+    if not isinstance(teacher, dict) or not isinstance(teacher.get("weights"), str):
+        return None
+    said = fill({"task": {"teacher": {"weights": teacher["weights"]}}}, origins, keep_unset=True)
+    weights = said["task"]["teacher"]["weights"]
+    return None if weights == "random" or "${env:" in weights else Path(at_home(weights))
 
 
 def _forget_training(tree: Tree) -> None:

@@ -25,10 +25,10 @@ from umt_ds.engine.protocol import InitialWeights, Task
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.tasks.encoders import told_positions
 from umt_ds.weights.deepspeed_folder import deepspeed_folder
+from umt_ds.weights.exported import is_model_folder, read_model_folder
 from umt_ds.weights.file import WeightFile
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
 from umt_ds.weights.load import read_weight_source
-from umt_ds.weights.model_folder import is_model_folder, read_model_folder
 from umt_ds.weights.numbers import require_weights
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from umt_ds.weights.pickle_values import Storage, StoredTensor
 from umt_ds.weights.unpickle import unpickle
 
-_PICKLE = "/data" ".pkl"
+_PICKLE = "/data.pkl"
 _MOST_PICKLE = 64 << 20  # bytes; names and sizes of a hundred thousand tensors are a quarter of it
 
 

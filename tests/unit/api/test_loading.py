@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import umt_ds
 from tests.support.predicting import CAPTIONS
 from tests.support.recognition import NAMES, a_set, module_of, run_on
 from tests.support.tiny_runs import add_checkpoint, make_config, write_run
+from umt_ds.cli import export
 from umt_ds.config.load import load_run
 from umt_ds.errors import ConfigError, MachineError, UmtError
 from umt_ds.tasks.kinds import build_task
@@ -52,6 +54,16 @@ def test_a_run_a_checkpoint_and_a_weight_file_with_its_recipe_are_one_model(
         assert not model.module.training
     assert given[0].name == classifier.name
     assert repr(classifier).startswith("VideoModel(demo_recognition: recognition, 2 frames of 16 px, fp32 on cpu; can ")
+
+
+def test_a_folder_that_umt_export_wrote_is_the_same_model(
+    classifier: umt_ds.VideoModel, classifier_folder: Path, videos: Path, tmp_path: Path
+) -> None:
+    words = [str(classifier_folder), "--to", "safetensors", "-o", str(tmp_path / "model")]
+    CliRunner().invoke(export.command, words, catch_exceptions=False)
+    model = umt_ds.load(tmp_path / "model")
+    assert model.predict(videos / "grey.mp4") == classifier.predict(videos / "grey.mp4")
+    assert (model.classes, model.task) == (NAMES, "recognition")
 
 
 def test_the_precision_that_is_asked_for_is_that_of_the_weights(finder_folder: Path, videos: Path) -> None:

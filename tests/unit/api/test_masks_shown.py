@@ -57,3 +57,11 @@ def test_all_but_the_kept_patches_are_dark() -> None:
     assert shown[0, :2].unique().tolist() == [44]
     with pytest.raises(DataError, match="patches 0 to 4 are kept, and 1 frames of 2 x 2 have 4"):
         masks.shade(frames, torch.tensor([0, 4]), (2, 2))
+
+
+def test_a_spotlight_is_as_bright_as_what_is_looked_at() -> None:
+    frames = torch.full((1, 4, 4, 3), 200, dtype=torch.uint8)
+    shown = masks.spotlight(frames, torch.tensor([[[0.1, 0.2], [0.0, 0.4]]]))
+    assert shown[0, ::2, ::2, 0].tolist() == [[50, 100], [0, 200]]
+    with pytest.raises(DataError, match="is not that of 1 frames"):
+        masks.spotlight(frames, torch.rand(2, 2, 2))

@@ -32,6 +32,7 @@ SIGNATURES = {
     "masks.load_frozen_teacher": "run, *, device=None",
     "masks.keep_patches": "attention, *, ratio=0.8, kind='semantic', seed=0, step=0",
     "masks.shade": "frames, keep, grid",
+    "masks.spotlight": "frames, attention",
 }  # fmt: skip
 PROPERTIES = ("name", "task", "can", "classes", "device", "precision", "fingerprint", "module")
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from umt_ds.data.shards.sample_record import WeightedAnswer, captions_of
 from umt_ds.data.text import AnswerTokenizer, CaptionTokenizer, clean_caption
@@ -48,6 +53,28 @@ def test_a_caption_begins_with_cls_and_ends_without_sep(tmp_path: Path) -> None:
     tokens = CaptionTokenizer(vocabulary(tmp_path), max_tokens=7)(["a man plays guitar", "a dog"])
     assert tokens.ids.tolist() == [[2, 5, 6, 7, 8, 9, 0], [2, 5, 1, 0, 0, 0, 0]]
     assert tokens.mask.sum(dim=1).tolist() == [6, 3]
+
+
+LETTERS = "abdmnoprsABDMNOPRSéÉİıßσςοΟ你"
+SIGNS = "<>-/,.'!?\"()*#:;~[]&_0 \t\n\x00\x1c\x1f\x85\xa0\u200b\u2028"
+
+
+@given(st.text(alphabet=LETTERS + SIGNS, max_size=40))
+@example("Ο <PERSON>'s ΟΔΟΣ, a-man/MAN\x1cplays")
+def test_the_librarys_tokenizer_makes_the_same_tokens_of_raw_captions(caption: str) -> None:
+    ours, theirs = _by_letters()
+    tokens = ours([ours.clean(caption)])
+    assert theirs.encode(caption).ids[:40] == tokens.ids[tokens.mask].tolist()
+
+
+@cache
+def _by_letters() -> tuple[CaptionTokenizer, Tokenizer]:
+    """Both, with a vocabulary of letters and signs, so that no difference hides in [UNK]."""
+    signs = sorted(set((LETTERS + SIGNS + "δ").lower()) - set(" \t\n\x00\x1c\x1f\x85\xa0\u200b\u2028"))
+    with TemporaryDirectory() as folder:
+        words = [*WORDS[:5], *signs, *(f"##{sign}" for sign in signs)]
+        ours = CaptionTokenizer(vocabulary(Path(folder), words), max_tokens=40)
+    return ours, Tokenizer.from_str(ours.library_json())
 
 
 def test_a_long_caption_loses_its_end(tmp_path: Path) -> None:

@@ -65,10 +65,15 @@ def read_model_folder(path: Path) -> ModelFolder:
     fingerprints = card.get("fingerprints")
     if not isinstance(fingerprints, dict) or not all(isinstance(one, str) for one in fingerprints.values()):
         raise WeightsError(f"{path / CARD} is damaged: its fingerprints are no texts", hint=_AGAIN)
+    return ModelFolder(path, _settings(path), classes_in(path), fingerprints, card)
+
+
+def classes_in(path: Path) -> tuple[str, ...]:
+    """The names of the rows of a head that a model folder holds; none where nobody knows them. Raises WeightsError."""
     names = _json(path / CLASSES, list) if (path / CLASSES).is_file() else []
     if not all(isinstance(name, str) for name in names):
         raise WeightsError(f"{path / CLASSES} is damaged: it is no list of names", hint=_AGAIN)
-    return ModelFolder(path, _settings(path), tuple(names), fingerprints, card)
+    return tuple(names)
 
 
 def _settings(path: Path) -> dict[str, Any]:
