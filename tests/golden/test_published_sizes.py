@@ -1,4 +1,4 @@
-"""`umt export --to published` of files with the keys and shapes of released ones, B and L: the same tensors come back."""
+"""`umt export --to published` of files with the keys and shapes of released ones, B and L: the same tensors again."""
 
 from __future__ import annotations
 
