@@ -98,6 +98,7 @@ class Coverage:
             "videos": len(self.videos),
             "texts": self.texts,
             "as_published": self.as_published(),
+            **({"captions": self.protocol.captions} if self.protocol.captions else {}),
             "missing": self.missing[:_MOST_MISSING],
             "num_missing": len(self.missing),
             **({"num_unanswered": self.unanswered} if self.protocol.task == "question answering" else {}),

@@ -42,6 +42,14 @@ PROTOCOLS = (
         "ActivityNet Captions, training: a paragraph a video",
         _read,
         (Counts(10009, 10009),),
+        captions="paragraph",
     ),
-    Protocol("activitynet-val1", "retrieval", "ActivityNet Captions, testing: val_1", _read, (Counts(4917, 4917),)),
+    Protocol(
+        "activitynet-val1",
+        "retrieval",
+        "ActivityNet Captions, testing: val_1",
+        _read,
+        (Counts(4917, 4917),),
+        captions="paragraph",
+    ),
 )

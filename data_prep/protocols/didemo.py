@@ -19,7 +19,7 @@ _VINDLU = "VindLU's files"
 
 
 def _split(name: str, about: str, *expected: Counts) -> Protocol:
-    return Protocol(f"didemo-{name}", "retrieval", about, _read, expected, first_s=30)
+    return Protocol(f"didemo-{name}", "retrieval", about, _read, expected, first_s=30, captions="paragraph")
 
 
 PROTOCOLS = (

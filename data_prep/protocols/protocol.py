@@ -67,6 +67,7 @@ class Protocol:
     video, and in a file that is no longer than this they are counted from its start.
     class_names: those that the files say, if any of them does.
     first_s: only so many seconds from the start of a video are shown.
+    captions: paragraph where all texts of a video are one, as a score of it has to say.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Protocol:
     cut_s: tuple[float, float] | None = None
     class_names: Callable[[Sequence[Path]], ClassNames | None] | None = None
     first_s: float | None = None
+    captions: Literal["paragraph"] | None = None
 
 
 def num_texts(fields: Mapping[str, Any]) -> int:

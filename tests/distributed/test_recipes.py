@@ -21,7 +21,7 @@ from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
 
 SOME = (
-    "demo/teacher", "stage1/b16_k710", "recognition/b16_k710", "stage2/ablations/one_stage",
+    "demo/teacher", "stage1/b16_k710", "stage1/b16_k710_siglip2", "recognition/b16_k710", "stage2/ablations/one_stage",
     "stage2/ablations/align_visual_text",
 )  # fmt: skip
 
@@ -35,6 +35,8 @@ READ_ELSEWHERE = {
     "evaluation.test.*": "`umt eval`",
     "init.ema": "a run that starts from another one's weights",
     "optim.layer_decay": "recognition; the schema refuses it elsewhere",
+    "schedule.decay_epochs": "a schedule in epochs",
+    "schedule.decay_steps": "a schedule in steps",
     "task.head": "weights that have a head",
     "schedule.epochs": "a schedule in epochs",
     "schedule.warmup_epochs": "a schedule in epochs",

@@ -27,6 +27,10 @@ VARIABLES = {  # by name: what is there in the folder
     "UMT_DATA": "corpora",
     "UMT_CLIP_B16": "clip.pt",
     "UMT_CLIP_L14": "clip.pt",
+    "UMT_SIGLIP2_B16": "tiny_siglip.pt",
+    "UMT_DINOV2_B14": "tiny_dinov2_reg.pt",
+    "UMT_DINOV3_B16": "tiny_dinov3.pt",
+    "UMT_PE_B16": "tiny_pe_core.pt",
     "UMT_BERT_BASE": "bert",
     "UMT_BERT_LARGE": "bert",
     "UMT_STAGE1_B16": "runs/stage1/b16_k710",
@@ -38,6 +42,12 @@ VARIABLES = {  # by name: what is there in the folder
         for data in ("k710", "k400", "mit")
         for size in ("b16", "l16")
     },
+}
+TEACHERS = {  # by the name of a recipe: its kind of teacher in small; all others have a CLIP
+    "stage1/b16_k710_siglip2": "tiny_siglip",
+    "stage1/b16_k710_dinov2": "tiny_dinov2_reg",
+    "stage1/b16_k710_dinov3": "tiny_dinov3",
+    "stage1/b16_k710_pe": "tiny_pe_core",
 }
 FIRST = (  # others start from them
     "demo/teacher", "demo/stage1", "demo/stage2", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m",
@@ -101,18 +111,26 @@ def smaller(name: str) -> list[str]:
     if is_tiny:
         return few
     few += ["task.student.preset=pocket", "task.student.image_size=32"]
-    few += ["task.teacher.preset=tiny_clip"] if task["teacher"] is not None else []
+    if task["teacher"] is not None:
+        few += [f"task.teacher.preset={TEACHERS.get(name, 'tiny_clip')}", "task.teacher.image_size=32"]
     return [*few, "task.text.preset=folder"] if name.startswith("stage2/") else few
 
 
 def write_models(folder: Path) -> None:
-    """A tiny CLIP, by a name that open_clip then knows, and a tiny BERT. Loads libraries for seconds: for ranks."""
+    """A tiny CLIP, by a name that open_clip then knows, towers that timm then knows, and a tiny BERT. Loads libraries
+    for seconds: for ranks."""
     import open_clip
+    import timm
+
+    from tests.support import tiny_towers
 
     torch.manual_seed(0)
     (folder / "tiny_clip.json").write_text(json.dumps(TINY_CLIP))
     open_clip.add_model_config(folder / "tiny_clip.json")
     torch.save(open_clip.create_model("tiny_clip").state_dict(), folder / "clip.pt")
+    for tower in TEACHERS.values():
+        assert tower in tiny_towers.TOWERS
+        torch.save(timm.create_model(tower, num_classes=0).state_dict(), folder / f"{tower}.pt")
     write_bert(folder / "bert", words=(folder / "runs" / "demo" / "data" / "vocab.txt").read_text().splitlines())
 
 

@@ -38,14 +38,17 @@ WITH_TEXT = ["stage2", "retrieval", "question_answering"]  # runs with a BERT
 OF_SOME_TASKS = {
     "umt_ds/bench/plain_recognition.py": ["recognition"],
     "umt_ds/bench/plain*.py": ["stage1", "stage2"],  # twins of two tasks
+    "umt_ds/config/lone_rows.py": ["stage2", "retrieval"],
     "umt_ds/bench/fp8.py": ["stage1", "stage2"],  # of runs with a teacher
     "umt_ds/tasks/teacher.py": ["stage1", "stage2"],  # of runs with a teacher
+    "umt_ds/tasks/encoders.py": ["recognition", *WITH_TEXT],  # of runs that stretch positions
     "umt_ds/tasks/bert.py": WITH_TEXT,
     "umt_ds/tasks/captions.py": WITH_TEXT,
     "umt_ds/tasks/initial.py": WITH_TEXT,  # of runs that read a vocabulary
     "umt_ds/tasks/video_text/*.py": ["stage2", "retrieval"],
     "umt_ds/data/draws.py": ["recognition"],  # of runs that learn classes
     "umt_ds/cli/export.py": WITH_TEXT,
+    "umt_ds/tasks/encoders.py": ["recognition", *WITH_TEXT],  # of runs whose positions can be stretched
     "umt_ds/tasks/file_run.py": ["recognition", *WITH_TEXT],  # of files with classes, and of those with a BERT
     "umt_ds/preflight/task_checks.py": ["recognition", *WITH_TEXT],  # of runs that learn classes, and that read text
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from umt_ds.api.abilities import ANY_QUESTION, METHODS, WHO_CAN, Call
 from umt_ds.api.videos import Video, frames_in, path_of, videos_in, views_of
+from umt_ds.api.wording import in_python
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.data.clip_request import ClipRequest
 from umt_ds.data.video_clips import Windows, clips_of_video, frames_of_video, naming
@@ -268,7 +269,8 @@ class VideoModel:
     def _answering(self, asked: Asked) -> tuple[ClipRequest, Predict]:
         """The last one is kept: many videos are asked the same, and its texts are encoded once."""
         if self._last is None or self._last[0] != asked:
-            predictor = predictor_of(self._trained.run.config, asked, self._trained.names)
+            with in_python():
+                predictor = predictor_of(self._trained.run.config, asked, self._trained.names)
             self._last = asked, predictor.request, predictor.of(self.module)
         return self._last[1:]
 

@@ -12,6 +12,7 @@ import torch
 from umt_ds.api.abilities import ANY_QUESTION
 from umt_ds.api.devices import device_called
 from umt_ds.api.model import VideoModel
+from umt_ds.api.wording import in_python
 from umt_ds.classes import are_names
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.environment import at_home
@@ -56,7 +57,8 @@ def load(
         raise ConfigError(f"precision={precision!r}", hint=f"one of {', '.join(get_args(Precision))}")
     place = device_called(device)
     run = _run_of(os.fspath(source), recipe, overrides, best=best)
-    names = class_names(classes, known=run.classes, are_named=are_names(run.classes))
+    with in_python():
+        names = class_names(classes, known=run.classes, are_named=are_names(run.classes))
     averaged = _is_averaged(run, names) if ema is None else ema
     return VideoModel(TrainedModel(run, names, averaged, place, precision, compile))
 

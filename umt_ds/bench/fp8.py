@@ -15,7 +15,7 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.errors import ConfigError
 from umt_ds.masking import MaskPlan
 from umt_ds.tasks.loader import build_loader
-from umt_ds.tasks.teacher import load_teacher
+from umt_ds.tasks.teacher import load_teacher, refuse_no_fp8
 
 PACKAGES = ("torch",)  # for the header
 ENOUGH = 0.999  # cosine that the FP8 teacher is held to
@@ -56,6 +56,7 @@ def compare(config: RunConfig, *, clips: int) -> Fp8Change:
         raise ConfigError(f"task.kind {task.kind} has no teacher here", hint="name a run of stage 1 or 2 that has one")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher, _ = load_teacher(task.teacher)
+    refuse_no_fp8(teacher)
     teacher.to(device, torch.bfloat16)
     with closing(build_loader(config, plan_of(clips), ALONE, device=device)) as loader:
         batch = next(iter(loader.micro_batches(0))).parts[0].to(device)

@@ -195,6 +195,7 @@ def refuse_unpublished(task: Stage1Config, teacher: Teacher) -> None:
         "task.teacher.norm=l2": task.teacher.norm == "l2",
         "task.teacher.pixels=imagenet": task.teacher.pixels == "imagenet",
         "a CLIP teacher": isinstance(teacher.tower, ClipTower),
+        "task.teacher.features=projected": teacher.tower.features == "projected",
     }
     missing = [setting for setting, holds in published.items() if not holds]
     if missing:

@@ -298,6 +298,7 @@ def refuse_unpublished_stage2(task: Stage2Config, teacher: Teacher | None) -> No
         "task.mlm.mean=local": task.mlm.mean == "local",
         "task.align_projections=none": task.align_projections == "none",
         "a CLIP teacher": teacher is not None and isinstance(teacher.tower, ClipTower),
+        "task.teacher.features=projected": teacher is not None and teacher.tower.features == "projected",
     }
     missing = [setting for setting, holds in published.items() if not holds]
     if missing:

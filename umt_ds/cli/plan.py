@@ -6,6 +6,13 @@ import click
 
 from umt_ds.config.load import load_run
 from umt_ds.engine.gpus import GPUS
+from umt_ds.errors import ConfigError
+
+# Of a recipe whose evaluations are all made by `umt eval`, as those of zero_shot/… are, which nobody trains.
+_ONLY_JUDGED = (
+    "a plan is of training: where the run is only judged, `umt eval NAME --dry-run` says what is read, and in how many "
+    "passes"
+)
 
 
 @click.command("plan")
@@ -39,6 +46,13 @@ def command(
     """
     config = load_run(name, overrides, keep_unset=True)
     from umt_ds.preflight.plan import Request, plan_job
+    from umt_ds.preflight.plan_text import plan_text
 
     request = Request(gpus, kind, cores_per_gpu, samples, mfu / 100, measure_loader)
-    click.echo(plan_job(config, request, say=lambda text: click.echo(text, err=True)).text())
+    try:
+        job = plan_job(config, request, say=lambda text: click.echo(text, err=True))
+    except ConfigError as error:
+        if config.evaluation and not config.evaluations_in_training:
+            raise ConfigError(error.what, hint="; ".join(filter(None, [error.hint, _ONLY_JUDGED]))) from error
+        raise
+    click.echo(plan_text(job))

@@ -27,6 +27,9 @@ from umt_ds.environment import at_home, set_default, temporary_folder, working_f
     "--weights", type=click.Path(path_type=Path), metavar="PATH", help="Where the weights of the index lie now."
 )
 @click.option("--picture", type=LOCAL_FILE, metavar="PNG", help="Draw frames of the hits, with their times and scores.")
+@click.option(
+    "--export-faiss", "faiss_file", type=LOCAL_FILE, metavar="FILE", help="Search nothing: write the vectors for faiss."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     index: Path,
@@ -38,6 +41,7 @@ def command(
     captions: bool,
     weights: Path | None,
     picture: Path | None,
+    faiss_file: Path | None,
     as_json: bool,
 ) -> None:
     """Find the clips of INDEX (`umt embed -o INDEX`) that a TEXT describes best.
@@ -51,11 +55,21 @@ def command(
       umt search films.index "a dog on a beach" "a red car" --top 5 --picture hits.png
       umt search msrvtt.index "a man opens a box" --rerank 128
       umt search films.index --video clip.mp4 --json
+      umt search films.index --export-faiss films.faiss
       umt search films.index --queries queries.txt --weights /new/place/l16_25m.pth
     """
     working_folder()  # without these two, libraries would fail somewhere below
     temporary_folder()
     set_default("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads take the cores of those who work
+    place = Path(at_home(str(index)))
+    if faiss_file is not None:
+        if texts or queries or video or picture or rerank or weights or as_json:
+            raise click.UsageError("--export-faiss searches nothing: only --captions goes with it")
+        from umt_ds.search.faiss_file import export_faiss
+
+        count = export_faiss(place, "captions" if captions else "clips", faiss_file)
+        click.echo(f"{count:,} vectors written to {faiss_file}, in the order of the index")
+        return
     if video is not None and (texts or queries):
         raise click.UsageError("--video is a query of its own: leave TEXT and --queries away")
     if video is None and not texts and queries is None:
@@ -68,6 +82,5 @@ def command(
     from umt_ds.search.ask import as_json as found_as_json
 
     every = [*texts, *(queries_in(queries) if queries is not None else [])]
-    place = Path(at_home(str(index)))
     found = run_search(Search(place, every, video, top, captions, weights, picture, rerank or 0))
     click.echo(found_as_json(found) if as_json else as_text(found))

@@ -61,10 +61,12 @@ def _print_plan(config: RunConfig, world: int) -> None:
     from umt_ds.config.deepspeed_json import complete_deepspeed_json, load_deepspeed_json
     from umt_ds.config.effect import without_effect
     from umt_ds.jobs.train import try_evaluations
+    from umt_ds.tasks.loader import check_media
     from umt_ds.tasks.sources import count_samples, sample_counts
 
     samples = sample_counts(config)
     plan = plan_run(config, world=world, num_samples=count_samples(config))
+    check_media(config, plan)
     settings = complete_deepspeed_json(load_deepspeed_json(config.engine), config, plan)
     try_evaluations(config)
     for line in without_effect(config):

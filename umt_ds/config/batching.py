@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
+from umt_ds.config.lone_rows import refuse_lone_rows
 from umt_ds.config.optimisation import LrCurve, ScheduleConfig
 from umt_ds.config.run import RunConfig
 from umt_ds.errors import ConfigError
@@ -58,6 +59,7 @@ def split_batch(config: RunConfig, world: int) -> tuple[int, int]:
     if config.batch.split_contrastive:
         micro, accumulation = micro * accumulation, 1
     _refuse_shrunken_contrast(config, micro * world, accumulation)
+    refuse_lone_rows(config.task, of_rank=micro, of_all=micro * world)
     return micro, accumulation
 
 

@@ -216,6 +216,11 @@ EvaluationConfig = Annotated[
     | QuestionAnsweringEvaluation,
     Field(discriminator="kind"),
 ]
-EVALUATION_KINDS: tuple[str, ...] = tuple(
-    get_args(settings.model_fields["kind"].annotation)[0] for settings in get_args(get_args(EvaluationConfig)[0])
-)
+_SETTINGS: dict[str, type[EvaluationSettings]] = {
+    get_args(settings.model_fields["kind"].annotation)[0]: settings
+    for settings in get_args(get_args(EvaluationConfig)[0])
+}
+EVALUATION_KINDS: tuple[str, ...] = tuple(_SETTINGS)
+# What a model must have learned for them, beside what its video encoder sees.
+READS_TEXT = frozenset(kind for kind, settings in _SETTINGS.items() if issubclass(settings, VideoTextEvaluation))
+WRITES_ANSWERS = frozenset({"question_answering"})

@@ -88,9 +88,11 @@ class PositionBase(Section):
 
 
 class TeacherConfig(Section):
-    """The frozen CLIP tower that is imitated (METHOD.md, "Teacher")."""
+    """The frozen image tower that is imitated (METHOD.md, "Teacher", "Teachers of other families")."""
 
-    preset: Text = Field("clip_b16", description="clip_b16, clip_l14, an open_clip model name, or `custom` with tower")
+    preset: Text = Field(
+        "clip_b16", description="clip_b16, clip_l14, open_clip's or timm's name of a model, or `custom` with tower"
+    )
     tower: TowerConfig | None = None
     weights: Annotated[Literal["random"] | FilePath, RUNNING] = Field(
         description="weight file, model or run folder; or `random`, to try"
@@ -98,8 +100,15 @@ class TeacherConfig(Section):
     image_size: Count | None = Field(None, description="side the teacher sees; default: the preset's")
     layers: Count = Field(6, description="K: the last K blocks are aligned")
     interval: Positive = Field(1.0, description="distance between aligned blocks")
-    pixels: Literal["imagenet", "clip"] = Field(
-        "imagenet", description="mean and std of the teacher's input; all published weights use imagenet"
+    pixels: Literal["imagenet", "clip", "own"] = Field(
+        "imagenet",
+        description="mean and std of the teacher's input; all published weights use imagenet; own: those it was "
+        "trained with",
+    )
+    features: Literal["projected", "tokens"] | None = Field(
+        None,
+        description="of a token: behind the projection into the space of text, or before it; default: projected "
+        "where the tower has one",
     )
     norm: Literal["l2", "none"] = "l2"
     precision: Literal["run", "fp8"] = Field(

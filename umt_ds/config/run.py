@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from umt_ds.config.data import DataConfig
 from umt_ds.config.evaluation import EvaluationConfig
+from umt_ds.config.lone_rows import refuse_lone_rows
 from umt_ds.config.optimisation import BatchConfig, OptimConfig, ScheduleConfig
 from umt_ds.config.running import CadenceConfig, EngineConfig, InitConfig, ReportConfig
 from umt_ds.config.section import RUNNING, Section
@@ -48,6 +49,8 @@ class RunConfig(Section):
         _refuse_foreign_evaluations(self)
         _refuse_average_of_nothing(self)
         _refuse_best_of_nothing(self)
+        most = self.batch.global_ if self.batch.split_contrastive else self.batch.micro
+        refuse_lone_rows(self.task, of_rank=most, of_all=self.batch.global_)
         return self
 
     @property

@@ -70,6 +70,8 @@ def read_vocabulary(path: Path) -> WordPieces:
     Raises ConfigError that says which file, line or key is at fault: where numbers are in doubt, where the tokenizer is
     no WordPiece as BERT's, and where it is cased, since captions are lower case.
     """
+    if not os.path.exists(path):
+        raise ConfigError(f"there is no {path}, where a vocabulary should be", hint=_HINT)
     try:
         return _read(path)
     except (OSError, ValueError) as error:
@@ -82,7 +84,7 @@ def _read(path: Path) -> WordPieces:
     files = [path] if os.path.isfile(path) else [folder / name for name in (_PLAIN, _WHOLE)]
     files = [file for file in files if os.path.isfile(file)]
     if not files:
-        raise ValueError(f"there is neither {_PLAIN} nor {_WHOLE}, but {_listing(path)}")
+        raise ValueError(f"the folder has neither {_PLAIN} nor {_WHOLE}; {_listing(path)}")
     for file in (*files, folder / _ADDED, folder / _CONFIG):
         _refuse_something_else(file)
     tokenizer = next((_object(file) for file in files if file.suffix == ".json"), {})
@@ -114,7 +116,7 @@ def _lines(file: Path) -> dict[str, int]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file.name} is no UTF-8: {error}") from error
+        raise ValueError(f"{file.name} is no text in UTF-8, as a list of tokens is ({error})") from error
     if lines[-1] == "":
         lines.pop()
     if lines and lines[0].startswith("\ufeff"):
@@ -233,7 +235,5 @@ def _is_number(value: object) -> bool:
 
 
 def _listing(path: Path) -> str:
-    if not os.path.isdir(path):
-        return "it does not exist"
     names = [ascii(name).strip("'") for name in sorted(os.listdir(path))]
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "it is empty"
+    return f"it has {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else "it is empty"

@@ -55,6 +55,7 @@ def decisive(protocol: Mapping[str, Any]) -> dict[str, Any]:
     evaluation found on the way, and what older versions did not say, though they did it."""
     where = ("shards",)
     missing = {"items", "videos", "left_out", "stored_frames", "published", "captions_of_a_video", "best_possible"}
+    missing |= {"captions", "chance"}  # of what was there; the set says what should have been
     missing |= {"questions_with_listed_answer", "questions_with_writable_answer"}
     found = ("num_pairs", "temperature_found")
     unsaid = ("ties",)

@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from umt_ds.batch import Losses
@@ -27,6 +26,7 @@ from umt_ds.engine.manifest import StateKind, state_kinds
 from umt_ds.engine.optim import build_adamw
 from umt_ds.engine.protocol import Task
 from umt_ds.engine.swapped_weights import swapped_weights
+from umt_ds.engine.zero3 import borrowed, own_partition
 from umt_ds.environment import Environment, set_default
 from umt_ds.errors import ConfigError
 from umt_ds.models.full_value import is_kept_full, keep_full
@@ -66,7 +66,7 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
     given = {name: parameter.data for name, parameter in task.module.named_parameters()}
     wrapped, *_ = deepspeed.initialize(model=task.module, optimizer=optimizer, config=complete)
     if stage == 3:
-        for part, parameter in _borrowed(task.module):
+        for part, parameter in borrowed(task.module):
             deepspeed.zero.register_external_parameter(part, parameter)
     if stage == 0 and plan.world == 1:
         wrapped.enable_backward_allreduce = False  # with nobody: it would copy all gradients there and back
@@ -76,16 +76,6 @@ def build_engine(task: Task, config: RunConfig, plan: RunPlan, settings: dict[st
             engine.write_state("weight", name, given[name])
     engine.reset_moments(steps=0)
     return engine
-
-
-def _borrowed(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
-    """Modules with the parameters of others that they use, as they say in `borrowed`.
-
-    In the forward pass of the whole engine DeepSpeed 0.19.8 finds out by itself; in an evaluation, which calls parts of
-    the module, it would leave such a parameter scattered.
-    """
-    for part in module.modules():
-        yield from getattr(part, "borrowed", ())
 
 
 def _is_plain(stage: int, precision: Precision) -> bool:
@@ -305,9 +295,9 @@ class Engine:
                 if kind == "weight":
                     parameter.data.copy_(value)
             case 3, "weight":
-                state.safe_set_local_fp32_param(parameter, _own_partition(parameter, value))
+                state.safe_set_local_fp32_param(parameter, own_partition(parameter, value))
             case 3, _:
-                state.safe_set_local_optimizer_state(parameter, _own_partition(parameter, value), kind)
+                state.safe_set_local_optimizer_state(parameter, own_partition(parameter, value), kind)
             case _, "weight":
                 state.safe_set_full_fp32_param(parameter, value)
             case _:
@@ -396,14 +386,3 @@ class Engine:
             return None
         wrapper = self._wrapped.optimizer
         return wrapper.loss_scaler if hasattr(wrapper, "loss_scaler") else wrapper.loss_scale_config
-
-
-def _own_partition(parameter: Any, value: Tensor) -> Tensor:
-    """ZeRO-3: this rank's equal part of a full tensor, the last part padded with zeros.
-
-    DeepSpeed's setter of full tensors fails where the size is not a multiple of the world size.
-    """
-    size = parameter.ds_tensor.numel()
-    padded = value.new_zeros(size * dist.get_world_size())
-    padded[: value.numel()] = value.flatten()
-    return padded[size * dist.get_rank() :][:size]

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from umt_ds.data.shards.fetch import read_whole
-from umt_ds.errors import ConfigError, shown, some
+from umt_ds.data.shards.sample_record import plain_text
+from umt_ds.errors import ConfigError, DecodeError, shown, some
 from umt_ds.evaluation.metrics.answers import as_compared
 from umt_ds.keyed import digest64
 
@@ -62,17 +63,17 @@ def read_answer_list(path: Path) -> AnswerList:
     wrong = [f"{place}: {shown(repr(answer), 60)}" for place, answer in enumerate(listed) if not _is_answer(answer)]
     if wrong:
         raise ConfigError(
-            f"{path}: {len(wrong)} of its {len(listed)} answers are no texts, or empty; in place {some(wrong, 3)}",
+            f"{path}: {len(wrong)} of its {len(listed)} answers are no texts, or say nothing; in place "
+            f"{some(wrong, 3)}",
             hint=_HINT,
         )
     return AnswerList(tuple(answer.strip() for answer in listed), str(path))
 
 
 def _is_answer(answer: object) -> bool:
-    if not isinstance(answer, str) or not answer.strip():
+    if not isinstance(answer, str):
         return False
     try:
-        answer.encode()
-    except UnicodeEncodeError:  # half a character, which json can hold and no tokenizer
+        return bool(plain_text(answer))
+    except DecodeError:  # half a character, which json can hold and no tokenizer
         return False
-    return True

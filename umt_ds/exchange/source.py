@@ -204,7 +204,7 @@ def open_source(run: EvalRun, *, averaged: bool = False, classes: str | None = N
 def _load(task: Task, run: EvalRun, *, averaged: bool) -> tuple[dict[str, Tensor], str]:
     """The weights into the module; what the file holds beside it, and a sentence. One copy of the file is in memory."""
     if run.checkpoint is not None:
-        return {}, load_scored(task, run, averaged=averaged)
+        return {}, load_scored(task, run, averaged=averaged, judged=())
     initial = read_initial(run.weights, averaged=averaged or run.config.init.ema)
     loaded = start_from(task, initial, run.config.task)
     bare = bare_names(initial.state)

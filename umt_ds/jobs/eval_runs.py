@@ -112,6 +112,8 @@ def _find(
     if best:
         raise ConfigError(f"{name} is no run folder, and has no best checkpoint", hint="leave --best away")
     _check_initial_weights(config, name)
+    if judged:
+        config = config.model_copy(update={"task": config.task.judged_alone()})
     return EvalRun(name, config, None, teacher)
 
 
@@ -174,6 +176,7 @@ def _forget_training(tree: Tree) -> None:
     teacher = task.get("teacher") if isinstance(task, dict) else None
     if isinstance(teacher, dict):
         teacher["weights"] = "random"
+        teacher["pixels"] = "imagenet"  # its own may be said beside its weights only
     if isinstance(cadence, dict):
         cadence.pop("keep_best", None)
 

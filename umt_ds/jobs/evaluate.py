@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from umt_ds.config.deepspeed_json import Precision, load_deepspeed_json, precision_of
-from umt_ds.config.evaluation import VideoTextEvaluation
+from umt_ds.config.evaluation import READS_TEXT, WRITES_ANSWERS
 from umt_ds.config.show import numbers_of
 from umt_ds.distributed.alarm import ending_together
 from umt_ds.distributed.job import Job, start_job
@@ -33,7 +33,7 @@ from umt_ds.tasks.initial import read_initial, refuse_other_words, start_from, s
 from umt_ds.tasks.kinds import build_task, evaluators_of
 from umt_ds.terminal import progress, write_beside_bars
 from umt_ds.weights.load import load_strict
-from umt_ds.weights.published import is_video_text
+from umt_ds.weights.published import has_answer_decoder, is_video_text
 
 log = logging.getLogger("umt_ds")
 
@@ -108,7 +108,7 @@ def _score(
     loads = []
     for averaged in sorted({one.name in by_average for one in evaluators}):
         task = build_task(run.config, device=job.device, precision=precision, classes=run.classes)
-        loaded = load_scored(task, run, averaged=averaged)
+        loaded = load_scored(task, run, averaged=averaged, judged=_kinds(run))
         fingerprint = state_fingerprint(task.module.state_dict())
         loads.append((fingerprint, loaded))
         decisive = {**numbers_of(run.config), **evaluated_by(run.config), "weights": fingerprint}
@@ -125,6 +125,10 @@ def _score(
     )
 
 
+def _kinds(run: EvalRun) -> set[str]:
+    return {settings.kind for settings in run.config.evaluation.values()}
+
+
 def _keeping(evaluator: Evaluator, folder: Path | None, weights: str) -> Evaluator:
     """The evaluator, which keeps there what it has finished, if it can."""
     if folder is None or not isinstance(evaluator, Resumable):
@@ -137,9 +141,13 @@ def step_scored(run: EvalRun) -> int | None:
     return None if run.checkpoint is None else read_checkpoint_manifest(run.checkpoint).step
 
 
-def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
+def load_scored(task: Task, run: EvalRun, *, averaged: bool = False, judged: Collection[str]) -> str:
     """The weights into the module, or their moving average: all of a checkpoint of this run, or what training would
-    begin with. A sentence about it."""
+    begin with. A sentence about it.
+
+    judged: kinds of `evaluation` for which the model must be ready, none where its video encoder alone is asked. Raises
+    WeightsError where training would begin with these weights, and they cannot do yet what is judged.
+    """
     if run.checkpoint is not None:
         manifest = read_checkpoint_manifest(run.checkpoint)
         refuse_other_words(manifest.fingerprints, task.fingerprints, where=str(run.checkpoint))
@@ -147,19 +155,25 @@ def load_scored(task: Task, run: EvalRun, *, averaged: bool = False) -> str:
         return str(load_strict(task.module, state, where=str(run.checkpoint)))
     initial = read_initial(run.weights, averaged=averaged or run.config.init.ema)
     loaded = start_from(task, initial, run.config.task)
-    _require_text(run, initial)
+    _require_learned(initial, judged)
     return loaded
 
 
-def _require_text(run: EvalRun, weights: InitialWeights) -> None:
-    """Raises WeightsError where texts would be judged by a text encoder that nobody has trained: stage 2 begins with a
-    video encoder alone, which is nothing to score."""
-    names = [name for name, one in run.config.evaluation.items() if isinstance(one, VideoTextEvaluation)]
-    if names and not is_video_text(weights.state):
+def _require_learned(weights: InitialWeights, judged: Collection[str]) -> None:
+    """Raises WeightsError where a part would be judged that nobody has trained. Stage 2 begins with a video encoder
+    alone, and question answering with a copy of the layers that fuse as its decoder: neither is anything to score."""
+    if READS_TEXT.intersection(judged) and not is_video_text(weights.state):
         raise WeightsError(
             f"{weights.where}: a video encoder alone ({len(weights.state)} tensors), as stage 1 or recognition trains "
-            f"it, and evaluation.{names[0]} asks about texts, which it has not learned to read",
+            "it, and what is asked is about texts, which it has not learned to read",
             hint="weights that stage 2 or its fine-tuning has trained; kind: knn judges a video encoder",
+        )
+    if WRITES_ANSWERS.intersection(judged) and not has_answer_decoder(weights.state):
+        raise WeightsError(
+            f"{weights.where}: weights of stage 2, which have no answer decoder: it would be a copy of the layers that "
+            "fuse, which has never answered a question",
+            hint="train it first (umt train question_answering/… init.weights=FILE), and name its run folder; or "
+            "published weights of question answering",
         )
 
 

@@ -65,7 +65,7 @@ def text_lines(file: Path) -> tuple[str, ...]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    yield from (line.strip() for line in text.split("\n") if line.strip())
+    yield from filter(None, map(plain_text, text.split("\n")))
 
 
 def _texts(listed: object) -> Iterator[str]:

@@ -138,7 +138,7 @@ class _Frozen:
 def _frozen(run: EvalRun, job: ProbeJob, device: torch.device) -> _Frozen:
     precision = precision_of(load_deepspeed_json(run.config.engine))
     task = build_task(run.config, device=device, precision=precision, classes=run.classes)
-    loaded = load_scored(task, run, averaged=job.ema)
+    loaded = load_scored(task, run, averaged=job.ema, judged=())
     step = step_scored(run)
     fingerprint = state_fingerprint(task.module.state_dict())
     module = as_trained(task.module, precision).to(device).eval()

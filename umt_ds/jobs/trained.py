@@ -47,7 +47,7 @@ class TrainedModel:
     def _loaded(self) -> tuple[nn.Module, str]:
         verify_checkpoints([self.run])
         task = build_task(self.run.config, device=self.device, precision=self.precision, classes=self.names)
-        load_scored(task, self.run, averaged=self.averaged)
+        load_scored(task, self.run, averaged=self.averaged, judged=self.run.config.task.judged_by)
         fingerprint = state_fingerprint(task.module.state_dict())
         module = as_trained(task.module, self.precision).to(self.device).eval()
         if self.compile:

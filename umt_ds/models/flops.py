@@ -61,17 +61,21 @@ def teacher_flops_per_clip(
     out_width: int,
     kept: int | None = None,
     prefix_tokens: int = 1,
+    is_pooled: bool = False,
 ) -> ClipFlops:
-    """The teacher, frame by frame over `patches` patches and the class token.
+    """The teacher, frame by frame over `patches` patches and its prefix tokens.
 
     kept: kept patches per frame where the last block runs on those alone (`TeacherPass.features`), but for its keys
-    and values; None counts the whole last block. Projections run on kept patches only.
+    and values; None counts the whole last block. Projections run on kept patches only; out_width is 0 where there is
+    none. is_pooled: the keys of a pooling head are made, for its attention to the tokens.
     """
     tokens = patches + prefix_tokens
     last = block_flops(size, tokens)
     if kept is not None:
         keys_and_values = 4 * tokens * size.width**2
         last = keys_and_values + (4 + 4 * size.mlp_ratio) * kept * size.width**2 + 4 * kept * tokens * size.width
+    if is_pooled:
+        last += 2 * tokens * size.width**2 + 2 * tokens * size.width
     projected = patches if kept is None else kept
     return ClipFlops(
         blocks=frames * ((size.depth - 1) * block_flops(size, tokens) + last),

@@ -1,10 +1,10 @@
-"""The frozen teacher: a CLIP image tower that runs on each frame. Its attention draws masks; its features are targets.
+"""The frozen teacher: an image tower that runs on each frame. Its attention draws masks; its features are targets.
 
-A forward pass takes two steps. `Teacher.attend(pixels)` runs all blocks but the last and returns the class token's
-attention, from which the mask is drawn. `TeacherPass.features(keep)` then finishes for the kept tokens alone: the same
-numbers as a full pass, with less work. Several masks can share the first step. The towers are in `towers.py`.
-
-This is the door to open_clip and, for SigLIP, to timm (seen: open_clip 3.3, timm 1.0). Both load on use.
+A forward pass takes two steps. `Teacher.attend(pixels)` runs all blocks but the last and returns the attention of the
+class token, or of the pooling head behind the tower, from which the mask is drawn. `TeacherPass.features(keep)` then
+finishes for the kept tokens alone: the same numbers as a full pass, with less work. Several masks can share the first
+step. The towers are in `towers.py` (CLIP's, opened) and `timm_tower.py` (all others); names are found in
+`clip_towers.py`.
 
 Shapes: B clips, T frames, F = B·T frames in a row, S patches per frame, P prefix tokens (a class token: 1),
 V kept tokens per clip, v kept tokens per frame, W width inside, C width of the output, K aligned layers.
@@ -13,46 +13,49 @@ V kept tokens per clip, v kept tokens per frame, W width inside, C width of the 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from umt_ds.errors import ConfigError, WeightsError
+from umt_ds.errors import ConfigError
 from umt_ds.kernels.cuda_graph import Replayed
 from umt_ds.models.alignment import FeatureNorm, unit_length
-from umt_ds.models.layers import CLIP, IMAGENET, normalise
-from umt_ds.models.positions import resize_grid
+from umt_ds.models.clip_towers import (
+    PRESETS,
+    Architecture,
+    build_clip_tower,
+    load_clip,
+    open_clip_architecture,
+    open_clip_names,
+    statistics_of,
+    timm_model_of,
+)
+from umt_ds.models.layers import CLIP, IMAGENET, PixelStatistics, normalise
 from umt_ds.models.presets import VitSize
-from umt_ds.models.towers import ClipTower, LastBlock, SiglipTower
+from umt_ds.models.towers import ClipTower, Features, LastBlock, MapSource, TimmModel
 from umt_ds.models.vit import tap_layers
 
-TeacherPixels = Literal["imagenet", "clip"]
-Architecture = Mapping[str, Any]
-"""An open_clip config: embed_dim, quick_gelu, vision_cfg {image_size, patch_size, width, layers}."""
+if TYPE_CHECKING:
+    from umt_ds.models.timm_tower import TimmTower
 
-# OpenAI's weights need QuickGELU: open_clip's plain "ViT-B-16" has GELU. At 196 px L/14 has 14 x 14 patches.
-_PRESETS: dict[str, tuple[str, int | None]] = {
-    "clip_b16": ("ViT-B-16-quickgelu", None),
-    "clip_l14": ("ViT-L-14-quickgelu", 196),
-    "clip_l14_336": ("ViT-L-14-336-quickgelu", None),
-}
+TeacherPixels = Literal["imagenet", "clip", "own"]
 
 
 class Teacher(nn.Module):
     """A frozen tower with the rule of which layers to align. Never trains: `train()` leaves it in eval mode.
 
     pixels: whose mean and deviation are applied to uint8 clips; all published UMT weights were made with
-    ImageNet's, although CLIP was trained with its own. norm: "l2" makes each target a unit vector.
+    ImageNet's, although CLIP was trained with its own; "own" are those that the tower was trained with. norm: "l2"
+    makes each target a unit vector. Raises ConfigError where nothing says what a tower's own are.
     """
 
     def __init__(
         self,
-        tower: ClipTower | SiglipTower,
+        tower: ClipTower | TimmTower,
         *,
         layers: int = 6,
         interval: float = 1.0,
@@ -63,7 +66,7 @@ class Teacher(nn.Module):
         self.tower = tower
         self.taps = tap_layers(tower.size.depth, layers, interval)
         self.norm: FeatureNorm = norm
-        self.pixels: TeacherPixels = pixels
+        self.statistics = _statistics(tower, pixels)
         self._look: Callable[[Tensor], TeacherPass] = self._attend
         self.requires_grad_(False)
         self.eval()
@@ -88,9 +91,29 @@ class Teacher(nn.Module):
         return self.tower.out_width
 
     @property
-    def has_class_token(self) -> bool:
-        """Whether there is class-token attention to draw semantic masks from."""
-        return self.tower.has_class_token
+    def embed_width(self) -> int:
+        """The width of `TeacherPass.embedding`, whatever the features are."""
+        return self.tower.embed_width
+
+    @property
+    def map_source(self) -> MapSource | None:
+        """Whose attention semantic masks are drawn from; None where nothing in the tower looks at patches so."""
+        return self.tower.map_source
+
+    @property
+    def summary(self) -> str:
+        """How the tower is run, in a sentence."""
+        tower, mean = self.tower, ", ".join(f"{value:g}" for value in self.statistics.mean)
+        masks = (
+            f"masks from the attention of its {tower.map_source}" if tower.map_source else "no map to draw masks from"
+        )
+        reason = "its pooling head looks at all tokens" if tower.map_source else "its blocks are not known here"
+        last = "kept tokens alone" if tower.is_lean else f"all tokens ({reason})"
+        return (
+            f"{tower.name} at {tower.image_size[0]} px, {tower.grid[0]} x {tower.grid[1]} patches and "
+            f"{tower.prefix_tokens} prefix tokens; {tower.features} features of width {tower.out_width}, pixels of "
+            f"mean {mean}; {masks}; the last block runs on {last}"
+        )
 
     @torch.no_grad()
     def attend(self, pixels: Tensor) -> TeacherPass:
@@ -104,16 +127,16 @@ class Teacher(nn.Module):
 
     def _attend(self, pixels: Tensor) -> TeacherPass:
         x = self._embed(pixels)  # [F,P+S,W]
-        states = []
+        states, context = [], self.tower.contexts()
         for index, block in enumerate(self.tower.blocks[:-1]):
-            x = block(x)
+            x = block(x, **context)
             if index in self.taps:
                 states.append(x)
         clips = len(pixels)
         last = self.tower.last_block(x)
         attention = None
-        if self.has_class_token:
-            attention = torch.unflatten(last.class_attention(), 0, (clips, -1))  # [B,T,S]
+        if self.map_source is not None:
+            attention = torch.unflatten(last.attention(), 0, (clips, -1))  # [B,T,S]
         frames = len(x) // clips
         return TeacherPass(self, clips=clips, frames=frames, states=tuple(states), last=last, attention=attention)
 
@@ -133,13 +156,12 @@ class Teacher(nn.Module):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """Clips to the input of the first block: [F,P+S,W]."""
-        statistics = IMAGENET if self.pixels == "imagenet" else CLIP
         size = tuple(self.tower.image_size)
         raw = pixels.dtype == torch.uint8
-        if raw and tuple(pixels.shape[2:4]) == size and isinstance(self.tower, ClipTower):
-            return self.tower.embed_pixels(pixels, statistics)
+        if raw and tuple(pixels.shape[2:4]) == size and self.tower.embeds_pixels:
+            return self.tower.embed_pixels(pixels, self.statistics)
         if raw:
-            frames = normalise(pixels, statistics).flatten(0, 1).permute(0, 3, 1, 2)  # [F,3,H,W]
+            frames = normalise(pixels, self.statistics).flatten(0, 1).permute(0, 3, 1, 2)  # [F,3,H,W]
         else:
             frames = pixels.transpose(1, 2).flatten(0, 1)
         if tuple(frames.shape[-2:]) != size:
@@ -151,7 +173,7 @@ class Teacher(nn.Module):
 class TeacherPass:
     """A forward pass over a batch of clips that stops in the last block, after its attention.
 
-    attention: f32 [B,T,S], the class token's in the last block; None for a tower without class token.
+    attention: f32 [B,T,S], the class token's in the last block or the pooling head's; None for a tower without both.
     states: outputs of the aligned blocks but the last, [F,P+S,W] each. last: the rest of the last block, to be run.
     """
 
@@ -191,18 +213,9 @@ class TeacherPass:
 
     @torch.no_grad()
     def embedding(self) -> Tensor:
-        """CLIP's embedding of each frame, which it compares with captions: f32 [B,T,C].
-
-        It is the class token's projection, or the mean over all patches in towers without a class token.
-        """
-        tower = self.teacher.tower
-        if tower.has_class_token:
-            device = next(self.teacher.parameters()).device
-            first = torch.zeros(self.clips * self.frames, 1, dtype=torch.int64, device=device)
-            tokens = self.last.output(first)  # [F,1,W]
-        else:
-            tokens = self.last.output(None)[:, tower.prefix_tokens :]  # [F,S,W]
-        return tower.project(tokens).float().mean(dim=1).view(self.clips, self.frames, -1)
+        """The tower's own embedding of each frame, which a CLIP compares with captions: f32 [B,T,C]."""
+        frames = self.clips * self.frames
+        return self.teacher.tower.frame_embedding(self.last, frames).float().view(self.clips, self.frames, -1)
 
     def _take(self, state: Tensor, keep: Tensor) -> Tensor:
         """The kept tokens of a block output [F,P+S,W], without prefix tokens: [M·B,V,W]."""
@@ -213,6 +226,23 @@ class TeacherPass:
         return state.reshape(self.clips, -1, state.shape[-1])[clip[:, None], rows]
 
 
+def _statistics(tower: ClipTower | TimmTower, pixels: TeacherPixels) -> PixelStatistics:
+    match pixels:
+        case "imagenet":
+            return IMAGENET
+        case "clip":
+            return CLIP
+        case "own":
+            if tower.own_pixels is None:
+                raise ConfigError(
+                    f"pixels=own, but weights called {tower.name} were trained with several means, and "
+                    "nothing beside these says which",
+                    hint="name the folder of the weights, with its open_clip_config.json, config.json or "
+                    "preprocessor_config.json; or pixels=clip or imagenet",
+                )
+            return tower.own_pixels
+
+
 def build_teacher(
     model: str | Architecture,
     *,
@@ -220,141 +250,72 @@ def build_teacher(
     interval: float = 1.0,
     norm: FeatureNorm = "l2",
     pixels: TeacherPixels = "imagenet",
+    features: Features | None = None,
     image_size: int | None = None,
     state: Mapping[str, Tensor] | None = None,
+    own_pixels: PixelStatistics | None = None,
     seed: int = 0,
 ) -> Teacher:
-    """A teacher by preset ("clip_b16", "clip_l14", "clip_l14_336"), open_clip model name, or architecture.
+    """A teacher by preset ("clip_b16", "clip_l14", "clip_l14_336"), open_clip's or timm's name, or architecture.
 
-    image_size: the side it looks at, where not its own (positions are resized bicubic, without antialias).
-    state: weights in open_clip's vision-tower keys (`weights.published.teacher_state` makes them); None draws
-    random ones from `seed`. Raises ConfigError for a model that cannot teach, WeightsError for a misfit.
+    image_size: the side it looks at, where not its own; positions are resized by the library's rule (open_clip's own
+    towers: bicubic, without antialias, as published). state: weights in the names of the library (`names_of`); None
+    draws random ones from `seed`. own_pixels: what the folder of the weights says of `pixels="own"`. Raises ConfigError
+    for a model that cannot teach, WeightsError for a misfit.
     """
-    config, image_size = _architecture(model, image_size)
-    name = model if isinstance(model, str) else "given as numbers"
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        tower = _build_tower(name, config, image_size)
+        tower = _build_tower(model, image_size, features=features, own_pixels=own_pixels)
     if state is not None:
-        _load(tower, state, name)
+        _load(tower, state)
     return Teacher(tower, layers=layers, interval=interval, norm=norm, pixels=pixels)
 
 
-def _architecture(model: str | Architecture, image_size: int | None) -> tuple[Architecture, int | None]:
-    """The open_clip config of a preset, a name or itself, and the image size to use, None for its own."""
-    if not isinstance(model, str):
-        return model, image_size
-    import open_clip
+def is_timms(model: str | Architecture) -> bool:
+    """Whether the tower of that name is timm's, so that its weights have timm's names; else they have open_clip's.
 
-    name, preset_size = _PRESETS.get(model, (model, None))
-    config: Architecture | None = open_clip.get_model_config(name)
-    if config is None:
-        known = [*_PRESETS, *open_clip.list_models()]
-        near = difflib.get_close_matches(model, known, n=3, cutoff=0.4)
-        raise ConfigError(f"no teacher is called {model!r}", hint=f"nearest: {', '.join(near or _PRESETS)}")
-    return config, image_size or preset_size
+    Raises ConfigError for an unknown name.
+    """
+    return isinstance(_resolved(model, None)[0], TimmModel)
 
 
-def _build_tower(name: str, config: Architecture, image_size: int | None) -> ClipTower | SiglipTower:
-    """The image tower alone, with random weights; open_clip's own builder reads the many keys of a config."""
-    from open_clip.model import _build_vision_tower
-    from open_clip.timm_model import TimmModel
-    from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
-    from timm.models.vision_transformer import VisionTransformer as TimmTransformer
+def _resolved(model: str | Architecture, image_size: int | None) -> tuple[TimmModel | Architecture, int | None, str]:
+    """What a name stands for: a model of timm or an open_clip config; the image size, None for its own; the name."""
+    name = model if isinstance(model, str) else "given as numbers"
+    found = (model, None) if not isinstance(model, str) else open_clip_architecture(model)
+    if found is not None:
+        config, preset_size = found
+        size = image_size or preset_size
+        return timm_model_of(config, size, name) or config, size, name
+    from umt_ds.models.timm_tower import is_timm_name, timm_names
 
-    vision = dict(config["vision_cfg"])
-    is_timm = vision.get("timm_model_name") is not None
-    if image_size is not None and not is_timm:  # timm's models fix the size by name
-        vision["image_size"] = image_size
-    visual = _build_vision_tower(config["embed_dim"], vision, quick_gelu=config.get("quick_gelu", False))
-    if isinstance(visual, VisionTransformer):
-        plain = all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks)
-        if plain and visual.attn_pool is None:
-            return ClipTower(visual, quick_gelu=isinstance(visual.transformer.resblocks[0].mlp.gelu, QuickGELU))
-    if isinstance(visual, TimmModel) and isinstance(visual.trunk, TimmTransformer):
-        bare = visual.trunk.num_prefix_tokens == 0 and len(visual.head) == 0
-        if bare and image_size in (None, visual.trunk.patch_embed.img_size[0]):
-            return SiglipTower(visual)
-    size = f" at {image_size} px" if image_size else ""
+    if is_timm_name(name):
+        return TimmModel(name, image_size=image_size), image_size, name
+    near = difflib.get_close_matches(name, [*open_clip_names(), *timm_names()], n=3, cutoff=0.4)
     raise ConfigError(
-        f"teacher {name!r}{size} does not give one feature per patch that this project can read",
-        hint="use clip_b16, clip_l14, any open_clip ViT without attention pooling, or SigLIP at its own size",
+        f"no teacher is called {name!r}: neither open_clip nor timm has it",
+        hint=f"nearest: {', '.join(near or PRESETS)}",
     )
 
 
-def _load(tower: ClipTower | SiglipTower, state: Mapping[str, Tensor], name: str) -> None:
-    """Load weights strictly, positions resized to the tower's grid where theirs differs."""
-    weights = dict(state)
-    table = weights.get("positional_embedding")
-    try:
-        if table is not None:  # timm's towers call theirs otherwise, and keep their size
-            weights["positional_embedding"] = _resize_positions(table, tower.grid)
-        tower.visual.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"the weights do not fit teacher {name!r}: {_one_line(error)}",
-            hint="is it the file of this model, and did it pass through weights.published.teacher_state?",
-        ) from error
+def _build_tower(
+    model: str | Architecture, image_size: int | None, *, features: Features | None, own_pixels: PixelStatistics | None
+) -> ClipTower | TimmTower:
+    """The image tower alone, with random weights; the libraries' own builders read the many keys of a config."""
+    found, size, name = _resolved(model, image_size)
+    is_open_clips = not (isinstance(found, TimmModel) and found.name == name)
+    statistics = own_pixels or (statistics_of(name) if is_open_clips else None)
+    if isinstance(found, TimmModel):
+        from umt_ds.models.timm_tower import build_timm_tower
+
+        return build_timm_tower(found, name=name, features=features, statistics=statistics)
+    return build_clip_tower(name, found, image_size=size, features=features, statistics=statistics)
 
 
-def _one_line(error: RuntimeError) -> str:
-    """What torch says about tensors that are missing, unknown or of another shape, as a sentence and not a page."""
-    return " ".join(str(error).split())[:600]
+def _load(tower: ClipTower | TimmTower, state: Mapping[str, Tensor]) -> None:
+    if isinstance(tower, ClipTower):
+        load_clip(tower, state)
+        return
+    from umt_ds.models.timm_tower import load_timm
 
-
-def _resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """CLIP's positions [1+g²,W] for another grid: bicubic, no antialias; the class row stays.
-
-    Raises RuntimeError, as torch does for a misfit, for a table that is not one of a square of patches.
-    """
-    patches = grid[0] * grid[1]
-    if table.dim() == 2 and len(table) == 1 + patches:
-        return table
-    if table.dim() != 2 or len(table) < 2 or math.isqrt(len(table) - 1) ** 2 != len(table) - 1:
-        raise RuntimeError(f"positional_embedding has shape {tuple(table.shape)}, not [1 + a square, width]")
-    resized = resize_grid(table[None, 1:].float(), rows=grid[0], cols=grid[1])[0]
-    return torch.cat([table[:1].float(), resized])
-
-
-class TextTeacher(nn.Module):
-    """CLIP's frozen text tower, for those who align the projection of text with it (UMT table 16)."""
-
-    def __init__(self, tower: nn.Module) -> None:
-        super().__init__()
-        self.tower = tower
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> TextTeacher:
-        """Stay in eval mode, whatever `mode` says."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def embedding(self, ids: Tensor) -> Tensor:
-        """CLIP's tokens i64 [B,77] to the unit vectors that it compares with images: f32 [B,C]."""
-        embedded: Tensor = self.tower(ids)
-        return unit_length(embedded)
-
-
-def build_text_teacher(model: str | Architecture, *, state: Mapping[str, Tensor] | None, seed: int = 0) -> TextTeacher:
-    """The text tower of a CLIP by preset, open_clip name or architecture with `text_cfg`.
-
-    state: as `weights.published.text_teacher_state` makes it; None draws random weights. Raises ConfigError for an
-    unknown model, WeightsError for a misfit.
-    """
-    from open_clip.model import _build_text_tower
-
-    config, _ = _architecture(model, None)
-    name = model if isinstance(model, str) else "given as numbers"
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        tower = _build_text_tower(config["embed_dim"], dict(config["text_cfg"]), config.get("quick_gelu", False))
-    if state is not None:
-        try:
-            tower.load_state_dict(dict(state), strict=True)
-        except RuntimeError as error:
-            raise WeightsError(
-                f"the text tower of teacher {name!r} cannot be loaded: {_one_line(error)}",
-                hint="the text tower needs a whole CLIP file, in OpenAI's or open_clip's layout",
-            ) from error
-    return TextTeacher(tower)
+    load_timm(tower, state)

@@ -1,4 +1,4 @@
-"""The towers a teacher can be, opened up so that only what is needed is computed.
+"""CLIP's tower, opened up so that only what is needed is computed, and what all towers of teachers have in common.
 
 `ClipBlock` keeps the parameters of open_clip's block under their names and does the same sum with less work. The
 last block is special: its keys and values are computed for all tokens, then it is left *begun* (`LastBlock`), because
@@ -12,29 +12,70 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from umt_ds.errors import ConfigError
 from umt_ds.kernels.attention import attention
 from umt_ds.kernels.embed_visible import embed_visible
 from umt_ds.kernels.fp8 import Fp8Weight, fp8_linear, quantise
-from umt_ds.models.layers import PixelStatistics
+from umt_ds.models.layers import CLIP, PixelStatistics
 from umt_ds.models.presets import VitSize
 
 _QUICK = 1.702  # QuickGELU: x·sigmoid(1.702 x)
 
 
+Features = Literal["projected", "tokens"]
+"""What a tower says of a token: behind its projection into the space shared with text, or before it (normed)."""
+MapSource = Literal["class token", "pooling head"]
+"""Whose attention to the patches semantic masks are drawn from."""
+
+
 class LastBlock(Protocol):
     """The last block of a tower, begun on all frames."""
 
-    def class_attention(self) -> Tensor:
-        """The class token's attention to each patch: f32 [F,S]."""
+    def attention(self) -> Tensor:
+        """The map that masks are drawn from, of towers that have one: f32 [F,S]."""
 
     def output(self, rows: Tensor | None) -> Tensor:
         """What the block makes of all tokens [F,N,W], or of `rows` i64 [F,v] (prefix tokens counted) only: [F,v,W]."""
+
+
+@dataclass(frozen=True)
+class TimmModel:
+    """A model of timm as open_clip or a user names it.
+
+    outputs: width of a projection behind the pooling, 0 for none. global_pool: how it pools, None for its own way.
+    image_size: the side it looks at, None for its own.
+    """
+
+    name: str
+    outputs: int = 0
+    global_pool: str | None = None
+    image_size: int | None = None
+
+
+def cannot_teach(name: str, size: str = "") -> ConfigError:
+    """What is said of models whose tokens cannot be read."""
+    return ConfigError(
+        f"teacher {name!r}{size} does not give one feature per patch that this project can read",
+        hint="an open_clip ViT without attention pooling, or a VisionTransformer, Eva or Beit of timm "
+        "(METHOD.md, Teachers of other families)",
+    )
+
+
+def choose_features(wanted: Features | None, *, name: str, has_projection: bool, why: str) -> Features:
+    """The features of a tower: as wanted, or else projected where it can. Raises ConfigError for a projection that it
+    has not; why: the reason."""
+    if wanted == "projected" and not has_projection:
+        raise ConfigError(
+            f"features=projected, but {name} has no projection of a token: {why}",
+            hint="features=tokens, its outputs before any projection",
+        )
+    return wanted or ("projected" if has_projection else "tokens")
 
 
 class ClipBlock(nn.Module):
@@ -120,8 +161,8 @@ class ClipLastBlock:
     key: Tensor
     value: Tensor
 
-    def class_attention(self) -> Tensor:
-        """Softmax over the patches and the class token, mean over the heads, class column dropped: f32 [F,S].
+    def attention(self) -> Tensor:
+        """The class token's: softmax over patches and class token, mean over heads, class column dropped: f32 [F,S].
 
         Rows sum to less than 1, as published. Logits and softmax are fp32 (fp64 for fp64 weights) under any
         autocast: product and sum, no matmul.
@@ -144,8 +185,19 @@ class ClipTower(nn.Module):
     """open_clip's VisionTransformer (OpenAI CLIP, LAION, DataComp, DFN, MetaCLIP, CLIPA, …)."""
 
     prefix_tokens = 1
+    is_lean = True
+    embeds_pixels = True
+    left_out: tuple[str, ...] = ()
 
-    def __init__(self, visual: Any, *, quick_gelu: bool) -> None:
+    def __init__(
+        self,
+        visual: Any,
+        *,
+        quick_gelu: bool,
+        name: str = "CLIP",
+        features: Features | None = None,
+        statistics: PixelStatistics | None = CLIP,
+    ) -> None:
         super().__init__()
         blocks = visual.transformer.resblocks
         for index, block in enumerate(blocks):
@@ -162,9 +214,13 @@ class ClipTower(nn.Module):
         self.image_size: tuple[int, int] = visual.image_size
         self.grid: tuple[int, int] = visual.grid_size
         self.patches = self.grid[0] * self.grid[1]
-        self.out_width: int = visual.proj.shape[1]
+        self.name, self.own_pixels = name, statistics
+        self.features: Features = choose_features(features, name=name, has_projection=True, why="")
+        self.embed_width: int = visual.proj.shape[1]
+        self.projected_width: int = visual.proj.shape[1] if self.features == "projected" else 0
+        self.out_width: int = self.projected_width or self.size.width
         # Towers that average the patches never read their class token: its attention means nothing.
-        self.has_class_token: bool = visual.pool_type == "tok"
+        self.map_source: MapSource | None = "class token" if visual.pool_type == "tok" else None
         self.blocks: Any = blocks
 
     def embed_pixels(self, pixels: Tensor, statistics: PixelStatistics) -> Tensor:
@@ -187,6 +243,10 @@ class ClipTower(nn.Module):
         out: Tensor = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
         return out
 
+    def contexts(self) -> dict[str, Tensor | None]:
+        """What each block wants beside its input: nothing."""
+        return {}
+
     def last_block(self, x: Tensor) -> ClipLastBlock:
         """Begin the last block on x [F,N,W]."""
         block: ClipBlock = self.blocks[-1]
@@ -194,61 +254,17 @@ class ClipTower(nn.Module):
         return ClipLastBlock(block, x, normed, *block.key_value(normed))
 
     def project(self, x: Tensor) -> Tensor:
-        """Block outputs [..., W] into the space shared with text [..., C]."""
-        out: Tensor = self.visual.ln_post(x) @ self.visual.proj
-        return out
+        """Block outputs [..., W], normed, and where asked for projected into the space shared with text: [..., C]."""
+        normed: Tensor = self.visual.ln_post(x)
+        return normed @ self.visual.proj if self.features == "projected" else normed
 
-
-@dataclass(frozen=True)
-class SiglipLastBlock:
-    """The last block of a tower without class token, not yet run: no mask is drawn from its attention."""
-
-    block: nn.Module
-    x: Tensor
-
-    def class_attention(self) -> Tensor:
-        raise AssertionError("asked a tower without class token for its attention")
-
-    def output(self, rows: Tensor | None) -> Tensor:
-        """As `LastBlock.output`."""
-        out: Tensor = self.block(self.x)
-        return out if rows is None else out[torch.arange(len(out), device=out.device)[:, None], rows]
-
-
-class SiglipTower(nn.Module):
-    """A timm VisionTransformer without class token or projection (SigLIP): normed block outputs."""
-
-    prefix_tokens = 0
-    has_class_token = False
-
-    def __init__(self, visual: Any) -> None:
-        super().__init__()
-        self.visual = visual
-        trunk = visual.trunk
-        self.size = VitSize(
-            width=trunk.embed_dim,
-            depth=len(trunk.blocks),
-            heads=trunk.blocks[0].attn.num_heads,
-            patch=trunk.patch_embed.patch_size[0],
-            mlp_ratio=trunk.blocks[0].mlp.fc1.out_features / trunk.embed_dim,
-        )
-        self.image_size: tuple[int, int] = trunk.patch_embed.img_size
-        self.grid: tuple[int, int] = trunk.patch_embed.grid_size
-        self.patches = self.grid[0] * self.grid[1]
-        self.out_width: int = trunk.embed_dim
-        self.blocks: Any = trunk.blocks
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Normalised images [F,3,H,W] to the input of the first block [F,S,W]."""
-        trunk = self.visual.trunk
-        out: Tensor = trunk.norm_pre(trunk._pos_embed(trunk.patch_embed(images)))
-        return out
-
-    def last_block(self, x: Tensor) -> SiglipLastBlock:
-        """The last block on x [F,S,W]."""
-        return SiglipLastBlock(self.blocks[-1], x)
-
-    def project(self, x: Tensor) -> Tensor:
-        """Block outputs [..., W], normed."""
-        out: Tensor = self.visual.trunk.norm(x)
-        return out
+    def frame_embedding(self, last: LastBlock, frames: int) -> Tensor:
+        """What CLIP compares with captions: the projection of the class token, or the mean of all projected patches in
+        towers that do not read theirs. [F,C]."""
+        visual = self.visual
+        if self.map_source is None:
+            tokens = last.output(None)[:, self.prefix_tokens :]  # [F,S,W]
+        else:
+            tokens = last.output(torch.zeros(frames, 1, dtype=torch.int64, device=visual.proj.device))  # [F,1,W]
+        embedded: Tensor = visual.ln_post(tokens) @ visual.proj
+        return embedded.float().mean(dim=1)

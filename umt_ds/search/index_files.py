@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from io import BufferedReader
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -55,6 +57,8 @@ _COLUMNS: Mapping[Kind, Mapping[str, pa.DataType]] = {
     },
     "captions": {"key": pa.string(), "set": pa.string(), "item": pa.int64(), "caption": pa.string()},
 }
+_PAGE = 1 << 30  # bytes that a page of vectors may have
+_PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings: of vectors, and of the levels that tell lists apart
 _DTYPES = ("float16", "float32")
 _DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError)
 
@@ -123,8 +127,9 @@ def facts_of(text: str, *, where: Path) -> Facts:
 def writing_parquet(path: Path, kind: Kind, facts: Facts) -> Iterator[parquet.ParquetWriter]:
     """A file that appears whole when the block ends without an error; `write_table` takes tables of `table_of`."""
     schema = _schema(kind, facts.width, np.dtype(facts.dtype)).with_metadata({_ABOUT: facts.to_json()})
-    # plain pages: vectors do not compress, and are read as they lie
+    # vectors do not compress, and are read as they lie: plain, in one page a row group (`_copied_as_they_lie`)
     plain = {"compression": "none", "write_statistics": False, "use_dictionary": list(_COLUMNS[kind])}
+    plain["data_page_size"] = _PAGE
     with appearing(path) as partial_file, parquet.ParquetWriter(partial_file, schema, **plain) as writer:
         yield writer
 
@@ -246,24 +251,65 @@ def _about(schema: pa.Schema) -> str:
 
 
 def _open_parquet(path: Path) -> tuple[str, Kind, Vectors]:
-    """A thread a row group: rebuilding lists is what takes the time, and pyarrow does it for one column on one core."""
+    """Vectors are copied from where they lie in the file, without a look at the lengths of lists, which all are C. Of
+    groups that others have written, pyarrow makes them, a thread some groups: it rebuilds a list a row."""
     with parquet.ParquetFile(path, memory_map=True) as file:
-        schema, groups = file.schema_arrow, file.metadata.num_row_groups
-        counts = [file.metadata.row_group(group).num_rows for group in range(groups)]
-    embedding = schema.field("embedding").type
-    vectors = np.empty((sum(counts), embedding.list_size), embedding.value_type.to_pandas_dtype())
-    ends = np.cumsum([0, *counts])
-    some = np.array_split(np.arange(groups), max(1, min(groups, 4 * _cores())))
+        schema, metadata = file.schema_arrow, file.metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        embedding = schema.field("embedding").type
+        vectors = np.empty((sum(counts), embedding.list_size), embedding.value_type.to_pandas_dtype())
+        ends = np.cumsum([0, *counts])
+        others = []
+        with path.open("rb") as content:
+            for group, (begin, end) in enumerate(pairwise(ends)):
+                if not _copied_as_they_lie(content, metadata.row_group(group), vectors[begin:end]):
+                    others.append(group)
+    some = np.array_split(others, min(len(others), 4 * _cores())) if others else []
     with ThreadPoolExecutor(_cores()) as threads:
         list(threads.map(partial(_read_groups, path, vectors, ends), [list(map(int, each)) for each in some]))
     return _about(schema), "captions" if "caption" in schema.names else "clips", vectors
 
 
+def _copied_as_they_lie(content: BufferedReader, group: parquet.RowGroupMetaData, vectors: Vectors) -> bool:
+    """Whether the vectors of a row group lie together in the file; then they are copied into `vectors`.
+
+    They are plain and not compressed, so they are as many in all pages together. A page that is as large as that holds
+    them all, behind the levels (which tell lists apart), and ends with its column.
+    """
+    column = next(
+        chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema.startswith("embedding.")
+    )
+    if column.compression != "UNCOMPRESSED" or column.has_dictionary_page or not set(column.encodings) <= _PLAIN:
+        return False
+    content.seek(column.data_page_offset)
+    if not 0 < vectors.nbytes <= _page_size(content.read(16)):
+        return False
+    content.seek(column.data_page_offset + column.total_compressed_size - vectors.nbytes)
+    return content.readinto(vectors.data.cast("B")) == vectors.nbytes
+
+
+def _page_size(header: bytes) -> int:
+    """Bytes of a page of data behind its header: its third number, after its kind, which is 0, and what it would have
+    if it were not compressed. 0 where the header does not begin so. (Parquet's PageHeader in Thrift's compact protocol:
+    before each number 0x15; numbers doubled, in bytes of seven bits, the lowest first.)"""
+    numbers: list[int] = []
+    place = 0
+    while len(numbers) < 3 and header[place : place + 1] == b"\x15":
+        number, shift, place = 0, 0, place + 1
+        while place < len(header):
+            number |= (header[place] & 0x7F) << shift
+            shift, place = shift + 7, place + 1
+            if header[place - 1] < 0x80:
+                break
+        numbers.append(number >> 1)
+    return numbers[2] if len(numbers) == 3 and numbers[0] == 0 else 0
+
+
 def _read_groups(path: Path, vectors: Vectors, ends: NDArray[np.int64], groups: list[int]) -> None:
-    if groups:
+    for group in groups:
         with parquet.ParquetFile(path, memory_map=True) as file:
-            read = file.read_row_groups(groups, columns=["embedding"], use_threads=False)
-            vectors[ends[groups[0]] : ends[groups[-1] + 1]] = _vectors_in(read)
+            read = file.read_row_group(group, columns=["embedding"], use_threads=False)
+            vectors[ends[group] : ends[group + 1]] = _vectors_in(read)
 
 
 def _cores() -> int:

@@ -77,34 +77,39 @@ def check_size(encoder: Mapping[str, Tensor], own: VitSize, *, setting: str) -> 
             f"its encoder has {depth} blocks of width {width}, that of the run {own.depth} of width {own.width}",
             hint=f"{setting}.preset={fits}, or other weights" if fits else "weights of the size that the run has",
         )
-    if len(kernel) == 5 and kernel[2:] != (1, own.patch, own.patch):
-        frames, *sides = kernel[2:]
+    if len(kernel) == 5 and kernel[2] == 1 and kernel[3:] != (own.patch, own.patch):  # of two frames: `load_strict`
         raise WeightsError(
-            f"its encoder has patches of {' x '.join(map(str, sides))} px in {frames} frame(s), that of the run of "
-            f"{own.patch} x {own.patch} px in one",
+            f"its encoder has patches of {kernel[3]} x {kernel[4]} px, that of the run of {own.patch} x {own.patch} px",
             hint=f"{setting}.sizes with its patch, or weights of the size that the run has",
         )
 
 
 def told_positions(trained_on: ClipShape | None, settings: TaskSettings) -> str:
-    """What becomes of positions where an encoder goes on with others than it was trained with; nothing where they are
-    the same, or nobody wrote it down. trained_on: the clip whose table that was.
+    """What becomes of positions where an encoder goes on with clips of another shape than it was trained on; nothing
+    where the shape is the same, or nobody wrote it down.
 
     Source: METHOD.md, "Positions".
     """
-    base, own = settings.positions_of, settings.clip_shape
-    if trained_on is None or trained_on == base:
+    own, base = settings.clip_shape, settings.positions_of
+    if trained_on is None:
         return ""
-    theirs, ours, of_base = (f"{clip.frames} frame(s) of {clip.side} px" for clip in (trained_on, own, base))
-    if base != own:
+    if settings.stretches_positions and trained_on != base:
         return (
-            f"positions are stretched from those of {of_base}; it was trained with those of {theirs}: "
+            f"it was trained with the positions of {_told(trained_on)}, and those of {_told(base)} are stretched: "
             f"task.positions.frames={trained_on.frames} task.positions.image_size={trained_on.side} are theirs"
         )
+    if trained_on == own:
+        return ""
+    if settings.stretches_positions:
+        return f"positions of {_told(base)} are stretched to {_told(own)} (task.positions)"
     if trained_on.side != own.side:
         places = "a number stands for another place of the picture than it did"
     elif own.frames > trained_on.frames:
         places = f"those of the first {trained_on.frames} frames are the same, those after them new to it"
     else:
         places = "they are those of its first frames"
-    return f"positions are computed anew for {ours}; it was trained with those of {theirs}: {places}"
+    return f"positions are computed anew for {_told(own)}; it was trained with those of {_told(trained_on)}: {places}"
+
+
+def _told(clip: ClipShape) -> str:
+    return f"{clip.frames} frame(s) of {clip.side} px"

@@ -77,10 +77,7 @@ def start_from(task: Task, weights: InitialWeights, settings: TaskSettings) -> s
     """The weights into the module of a task of these settings; what was loaded, and what becomes of the positions of
     clips of another shape. Raises WeightsError for what does not fit it, and as `refuse_other_words`."""
     refuse_other_words(weights.fingerprints, task.fingerprints, where=weights.where)
-    told = task.load_weights(weights)
-    if settings.tells_positions:
-        return told
-    return "; ".join(filter(None, [told, told_positions(weights.pretrained_on, settings)]))
+    return "; ".join(filter(None, [task.load_weights(weights), told_positions(weights.pretrained_on, settings)]))
 
 
 def refuse_other_words(found: Mapping[str, str], own: Mapping[str, str], *, where: str) -> None:

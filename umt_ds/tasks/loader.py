@@ -8,6 +8,7 @@ import torch
 
 from umt_ds.config.batching import RunPlan
 from umt_ds.config.data import SourceConfig
+from umt_ds.config.lone_rows import refuse_lone_rows
 from umt_ds.config.run import RunConfig
 from umt_ds.config.tasks.base import TaskSettings
 from umt_ds.data.loader import Loader, LoaderPlan, SourceSpec
@@ -20,7 +21,7 @@ from umt_ds.data.shards.stream import Tars
 from umt_ds.distributed.world import World
 from umt_ds.errors import ConfigError
 from umt_ds.tasks.kinds import answer_tokenizer_of, num_classes_of, tokenizer_of
-from umt_ds.tasks.sources import build_cache, shards_of
+from umt_ds.tasks.sources import build_cache, media_shares, shards_of
 
 
 def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torch.device) -> Loader:
@@ -34,8 +35,7 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
             f"data.augment.on_device=decode needs a CUDA device for nvJPEG, and this run is on {device.type}",
             hint="data.augment.on_device=nothing lets the workers decode",
         )
-    if config.batch.media == "packed" and len({source.media for source in data.sources.values()}) > 1:
-        check_pack(plan.chunk, config.batch.pack)
+    check_media(config, plan)
     specs = source_specs(config)
     is_remote = any(not isinstance(spec.shards, Tars) and not is_local(spec.shards) for spec in specs)
     return Loader(
@@ -47,6 +47,17 @@ def build_loader(config: RunConfig, plan: RunPlan, world: World, *, device: torc
         cache=build_cache(data.cache) if is_remote else None,
         device=device,
     )
+
+
+def check_media(config: RunConfig, plan: RunPlan) -> None:
+    """Raises ConfigError where images and clips cannot be packed into the micro-batches of a run, or where one of the
+    two has a single row there and the task compares rows."""
+    if config.batch.media != "packed" or len({source.media for source in config.data.sources.values()}) < 2:
+        return
+    check_pack(plan.chunk, config.batch.pack)
+    for medium, share in media_shares(config).items():
+        rows = round(share * plan.micro)
+        refuse_lone_rows(config.task, of_rank=rows, of_all=rows * plan.world, medium=f" of {medium}s (batch.pack)")
 
 
 def plan_loader(config: RunConfig, plan: RunPlan, world: World) -> LoaderPlan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,17 @@ from umt_ds.config.deepspeed_json import Precision
 from umt_ds.config.models import TeacherConfig
 from umt_ds.errors import ConfigError, of_setting
 from umt_ds.kernels.fp8 import why_no_fp8
-from umt_ds.models.teachers import Teacher, build_teacher
+from umt_ds.models.flops import teacher_flops_per_clip
+from umt_ds.models.layers import PixelStatistics
+from umt_ds.models.teachers import Teacher, build_teacher, is_timms
 from umt_ds.models.towers import ClipTower
 from umt_ds.tasks.initial import read_weights, state_fingerprint
 from umt_ds.weights.clip_folder import differences
+from umt_ds.weights.folder_pixels import pixels_of_folder
 from umt_ds.weights.load import about
+from umt_ds.weights.names import some
 from umt_ds.weights.published import teacher_state
+from umt_ds.weights.timm_towers import timm_state
 
 log = logging.getLogger("umt_ds")
 
@@ -31,32 +37,53 @@ COMPUTE_DTYPE: dict[Precision, torch.dtype] = {
 
 def load_teacher(config: TeacherConfig) -> tuple[Teacher, str]:
     """The teacher and a fingerprint of its weights. Raises WeightsError where file and model do not fit."""
-    state = None
+    state, own_pixels = None, None
     with about(config.weights):
         if config.weights == "random":
             log.info("the teacher has random weights (task.teacher.weights=random): for trying things out")
         else:
             assert not isinstance(config.weights, str)
-            state = teacher_state(read_weights(config.weights))
-        teacher = teacher_of(config, state)
+            with of_setting("task.teacher"):
+                translate = timm_state if is_timms(_model(config)) else teacher_state
+            state = translate(read_weights(config.weights))
+            own_pixels = pixels_of_folder(Path(config.weights)) if config.pixels == "own" else None
+        teacher = teacher_of(config, state, own_pixels)
         if state is not None:
             _warn_of_differences(teacher, Path(config.weights))
+        if left_out := teacher.tower.left_out:
+            log.info("of %s, %d tensors are no part of the teacher: %s", config.weights, len(left_out), some(left_out))
+    log.info("teacher: %s", teacher.summary)
     return teacher, state_fingerprint(teacher.state_dict())
 
 
-def teacher_of(config: TeacherConfig, state: dict[str, Tensor] | None = None) -> Teacher:
-    """The teacher that the settings mean, with these weights, or with random ones. Raises ConfigError where there is no
-    such teacher, WeightsError where the weights do not fit."""
+def teacher_of(
+    config: TeacherConfig, state: dict[str, Tensor] | None = None, own_pixels: PixelStatistics | None = None
+) -> Teacher:
+    """The teacher that the settings mean, with these weights, or with random ones. own_pixels: what the folder of the
+    weights says. Raises ConfigError where there is no such teacher, WeightsError where the weights do not fit."""
     with of_setting("task.teacher"):
         return build_teacher(
-            config.preset if config.tower is None else config.tower.open_clip_config(),
+            _model(config),
             layers=config.layers,
             interval=config.interval,
             norm=config.norm,
             pixels=config.pixels,
+            features=config.features,
             image_size=config.image_size,
             state=state,
+            own_pixels=own_pixels,
         )
+
+
+def teacher_by_shape(config: TeacherConfig) -> Teacher:
+    """The teacher for those who ask for its sizes alone, on torch's meta device. Which pixels are its own may stand
+    beside weights that are not here, and counts for nothing. Raises as `teacher_of`."""
+    with torch.device("meta"):
+        return teacher_of(config.model_copy(update={"pixels": "imagenet"}))
+
+
+def _model(config: TeacherConfig) -> str | dict[str, Any]:
+    return config.preset if config.tower is None else config.tower.open_clip_config()
 
 
 def _warn_of_differences(teacher: Teacher, weights: Path) -> None:
@@ -85,13 +112,34 @@ def place_teacher(teacher: Teacher, config: TeacherConfig, *, device: torch.devi
     if (reason := why_no_fp8(device, dtype)) is not None:
         log.warning("the teacher stays %s: task.teacher.precision=fp8, but %s", dtype, reason)
         return
-    if not isinstance(teacher.tower, ClipTower):
-        raise ConfigError(
-            f"task.teacher.precision=fp8, but teacher {config.preset} has no products in FP8",
-            hint="task.teacher.precision=run, or a CLIP teacher",
-        )
+    refuse_no_fp8(teacher)
     teacher.quantise()
     log.info("the teacher multiplies in FP8; `umt bench fp8` tells what that changes")
+
+
+def forward_flops(teacher: Teacher, *, frames: int, kept: int | None) -> float:
+    """Operations of the teacher on a clip. kept: tokens of a frame that its features are asked for, where all frames
+    keep as many; None counts the last block for all tokens."""
+    tower = teacher.tower
+    return teacher_flops_per_clip(
+        teacher.size,
+        frames=frames,
+        patches=tower.patches,
+        layers=len(teacher.taps),
+        out_width=tower.projected_width,
+        kept=kept if tower.is_lean else None,
+        prefix_tokens=tower.prefix_tokens,
+        is_pooled=tower.map_source == "pooling head",
+    ).forward
+
+
+def refuse_no_fp8(teacher: Teacher) -> None:
+    """Raises ConfigError for a tower that has no FP8."""
+    if not isinstance(teacher.tower, ClipTower):
+        raise ConfigError(
+            f"task.teacher.precision=fp8, but teacher {teacher.tower.name} has no products in FP8",
+            hint="task.teacher.precision=run, or a CLIP teacher",
+        )
 
 
 def common_grid(image_size: int, patch: int, teacher: Teacher) -> tuple[int, int]:

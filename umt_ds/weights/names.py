@@ -50,6 +50,23 @@ def renamed(state: Mapping[str, Tensor], new_name: Callable[[str], str]) -> dict
     return {new: state[old] for new, old in old_names.items()}
 
 
+def before(name: str, state: Mapping[str, Tensor]) -> str | None:
+    """The prefix under which `state` has a tensor called `name`; None where it has none. Raises WeightsError where it
+    has several: which is meant, nobody knows."""
+    found = sorted(key.removesuffix(name) for key in state if key == name or key.endswith(f".{name}"))
+    if len(found) > 1:
+        raise WeightsError(
+            f"the file holds {len(found)} towers, and one is asked for: {some([key + name for key in found])}",
+            hint="save the weights of one model alone",
+        )
+    return found[0] if found else None
+
+
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What lies below a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
 def some(names: Sequence[str]) -> str:
     """Up to five names, and how many more there are; signs that would not print are spelt out."""
     more = f", … and {len(names) - 5} more" if len(names) > 5 else ""

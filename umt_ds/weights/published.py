@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from umt_ds.errors import WeightsError
-from umt_ds.weights.names import bare_names, renamed, some
+from umt_ds.weights.names import bare_names, before, renamed, some, under
 
 # open_clip's name in a CLIP layer → Hugging Face's (q, k and v apart: they become one in_proj).
 _HF_LAYER = {
@@ -61,7 +61,7 @@ def teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     a loss). Raises WeightsError for anything else.
     """
     bare = bare_names(state)
-    if (prefix := _before(_HF_PATCHES, bare)) is not None:
+    if (prefix := before(_HF_PATCHES, bare)) is not None:
         return _from_hugging_face(bare, prefix)
     clip = _of_clip(bare)
     visual = {key.removeprefix("visual."): value for key, value in clip.items() if key.startswith("visual.")}
@@ -87,21 +87,9 @@ def text_teacher_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _of_clip(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Of a file that holds a CLIP beside other things, the CLIP."""
     for patches in _VISUAL_PATCHES:
-        if prefix := _before(patches, state):
+        if prefix := before(patches, state):
             return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return state
-
-
-def _before(name: str, state: Mapping[str, Tensor]) -> str | None:
-    """The prefix under which `state` has a tensor called `name`; None where it has none. Raises WeightsError where it
-    has several: which is meant, nobody knows."""
-    found = sorted(key.removesuffix(name) for key in state if key == name or key.endswith(f".{name}"))
-    if len(found) > 1:
-        raise WeightsError(
-            f"the file holds {len(found)} towers, and one is asked for: {some([key + name for key in found])}",
-            hint="save the weights of one model alone",
-        )
-    return found[0] if found else None
 
 
 def _from_hugging_face(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -243,7 +231,7 @@ def video_text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     word head is not tied.
     """
     bare = {key: value for key, value in bare_names(state).items() if not key.startswith("clip_teacher.")}
-    text = _under(_TEXT, bare)
+    text = under(_TEXT, bare)
     kept = {key: value for key, value in bare.items() if not key.startswith(_TEXT)}
     if "temp" in kept and kept["temp"].numel() == 1:
         kept["temp"] = kept["temp"].reshape(1)
@@ -262,14 +250,14 @@ def answering_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     where there is no decoder, or where its word head is not tied.
     """
     bare = bare_names(state)
-    decoder = _under(_DECODER, bare)
+    decoder = under(_DECODER, bare)
     if not decoder:
         raise WeightsError(
             f"no answer decoder among {len(state)} tensors: these are not weights of question answering",
             hint="weights that question answering has trained; it can start from those of stage 2",
         )
     others = {key: value for key, value in bare.items() if not key.startswith((_TEXT, _DECODER))}
-    text, decoder = bert_state(_under(_TEXT, bare)), bert_state(decoder)
+    text, decoder = bert_state(under(_TEXT, bare)), bert_state(decoder)
     return others | _below(_TEXT, text) | _below(_DECODER, decoder)
 
 
@@ -287,7 +275,7 @@ def answering_start(state: Mapping[str, Tensor], *, text_layers: int) -> dict[st
     if has_answer_decoder(state):
         raise WeightsError("these weights have an answer decoder already", hint="weights of stage 2, which has none")
     kept = {key: value for key, value in video_text_state(state).items() if not key.startswith(_NOT_ANSWERING)}
-    text = bert_state(_under(_TEXT, kept))
+    text = bert_state(under(_TEXT, kept))
     decoder = {}
     for key, value in text.items():
         layer = _BERT_LAYER.fullmatch(key)
@@ -314,10 +302,6 @@ def _require_equal_widths(decoder: Mapping[str, Tensor]) -> None:
 
 def _width(weight: Tensor) -> int:
     return weight.shape[-1] if weight.dim() else 0
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

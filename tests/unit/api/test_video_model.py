@@ -240,6 +240,18 @@ def test_arguments_that_mean_nothing_are_one_error(
     assert said in error.what
 
 
+def test_what_a_command_says_of_options_is_said_of_arguments(
+    classifier: VideoModel, classifier_folder: Path, answerer: VideoModel, videos: Path
+) -> None:
+    many = [f"answer {number}" for number in range(200)]
+    error = error_of(lambda: answerer.answer(videos / "grey.mp4", "what", answers=many, top=129))
+    assert error.what.startswith("top=129: of the 200 answers the 128 with the likeliest first piece are scored")
+    assert error.hint == "top=128 at most"
+    assert error_of(lambda: load(classifier_folder, classes="k400")).hint == "leave classes= away"
+    said = error_of(lambda: load(classifier_folder, overrides=["evaluation.test.rule=ssv2"]).predict("a", segments=3))
+    assert said.what.startswith("segments=3: the frames of this run are those of the rule ssv2")
+
+
 def test_what_is_no_video_is_named(finder: VideoModel, videos: Path) -> None:
     error = error_of(lambda: finder.encode_video([videos / "grey.mp4", videos / "notes.txt"]))
     assert isinstance(error, DataError)

@@ -22,7 +22,9 @@ from umt_ds.config.show import as_tree, as_yaml, config_hash, diff_lines, number
 from umt_ds.errors import EXIT_BAD_CONFIG, ConfigError
 
 ENVIRONMENT = {
-    "UMT_DATA": "/data", "UMT_CLIP_B16": "/clip/b16.pt", "UMT_CLIP_L14": "/clip/l14.pt", "UMT_BERT_BASE": "/bert/base",
+    "UMT_DATA": "/data", "UMT_CLIP_B16": "/clip/b16.pt", "UMT_CLIP_L14": "/clip/l14.pt",
+    "UMT_SIGLIP2_B16": "/siglip2", "UMT_DINOV2_B14": "/dinov2", "UMT_DINOV3_B16": "/dinov3", "UMT_PE_B16": "/pe",
+    "UMT_BERT_BASE": "/bert/base",
     "UMT_BERT_LARGE": "/bert/large", "UMT_STAGE1_B16": "/runs/b16", "UMT_STAGE1_L16": "/runs/l16",
     "UMT_K710_B16": "/runs/k710", "UMT_K710_L16": "/runs/k710", "UMT_WEIGHTS": "/w",
     **{f"UMT_STAGE2_{size}_{data}": "/runs/stage2" for size in ("B16", "L16") for data in ("5M", "17M", "25M")},

@@ -109,7 +109,9 @@ def test_a_vocabulary_that_is_no_utf_8_is_refused(tmp_path: Path, content: bytes
 def test_a_path_without_vocabulary_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_text("")
     assert "merges.txt" in refusal(tmp_path)
-    assert "does not exist" in refusal(tmp_path / "gone")
+    assert f"there is no {tmp_path / 'gone'}, where a vocabulary should be" in refusal(tmp_path / "gone")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04\x80\xff")
+    assert "pytorch_model.bin is no text" in refusal(tmp_path / "pytorch_model.bin")
 
 
 # ---------------------------------------------------------------- tokenizer.json

@@ -36,7 +36,11 @@ def test_answers_are_found_whatever_their_case() -> None:
         (b"[" * 100_000, "is no json"),
         (b'"yes"', "no list of answers"),
         (b"[]", "no list of answers"),
-        (b'["yes", "", 3, "no"]', r"2 of its 4 answers are no texts, or empty; in place 1: '', 2: 3"),
+        (
+            '["yes", "\u200b", "\u0301", "no"]'.encode(),
+            r"2 of its 4 answers are no texts, or say nothing; in place 1: ",
+        ),
+        (b'["yes", "", 3, "no"]', r"2 of its 4 answers are no texts, or say nothing; in place 1: '', 2: 3"),
         (b'["yes", "\\ud83d"]', "1 of its 2 answers are no texts"),
     ],
 )

@@ -12,7 +12,7 @@ from umt_ds.exchange.compare import differences, outputs_of, probe_of
 from umt_ds.exchange.source import Source
 from umt_ds.exchange.targets import Options, TargetName, target_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 CLOSE = 2e-5  # of the largest value of an output
 

@@ -156,10 +156,31 @@ def test_fine_tuned_retrieval_has_no_word_head_for_answers(folder: Path, tmp_pat
     assert "word head" in told or "cls" in told
 
 
+def test_a_decoder_that_nobody_has_trained_is_not_scored(folder: Path, tmp_path: Path) -> None:
+    save_file(state_of(folder, "stage2", EQUAL.format("student")), tmp_path / "begun.safetensors")
+    told = refused(
+        folder,
+        "question_answering",
+        answers_of(folder),
+        EQUAL.format("encoder"),
+        weights=tmp_path / "begun.safetensors",
+    )
+    assert "no answer decoder" in told
+    assert "umt train question_answering/" in told
+
+
 def test_another_size_of_frames_needs_no_other_weights(folder: Path) -> None:
     for frames in (1, 4, 16):
         found = umt_eval(folder, "retrieval", RERANKED, f"task.encoder.frames={frames}")
         assert found.exit_code == 0, found.exception
+
+
+def test_a_teacher_that_sees_frames_of_its_own_size_binds_nobody_who_only_judges(folder: Path) -> None:
+    tower = "{width: 16, layers: 2, heads: 2, patch_size: 4, image_size: 16, out_width: 8}"
+    teacher = f"task.teacher={{preset: custom, tower: {tower}, layers: 1, weights: /not/there.pt}}"
+    more = [teacher, "task.loss_weights.uta=1", "task.student.image_size=25"]
+    found = umt_eval(folder, "stage2", RERANKED, *more)
+    assert found.exit_code == 0, found.exception
 
 
 def test_more_tokens_than_bert_has_places(folder: Path) -> None:

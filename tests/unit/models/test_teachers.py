@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.masking import MaskPlan
-from umt_ds.models.teachers import Teacher, build_teacher, build_text_teacher
-from umt_ds.models.towers import SiglipTower
+from umt_ds.models.clip_towers import build_text_teacher
+from umt_ds.models.teachers import Teacher, build_teacher
 from umt_ds.weights.published import text_teacher_state
 
 POCKET: dict[str, Any] = {
@@ -296,43 +296,10 @@ def test_a_bfloat16_teacher_gives_fp32_attention_and_unit_targets() -> None:
 # Other towers
 
 
-class TimmVisual(nn.Module):
-    """The part of open_clip's TimmModel that is used: a trunk."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from timm.models.vision_transformer import VisionTransformer
-
-        self.trunk = VisionTransformer(
-            img_size=32, patch_size=8, embed_dim=24, depth=4, num_heads=3, num_classes=0, class_token=False,
-            global_pool="map", qkv_bias=True,
-        )  # fmt: skip
-
-
-def test_a_siglip_tower_gives_the_normed_outputs_of_its_blocks() -> None:
-    tower = SiglipTower(TimmVisual())
-    teacher = Teacher(tower, layers=3, norm="none")
-    pixels = video()
-    frames = pixels.transpose(1, 2).flatten(0, 1)
-    layers = tower.visual.trunk.forward_intermediates(
-        frames, indices=[1, 2, 3], norm=True, output_fmt="NLC", intermediates_only=True
-    )
-    features = torch.stack(layers).unflatten(1, (CLIPS, FRAMES)).flatten(2, 3).detach()
-
-    seen = teacher.attend(pixels)
-
-    assert seen.attention is None
-    keep = kept()
-    torch.testing.assert_close(seen.targets(keep), gathered(features, keep), rtol=0, atol=1e-5)
-    tube = MaskPlan("tube", 0.5).keep(None, seed=0, step=0, slots=torch.arange(2), frames=FRAMES, patches=PATCHES)
-    torch.testing.assert_close(seen.targets(tube, equal_frames=True), gathered(features, tube), rtol=0, atol=1e-5)
-
-
 def test_towers_without_a_class_token_that_means_something_offer_no_semantic_mask() -> None:
     with torch.device("meta"):
-        siglip, average = build_teacher("ViT-B-16-SigLIP"), build_teacher("ViT-L-14-CLIPA")
-    assert (siglip.has_class_token, siglip.out_width, siglip.grid) == (False, 768, (14, 14))
-    assert not average.has_class_token
+        average = build_teacher("ViT-L-14-CLIPA")
+    assert average.map_source is None
     pooled = {**POCKET, "vision_cfg": {**POCKET["vision_cfg"], "pool_type": "avg"}}
     seen = build_teacher(pooled, layers=2).attend(video())
     assert seen.attention is None
@@ -347,11 +314,6 @@ def test_towers_without_a_class_token_that_means_something_offer_no_semantic_mas
 def test_towers_without_one_feature_per_patch_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="one feature per patch"), torch.device("meta"):
         build_teacher(name)
-
-
-def test_siglip_at_another_size_is_refused() -> None:
-    with pytest.raises(ConfigError, match="at 196 px"), torch.device("meta"):
-        build_teacher("ViT-B-16-SigLIP", image_size=196)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:

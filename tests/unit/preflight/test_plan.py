@@ -25,6 +25,7 @@ from umt_ds.models.memory import student_bytes_per_clip
 from umt_ds.models.presets import StudentPreset, vit_size
 from umt_ds.models.vit import VideoViT
 from umt_ds.preflight.plan import JobPlan, Request, plan_job
+from umt_ds.preflight.plan_text import plan_text
 from umt_ds.tasks.kinds import build_task, cost_of
 from umt_ds.tasks.sources import media_shares
 from umt_ds.tasks.stage2.cost import on_meta
@@ -80,7 +81,7 @@ def test_stage_2_is_planned_from_its_sizes_alone(name: str, hours: int, paramete
     made = plan(f"stage2/{name}_25m", request=replace(PAPER, samples=25_680_000))
     assert made.cost.parameters == parameters
     assert (made.run.micro, made.run.chunk, made.run.accumulation) == (128, 128, 1)
-    text = made.text()
+    text = plan_text(made)
     assert f"{hours} h on 32 A100" in text
     assert "as many images as clips: the sources are not here" in text
     assert "98 of 196 tokens visible" in text
@@ -97,7 +98,7 @@ def test_recognition_costs_what_tables_6_and_8_of_the_paper_say(name: str, giga:
     made = plan(f"recognition/{name}", request=Request(gpus=16, kind="a100", samples=240_436))
     assert made.cost.forward_flops / 2e9 == pytest.approx(giga, rel=0.01)
     assert made.cost.parameters / 1e6 == pytest.approx(million, rel=0.02)
-    text = made.text()
+    text = plan_text(made)
     assert "teacher" not in text, "it has none"
     assert f"{made.config.data.num_sample} views of each" in text or made.config.data.num_sample == 1
     assert made.run.accumulation == 1
@@ -238,6 +239,7 @@ def test_a_run_that_does_not_fit_is_refused_with_a_batch_that_does() -> None:
         (["stage1/b16_k710", "--gpus", "24", "--samples", "658000"], "not a multiple of micro × world = 64 × 24"),
         (["stage1/b16_k710", "--samples", "1000"], "an epoch has no step"),
         (["stage1/b16_k710"], "--samples"),
+        (["zero_shot/msrvtt/b16", "--samples", "1000"], "umt eval NAME --dry-run"),
         (["stage1/b16_k710", "task.teacher.image_size=448", "--samples", "658000"], "see different grids"),
     ],
 )
@@ -280,7 +282,7 @@ def test_too_few_cores_make_the_loader_set_the_pace() -> None:
     assert not rich.is_bound_by_loader
     assert poor.is_bound_by_loader
     assert poor.step_s == pytest.approx(2048 / 32 / poor.loader.clips_per_core_s)
-    assert "TOO FEW" in poor.text()
+    assert "TOO FEW" in plan_text(poor)
 
 
 def test_evaluations_are_planned_as_a_part_of_the_time(tmp_path: Path) -> None:
@@ -293,9 +295,9 @@ def test_evaluations_are_planned_as_a_part_of_the_time(tmp_path: Path) -> None:
     assert planned.cost.evaluation_flops > 4 * planned.cost.forward_flops  # 1568 tokens instead of 320
     seconds = (7 + 1000) / rate
     share = seconds / (seconds + 500 * planned.step_s)
-    assert f"knn: 1,007 clips in {seconds:.1f} s after every 500 steps: {share:.2%} of the time" in planned.text()
-    assert "all: of unknown size, its shards are not here and evaluation.all.limit is null" in planned.text()
-    assert "only by `umt eval`" in plan("stage1/b16_k710", knn, request=replace(PAPER, measure=False)).text()
+    assert f"knn: 1,007 clips in {seconds:.1f} s after every 500 steps: {share:.2%} of the time" in plan_text(planned)
+    assert "all: of unknown size, its shards are not here and evaluation.all.limit is null" in plan_text(planned)
+    assert "only by `umt eval`" in plan_text(plan("stage1/b16_k710", knn, request=replace(PAPER, measure=False)))
 
 
 def test_re_ranking_is_planned_as_a_second_look_and_pairs(tmp_path: Path) -> None:
@@ -308,7 +310,7 @@ def test_re_ranking_is_planned_as_a_second_look_and_pairs(tmp_path: Path) -> Non
     layer = 8 * 32 * 768**2 + 4 * 32 * 768 * 3072 + 4 * 32**2 * 768 + 4 * 32 * 768**2 + 4 * 32 * 784 * 768
     assert cost.match_flops == 3 * layer
     seconds = (2 * 7 * cost.evaluation_flops + 7 * 10 * cost.match_flops) / (32 * 312e12 * 0.25)
-    assert f"val: 7 clips, read twice, and up to 70 pairs in {seconds:.1f} s" in planned.text()
+    assert f"val: 7 clips, read twice, and up to 70 pairs in {seconds:.1f} s" in plan_text(planned)
 
 
 def test_the_evaluation_of_a_classifier_takes_as_long_as_all_its_views(tmp_path: Path) -> None:
@@ -324,7 +326,7 @@ def test_the_evaluation_of_a_classifier_takes_as_long_as_all_its_views(tmp_path:
     )
     planned = plan(*words, request=replace(PAPER, gpus=16, measure=False))
     seconds = 7 * 12 * planned.cost.evaluation_flops / (16 * 312e12 * 0.25)
-    assert f"val: 7 clips x 12 views in {seconds:.1f} s after every 500 steps" in planned.text()
+    assert f"val: 7 clips x 12 views in {seconds:.1f} s after every 500 steps" in plan_text(planned)
 
 
 def test_the_command_prints_the_paper_s_run_beside_the_plan_and_its_assumptions() -> None:

@@ -12,6 +12,7 @@ from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
 from umt_ds.engine.schedule import lr_at
 from umt_ds.preflight.plan import JobPlan, Request, plan_job
+from umt_ds.preflight.plan_text import plan_text
 from umt_ds.tasks.sources import media_shares
 
 PAPER = Request(gpus=32, kind="a100", samples=658_000)
@@ -39,7 +40,7 @@ def plan(name: str, *overrides: str, request: Request = PAPER) -> JobPlan:
     ],
 )
 def test_a_plan_tells_the_curve_of_the_learning_rate(overrides: list[str], said: str) -> None:
-    assert said in plan("stage1/b16_k710", *overrides).text()
+    assert said in plan_text(plan("stage1/b16_k710", *overrides))
 
 
 def test_the_cooldown_takes_a_tenth_of_the_steps_and_ends_at_zero() -> None:
@@ -59,7 +60,7 @@ def test_a_mixture_that_changes_is_told_segment_by_segment(tmp_path: Path) -> No
         *run, "batch.global=1", "batch.micro=1", "schedule.steps=12288", "schedule.warmup_steps=9",
         "data.segments.4096.b=0", "data.segments.8192.b=1", "data.segments.99999.b=7",
     ]  # fmt: skip
-    text = plan("demo/stage1", *changing, request=SMALL).text()
+    text = plan_text(plan("demo/stage1", *changing, request=SMALL))
     _, _, after = text.partition("mixture")
     assert [line.strip() for line in after.splitlines()[:3]] == [
         "steps 0 to 4,095: a 25 % (64 passes), b 75 % (192 passes)",
@@ -67,7 +68,7 @@ def test_a_mixture_that_changes_is_told_segment_by_segment(tmp_path: Path) -> No
         "steps 8,192 to 12,287: a 50 % (128 passes), b 50 % (128 passes)",
     ]
     assert "99,999" not in text
-    assert "mixture" not in plan("demo/stage1", *run, request=SMALL).text()
+    assert "mixture" not in plan_text(plan("demo/stage1", *run, request=SMALL))
 
 
 def test_the_arithmetic_counts_the_media_of_all_segments() -> None:

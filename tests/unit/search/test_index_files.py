@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from pyarrow import parquet
 
+from tests.support.indexes import call, error_of
+from umt_ds.cli.search import command
 from umt_ds.errors import DataError
 from umt_ds.search.index_files import Facts, FileFormat, read_facts, read_index, table_of, write_npz, writing_parquet
 
@@ -60,6 +64,48 @@ def test_other_readers_of_parquet_find_keys_and_lists_of_numbers(tmp_path: Path)
     assert table["key"].to_pylist() == COLUMNS["key"]
     assert table.schema.field("embedding").type == pa.list_(pa.field("item", pa.float16(), nullable=False), 4)
     assert np.array_equal(np.stack(table["embedding"].to_numpy()), VECTORS)
+
+
+def test_vectors_are_copied_from_where_they_lie_and_are_those_that_pyarrow_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "clips.parquet")
+    monkeypatch.setattr("umt_ds.search.index_files._read_groups", lambda *_: pytest.fail("lists were made"))
+    assert np.array_equal(read_index(path).vectors, VECTORS)
+
+
+@pytest.mark.parametrize("how", [{"compression": "snappy"}, {"use_dictionary": True}, {"data_page_size": 8}])
+def test_vectors_that_others_have_written_in_pages_of_their_own_are_read_too(
+    tmp_path: Path, how: dict[str, Any]
+) -> None:
+    many = np.random.default_rng(1).standard_normal((5000, 4)).astype(np.float16)
+    columns = {name: (values * 1000)[:5000] for name, values in COLUMNS.items()}
+    about = {"umt_ds": FACTS.to_json()}
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    table = table_of("clips", columns, many).replace_schema_metadata(about)
+    parquet.write_table(table, tmp_path / "clips.parquet", **(plain | how))
+    assert np.array_equal(read_index(tmp_path).vectors, many)
+
+
+def test_pandas_reads_keys_and_vectors(tmp_path: Path) -> None:
+    frame = pytest.importorskip("pandas").read_parquet(write(tmp_path / "clips.parquet"))
+    assert frame["key"].tolist() == COLUMNS["key"]
+    assert np.array_equal(np.stack(frame["embedding"]), VECTORS)
+
+
+def test_polars_reads_keys_and_vectors(tmp_path: Path) -> None:
+    facts, vectors = replace(FACTS, dtype="float32"), VECTORS.astype("float32")
+    frame = pytest.importorskip("polars").read_parquet(write(tmp_path / "clips.parquet", facts, vectors))
+    assert frame["key"].to_list() == COLUMNS["key"]
+    assert np.array_equal(np.array(frame["embedding"].to_list(), np.float32), vectors)
+
+
+def test_duckdb_reads_keys_and_vectors(tmp_path: Path) -> None:
+    facts, vectors = replace(FACTS, dtype="float32"), VECTORS.astype("float32")
+    path = write(tmp_path / "clips.parquet", facts, vectors)
+    rows = pytest.importorskip("duckdb").sql(f"select key, embedding from '{path}'").fetchall()
+    assert [key for key, _ in rows] == COLUMNS["key"]
+    assert np.array_equal(np.array([vector for _, vector in rows], np.float32), vectors)
 
 
 def test_an_npz_file_is_mapped_and_holds_no_pickle(tmp_path: Path) -> None:
@@ -116,3 +162,25 @@ def test_a_table_of_others_is_no_index(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"key": ["a"], "embedding": [[1.0]]}), tmp_path / "clips.parquet")
     with pytest.raises(DataError, match="does not say under umt_ds what made it"):
         read_facts(tmp_path / "clips.parquet")
+
+
+def test_faiss_finds_the_rows_of_the_index(tmp_path: Path) -> None:
+    faiss = pytest.importorskip("faiss")
+    write(tmp_path / "clips.parquet")
+    result = call(command, tmp_path, "--export-faiss", tmp_path / "clips.faiss")
+    assert "6 vectors" in result.output
+    found = faiss.read_index(str(tmp_path / "clips.faiss"))
+    similarity, rows = found.search(VECTORS.astype(np.float32), 2)
+    product = VECTORS.astype(np.float32) @ VECTORS.astype(np.float32).T
+    assert np.array_equal(rows, np.argsort(-product, axis=1)[:, :2])
+    assert np.allclose(similarity, -np.sort(-product, axis=1)[:, :2])
+
+
+def test_an_export_searches_nothing_and_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "clips.parquet")
+    said = CliRunner().invoke(command, [str(tmp_path), "a man", "--export-faiss", str(tmp_path / "f")])
+    assert said.exit_code == 2
+    assert "searches nothing" in said.output
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert "pip install faiss-cpu" in error_of(command, tmp_path, "--export-faiss", tmp_path / "f")
+    assert not (tmp_path / "f").exists()

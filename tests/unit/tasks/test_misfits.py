@@ -22,8 +22,9 @@ from umt_ds.tasks.kinds import cost_of
         ),
         (
             "stage1/b16_k710",
-            "task.teacher.preset=ViT-B-16-SigLIP",
-            "task.mask.kind=semantic needs a teacher with a class token; ViT-B-16-SigLIP has none",
+            "task.teacher.preset=aimv2_large_patch14_224",
+            "task.mask.kind=semantic draws masks from the attention of a class token or a pooling head; "
+            "aimv2_large_patch14_224 has neither",
         ),
         ("stage2/b16_5m", "task.text.fusion_layers=12", "task.text: fusion_layers=12 leaves none of 12 layers"),
     ],

@@ -65,10 +65,9 @@ def load(
     *overrides: str,
     names: tuple[str, ...] = (),
     head: HeadClasses | None = None,
-    pretrained_on: ClipShape | None = None,
 ) -> Loading:
     head = head or HeadClasses(module.head.out_features, NAMES if module.head.out_features == 3 else ())
-    return load_initial(module, InitialWeights(state, "a file", names, pretrained_on), settings(*overrides), head)
+    return load_initial(module, InitialWeights(state, "a file", names), settings(*overrides), head)
 
 
 def prefixed(prefix: str, state: State) -> dict[str, Tensor]:
@@ -261,13 +260,6 @@ def test_a_table_that_is_stretched_from_another_clip_is_told_with_the_settings()
     plain = sincos_table(16 * 196, SIZE.width)[None]  # of a pretraining with 16 frames
     (doubt,) = load(classifier(), fine_tuned() | {"pos_embed": plain}, names=NAMES).doubts
     assert "task.positions.frames=16 task.positions.image_size=224 are theirs" in doubt
-
-
-def test_weights_that_were_pretrained_on_another_clip_than_task_positions_are_told() -> None:
-    assert load(classifier(), stage1(), pretrained_on=ClipShape(8, 224)).doubts == ()
-    (doubt,) = load(classifier(), stage1(), pretrained_on=ClipShape(4, 64)).doubts
-    assert "trained with the positions of 4 frames of 64 px" in doubt
-    assert "task.positions.frames=4 task.positions.image_size=64 are theirs" in doubt
 
 
 # ---------------------------------------------------------------- a run of ours

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from tests.support.tiny_towers import TOWERS
 from umt_ds.config.load import load_run
 from umt_ds.errors import ConfigError
 from umt_ds.losses.masked_lm import Vocabulary
@@ -55,7 +56,8 @@ def test_a_tower_that_has_no_fp8_products_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(teachers, "why_no_fp8", lambda device, dtype: None)
     task = load_run("demo/stage1", FP8).task
     assert task.kind == "stage1"
-    teacher, _ = teachers.load_teacher(task.teacher)
-    teacher.tower = torch.nn.Linear(1, 1)  # type: ignore[assignment]  # stands for SigLIP, which takes seconds to make
-    with pytest.raises(ConfigError, match="teacher custom has no products in FP8"):
+    assert "tiny_dinov2" in TOWERS
+    tiny = task.teacher.model_copy(update={"preset": "tiny_dinov2", "tower": None, "layers": 2})
+    teacher, _ = teachers.load_teacher(tiny.model_copy(update={"weights": "random"}))
+    with pytest.raises(ConfigError, match="teacher tiny_dinov2 has no products in FP8"):
         teachers.place_teacher(teacher, task.teacher, device=CPU, precision="bf16")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from tests.support.tiny_runs import make_config
 from tests.support.video_text_runs import Kind, video_text_run
 from umt_ds.config.load import load_run
 from umt_ds.config.run import RunConfig
-from umt_ds.config.tasks.base import ClipShape, TaskSettings
+from umt_ds.config.tasks.base import ClipShape
 from umt_ds.engine.protocol import InitialWeights, Task
 from umt_ds.errors import WeightsError
 from umt_ds.models.positions import finetune_table, sincos_table
@@ -44,7 +42,11 @@ OTHERS = {  # heading of the table → what is other; the last column has two
 }
 
 
-def run_of(kind: str, shape: Shape, folder: Path) -> RunConfig:
+POSITIONS = (f"task.positions.frames={TRAINED.frames}", f"task.positions.image_size={TRAINED.side}")
+VIDEO_TEXT = ("stage2", "retrieval", "question_answering")
+
+
+def run_of(kind: str, shape: Shape, folder: Path, *more: str) -> RunConfig:
     sizes = f"{{width: {shape.width}, depth: {shape.depth}, heads: 3, patch: {shape.patch}}}"
     of_encoder = ["preset=custom", f"sizes={sizes}", f"frames={shape.frames}", f"image_size={shape.side}"]
     tower = f"{{image_size: {shape.side}, patch_size: {shape.patch}, width: {shape.width}, layers: {shape.depth}, "
@@ -56,11 +58,10 @@ def run_of(kind: str, shape: Shape, folder: Path) -> RunConfig:
         case "stage2" | "retrieval" | "question_answering":
             of_kind: dict[str, Kind] = {one: one for one in ("stage2", "retrieval", "question_answering")}
             name = "student" if kind == "stage2" else "encoder"
-            return video_text_run(folder, of_kind[kind], *[f"task.{name}.{one}" for one in of_encoder])
+            return video_text_run(folder, of_kind[kind], *[f"task.{name}.{one}" for one in of_encoder], *more)
         case "recognition":
             encoder = [f"task.encoder.{one}" for one in of_encoder]
-            positions = [f"task.positions.frames={TRAINED.frames}", f"task.positions.image_size={TRAINED.side}"]
-            return load_run("demo/recognition", [*encoder, *positions, "task.classes=3", "evaluation=null"])
+            return load_run("demo/recognition", [*encoder, *POSITIONS, "task.classes=3", "evaluation=null"])
         case _:
             return load_run("demo/teacher", [f"task.tower={tower}", "evaluation=null"])
 
@@ -69,18 +70,18 @@ def task_of(run: RunConfig) -> Task:
     return build_task(run, device=torch.device("cpu"), precision="fp32")
 
 
-def started(kind: str, shape: Shape, folder: Path) -> tuple[Task, str]:
+def started(kind: str, shape: Shape, folder: Path, *more: str) -> tuple[Task, str]:
     """A task of this shape from weights of TRAINED, and what it says."""
-    trained, run = run_of(kind, TRAINED, folder), run_of(kind, shape, folder)
+    trained, run = run_of(kind, TRAINED, folder), run_of(kind, shape, folder, *more)
     weights = InitialWeights(task_of(trained).module.state_dict(), "a file", pretrained_on=trained.task.positions_of)
     task = task_of(run)
     return task, start_from(task, weights, run.task)
 
 
-def outcome(kind: str, shape: Shape, folder: Path) -> str:
+def outcome(kind: str, shape: Shape, folder: Path, *more: str) -> str:
     """The word of the table for what becomes of weights of TRAINED."""
     try:
-        task, _ = started(kind, shape, folder)
+        task, _ = started(kind, shape, folder, *more)
     except WeightsError:
         return "refused"
     vision = getattr(task.module, "vision_encoder", task.module)
@@ -108,6 +109,8 @@ def test_the_table_tells_what_happens(kind: str, tmp_path: Path) -> None:
             words = {"always one"}
         else:
             words = {outcome(kind, shape, tmp_path) for shape in shapes}
+        if kind in VIDEO_TEXT:
+            words |= {outcome(kind, shape, tmp_path, *POSITIONS) for shape in shapes}
         found[heading] = " or ".join(sorted(words))
     assert found == table()[kind]
 
@@ -125,7 +128,9 @@ def test_another_depth_is_refused_with_both_numbers_and_the_setting(kind: str, t
         WeightsError, match="a file: its encoder has 2 blocks of width 18, that of the run 3 of width 18"
     ):
         started(kind, replace(TRAINED, depth=3), tmp_path)
-    with pytest.raises(WeightsError, match="its encoder has patches of 5 x 5 px in 1 frame") as raised:
+    with pytest.raises(
+        WeightsError, match="its encoder has patches of 5 x 5 px, that of the run of 10 x 10 px"
+    ) as raised:
         started(kind, replace(TRAINED, patch=10), tmp_path)
     assert "task." in str(raised.value.hint)
 
@@ -137,23 +142,29 @@ def test_positions_that_are_computed_anew_are_told(kind: str, tmp_path: Path) ->
     assert "positions are computed anew for 3 frame(s) of 20 px; it was trained with those of 2 frame(s) of 20" in told
 
 
-def told(trained_on: ClipShape | None, own: ClipShape, base: ClipShape | None = None) -> str:
-    settings = SimpleNamespace(positions_of=base or own, clip_shape=own)
-    return told_positions(trained_on, cast(TaskSettings, settings))
+def told(trained_on: ClipShape | None, frames: int, side: int, positions: str = "null") -> str:
+    sizes = [f"task.encoder.frames={frames}", f"task.encoder.image_size={side}", f"task.positions={positions}"]
+    run = load_run("demo/retrieval", [*sizes, "evaluation=null"], keep_unset=True)
+    return told_positions(trained_on, run.task)
 
 
 def test_what_is_told_says_which_positions_are_new() -> None:
-    assert told(None, ClipShape(4, 224)) == told(ClipShape(4, 224), ClipShape(4, 224)) == ""
-    assert "they are those of its first frames" in told(ClipShape(8, 224), ClipShape(4, 224))
-    assert "those of the first 8 frames are the same" in told(ClipShape(8, 224), ClipShape(16, 224))
-    assert "stands for another place" in told(ClipShape(8, 224), ClipShape(8, 384))
+    eight = ClipShape(8, 224)
+    assert told(None, 4, 224) == told(eight, 8, 224) == ""
+    assert "they are those of its first frames" in told(eight, 4, 224)
+    assert "those of the first 8 frames are the same" in told(eight, 16, 224)
+    assert "stands for another place" in told(eight, 8, 384)
 
 
-def test_positions_stretched_from_those_of_the_weights_need_no_word_and_others_do() -> None:
-    assert told(ClipShape(8, 64), ClipShape(4, 16), base=ClipShape(8, 64)) == ""
-    assert "task.positions.frames=4 task.positions.image_size=64 are theirs" in told(
-        ClipShape(4, 64), ClipShape(4, 16), base=ClipShape(8, 64)
+def test_what_is_told_of_stretched_positions_says_whose_they_are() -> None:
+    eight, base = ClipShape(8, 224), "{frames: 8, image_size: 224}"
+    assert told(eight, 8, 224, base) == ""
+    assert told(eight, 12, 224, base).startswith(
+        "positions of 8 frame(s) of 224 px are stretched to 12 frame(s) of 224"
     )
+    others = told(ClipShape(4, 224), 4, 224, base)
+    assert "trained with the positions of 4 frame(s) of 224 px, and those of 8 f" in others
+    assert "task.positions.frames=4 task.positions.image_size=224 are theirs" in others
 
 
 def test_decoders_for_another_number_of_layers_are_refused_with_both_numbers(tmp_path: Path) -> None:

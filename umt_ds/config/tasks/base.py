@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from umt_ds.config.models import BertConfig, TeacherConfig
 from umt_ds.config.section import Section
@@ -54,8 +54,8 @@ class TaskSettings(Section):
         return self.clip_shape
 
     @property
-    def tells_positions(self) -> bool:
-        """Whether its task itself says, of weights that it starts from, what becomes of their positions."""
+    def stretches_positions(self) -> bool:
+        """Whether positions of other clips are stretched from those of `positions_of`, and not computed anew."""
         return False
 
     @property
@@ -69,9 +69,10 @@ class TaskSettings(Section):
         return None
 
     @property
-    def compares_rows(self) -> bool:
-        """Whether rows of a step are compared with each other, so that cutting the step up changes the objective."""
-        return False
+    def compares_rows(self) -> Literal["of_rank", "of_all"] | None:
+        """Rows of a micro-batch that are compared with each other, of which there must be two: those of a rank, or
+        those of all ranks. Cutting a step up changes such an objective. None: each row is learned by itself."""
+        return None
 
     @property
     def works_in_pieces(self) -> bool:
@@ -118,6 +119,10 @@ class TaskSettings(Section):
     def judged_by(self) -> tuple[str, ...]:
         """Kinds of `evaluation` that the task can be judged by."""
         return ()
+
+    def judged_alone(self) -> Self:
+        """The same for those who judge weights that no run of theirs wrote: without what training alone needs."""
+        return self
 
     def refused(self, run: RunConfig) -> Remarks:
         """Settings of a run that this task cannot honour, beside those that follow from the properties above."""

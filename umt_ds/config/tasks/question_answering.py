@@ -46,6 +46,10 @@ class QuestionAnsweringConfig(TaskSettings):
         return self.clip_shape if base is None else ClipShape(base.frames, base.image_size)
 
     @property
+    def stretches_positions(self) -> bool:
+        return self.positions is not None
+
+    @property
     def summary(self) -> str:
         encoder, text = self.encoder, self.text
         return (

@@ -74,7 +74,7 @@ class RecognitionConfig(TaskSettings):
         return ClipShape(self.positions.frames, self.positions.image_size)
 
     @property
-    def tells_positions(self) -> bool:
+    def stretches_positions(self) -> bool:
         return True
 
     @property

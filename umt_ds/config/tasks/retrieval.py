@@ -73,6 +73,10 @@ class RetrievalConfig(TaskSettings):
         return self.clip_shape if base is None else ClipShape(base.frames, base.image_size)
 
     @property
+    def stretches_positions(self) -> bool:
+        return self.positions is not None
+
+    @property
     def summary(self) -> str:
         encoder, text = self.encoder, self.text
         losses = " + ".join(f"{weight:g} {name}" for name, weight in self.loss_weights.model_dump().items() if weight)
@@ -86,8 +90,8 @@ class RetrievalConfig(TaskSettings):
         return {"BERT": self.text}
 
     @property
-    def compares_rows(self) -> bool:
-        return True
+    def compares_rows(self) -> Literal["of_rank", "of_all"] | None:
+        return self.objective.compares_rows
 
     @property
     def works_in_pieces(self) -> bool:

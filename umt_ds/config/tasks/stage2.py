@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -146,6 +146,10 @@ class Stage2Config(TaskSettings):
         return self.clip_shape if base is None else ClipShape(base.frames, base.image_size)
 
     @property
+    def stretches_positions(self) -> bool:
+        return self.positions is not None
+
+    @property
     def summary(self) -> str:
         student, text, mask, weights = self.student, self.text, self.mask, self.loss_weights
         hidden = ", ".join(
@@ -171,8 +175,11 @@ class Stage2Config(TaskSettings):
         return None if hours is None else PublishedRun(hours, 32, 25_680_000, 10, shares)
 
     @property
-    def compares_rows(self) -> bool:
-        return bool(self.loss_weights.vtc or self.loss_weights.vtm)
+    def compares_rows(self) -> Literal["of_rank", "of_all"] | None:
+        weights = self.loss_weights
+        if weights.vtm and self.vtm.negatives == "local":
+            return "of_rank"
+        return "of_all" if weights.vtc or weights.vtm else None
 
     @property
     def works_in_pieces(self) -> bool:
@@ -198,6 +205,14 @@ class Stage2Config(TaskSettings):
     def judged_by(self) -> tuple[str, ...]:
         return ("knn", "retrieval", "multiple_choice")
 
+    def judged_alone(self) -> Self:
+        """Without its teacher, who sees as many patches as the student and so binds the size of the frames; decoders
+        go with it. A student of UTA alone keeps it: without, there would be nothing to learn."""
+        weights = self.loss_weights.model_copy(update={"uta": 0.0})
+        if self.teacher is None or not any(weights.model_dump().values()):
+            return self
+        return self.model_copy(update={"teacher": None, "loss_weights": weights, "align_projections": "none"})
+
     def refused(self, run: RunConfig) -> Remarks:
         if self.positions is not None and any(source.media == "image" for source in run.data.sources.values()):
             yield "task.positions", "an image has the positions of one frame, and none are stretched to it"
@@ -213,7 +228,7 @@ class Stage2Config(TaskSettings):
         if self.teacher is not None and not self.needs_teacher:
             yield "task.teacher", "nothing is compared with it (task.loss_weights.uta=0, task.align_projections=none)"
         elif self.teacher is not None and not weights.uta:
-            for name in ("layers", "interval", "norm"):
+            for name in ("layers", "interval", "norm", "features"):
                 yield f"task.teacher.{name}", "task.loss_weights.uta=0, and only UTA aligns layers"
         if not weights.uta:
             yield "task.loss", "it is the loss of UTA, and task.loss_weights.uta=0"

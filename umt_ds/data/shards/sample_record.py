@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ Clean = Callable[[str], str]
 ANSWERS = ("answers", "answer_weights")  # the fields that `answers_of` reads
 _KINDS = ("json", "txt", "cls")
 _CLASS_NUMBER = re.compile(r"\s*-?[0-9]{1,18}\s*")  # int() takes 1_000 and other scripts' digits, too
+_LATIN = re.compile("[0-9A-Za-z]")
 _LARGEST = 2**63 - 1  # of the labels that a tensor holds
 _NUMBER = re.compile(r"\s*[0-9]+(?:\.[0-9]*)?\s*")
 _TOO_LARGE = 1e12  # for seconds or pixels: infinite, or a mistake
@@ -206,11 +208,18 @@ def _are_counts(value: object) -> bool:
 
 
 def plain_text(text: str) -> str:
-    """The text without space around it.
+    """The text without space around it; empty where none of its characters leaves ink (spaces that do not look like
+    one, direction marks, lone accents), of which a tokenizer makes no word.
 
     Raises DecodeError for half a character: JSON can hold one (`"\\ud83d"`, of an emoji that was cut), no file and no
     tokenizer can.
     """
     if re.search("[\ud800-\udfff]", text):
         raise DecodeError(f"a text holds half a character (a lone surrogate): {quoted(text)}")
-    return text.strip()
+    text = text.strip()
+    return text if _LATIN.search(text) or any(map(_has_ink, text)) else ""
+
+
+def _has_ink(character: str) -> bool:
+    """Other categories of Unicode than marks (M), separators (Z) and control or unassigned characters (C)."""
+    return unicodedata.category(character)[0] not in "MZC"

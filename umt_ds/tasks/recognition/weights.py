@@ -59,7 +59,7 @@ def load_initial(
         given, beside = encoder_parts(weights.state)
         table = given.pop(_TABLE, None)
         check_size(given, module.size, setting="task.encoder")
-        parts = [_positions(table, config, module), _pretraining(weights.pretrained_on, config)]
+        parts = [_positions(table, config, module)]
     norm = {name for name in given if name.startswith("norm.")}
     kept = {name: value for name, value in given.items() if name not in norm}
     rows = _head(kept, weights.classes, module, config, head)
@@ -146,13 +146,6 @@ def _is_close(table: Tensor, made: Tensor) -> bool:
     """Equal, but for how exactly the numbers of `table` are kept."""
     tolerance = max(_TOLERANCE, torch.finfo(table.dtype).eps)
     return bool((table.to(made) - made).abs().max() <= tolerance)
-
-
-def _pretraining(clip: ClipShape | None, config: RecognitionConfig) -> _Part:
-    """Whether the run's positions are those with which the weights were trained; nothing where nobody says."""
-    if clip in (None, config.positions_of):
-        return _Part()
-    return _Part(doubt=_other_base("these weights were trained with the positions", clip, config.positions_of))
 
 
 def _other_base(what: str, theirs: ClipShape, ours: ClipShape) -> str:

@@ -6,21 +6,21 @@ import torch
 
 from umt_ds.config.tasks.stage1 import Stage1Config
 from umt_ds.masking import MaskPlan
-from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
+from umt_ds.models.flops import student_flops_per_clip
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip
 from umt_ds.models.vit import VideoViT
 from umt_ds.tasks.cost import TaskCost, count_parameters
 from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.stage1.task import Stage1Module, refuse_semantic_mask, stage1_flops
-from umt_ds.tasks.teacher import common_grid, teacher_of
+from umt_ds.tasks.teacher import common_grid, forward_flops, teacher_by_shape
 
 
 def stage1_cost(task: Stage1Config, element: int) -> TaskCost:
     """Raises ConfigError where student and teacher do not fit each other. element: bytes of a number."""
     settings, frames = task.teacher, task.student.frames
     size = size_of(task.student)
+    teacher = teacher_by_shape(settings)
     with torch.device("meta"):
-        teacher = teacher_of(settings)
         module = Stage1Module(VideoViT(size), teacher=teacher, loss=task.loss, settings=settings)
     refuse_semantic_mask(task, teacher)
     rows, cols = common_grid(task.student.image_size, size.patch, teacher)
@@ -42,7 +42,7 @@ def stage1_cost(task: Stage1Config, element: int) -> TaskCost:
         student_flops=student_flops,
         teacher_flops=teacher_flops,
         published_student_flops=views * published.forward_backward,
-        published_teacher_flops=teacher_flops_per_clip(teacher.size, **aligned, **looked).forward,
+        published_teacher_flops=forward_flops(teacher, frames=frames, kept=None),
         pixel_bytes=frames * task.student.image_size**2 * 3,
         activation_bytes=views
         * student_bytes_per_clip(

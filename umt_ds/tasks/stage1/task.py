@@ -29,12 +29,12 @@ from umt_ds.errors import ConfigError, WeightsError, of_setting
 from umt_ds.losses.alignment import AlignmentLoss
 from umt_ds.masking import MaskPlan, keep_digest
 from umt_ds.models.alignment import AlignmentModel
-from umt_ds.models.flops import student_flops_per_clip, teacher_flops_per_clip
+from umt_ds.models.flops import student_flops_per_clip
 from umt_ds.models.teachers import Teacher
 from umt_ds.models.vit import Clips, VideoViT, drop_path_noise
 from umt_ds.tasks.alignment import uta_loss
 from umt_ds.tasks.encoders import check_size, size_of
-from umt_ds.tasks.teacher import common_grid, load_teacher, place_teacher
+from umt_ds.tasks.teacher import common_grid, forward_flops, load_teacher, place_teacher
 from umt_ds.weights.load import about, load_strict
 from umt_ds.weights.published import student_state
 
@@ -183,22 +183,15 @@ def stage1_flops(config: Stage1Config, teacher: Teacher) -> tuple[float, float]:
     visible = mask.visible(frames, patches)
     layers, out_width = config.teacher.layers, teacher.out_width
     student = student_flops_per_clip(size, visible=visible, layers=layers, out_width=out_width)
-    looked = teacher_flops_per_clip(
-        teacher.size,
-        frames=frames,
-        patches=patches,
-        layers=layers,
-        out_width=out_width,
-        kept=views * visible // frames if mask.equal_frames else None,
-        prefix_tokens=teacher.tower.prefix_tokens,
-    )
-    return views * student.forward_backward, looked.forward
+    kept = views * visible // frames if mask.equal_frames else None
+    return views * student.forward_backward, forward_flops(teacher, frames=frames, kept=kept)
 
 
 def refuse_semantic_mask(config: Stage1Config, teacher: Teacher) -> None:
-    """Raises ConfigError where a teacher without a class token should say which tokens are kept."""
-    if config.mask.kind == "semantic" and not teacher.has_class_token:
+    """Raises ConfigError where a teacher without class token and pooling head should say which tokens are kept."""
+    if config.mask.kind == "semantic" and teacher.map_source is None:
         raise ConfigError(
-            f"task.mask.kind=semantic needs a teacher with a class token; {config.teacher.preset} has none",
-            hint="task.mask.kind=tube or random, or a CLIP teacher",
+            f"task.mask.kind=semantic draws masks from the attention of a class token or a pooling head; "
+            f"{config.teacher.preset} has neither",
+            hint="task.mask.kind=tube or random, or a teacher that has one (METHOD.md, Teachers of other families)",
         )

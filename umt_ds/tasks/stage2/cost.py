@@ -10,7 +10,7 @@ import torch
 from umt_ds.batch import Media
 from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.losses.masked_lm import Vocabulary
-from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, teacher_flops_per_clip, text_flops
+from umt_ds.models.flops import ClipFlops, TextFlops, student_flops_per_clip, text_flops
 from umt_ds.models.memory import student_bytes_per_clip, teacher_bytes_per_clip, text_bytes
 from umt_ds.models.presets import BertSize
 from umt_ds.models.teachers import Teacher
@@ -19,7 +19,7 @@ from umt_ds.tasks.cost import TaskCost, count_parameters
 from umt_ds.tasks.encoders import size_of
 from umt_ds.tasks.stage2.model import build_module, media_masks
 from umt_ds.tasks.stage2.module import Stage2Module
-from umt_ds.tasks.teacher import teacher_of
+from umt_ds.tasks.teacher import forward_flops, teacher_by_shape
 
 
 class Stage2Cost:
@@ -92,7 +92,12 @@ class Stage2Cost:
         if teacher is None or settings is None:
             return 0.0
         return teacher_bytes_per_clip(
-            teacher.size, frames=self.frames(medium), patches=self._patches, layers=settings.layers, element=element
+            teacher.size,
+            frames=self.frames(medium),
+            patches=self._patches,
+            layers=settings.layers,
+            element=element,
+            prefix_tokens=teacher.tower.prefix_tokens,
         )
 
     def mean_flops(self, shares: Mapping[Media, float]) -> float:
@@ -134,20 +139,13 @@ class Stage2Cost:
         }
 
     def _teacher_flops(self, medium: Media, *, lean: bool) -> float:
-        teacher, settings = self._teacher, self._config.teacher
-        if teacher is None or settings is None:
+        teacher = self._teacher
+        if teacher is None:
             return 0.0
         frames, mask = self.frames(medium), self._masks[medium]
         equal = mask is None or mask.equal_frames
-        return teacher_flops_per_clip(
-            teacher.size,
-            frames=frames,
-            patches=self._patches,
-            layers=settings.layers,
-            out_width=teacher.out_width,
-            kept=self.visible(medium) // frames if lean and equal else None,
-            prefix_tokens=teacher.tower.prefix_tokens,
-        ).forward
+        kept = self.visible(medium) // frames if lean and equal else None
+        return forward_flops(teacher, frames=frames, kept=kept)
 
 
 def on_meta(config: Stage2Config, *, word_head: bool = True) -> tuple[Stage2Module, Teacher | None]:
@@ -156,7 +154,7 @@ def on_meta(config: Stage2Config, *, word_head: bool = True) -> tuple[Stage2Modu
     with torch.device("meta"):
         teacher = None
         if settings is not None and config.needs_teacher:
-            teacher = teacher_of(settings)
+            teacher = teacher_by_shape(settings)
         words = Vocabulary(bert_size_of(config.text).vocab_size, cls_id=0, pad_id=0, mask_id=0)
         return build_module(config, teacher, words, seed=0, pretrained=False, word_head=word_head), teacher
 

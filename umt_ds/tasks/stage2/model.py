@@ -15,7 +15,8 @@ from umt_ds.config.tasks.stage2 import Stage2Config
 from umt_ds.errors import ConfigError, of_setting
 from umt_ds.losses.masked_lm import Vocabulary
 from umt_ds.masking import MaskPlan
-from umt_ds.models.teachers import Teacher, TextTeacher, build_text_teacher
+from umt_ds.models.clip_towers import TextTeacher, build_text_teacher
+from umt_ds.models.teachers import Teacher
 from umt_ds.models.video_text import VideoEncoder
 from umt_ds.tasks.bert import build_bert
 from umt_ds.tasks.encoders import build_encoder, size_of
@@ -28,12 +29,12 @@ from umt_ds.weights.published import text_teacher_state
 
 def media_masks(config: Stage2Config, teacher: Teacher | None) -> dict[Media, MaskPlan | None]:
     """How tokens of each medium are hidden; None where all are seen. Raises ConfigError for a semantic mask with a
-    teacher that has no class token."""
+    teacher whose attention draws none."""
 
     def plan(mask: MaskConfig | None) -> MaskPlan | None:
-        if mask is not None and mask.kind == "semantic" and (teacher is None or not teacher.has_class_token):
+        if mask is not None and mask.kind == "semantic" and (teacher is None or teacher.map_source is None):
             raise ConfigError(
-                "a semantic mask needs a teacher with a class token",
+                "a semantic mask needs a teacher with a class token or a pooling head",
                 hint="task.mask.video.kind and task.mask.image.kind: tube or random, or a CLIP teacher",
             )
         return None if mask is None else MaskPlan(mask.kind, mask.ratio)
@@ -60,10 +61,10 @@ def build_module(
     size = size_of(student)
     if teacher is not None:
         common_grid(student.image_size, size.patch, teacher)
-    if teacher is not None and config.align_projections != "none" and teacher.out_width != config.embed_width:
+    if teacher is not None and config.align_projections != "none" and teacher.embed_width != config.embed_width:
         raise ConfigError(
-            f"task.align_projections: CLIP's projections are {teacher.out_width} wide, not {config.embed_width}",
-            hint=f"task.embed_width={teacher.out_width}",
+            f"task.align_projections: CLIP's projections are {teacher.embed_width} wide, not {config.embed_width}",
+            hint=f"task.embed_width={teacher.embed_width}",
         )
     aligned = teacher is not None and settings is not None and config.loss_weights.uta > 0
     torch.manual_seed(seed)

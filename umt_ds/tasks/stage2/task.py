@@ -27,7 +27,8 @@ from umt_ds.keyed import digest64
 from umt_ds.losses.masked_lm import MaskedTokens, Vocabulary, mask_tokens
 from umt_ds.masking import MaskPlan, keep_digest
 from umt_ds.models.alignment import unit_length
-from umt_ds.models.teachers import Teacher, TeacherPass, TextTeacher
+from umt_ds.models.clip_towers import TextTeacher
+from umt_ds.models.teachers import Teacher, TeacherPass
 from umt_ds.models.video_text import keeps_frames
 from umt_ds.models.vit import Clips, drop_path_noise
 from umt_ds.tasks.cost import ONLY_VIDEO

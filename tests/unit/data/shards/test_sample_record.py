@@ -143,6 +143,9 @@ def test_frames_that_training_refuses_are_refused_by_verify_and_show(tmp_path: P
         ({"answers": ["", "yes"]}, [("yes", 1.0)]),  # an empty one has no share
         ({"answers": []}, []),
         ({"answers": ["", " "]}, []),
+        ({"answers": ["\u200b", "\u0301", "no"]}, [("no", 1.0)]),  # nor has one without ink
+        ({"answers": ["\u200b\u2060 \ufe0f"]}, []),
+        ({"answers": ["e\u0301", "?"]}, [("e\u0301", 0.5), ("?", 0.5)]),
         ({"answers": None}, []),
         ({}, []),
     ],

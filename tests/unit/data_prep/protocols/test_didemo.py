@@ -21,6 +21,7 @@ from umt_ds.data.evaluation import EvaluationSet
 from umt_ds.data.order.views import Views
 from umt_ds.data.shards.manifest import load_manifest
 from umt_ds.errors import DataError
+from umt_ds.evaluation.published import published_split
 
 
 @pytest.fixture
@@ -157,7 +158,9 @@ def test_a_video_that_is_stored_beyond_30_s_is_said_and_kept(tmp_path: Path) -> 
     assert "1 videos are stored BEYOND the first 30 s" in read.text()
     assert NAMES[1] in read.text()
     write_table(read, tmp_path / "table")
-    assert load_manifest(tmp_path / "table").options["protocol"]["num_too_long"] == 1
+    told = load_manifest(tmp_path / "table")
+    assert told.options["protocol"]["num_too_long"] == 1
+    assert published_split(told)["published"]["captions"] == "paragraph", "which a score says of itself"
     parts = as_json(tmp_path / "parts.json", [{"video": NAMES[1], "caption": "dog runs", "end": 4}])
     cut = read_items(base, annotations=[parts], protocol=protocol("didemo-test"))
     assert [item.frames for item in cut.items] == [(0, 2)]
