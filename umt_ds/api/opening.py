@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,15 @@ from umt_ds.api.wording import in_python
 from umt_ds.classes import are_names
 from umt_ds.config.deepspeed_json import Precision
 from umt_ds.environment import at_home
-from umt_ds.errors import ConfigError
+from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.jobs.eval_runs import EvalRun, find_runs
 from umt_ds.jobs.predict_input import class_names
 from umt_ds.jobs.train import judged_by_average
 from umt_ds.jobs.trained import TrainedModel
+from umt_ds.tasks.file_run import NAME_IT, run_of_file
 from umt_ds.tasks.kinds import predictor_of
+
+log = logging.getLogger("umt_ds")
 
 
 def load(
@@ -38,14 +42,15 @@ def load(
 ) -> VideoModel:
     """A trained model to call.
 
-    source: a run folder, a checkpoint folder, or a YAML file whose `init.weights` says where weights lie; or a weight
-    file or the folder of a model, published or exported, with the `recipe` that it was trained by.
+    source: a run folder, a checkpoint folder, the folder of a model that `umt export` wrote, or a YAML file whose
+    `init.weights` says where weights lie; or a weight file. A published file of size B or L says by its tensors which
+    shipped run it belongs to; one of text needs `task.text.vocabulary=PATH` among the overrides.
 
-    recipe: a shipped run (`umt config` lists them) or a YAML file. overrides: `key=value`, of its settings. device: the
-    first GPU, else the CPU. precision: fp32, bf16 or fp16; that of the run. compile: hand the blocks to torch.compile,
-    which costs the first call a minute. best: of a run folder, the best checkpoint and not the newest. ema: the moving
-    average of the weights or not; as `umt predict` does. classes: names for a classifier whose checkpoint has none:
-    k400, k600, k700, k710, a text file, or the names.
+    recipe: the shipped run (`umt config` lists them) or YAML file that trained the weights, where they do not say it.
+    overrides: `key=value`, of its settings. device: the first GPU, else the CPU. precision: fp32, bf16 or fp16; that of
+    the run. compile: hand the blocks to torch.compile, which costs the first call a minute. best: of a run folder, the
+    best checkpoint and not the newest. ema: the moving average of the weights or not; as `umt predict` does. classes:
+    names for a classifier whose checkpoint has none: k400, k600, k700, k710, a text file, or the names.
 
     Raises ConfigError for a source that is none and for settings that are wrong, CheckpointError and WeightsError for
     weights that are missing, damaged or do not fit, MachineError for a device that is not there.
@@ -65,7 +70,9 @@ def load(
 
 def _run_of(source: str, recipe: str | None, overrides: Sequence[str], *, best: bool) -> EvalRun:
     if recipe is None:
-        _refuse_bare_weights(source)
+        path = Path(at_home(source))
+        if path.is_file() and path.suffix not in (".yaml", ".yml"):
+            return _run_of_weights(path, overrides)
         try:
             return find_runs([source], overrides, best=best, judged=False)[0]
         except ConfigError as error:
@@ -79,13 +86,17 @@ def _run_of(source: str, recipe: str | None, overrides: Sequence[str], *, best: 
     return find_runs([recipe], [f"init.weights={weights}", *overrides], own_weights=False, judged=False)[0]
 
 
-def _refuse_bare_weights(source: str) -> None:
-    path = Path(at_home(source))
-    if path.is_file() and path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(
-            f"{source} is a file of weights, and nothing says which model they are of",
-            hint="the recipe that it was trained by, as recipe='retrieval/msrvtt/b16' (`umt config` lists them)",
-        )
+def _run_of_weights(path: Path, overrides: Sequence[str]) -> EvalRun:
+    """The shipped run that a weight file says it belongs to, by its tensors; the log says which that is."""
+    try:
+        recipe, given = run_of_file(path, overrides)
+    except WeightsError as error:
+        hint = error.hint
+        if hint == NAME_IT:  # as commands call it
+            hint = "the recipe that it was trained by, as recipe='retrieval/msrvtt/b16' (`umt config` lists them)"
+        raise WeightsError(error.what, hint=hint) from error
+    log.info("%s is taken for a model of %s; recipe= says another", path, recipe)
+    return find_runs([recipe], given, own_weights=False, judged=False)[0]
 
 
 def _is_averaged(run: EvalRun, names: Sequence[str]) -> bool:

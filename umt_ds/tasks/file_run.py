@@ -18,7 +18,7 @@ from umt_ds.weights.published import encoder_parts, has_answer_decoder, is_video
 _SIZES = {(768, 12): "b16", (1024, 24): "l16"}  # width and depth of an encoder
 _CORPORA = {400: "k400", 600: "k600", 700: "k700", 710: "k710", 339: "mit", 174: "ssv2"}  # by rows of the head
 _PATCHES, _TABLE = "patch_embed.proj.weight", "pos_embed"
-_NAME_IT = "name the run that it belongs to, and the file with --weights"
+NAME_IT = "name the run that it belongs to, and the file with --weights"
 
 
 def run_of_file(path: Path, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
@@ -43,7 +43,7 @@ def run_of_state(state: Mapping[str, Tensor]) -> tuple[str, list[str]]:
     size = _SIZES.get((patch.shape[0], depth))
     if size is None:
         raise WeightsError(
-            f"its encoder has {depth} blocks of width {patch.shape[0]}, which is neither B nor L", hint=_NAME_IT
+            f"its encoder has {depth} blocks of width {patch.shape[0]}, which is neither B nor L", hint=NAME_IT
         )
     folder, corpus = _family(state, encoder)
     return f"{folder}/{size}_{corpus}", list(_classifier(encoder, patch.shape[-1]))
@@ -71,6 +71,6 @@ def _classifier(encoder: Mapping[str, Tensor], patch: int) -> Iterator[str]:
         base = ClipShape(BASE_FRAMES, BASE_SIDE)
         found = computed_clip(table, width=table.shape[-1], patch=patch, bases=(base,))
         if found is None:
-            raise WeightsError(f"its table of positions {tuple(table.shape)} was learned", hint=_NAME_IT)
+            raise WeightsError(f"its table of positions {tuple(table.shape)} was learned", hint=NAME_IT)
         yield f"task.encoder.frames={found[0].frames}"
         yield f"task.encoder.image_size={found[0].side}"

@@ -20,6 +20,8 @@ from tests.support.tiny_runs import add_checkpoint, make_config, write_run
 from umt_ds.cli import export
 from umt_ds.config.load import load_run
 from umt_ds.errors import ConfigError, MachineError, UmtError
+from umt_ds.models.classifier import VideoClassifier
+from umt_ds.models.presets import vit_size
 from umt_ds.tasks.kinds import build_task
 
 torch.set_num_threads(1)
@@ -134,12 +136,24 @@ def test_options_that_cannot_be_are_one_error(
 def test_a_source_that_is_none_is_one_error(classifier: umt_ds.VideoModel, tmp_path: Path) -> None:
     save_file(dict(classifier.module.state_dict()), tmp_path / "weights.safetensors")
     alone = error_of(lambda: umt_ds.load(tmp_path / "weights.safetensors"))
-    assert "nothing says which model they are of" in alone.what
+    assert "which is neither B nor L" in alone.what
     assert "recipe=" in (alone.hint or "")
     assert "no such folder or file" in error_of(lambda: umt_ds.load("runs/none")).what
     assert "are not there" in error_of(lambda: umt_ds.load(tmp_path / "none.pth", recipe="demo/recognition")).what
     bare = error_of(lambda: umt_ds.load("stage1/b16_k710"))
     assert "umt_ds.load(FILE, recipe='stage1/b16_k710')" in (bare.hint or "")
+
+
+@pytest.mark.slow  # a model of full size is drawn, written and read
+def test_a_published_file_says_to_which_run_it_belongs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(5)
+    state = VideoClassifier(vit_size("vit_b16"), classes=400).state_dict()
+    torch.save(state, tmp_path / "b16_ptk710_ftk710_ftk400_f8_res224.pth")
+    with caplog.at_level("INFO", logger="umt_ds"):
+        model = umt_ds.load(tmp_path / "b16_ptk710_ftk710_ftk400_f8_res224.pth", classes="k400", precision="fp32")
+    assert "is taken for a model of recognition/b16_k400" in caplog.text
+    assert "predict" in model.can
+    assert torch.equal(model.module.get_parameter("head.weight"), state["head.weight"])
 
 
 def test_a_run_that_sees_single_images_is_refused(tmp_path: Path) -> None:
