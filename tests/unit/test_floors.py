@@ -196,6 +196,7 @@ TORCH_FREE = (
     "umt_ds.cli.eval", "umt_ds.cli.ranks", "umt_ds.jobs.eval_runs", "umt_ds.jobs.eval_plan", "umt_ds.jobs.score_files",
     "umt_ds.cli.predict", "umt_ds.jobs.predict_input",
     "umt_ds.cli.embed", "umt_ds.cli.search", "umt_ds.search.index_files", "umt_ds.search.part_files",
+    "umt_ds.cli.import_", "umt_ds.tasks.importing.releases",
     "umt_ds.cli.export", "umt_ds.exchange", "umt_ds.exchange.targets", "umt_ds.weights.exported",
     "umt_ds.cli.probe", "umt_ds.cli.words", "umt_ds.jobs.probe_table", "umt_ds.config.probes",
 )  # fmt: skip

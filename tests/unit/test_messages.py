@@ -41,7 +41,9 @@ OF_SOME_TASKS = {
     "umt_ds/config/lone_rows.py": ["stage2", "retrieval"],
     "umt_ds/bench/fp8.py": ["stage1", "stage2"],  # of runs with a teacher
     "umt_ds/tasks/teacher.py": ["stage1", "stage2"],  # of runs with a teacher
-    "umt_ds/tasks/encoders.py": ["recognition", *WITH_TEXT],  # of runs that stretch positions
+    "umt_ds/tasks/importing/report.py": ["stage1", "stage2"],  # of runs that read a CLIP
+    "umt_ds/tasks/importing/identify.py": WITH_TEXT,  # of runs that read a BERT
+    "umt_ds/weights/README.md": ["stage1", "stage2"],  # of runs that read a CLIP
     "umt_ds/tasks/bert.py": WITH_TEXT,
     "umt_ds/tasks/captions.py": WITH_TEXT,
     "umt_ds/tasks/initial.py": WITH_TEXT,  # of runs that read a vocabulary

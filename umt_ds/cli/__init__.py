@@ -19,6 +19,7 @@ _COMMANDS = {
     "config": ("umt_ds.cli.config", "Show a run's resolved configuration, or compare two."),
     "eval": ("umt_ds.cli.eval", "Score models on held-out data: umt eval RUN --ranks 2"),
     "predict": ("umt_ds.cli.predict", "Say what is in videos: umt predict RUN VIDEO..."),
+    "import": ("umt_ds.cli.import_", "Say what a weight file is, and make a folder of it: umt import b16_25m.pth"),
     "probe": ("umt_ds.cli.probe", "Ask frozen features what they know: umt probe RUN --train S --val S"),
     "embed": ("umt_ds.cli.embed", "Turn clips into vectors: umt embed RUN SET -o INDEX"),
     "search": ("umt_ds.cli.search", 'Find clips by a text or a video: umt search INDEX "a man opens a box"'),

@@ -24,32 +24,39 @@ from umt_ds.engine.manifest import (
 from umt_ds.engine.protocol import InitialWeights, Task
 from umt_ds.errors import ConfigError, WeightsError
 from umt_ds.tasks.encoders import told_positions
+from umt_ds.weights.deepspeed_folder import deepspeed_folder
 from umt_ds.weights.exported import is_model_folder, read_model_folder
+from umt_ds.weights.file import WeightFile
 from umt_ds.weights.folder import LOOKED_FOR, holds_weights, listing
-from umt_ds.weights.load import read_state
+from umt_ds.weights.load import read_weight_source
 from umt_ds.weights.numbers import require_weights
 
 
 def read_weights(path: Path, *, averaged: bool = False) -> dict[str, Tensor]:
-    """Tensors by name; averaged: the moving average that a run of ours keeps of its weights.
+    """Tensors by name. Takes and raises what `read_source` does."""
+    return read_source(path, averaged=averaged).state
+
+
+def read_source(path: Path, *, averaged: bool = False) -> WeightFile:
+    """Tensors by name, and how they were written; averaged: the moving average that a run of ours keeps of its weights.
 
     Raises WeightsError or CheckpointError on anything missing, altered or untrusted.
     """
     if _is_run(path):
         state = read_checkpoint_weights(path, averaged=averaged)
         require_weights(state, where=str(path))
-        return state
+        return WeightFile(state, "a run of ours")
     if averaged:
         raise WeightsError(
             f"averaged weights are asked for, and {path} is no run or checkpoint of ours, which alone have them",
             hint="leave out init.ema and evaluation.NAME.ema, or name a run that was trained with optim.ema_decay",
         )
-    if os.path.isdir(path) and not holds_weights(path):
+    if os.path.isdir(path) and not holds_weights(path) and deepspeed_folder(path) is None:
         raise WeightsError(
             f"{path} is neither a run nor a model: {listing(path)}",
             hint=f"a run has {CHECKPOINTS}/, a model {LOOKED_FOR}; or name a weight file",
         )
-    return read_state(path)
+    return read_weight_source(path)
 
 
 def _is_run(path: Path) -> bool:

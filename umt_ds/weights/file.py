@@ -2,137 +2,125 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import re
 import warnings
-import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from umt_ds.errors import WeightsError
+from umt_ds.errors import WeightsError, quoted
 from umt_ds.weights.names import some
 from umt_ds.weights.numbers import require_weights
+from umt_ds.weights.pickle_values import OtherTensor, RefusedPickleError, Standin, StoredTensor, described
+from umt_ds.weights.pickled_modules import is_module, module_state
 from umt_ds.weights.sniff import SAVE_WEIGHTS, Form, damaged
+from umt_ds.weights.torch_file import TorchFile, open_torch_file
 
 # the authors' trainer, DeepSpeed, Lightning and others
 _WRAPPERS = ("model", "module", "state_dict", "model_state_dict")
-# Types of what published files have beside their weights: options (stage 2 of the authors), best scores, paths.
-_OPTIONS = re.compile(r"(\w+\.)*EasyDict")
-_PLAIN = re.compile(r"numpy\.(_?core\.multiarray\.scalar|dtype)|pathlib\.(Pure)?(Posix|Windows)Path")
 
 
-class _Options:
-    """Stands for a mapping of a type that is unknown here: its content goes into a mapping that torch knows."""
+@dataclass(frozen=True)
+class WeightFile:
+    """state: its tensors by name, on the CPU. written: how. wrappers: the entries, from the outermost in, under which
+    they lie. beside: the other entries of those, which are not read."""
 
-    def __new__(cls, *_: object) -> OrderedDict[object, object]:  # type: ignore[misc]
-        return OrderedDict()
-
-
-class _Plain:
-    """Stands for an object that is not needed: takes whatever the file puts into it, and forgets it."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, _: object) -> None: ...
+    state: dict[str, Tensor]
+    written: str
+    wrappers: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def read_file(path: Path, form: Form) -> dict[str, Tensor]:
-    """The tensors of a file that `sniff.form_of` calls safetensors or torch, on the CPU.
+    """The tensors of a file. Raises as `read_weight_file`."""
+    return read_weight_file(path, form).state
 
-    Raises WeightsError for damage, for more than tensors, and for tensors that are no finite real numbers.
+
+def read_weight_file(path: Path, form: Form) -> WeightFile:
+    """A file that `sniff.form_of` calls safetensors or torch.
+
+    Raises WeightsError for damage, for more than data, and for tensors that are no finite real numbers.
     """
-    state = _flat(_read_safetensors(path) if form == "safetensors" else _read_torch(path), path)
-    require_weights(state, where=str(path), max_bytes=path.stat().st_size)
-    return state
+    found = _read_safetensors(path) if form == "safetensors" else _read_torch(path)
+    require_weights(found.state, where=str(path), max_bytes=path.stat().st_size)
+    return found
 
 
-def _read_safetensors(path: Path) -> object:
+def _read_safetensors(path: Path) -> WeightFile:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        state = load_file(path)
     except Exception as error:  # the library's own type, KeyError for a type of number that torch lacks, and others
         raise damaged(path, error) from error
+    if not state:
+        raise WeightsError(f"{path} holds no tensors", hint="save model.state_dict()")
+    return WeightFile(state, "safetensors")
 
 
-def _read_torch(path: Path) -> object:
-    """A file of torch.save, with weights_only; argparse.Namespace (a plain bag of options that the authors saved beside
-    their weights) is the one type let through that torch would not, and a few others are left out."""
+def _read_torch(path: Path) -> WeightFile:
+    with reading(path), open_torch_file(path) as file:
+        return _weights_in(file, path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What a broken or hostile file of torch raises inside is one WeightsError about `path`."""
     try:
-        _check_parts(path)
-        # an open file, not a path: torch goes by the suffix of a path
-        with (
-            torch.serialization.safe_globals([argparse.Namespace, *_bystanders(path)]),
-            path.open("rb") as file,
-            warnings.catch_warnings(action="ignore"),  # of odd pickles: they are read or refused
-        ):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} {_why_refused(error)}", hint=SAVE_WEIGHTS) from error
-    except WeightsError:
+        with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are read or refused
+            yield
+    except RefusedPickleError as error:
+        told = f"{path} holds more than tensors, which could run code: it asks for {quoted(str(error), 120)[1:-1]}"
+        raise WeightsError(told, hint=SAVE_WEIGHTS) from error
+    except (WeightsError, MemoryError):
         raise
-    except Exception as error:  # of a damaged file torch raises nearly anything
+    except Exception as error:  # of a damaged file zipfile, pickletools and torch raise nearly anything
         raise damaged(path, error) from error
 
 
-def _bystanders(path: Path) -> list[tuple[type, str]]:
-    """The stand-ins that a file needs, each with the name that it replaces."""
-    with path.open("rb") as file:
-        try:
-            asked = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        except ValueError:  # a file of torch before 1.6 does not say beforehand
-            return []
-    options = [(_Options, name) for name in asked if _OPTIONS.fullmatch(name)]
-    return [*options, *((_Plain, name) for name in asked if _PLAIN.fullmatch(name))]
-
-
-def _check_parts(path: Path) -> None:
-    """Raises WeightsError for altered bytes: torch.save writes a checksum of each part (unless it is told not to: then
-    all are 0), torch.load ignores it."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        claimed = sum(part.file_size for part in parts)
-        if claimed > path.stat().st_size:
-            more = f"it claims {claimed:,} bytes of content, more than it has"
-            raise damaged(path, f"{more}; whoever zips it anew must not compress it")
-        if any(part.CRC for part in parts) and (altered := archive.testzip()) is not None:
-            raise damaged(path, f"the bytes of its part {altered} were altered")
-
-
-def _why_refused(error: pickle.UnpicklingError) -> str:
-    """What a pickle asks for besides tensors. torch's own words are left out: they propose to run it."""
-    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"holds more than tensors, which could run code: it asks for {named[1]}"
-    if "Unsupported operand" in str(error):
-        return "cannot be read without running it: it was saved with a pickle_protocol other than torch's own, 2"
-    return "holds more than tensors, which could run code, or is damaged"
-
-
-def _flat(content: object, path: Path) -> dict[str, Tensor]:
-    """The flat dict of tensors inside what a file held."""
+def _weights_in(file: TorchFile, path: Path) -> WeightFile:
+    """The flat dict of tensors inside what a file holds."""
+    content, wrappers, beside = _mapping(file.content), [], []
     for _ in _WRAPPERS:  # no deeper than there are kinds: a pickle can contain itself
-        content = _unwrapped(content)
-    if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds no state dict but {type(content).__name__}", hint="save model.state_dict()")
-    other = [str(key) for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    if other:
+        if content is None or (wrapper := _wrapper_in(content)) is None:
+            break
+        wrappers.append(wrapper)
+        beside += [str(name) for name in content if name != wrapper]
+        content = _mapping(content[wrapper])
+    if not content:
+        raise WeightsError(f"{path} holds no state dict but {described(file.content)}", hint="save model.state_dict()")
+    written = "TorchScript" if file.is_script else "a file of torch.save"
+    return WeightFile(plain_tensors(content, file, path), written, tuple(wrappers), tuple(beside))
+
+
+def _wrapper_in(content: Mapping[object, object]) -> str | None:
+    return next((name for name in _WRAPPERS if _mapping(content.get(name)) is not None), None)
+
+
+def _mapping(value: object) -> Mapping[object, object] | None:
+    """The entries of a mapping, of an object that is one, or of a module; None where there are none."""
+    if isinstance(value, Standin):
+        if is_module(value):
+            return {name: tensor for name, tensor in module_state(value).items()}
+        return value.items or None
+    return value if isinstance(value, Mapping) else None
+
+
+def plain_tensors(content: object, file: TorchFile, path: Path) -> dict[str, Tensor]:
+    """The tensors of a mapping. Raises WeightsError for entries that are no named tensors, or without plain numbers."""
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds no state dict but {described(content)}", hint="save model.state_dict()")
+    stored = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, StoredTensor)}
+    others = {str(key): value for key, value in content.items() if key not in stored}
+    strange = [(name, value) for name, value in others.items() if not isinstance(value, OtherTensor)]
+    if plain := [f"{name} ({described(value)})" for name, value in strange]:
         raise WeightsError(
-            f"{path} holds entries that are no named tensors: {some(other)}",
+            f"{path} holds entries that are no named tensors: {some(plain)}",
             hint=f"save the weights flat, or under one of {', '.join(_WRAPPERS)}",
         )
-    return {key: value.detach() for key, value in content.items()}
-
-
-def _unwrapped(content: object) -> object:
-    """What the first wrapper in `content` holds, or `content` where there is none."""
-    if not isinstance(content, Mapping):
-        return content
-    inner = (content.get(wrapper) for wrapper in _WRAPPERS)
-    return next((found for found in inner if isinstance(found, Mapping)), content)
+    if reasons := [f"{name} {value.reason}" for name, value in others.items() if isinstance(value, OtherTensor)]:
+        told = f"{path} holds {len(reasons)} tensors that are no weights: {some(reasons)}"
+        raise WeightsError(told, hint=SAVE_WEIGHTS)
+    return {name: file.tensor(value) for name, value in stored.items()}

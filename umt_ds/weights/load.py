@@ -12,8 +12,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from umt_ds.errors import WeightsError
-from umt_ds.weights.file import read_file
-from umt_ds.weights.folder import read_index, weight_file_in
+from umt_ds.weights.deepspeed_folder import deepspeed_folder, is_share, read_deepspeed_folder
+from umt_ds.weights.file import WeightFile, read_weight_file
+from umt_ds.weights.folder import holds_weights, read_index, weight_file_in
+from umt_ds.weights.imported_folder import check_imported_folder
 from umt_ds.weights.names import some
 from umt_ds.weights.sniff import form_of
 
@@ -34,24 +36,36 @@ class LoadReport:
 
 
 def read_state(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a weight file by name, on the CPU.
+    """The tensors of a weight file by name, on the CPU. Takes and raises what `read_weight_source` does."""
+    return read_weight_source(path).state
 
-    Takes safetensors and torch files, told apart by their content, flat or wrapped in `model`, `module` or
-    `state_dict`; the folder of a model, as `save_pretrained` writes it; and the index of several files. Nothing in a
-    file is executed: torch files are read with weights_only, and TorchScript is refused, since loading it runs code of
-    the file. Raises WeightsError that says what the file is and what to do, also where weights are not finite numbers.
+
+def read_weight_source(path: Path | str) -> WeightFile:
+    """A weight file, or the folder of a model: its tensors by name, on the CPU, and how they were written.
+
+    Takes safetensors, files of torch.save and TorchScript, told apart by their content, flat or wrapped in `model`,
+    `module` or `state_dict`, or a whole pickled model; the folder of a model, as `save_pretrained` writes it; and the
+    index of several files. Nothing in a file is executed. Raises WeightsError that says what the file is and what to
+    do, also where weights are not finite numbers.
     """
     path = Path(path)
     if os.path.isdir(path):
+        check_imported_folder(path)
+        if not holds_weights(path) and (step := deepspeed_folder(path)) is not None:
+            return read_deepspeed_folder(step)
         path = weight_file_in(path)
     form = form_of(path)
     if form == "index":
-        return read_index(path)
+        return WeightFile(read_index(path), "several files and their index")
+    if is_share(path.name):
+        raise WeightsError(
+            f"{path} is the share of one rank in a DeepSpeed checkpoint", hint=f"name its folder: {path.parent}"
+        )
     if _ONE_OF_SEVERAL.search(path.name):
         raise WeightsError(
             f"{path} is one of several files that belong together", hint="name their folder, or the index beside them"
         )
-    return read_file(path, form)
+    return read_weight_file(path, form)
 
 
 @contextmanager

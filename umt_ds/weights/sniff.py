@@ -178,18 +178,12 @@ def _inside_json(path: Path) -> Form:
 
 
 def _inside_zip(path: Path) -> Form:
-    """torch.save writes a zip archive with a `data.pkl`; so do others, with other things beside it."""
+    """torch.save and torch.jit.save write a zip archive with a `data.pkl`; others write other things into one."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise damaged(path, f"a zip archive, as torch.save writes them, that is cut off or broken ({error})") from error
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise WeightsError(
-            f"{path} is a TorchScript archive (as OpenAI's CLIP files are): loading it would run code in it",
-            hint='if you trust it, convert it once: python -c "import torch; '
-            f"torch.save(torch.jit.load('{path}', 'cpu').visual.state_dict(), 'clip_visual.pth')\"",
-        )
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"
     if names and all(name.endswith(".npy") for name in names):

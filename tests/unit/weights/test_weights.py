@@ -75,14 +75,6 @@ def test_a_pickle_that_runs_code_is_refused_and_nothing_runs(tmp_path: Path) -> 
     assert "save_file" in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
-def test_a_torchscript_archive_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "ViT-B-16.pt")
-    with pytest.raises(WeightsError, match="TorchScript") as caught:
-        read_state(tmp_path / "ViT-B-16.pt")
-    assert "torch.jit.load" in str(caught.value)
-
-
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(WeightsError, match=r"no weight file /nowhere/w\.pth"):
         read_state("/nowhere/w.pth")
