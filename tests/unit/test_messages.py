@@ -50,6 +50,7 @@ OF_SOME_TASKS = {
     "umt_ds/tasks/video_text/*.py": ["stage2", "retrieval"],
     "umt_ds/data/draws.py": ["recognition"],  # of runs that learn classes
     "umt_ds/cli/export.py": WITH_TEXT,
+    "umt_ds/tasks/encoders.py": ["recognition", *WITH_TEXT],  # of runs whose positions can be stretched
     "umt_ds/tasks/file_run.py": ["recognition", *WITH_TEXT],  # of files with classes, and of those with a BERT
     "umt_ds/preflight/task_checks.py": ["recognition", *WITH_TEXT],  # of runs that learn classes, and that read text
 }
