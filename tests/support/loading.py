@@ -46,7 +46,7 @@ def global_batch(
     plan: LoaderPlan = PLAN,
 ) -> list[Batch]:
     """What all ranks together see in each step of a folder, or of several: one batch, rows in slot order."""
-    sources = [spec(folder)] if isinstance(folder, Path) else folder
+    sources = folder if isinstance(folder, Sequence) else [spec(folder)]
     micro = plan.global_draws // (world * accumulation)
     parts: dict[int, list[Batch]] = {step: [] for step in steps}
     for rank in range(world):

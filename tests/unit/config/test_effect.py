@@ -113,6 +113,7 @@ def test_what_counts_is_not_said(name: str, overrides: list[str], key: str) -> N
 def test_recipes_leave_nothing_behind_but_what_an_inherited_section_says_of_a_part_that_is_off() -> None:
     said = {name: [line.partition(" ")[0] for line in without_effect(load_run(name))] for name in run_names()}
     assert {name: keys for name, keys in said.items() if keys} == {
+        "demo/stage2_motion": ["task.loss"],
         "stage2/ablations/without_uta": ["task.loss"],
         "stage2/ablations/extra_unmasked": ["task.loss"],
         "stage2/ablations/random_mask": ["task.loss"],

@@ -44,7 +44,7 @@ def reorder(run: RunConfig) -> None:
 def test_a_run_starts_from_weights_of_its_own_vocabulary(trained: tuple[RunConfig, Path]) -> None:
     run, checkpoint = trained
     assert start_from(task_of(run), read_initial(checkpoint), run.task).startswith("144 tensors loaded")
-    assert load_scored(task_of(run), EvalRun("trained", run, checkpoint)).startswith("144 tensors loaded")
+    assert load_scored(task_of(run), EvalRun("trained", run, checkpoint), judged=()).startswith("144 tensors loaded")
 
 
 def test_a_run_does_not_start_from_weights_of_another_vocabulary(trained: tuple[RunConfig, Path]) -> None:
@@ -60,4 +60,4 @@ def test_a_checkpoint_is_not_scored_with_another_vocabulary(trained: tuple[RunCo
     run, checkpoint = trained
     reorder(run)
     with pytest.raises(WeightsError, match="its numbers stand for other words"):
-        load_scored(task_of(run), EvalRun("trained", run, checkpoint))
+        load_scored(task_of(run), EvalRun("trained", run, checkpoint), judged=())

@@ -35,14 +35,20 @@ def test_refs_name_every_sample_once_in_manifest_order(folder: Path) -> None:
     assert [source.key(ref) for ref in source.refs()] == [key_of_sample(n) for n in range(15)]
 
 
+def open_below(folder: Path) -> int:
+    """How many files there this process has open; other tests' files come and go with the collection of garbage."""
+    links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    return sum(link.is_symlink() and link.readlink().is_relative_to(folder.resolve()) for link in links)
+
+
 def test_open_files_stay_bounded(folder: Path) -> None:
     source = ShardSource(folder, max_open=1)
-    before = len(os.listdir("/proc/self/fd"))
+    assert open_below(folder) == 0
     for ref in list(source.refs()) * 2:
         source.read(ref, source.members(ref)[0])
-        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        assert open_below(folder) == 1
     source.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_below(folder) == 0
 
 
 def test_changed_bytes_are_a_bad_sample(folder: Path) -> None:

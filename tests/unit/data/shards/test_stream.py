@@ -162,7 +162,7 @@ def test_a_source_of_a_few_samples_beside_a_billion_is_drawn_rarely_without_a_we
     large, small = (
         replace(stream(f"{images}/00000.tar", samples=samples), name=str(samples)) for samples in (10**9, 3)
     )
-    counts = BatchBuilder([large, small], PLAN).draws.schedule._sources[0].counts
+    counts = BatchBuilder([large, small], PLAN).draws.schedule._schedules[0]._sources[0].counts
     assert counts == [MOST - 1, 1]
     with pytest.raises(ConfigError, match=f"leave 3 without a single draw in {MOST:,}"):
         Loader([replace(large, weight=1e9), replace(small, weight=3)], PLAN)
