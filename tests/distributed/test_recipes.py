@@ -21,7 +21,7 @@ from umt_ds.engine.metrics_file import read_metrics
 from umt_ds.errors import EXIT_DONE, EXIT_STOPPED
 
 SOME = (
-    "demo/teacher", "stage1/b16_k710", "stage1/b16_k710_siglip2", "recognition/b16_k710", "stage2/ablations/one_stage",
+    "demo/teacher", "stage1/b16_k710", "recognition/b16_k710", "stage2/ablations/one_stage",
     "stage2/ablations/align_visual_text",
 )  # fmt: skip
 

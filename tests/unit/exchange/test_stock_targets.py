@@ -201,6 +201,7 @@ def test_frames_are_resized_as_evaluation_does(classifier: Source, retrieval: So
 # ---------------------------------------------------------------- onnx
 
 
+@pytest.mark.slow  # the exporter takes seconds
 def test_onnx_says_the_same_of_any_number_of_clips(tmp_path: Path) -> None:
     size = "{width: 12, depth: 1, heads: 2, patch: 8}"
     classifier = a_classifier(tmp_path, "task.encoder.preset=custom", f"task.encoder.sizes={size}")

@@ -88,7 +88,7 @@ def pooled_attention_of(library: Any, pixels: Tensor) -> Tensor:
     return torch.stack(maps).mean(dim=0)
 
 
-@pytest.mark.parametrize("side", [32, 48])
+@pytest.mark.parametrize("side", [32, pytest.param(48, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TOWERS)
 def test_each_family_is_its_librarys_own_forward(name: str, side: int) -> None:
     teacher, library = both(name, side)
