@@ -72,7 +72,8 @@ def run_of(name: str) -> Path:
 
 def parts_of(name: str) -> set[str]:
     """The losses that a recipe must have shown, by their names in the log."""
-    task = load_run(name).task
+    run = load_run(name)
+    task = run.task
     if isinstance(task, RetrievalConfig):
         return {f"video_{part}" for part, weight in task.loss_weights if weight}
     if not isinstance(task, Stage2Config):
@@ -81,7 +82,7 @@ def parts_of(name: str) -> set[str]:
     parts = {part for part, weight in task.loss_weights if weight}
     parts |= {"align_visual"} if task.align_projections != "none" else set()
     parts |= {"align_text"} if task.align_projections == "visual_text" else set()
-    return {f"{medium}_{part}" for medium in ("image", "video") for part in parts}
+    return {f"{source.media}_{part}" for source in run.data.sources.values() for part in parts}
 
 
 def assert_trained(name: str, trained: Trained) -> None:

@@ -50,7 +50,8 @@ TEACHERS = {  # by the name of a recipe: its kind of teacher in small; all other
     "stage1/b16_k710_pe": "tiny_pe_core",
 }
 FIRST = (  # others start from them
-    "demo/teacher", "demo/stage1", "demo/stage2", "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m",
+    "demo/teacher", "demo/stage1", "demo/stage2", "demo/recognition", "demo/stage2_motion",
+    "stage1/b16_k710", "stage1/l16_k710", "stage2/b16_5m",
     "recognition/b16_k710", "recognition/l16_k710", "recognition/b16_k400", "recognition/l16_k400",
     "recognition/b16_mit", "recognition/l16_mit", "stage1/one_camera",
 )  # fmt: skip
@@ -71,6 +72,7 @@ def write_world(folder: Path) -> None:
     data = folder / "runs" / "demo" / "data"
     command = [sys.executable, "-m", "data_prep", "demo", str(data), "--clips", "10", "--size", "64", "--workers", "1"]
     subprocess.run(command, check=True, env=of_ranks(), capture_output=True)
+    (data.parent / "pairs").symlink_to(data)  # the larger world of the demo's models of video and text
     for corpus, medium in corpora().items():
         (folder / "corpora" / corpus).parent.mkdir(parents=True, exist_ok=True)
         kind = "images" if medium == "image" else "val" if corpus.endswith("/val") else "train"

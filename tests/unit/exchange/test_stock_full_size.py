@@ -51,7 +51,7 @@ def test_a_classifier_is_an_onnx_graph(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["transformers", "onnx"])
 def test_a_model_of_both(tmp_path: Path, target: TargetName) -> None:
     text = "{width: 768, layers: 12, heads: 12, hidden: 3072, vocab_size: 19}"
-    encoder = "{preset: vit_b16, frames: 12, image_size: 224}"
+    encoder = "{preset: vit_b16, sizes: null, frames: 12, image_size: 224}"
     more = (f"task.encoder={encoder}", f"task.text.sizes={text}", "task.text.fusion_layers=3", "task.embed_width=512")
     source = a_video_text_model(tmp_path, "retrieval", *more)
     names = ("visible", "states") if target == "transformers" else ()
